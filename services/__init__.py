@@ -1,0 +1,1 @@
+"""DiRL Platform: post-training of block-diffusion language models."""

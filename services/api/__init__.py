@@ -1,0 +1,1 @@
+"""The control plane: jobs, their records and their schedule. It never touches a tensor."""

@@ -1,0 +1,1 @@
+"""PostgreSQL and Valkey started for the user, and the supervision of local services."""

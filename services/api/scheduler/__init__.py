@@ -1,0 +1,1 @@
+"""Celery tasks: short, repeatable, under a lease."""

@@ -1,0 +1,1 @@
+"""Rows of training and evaluation files, and generated data sets."""

@@ -1,0 +1,1 @@
+"""Block grid, unmasking rules and the decoding configuration; no model, no framework but arrays."""

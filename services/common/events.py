@@ -1,0 +1,48 @@
+"""Events of a job: what the learner says, journalled beside the checkpoints and sent through the stream dirl:events.
+
+The learner numbers its events per attempt from 1. A reader that sees a gap asks the trainer for the missing ones, so
+losing the stream loses no fact; (job_id, attempt, seq) is unique, so reading one twice changes nothing.
+"""
+
+from enum import StrEnum
+from typing import Any, Final
+
+from pydantic import Field
+
+from services.common.diffusion.config import Frozen
+
+EVENTS_STREAM: Final = "dirl:events"
+
+
+class EventType(StrEnum):
+    """Kinds of event; `data` of each is given here."""
+
+    PHASE = "phase"
+    """{phase: str, stage: str, waiting_for: str | None}"""
+    PROGRESS = "progress"
+    """{stage: str, stage_step: int, stage_steps: int, step: int, total_steps: int}"""
+    METRICS = "metrics"
+    """{step: int, values: {name: float}}"""
+    CHECKPOINT = "checkpoint"
+    """{step: int, stage: str, path: str, weight_version: int, weight_digest: str, bytes: int, deleted: [path]}"""
+    TRAJECTORIES = "trajectories"
+    """{step: int, purpose: str, disposition: str, group: group_to_json(ScoredGroup), advantages: [float | None]}"""
+    EVALUATION = "evaluation"
+    """{step: int, stage: str, dataset: str, results: {...}}; accuracy with its 95 % interval, tokens_per_step, …"""
+    CERTIFICATE = "certificate"
+    """{resumed_from: int, issued: int, trained: int, dropped: {reason: int}, open: int, lost: int, trained_twice: int,
+    digest_before: str, digest_after: str}"""
+    LOG = "log"
+    """{level: info | warning | error, code: str, message: str, ...}"""
+
+
+class Event(Frozen):
+    """One fact about an attempt."""
+
+    job_id: str
+    attempt: int = Field(ge=1)
+    seq: int = Field(ge=1)
+    type: EventType
+    time: float
+    """Unix seconds."""
+    data: dict[str, Any]

@@ -1,0 +1,347 @@
+"""The job spec: what a user asks for, as frozen data. Read from TOML or JSON, unknown keys refused, hashed.
+
+Defaults are practical ones for a small model; docs/algorithm.md says which of them bias the gradient.
+"""
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from services.common.diffusion.config import DecodingConfig, Frozen, Selection, UnmaskingStrategy
+from services.common.errors import Problem, ProblemsError
+
+MethodType = Literal["sft", "rl", "eval", "pipeline"]
+Stage = Literal["sft", "rl", "eval"]
+_METHOD_SYNONYMS = {"supervised": "sft", "reinforcement": "rl"}
+_MAX_METADATA = 16
+
+
+class Method(Frozen):
+    """What is to be done; OpenAI's object, or the plain string as shorthand."""
+
+    type: Annotated[MethodType, BeforeValidator(lambda value: _METHOD_SYNONYMS.get(value, value))]
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Stages in order, each starting from the weights of the last."""
+        return ("sft", "rl", "eval") if self.type == "pipeline" else (self.type,)
+
+
+def _method_object(value: Any) -> Any:
+    return {"type": value} if isinstance(value, str) else value
+
+
+class DiffusionSpec(Frozen):
+    """Block diffusion; governs rollout, training and evaluation alike."""
+
+    block_size: int | None = Field(None, gt=0)
+    """Tokens per block; None takes the checkpoint's. A value that contradicts the checkpoint is refused."""
+    denoising_steps: int | None = Field(None, gt=0)
+    """Steps per block of the static and sequential rules; None is one token per step."""
+    unmasking_strategy: UnmaskingStrategy = UnmaskingStrategy.LOW_CONFIDENCE_DYNAMIC
+    confidence_threshold: float = Field(0.9, ge=0, le=1)
+    entropy_bound: float = Field(0.5, ge=0)
+    """Nats."""
+    selection: Selection = Selection.MAX
+    mask_token_id: int | None = Field(None, ge=0)
+    """None takes the checkpoint's."""
+
+
+class SamplingSpec(Frozen):
+    """Sampling of training rollouts. Anything but temperature 1 without cuts makes importance ratios approximate."""
+
+    temperature: float = Field(1.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+    max_new_tokens: int = Field(512, gt=0)
+
+
+class PromptSpec(Frozen):
+    """How a row becomes a prompt."""
+
+    template: str = "{prompt}"
+    """Text of the user turn; `{prompt}` is the row's problem."""
+    system: str | None = None
+    max_prompt_tokens: int = Field(1024, gt=0)
+    """Longer prompts are dropped and counted, never cut."""
+
+
+class OptimSpec(Frozen):
+    """AdamW."""
+
+    lr: float = Field(1e-5, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    warmup_steps: int = Field(0, ge=0)
+    """Linear; the first step already moves."""
+    scheduler: Literal["constant", "cosine", "linear"] = "constant"
+    """Decay from the end of the warm-up to the last step of the stage."""
+    max_grad_norm: float = Field(1.0, gt=0)
+
+
+class SftSpec(Frozen):
+    """Supervised fine-tuning with random masking."""
+
+    training_file: str | None = None
+    """Overrides the job's."""
+    epochs: int = Field(1, gt=0)
+    max_steps: int | None = Field(None, gt=0)
+    """Ends the stage earlier than `epochs` would."""
+    batch_size: int = Field(64, gt=0)
+    """Rows per optimizer step."""
+    noise: Literal["document", "block"] = "document"
+    """Whether a document or each of its blocks draws its own mask rate."""
+    min_noise: float = Field(1e-3, gt=0, lt=1)
+    """Lower end of the mask rate."""
+    optim: OptimSpec | None = None
+    """Overrides the job's."""
+
+
+class RlSpec(Frozen):
+    """DiPO: policy gradient on the denoising steps that really happened."""
+
+    training_file: str | None = None
+    """Overrides the job's."""
+    steps: int = Field(100, gt=0)
+    prompts_per_step: int = Field(32, gt=0)
+    num_generations: int = Field(8, gt=1)
+    estimator: Literal["accepted"] = "accepted"
+    advantage: Literal["std", "mean", "leave_one_out"] = "std"
+    normaliser: Literal["token", "response", "constant"] = "token"
+    clip_low: float = Field(0.2, ge=0, le=1)
+    clip_high: float = Field(0.28, ge=0)
+    ratio: Literal["behaviour"] = "behaviour"
+    max_staleness: Literal[0] = 0
+    dynamic_sampling: bool = True
+    """Drop groups whose correctness does not vary, and refill."""
+    max_resample_rounds: int = Field(2, ge=0)
+    min_groups_per_step: int = Field(1, gt=0)
+    logged_groups_per_step: int = Field(8, ge=0)
+    """Groups whose trajectories are kept in full for inspection."""
+    optim: OptimSpec | None = None
+    """Overrides the job's."""
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> Self:
+        if self.min_groups_per_step > self.prompts_per_step:
+            raise ValueError(
+                f"min_groups_per_step={self.min_groups_per_step} exceeds prompts_per_step={self.prompts_per_step}"
+            )
+        return self
+
+
+class TrainerSpec(Frozen):
+    """How the learner computes; none of it changes loss or gradient."""
+
+    seq_len: int = Field(4096, gt=0)
+    """Longest prompt + response in tokens; longer rows are dropped and counted."""
+    max_tokens_per_microbatch: int = Field(16384, gt=0)
+    """Row tokens (clean and noisy) of one forward pass."""
+    precision: Literal["fp32"] = "fp32"
+    gradient_checkpointing: bool = False
+
+
+class GraderSpec(Frozen):
+    """One reward function and its weight in the scalar reward."""
+
+    name: Literal["accuracy", "format", "boxed"]
+    weight: float = 1.0
+
+
+class RewardSpec(Frozen):
+    """How responses are graded."""
+
+    graders: tuple[GraderSpec, ...] = Field((GraderSpec(name="accuracy"),), min_length=1)
+    timeout_s: float = Field(3.0, gt=0, le=60)
+    """Wall time of one verification, from its dispatch."""
+    max_unverifiable_rate: float = Field(0.05, ge=0, le=1)
+    """Above this share of a step's responses the job stops with `reward_error_rate`."""
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [grader.name for grader in self.graders]
+        if len(set(names)) < len(names):
+            raise ValueError(f"graders must be named once each, got {names}")
+        return self
+
+
+class CheckpointSpec(Frozen):
+    """When state is written, and what is kept. The last step of every stage is always written."""
+
+    interval_steps: int = Field(50, gt=0)
+    keep_last: int = Field(3, gt=0)
+    keep_every: int | None = Field(None, gt=0)
+    """Multiples of this step are kept for good."""
+
+
+class EvalSpec(Frozen):
+    """Evaluation on the validation file."""
+
+    interval_steps: int | None = Field(None, gt=0)
+    """None evaluates at the end of each stage only."""
+    num_samples: int | None = Field(None, gt=0)
+    """Rows of the validation file that are used; None is all."""
+    num_generations: int = Field(1, gt=0)
+    temperature: float = Field(0.0, ge=0)
+    max_new_tokens: int | None = Field(None, gt=0)
+    """None is `sampling.max_new_tokens`."""
+
+
+class ResourcesSpec(Frozen):
+    """What the job asks the platform for."""
+
+    rollout_replicas: int = Field(1, gt=0)
+    rollout_batch_size: int = Field(0, ge=0)
+    """Responses decoded side by side per replica; 0 lets the replica choose."""
+
+
+class JobSpec(Frozen):
+    """A whole job."""
+
+    model: str = Field(min_length=1)
+    """Directory, id of a registered model (`model_…`), or name on the Hugging Face hub."""
+    model_revision: str | None = None
+    """Revision pin for a hub model."""
+    method: Annotated[Method, BeforeValidator(_method_object)]
+    training_file: str | None = None
+    """File id (`file_…`) or path."""
+    validation_file: str | None = None
+    suffix: str | None = Field(None, max_length=64)
+    seed: int = Field(0, ge=0, lt=2**31)
+    metadata: dict[str, str] = Field(default_factory=dict, max_length=_MAX_METADATA)
+    diffusion: DiffusionSpec = DiffusionSpec()
+    sampling: SamplingSpec = SamplingSpec()
+    prompt: PromptSpec = PromptSpec()
+    optim: OptimSpec = OptimSpec()
+    sft: SftSpec = SftSpec()
+    rl: RlSpec = RlSpec()
+    trainer: TrainerSpec = TrainerSpec()
+    reward: RewardSpec = RewardSpec()
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    eval: EvalSpec = EvalSpec()
+    resources: ResourcesSpec = ResourcesSpec()
+
+    @model_validator(mode="after")
+    def _files_for_stages(self) -> Self:
+        for stage in self.method.stages:
+            if stage == "eval" and self.validation_file is None:
+                raise ValueError(f"method {self.method.type!r} evaluates, so validation_file is required")
+            if stage != "eval" and self.training_file_of(stage) is None:
+                raise ValueError(f"method {self.method.type!r} needs training_file (or {stage}.training_file)")
+        return self
+
+    def training_file_of(self, stage: Literal["sft", "rl"]) -> str | None:
+        """The stage's own training file, else the job's."""
+        own = self.sft.training_file if stage == "sft" else self.rl.training_file
+        return own or self.training_file
+
+    def optim_of(self, stage: Literal["sft", "rl"]) -> OptimSpec:
+        """The stage's own optimizer settings, else the job's."""
+        return (self.sft.optim if stage == "sft" else self.rl.optim) or self.optim
+
+    def files(self) -> tuple[str, ...]:
+        """Every file the job reads, each once."""
+        named = (self.training_file, self.validation_file, self.sft.training_file, self.rl.training_file)
+        return tuple(dict.fromkeys(name for name in named if name is not None))
+
+    def needs_rollout(self) -> bool:
+        """Whether any stage decodes."""
+        return self.method.type != "sft" or self.validation_file is not None
+
+    def canonical_json(self) -> str:
+        """The spec with all defaults, keys sorted; what is hashed, stored and sent."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    def spec_hash(self) -> str:
+        """sha256 of canonical_json, hex."""
+        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+
+
+def parse_spec(data: Any) -> JobSpec:
+    """Validate a mapping; raises ProblemsError naming every problem with its path."""
+    try:
+        return JobSpec.model_validate(data)
+    except ValidationError as error:
+        problems = [_problem(item["loc"], item["msg"], item.get("input")) for item in error.errors()]
+        raise ProblemsError("spec_invalid", "The job spec cannot be used", problems) from None
+
+
+def _problem(location: tuple[int | str, ...], message: str, value: Any) -> Problem:
+    path = ".".join(str(part) for part in location) or "spec"
+    if message == "Extra inputs are not permitted":
+        return Problem(path, "unknown key")
+    shown = "" if isinstance(value, dict | list) else f" (got {value!r})"
+    return Problem(path, message.removeprefix("Value error, ") + shown)
+
+
+def load_spec(path: Path) -> JobSpec:
+    """Read a .toml or .json file; raises ProblemsError."""
+    return parse_spec(read_spec_file(path))
+
+
+def read_spec_file(path: Path) -> dict[str, Any]:
+    """The mapping in a .toml or .json file; raises ProblemsError for unreadable or malformed files."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise ProblemsError(
+            "spec_invalid", f"Cannot read the job spec {path}", [Problem(str(path), str(error))]
+        ) from None
+    if not isinstance(data, dict):
+        raise ProblemsError("spec_invalid", f"Cannot read the job spec {path}", [Problem("spec", "must be an object")])
+    return data
+
+
+def resolve_decoding(
+    spec: JobSpec, *, block_size: int, mask_token_id: int, stop_token_ids: tuple[int, ...], evaluation: bool
+) -> DecodingConfig:
+    """The decoding of training rollouts or of evaluation, completed from the checkpoint's own values.
+
+    Raises ProblemsError when spec and checkpoint contradict each other.
+    """
+    _refuse_contradictions(spec.diffusion, block_size, mask_token_id)
+    diffusion = spec.diffusion
+    budget = (spec.eval.max_new_tokens if evaluation else None) or spec.sampling.max_new_tokens
+    return DecodingConfig(
+        block_size=block_size,
+        denoising_steps=diffusion.denoising_steps or block_size,
+        unmasking_strategy=diffusion.unmasking_strategy,
+        confidence_threshold=diffusion.confidence_threshold,
+        entropy_bound=diffusion.entropy_bound,
+        selection=diffusion.selection,
+        mask_token_id=mask_token_id,
+        temperature=spec.eval.temperature if evaluation else spec.sampling.temperature,
+        top_p=1.0 if evaluation else spec.sampling.top_p,
+        top_k=0 if evaluation else spec.sampling.top_k,
+        max_new_tokens=budget,
+        stop_token_ids=stop_token_ids,
+    )
+
+
+def _refuse_contradictions(diffusion: DiffusionSpec, block_size: int, mask_token_id: int) -> None:
+    pairs = (
+        ("block_size", diffusion.block_size, block_size),
+        ("mask_token_id", diffusion.mask_token_id, mask_token_id),
+    )
+    problems = [
+        Problem(
+            f"diffusion.{name}",
+            f"is {asked} but the checkpoint was made with {own}; leave it out to take the checkpoint's",
+        )
+        for name, asked, own in pairs
+        if asked is not None and asked != own
+    ]
+    if diffusion.denoising_steps is not None and diffusion.denoising_steps > block_size:
+        problems.append(
+            Problem(
+                "diffusion.denoising_steps",
+                f"is {diffusion.denoising_steps}, more than the {block_size} tokens of a block",
+            )
+        )
+    if problems:
+        raise ProblemsError("spec_invalid", "The job spec contradicts the model", problems)

@@ -1,0 +1,1 @@
+"""Loading and saving block-diffusion models, their attention, tokenizers and tiny models."""

@@ -1,0 +1,1 @@
+"""gRPC channels, servers, deadlines and the translation of errors."""

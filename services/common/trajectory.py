@@ -1,0 +1,141 @@
+"""The vocabulary of the data plane: prompt task, trajectory, verdict, scored group. Frozen; arrays are never altered.
+
+Legend: P prompt tokens, R response tokens (P + R is a whole number of blocks), B block length.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.common.diffusion.config import DecodingConfig
+
+Int32s = NDArray[np.int32]
+Float32s = NDArray[np.float32]
+
+
+class Outcome(StrEnum):
+    """How a response was judged."""
+
+    CORRECT = "correct"
+    INCORRECT = "incorrect"
+    NO_ANSWER = "no_answer"
+    TRUNCATED = "truncated"
+    TOO_COMPLEX = "too_complex"
+    UNVERIFIABLE = "unverifiable"
+    ABORTED = "aborted"
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether the outcome carries a number; the others leave the group's statistics."""
+        return self not in (Outcome.UNVERIFIABLE, Outcome.ABORTED)
+
+
+class Purpose(StrEnum):
+    """What a prompt was issued for."""
+
+    TRAIN = "train"
+    EVAL = "eval"
+
+
+class FinishReason(StrEnum):
+    """Why decoding ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORTED = "aborted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The judgement of one response."""
+
+    outcome: Outcome
+    reason: str = ""
+    """Machine-readable cause; empty when the outcome says all."""
+    extracted: str = ""
+    extraction_method: str = ""
+    normalized_gold: str = ""
+    normalized_answer: str = ""
+    compare_path: str = "none"
+    """string | integer | rational | sympy | none"""
+    cpu_ms: float = 0.0
+    wall_ms: float = 0.0
+    queue_ms: float = 0.0
+    verifier_version: str = ""
+    rewards: dict[str, float] = field(default_factory=dict)
+    """Score of each requested grader, by name; empty when the outcome is not scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptTask:
+    """One prompt to be answered by the rollout service."""
+
+    job_id: str
+    attempt: int
+    group_id: str
+    ledger_position: int
+    """Place in the seeded prompt order (train) or in the evaluation set (eval)."""
+    purpose: Purpose
+    dataset: str
+    """Evaluation set, or empty."""
+    prompt_ids: Int32s
+    """[P]"""
+    gold: str
+    num_generations: int
+    seed: int
+    """Key of the randomness, with ledger_position, response index, absolute position and step."""
+    min_weight_version: int
+    """A replica with older weights must not take this prompt."""
+    decoding: DecodingConfig
+    graders: tuple[str, ...]
+    grading_timeout_s: float
+    issued_at: float
+    """Unix seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectory:
+    """One sampled response, exactly as the model produced it."""
+
+    trajectory_id: str
+    response_index: int
+    weight_version: int
+    weight_digest: str
+    token_ids: Int32s
+    """[R] whole blocks: tokens sampled after the end, inside its block, are kept (later commits depended on them)."""
+    unmask_step: Int32s
+    """[R] denoising step of the token's commitment, 1-based, counted over the response."""
+    logprobs: Float32s
+    """[R] log-probability of the token in the state it was committed from; after temperature and bans."""
+    confidences: Float32s
+    """[R] confidence of the position when it was committed."""
+    visible_len: int
+    """Response tokens up to and including the end token; R when none was produced."""
+    finish_reason: FinishReason
+    num_forwards: int
+    """Forward passes, commits included."""
+    text: str = ""
+    """Text of the visible tokens, special tokens left out."""
+    verdict: Verdict | None = None
+
+    @property
+    def num_steps(self) -> int:
+        """Denoising steps."""
+        return int(self.unmask_step.max(initial=0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredGroup:
+    """One prompt with its graded responses, in the order of `response_index`."""
+
+    task: PromptTask
+    trajectories: tuple[Trajectory, ...]
+    replica: str
+    rollout_s: float
+    """Seconds from taking the prompt to the last token."""
+    reward_s: float
+    """Seconds from the last token to the last verdict."""
+    finished_at: float
+    """Unix seconds."""
