@@ -22,42 +22,35 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from services.common.pb.dirl.v1 import types_pb2 as dirl_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x64irl/v1/rollout.proto\x12\x07\x64irl.v1\x1a\x13\x64irl/v1/types.proto\"\xcf\x01\n\rAssignRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x12\n\nmodel_path\x18\x03 \x01(\t\x12\x16\n\x0eprompts_stream\x18\x04 \x01(\t\x12\x15\n\rgroups_stream\x18\x05 \x01(\t\x12\x16\n\x0ereward_address\x18\x06 \x01(\t\x12\x1b\n\x13max_sequence_tokens\x18\x07 \x01(\x05\x12\x16\n\x0emax_batch_size\x18\x08 \x01(\x05\x12\r\n\x05\x64type\x18\t \x01(\t\"!\n\x0e\x41ssignResponse\x12\x0f\n\x07replica\x18\x01 \x01(\t\"1\n\x0eReleaseRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\"#\n\x0fReleaseResponse\x12\x10\n\x08released\x18\x01 \x01(\x08\"K\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x11\n\tnum_bytes\x18\x04 \x01(\x03\"o\n\x0eWeightManifest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x16\n\x0eweight_version\x18\x03 \x01(\x03\x12$\n\x07tensors\x18\x04 \x03(\x0b\x32\x13.dirl.v1.TensorSpec\"d\n\x0bWeightChunk\x12+\n\x08manifest\x18\x01 \x01(\x0b\x32\x17.dirl.v1.WeightManifestH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x10\n\x06\x64igest\x18\x03 \x01(\tH\x00\x42\x06\n\x04part\"z\n\x15UpdateWeightsResponse\x12\x16\n\x0eweight_version\x18\x01 \x01(\x03\x12\x15\n\rweight_digest\x18\x02 \x01(\t\x12\x0e\n\x06loaded\x18\x03 \x01(\x08\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\x12\x11\n\tnum_bytes\x18\x05 \x01(\x03\"\x19\n\x17GetRolloutStatusRequest\"\x85\x02\n\x18GetRolloutStatusResponse\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x16\n\x0eweight_version\x18\x04 \x01(\x03\x12\x15\n\rweight_digest\x18\x05 \x01(\t\x12\r\n\x05state\x18\x06 \x01(\t\x12\x17\n\x0finflight_groups\x18\x07 \x01(\x05\x12\x18\n\x10generated_tokens\x18\x08 \x01(\x03\x12\x12\n\nlast_error\x18\t \x01(\t\x12\x11\n\trss_bytes\x18\n \x01(\x03\x12\x0f\n\x07version\x18\x0b \x01(\t\x12\x0e\n\x06\x62usy_s\x18\x0c \x01(\x01\"r\n\x0fGenerateRequest\x12\x12\n\nmodel_path\x18\x01 \x01(\t\x12\x12\n\nprompt_ids\x18\x02 \x01(\x0c\x12)\n\x08\x64\x65\x63oding\x18\x03 \x01(\x0b\x32\x17.dirl.v1.DecodingConfig\x12\x0c\n\x04seed\x18\x04 \x01(\x03\"i\n\rGenerateEvent\x12&\n\x04step\x18\x01 \x01(\x0b\x32\x16.dirl.v1.DenoisingStepH\x00\x12\'\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x13.dirl.v1.TrajectoryH\x00\x42\x07\n\x05\x65vent\"E\n\rDenoisingStep\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\x13\n\x0b\x62lock_start\x18\x02 \x01(\x05\x12\x11\n\ttoken_ids\x18\x03 \x01(\x0c\x32\xe4\x02\n\x0eRolloutService\x12\x39\n\x06\x41ssign\x12\x16.dirl.v1.AssignRequest\x1a\x17.dirl.v1.AssignResponse\x12<\n\x07Release\x12\x17.dirl.v1.ReleaseRequest\x1a\x18.dirl.v1.ReleaseResponse\x12G\n\rUpdateWeights\x12\x14.dirl.v1.WeightChunk\x1a\x1e.dirl.v1.UpdateWeightsResponse(\x01\x12P\n\tGetStatus\x12 .dirl.v1.GetRolloutStatusRequest\x1a!.dirl.v1.GetRolloutStatusResponse\x12>\n\x08Generate\x12\x18.dirl.v1.GenerateRequest\x1a\x16.dirl.v1.GenerateEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x64irl/v1/rollout.proto\x12\x07\x64irl.v1\"\xcf\x01\n\rAssignRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x12\n\nmodel_path\x18\x03 \x01(\t\x12\x16\n\x0eprompts_stream\x18\x04 \x01(\t\x12\x15\n\rgroups_stream\x18\x05 \x01(\t\x12\x16\n\x0ereward_address\x18\x06 \x01(\t\x12\x1b\n\x13max_sequence_tokens\x18\x07 \x01(\x05\x12\x16\n\x0emax_batch_size\x18\x08 \x01(\x05\x12\r\n\x05\x64type\x18\t \x01(\t\"!\n\x0e\x41ssignResponse\x12\x0f\n\x07replica\x18\x01 \x01(\t\"1\n\x0eReleaseRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\"#\n\x0fReleaseResponse\x12\x10\n\x08released\x18\x01 \x01(\x08\"K\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x11\n\tnum_bytes\x18\x04 \x01(\x03\"o\n\x0eWeightManifest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x16\n\x0eweight_version\x18\x03 \x01(\x03\x12$\n\x07tensors\x18\x04 \x03(\x0b\x32\x13.dirl.v1.TensorSpec\"d\n\x0bWeightChunk\x12+\n\x08manifest\x18\x01 \x01(\x0b\x32\x17.dirl.v1.WeightManifestH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x10\n\x06\x64igest\x18\x03 \x01(\tH\x00\x42\x06\n\x04part\"z\n\x15UpdateWeightsResponse\x12\x16\n\x0eweight_version\x18\x01 \x01(\x03\x12\x15\n\rweight_digest\x18\x02 \x01(\t\x12\x0e\n\x06loaded\x18\x03 \x01(\x08\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\x12\x11\n\tnum_bytes\x18\x05 \x01(\x03\"\x19\n\x17GetRolloutStatusRequest\"\x85\x02\n\x18GetRolloutStatusResponse\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x16\n\x0eweight_version\x18\x04 \x01(\x03\x12\x15\n\rweight_digest\x18\x05 \x01(\t\x12\r\n\x05state\x18\x06 \x01(\t\x12\x17\n\x0finflight_groups\x18\x07 \x01(\x05\x12\x18\n\x10generated_tokens\x18\x08 \x01(\x03\x12\x12\n\nlast_error\x18\t \x01(\t\x12\x11\n\trss_bytes\x18\n \x01(\x03\x12\x0f\n\x07version\x18\x0b \x01(\t\x12\x0e\n\x06\x62usy_s\x18\x0c \x01(\x01\x32\xa4\x02\n\x0eRolloutService\x12\x39\n\x06\x41ssign\x12\x16.dirl.v1.AssignRequest\x1a\x17.dirl.v1.AssignResponse\x12<\n\x07Release\x12\x17.dirl.v1.ReleaseRequest\x1a\x18.dirl.v1.ReleaseResponse\x12G\n\rUpdateWeights\x12\x14.dirl.v1.WeightChunk\x1a\x1e.dirl.v1.UpdateWeightsResponse(\x01\x12P\n\tGetStatus\x12 .dirl.v1.GetRolloutStatusRequest\x1a!.dirl.v1.GetRolloutStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'services.common.pb.dirl.v1.rollout_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ASSIGNREQUEST']._serialized_start=56
-  _globals['_ASSIGNREQUEST']._serialized_end=263
-  _globals['_ASSIGNRESPONSE']._serialized_start=265
-  _globals['_ASSIGNRESPONSE']._serialized_end=298
-  _globals['_RELEASEREQUEST']._serialized_start=300
-  _globals['_RELEASEREQUEST']._serialized_end=349
-  _globals['_RELEASERESPONSE']._serialized_start=351
-  _globals['_RELEASERESPONSE']._serialized_end=386
-  _globals['_TENSORSPEC']._serialized_start=388
-  _globals['_TENSORSPEC']._serialized_end=463
-  _globals['_WEIGHTMANIFEST']._serialized_start=465
-  _globals['_WEIGHTMANIFEST']._serialized_end=576
-  _globals['_WEIGHTCHUNK']._serialized_start=578
-  _globals['_WEIGHTCHUNK']._serialized_end=678
-  _globals['_UPDATEWEIGHTSRESPONSE']._serialized_start=680
-  _globals['_UPDATEWEIGHTSRESPONSE']._serialized_end=802
-  _globals['_GETROLLOUTSTATUSREQUEST']._serialized_start=804
-  _globals['_GETROLLOUTSTATUSREQUEST']._serialized_end=829
-  _globals['_GETROLLOUTSTATUSRESPONSE']._serialized_start=832
-  _globals['_GETROLLOUTSTATUSRESPONSE']._serialized_end=1093
-  _globals['_GENERATEREQUEST']._serialized_start=1095
-  _globals['_GENERATEREQUEST']._serialized_end=1209
-  _globals['_GENERATEEVENT']._serialized_start=1211
-  _globals['_GENERATEEVENT']._serialized_end=1316
-  _globals['_DENOISINGSTEP']._serialized_start=1318
-  _globals['_DENOISINGSTEP']._serialized_end=1387
-  _globals['_ROLLOUTSERVICE']._serialized_start=1390
-  _globals['_ROLLOUTSERVICE']._serialized_end=1746
+  _globals['_ASSIGNREQUEST']._serialized_start=35
+  _globals['_ASSIGNREQUEST']._serialized_end=242
+  _globals['_ASSIGNRESPONSE']._serialized_start=244
+  _globals['_ASSIGNRESPONSE']._serialized_end=277
+  _globals['_RELEASEREQUEST']._serialized_start=279
+  _globals['_RELEASEREQUEST']._serialized_end=328
+  _globals['_RELEASERESPONSE']._serialized_start=330
+  _globals['_RELEASERESPONSE']._serialized_end=365
+  _globals['_TENSORSPEC']._serialized_start=367
+  _globals['_TENSORSPEC']._serialized_end=442
+  _globals['_WEIGHTMANIFEST']._serialized_start=444
+  _globals['_WEIGHTMANIFEST']._serialized_end=555
+  _globals['_WEIGHTCHUNK']._serialized_start=557
+  _globals['_WEIGHTCHUNK']._serialized_end=657
+  _globals['_UPDATEWEIGHTSRESPONSE']._serialized_start=659
+  _globals['_UPDATEWEIGHTSRESPONSE']._serialized_end=781
+  _globals['_GETROLLOUTSTATUSREQUEST']._serialized_start=783
+  _globals['_GETROLLOUTSTATUSREQUEST']._serialized_end=808
+  _globals['_GETROLLOUTSTATUSRESPONSE']._serialized_start=811
+  _globals['_GETROLLOUTSTATUSRESPONSE']._serialized_end=1072
+  _globals['_ROLLOUTSERVICE']._serialized_start=1075
+  _globals['_ROLLOUTSERVICE']._serialized_end=1367
 # @@protoc_insertion_point(module_scope)

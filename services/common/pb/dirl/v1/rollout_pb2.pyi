@@ -4,7 +4,6 @@ isort:skip_file
 """
 
 from collections import abc as _abc
-from services.common.pb.dirl.v1 import types_pb2 as _types_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -200,7 +199,7 @@ class WeightChunk(_message.Message):
     data: _builtins.bytes
     """The next bytes of the concatenated tensors; little-endian, C order; at most 4 MiB."""
     digest: _builtins.str
-    """Hex digest over manifest and data (services.common.weights.WeightDigest). Last message of the stream."""
+    """Hex digest over manifest and data (services.common.weights). Last message of the stream."""
     @_builtins.property
     def manifest(self) -> Global___WeightManifest: ...
     def __init__(
@@ -325,88 +324,3 @@ class GetRolloutStatusResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetRolloutStatusResponse: _TypeAlias = GetRolloutStatusResponse  # noqa: Y015
-
-@_typing.final
-class GenerateRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    MODEL_PATH_FIELD_NUMBER: _builtins.int
-    PROMPT_IDS_FIELD_NUMBER: _builtins.int
-    DECODING_FIELD_NUMBER: _builtins.int
-    SEED_FIELD_NUMBER: _builtins.int
-    model_path: _builtins.str
-    """Directory of a complete model; loaded if the replica does not hold it. Empty: the assigned one."""
-    prompt_ids: _builtins.bytes
-    """[P] int32"""
-    seed: _builtins.int
-    @_builtins.property
-    def decoding(self) -> _types_pb2.DecodingConfig: ...
-    def __init__(
-        self,
-        *,
-        model_path: _builtins.str = ...,
-        prompt_ids: _builtins.bytes = ...,
-        decoding: _types_pb2.DecodingConfig | None = ...,
-        seed: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["decoding", b"decoding"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decoding", b"decoding", "model_path", b"model_path", "prompt_ids", b"prompt_ids", "seed", b"seed"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
-
-@_typing.final
-class GenerateEvent(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    STEP_FIELD_NUMBER: _builtins.int
-    FINISHED_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def step(self) -> Global___DenoisingStep: ...
-    @_builtins.property
-    def finished(self) -> _types_pb2.Trajectory: ...
-    def __init__(
-        self,
-        *,
-        step: Global___DenoisingStep | None = ...,
-        finished: _types_pb2.Trajectory | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "finished", b"finished", "step", b"step"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "finished", b"finished", "step", b"step"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["step", "finished"]  # noqa: Y015
-    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
-
-Global___GenerateEvent: _TypeAlias = GenerateEvent  # noqa: Y015
-
-@_typing.final
-class DenoisingStep(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    STEP_FIELD_NUMBER: _builtins.int
-    BLOCK_START_FIELD_NUMBER: _builtins.int
-    TOKEN_IDS_FIELD_NUMBER: _builtins.int
-    step: _builtins.int
-    """1-based, over the response."""
-    block_start: _builtins.int
-    """Index of the block's first token from the prompt's start."""
-    token_ids: _builtins.bytes
-    """[B] int32; the block after this step, mask id where undecided."""
-    def __init__(
-        self,
-        *,
-        step: _builtins.int = ...,
-        block_start: _builtins.int = ...,
-        token_ids: _builtins.bytes = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_start", b"block_start", "step", b"step", "token_ids", b"token_ids"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___DenoisingStep: _TypeAlias = DenoisingStep  # noqa: Y015

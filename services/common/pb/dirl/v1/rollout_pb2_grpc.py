@@ -28,7 +28,7 @@ if _version_not_supported:
 class RolloutServiceStub:
     """Retries: Assign, Release and GetStatus are idempotent. UpdateWeights is idempotent per (job_id, attempt,
     weight_version): the version already loaded is acknowledged without loading, an older one is refused with
-    FAILED_PRECONDITION. Generate is not: each call decodes again (equal seeds give equal tokens).
+    FAILED_PRECONDITION.
     """
 
     def __init__(self, channel):
@@ -57,17 +57,12 @@ class RolloutServiceStub:
                 request_serializer=dirl_dot_v1_dot_rollout__pb2.GetRolloutStatusRequest.SerializeToString,
                 response_deserializer=dirl_dot_v1_dot_rollout__pb2.GetRolloutStatusResponse.FromString,
                 _registered_method=True)
-        self.Generate = channel.unary_stream(
-                '/dirl.v1.RolloutService/Generate',
-                request_serializer=dirl_dot_v1_dot_rollout__pb2.GenerateRequest.SerializeToString,
-                response_deserializer=dirl_dot_v1_dot_rollout__pb2.GenerateEvent.FromString,
-                _registered_method=True)
 
 
 class RolloutServiceServicer:
     """Retries: Assign, Release and GetStatus are idempotent. UpdateWeights is idempotent per (job_id, attempt,
     weight_version): the version already loaded is acknowledged without loading, an older one is refused with
-    FAILED_PRECONDITION. Generate is not: each call decodes again (equal seeds give equal tokens).
+    FAILED_PRECONDITION.
     """
 
     def Assign(self, request, context):
@@ -100,13 +95,6 @@ class RolloutServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Generate(self, request, context):
-        """Decode one prompt outside any stream, reporting every denoising step.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
 
 def add_RolloutServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -130,11 +118,6 @@ def add_RolloutServiceServicer_to_server(servicer, server):
                     request_deserializer=dirl_dot_v1_dot_rollout__pb2.GetRolloutStatusRequest.FromString,
                     response_serializer=dirl_dot_v1_dot_rollout__pb2.GetRolloutStatusResponse.SerializeToString,
             ),
-            'Generate': grpc.unary_stream_rpc_method_handler(
-                    servicer.Generate,
-                    request_deserializer=dirl_dot_v1_dot_rollout__pb2.GenerateRequest.FromString,
-                    response_serializer=dirl_dot_v1_dot_rollout__pb2.GenerateEvent.SerializeToString,
-            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'dirl.v1.RolloutService', rpc_method_handlers)
@@ -146,7 +129,7 @@ def add_RolloutServiceServicer_to_server(servicer, server):
 class RolloutService:
     """Retries: Assign, Release and GetStatus are idempotent. UpdateWeights is idempotent per (job_id, attempt,
     weight_version): the version already loaded is acknowledged without loading, an older one is refused with
-    FAILED_PRECONDITION. Generate is not: each call decodes again (equal seeds give equal tokens).
+    FAILED_PRECONDITION.
     """
 
     @staticmethod
@@ -247,33 +230,6 @@ class RolloutService:
             '/dirl.v1.RolloutService/GetStatus',
             dirl_dot_v1_dot_rollout__pb2.GetRolloutStatusRequest.SerializeToString,
             dirl_dot_v1_dot_rollout__pb2.GetRolloutStatusResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Generate(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
-            target,
-            '/dirl.v1.RolloutService/Generate',
-            dirl_dot_v1_dot_rollout__pb2.GenerateRequest.SerializeToString,
-            dirl_dot_v1_dot_rollout__pb2.GenerateEvent.FromString,
             options,
             channel_credentials,
             insecure,

@@ -29,7 +29,7 @@ GRPC_VERSION: str
 class RolloutServiceStub:
     """Retries: Assign, Release and GetStatus are idempotent. UpdateWeights is idempotent per (job_id, attempt,
     weight_version): the version already loaded is acknowledged without loading, an older one is refused with
-    FAILED_PRECONDITION. Generate is not: each call decodes again (equal seeds give equal tokens).
+    FAILED_PRECONDITION.
     """
 
     @_typing.overload
@@ -48,14 +48,12 @@ class RolloutServiceStub:
     matched; a failed load makes the replica unhealthy until a full load succeeds.
     """
     GetStatus: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.GetRolloutStatusRequest, _rollout_pb2.GetRolloutStatusResponse]
-    Generate: _grpc.UnaryStreamMultiCallable[_rollout_pb2.GenerateRequest, _rollout_pb2.GenerateEvent]
-    """Decode one prompt outside any stream, reporting every denoising step."""
 
 @_typing.type_check_only
 class RolloutServiceAsyncStub(RolloutServiceStub):
     """Retries: Assign, Release and GetStatus are idempotent. UpdateWeights is idempotent per (job_id, attempt,
     weight_version): the version already loaded is acknowledged without loading, an older one is refused with
-    FAILED_PRECONDITION. Generate is not: each call decodes again (equal seeds give equal tokens).
+    FAILED_PRECONDITION.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -71,13 +69,11 @@ class RolloutServiceAsyncStub(RolloutServiceStub):
     matched; a failed load makes the replica unhealthy until a full load succeeds.
     """
     GetStatus: _aio.UnaryUnaryMultiCallable[_rollout_pb2.GetRolloutStatusRequest, _rollout_pb2.GetRolloutStatusResponse]  # type: ignore[assignment]
-    Generate: _aio.UnaryStreamMultiCallable[_rollout_pb2.GenerateRequest, _rollout_pb2.GenerateEvent]  # type: ignore[assignment]
-    """Decode one prompt outside any stream, reporting every denoising step."""
 
 class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
     """Retries: Assign, Release and GetStatus are idempotent. UpdateWeights is idempotent per (job_id, attempt,
     weight_version): the version already loaded is acknowledged without loading, an older one is refused with
-    FAILED_PRECONDITION. Generate is not: each call decodes again (equal seeds give equal tokens).
+    FAILED_PRECONDITION.
     """
 
     @_abc_1.abstractmethod
@@ -115,13 +111,5 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rollout_pb2.GetRolloutStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rollout_pb2.GetRolloutStatusResponse, _abc.Awaitable[_rollout_pb2.GetRolloutStatusResponse]]: ...
-
-    @_abc_1.abstractmethod
-    def Generate(
-        self,
-        request: _rollout_pb2.GenerateRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_rollout_pb2.GenerateEvent], _abc.AsyncIterator[_rollout_pb2.GenerateEvent]]:
-        """Decode one prompt outside any stream, reporting every denoising step."""
 
 def add_RolloutServiceServicer_to_server(servicer: RolloutServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
