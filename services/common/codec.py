@@ -28,8 +28,8 @@ def pack_int32(values: Int32s) -> bytes:
 
 
 def unpack_int32(data: bytes) -> Int32s:
-    """Inverse of pack_int32."""
-    return np.frombuffer(data, dtype="<i4").astype(np.int32, copy=False)
+    """Inverse of pack_int32; a copy of its own, because torch shares writable memory only."""
+    return np.frombuffer(data, dtype="<i4").astype(np.int32)
 
 
 def pack_float32(values: Float32s) -> bytes:
@@ -38,8 +38,8 @@ def pack_float32(values: Float32s) -> bytes:
 
 
 def unpack_float32(data: bytes) -> Float32s:
-    """Inverse of pack_float32."""
-    return np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
+    """Inverse of pack_float32, copied as well."""
+    return np.frombuffer(data, dtype="<f4").astype(np.float32)
 
 
 def decoding_to_pb(config: DecodingConfig) -> types_pb2.DecodingConfig:
@@ -74,8 +74,8 @@ def outcome_from_pb(value: types_pb2.Outcome.ValueType) -> Outcome:
 
 
 _VERDICT_FIELDS = (
-    "reason", "extracted", "extraction_method", "normalized_gold", "normalized_answer", "compare_path", "cpu_ms", "wall_ms",
-    "queue_ms", "verifier_version",
+    "reason", "extracted", "extraction_method", "normalized_gold", "normalized_answer", "compare_path", "cpu_ms",
+    "wall_ms", "queue_ms", "verifier_version",
 )  # fmt: skip
 
 
@@ -92,8 +92,8 @@ def verdict_from_pb(message: types_pb2.Verdict) -> Verdict:
 
 
 _TASK_FIELDS = (
-    "job_id", "attempt", "group_id", "ledger_position", "dataset", "gold", "num_generations", "seed", "min_weight_version",
-    "grading_timeout_s", "issued_at",
+    "job_id", "attempt", "group_id", "ledger_position", "dataset", "gold", "num_generations", "seed",
+    "min_weight_version", "grading_timeout_s", "issued_at",
 )  # fmt: skip
 
 

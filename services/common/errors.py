@@ -108,8 +108,11 @@ class Problem:
 class ProblemsError(PlatformError):
     """Everything that is wrong with an input, at once."""
 
-    def __init__(self, code: str, what: str, problems: list[Problem]) -> None:
+    def __init__(self, code: str, what: str, problems: list[Problem], *, total: int | None = None) -> None:
+        """`total` counts all problems where `problems` lists only the first ones."""
+        count = len(problems) if total is None else total
         lines = "\n".join(f"  {problem}" for problem in problems)
-        super().__init__(code, f"{what}: {len(problems)} problem{'s' * (len(problems) != 1)}\n{lines}")
+        rest = f"\n  … and {count - len(problems)} more" if count > len(problems) else ""
+        super().__init__(code, f"{what}: {count} problem{'s' * (count != 1)}\n{lines}{rest}")
         self.problems = problems
         self.param = problems[0].path if len(problems) == 1 else None

@@ -1,0 +1,90 @@
+"""The one place where a server's exceptions become gRPC statuses; refuses calls without a deadline."""
+
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+import grpc
+import structlog
+from pydantic import ValidationError
+
+from services.common.errors import GRPC_CODE_METADATA, PlatformError
+from services.common.rpc.options import REQUEST_ID_METADATA
+from services.common.telemetry.logs import get_logger
+
+_HEALTH: Final = "/grpc.health.v1.Health/"
+_LONGEST_DEADLINE_S: Final = 7 * 86_400.0
+# gRPC limits the metadata of a call to 8 KiB and sends each non-ASCII byte as three.
+_MAX_DETAILS_BYTES: Final = 2400
+
+Behaviour = Callable[[Any, grpc.ServicerContext], Any]
+
+log = get_logger()
+
+
+class ErrorInterceptor(grpc.ServerInterceptor):
+    """PlatformError → its status, with the code in trailing metadata; a pydantic ValidationError → invalid_request;
+    anything else → INTERNAL, logged with its traceback."""
+
+    def intercept_service(
+        self,
+        continuation: "Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None]",
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        """Wrap the handler of every method but health checks."""
+        handler = continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or method.startswith(_HEALTH):
+            return handler
+        coders = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        if handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(_guarded(method, handler.unary_unary), **coders)
+        if handler.stream_unary is not None:
+            return grpc.stream_unary_rpc_method_handler(_guarded(method, handler.stream_unary), **coders)
+        raise NotImplementedError(f"{method} streams its answer; ErrorInterceptor covers methods with one answer only")
+
+
+def _guarded(method: str, behaviour: Behaviour) -> Behaviour:
+    def guarded(request: Any, context: grpc.ServicerContext) -> Any:
+        metadata = dict(context.invocation_metadata())
+        structlog.contextvars.bind_contextvars(method=method)
+        if REQUEST_ID_METADATA in metadata:
+            structlog.contextvars.bind_contextvars(request_id=metadata[REQUEST_ID_METADATA])
+        try:
+            _require_deadline(method, context)
+            return behaviour(request, context)
+        except PlatformError as error:
+            _refuse(context, error)
+        except ValidationError as error:
+            _refuse(context, PlatformError("invalid_request", f"{method}: {error}"))
+        except Exception as error:
+            log.exception("rpc failed")
+            _refuse(context, PlatformError("internal", f"{method} failed: {type(error).__name__}: {error}"))
+
+    return guarded
+
+
+def _require_deadline(method: str, context: grpc.ServicerContext) -> None:
+    remaining = context.time_remaining()
+    if remaining is None or remaining > _LONGEST_DEADLINE_S:
+        raise PlatformError(
+            "invalid_request",
+            f"{method} was called without a deadline; every call must have one of at most {_LONGEST_DEADLINE_S:.0f} s.",
+            hint="Call it with a timeout.",
+        )
+
+
+def _refuse(context: grpc.ServicerContext, error: PlatformError) -> NoReturn:
+    if error.code != "internal":
+        log.warning("rpc refused", code=error.code, error=str(error))
+    context.set_trailing_metadata(((GRPC_CODE_METADATA, error.code),))
+    context.abort(grpc.StatusCode[error.kind.grpc_status], _clip(str(error)))
+
+
+def _clip(text: str) -> str:
+    data = text.encode()
+    if len(data) <= _MAX_DETAILS_BYTES:
+        return text
+    return data[:_MAX_DETAILS_BYTES].decode(errors="ignore") + " … (cut; the server's log has all of it)"

@@ -1,0 +1,28 @@
+"""What client and server agree on beside the messages."""
+
+from typing import Final
+
+REQUEST_ID_METADATA: Final = "dirl-request-id"
+
+MAX_MESSAGE_BYTES: Final = 64 * 2**20
+_KEEPALIVE_MS = 20_000
+
+_SHARED: Final = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS // 2),
+)
+CHANNEL_OPTIONS: Final = (
+    *_SHARED,
+    # A restarted service is found again within a second instead of after gRPC's backoff of up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+SERVER_OPTIONS: Final = (
+    *_SHARED,
+    # Without it a second server would share a taken port and get half of the calls.
+    ("grpc.so_reuseport", 0),
+    # Or the server would hang up on our clients for pinging too often.
+    ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
+)

@@ -1,0 +1,61 @@
+"""Settings of a process: read from the environment (prefix DIRL_), every problem reported before anything starts."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Final, Literal, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX: Final = "DIRL_"
+_MAX_PORT = 65535
+
+
+def _host_port(value: str) -> str:
+    host, separator, port = value.rpartition(":")
+    if not (host and separator and port.isdecimal() and int(port) <= _MAX_PORT):
+        raise ValueError(f"must be host:port with a port of 0..{_MAX_PORT}, e.g. 127.0.0.1:50051")
+    return value
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+HostPort = Annotated[str, AfterValidator(_host_port)]
+"""host:port; port 0 lets the system choose (for listening only)."""
+HostPorts = Annotated[tuple[HostPort, ...], NoDecode, BeforeValidator(_split)]
+"""Comma-separated host:port list."""
+
+
+class CommonSettings(BaseSettings):
+    """What every process of one installation shares; services derive from it."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    data_dir: Path = Path("/var/lib/dirl")
+    """Directory shared by all services of one installation."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+
+
+SettingsT = TypeVar("SettingsT", bound=CommonSettings)
+
+
+def read_settings(settings: type[SettingsT]) -> SettingsT:
+    """The process's settings; ends the process with all problems on stderr when there are any.
+
+    >>> read_settings(CommonSettings).log_format
+    'json'
+    """
+    try:
+        return settings()
+    except ValidationError as error:
+        problems = "\n".join(
+            f"  {PREFIX}{'.'.join(map(str, item['loc'])).upper()}: {item['msg']} (got {item['input']!r})"
+            for item in error.errors(include_url=False)
+        )
+        sys.exit(f"The environment cannot be used: {error.error_count()} problem(s)\n{problems}")

@@ -1,0 +1,162 @@
+"""Decoded groups become scored groups: detokenise, ask the reward service, never invent a number."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from services.common.codec import verdict_from_pb
+from services.common.errors import PlatformError
+from services.common.pb.dirl.v1 import reward_pb2, reward_pb2_grpc
+from services.common.rpc.client import call, channel
+from services.common.telemetry.logs import get_logger
+from services.common.trajectory import (
+    FinishReason,
+    Int32s,
+    Outcome,
+    PromptTask,
+    Purpose,
+    ScoredGroup,
+    Trajectory,
+    Verdict,
+)
+
+_THREADS: Final = 8
+_BACKOFFS_S: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
+# No new attempt is made after this long, whatever the attempts' own deadlines were.
+_RETRY_WINDOW_S: Final = 60.0
+# What a call may take beside the verifications themselves.
+_CALL_MARGIN_S: Final = 10.0
+_PROFILES: Final = {Purpose.TRAIN: "rl", Purpose.EVAL: "eval"}
+
+Detokenise = Callable[[Int32s], str]
+"""Visible token ids to text without special tokens."""
+
+log = get_logger()
+
+
+@dataclass(frozen=True)
+class DecodedGroup:
+    """One prompt with its responses, not graded yet: `text` and `verdict` are unset."""
+
+    task: PromptTask
+    trajectories: tuple[Trajectory, ...]
+    rollout_s: float
+    refusal: str = ""
+    """Why the prompt could not be decoded; all trajectories are aborted then."""
+
+
+class Grader:
+    """Grades groups side by side, one batch per group. Belongs to one assignment."""
+
+    def __init__(
+        self, reward_address: str, detokenise: Detokenise, replica: str, backoffs_s: Sequence[float] = _BACKOFFS_S
+    ) -> None:
+        self._address, self._detokenise, self._replica = reward_address, detokenise, replica
+        self._backoffs_s = backoffs_s
+        self._channel = channel(reward_address)
+        self._stub = reward_pb2_grpc.RewardServiceStub(self._channel)
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="grading")
+        self._closing = threading.Event()
+
+    def grade(self, group: DecodedGroup) -> "Future[ScoredGroup]":
+        """Start grading; every trajectory of the result has text and verdict."""
+        return self._pool.submit(self._grade, group, time.monotonic())
+
+    def close(self) -> None:
+        """Abandon what is being graded; its futures fail or never complete."""
+        self._closing.set()
+        self._channel.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _grade(self, group: DecodedGroup, decoded_at: float) -> ScoredGroup:
+        texts = [self._detokenise(t.token_ids[: t.visible_len]) for t in group.trajectories]
+        worded = [replace(t, text=text) for t, text in zip(group.trajectories, texts, strict=True)]
+        verdicts = iter(self._verdicts(group.task, [t for t in worded if not _is_aborted(t)]))
+        aborted = Verdict(outcome=Outcome.ABORTED, reason=group.refusal)
+        return ScoredGroup(
+            task=group.task,
+            trajectories=tuple(replace(t, verdict=aborted if _is_aborted(t) else next(verdicts)) for t in worded),
+            replica=self._replica,
+            rollout_s=group.rollout_s,
+            reward_s=time.monotonic() - decoded_at,
+            finished_at=time.time(),
+        )
+
+    def _verdicts(self, task: PromptTask, trajectories: Sequence[Trajectory]) -> list[Verdict]:
+        """One verdict per trajectory; a verifier that does not answer makes them unverifiable, never zero."""
+        if not trajectories:
+            return []
+        try:
+            verdicts = [verdict_from_pb(v) for v in self._verify(verify_request(task, trajectories)).verdicts]
+            if len(verdicts) != len(trajectories):
+                raise PlatformError("internal", f"{len(verdicts)} verdicts came for {len(trajectories)} responses.")
+        except PlatformError as error:
+            log.warning("group not verified", group_id=task.group_id, code=error.code, error=str(error))
+            return [Verdict(outcome=Outcome.UNVERIFIABLE, reason=error.code)] * len(trajectories)
+        return verdicts
+
+    def _verify(self, request: reward_pb2.VerifyRequest) -> reward_pb2.VerifyResponse:
+        """Ask until answered; gives up after the last backoff or the retry window, with the last error."""
+        give_up_at = time.monotonic() + _RETRY_WINDOW_S
+        for backoff_s in (*self._backoffs_s, None):
+            try:
+                return call(
+                    self._stub.Verify,
+                    request,
+                    timeout_s=request.timeout_s * len(request.items) + _CALL_MARGIN_S,
+                    what=f"Verify on reward service {self._address}",
+                    unavailable_code="verifier_unavailable",
+                )
+            except PlatformError as error:
+                if not error.retryable or backoff_s is None or time.monotonic() > give_up_at:
+                    raise
+                log.info("verification is repeated", code=error.code, backoff_s=backoff_s)
+            if self._closing.wait(backoff_s):
+                break
+        raise PlatformError("cancelled", "Grading was abandoned because the replica's assignment ended.")
+
+
+def verify_request(task: PromptTask, trajectories: Sequence[Trajectory]) -> reward_pb2.VerifyRequest:
+    """The batch of one group; the last complete answer counts in training, fallbacks are allowed in evaluation."""
+    items = [
+        reward_pb2.VerifyItem(
+            item_id=t.trajectory_id,
+            gold=task.gold,
+            response=t.text,
+            finish_reason=t.finish_reason.value,
+            num_tokens=t.visible_len,
+            num_steps=t.num_steps,
+            max_new_tokens=task.decoding.max_new_tokens,
+        )
+        for t in trajectories
+    ]
+    return reward_pb2.VerifyRequest(
+        items=items, graders=task.graders, profile=_PROFILES[task.purpose], timeout_s=task.grading_timeout_s
+    )
+
+
+def aborted_trajectory(trajectory_id: str, response_index: int, weight_version: int, weight_digest: str) -> Trajectory:
+    """A response that was never decoded."""
+    no_ints, no_floats = np.zeros(0, np.int32), np.zeros(0, np.float32)
+    return Trajectory(
+        trajectory_id=trajectory_id,
+        response_index=response_index,
+        weight_version=weight_version,
+        weight_digest=weight_digest,
+        token_ids=no_ints,
+        unmask_step=no_ints,
+        logprobs=no_floats,
+        confidences=no_floats,
+        visible_len=0,
+        finish_reason=FinishReason.ABORTED,
+        num_forwards=0,
+    )
+
+
+def _is_aborted(trajectory: Trajectory) -> bool:
+    return trajectory.finish_reason is FinishReason.ABORTED

@@ -1,0 +1,43 @@
+"""From an assignment to a session: model skeleton, engine, streams and grader of one attempt."""
+
+from collections.abc import Callable
+
+import redis
+import torch
+
+from services.common.model.loading import load_skeleton
+from services.common.streams import GroupQueue, PromptConsumer, connect
+from services.common.trajectory import Int32s
+from services.rollout.assignment import Assignment
+from services.rollout.engines.torch_engine import TorchEngine
+from services.rollout.grading import Grader
+from services.rollout.session import Session, StreamEnds
+from services.rollout.settings import RolloutSettings
+
+
+def session_opener(settings: RolloutSettings) -> Callable[[Assignment], Session]:
+    """How this process opens sessions; the function raises PlatformError ("model_invalid", "queue_unavailable")."""
+    client = connect(settings.redis_url)
+
+    def open_session(assignment: Assignment) -> Session:
+        return _open(assignment, settings, client)
+
+    return open_session
+
+
+def _open(assignment: Assignment, settings: RolloutSettings, client: redis.Redis) -> Session:
+    slots = assignment.max_batch_size or settings.rollout_batch_size
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded = load_skeleton(assignment.model_path, assignment.dtype, device)
+    engine = TorchEngine(loaded, max_sequence_tokens=assignment.max_sequence_tokens, max_batch_size=slots)
+    lease_ms = round(settings.rollout_lease_s * 1000)
+    streams = StreamEnds(
+        prompts=PromptConsumer(client, assignment.prompts_stream, settings.rollout_name, lease_ms),
+        groups=GroupQueue(client, assignment.groups_stream),
+        lease_s=settings.rollout_lease_s,
+    )
+
+    def detokenise(token_ids: Int32s) -> str:
+        return str(loaded.tokenizer.decode(token_ids.tolist(), skip_special_tokens=True))
+
+    return Session(engine, slots, streams, Grader(assignment.reward_address, detokenise, settings.rollout_name))

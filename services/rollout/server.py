@@ -1,0 +1,99 @@
+"""Transport of the rollout service: protobuf on one side, the worker on the other."""
+
+import time
+from collections.abc import Iterator
+from typing import Final
+
+import grpc
+import psutil
+
+from services.common.pb.dirl.v1 import rollout_pb2, rollout_pb2_grpc
+from services.common.release import release
+from services.common.rpc.server import run_server
+from services.common.weights import WeightAssembler
+from services.rollout.assignment import Assignment, Weights
+from services.rollout.opening import session_opener
+from services.rollout.settings import RolloutSettings
+from services.rollout.worker import RolloutWorker, WeightUpdate
+
+_NO_VERSION: Final = -1
+
+
+class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
+    """Retry semantics stand in rollout.proto."""
+
+    def __init__(self, worker: RolloutWorker, name: str) -> None:
+        self._worker, self._name = worker, name
+        self._process = psutil.Process()
+
+    def Assign(self, request: rollout_pb2.AssignRequest, context: grpc.ServicerContext) -> rollout_pb2.AssignResponse:
+        """Returns when the model is built."""
+        assignment = Assignment.model_validate({name: getattr(request, name) for name in Assignment.model_fields})
+        self._worker.assign(assignment, context.time_remaining())
+        return rollout_pb2.AssignResponse(replica=self._name)
+
+    def Release(
+        self, request: rollout_pb2.ReleaseRequest, context: grpc.ServicerContext
+    ) -> rollout_pb2.ReleaseResponse:
+        """Returns when model and cache are freed."""
+        released = self._worker.release(request.job_id, request.attempt, context.time_remaining())
+        return rollout_pb2.ReleaseResponse(released=released)
+
+    def UpdateWeights(
+        self, request_iterator: Iterator[rollout_pb2.WeightChunk], context: grpc.ServicerContext
+    ) -> rollout_pb2.UpdateWeightsResponse:
+        """Assembles beside the engine thread, which goes on decoding; returns when the version is in use."""
+        started = time.monotonic()
+        assembler = WeightAssembler()
+        assembler.feed(next(request_iterator, rollout_pb2.WeightChunk()))
+        manifest = assembler.manifest
+        loaded = self._worker.replica.accepts(manifest.job_id, manifest.attempt, manifest.weight_version)
+        if loaded:
+            for chunk in request_iterator:
+                assembler.feed(chunk)
+            tensors, digest = assembler.finish()
+            weights = Weights(manifest.weight_version, digest)
+            update = WeightUpdate(manifest.job_id, manifest.attempt, weights, tensors)
+            loaded = self._worker.update_weights(update, context.time_remaining())
+        in_use = self._worker.replica.weights
+        return rollout_pb2.UpdateWeightsResponse(
+            weight_version=manifest.weight_version,
+            weight_digest=in_use.digest if in_use else "",
+            loaded=loaded,
+            seconds=time.monotonic() - started,
+            num_bytes=assembler.num_bytes,
+        )
+
+    def GetStatus(
+        self, request: rollout_pb2.GetRolloutStatusRequest, context: grpc.ServicerContext
+    ) -> rollout_pb2.GetRolloutStatusResponse:
+        """Never waits for the engine thread."""
+        replica, totals = self._worker.replica, self._worker.totals
+        assignment, weights = replica.assignment, replica.weights
+        return rollout_pb2.GetRolloutStatusResponse(
+            replica=self._name,
+            job_id=assignment.job_id if assignment else "",
+            attempt=assignment.attempt if assignment else 0,
+            weight_version=weights.version if weights else _NO_VERSION,
+            weight_digest=weights.digest if weights else "",
+            state=replica.state.value,
+            inflight_groups=self._worker.inflight_groups,
+            generated_tokens=totals.generated_tokens,
+            last_error=replica.last_error,
+            rss_bytes=self._process.memory_info().rss,
+            version=release(),
+            busy_s=totals.busy_s,
+        )
+
+
+def serve(settings: RolloutSettings) -> None:
+    """Serve until SIGTERM."""
+    worker = RolloutWorker(session_opener(settings))
+    servicer = RolloutServicer(worker, settings.rollout_name)
+    run_server(
+        "rollout",
+        settings.rollout_listen,
+        lambda server: rollout_pb2_grpc.add_RolloutServiceServicer_to_server(servicer, server),
+        [rollout_pb2.DESCRIPTOR.services_by_name["RolloutService"].full_name],
+        worker.stop,
+    )

@@ -1,0 +1,222 @@
+"""One attempt on one replica: takes prompts, decodes them side by side, has them graded, answers them.
+
+Belongs to the engine thread; only the properties for the status are read by others. A prompt is in one place at a
+time: held (its weights have not arrived) → decoding → grading → answered. It stays leased in the stream until then,
+so whatever happens to this process, another replica gets it.
+"""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from services.common.errors import PlatformError
+from services.common.ids import trajectory_id
+from services.common.streams import GroupQueue, Leased, PromptConsumer
+from services.common.telemetry.logs import get_logger
+from services.common.trajectory import PromptTask, ScoredGroup, Trajectory
+from services.rollout.assignment import Weights
+from services.rollout.engines.base import Completion, GenerationRequest, RolloutEngine
+from services.rollout.grading import DecodedGroup, aborted_trajectory
+
+_QUEUE_RETRY_S: Final = 1.0
+_RENEWALS_PER_LEASE: Final = 4
+
+log = get_logger()
+
+
+class Grading(Protocol):
+    """What grades decoded groups; services.rollout.grading.Grader."""
+
+    def grade(self, group: DecodedGroup) -> "Future[ScoredGroup]":
+        """Start grading."""
+        ...
+
+    def close(self) -> None:
+        """Abandon everything."""
+        ...
+
+
+@dataclass
+class _Decoding:
+    """A prompt whose responses are being decoded."""
+
+    entry_id: str
+    task: PromptTask
+    weights: Weights
+    taken_at: float
+    completions: list[Completion] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class StreamEnds:
+    """The attempt's streams, as this replica uses them."""
+
+    prompts: PromptConsumer
+    groups: GroupQueue
+    lease_s: float
+
+
+class Session:
+    """The data path of one assignment."""
+
+    def __init__(self, engine: RolloutEngine, slots: int, streams: StreamEnds, grader: Grading) -> None:
+        self.engine = engine
+        self._slots, self._streams, self._grader = slots, streams, grader
+        self._weights: Weights | None = None
+        self._held: list[Leased[PromptTask]] = []
+        self._decoding: dict[str, _Decoding] = {}
+        self._grading: list[tuple[str, Future[ScoredGroup]]] = []
+        self._generations_per_prompt = slots
+        self._renew_at = 0.0
+        self._queue_retry_at = 0.0
+        self.queue_error = ""
+        """Why Redis cannot be used at the moment; decoding goes on meanwhile."""
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether responses are being decoded; weights must not change then."""
+        return self.engine.has_work
+
+    @property
+    def inflight_groups(self) -> int:
+        """Prompts taken and not yet answered."""
+        return len(self._leased_entries())
+
+    def use(self, weights: Weights) -> None:
+        """Decode with this version from now on; called when nothing is being decoded."""
+        self._weights = weights
+        held, self._held = self._held, []
+        for leased in held:
+            self._admit(leased)
+
+    def turn(self, taking: bool) -> None:
+        """One round: exchange with Redis, then one engine step. Never waits for work."""
+        self._exchange(taking)
+        if self.engine.has_work:
+            for completion in self.engine.step():
+                self._complete(completion)
+
+    def close(self) -> None:
+        """Abandon everything and let other replicas have the prompts at once."""
+        self._grader.close()
+        try:
+            self._streams.prompts.give_back(self._leased_entries())
+        except PlatformError as error:
+            log.warning("prompts not given back, their leases must lapse", error=str(error))
+
+    def _exchange(self, taking: bool) -> None:
+        if time.monotonic() < self._queue_retry_at:
+            return
+        try:
+            self._renew_leases()
+            self._answer_graded()
+            if taking:
+                self._take()
+            self.queue_error = ""
+        except PlatformError as error:
+            if error.code != "queue_unavailable":
+                raise
+            log.warning("queue unavailable", error=str(error), retry_s=_QUEUE_RETRY_S)
+            self.queue_error = str(error)
+            self._queue_retry_at = time.monotonic() + _QUEUE_RETRY_S
+
+    def _leased_entries(self) -> list[str]:
+        decoding = {group.entry_id: None for group in self._decoding.copy().values()}
+        return [leased.entry_id for leased in self._held] + list(decoding) + [entry_id for entry_id, _ in self._grading]
+
+    def _renew_leases(self) -> None:
+        now = time.monotonic()
+        if now >= self._renew_at:
+            self._streams.prompts.renew(self._leased_entries())
+            self._renew_at = now + self._streams.lease_s / _RENEWALS_PER_LEASE
+
+    def _answer_graded(self) -> None:
+        for item in [item for item in self._grading if item[1].done()]:
+            entry_id, future = item
+            group = future.result()
+            if not self._streams.prompts.answer(entry_id, self._streams.groups, group):
+                log.warning("group discarded, another replica answered first", group_id=group.task.group_id)
+            self._grading.remove(item)
+
+    def _take(self) -> None:
+        """Take as many prompts as fill the free slots, when none waits for weights already."""
+        free = self._slots - len(self._decoding)
+        if free <= 0 or self._held:
+            return
+        for leased in self._streams.prompts.take(max(1, free // self._generations_per_prompt), block_ms=0):
+            self._admit(leased)
+
+    def _admit(self, leased: Leased[PromptTask]) -> None:
+        if self._weights is None or self._weights.version < leased.value.min_weight_version:
+            self._held.append(leased)
+        else:
+            self._start(leased, self._weights)
+
+    def _start(self, leased: Leased[PromptTask], weights: Weights) -> None:
+        group = _Decoding(leased.entry_id, leased.value, weights, time.monotonic())
+        self._generations_per_prompt = leased.value.num_generations
+        requests = _requests(leased.value)
+        try:
+            self.engine.submit(requests)
+        except PlatformError as error:
+            log.warning("prompt refused by the engine", group_id=leased.value.group_id, error=str(error))
+            self._grade(group, _aborted(group), str(error))
+            return
+        self._decoding.update((request.request_id, group) for request in requests)
+
+    def _complete(self, completion: Completion) -> None:
+        group = self._decoding.pop(completion.request_id)
+        group.completions.append(completion)
+        if len(group.completions) == group.task.num_generations:
+            self._grade(group, _decoded(group), refusal="")
+
+    def _grade(self, group: _Decoding, trajectories: tuple[Trajectory, ...], refusal: str) -> None:
+        decoded = DecodedGroup(group.task, trajectories, time.monotonic() - group.taken_at, refusal)
+        self._grading.append((group.entry_id, self._grader.grade(decoded)))
+
+
+def _requests(task: PromptTask) -> Sequence[GenerationRequest]:
+    return [
+        GenerationRequest(
+            request_id=trajectory_id(task.group_id, index),
+            prompt_ids=task.prompt_ids,
+            decoding=task.decoding,
+            seed=task.seed,
+            ledger_position=task.ledger_position,
+            response_index=index,
+        )
+        for index in range(task.num_generations)
+    ]
+
+
+def _decoded(group: _Decoding) -> tuple[Trajectory, ...]:
+    """The group's trajectories in the order of their index, whatever the order of completion."""
+    by_id = {completion.request_id: completion for completion in group.completions}
+    ids = [trajectory_id(group.task.group_id, index) for index in range(group.task.num_generations)]
+    return tuple(_trajectory(by_id[id_], index, group.weights) for index, id_ in enumerate(ids))
+
+
+def _trajectory(completion: Completion, response_index: int, weights: Weights) -> Trajectory:
+    return Trajectory(
+        trajectory_id=completion.request_id,
+        response_index=response_index,
+        weight_version=weights.version,
+        weight_digest=weights.digest,
+        token_ids=completion.token_ids,
+        unmask_step=completion.unmask_step,
+        logprobs=completion.logprobs,
+        confidences=completion.confidences,
+        visible_len=completion.visible_len,
+        finish_reason=completion.finish_reason,
+        num_forwards=completion.num_forwards,
+    )
+
+
+def _aborted(group: _Decoding) -> tuple[Trajectory, ...]:
+    task, weights = group.task, group.weights
+    return tuple(
+        aborted_trajectory(trajectory_id(task.group_id, index), index, weights.version, weights.digest)
+        for index in range(task.num_generations)
+    )

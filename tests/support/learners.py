@@ -1,0 +1,55 @@
+"""Learner requests and whole attempts in the test's own process."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from structlog.testing import capture_logs
+
+from services.common.events import Event
+from services.common.job_spec import parse_spec
+from services.common.streams import stream_names
+from services.trainer.journal import read_events
+from services.trainer.learner.process import StopSignal
+from services.trainer.learner.request import LearnerRequest, LearnerResult
+from services.trainer.learner.run import run_attempt
+
+UNREACHABLE_REDIS = "redis://127.0.0.1:1/0"
+
+
+def learner_request(job_dir: Path, spec: dict[str, Any], **changes: Any) -> LearnerRequest:
+    """Attempt 1 of job_1 without replicas; files are named by their paths."""
+    attempt = changes.get("attempt", 1)
+    parsed = parse_spec(spec)
+    names = stream_names("job_1", attempt)
+    fields: dict[str, Any] = {
+        "job_id": "job_1",
+        "attempt": attempt,
+        "spec_json": parsed.canonical_json(),
+        "model_path": Path("model"),
+        "files": {name: Path(name) for name in parsed.files()},
+        "job_dir": job_dir,
+        "rollout_addresses": (),
+        "prompts_stream": names.prompts,
+        "groups_stream": names.groups,
+        "redis_url": UNREACHABLE_REDIS,
+        "torch_threads": None,
+        "log_level": "info",
+        "log_format": "json",
+        "supervisor_pid": os.getpid(),
+    }
+    return LearnerRequest(**{**fields, **changes})
+
+
+def run_here(request: LearnerRequest, stop: StopSignal) -> LearnerResult:
+    """Run an attempt in this process. Its log is kept from the terminal: drawing a traceback takes seconds."""
+    with capture_logs():
+        return run_attempt(request, stop)
+
+
+def journal_of(job_dir: Path, attempt: int = 1) -> list[Event]:
+    """Every journalled event of an attempt."""
+    events: list[Event] = []
+    while texts := read_events(job_dir, attempt, len(events), 0):
+        events += [Event.model_validate_json(text) for text in texts]
+    return events

@@ -1,0 +1,172 @@
+"""Rollout replicas in the test's own process: a scripted one, and a real one with a scripted grader."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import grpc
+
+from services.common.errors import PlatformError
+from services.common.model.loading import load_skeleton
+from services.common.pb.dirl.v1 import rollout_pb2, rollout_pb2_grpc
+from services.common.rpc.server import RpcServer
+from services.common.streams import GroupQueue, PromptConsumer, connect, stream_names
+from services.common.trajectory import Outcome, PromptTask, ScoredGroup, Trajectory, Verdict
+from services.common.weights import WeightAssembler
+from services.rollout.assignment import Assignment
+from services.rollout.engines.torch_engine import TorchEngine
+from services.rollout.grading import DecodedGroup
+from services.rollout.server import RolloutServicer
+from services.rollout.session import Session, StreamEnds
+from services.rollout.worker import RolloutWorker
+
+LEASE_S = 0.5
+
+
+@dataclass
+class ScriptedReplica(rollout_pb2_grpc.RolloutServiceServicer):
+    """Says and takes what the test wants."""
+
+    job_id: str = "job_1"
+    attempt: int = 1
+    state: str = "waiting_for_weights"
+    weight_version: int = -1
+    generated_tokens: int = 0
+    refusal: PlatformError | None = None
+    """Raised for every push."""
+    digest: str | None = None
+    """Answered in place of the true digest."""
+    pushed: list[int] = field(default_factory=list)
+
+    def GetStatus(
+        self, request: rollout_pb2.GetRolloutStatusRequest, context: grpc.ServicerContext
+    ) -> rollout_pb2.GetRolloutStatusResponse:
+        """As scripted."""
+        return rollout_pb2.GetRolloutStatusResponse(
+            job_id=self.job_id,
+            attempt=self.attempt,
+            state=self.state,
+            weight_version=self.weight_version,
+            generated_tokens=self.generated_tokens,
+        )
+
+    def UpdateWeights(
+        self, request_iterator: Iterator[rollout_pb2.WeightChunk], context: grpc.ServicerContext
+    ) -> rollout_pb2.UpdateWeightsResponse:
+        """Takes the stream, or refuses."""
+        assembler = WeightAssembler()
+        for chunk in request_iterator:
+            assembler.feed(chunk)
+        self.pushed.append(assembler.manifest.weight_version)
+        if self.refusal is not None:
+            raise self.refusal
+        _, digest = assembler.finish()
+        self.weight_version, self.state = assembler.manifest.weight_version, "ready"
+        return rollout_pb2.UpdateWeightsResponse(
+            weight_version=self.weight_version, weight_digest=self.digest or digest, loaded=True
+        )
+
+
+@contextmanager
+def serving(replica: rollout_pb2_grpc.RolloutServiceServicer) -> Iterator[str]:
+    """Address of a replica that listens."""
+    server = RpcServer(
+        "127.0.0.1:0", lambda target: rollout_pb2_grpc.add_RolloutServiceServicer_to_server(replica, target), []
+    )
+    try:
+        yield server.address
+    finally:
+        server.stop(lambda: None)
+
+
+Judge = Callable[[PromptTask, Trajectory], Outcome]
+
+
+def by_index(task: PromptTask, trajectory: Trajectory) -> Outcome:
+    """Every second response is correct, but of every third prompt none: such groups are dropped."""
+    correct = trajectory.response_index % 2 == 0 and task.ledger_position % 3 != 2
+    return Outcome.CORRECT if correct else Outcome.INCORRECT
+
+
+@dataclass
+class ScriptedGrader:
+    """Grades at once, by `judge`."""
+
+    judge: Judge
+
+    def grade(self, group: DecodedGroup) -> "Future[ScoredGroup]":
+        """A finished future."""
+        future: Future[ScoredGroup] = Future()
+        future.set_result(
+            ScoredGroup(
+                task=group.task,
+                trajectories=tuple(self._graded(group.task, trajectory) for trajectory in group.trajectories),
+                replica="scripted",
+                rollout_s=group.rollout_s,
+                reward_s=0.0,
+                finished_at=0.0,
+            )
+        )
+        return future
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def _graded(self, task: PromptTask, trajectory: Trajectory) -> Trajectory:
+        outcome = self.judge(task, trajectory)
+        rewards = {name: float(outcome is Outcome.CORRECT) for name in task.graders} if outcome.is_scored else {}
+        return replace(trajectory, verdict=Verdict(outcome=outcome, rewards=rewards))
+
+
+class RealReplica:
+    """Worker, engine, streams and transport of the rollout service; only the verdicts are scripted."""
+
+    def __init__(self, redis_url: str, judge: Judge) -> None:
+        self._client = connect(redis_url)
+        self._judge = judge
+        self.worker = RolloutWorker(self._open)
+        self.servicer = RolloutServicer(self.worker, "replica-0")
+
+    def assign(self, job_id: str, attempt: int, model_path: Path) -> None:
+        """Lease it to an attempt."""
+        names = stream_names(job_id, attempt)
+        wanted = Assignment(
+            job_id=job_id,
+            attempt=attempt,
+            model_path=str(model_path),
+            prompts_stream=names.prompts,
+            groups_stream=names.groups,
+            reward_address="127.0.0.1:1",
+            max_sequence_tokens=256,
+            max_batch_size=4,
+            dtype="float32",
+        )
+        self.worker.assign(wanted, 30)
+
+    def close(self) -> None:
+        """End the engine thread."""
+        self.worker.stop()
+        self._client.close()
+
+    def _open(self, assignment: Assignment) -> Session:
+        loaded = load_skeleton(assignment.model_path, assignment.dtype, "cpu")
+        engine = TorchEngine(loaded, max_sequence_tokens=assignment.max_sequence_tokens, max_batch_size=4)
+        streams = StreamEnds(
+            prompts=PromptConsumer(self._client, assignment.prompts_stream, "replica-0", round(LEASE_S * 1000)),
+            groups=GroupQueue(self._client, assignment.groups_stream),
+            lease_s=LEASE_S,
+        )
+        return Session(engine, 4, streams, ScriptedGrader(self._judge))
+
+
+@contextmanager
+def real_replica(redis_url: str, judge: Judge = by_index) -> Iterator[tuple[RealReplica, str]]:
+    """A replica and its address."""
+    replica = RealReplica(redis_url, judge)
+    try:
+        with serving(replica.servicer) as address:
+            yield replica, address
+    finally:
+        replica.close()

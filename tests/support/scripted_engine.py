@@ -1,0 +1,89 @@
+"""An engine without a model whose every move the test decides."""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor
+
+from services.common.errors import PlatformError
+from services.common.trajectory import FinishReason, Outcome, ScoredGroup, Verdict
+from services.rollout.engines.base import Completion, GenerationRequest
+from services.rollout.grading import DecodedGroup
+
+
+class ScriptedEngine:
+    """Finishes everything submitted in one step, newest first, unless `paused`; fails when told to."""
+
+    def __init__(self) -> None:
+        self.busy_s = 0.0
+        self.generated_tokens = 0
+        self.paused = False
+        self.step_error: Exception | None = None
+        self.load_error: Exception | None = None
+        self.refuses: Callable[[GenerationRequest], bool] = lambda request: False
+        self.loads: list[Mapping[str, Tensor]] = []
+        self.queued: list[GenerationRequest] = []
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.queued)
+
+    def submit(self, requests: Sequence[GenerationRequest]) -> None:
+        if any(self.refuses(request) for request in requests):
+            raise PlatformError("invalid_request", "The prompt is too long for the cache.")
+        self.queued.extend(requests)
+
+    def step(self) -> list[Completion]:
+        if self.step_error is not None:
+            raise self.step_error
+        if self.paused:
+            return []
+        finished, self.queued = self.queued[::-1], []
+        self.generated_tokens += 4 * len(finished)
+        return [_completion(request) for request in finished]
+
+    def abort_all(self) -> None:
+        self.queued.clear()
+
+    def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
+        if self.load_error is not None:
+            raise self.load_error
+        self.loads.append(tensors)
+
+
+def _completion(request: GenerationRequest) -> Completion:
+    return Completion(
+        request_id=request.request_id,
+        token_ids=np.full(4, request.response_index, np.int32),
+        unmask_step=np.arange(1, 5, dtype=np.int32),
+        logprobs=np.zeros(4, np.float32),
+        confidences=np.ones(4, np.float32),
+        visible_len=4,
+        finish_reason=FinishReason.LENGTH,
+        num_forwards=5,
+    )
+
+
+class InstantGrader:
+    """Calls every response correct, at once."""
+
+    def grade(self, group: DecodedGroup) -> "Future[ScoredGroup]":
+        future: Future[ScoredGroup] = Future()
+        verdict = Verdict(outcome=Outcome.CORRECT, reason=group.refusal)
+        trajectories = tuple(replace(t, verdict=verdict) for t in group.trajectories)
+        future.set_result(
+            ScoredGroup(
+                task=group.task,
+                trajectories=trajectories,
+                replica="scripted",
+                rollout_s=group.rollout_s,
+                reward_s=0.0,
+                finished_at=0.0,
+            )
+        )
+        return future
+
+    def close(self) -> None:
+        pass
