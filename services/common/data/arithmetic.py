@@ -1,0 +1,79 @@
+"""Arithmetic word problems with known answers: small enough for a character-level model on a CPU."""
+
+import itertools
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from services.common.errors import PlatformError
+
+_NAMES: Final = ("Tom", "Ann", "Ben", "Eva", "Sam", "Mia", "Leo", "Zoe")
+_THINGS: Final = ("figs", "pens", "eggs", "nuts", "cups", "keys", "hats", "maps")
+_SUMS: Final = (
+    "{name} has {a} {thing}, gets {b}",
+    "{a} {thing} and {b} more",
+    "{name} had {a}, buys {b}",
+)
+_DIFFERENCES: Final = (
+    "{name} had {a}, lost {b}",
+    "{a} {thing}, {b} are gone",
+)
+_OPERANDS: Final = range(10, 100)
+_DIFFERENCE_SHARE: Final = 0.2
+_MAX_TEST_PAIR_SHARE: Final = 0.2
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ArithmeticFiles:
+    """The two files of one generated data set; no pair of operands occurs in both."""
+
+    train: Path
+    test: Path
+
+
+def make_arithmetic(path_dir: Path, *, seed: int, num_train: int, num_test: int) -> ArithmeticFiles:
+    r"""Write `train.jsonl` and `test.jsonl` into the directory; equal arguments give equal bytes.
+
+    Rows are {"id","prompt","completion","answer"}, e.g. "Tom has 27 figs, gets 45" with the completion
+    "27+45=\boxed{72}". Prompts are at most 40 characters long, completions 24. A fifth of the unordered pairs of
+    two-digit operands is kept for the test file. Raises PlatformError("invalid_request") for counts below 1.
+    """
+    if num_train < 1 or num_test < 1:
+        raise PlatformError(
+            "invalid_request",
+            f"Cannot make {num_train} training and {num_test} test problems; both counts must be at least 1.",
+        )
+    pairs = list(itertools.combinations_with_replacement(_OPERANDS, 2))
+    random.Random(f"{seed}-pairs").shuffle(pairs)
+    reserved = int(len(pairs) * _MAX_TEST_PAIR_SHARE)
+    path_dir.mkdir(parents=True, exist_ok=True)
+    files = ArithmeticFiles(train=path_dir / "train.jsonl", test=path_dir / "test.jsonl")
+    _write(files.train, _rows("train", seed, pairs[reserved:], num_train))
+    _write(files.test, _rows("test", seed, pairs[:reserved], num_test))
+    return files
+
+
+def _rows(split: str, seed: int, pairs: Sequence[Pair], count: int) -> Iterator[dict[str, str]]:
+    """Rows that use every pair once before any is used again."""
+    rng = random.Random(f"{seed}-{split}")
+    for index, pair in zip(range(count), itertools.cycle(pairs), strict=False):
+        yield {"id": f"arithmetic-{split}-{seed}-{index:06d}", **_problem(pair, rng)}
+
+
+def _problem(pair: Pair, rng: random.Random) -> dict[str, str]:
+    is_difference = rng.random() < _DIFFERENCE_SHARE
+    a, b = sorted(pair, reverse=True) if is_difference else rng.sample(pair, 2)
+    template = rng.choice(_DIFFERENCES if is_difference else _SUMS)
+    prompt = template.format(name=rng.choice(_NAMES), thing=rng.choice(_THINGS), a=a, b=b)
+    result = a - b if is_difference else a + b
+    sign = "-" if is_difference else "+"
+    return {"prompt": prompt, "completion": f"{a}{sign}{b}=\\boxed{{{result}}}", "answer": str(result)}
+
+
+def _write(path: Path, rows: Iterator[dict[str, str]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -1,0 +1,243 @@
+"""Rows of a JSONL file: read, checked, and refused with every problem's place; nothing is skipped silently."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from services.common.data.fields import ID_FIELDS, FieldError, Fields, Message, read_fields
+from services.common.errors import Problem, ProblemsError
+
+Needs = Literal["sft", "rl", "eval"]
+
+MAX_PROBLEMS_SHOWN: Final = 20
+_MAX_VALUE_SHOWN: Final = 80
+_MAGIC: Final = {b"PAR1": "a Parquet file", b"\x1f\x8b": "a gzip archive", b"PK\x03\x04": "a zip archive"}
+
+__all__ = ["FileReport", "Message", "Needs", "Row", "check_file", "read_rows"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row: a prompt with its gold answer, its completion, or both."""
+
+    row_id: str
+    """The row's own id, else the sha256 of the canonical row (equal rows share it)."""
+    number: int
+    """Line of the file, 1-based."""
+    messages: tuple[Message, ...]
+    """Prompt turns; the last one is the user's."""
+    answer: str | None
+    """Gold answer."""
+    completion: str | None
+    """Text to learn by supervised fine-tuning."""
+    data_source: str
+    metadata: dict[str, Any]
+    """The row's `metadata`, and every field that was not read."""
+
+    @property
+    def prompt_chars(self) -> int:
+        """Characters of all prompt turns."""
+        return sum(len(message.content) for message in self.messages)
+
+
+@dataclass(kw_only=True)
+class FileReport:
+    """What a file holds and what is wrong with it."""
+
+    path: Path
+    rows: int = 0
+    """Rows that can be read."""
+    sft_rows: int = 0
+    """Rows with a completion."""
+    rl_rows: int = 0
+    """Rows with a gold answer."""
+    eval_rows: int = 0
+    """Rows with a gold answer."""
+    format: str = ""
+    """Names of the fields read, e.g. `question/answer`; `mixed` when rows differ."""
+    longest_prompt_chars: int = 0
+    longest_completion_chars: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    """The first MAX_PROBLEMS_SHOWN."""
+    num_problems: int = 0
+
+    def usable_for(self, needs: Needs) -> bool:
+        """Whether read_rows(path, needs) succeeds."""
+        count = {"sft": self.sft_rows, "rl": self.rl_rows, "eval": self.eval_rows}[needs]
+        return self.num_problems == 0 and 0 < count == self.rows
+
+
+def read_rows(path: Path, needs: Needs) -> list[Row]:
+    """All rows of the file; every row must have a prompt and what `needs` asks: `sft` a completion, else a gold answer.
+
+    Raises ProblemsError("dataset_invalid") with row numbers and reasons when any row cannot be used.
+    """
+    rows: list[Row] = []
+    problems: list[Problem] = []
+    for item in _scan(path):
+        lacking = item if isinstance(item, Problem) else _lacking(item, needs)
+        if lacking is not None:
+            problems.append(lacking)
+        elif isinstance(item, Row):
+            rows.append(item)
+    if problems:
+        what = f"The data file {path} cannot be used for {needs}"
+        raise ProblemsError("dataset_invalid", what, problems[:MAX_PROBLEMS_SHOWN], total=len(problems))
+    return rows
+
+
+def check_file(path: Path) -> FileReport:
+    """Read the whole file once and report; raises ProblemsError("dataset_invalid") only when it cannot be opened."""
+    report = FileReport(path=path)
+    for item, layout in _scan_with_layout(path):
+        if isinstance(item, Problem):
+            report.num_problems += 1
+            report.problems += [item] * (len(report.problems) < MAX_PROBLEMS_SHOWN)
+        else:
+            _count(report, item, layout)
+    return report
+
+
+def _count(report: FileReport, row: Row, layout: str) -> None:
+    report.rows += 1
+    report.sft_rows += row.completion is not None
+    report.rl_rows += row.answer is not None
+    report.eval_rows += row.answer is not None
+    report.format = layout if report.format in ("", layout) else "mixed"
+    report.longest_prompt_chars = max(report.longest_prompt_chars, row.prompt_chars)
+    report.longest_completion_chars = max(report.longest_completion_chars, len(row.completion or ""))
+
+
+def _lacking(row: Row, needs: Needs) -> Problem | None:
+    if needs == "sft" and row.completion is None:
+        return _problem(row.number, "has no completion; sft learns `completion`, `solution` or a last assistant turn")
+    if needs != "sft" and row.answer is None:
+        return _problem(
+            row.number, rf"has no gold answer; {needs} compares with `answer`, or the solution's last \boxed{{}}"
+        )
+    return None
+
+
+def _scan(path: Path) -> Iterator[Row | Problem]:
+    return (item for item, _ in _scan_with_layout(path))
+
+
+def _scan_with_layout(path: Path) -> Iterator[tuple[Row | Problem, str]]:
+    """Every row or what is wrong with it, and the names of the fields it used."""
+    number = 0
+    for number, line in _lines(path):
+        if number == 1 and (kind := _foreign(line)):
+            yield _problem(1, f"the file is {kind}; JSON lines are needed, one object per line"), ""
+            return
+        yield _row_or_problem(number, line)
+    if number == 0:
+        yield Problem(str(path), "the file holds no rows; write one JSON object per line"), ""
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines; blank lines at the end of the file are left out, others kept so that they are reported."""
+    blank: list[tuple[int, bytes]] = []
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    blank.append((number, line))
+                    continue
+                yield from blank
+                blank.clear()
+                yield number, line
+    except OSError as error:
+        problem = Problem(str(path), f"{error.strerror or error}; give the path of a readable JSONL file")
+        raise ProblemsError("dataset_invalid", "The data file cannot be opened", [problem]) from None
+
+
+def _foreign(line: bytes) -> str | None:
+    return next((kind for magic, kind in _MAGIC.items() if line.startswith(magic)), None)
+
+
+def _row_or_problem(number: int, line: bytes) -> tuple[Row | Problem, str]:
+    try:
+        record = _record(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
+        fields = read_fields(record)
+        return _row(number, record, fields), "/".join(fields.used)
+    except FieldError as error:
+        return _problem(number, str(error)), ""
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    try:
+        text = line.decode("utf-8").rstrip("\r\n")
+        record = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique_keys)
+        json.dumps(record, ensure_ascii=False).encode("utf-8")
+    except FieldError:
+        raise
+    except UnicodeDecodeError as error:
+        raise FieldError(f"is not UTF-8 (byte {error.start}: {error.reason}); convert the file to UTF-8") from None
+    except UnicodeEncodeError:
+        raise FieldError("holds half of a surrogate pair, which is no character; remove the \\uD8xx escape") from None
+    except json.JSONDecodeError as error:
+        raise FieldError(_json_fault(error, text, line)) from None
+    except (ValueError, RecursionError) as error:
+        raise FieldError(f"is JSON that cannot be read: {error}") from None
+    if not isinstance(record, dict):
+        raise FieldError(
+            f"is {_shown(record)}, not a JSON object; write one object per line, without a list around them"
+        )
+    return record
+
+
+def _json_fault(error: json.JSONDecodeError, text: str, line: bytes) -> str:
+    if not text.strip():
+        return "is empty; remove the blank line"
+    if error.pos >= len(text.rstrip()) or "Unterminated" in error.msg:
+        cut = "" if line.endswith(b"\n") else " and so does the file: it was cut off"
+        return f"is truncated JSON: it ends in the middle of a value{cut}"
+    return f"is not JSON: {error.msg} at character {error.pos + 1}, near {_shown(text[error.pos : error.pos + 20])}"
+
+
+def _no_constant(name: str) -> Any:
+    raise FieldError(f"holds {name}, which is not JSON")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise FieldError(f"has the field {next(key for key in keys if keys.count(key) > 1)!r} twice; keep one of them")
+    return record
+
+
+def _row(number: int, record: dict[str, Any], fields: Fields) -> Row:
+    own_id = next((name for name in ID_FIELDS if record.get(name) is not None), None)
+    source = next((name for name in ("data_source", "source") if isinstance(record.get(name), str)), None)
+    read = {*fields.used, own_id, source, "metadata"}
+    given = record.get("metadata")
+    if given is not None and not isinstance(given, dict):
+        raise FieldError(f"the field metadata is {_shown(given)}; it must be an object")
+    rest = {name: value for name, value in record.items() if name not in read}
+    return Row(
+        row_id=_digest(record) if own_id is None else str(record[own_id]),
+        number=number,
+        messages=fields.messages,
+        answer=fields.answer,
+        completion=fields.completion,
+        data_source="" if source is None else record[source],
+        metadata={**rest, **(given or {})},
+    )
+
+
+def _digest(record: dict[str, Any]) -> str:
+    canonical = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_VALUE_SHOWN else text[:_MAX_VALUE_SHOWN] + "…"
+
+
+def _problem(number: int, reason: str) -> Problem:
+    return Problem(f"row {number}", reason)

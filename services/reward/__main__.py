@@ -1,0 +1,37 @@
+"""Run the reward service: `python -m services.reward`."""
+
+from services.common.pb.dirl.v1 import reward_pb2_grpc
+from services.common.rpc.server import run_server
+from services.common.settings import read_settings
+from services.common.telemetry.logs import configure_logging
+from services.reward.pool import Pool, PoolConfig
+from services.reward.server import SERVICE_NAME, RewardService
+from services.reward.settings import RewardSettings
+from services.reward.verifier import Verifier
+
+
+def main() -> None:
+    """Start the workers, then gRPC: nothing forks from a process that runs gRPC."""
+    settings = read_settings(RewardSettings)
+    configure_logging("reward", settings.log_level, settings.log_format)
+    pool = Pool(
+        PoolConfig(
+            workers=settings.reward_workers,
+            memory_bytes=settings.reward_worker_memory_mb << 20,
+            items_per_worker=settings.reward_items_per_worker,
+            queue_size=settings.reward_queue_size,
+        )
+    )
+    pool.start()
+    service = RewardService(Verifier(pool, cache_size=settings.reward_cache_size), settings.reward_timeout_s)
+    run_server(
+        "reward",
+        settings.reward_listen,
+        lambda server: reward_pb2_grpc.add_RewardServiceServicer_to_server(service, server),
+        [SERVICE_NAME],
+        pool.close,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+r"""Static cost guard: refuses expressions that a computer algebra system would take very long or much memory for.
+
+The rules look at the text only, in linear time. They are wide: none touches a gold of MATH, GSM8K, AIME, AMC or
+OlympiadBench. What they miss meets the worker's deadline and memory limit.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Final
+
+MAX_CHARS: Final = 1500
+_MAX_DEPTH: Final = 12
+_MAX_COMMAS: Final = 120
+_MAX_TERMS: Final = 200
+_MAX_MATRIX_CELLS: Final = 64
+_MAX_EXPONENT: Final = 20_000
+_MAX_EXPONENT_FACTORIAL: Final = 7
+_MAX_FACTORIAL: Final = 5000
+_MAX_BINOMIAL: Final = 100_000
+_MAX_BOUND: Final = 2000
+
+_LONG_NUMBER: Final = re.compile(r"\d{400}")
+_EXPONENT: Final = re.compile(r"(?:\^|\*\*)\s*")
+_NUMBER: Final = re.compile(r"\d+")
+_FACTORIAL_NUMBER: Final = re.compile(r"(\d+)\s*!")
+_NESTED_FACTORIAL: Final = re.compile(r"!\s*!\s*!|!\s*[})\]]+\s*!|\^\s*\{?\d+\}?\s*!|\^\s*\{?\d+\}?\s*[})\]]\s*!")
+_TOWER: Final = re.compile(r"\d+(?:\s*(?:\^|\*\*)\s*[{(]?\s*\d+)+")
+_BINOMIAL: Final = re.compile(r"\\[dt]?binom|\\choose|\\tbinom")
+_BIG_OPERATOR: Final = re.compile(r"\\(?:sum|prod)(?![a-z])")
+_OPENING: Final = "([{"
+_CLOSING: Final = ")]}"
+
+
+def refuse(text: str) -> str:
+    """The rule that the expression breaks, or "" when it may be evaluated."""
+    if len(text) > MAX_CHARS:
+        return "too_long"
+    return next((name for name, breaks in _RULES if breaks(text)), "")
+
+
+def _too_deep(text: str) -> bool:
+    depth = deepest = 0
+    for char in text:
+        depth += (char in _OPENING) - (char in _CLOSING)
+        deepest = max(deepest, depth)
+    return deepest > _MAX_DEPTH
+
+
+def _too_many_terms(text: str) -> bool:
+    return text.count(",") > _MAX_COMMAS or text.count("+") + text.count("-") > _MAX_TERMS
+
+
+def _matrix_too_large(text: str) -> bool:
+    return "matrix}" in text and text.count("&") + text.count(r"\\") + 1 > _MAX_MATRIX_CELLS
+
+
+def _exponent_too_large(text: str) -> bool:
+    return any(_magnitude(exponent) > _MAX_EXPONENT for exponent in _exponents(text))
+
+
+def _exponents(text: str) -> Iterator[str]:
+    """What stands after each `^` or `**`: a group without its brackets, or everything up to a blank or bracket."""
+    for match in _EXPONENT.finditer(text):
+        start = match.end()
+        if text[start : start + 1] in ("{", "("):
+            yield text[start + 1 : _group_end(text, start)]
+        else:
+            yield re.match(r"[^\s,;(){}\[\]+=<>]*(?:\^\{[^{}]*\})?", text[start:]).group()  # type: ignore[union-attr]
+
+
+def _group_end(text: str, start: int) -> int:
+    depth = 0
+    for place in range(start, len(text)):
+        depth += (text[place] in _OPENING) - (text[place] in _CLOSING)
+        if depth == 0:
+            return place
+    return len(text)
+
+
+def _magnitude(exponent: str) -> int:
+    """An upper bound for the numbers in an exponent, exact below the limit; symbols count nothing."""
+    if "!" in exponent and any(int(number[:9]) > _MAX_EXPONENT_FACTORIAL for number in _NUMBER.findall(exponent)):
+        return _MAX_EXPONENT + 1
+    numbers = [int(number[:9]) for number in _NUMBER.findall(exponent)]
+    return max(numbers + [_height(tower) for tower in _TOWER.findall(exponent)], default=0)
+
+
+def _height(tower: str) -> int:
+    """Value of a^b^c, capped above the limit."""
+    value = 1
+    for number in reversed(_NUMBER.findall(tower)):
+        value = min(int(number[:9]) ** min(value, 64), _MAX_EXPONENT + 1)
+    return value
+
+
+def _factorial_too_large(text: str) -> bool:
+    if "!" not in text:
+        return False
+    if _NESTED_FACTORIAL.search(text):
+        return True
+    return any(int(number[:9]) > _MAX_FACTORIAL for number in _FACTORIAL_NUMBER.findall(text))
+
+
+def _binomial_too_large(text: str) -> bool:
+    if not _BINOMIAL.search(text):
+        return False
+    return "^" in text or any(int(number[:9]) > _MAX_BINOMIAL for number in _NUMBER.findall(text))
+
+
+def _range_too_large(text: str) -> bool:
+    """Bounds of sums and products: the first numbers after the operator."""
+    for match in _BIG_OPERATOR.finditer(text):
+        bounds = re.match(r"\s*(?:_(?:\{[^{}]*\}|\S))?\s*\^\s*(\{(?:[^{}]|\{[^{}]*\})*\}|\d+)", text[match.end() :])
+        if bounds and _bound(bounds.group(1)) > _MAX_BOUND:
+            return True
+    return False
+
+
+def _bound(text: str) -> int:
+    if "^" in text and re.search(r"\d\s*\^", text):
+        return _MAX_BOUND + 1
+    return max((int(number[:9]) for number in _NUMBER.findall(text)), default=0)
+
+
+_RULES: Final[tuple[tuple[str, Callable[[str], object]], ...]] = (
+    ("too_deep", _too_deep),
+    ("too_many_terms", _too_many_terms),
+    ("long_number", _LONG_NUMBER.search),
+    ("large_matrix", _matrix_too_large),
+    ("large_exponent", _exponent_too_large),
+    ("large_factorial", _factorial_too_large),
+    ("large_binomial", _binomial_too_large),
+    ("large_range", _range_too_large),
+)

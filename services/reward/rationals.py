@@ -1,0 +1,105 @@
+r"""Exact values of answers that are plain numbers: integers, decimals, fractions, mixed numbers, powers of ten."""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final
+
+_MAX_DIGITS: Final = 400
+_MAX_POWER_OF_TEN: Final = 400
+_INTEGER: Final = re.compile(r"\d+")
+_GROUPED: Final = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
+_DECIMAL: Final = re.compile(r"(\d*)\.(\d+)|(\d+)\.")
+_DECIMAL_COMMA: Final = re.compile(r"([-+]?\d+),(\d+)")
+_FRACTION: Final = re.compile(r"\\frac ?\{ ?(-?\d+) ?\} ?\{ ?(-?\d+) ?\}|(\d+) ?/ ?(\d+)|\((-?\d+)\) ?/ ?\((-?\d+)\)")
+_MIXED: Final = re.compile(r"(\d+) ?(?:\\frac ?\{ ?(\d+) ?\} ?\{ ?(\d+) ?\}|(?<= )(\d+) ?/ ?(\d+))")
+_SCIENTIFIC: Final = re.compile(r"(?:(\d+(?:\.\d+)?) ?\\(?:times|cdot) ?)?10 ?\^ ?(?:\{ ?([-+]?\d+) ?\}|(\d))")
+_MIN_PLACES: Final = 6
+_RELATIVE: Final = Fraction(1, 10**6)
+
+
+@dataclass(frozen=True)
+class Rational:
+    """A number, and with how many decimal places it was written."""
+
+    value: Fraction
+    places: int | None = None
+    """None when written exactly, as an integer or a fraction."""
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether it was written as an integer."""
+        return self.places is None and self.value.denominator == 1
+
+
+def parse_rational(text: str) -> Rational | None:
+    """The value of a normalised answer; None when it is no plain number."""
+    if len(text) > _MAX_DIGITS:
+        return None
+    sign, body = _sign(text.strip())
+    number = _unsigned(body)
+    return number and Rational(sign * number.value, number.places)
+
+
+def same_number(gold: Rational, answer: Rational) -> bool:
+    """Exact equality, or a decimal of at least six places that is the other number rounded or cut.
+
+    The relative error must be at most 1e-6 as well, so that tiny numbers do not collapse.
+    """
+    difference = abs(gold.value - answer.value)
+    if difference == 0:
+        return True
+    places = [number.places for number in (gold, answer) if number.places is not None]
+    if not places or min(places) < _MIN_PLACES:
+        return False
+    return difference < Fraction(1, 10 ** min(places)) and difference <= _RELATIVE * max(
+        abs(gold.value), abs(answer.value)
+    )
+
+
+def parse_decimal_comma(text: str) -> Rational | None:
+    """`1000,99` read the continental way; None for anything else."""
+    match = _DECIMAL_COMMA.fullmatch(text)
+    return parse_rational(f"{match.group(1)}.{match.group(2)}") if match else None
+
+
+def _sign(text: str) -> tuple[int, str]:
+    if text.startswith(("-", "+")):
+        return (-1 if text[0] == "-" else 1), text[1:].lstrip()
+    return 1, text
+
+
+def _unsigned(text: str) -> Rational | None:
+    if _INTEGER.fullmatch(text):
+        return Rational(Fraction(int(text)))
+    if _GROUPED.fullmatch(text):
+        return _unsigned(text.replace(",", ""))
+    if match := _DECIMAL.fullmatch(text):
+        return _decimal(match.group(1) or match.group(3) or "0", match.group(2) or "")
+    if match := _MIXED.fullmatch(text):
+        whole, *parts = (int(group) for group in match.groups() if group is not None)
+        return _quotient(whole * parts[1] + parts[0], parts[1])
+    if match := _FRACTION.fullmatch(text):
+        numerator, denominator = (int(group) for group in match.groups() if group is not None)
+        return _quotient(numerator, denominator)
+    if match := _SCIENTIFIC.fullmatch(text):
+        return _scientific(match.group(1) or "1", int(match.group(2) or match.group(3)))
+    return None
+
+
+def _decimal(whole: str, digits: str) -> Rational:
+    value = Fraction(int(whole + digits), 10 ** len(digits))
+    return Rational(value, len(digits)) if value.denominator != 1 else Rational(value)
+
+
+def _quotient(numerator: int, denominator: int) -> Rational | None:
+    return Rational(Fraction(numerator, denominator)) if denominator != 0 else None
+
+
+def _scientific(mantissa: str, power: int) -> Rational | None:
+    if abs(power) > _MAX_POWER_OF_TEN:
+        return None
+    digits = len(mantissa.partition(".")[2])
+    places = digits - power
+    value = Fraction(mantissa) * Fraction(10) ** power
+    return Rational(value, places if digits and places > 0 else None)

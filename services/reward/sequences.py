@@ -1,0 +1,74 @@
+r"""Answers that are several values: `1,2`, `\{1,2\}`, `(1,2)`, `[0,1)`; compared exactly when all are plain numbers."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from services.reward.rationals import Rational, parse_rational, same_number
+
+_SET: Final = re.compile(r"\\\{(.*)\\\}", re.DOTALL)
+_UNLIKE_ELEMENTS: Final = ("=", r"\pm", r"\mp", r"\cup", "<", ">", r"\in")
+UNORDERED: Final = "{}"
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Values between brackets; `{}` stands for sets and bare lists, whose order means nothing."""
+
+    brackets: str
+    elements: tuple[str, ...]
+
+
+def parse_sequence(text: str) -> Sequence | None:
+    """Read a normalised answer as a sequence; None when it is a single value."""
+    whole = _SET.fullmatch(text)
+    if whole:
+        return Sequence(UNORDERED, _split(whole.group(1)))
+    if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _first_bracket_closes_last(text):
+        elements = _split(text[1:-1])
+        return Sequence(text[0] + text[-1], elements) if len(elements) > 1 else None
+    elements = _split(text)
+    return Sequence(UNORDERED, elements) if len(elements) > 1 else None
+
+
+def same_sequence(gold: Sequence, answer: Sequence) -> bool | None:
+    """Whether the sequences are equal, unordered ones as multisets; None when text and numbers cannot decide.
+
+    The comparator turns lists into sets, so that `1,1,2` would equal `1,2`: counts are compared here.
+    """
+    if gold.brackets != answer.brackets:
+        return None
+    golds, answers = _numbers(gold), _numbers(answer)
+    if golds is None or answers is None:
+        plain = not any(sign in element for element in gold.elements + answer.elements for sign in _UNLIKE_ELEMENTS)
+        return False if plain and len(gold.elements) != len(answer.elements) else None
+    if gold.brackets == UNORDERED:
+        golds.sort(key=lambda number: number.value)
+        answers.sort(key=lambda number: number.value)
+    return len(golds) == len(answers) and all(map(same_number, golds, answers))
+
+
+def _numbers(sequence: Sequence) -> list[Rational] | None:
+    numbers = [parse_rational(element) for element in sequence.elements]
+    known = [number for number in numbers if number is not None]
+    return known if len(known) == len(numbers) else None
+
+
+def _split(text: str) -> tuple[str, ...]:
+    """Parts between the commas and semicolons that stand outside all brackets."""
+    parts, depth, start = [], 0, 0
+    for place, char in enumerate(text):
+        depth += (char in "([{") - (char in ")]}")
+        if char in ",;" and depth == 0:
+            parts.append(text[start:place].strip())
+            start = place + 1
+    return (*parts, text[start:].strip())
+
+
+def _first_bracket_closes_last(text: str) -> bool:
+    depth = 0
+    for place, char in enumerate(text):
+        depth += (char in "([") - (char in ")]")
+        if depth == 0:
+            return place == len(text) - 1
+    return False

@@ -1,0 +1,75 @@
+"""RewardService over gRPC: protobuf on the outside, Verifier inside; decides nothing itself."""
+
+import math
+import time
+from typing import Final
+
+import grpc
+
+from services.common.codec import verdict_to_pb
+from services.common.errors import PlatformError
+from services.common.pb.dirl.v1 import reward_pb2, reward_pb2_grpc
+from services.common.trajectory import FinishReason
+from services.reward.extraction import Profile
+from services.reward.graders import resolve
+from services.reward.verifier import Item, Verifier
+
+SERVICE_NAME: Final = "dirl.v1.RewardService"
+_MAX_ITEMS: Final = 4096
+_MAX_TIMEOUT_S: Final = 60.0
+_REPLY_S: Final = 0.5
+
+
+class RewardService(reward_pb2_grpc.RewardServiceServicer):
+    """The servicer; stateless but for the verifier's cache."""
+
+    def __init__(self, verifier: Verifier, default_timeout_s: float) -> None:
+        self._verifier = verifier
+        self._default_timeout_s = default_timeout_s
+
+    def Verify(self, request: reward_pb2.VerifyRequest, context: grpc.ServicerContext) -> reward_pb2.VerifyResponse:
+        """Grade a batch; raises PlatformError for malformed requests and a full queue."""
+        if len(request.items) > _MAX_ITEMS:
+            raise _invalid("items", f"{len(request.items)} items were sent; a batch holds at most {_MAX_ITEMS}")
+        graders = resolve(request.graders)
+        profile = _profile(request.profile)
+        timeout_s = _timeout(request.timeout_s) or self._default_timeout_s
+        items = [_item(item, place) for place, item in enumerate(request.items)]
+        expires_at = _expiry(context.time_remaining(), timeout_s)
+        verdicts = self._verifier.verify(items, graders, profile, timeout_s=timeout_s, expires_at=expires_at)
+        return reward_pb2.VerifyResponse(verdicts=[verdict_to_pb(verdict) for verdict in verdicts])
+
+
+def _expiry(remaining_s: float | None, timeout_s: float) -> float:
+    """Latest dispatch that can still be answered within the call's deadline."""
+    if remaining_s is None:
+        return math.inf
+    return time.monotonic() + max(remaining_s - timeout_s - _REPLY_S, remaining_s / 2)
+
+
+def _item(message: reward_pb2.VerifyItem, place: int) -> Item:
+    try:
+        finish_reason = FinishReason(message.finish_reason)
+    except ValueError:
+        known = ", ".join(FinishReason)
+        raise _invalid(
+            f"items[{place}].finish_reason", f"{message.finish_reason!r} is none of the finish reasons: {known}"
+        ) from None
+    return Item(message.item_id, message.gold, message.response, finish_reason)
+
+
+def _profile(name: str) -> Profile:
+    try:
+        return Profile(name)
+    except ValueError:
+        raise _invalid("profile", f"{name!r} is none of the profiles: {', '.join(Profile)}") from None
+
+
+def _timeout(seconds: float) -> float:
+    if not 0 <= seconds <= _MAX_TIMEOUT_S:
+        raise _invalid("timeout_s", f"{seconds} is outside 0..{_MAX_TIMEOUT_S:g}; 0 takes the service's default")
+    return seconds
+
+
+def _invalid(param: str, message: str) -> PlatformError:
+    return PlatformError("invalid_request", f"Cannot verify the batch: {param}: {message}.", param=param)

@@ -1,0 +1,85 @@
+r"""The symbolic comparator: math-verify, called the one way that is right. Imported by the worker processes only.
+
+Gold and answer are both wrapped in `\boxed{}` (bare LaTeX golds are misread: `3\sqrt{13}` becomes 3) and passed by
+keyword (the comparison is not symmetric). The library's alarms are off: the process is killed at the deadline.
+"""
+
+import logging
+from functools import lru_cache
+from typing import Any, Final
+
+import sympy
+from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+
+_CONFIG: Final = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
+_RELATIVE: Final = sympy.Rational(1, 10**6)
+_DIGITS: Final = 30
+
+for _name in ("math_verify", "latex2sympy2_extended"):  # they log whole answers
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+
+class GoldUnreadableError(ValueError):
+    """The gold answer cannot be parsed."""
+
+
+class AnswerUnreadableError(ValueError):
+    """The answer cannot be parsed."""
+
+
+def equivalent(gold: str, answer: str) -> bool:
+    """Whether the normalised answer equals the normalised gold; raises when either cannot be parsed.
+
+    Any exception of the library other than MemoryError counts as unreadable: sympy raises nearly every type.
+    """
+    golds = _parsed(gold)
+    if not golds:
+        raise GoldUnreadableError(gold)
+    try:
+        answers = parse(rf"\boxed{{{answer}}}", extraction_config=_CONFIG, parsing_timeout=None, raise_on_error=True)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise AnswerUnreadableError(f"{type(error).__name__}: {error}") from error
+    if not answers:
+        raise AnswerUnreadableError(answer)
+    return _verified(golds, answers)
+
+
+def _verified(golds: list[Any], answers: list[Any]) -> bool:
+    try:
+        equal = verify(
+            gold=golds,
+            target=answers,
+            float_rounding=6,
+            strict=True,
+            allow_set_relation_comp=False,
+            timeout_seconds=None,
+            raise_on_error=True,
+        )
+        return bool(equal) and not _numbers_differ(golds, answers)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise AnswerUnreadableError(f"{type(error).__name__}: {error}") from error
+
+
+@lru_cache(maxsize=512)
+def _parsed(gold: str) -> list[Any]:
+    try:
+        return list(parse(rf"\boxed{{{gold}}}", extraction_config=_CONFIG, parsing_timeout=None, raise_on_error=True))
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise GoldUnreadableError(f"{type(error).__name__}: {error}") from error
+
+
+def _numbers_differ(golds: list[Any], answers: list[Any]) -> bool:
+    """Small numbers that the library's rounding to six decimals made equal, such as 10^-20 and 10^-21."""
+    gold, answer = golds[0], answers[0]
+    if not (isinstance(gold, sympy.Expr) and isinstance(answer, sympy.Expr) and gold.is_number and answer.is_number):
+        return False
+    exact, other = sympy.N(gold, _DIGITS), sympy.N(answer, _DIGITS)
+    if not (exact.is_comparable and other.is_comparable):
+        return False
+    return bool(abs(exact) < 1) and bool(abs(exact - other) > _RELATIVE * abs(exact))

@@ -1,0 +1,115 @@
+"""The verifier against cases that others wrote, and against the gold answers of public data sets.
+
+DIRL_TEST_DATA names a directory with verifier_cases.jsonl and the data sets; without it these tests are skipped.
+"""
+
+import json
+import math
+import os
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.common.data.rows import read_rows
+from services.common.trajectory import FinishReason, Outcome, Verdict
+from services.reward.extraction import Profile, extract
+from services.reward.pool import Pool, PoolConfig
+from services.reward.verifier import Item, Verifier
+
+pytestmark = pytest.mark.skipif(
+    "DIRL_TEST_DATA" not in os.environ, reason="DIRL_TEST_DATA names no directory of public data sets"
+)
+FORMULA = re.compile(r"\$+([^$]+)\$|\\[(\[](.+?)\\[)\]]", re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def data() -> Path:
+    return Path(os.environ["DIRL_TEST_DATA"])
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    pool = Pool(PoolConfig(workers=2, min_cpu_share=0.0))
+    pool.start()
+    yield pool
+    pool.close()
+
+
+def verify(pool: Pool, pairs: list[tuple[str, str]], profile: Profile) -> list[Verdict]:
+    """Judge (gold, response) pairs."""
+    items = [Item(str(place), gold, response, FinishReason.STOP) for place, (gold, response) in enumerate(pairs)]
+    return Verifier(pool, cache_size=1).verify(items, {}, profile, timeout_s=10.0, expires_at=math.inf)
+
+
+def response_of(answer: str) -> str:
+    """The case's answer as a model would end its response: short ones boxed, prose by its last formula."""
+    if "boxed" in answer or "think" in answer or extract(answer, Profile.EVAL).method in ("hashes", "phrase"):
+        return answer
+    formulas = [first or second for first, second in FORMULA.findall(answer)]
+    words = len(answer.split())
+    if formulas and words > 2:
+        return rf"\boxed{{{formulas[-1]}}}"
+    return answer if words > 6 else rf"\boxed{{{answer}}}"
+
+
+def gold_of(case: dict[str, Any]) -> str:
+    return extract(case["gold"], Profile.RL).text or case["gold"]
+
+
+def test_cases_of_other_projects_are_judged_as_they_expect(pool: Pool, data: Path) -> None:
+    cases = [json.loads(line) for line in (data / "verifier_cases.jsonl").read_text().splitlines()]
+    verdicts = verify(pool, [(gold_of(case), response_of(case["answer"])) for case in cases], Profile.EVAL)
+    wrong = {
+        case["id"]: "accepted" if verdict.outcome is Outcome.CORRECT else "refused"
+        for case, verdict in zip(cases, verdicts, strict=True)
+        if (verdict.outcome is Outcome.CORRECT) != case["expected"]
+    }
+    assert len(cases) == 225
+    assert [name for name, judged in wrong.items() if judged == "accepted"] == []
+    assert len(wrong) <= 12, wrong
+
+
+def test_every_gold_answer_is_correct_against_itself(pool: Pool, data: Path) -> None:
+    for path in sorted(data.glob("*/test.jsonl")):
+        golds = [row.answer or "" for row in read_rows(path, "rl")]
+        verdicts = verify(pool, [(gold, rf"so \boxed{{{gold}}}.") for gold in golds], Profile.RL)
+        failed = [gold for gold, verdict in zip(golds, verdicts, strict=True) if verdict.outcome is not Outcome.CORRECT]
+        assert failed == [], path
+
+
+def test_the_comparator_itself_accepts_every_gold_of_a_sample(pool: Pool, data: Path) -> None:
+    """Without the equal-spelling shortcut: the pairs go straight to the worker processes."""
+    rng = random.Random(0)
+    golds = [
+        row.answer or "" for name in ("math500", "olympiadbench") for row in read_rows(data / name / "test.jsonl", "rl")
+    ]
+    sample = rng.sample([gold for gold in golds if "\\" in gold], 120)
+    futures = pool.submit([(gold, gold) for gold in sample], timeout_s=10.0, expires_at=math.inf)
+    failed = [
+        gold for gold, future in zip(sample, futures, strict=True) if future.result(60).outcome is not Outcome.CORRECT
+    ]
+    assert failed == []
+
+
+def test_a_changed_digit_is_never_accepted(pool: Pool, data: Path) -> None:
+    rng = random.Random(1)
+    golds = [
+        row.answer or ""
+        for name in ("math500", "aime24", "amc23")
+        for row in read_rows(data / name / "test.jsonl", "rl")
+    ]
+    pairs = []
+    for gold in golds:
+        places = [match.start() for match in re.finditer(r"\d", gold)]
+        if places:
+            place = rng.choice(places)
+            digit = rng.choice([digit for digit in "123456789" if digit != gold[place]])
+            pairs.append((gold, rf"\boxed{{{gold[:place]}{digit}{gold[place + 1 :]}}}"))
+    verdicts = verify(pool, pairs, Profile.RL)
+    accepted = [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict.outcome is Outcome.CORRECT]
+    assert len(pairs) > 200
+    assert accepted == []

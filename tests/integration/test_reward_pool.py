@@ -1,0 +1,289 @@
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import psutil
+import pytest
+
+from services.common.errors import PlatformError
+from services.common.trajectory import FinishReason, Outcome
+from services.reward.extraction import Profile
+from services.reward.graders import resolve
+from services.reward.pool import Graded, Pool, PoolConfig
+from services.reward.verifier import Item, Verifier
+
+EASY = (r"3\sqrt{13}", r"\sqrt{117}")
+WRONG = (r"3\sqrt{13}", r"\sqrt{118}")
+SLOW = ("x^{900}+42", "(x+y+z)^{900}")
+BOMBS = [
+    "1000000000!", "9^{9^{9^9}}", "(((9!)!)!)!", r"\sum_{i=1}^{100000}\sin(i)",
+    r"\binom{10^6}{5\cdot 10^5}", "(x+y+z)^{900}",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    """One worker, which is never taken for starved: other work on the machine must not change a test."""
+    pool = Pool(PoolConfig(workers=1, min_cpu_share=0.0))
+    pool.start()
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="module")
+def strict_pool() -> Iterator[Pool]:
+    """One worker for two items each, two places in the queue, starvation told apart."""
+    pool = Pool(PoolConfig(workers=1, items_per_worker=2, queue_size=2))
+    pool.start()
+    yield pool
+    pool.close()
+
+
+def grade(pool: Pool, *pairs: tuple[str, str], timeout_s: float = 30.0) -> list[Graded]:
+    return [future.result(60) for future in submit(pool, *pairs, timeout_s=timeout_s)]
+
+
+def submit(pool: Pool, *pairs: tuple[str, str], timeout_s: float = 30.0) -> "list[Future[Graded]]":
+    return pool.submit(pairs, timeout_s=timeout_s, expires_at=math.inf)
+
+
+def live_worker(pool: Pool) -> int:
+    """The worker of a pool of one; it is made with the first item after it was killed."""
+    while not pool.worker_pids:
+        grade(pool, EASY)
+    return pool.worker_pids[0]
+
+
+def outcomes(graded: list[Graded]) -> list[Outcome]:
+    return [one.outcome for one in graded]
+
+
+def wait_until_gone(*pids: int) -> None:
+    """Until none of the processes runs; one that nobody waited for may remain as a zombie."""
+    deadline = time.monotonic() + 20
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
+        assert time.monotonic() < deadline, f"processes {pids} are still running"
+        time.sleep(0.02)
+
+
+def test_equal_and_unequal_expressions_are_told_apart(pool: Pool) -> None:
+    graded = grade(pool, EASY, WRONG, ("x^2+2x+1", "(x+1)^2"), ("10^{-9}x", "10^{-8}x"))
+    assert outcomes(graded) == [Outcome.CORRECT, Outcome.INCORRECT, Outcome.CORRECT, Outcome.INCORRECT]
+    assert all(one.cpu_ms > 0 and one.wall_ms > 0 for one in graded)
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        (r"\frac{1}{2^{99}}", r"\frac{1}{2^{98}}"),
+        (r"\frac{1}{2004!}", r"\frac{1}{2006!}"),
+        ("3", "1,2,3"),
+        ("5", "x=4"),
+    ],
+)
+def test_what_rounding_and_sets_would_make_equal_is_refused(pool: Pool, gold: str, answer: str) -> None:
+    assert outcomes(grade(pool, (gold, answer))) == [Outcome.INCORRECT]
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_bomb_ends_by_its_deadline_and_the_next_answer_is_judged(pool: Pool, bomb: str) -> None:
+    exploded, after = grade(pool, ("x^{900}+42", bomb), timeout_s=0.4)[0], grade(pool, EASY)[0]
+    assert exploded.outcome is Outcome.TOO_COMPLEX
+    assert exploded.reason in ("deadline", "memory")
+    assert after.outcome is Outcome.CORRECT
+
+
+def test_a_comparison_out_of_memory_is_told_apart_from_a_wrong_answer() -> None:
+    pool = Pool(PoolConfig(workers=1, memory_bytes=160 << 20, min_cpu_share=0.0))
+    pool.start()
+    try:
+        (graded,) = grade(pool, SLOW)
+        assert (graded.outcome, graded.reason) == (Outcome.TOO_COMPLEX, "memory")
+        assert outcomes(grade(pool, EASY)) == [Outcome.CORRECT]
+    finally:
+        pool.close()
+
+
+def test_the_deadline_runs_from_dispatch_so_waiting_costs_nothing(pool: Pool) -> None:
+    slow, *rest = grade(pool, SLOW, EASY, WRONG, timeout_s=1.0)
+    assert slow.reason == "deadline"
+    assert outcomes(rest) == [Outcome.CORRECT, Outcome.INCORRECT]
+    assert all(one.queue_ms >= 1000 for one in rest)
+
+
+def test_a_worker_killed_during_an_item_is_replaced_and_the_item_judged(pool: Pool) -> None:
+    victim = live_worker(pool)
+    os.kill(victim, signal.SIGSTOP)
+    (future,) = submit(pool, EASY)
+    os.kill(victim, signal.SIGKILL)
+    assert future.result(60).outcome is Outcome.CORRECT
+    assert pool.worker_pids != [victim]
+    wait_until_gone(victim)
+
+
+def test_an_answer_that_crashes_a_fresh_worker_too_is_too_complex(pool: Pool) -> None:
+    (future,) = submit(pool, SLOW, timeout_s=60.0)
+    killed: set[int] = set()
+    while not future.done():
+        for pid in set(pool.worker_pids) - killed:
+            os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+        time.sleep(0.01)
+    assert (future.result().outcome, future.result().reason) == (Outcome.TOO_COMPLEX, "crash")
+    assert outcomes(grade(pool, EASY)) == [Outcome.CORRECT]
+
+
+def test_a_killed_zygote_is_replaced_with_its_workers(pool: Pool) -> None:
+    worker, zygote = live_worker(pool), pool.zygote_pid
+    assert zygote is not None
+    os.kill(worker, signal.SIGSTOP)
+    (future,) = submit(pool, EASY)
+    os.kill(zygote, signal.SIGKILL)
+    assert future.result(60).outcome is Outcome.CORRECT
+    assert pool.zygote_pid not in (None, zygote)
+    wait_until_gone(zygote, worker)
+
+
+def test_a_starved_worker_is_our_fault_and_not_the_answers(strict_pool: Pool) -> None:
+    os.kill(live_worker(strict_pool), signal.SIGSTOP)
+    (graded,) = grade(strict_pool, EASY, timeout_s=0.3)
+    assert (graded.outcome, graded.reason) == (Outcome.UNVERIFIABLE, "overloaded")
+    assert outcomes(grade(strict_pool, EASY)) == [Outcome.CORRECT]
+
+
+def test_workers_are_replaced_after_their_share_of_items(strict_pool: Pool) -> None:
+    alive = []
+    for _ in range(4):
+        assert outcomes(grade(strict_pool, EASY)) == [Outcome.CORRECT]
+        time.sleep(0.05)
+        alive += strict_pool.worker_pids
+    assert len(alive) == 2
+    assert len(set(alive)) == 2
+
+
+def test_a_full_queue_refuses_the_whole_batch(strict_pool: Pool) -> None:
+    with pytest.raises(PlatformError, match="3 comparisons were asked for") as caught:
+        submit(strict_pool, EASY, EASY, EASY)
+    assert caught.value.code == "busy"
+    assert outcomes(grade(strict_pool, EASY, WRONG)) == [Outcome.CORRECT, Outcome.INCORRECT]
+
+
+def test_what_cannot_be_dispatched_in_time_is_unverifiable(pool: Pool) -> None:
+    (future,) = pool.submit([EASY], timeout_s=3.0, expires_at=time.monotonic() - 1)
+    assert (future.result(60).outcome, future.result().reason) == (Outcome.UNVERIFIABLE, "overloaded")
+
+
+def test_closing_ends_every_process_and_every_wait() -> None:
+    pool = Pool(PoolConfig(workers=2))
+    pool.start()
+    pids = [*pool.worker_pids, pool.zygote_pid or 0]
+    futures = submit(pool, SLOW, SLOW, EASY, EASY, timeout_s=60.0)
+    pool.close()
+    assert {future.result(1).reason for future in futures} <= {"shutting_down", ""}
+    assert futures[0].result().outcome is Outcome.UNVERIFIABLE
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    with pytest.raises(PlatformError, match="shutting down"):
+        submit(pool, EASY)
+    pool.close()
+
+
+def item(gold: str, answer: str, finish_reason: FinishReason = FinishReason.STOP) -> Item:
+    return Item("item", gold, rf"so \boxed{{{answer}}}", finish_reason)
+
+
+@pytest.fixture
+def verifier(pool: Pool) -> Verifier:
+    return Verifier(pool, cache_size=4)
+
+
+def verify(verifier: Verifier, *items: Item, timeout_s: float = 30.0) -> list[tuple[Outcome, str]]:
+    graders = resolve(["accuracy", "boxed", "format"])
+    verdicts = verifier.verify(items, graders, Profile.RL, timeout_s=timeout_s, expires_at=math.inf)
+    for verdict in verdicts:
+        assert set(verdict.rewards) == (set(graders) if verdict.outcome.is_scored else set())
+        assert verdict.rewards.get("accuracy", 0.0) == float(verdict.outcome is Outcome.CORRECT)
+        assert "math-verify-0.9.0" in verdict.verifier_version
+    return [(verdict.outcome, verdict.reason) for verdict in verdicts]
+
+
+def test_one_bomb_in_a_batch_never_shifts_or_spoils_its_neighbours(verifier: Verifier) -> None:
+    batch = [
+        item(*EASY),
+        item(*WRONG),
+        item(*SLOW),
+        item("72", "72"),
+        item("72", "7"),
+        item(*EASY),
+        item("42", "1000000000!"),
+    ]
+    assert verify(verifier, *batch, timeout_s=1.0) == [
+        (Outcome.CORRECT, ""),
+        (Outcome.INCORRECT, ""),
+        (Outcome.TOO_COMPLEX, "deadline"),
+        (Outcome.CORRECT, ""),
+        (Outcome.INCORRECT, ""),
+        (Outcome.CORRECT, ""),
+        (Outcome.TOO_COMPLEX, "large_factorial"),
+    ]
+
+
+def test_every_outcome_has_its_cause(verifier: Verifier) -> None:
+    batch = [
+        item("5", "5", FinishReason.LENGTH),
+        item("5", "5", FinishReason.ABORTED),
+        item("", "5"),
+        Item("item", "5", "no box", FinishReason.STOP),
+        Item("item", "5", r"\boxed{5", FinishReason.STOP),
+        Item("item", "5", r"<think>\boxed{5}", FinishReason.STOP),
+    ]
+    assert verify(verifier, *batch) == [
+        (Outcome.TRUNCATED, "length"),
+        (Outcome.ABORTED, ""),
+        (Outcome.UNVERIFIABLE, "gold_invalid"),
+        (Outcome.NO_ANSWER, "nothing_found"),
+        (Outcome.TRUNCATED, "unclosed_box"),
+        (Outcome.NO_ANSWER, "unclosed_think"),
+    ]
+
+
+def test_equal_pairs_of_a_batch_are_compared_once(strict_pool: Pool) -> None:
+    """Fifty would not fit into this pool's queue of two."""
+    assert verify(Verifier(strict_pool, cache_size=1), *[item(*EASY)] * 50) == [(Outcome.CORRECT, "")] * 50
+
+
+def test_certain_verdicts_are_remembered_and_deadlines_are_not(pool: Pool, verifier: Verifier) -> None:
+    worker = live_worker(pool)
+    assert verify(verifier, item(*EASY), item(*WRONG)) == [(Outcome.CORRECT, ""), (Outcome.INCORRECT, "")]
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        assert verify(verifier, item(*WRONG), item(*EASY)) == [(Outcome.INCORRECT, ""), (Outcome.CORRECT, "")]
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    assert verify(verifier, item(*SLOW), timeout_s=0.3) == [(Outcome.TOO_COMPLEX, "deadline")]
+    assert pool.worker_pids != [worker]
+    assert verify(verifier, item(*SLOW), timeout_s=0.3) == [(Outcome.TOO_COMPLEX, "deadline")]
+
+
+def test_the_memory_of_verdicts_is_bounded(pool: Pool) -> None:
+    verifier = Verifier(pool, cache_size=1)
+    verify(verifier, item("x+1", "1+x"))
+    verify(verifier, item("x+2", "2+x"))
+    assert verify(verifier, item("x+1", "1+x")) == [(Outcome.CORRECT, "")]
+
+
+def test_the_serving_process_imports_neither_sympy_nor_torch() -> None:
+    code = (
+        "import sys, services.reward.__main__;"
+        "print([name for name in ('sympy', 'math_verify', 'torch', 'transformers') if name in sys.modules])"
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,121 @@
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+
+from services.common.codec import verdict_from_pb
+from services.common.errors import PlatformError
+from services.common.pb.dirl.v1 import reward_pb2, reward_pb2_grpc
+from services.common.rpc.client import call, channel, probe
+from services.common.trajectory import Outcome, Verdict
+from tests.support.processes import ServiceProcess, running_grpc_service
+from tests.support.servers import free_address
+
+
+@pytest.fixture(scope="module")
+def address() -> str:
+    return free_address()
+
+
+@pytest.fixture(scope="module")
+def service(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    environment = {"DIRL_REWARD_LISTEN": address, "DIRL_REWARD_WORKERS": "1"}
+    log = tmp_path_factory.mktemp("reward") / "log"
+    with running_grpc_service("services.reward", log, address, environment) as process:
+        yield process
+
+
+@pytest.fixture
+def connection(service: ServiceProcess, address: str) -> Iterator[grpc.Channel]:
+    with channel(address) as opened:
+        yield opened
+
+
+def item(**fields: Any) -> reward_pb2.VerifyItem:
+    return reward_pb2.VerifyItem(**{"gold": "72", "response": r"\boxed{72}", "finish_reason": "stop", **fields})
+
+
+def verify(connection: grpc.Channel, *items: reward_pb2.VerifyItem, **fields: Any) -> list[Verdict]:
+    request = reward_pb2.VerifyRequest(**{"items": items, "graders": ["accuracy"], "profile": "rl", **fields})
+    stub = reward_pb2_grpc.RewardServiceStub(connection)
+    response = call(stub.Verify, request, timeout_s=60, what="Verify")
+    return [verdict_from_pb(verdict) for verdict in response.verdicts]
+
+
+def test_verdicts_come_back_in_order_with_their_rewards(connection: grpc.Channel) -> None:
+    verdicts = verify(
+        connection,
+        item(),
+        item(response=r"\boxed{73}"),
+        item(gold=r"\frac{\pi}{4}", response=r"\boxed{\pi/4}"),
+        item(finish_reason="length"),
+        item(gold=""),
+        graders=["accuracy", "format"],
+    )
+    assert [verdict.outcome for verdict in verdicts] == [
+        Outcome.CORRECT,
+        Outcome.INCORRECT,
+        Outcome.CORRECT,
+        Outcome.TRUNCATED,
+        Outcome.UNVERIFIABLE,
+    ]
+    assert verdicts[0].rewards == {"accuracy": 1.0, "format": 1.0}
+    assert verdicts[1].rewards == {"accuracy": 0.0, "format": 1.0}
+    assert verdicts[4].rewards == {}
+    assert (verdicts[0].compare_path, verdicts[2].compare_path) == ("string", "sympy")
+
+
+def test_the_profile_decides_on_fallbacks(connection: grpc.Channel) -> None:
+    response = item(response="The answer is 72.")
+    assert verify(connection, response, profile="rl")[0].outcome is Outcome.NO_ANSWER
+    assert verify(connection, response, profile="eval")[0].outcome is Outcome.CORRECT
+
+
+def test_an_empty_batch_has_no_verdicts(connection: grpc.Channel) -> None:
+    assert verify(connection) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"graders": ["speed"]}, "each grader must be one of"),
+        ({"profile": ""}, "none of the profiles: rl, eval"),
+        ({"profile": "test"}, "none of the profiles"),
+        ({"timeout_s": -1.0}, "outside 0..60"),
+        ({"timeout_s": 61.0}, "outside 0..60"),
+        ({"timeout_s": float("nan")}, "outside 0..60"),
+        ({"items": [item(), item(finish_reason="eos")]}, r"items\[1\].finish_reason: 'eos'"),
+        ({"items": [item()] * 4097}, "at most 4096"),
+    ],
+)
+def test_malformed_requests_are_refused_with_the_place(
+    connection: grpc.Channel, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(PlatformError, match=message) as caught:
+        verify(connection, **fields)
+    assert caught.value.code == "invalid_request"
+
+
+def test_the_service_ends_on_sigterm_and_leaves_no_process(tmp_path: Path) -> None:
+    address = free_address()
+    environment = {"DIRL_REWARD_LISTEN": address, "DIRL_REWARD_WORKERS": "2"}
+    with running_grpc_service("services.reward", tmp_path / "log", address, environment) as service:
+        family = psutil.Process(service.process.pid).children(recursive=True)
+        assert len(family) == 3
+        assert service.terminate() == 0
+        assert not probe(address, 1.0)
+        assert not any(member.is_running() for member in family)
+        assert "reward ready" in service.output()
+
+
+def test_a_killed_service_leaves_no_process(tmp_path: Path) -> None:
+    address = free_address()
+    environment = {"DIRL_REWARD_LISTEN": address, "DIRL_REWARD_WORKERS": "1"}
+    with running_grpc_service("services.reward", tmp_path / "log", address, environment) as service:
+        family = psutil.Process(service.process.pid).children(recursive=True)
+        service.kill()
+        _, alive = psutil.wait_procs(family, timeout=20)
+        assert [member for member in alive if member.status() != psutil.STATUS_ZOMBIE] == []

@@ -1,0 +1,110 @@
+import pytest
+
+from services.common.trajectory import Outcome
+from services.reward.equivalence import Comparison, compare
+from services.reward.extraction import Extraction, Profile
+
+
+def judged(gold: str, answer: str, profile: Profile = Profile.RL) -> Comparison:
+    return compare(gold, Extraction(text=answer, method="boxed"), profile)
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "path"),
+    [
+        ("72", "72", "string"),
+        ("72", "072", "integer"),
+        ("1080", "1,080", "integer"),
+        (r"\boxed{42}", "42", "string"),
+        ("0.5", r"\frac{1}{2}", "rational"),
+        ("27.0", "27", "integer"),
+        (r"28\%", "28", "string"),
+        ("0.6", r"60\%", "rational"),
+        (r"\frac{ 1 }{2}", r"\dfrac12", "string"),
+        ("Evelyn", r"\text{evelyn}", "string"),
+        ("B", r"\textbf{(B)}\ 12", "string"),
+        ("B", "B. 12", "string"),
+        ("52_8", "52_{8}", "string"),
+        ("3:04", "03:04", "string"),
+        ("(1,2)", r"\left(1.0,\,2\right)", "rational"),
+        ("1,2,2", r"\{2,1,2\}", "rational"),
+        ("1000.99", "1000,99", "rational"),
+        ("15 cm", "15", "string"),
+        ("58,500", "500,58", "rational"),
+    ],
+)
+def test_equal_answers_are_accepted_without_sympy(gold: str, answer: str, path: str) -> None:
+    comparison = judged(gold, answer)
+    assert (comparison.outcome, comparison.path) == (Outcome.CORRECT, path)
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "reason"),
+    [
+        ("72", "73", ""),
+        ("1/2", "0.5000001", ""),
+        ("5 cm", "5 km", "unit_differs"),
+        ("listen", "silent", ""),
+        ("odd", r"\text{oddd}", ""),
+        ("B", r"\textbf{(C)}\ 12", ""),
+        ("52_8", "52_5", ""),
+        ("1010_2", "1010", ""),
+        ("12:00", "1:00", ""),
+        ("(1,2)", "(2,1)", ""),
+        ("1,1,2", "1,2", ""),
+        ("16,3,1,1", "16,3,1,3", ""),
+        (r"\sqrt{67}", r"\ldots", ""),
+        (r"1,2,\ldots,n", r"1,3,\ldots,2n-1", ""),
+        ("5050", r"\sum_{k=1}^{100} k", "unevaluated"),
+        ("120", "5!", "unevaluated"),
+        (r"\frac{1}{3}", r"\int_0^1 x^2 dx", "unevaluated"),
+        ("3", r"\log_2 8", "unevaluated"),
+        ("2x", r"\frac{d}{dx}x^2", "unevaluated"),
+        ("5", ",", "answer_unparseable"),
+    ],
+)
+def test_wrong_answers_are_refused_without_sympy(gold: str, answer: str, reason: str) -> None:
+    comparison = judged(gold, answer)
+    assert (comparison.outcome, comparison.reason) == (Outcome.INCORRECT, reason)
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        (r"3\sqrt{13}", r"\sqrt{117}"), ("x+1", "1+x"), ("A", "A+0"), ("3", "1,2,3"), ("[0,1)", r"0 \le x < 1"),
+        (r"\pm 2021", "2021"), ("A", "(A)(B)"), ("5!", "120"),
+    ],
+)  # fmt: skip
+def test_what_text_cannot_decide_is_left_to_sympy(gold: str, answer: str) -> None:
+    comparison = judged(gold, answer)
+    assert (comparison.outcome, comparison.path) == (None, "sympy")
+
+
+def test_an_operator_may_stand_when_the_gold_has_it_or_a_value_follows() -> None:
+    assert judged(r"\binom{n}{2}", r"\binom{n}{n-2}").outcome is None
+    assert judged("5050", r"\sum_{k=1}^{100} k = 5050").outcome is None
+    assert judged("120", "5!", Profile.EVAL).outcome is None
+
+
+@pytest.mark.parametrize("gold", ["", "  ", "$$", "9" * 450, "x" * 2000, "9^{9^{9^9}}"])
+def test_a_gold_that_cannot_be_judged_against_is_our_fault(gold: str) -> None:
+    comparison = judged(gold, "5")
+    assert (comparison.outcome, comparison.reason) == (Outcome.UNVERIFIABLE, "gold_invalid")
+
+
+def test_boxes_side_by_side_count_only_for_golds_that_are_lists() -> None:
+    extraction = Extraction(text="5", method="boxed", listed="3,5")
+    assert compare("5,3", extraction, Profile.RL).outcome is Outcome.CORRECT
+    assert compare("5", extraction, Profile.RL).outcome is Outcome.CORRECT
+    assert compare("3", extraction, Profile.RL).outcome is Outcome.INCORRECT
+
+
+def test_overlong_answers_are_too_complex() -> None:
+    comparison = judged("5", "1+" * 1000 + "1")
+    assert (comparison.outcome, comparison.reason) == (Outcome.TOO_COMPLEX, "too_long")
+
+
+def test_hostile_answers_cost_little_in_the_serving_process() -> None:
+    hostile = ("a", "{", "(", "1,", "\\", "√", "1 ", "-", r"\langle", "e1", "and ", r"\text{", "1_", "1:", "=")
+    for piece in hostile:
+        judged("x+5", (piece * 1500)[:1500])

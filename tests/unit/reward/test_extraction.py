@@ -1,0 +1,80 @@
+import pytest
+
+from services.reward.extraction import Extraction, Profile, extract
+
+FAILURES = [
+    ("no answer at all", "nothing_found"),
+    (r"\boxed{3} then \boxed{\frac{1}{2", "unclosed_box"),
+    (r"\boxed{ }", "empty_box"),
+    (r"<think>\boxed{3}", "unclosed_think"),
+    (r"\boxed{3}</think> so <think>\boxed{4}", "unclosed_think"),
+    (r"<think>\boxed{3}</think> I forgot.", "nothing_found"),
+]
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        (r"27+45=72 \boxed{72}", "72"),
+        (r"\boxed{3}. Wait, no. Hence \boxed{5}.", "5"),
+        (r"<think>\boxed{3}</think>Finally \boxed{5}.", "5"),
+        (r"maybe \boxed{3}</think>Finally \boxed{5}.", "5"),
+        (r"<think>a</think>b<think>c</think>\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{\boxed{7}}", "7"),
+        (r"\fbox{8}", "8"),
+        ("\\boxed{\n9\n}", "9"),
+    ],
+)
+@pytest.mark.parametrize("profile", Profile)
+def test_the_last_box_after_the_last_thought_is_the_answer(response: str, answer: str, profile: Profile) -> None:
+    found = extract(response, profile)
+    assert (found.text, found.method, found.failure) == (answer, "boxed", "")
+
+
+@pytest.mark.parametrize(("response", "failure"), FAILURES)
+def test_what_is_missing_is_said_and_no_earlier_box_is_taken(response: str, failure: str) -> None:
+    assert extract(response, Profile.RL) == Extraction(failure=failure)
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "method"),
+    [
+        ("so <answer> 5 </answer>", "5", "answer_tag"),
+        ("3+4\n#### 7", "7", "hashes"),
+        ("Answer: 41 was wrong.\nAnswer: 42", "42", "phrase"),
+        ("The final answer is $\\frac{1}{2}$. I hope it is correct.", r"\frac{1}{2}", "phrase"),
+        ("The answer is 10 apples. Nice.", "10 apples", "phrase"),
+        ("She has 3 cats and 4 dogs, 1,007 in all.", "1,007", "last_number"),
+        ("It fell by -2.5 degrees", "-2.5", "last_number"),
+    ],
+)
+def test_fallbacks_belong_to_evaluation_only(response: str, answer: str, method: str) -> None:
+    found = extract(response, Profile.EVAL)
+    assert (found.text, found.method) == (answer, method)
+    assert extract(response, Profile.RL).failure == "nothing_found"
+
+
+def test_an_unclosed_box_has_no_fallback_in_evaluation_either() -> None:
+    assert extract(r"The answer is 5. \boxed{5", Profile.EVAL).failure == "unclosed_box"
+
+
+@pytest.mark.parametrize(
+    ("response", "listed"),
+    [
+        (r"\boxed{3} and \boxed{5}", "3,5"),
+        (r"\boxed{1}, \boxed{2}, \quad \text{or} \quad \boxed{3}", "1,2,3"),
+        (r"\boxed{3}. Wait, no. Hence \boxed{5}.", ""),
+        (r"\boxed{3}" + " " * 100 + r"\boxed{5}", ""),
+    ],
+)
+def test_boxes_side_by_side_are_kept_as_a_list_beside_the_last_one(response: str, listed: str) -> None:
+    found = extract(response, Profile.RL)
+    assert found.listed == listed
+    assert found.text in (listed or response)[-4:]
+
+
+def test_hostile_responses_cost_linear_time() -> None:
+    for text in (r"\boxed{1} " * 50_000, r"\boxed{" * 50_000, "$" * 300_000, " " * 300_000, "answer is " * 30_000):
+        extract(text, Profile.EVAL)
+    spaced = r"\boxed{1}" + " " * 300_000 + r"\boxed{2}"
+    assert extract(spaced, Profile.EVAL).text == "2"
