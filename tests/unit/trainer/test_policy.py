@@ -1,0 +1,271 @@
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from services.common.errors import PlatformError
+from services.common.job_spec import OptimSpec, RlSpec, SamplingSpec, SftSpec, TrainerSpec
+from services.common.model.loading import LoadedModel
+from services.trainer.policy import evaluate_sft_loss, score_row, train_rl_minibatch, train_sft_batch
+from services.trainer.schedule import make_optimizer
+from services.trainer.sft import SftExample, noise_generator
+from services.trainer.trajectory_rows import Sample, rl_rows
+from tests.support.numerics import gradient, random_samples, tiny_loaded
+
+ROW_BUDGETS = [1, 40, 10_000]
+"""One document per row, a few, all in one."""
+
+
+@pytest.fixture
+def loaded() -> LoadedModel:
+    return tiny_loaded(vocab_size=7, block_size=4)
+
+
+def _train_rl(loaded: LoadedModel, samples: list[Sample], *, max_tokens: int = 40, **rl: Any) -> dict[str, float]:
+    """A step with plain SGD at rate 1, so that the change of the weights is the clipped gradient."""
+    optimizer = torch.optim.SGD(loaded.model.parameters(), lr=1.0)
+    return train_rl_minibatch(
+        loaded, optimizer, samples, RlSpec(**rl), SamplingSpec(max_new_tokens=30),
+        TrainerSpec(max_tokens_per_microbatch=max_tokens), OptimSpec(max_grad_norm=1e9),
+    )  # fmt: skip
+
+
+def _train_sft(
+    loaded: LoadedModel, examples: list[SftExample], *, max_tokens: int = 40, **spec: Any
+) -> dict[str, float]:
+    optimizer = torch.optim.SGD(loaded.model.parameters(), lr=1.0)
+    return train_sft_batch(
+        loaded, optimizer, examples, noise_generator(0, 1), SftSpec(**spec),
+        TrainerSpec(max_tokens_per_microbatch=max_tokens), OptimSpec(max_grad_norm=1e9),
+    )  # fmt: skip
+
+
+def _examples(loaded: LoadedModel) -> list[SftExample]:
+    return [SftExample(prompt_ids=s.prompt_ids, token_ids=s.token_ids) for s in random_samples(loaded, 6, seed=3)]
+
+
+def _weights(loaded: LoadedModel) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in loaded.model.parameters()])
+
+
+def _on_policy(loaded: LoadedModel, samples: list[Sample]) -> list[Sample]:
+    """The same samples as if the current weights had sampled them."""
+    (row,) = rl_rows(samples, block_size=4, mask_token_id=loaded.mask_token_id, max_tokens=10**6)
+    logprobs = score_row(loaded, row, 1.0)[0].detach()
+    return [
+        dataclasses.replace(s, logprobs=logprobs[row.sample == i][torch.argsort(row.token[row.sample == i])].numpy())
+        for i, s in enumerate(samples)
+    ]
+
+
+@pytest.mark.parametrize("normaliser", ["token", "response", "constant"])
+def test_packing_changes_neither_metrics_nor_gradient_of_a_policy_step(normaliser: str) -> None:
+    outcomes = []
+    for max_tokens in ROW_BUDGETS:
+        loaded = tiny_loaded(vocab_size=7, block_size=4)
+        metrics = _train_rl(loaded, random_samples(loaded, 7), max_tokens=max_tokens, normaliser=normaliser)
+        outcomes.append((metrics, _weights(loaded)))
+
+    for metrics, weights in outcomes[1:]:
+        assert metrics == pytest.approx(outcomes[0][0], rel=1e-10)
+        torch.testing.assert_close(weights, outcomes[0][1], rtol=1e-10, atol=1e-12)
+
+
+def test_the_order_of_samples_changes_neither_metrics_nor_gradient_of_a_policy_step() -> None:
+    first, second = (tiny_loaded(vocab_size=7, block_size=4) for _ in range(2))
+    samples = random_samples(first, 7)
+
+    forwards, backwards = _train_rl(first, samples), _train_rl(second, samples[::-1])
+
+    assert forwards == pytest.approx(backwards, rel=1e-10)
+    torch.testing.assert_close(_weights(first), _weights(second), rtol=1e-10, atol=1e-12)
+
+
+def test_packing_changes_neither_metrics_nor_gradient_of_a_supervised_step() -> None:
+    outcomes = []
+    for max_tokens in ROW_BUDGETS:
+        loaded = tiny_loaded(vocab_size=7, block_size=4)
+        metrics = _train_sft(loaded, _examples(loaded), max_tokens=max_tokens)
+        outcomes.append((metrics, _weights(loaded)))
+
+    for metrics, weights in outcomes[1:]:
+        assert metrics == pytest.approx(outcomes[0][0], rel=1e-10)
+        torch.testing.assert_close(weights, outcomes[0][1], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("logits_per_chunk", [1, 7 * 3, 7 * 10])
+def test_logits_in_chunks_give_the_same_log_probs_entropy_and_gradient(
+    loaded: LoadedModel, logits_per_chunk: int
+) -> None:
+    (row,) = rl_rows(random_samples(loaded, 4), block_size=4, mask_token_id=loaded.mask_token_id, max_tokens=10**6)
+
+    whole, entropy = score_row(loaded, row, 0.7)
+    chunked, chunked_entropy = score_row(loaded, row, 0.7, logits_per_chunk=logits_per_chunk)
+
+    torch.testing.assert_close(chunked, whole, rtol=1e-12, atol=1e-12)
+    assert chunked_entropy == pytest.approx(entropy, rel=1e-12)
+    weights = torch.linspace(-1, 1, len(whole), dtype=torch.float64)
+    expected, got = gradient(loaded, (whole * weights).sum()), gradient(loaded, (chunked * weights).sum())
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_entropy_is_that_of_the_sampleable_distribution(loaded: LoadedModel) -> None:
+    """Equal logits over the six ids that may be sampled: ln 6, the mask id left out."""
+    samples = random_samples(loaded, 3)
+    with torch.no_grad():
+        loaded.model.get_output_embeddings().weight.zero_()
+
+    metrics = _train_rl(loaded, samples)
+
+    assert metrics["train/entropy"] == pytest.approx(np.log(6))
+
+
+def test_an_on_policy_step_has_ratio_one_and_follows_the_plain_policy_gradient(loaded: LoadedModel) -> None:
+    samples = _on_policy(loaded, random_samples(loaded, 5))
+    (row,) = rl_rows(samples, block_size=4, mask_token_id=loaded.mask_token_id, max_tokens=10**6)
+    advantage = torch.tensor([sample.advantage for sample in samples], dtype=torch.float64)[row.sample]
+    expected = gradient(loaded, -(advantage * score_row(loaded, row, 1.0)[0]).sum() / len(row.targets))
+    before = _weights(loaded)
+
+    metrics = _train_rl(loaded, samples)
+
+    torch.testing.assert_close(before - _weights(loaded), expected, rtol=1e-9, atol=1e-12)
+    assert metrics["train/grad_norm"] == pytest.approx(expected.norm().item())
+    assert metrics["train/is_ratio_mean"] == pytest.approx(1.0)
+    assert metrics["train/logprob_gap_max"] == pytest.approx(0.0, abs=1e-12)
+    assert metrics["train/loss"] == metrics["train/policy_loss"]
+    assert metrics["diffusion/masked_tokens_trained"] == sum(len(sample.token_ids) for sample in samples)
+
+
+def test_a_mini_batch_of_many_rows_changes_the_weights_exactly_once(loaded: LoadedModel) -> None:
+    """The published training stepped on every micro-batch while it claimed to accumulate."""
+    optimizer = make_optimizer(loaded.model, OptimSpec(lr=1e-3))
+    changes: list[torch.Tensor] = []
+    optimizer.register_step_post_hook(lambda *_: changes.append(_weights(loaded)))
+    before = _weights(loaded)
+    versions = [parameter._version for parameter in loaded.model.parameters()]
+
+    train_rl_minibatch(
+        loaded, optimizer, random_samples(loaded, 9), RlSpec(), SamplingSpec(),
+        TrainerSpec(max_tokens_per_microbatch=1), OptimSpec(),
+    )  # fmt: skip
+
+    assert len(changes) == 1
+    assert torch.equal(changes[0], _weights(loaded))
+    assert not torch.equal(before, changes[0])
+    rises = {p._version - v for p, v in zip(loaded.model.parameters(), versions, strict=True)}
+    assert len(rises) == 1, "every parameter is written equally often"
+    assert {float(state["step"]) for state in optimizer.state.values()} == {1.0}
+
+
+def test_the_gradient_is_clipped_but_its_real_norm_is_reported() -> None:
+    free, held = (tiny_loaded(vocab_size=7, block_size=4) for _ in range(2))
+    samples, start = random_samples(free, 5), _weights(free)
+    norm = _train_rl(free, samples)["train/grad_norm"]
+
+    optimizer = torch.optim.SGD(held.model.parameters(), lr=1.0)
+    metrics = train_rl_minibatch(
+        held, optimizer, samples, RlSpec(), SamplingSpec(), TrainerSpec(), OptimSpec(max_grad_norm=norm / 4)
+    )
+
+    assert metrics["train/grad_norm"] == pytest.approx(norm)
+    assert metrics["train/lr"] == 1.0
+    torch.testing.assert_close(start - _weights(held), (start - _weights(free)) / 4, rtol=1e-4, atol=1e-9)
+
+
+def test_gradients_left_over_from_a_failed_step_do_not_leak_into_the_next() -> None:
+    clean, dirty = (tiny_loaded(vocab_size=7, block_size=4) for _ in range(2))
+    for parameter in dirty.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+
+    for model in (clean, dirty):
+        _train_rl(model, random_samples(clean, 3))
+
+    assert torch.equal(_weights(clean), _weights(dirty))
+
+
+def test_a_policy_step_with_an_impossible_token_names_its_trajectory_and_leaves_the_weights(
+    loaded: LoadedModel,
+) -> None:
+    samples = random_samples(loaded, 3)
+    samples[1].token_ids[0] = loaded.mask_token_id
+    before = _weights(loaded)
+
+    with pytest.raises(
+        PlatformError, match=rf"{samples[1].trajectory_id}: its token 0 \(id 6\) has log-prob -inf"
+    ) as e:
+        _train_rl(loaded, samples)
+    assert e.value.code == "nan_loss"
+    assert torch.equal(before, _weights(loaded))
+
+
+def test_a_record_that_is_not_a_number_is_refused_by_name(loaded: LoadedModel) -> None:
+    samples = random_samples(loaded, 3)
+    samples[2].logprobs[-1] = np.nan
+
+    with pytest.raises(PlatformError, match=f"{samples[2].trajectory_id}: .*nan as recorded by the rollout engine"):
+        _train_rl(loaded, samples)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_move(loaded: LoadedModel) -> None:
+    samples = [dataclasses.replace(sample, advantage=1e308) for sample in random_samples(loaded, 3)]
+    before = _weights(loaded)
+
+    with pytest.raises(PlatformError, match="both must be finite") as caught:
+        _train_rl(loaded, samples, normaliser="constant")
+    assert caught.value.code == "nan_loss"
+    assert torch.equal(before, _weights(loaded))
+
+
+def test_an_empty_mini_batch_is_refused(loaded: LoadedModel) -> None:
+    with pytest.raises(ValueError, match="at least one sample"):
+        _train_rl(loaded, [])
+
+
+def test_supervised_steps_lower_the_loss_on_held_out_noise(loaded: LoadedModel) -> None:
+    examples, optimizer = _examples(loaded), make_optimizer(loaded.model, OptimSpec(lr=1e-2))
+    before = evaluate_sft_loss(loaded, examples, noise_generator(9, 0), SftSpec(), TrainerSpec())
+
+    for step in range(1, 31):
+        metrics = train_sft_batch(
+            loaded, optimizer, examples, noise_generator(0, step), SftSpec(), TrainerSpec(), OptimSpec()
+        )
+
+    after = evaluate_sft_loss(loaded, examples, noise_generator(9, 0), SftSpec(), TrainerSpec())
+    assert after < 0.7 * before
+    assert metrics["train/lr"] == 1e-2
+
+
+def test_the_supervised_loss_of_a_uniform_model_is_the_weighted_share_of_masked_tokens(loaded: LoadedModel) -> None:
+    with torch.no_grad():
+        loaded.model.get_output_embeddings().weight.zero_()
+    (example,) = [SftExample(prompt_ids=np.array([1, 2], np.int32), token_ids=np.array([3, 4, 5, 1, 2, 0], np.int32))]
+
+    loss = evaluate_sft_loss(loaded, [example], noise_generator(4, 4), SftSpec(), TrainerSpec())
+
+    generator = noise_generator(4, 4)
+    rate = generator.uniform(1e-3, 1.0)
+    masked = (generator.random(6) < rate).sum()
+    assert loss == pytest.approx(masked * np.log(6) / rate / 6)
+
+
+def test_a_supervised_batch_in_which_nothing_is_masked_is_a_step_with_loss_zero(loaded: LoadedModel) -> None:
+    example = SftExample(prompt_ids=np.array([1, 2, 3], np.int32), token_ids=np.array([4], np.int32))
+    quiet = next(s for s in range(100) if _nothing_masked(s))
+    optimizer = torch.optim.SGD(loaded.model.parameters(), lr=1.0)
+    before = _weights(loaded)
+
+    metrics = train_sft_batch(
+        loaded, optimizer, [example], noise_generator(quiet, 0), SftSpec(), TrainerSpec(), OptimSpec()
+    )
+
+    assert (metrics["train/loss"], metrics["train/grad_norm"], metrics["diffusion/masked_tokens_trained"]) == (0, 0, 0)
+    assert torch.equal(before, _weights(loaded))
+
+
+def _nothing_masked(seed: int) -> bool:
+    generator = noise_generator(seed, 0)
+    rate = generator.uniform(1e-3, 1.0, size=1)
+    return not bool((generator.random(1) < rate).any())

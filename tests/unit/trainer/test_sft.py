@@ -1,0 +1,114 @@
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from services.common.errors import PlatformError
+from services.common.job_spec import SftSpec
+from services.common.model.loading import LoadedModel
+from services.common.model.tiny import character_tokenizer
+from services.trainer.sft import SftExample, add_noise, denoising_loss, encode_example, noise_generator
+from tests.support.numerics import tiny_loaded
+
+
+def _example(prompt_len: int, answer_len: int) -> SftExample:
+    ids = np.arange(prompt_len + answer_len, dtype=np.int32)
+    return SftExample(prompt_ids=ids[:prompt_len], token_ids=ids[prompt_len:])
+
+
+def test_the_weight_is_one_over_the_mask_rate() -> None:
+    # A uniform draw of 0.25 stretched to [0.001, 1] is a rate of 0.25075.
+    draw = SimpleNamespace(
+        uniform=lambda low, high, size: np.full(size, low + (high - low) * 0.25), random=lambda n: np.zeros(n)
+    )
+
+    (noisy,) = add_noise([_example(2, 6)], SftSpec(), 4, draw)  # type: ignore[arg-type]
+
+    assert noisy.weight.tolist() == pytest.approx([1 / 0.25075] * 6)
+    assert noisy.masked.all()
+
+
+def test_the_expected_weight_of_every_token_is_one() -> None:
+    """Unbiased: E[masked / t] = 1 whatever t; drawing an empty mask again would raise it above 1."""
+    examples = [_example(3, 5)] * 40_000
+
+    noisy = add_noise(examples, SftSpec(min_noise=0.05), 4, noise_generator(0, 0))
+
+    terms = np.stack([example.masked * example.weight for example in noisy])
+    deviation = terms.std(axis=0) / np.sqrt(len(noisy))
+    assert np.all(np.abs(terms.mean(axis=0) - 1) < 4 * deviation)
+    assert np.all(deviation < 0.02)
+
+
+def test_a_draw_that_masks_nothing_is_kept() -> None:
+    # With a rate t a single-token answer stays whole with probability 1 − t; over t ~ U(ε, 1) that is about one half.
+    noisy = add_noise([_example(3, 1)] * 2_000, SftSpec(), 4, noise_generator(1, 0))
+
+    unmasked = sum(not example.masked.any() for example in noisy)
+    assert 900 < unmasked < 1_100
+
+
+def test_document_noise_has_one_rate_and_block_noise_one_per_block_of_the_grid() -> None:
+    # Prompt of 3, blocks of 4: the first answer token shares the prompt's block.
+    (document,) = add_noise([_example(3, 9)], SftSpec(noise="document"), 4, noise_generator(0, 0))
+    (block,) = add_noise([_example(3, 9)], SftSpec(noise="block"), 4, noise_generator(0, 0))
+
+    assert len(set(document.weight)) == 1
+    assert [len(set(block.weight[part])) for part in (slice(0, 1), slice(1, 5), slice(5, 9))] == [1, 1, 1]
+    assert len(set(block.weight)) == 3
+
+
+def test_rates_stay_above_the_least_noise() -> None:
+    noisy = add_noise([_example(1, 3)] * 2_000, SftSpec(min_noise=0.5), 4, noise_generator(0, 0))
+
+    rates = np.array([1 / example.weight[0] for example in noisy])
+    assert rates.min() >= 0.5
+    assert rates.max() <= 1.0
+    assert abs(rates.mean() - 0.75) < 0.02
+
+
+def test_noise_is_a_function_of_seed_and_step() -> None:
+    def masks(seed: int, step: int) -> list[list[bool]]:
+        return [e.masked.tolist() for e in add_noise([_example(4, 20)] * 3, SftSpec(), 4, noise_generator(seed, step))]
+
+    assert masks(1, 5) == masks(1, 5)
+    assert masks(1, 5) != masks(1, 6)
+    assert masks(1, 5) != masks(2, 5)
+
+
+def test_the_loss_divides_by_all_answer_tokens_masked_or_not() -> None:
+    # −(−1·2 − 3·4) / 10
+    loss = denoising_loss(torch.tensor([-1.0, -3.0]), torch.tensor([2.0, 4.0]), 10)
+
+    assert loss.item() == pytest.approx(1.4)
+
+
+@pytest.fixture
+def loaded() -> LoadedModel:
+    """Blocks of four and one token per character."""
+    tokenizer = character_tokenizer()
+    return dataclasses.replace(
+        tiny_loaded(vocab_size=5, block_size=4), tokenizer=tokenizer, mask_token_id=tokenizer.mask_token_id
+    )
+
+
+@pytest.mark.parametrize(("answer", "padding"), [("", 1), ("xx", 3), ("xxx", 2), ("xxxxx", 0)])
+def test_the_answer_ends_its_turn_and_is_filled_up_to_whole_blocks(
+    loaded: LoadedModel, answer: str, padding: int
+) -> None:
+    example = encode_example(loaded, [{"role": "user", "content": "abc"}], answer)
+
+    # 22 prompt tokens, the answer, and its end of turn, in blocks of four.
+    assert loaded.tokenizer.decode(example.prompt_ids) == "<|im_start|>user\nabc<|im_end|>\n<|im_start|>assistant\n"
+    assert loaded.tokenizer.decode(example.token_ids) == answer + "<|im_end|>" + "<|endoftext|>" * padding
+
+
+@pytest.mark.parametrize("pad", [None, "<|MASK|>"])
+def test_a_tokenizer_without_a_usable_pad_token_is_refused(loaded: LoadedModel, pad: str | None) -> None:
+    loaded.tokenizer.pad_token = pad
+
+    with pytest.raises(PlatformError, match="the tokenizer's pad token id is") as caught:
+        encode_example(loaded, [{"role": "user", "content": "abc"}], "x")
+    assert caught.value.code == "model_invalid"
