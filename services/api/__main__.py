@@ -1,0 +1,59 @@
+"""`python -m services.api`: the REST API."""
+
+import logging
+import socket
+from types import FrameType
+from typing import Final
+
+import uvicorn
+
+from services.api.http.app import create_app
+from services.api.http.resources import Resources, open_resources
+from services.api.settings import ApiSettings
+from services.common.settings import read_settings
+from services.common.telemetry.logs import configure_logging, get_logger
+
+_DRAIN_S: Final = 5
+
+
+class _Server(uvicorn.Server):
+    """Says when it is ready, and closes streams of events before it waits for requests to end."""
+
+    def __init__(self, config: uvicorn.Config, resources: Resources) -> None:
+        super().__init__(config)
+        self._resources = resources
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        await super().startup(sockets)
+        if self.started:
+            get_logger().info("api ready", address=self._resources.settings.api_listen)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM or SIGINT."""
+        # Not the parent's: it would raise the signal again at the end, and a clean stop would look like a crash.
+        self._resources.stopping.set()
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT."""
+    settings = read_settings(ApiSettings)
+    configure_logging("api", settings.log_level, settings.log_format)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # five lines that "api ready" says in one
+    host, _, port = settings.api_listen.rpartition(":")
+    with open_resources(settings) as resources:
+        config = uvicorn.Config(
+            create_app(resources),
+            host=host,
+            port=int(port),
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=_DRAIN_S,
+        )
+        _Server(config, resources).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Tables of what is to be done: jobs, their attempts, the services leased to them, and the keys of their requests."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey, Index, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from services.api.db.base import Base, Created, Lockable, utc_now
+from services.api.domain.attempt_end import AttemptState
+from services.api.domain.job_state import JobState
+
+
+class Job(Lockable, Base):
+    """One submitted job."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_created_at_id", "created_at", "id"),
+        Index("ix_jobs_open", "state", postgresql_where=text("finished_at IS NULL")),
+        Index("ix_jobs_labels", "labels", postgresql_using="gin"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    spec: Mapped[dict[str, Any]]
+    """The job spec with all defaults."""
+    spec_hash: Mapped[str]
+    method: Mapped[str]
+    labels: Mapped[dict[str, str]]
+    """`metadata` of the spec; the attribute's name is taken by SQLAlchemy."""
+    model_path: Mapped[str]
+    """Directory of the initial model."""
+    files: Mapped[dict[str, str]]
+    """Path of every file that the spec names."""
+    max_sequence_tokens: Mapped[int]
+    """Longest prompt + response."""
+    rollout_replicas: Mapped[int]
+    """Replicas that the job needs; 0 when it decodes nothing."""
+
+    state: Mapped[str] = mapped_column(default=JobState.VALIDATING_FILES)
+    attempt: Mapped[int] = mapped_column(default=0)
+    """Number of the newest attempt; 0 before the first."""
+    phase: Mapped[str | None]
+    stage: Mapped[str | None]
+    waiting_for: Mapped[str | None]
+    """Service that the scheduler sees missing."""
+    learner_waiting_for: Mapped[str | None]
+    """What the learner itself says that it waits for."""
+    progress: Mapped[dict[str, Any] | None]
+    """services.api.domain.progress.Progress"""
+    latest_metrics: Mapped[dict[str, float]] = mapped_column(default=dict)
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    result_checkpoint: Mapped[str | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    event_count: Mapped[int] = mapped_column(default=0)
+    """Position of the newest event; advanced only under the row's lock, so positions are dense and in commit order."""
+
+    @property
+    def job_state(self) -> JobState:
+        """The state as a member of the enum."""
+        return JobState(self.state)
+
+
+class Attempt(Created, Base):
+    """One execution of a job."""
+
+    __tablename__ = "attempts"
+    __table_args__ = (UniqueConstraint("job_id", "number"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    number: Mapped[int]
+    """From 1."""
+    state: Mapped[str] = mapped_column(default=AttemptState.PROVISIONING)
+    trainer_address: Mapped[str]
+    rollout_addresses: Mapped[list[str]]
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    last_event_seq: Mapped[int] = mapped_column(default=0)
+    """Every event up to this sequence number is applied."""
+    events_complete: Mapped[bool] = mapped_column(default=False)
+    """Whether the journal was read to its end after the attempt's."""
+    reported_event_seq: Mapped[int] = mapped_column(default=0)
+    """Last sequence number that the trainer reported at the previous look."""
+    unreachable_since: Mapped[datetime | None]
+    """When the trainer stopped answering."""
+    stop_requested_at: Mapped[datetime | None]
+    resumed_from: Mapped[int | None]
+    """Global step that the attempt started from; None when it did not say."""
+    certificate: Mapped[dict[str, Any] | None]
+
+
+class ServiceLease(Created, Base):
+    """A trainer or rollout replica that belongs to an attempt; the primary key lets only one have it."""
+
+    __tablename__ = "service_leases"
+
+    address: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    """trainer | rollout"""
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    attempt: Mapped[int]
+
+
+class IdempotencyKey(Created, Base):
+    """A key that a client gave with a submission, and what came of it."""
+
+    __tablename__ = "idempotency_keys"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    request_hash: Mapped[str]
+    """sha256 of the canonical request body."""
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+
+
+class Heartbeat(Base):
+    """When a process without a port was last seen working."""
+
+    __tablename__ = "heartbeats"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    """scheduler | recorder"""
+    seen_at: Mapped[datetime]

@@ -1,0 +1,156 @@
+"""What happens to a job's row: transitions, events, attempts. Every change is made under the row's lock."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from services.api.db.base import utc_now
+from services.api.db.job_tables import Attempt, Job, ServiceLease
+from services.api.db.record_tables import Checkpoint, JobEvent
+from services.api.domain.attempt_end import AttemptEnd, AttemptState
+from services.api.domain.job_state import JobState, check_transition
+from services.common.errors import PlatformError
+from services.common.ids import new_id
+
+STATE_EVENT = "state"
+"""{from: state, to: state, error: {code, message} | None}"""
+WAITING_EVENT = "waiting"
+"""{waiting_for: trainer | rollout | reward | None}"""
+ATTEMPT_EVENT = "attempt"
+"""{state: attempt state, trainer: host:port, error: {code, message} | None}"""
+
+
+def get_job(session: Session, job_id: str) -> Job:
+    """The job; raises PlatformError("not_found")."""
+    job = session.get(Job, job_id)
+    if job is None:
+        raise PlatformError("not_found", f"There is no job {job_id!r}.", hint="GET /v1/jobs lists all.")
+    return job
+
+
+def lock_job(session: Session, job_id: str) -> Job:
+    """The job as it is now, its row locked until the transaction ends; raises PlatformError("not_found")."""
+    statement = select(Job).where(Job.id == job_id).with_for_update()
+    job = session.execute(statement, execution_options={"populate_existing": True}).scalar_one_or_none()
+    return job if job is not None else get_job(session, job_id)
+
+
+def append_event(session: Session, job: Job, kind: str, data: dict[str, Any]) -> None:
+    """Record a fact of the control plane; the job's row must be locked."""
+    append_numbered_event(session, job, kind, data, attempt=job.attempt, seq=None, time=utc_now())
+
+
+def append_numbered_event(
+    session: Session, job: Job, kind: str, data: dict[str, Any], *, attempt: int, seq: int | None, time: datetime
+) -> None:
+    """Record a fact; the job's row must be locked, so that positions are dense and in commit order."""
+    job.event_count += 1
+    session.add(
+        JobEvent(job_id=job.id, position=job.event_count, attempt=attempt, seq=seq, type=kind, time=time, data=data)
+    )
+
+
+def transition(session: Session, job: Job, target: JobState, error: AttemptEnd | None = None) -> None:
+    """Move the job; raises PlatformError("illegal_transition"). `error` is why it failed."""
+    check_transition(job.id, job.job_state, target)
+    data = {"from": job.state, "to": target.value, "error": _error_json(error)}
+    job.state = target
+    if target is JobState.RUNNING and job.started_at is None:
+        job.started_at = utc_now()
+    if target not in (JobState.RUNNING, JobState.PAUSING, JobState.CANCELLING):
+        job.phase = job.learner_waiting_for = None
+        set_waiting(session, job, None)
+    if target.is_terminal:
+        _finish(session, job, error)
+    append_event(session, job, STATE_EVENT, data)
+
+
+def _finish(session: Session, job: Job, error: AttemptEnd | None) -> None:
+    job.finished_at = utc_now()
+    job.result_checkpoint = newest_checkpoint(session, job.id)
+    if error is not None:
+        job.error_code, job.error_message = error.error_code, error.error_message
+
+
+def _error_json(error: AttemptEnd | None) -> dict[str, str] | None:
+    return None if error is None else {"code": error.error_code, "message": error.error_message}
+
+
+def newest_checkpoint(session: Session, job_id: str) -> str | None:
+    """Id of the checkpoint with the most steps that still exists."""
+    return session.scalar(
+        select(Checkpoint.id)
+        .where(Checkpoint.job_id == job_id, Checkpoint.deleted_at.is_(None))
+        .order_by(Checkpoint.step.desc(), Checkpoint.attempt.desc())
+        .limit(1)
+    )
+
+
+def set_waiting(session: Session, job: Job, service: str | None) -> None:
+    """Say which service the scheduler sees missing; an event only when it changes."""
+    if job.waiting_for != service:
+        job.waiting_for = service
+        append_event(session, job, WAITING_EVENT, {"waiting_for": service})
+
+
+def running_attempt(session: Session, job_id: str) -> Attempt | None:
+    """The attempt that has not ended, if any."""
+    return session.scalar(select(Attempt).where(Attempt.job_id == job_id, Attempt.ended_at.is_(None)))
+
+
+def awaiting_placement(session: Session) -> Sequence[Job]:
+    """Jobs without services that want some, oldest first."""
+    has_attempt = select(Attempt.id).where(Attempt.job_id == Job.id, Attempt.ended_at.is_(None)).exists()
+    wanting = Job.state.in_((JobState.QUEUED, JobState.PROVISIONING))
+    return session.scalars(select(Job).where(wanting, ~has_attempt).order_by(Job.created_at, Job.id)).all()
+
+
+def open_attempt(session: Session, job: Job, trainer: str, replicas: Sequence[str]) -> Attempt | None:
+    """Begin the next attempt with these services; None, with nothing changed, when another job has one of them.
+
+    The primary key of the leases decides between schedulers that chose the same service at the same time.
+    """
+    number = job.attempt + 1
+    kinds = {trainer: "trainer", **dict.fromkeys(replicas, "rollout")}
+    rows = [
+        {"address": address, "kind": kind, "job_id": job.id, "attempt": number, "created_at": utc_now()}
+        for address, kind in sorted(kinds.items())
+    ]
+    with session.begin_nested() as savepoint:
+        statement = insert(ServiceLease).values(rows).on_conflict_do_nothing().returning(ServiceLease.address)
+        if len(session.execute(statement).all()) < len(rows):
+            savepoint.rollback()
+            return None
+    job.attempt = number
+    attempt = Attempt(
+        id=new_id("att"), job_id=job.id, number=number, trainer_address=trainer, rollout_addresses=list(replicas)
+    )
+    session.add(attempt)
+    if job.job_state is JobState.QUEUED:
+        transition(session, job, JobState.PROVISIONING)
+    set_waiting(session, job, None)
+    append_event(session, job, ATTEMPT_EVENT, _attempt_json(AttemptState.PROVISIONING, trainer, None))
+    return attempt
+
+
+def close_attempt(session: Session, job: Job, attempt: Attempt, end: AttemptEnd) -> int:
+    """End an attempt and give its services back; returns how many attempts of the job failed before it."""
+    attempt.state = end.state
+    attempt.ended_at = utc_now()
+    failed = end if end.state is AttemptState.FAILED else None
+    if failed is not None:
+        attempt.error_code, attempt.error_message = end.error_code, end.error_message
+    session.execute(delete(ServiceLease).where(ServiceLease.job_id == job.id, ServiceLease.attempt == attempt.number))
+    append_event(session, job, ATTEMPT_EVENT, _attempt_json(end.state, attempt.trainer_address, failed))
+    earlier = select(func.count()).where(
+        Attempt.job_id == job.id, Attempt.number < attempt.number, Attempt.state == AttemptState.FAILED
+    )
+    return session.scalar(earlier) or 0
+
+
+def _attempt_json(state: AttemptState, trainer: str, error: AttemptEnd | None) -> dict[str, Any]:
+    return {"state": state.value, "trainer": trainer, "error": _error_json(error)}

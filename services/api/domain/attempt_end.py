@@ -1,0 +1,72 @@
+"""What follows the end of an attempt: a pure decision over the job's state and how the attempt ended."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from services.api.domain.job_state import JobState
+
+MAX_FAILED_ATTEMPTS: Final = 3
+"""Attempts of one job that may fail before the job does."""
+
+
+class AttemptState(StrEnum):
+    """Where an attempt stands."""
+
+    PROVISIONING = "provisioning"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its services are free again."""
+        return self in (AttemptState.SUCCEEDED, AttemptState.STOPPED, AttemptState.FAILED)
+
+
+@dataclass(frozen=True)
+class AttemptEnd:
+    """How an attempt ended."""
+
+    state: AttemptState
+    """succeeded | stopped | failed"""
+    error_code: str = ""
+    error_message: str = ""
+    retryable: bool = False
+    """Whether another attempt may succeed; of a failed attempt."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The states that the job passes through, the last one to stay in."""
+
+    states: tuple[JobState, ...]
+
+
+def decide(job_state: JobState, end: AttemptEnd, failed_before: int) -> Decision:
+    """What becomes of a job in `job_state` whose attempt ended so.
+
+    `failed_before` counts the job's earlier failed attempts. A cancel that was accepted wins over any end. A pause
+    wins over a failure that another attempt may heal: the resumed job is that attempt.
+    """
+    if job_state is JobState.CANCELLING:
+        return Decision((JobState.CANCELLED,))
+    if end.state is AttemptState.SUCCEEDED:
+        return Decision(_running_first(job_state, JobState.SUCCEEDED))
+    may_go_on = end.state is AttemptState.STOPPED or (end.retryable and failed_before + 1 < MAX_FAILED_ATTEMPTS)
+    if not may_go_on:
+        return Decision((JobState.FAILED,))
+    if job_state is JobState.PAUSING:
+        return Decision((JobState.PAUSED,))
+    return Decision(_next_attempt(job_state))
+
+
+def _running_first(job_state: JobState, target: JobState) -> tuple[JobState, ...]:
+    """Only a running job succeeds; one that was quicker than its pause or its start's answer was running."""
+    return (target,) if job_state is JobState.RUNNING else (JobState.RUNNING, target)
+
+
+def _next_attempt(job_state: JobState) -> tuple[JobState, ...]:
+    """Provisioning again; a job that was still provisioning stays there."""
+    return () if job_state is JobState.PROVISIONING else (JobState.PROVISIONING,)

@@ -1,0 +1,76 @@
+"""Which services a job gets: first come, first served, decided over what was seen free."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a job asks for."""
+
+    job_id: str
+    rollout_replicas: int
+    """0 for a job that decodes nothing."""
+
+    @property
+    def needs_reward(self) -> bool:
+        """Decoded responses are graded."""
+        return self.rollout_replicas > 0
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Services chosen for a job."""
+
+    job_id: str
+    trainer: str
+    replicas: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A job that must wait, and for which service."""
+
+    job_id: str
+    service: str
+    """trainer | rollout | reward"""
+
+
+@dataclass
+class FreeServices:
+    """Addresses that are up and unleased, in the order of the configuration; consumed by `place`."""
+
+    trainers: list[str]
+    replicas: list[str]
+    reward_is_up: bool
+    blocked: set[str] = field(default_factory=set)
+    """Services that an older job waits for: a younger one must not take them away from it."""
+
+
+def place_all(needs: Sequence[Need], free: FreeServices) -> list[Placement | Waiting]:
+    """Decide for each job, oldest first.
+
+    A job that lacks a service blocks that service, and it alone, for the younger ones: they cannot starve it, and
+    those that can do without it go ahead.
+    """
+    return [_place(need, free) for need in needs]
+
+
+def _place(need: Need, free: FreeServices) -> Placement | Waiting:
+    lacking = _first_lacking(need, free)
+    if lacking is not None:
+        free.blocked.add(lacking)
+        return Waiting(need.job_id, lacking)
+    replicas = tuple(free.replicas[: need.rollout_replicas])
+    del free.replicas[: need.rollout_replicas]
+    return Placement(need.job_id, free.trainers.pop(0), replicas)
+
+
+def _first_lacking(need: Need, free: FreeServices) -> str | None:
+    if not free.trainers or "trainer" in free.blocked:
+        return "trainer"
+    if need.rollout_replicas and (len(free.replicas) < need.rollout_replicas or "rollout" in free.blocked):
+        return "rollout"
+    if need.needs_reward and not free.reward_is_up:
+        return "reward"
+    return None

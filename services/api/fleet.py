@@ -1,0 +1,181 @@
+"""The other services as the control plane calls them: every call with a deadline, every failure a PlatformError."""
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import Final, TypeVar
+
+import grpc
+from pydantic import ValidationError
+
+from services.common.errors import PlatformError
+from services.common.events import Event
+from services.common.pb.dirl.v1 import rollout_pb2, rollout_pb2_grpc, trainer_pb2, trainer_pb2_grpc
+from services.common.rpc.client import call, channel, probe
+
+STATUS_TIMEOUT_S: Final = 2.0
+_SHORT_TIMEOUT_S: Final = 5.0
+_ASSIGN_TIMEOUT_S: Final = 60.0
+"""A replica reads configuration and tokenizer and allocates its cache."""
+_START_TIMEOUT_S: Final = 30.0
+_EVENTS_TIMEOUT_S: Final = 10.0
+_EVENTS_PER_CALL: Final = 1000
+_THREADS: Final = 16
+
+UNREACHABLE_CODES: Final = frozenset({"trainer_unavailable", "rollout_unavailable", "deadline_exceeded", "worker_lost"})
+"""Codes after which nobody knows whether the call was carried out."""
+
+Answer = TypeVar("Answer")
+
+
+class Fleet:
+    """Clients of all trainers and rollout replicas of the installation, and the way to the reward service."""
+
+    def __init__(self, trainers: Sequence[str], replicas: Sequence[str], reward: str) -> None:
+        self.trainers, self.replicas, self.reward = tuple(trainers), tuple(replicas), reward
+        self._channels: dict[str, grpc.Channel] = {}
+        self._lock = Lock()
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="fleet")
+
+    def close(self) -> None:
+        """Close every channel."""
+        self._pool.shutdown(wait=False)
+        with self._lock:
+            for connection in self._channels.values():
+                connection.close()
+            self._channels.clear()
+
+    def ask_all(self, ask: Callable[[str], Answer], addresses: Iterable[str]) -> dict[str, Answer | PlatformError]:
+        """What each address answers, asked side by side; an error stands in the place of its answer."""
+
+        def answer(address: str) -> Answer | PlatformError:
+            try:
+                return ask(address)
+            except PlatformError as error:
+                return error
+
+        wanted = list(addresses)
+        return dict(zip(wanted, self._pool.map(answer, wanted), strict=True))
+
+    def reward_is_up(self) -> bool:
+        """Whether the reward service serves."""
+        return probe(self.reward, STATUS_TIMEOUT_S)
+
+    def trainer_status(self, address: str) -> trainer_pb2.GetTrainerStatusResponse:
+        """What the trainer is doing."""
+        return call(
+            self._trainer(address).GetStatus,
+            trainer_pb2.GetTrainerStatusRequest(),
+            timeout_s=STATUS_TIMEOUT_S,
+            what=f"GetStatus of trainer {address}",
+            unavailable_code="trainer_unavailable",
+        )
+
+    def rollout_status(self, address: str) -> rollout_pb2.GetRolloutStatusResponse:
+        """What the replica is doing."""
+        return call(
+            self._rollout(address).GetStatus,
+            rollout_pb2.GetRolloutStatusRequest(),
+            timeout_s=STATUS_TIMEOUT_S,
+            what=f"GetStatus of rollout replica {address}",
+            unavailable_code="rollout_unavailable",
+        )
+
+    def assign(self, address: str, request: rollout_pb2.AssignRequest) -> None:
+        """Give the replica to an attempt."""
+        call(
+            self._rollout(address).Assign,
+            request,
+            timeout_s=_ASSIGN_TIMEOUT_S,
+            what=f"Assign of rollout replica {address}",
+            unavailable_code="rollout_unavailable",
+        )
+
+    def release(self, address: str, job_id: str, attempt: int) -> None:
+        """Take the replica from an attempt; one that has gone on to another is left alone."""
+        call(
+            self._rollout(address).Release,
+            rollout_pb2.ReleaseRequest(job_id=job_id, attempt=attempt),
+            timeout_s=_SHORT_TIMEOUT_S,
+            what=f"Release of rollout replica {address}",
+            unavailable_code="rollout_unavailable",
+        )
+
+    def start_job(self, address: str, request: trainer_pb2.StartJobRequest) -> None:
+        """Start the learner of an attempt."""
+        call(
+            self._trainer(address).StartJob,
+            request,
+            timeout_s=_START_TIMEOUT_S,
+            what=f"StartJob on trainer {address}",
+            unavailable_code="trainer_unavailable",
+        )
+
+    def stop_job(self, address: str, job_id: str, attempt: int, grace_s: float) -> None:
+        """Ask the learner to end."""
+        call(
+            self._trainer(address).StopJob,
+            trainer_pb2.StopJobRequest(job_id=job_id, attempt=attempt, grace_s=grace_s),
+            timeout_s=_SHORT_TIMEOUT_S,
+            what=f"StopJob on trainer {address}",
+            unavailable_code="trainer_unavailable",
+        )
+
+    def journalled_events(self, address: str, job_dir: Path, attempt: int, after_seq: int) -> list[Event]:
+        """Events of an attempt after `after_seq`, at most a thousand, as its journal has them."""
+        request = trainer_pb2.GetEventsRequest(
+            job_dir=str(job_dir), attempt=attempt, after_seq=after_seq, limit=_EVENTS_PER_CALL
+        )
+        answer = call(
+            self._trainer(address).GetEvents,
+            request,
+            timeout_s=_EVENTS_TIMEOUT_S,
+            what=f"GetEvents of trainer {address}",
+            unavailable_code="trainer_unavailable",
+        )
+        return [_event(text, address) for text in answer.events]
+
+    def start_export(
+        self, address: str, export_id: str, checkpoint_path: str, output_path: str
+    ) -> trainer_pb2.GetExportResponse:
+        """Have a checkpoint written as a model directory."""
+        request = trainer_pb2.StartExportRequest(
+            export_id=export_id, checkpoint_path=checkpoint_path, output_path=output_path
+        )
+        return call(
+            self._trainer(address).StartExport,
+            request,
+            timeout_s=_SHORT_TIMEOUT_S,
+            what=f"StartExport on trainer {address}",
+            unavailable_code="trainer_unavailable",
+        )
+
+    def export_status(self, address: str, export_id: str) -> trainer_pb2.GetExportResponse:
+        """How an export is going."""
+        return call(
+            self._trainer(address).GetExport,
+            trainer_pb2.GetExportRequest(export_id=export_id),
+            timeout_s=_SHORT_TIMEOUT_S,
+            what=f"GetExport of trainer {address}",
+            unavailable_code="trainer_unavailable",
+        )
+
+    def _trainer(self, address: str) -> trainer_pb2_grpc.TrainerServiceStub:
+        return trainer_pb2_grpc.TrainerServiceStub(self._channel(address))
+
+    def _rollout(self, address: str) -> rollout_pb2_grpc.RolloutServiceStub:
+        return rollout_pb2_grpc.RolloutServiceStub(self._channel(address))
+
+    def _channel(self, address: str) -> grpc.Channel:
+        with self._lock:
+            if address not in self._channels:
+                self._channels[address] = channel(address)
+            return self._channels[address]
+
+
+def _event(text: str, address: str) -> Event:
+    try:
+        return Event.model_validate_json(text)
+    except ValidationError as error:
+        raise PlatformError("internal", f"Trainer {address} sent an event that cannot be read: {error}") from error

@@ -1,0 +1,72 @@
+"""The FastAPI application."""
+
+from pathlib import Path
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from services.api.http import (
+    routes_files,
+    routes_jobs,
+    routes_models,
+    routes_records,
+    routes_system,
+    routes_trajectories,
+)
+from services.api.http.envelope import ErrorEnvelope
+from services.api.http.errors import install_error_handlers
+from services.api.http.middleware import BodyLimitMiddleware, RequestMiddleware
+from services.api.http.pages import DASHBOARD, dashboard_router
+from services.api.http.resources import Resources
+from services.api.http.routes_system import JobCollector
+from services.common.job_spec import JobSpec
+
+_MAX_BODY_BYTES: Final = 4 * 2**20
+_MULTIPART_BYTES: Final = 64 * 2**10
+"""What the form adds to a file."""
+_DESCRIPTION: Final = (
+    "Post-training of block-diffusion language models: supervised fine-tuning, DiPO reinforcement learning, evaluation."
+)
+
+
+def create_app(resources: Resources, *, dashboard: Path = DASHBOARD) -> FastAPI:
+    """The API on these connections, which stay the caller's to close."""
+    app = FastAPI(
+        title="DiRL Platform",
+        version=resources.version,
+        description=_DESCRIPTION,
+        generate_unique_id_function=_operation_id,
+        responses={"default": {"model": ErrorEnvelope, "description": "An error."}},
+    )
+    app.state.resources = resources
+    JobCollector(resources.database, resources.registry)
+    upload_bytes = resources.settings.max_upload_bytes + _MULTIPART_BYTES
+    app.add_middleware(BodyLimitMiddleware, max_bytes=_MAX_BODY_BYTES, uploads={"/v1/files": upload_bytes})
+    app.add_middleware(RequestMiddleware, registry=resources.registry)
+    install_error_handlers(app)
+    for module in (routes_files, routes_jobs, routes_records, routes_trajectories, routes_models, routes_system):
+        app.include_router(module.router)
+    app.include_router(dashboard_router(dashboard))
+    _add_spec_schema(app)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+def _add_spec_schema(app: FastAPI) -> None:
+    """Put the job spec's schema into the document: the route reads its body itself, to report every problem at once."""
+    plain = app.openapi
+
+    def with_spec() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = JobSpec.model_json_schema(ref_template="#/components/schemas/{model}")
+            document = plain()
+            document["components"]["schemas"].update({**schema.pop("$defs", {}), "JobSpec": schema})
+            body = document["paths"]["/v1/jobs"]["post"]["requestBody"]
+            body["content"]["application/json"]["schema"] = {"$ref": "#/components/schemas/JobSpec"}
+        return plain()
+
+    app.openapi = with_spec  # type: ignore[method-assign]

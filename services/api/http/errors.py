@@ -1,0 +1,94 @@
+"""Exceptions to error envelopes; the table is services.common.errors.ERROR_KINDS."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DataError, OperationalError
+from starlette.exceptions import HTTPException
+
+from services.api.http.envelope import ErrorBody, ErrorEnvelope, ProblemBody
+from services.api.http.middleware import REQUEST_ID_HEADER
+from services.common.errors import PlatformError, Problem, ProblemsError
+from services.common.telemetry.logs import get_logger
+
+log = get_logger()
+
+_CODE_OF_STATUS: Final[Mapping[int, str]] = {404: "not_found", 413: "payload_too_large"}
+"""Refusals of the framework itself; others are invalid requests."""
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Answer every exception with an envelope."""
+    app.add_exception_handler(PlatformError, _platform_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(OperationalError, _database_error)
+    app.add_exception_handler(DataError, _unstorable)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def _platform_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, PlatformError)
+    return _answer(request, error)
+
+
+def _validation_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problems = [_problem(item["loc"], item["msg"]) for item in error.errors()]
+    return _answer(request, ProblemsError("invalid_request", "The request cannot be used", problems))
+
+
+def _problem(location: tuple[int | str, ...], message: str) -> Problem:
+    _place, *path = location
+    return Problem(".".join(str(part) for part in path) or "body", message)
+
+
+def _http_exception(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = _CODE_OF_STATUS.get(error.status_code, "invalid_request")
+    message = f"{request.method} {request.url.path}: {error.detail}."
+    return _answer(request, PlatformError(code, message), status=error.status_code, headers=error.headers)
+
+
+def _database_error(request: Request, error: Exception) -> JSONResponse:
+    log.error("database unavailable", reason=str(error))
+    message = "The database does not answer; nothing was changed. Try again, and check DIRL_DATABASE_URL."
+    return _answer(request, PlatformError("busy", message))
+
+
+def _unstorable(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, DataError)
+    message = f"The request holds a value that the database cannot hold: {error.orig}."
+    return _answer(request, PlatformError("invalid_request", message))
+
+
+def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    # The server logs the traceback: Starlette raises the exception again after this answer.
+    message = f"{type(error).__name__} in {request.method} {request.url.path}; the server's log has the traceback."
+    answer = _answer(request, PlatformError("internal", message))
+    # This handler alone runs outside the middleware that names every answer.
+    answer.headers[REQUEST_ID_HEADER] = request.scope["state"]["request_id"]
+    return answer
+
+
+def _answer(
+    request: Request, error: PlatformError, *, status: int | None = None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    request_id = request.scope["state"]["request_id"]
+    problems = error.problems if isinstance(error, ProblemsError) else None
+    body = ErrorBody(
+        type=error.kind.http_type,
+        code=error.code,
+        message=error.message,
+        param=error.param,
+        request_id=request_id,
+        problems=None if problems is None else [ProblemBody(path=p.path, message=p.message) for p in problems],
+    )
+    return JSONResponse(
+        ErrorEnvelope(error=body).model_dump(mode="json"),
+        status_code=status or error.kind.http_status,
+        headers=headers,
+    )

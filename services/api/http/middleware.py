@@ -1,0 +1,91 @@
+"""What every request gets: an id, a bound on its body, a line in the log, a count."""
+
+import re
+import secrets
+import time
+from typing import Final
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.common.telemetry.logs import get_logger
+
+REQUEST_ID_HEADER: Final = "x-request-id"
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_TOO_LARGE: Final = 413
+_ERROR: Final = 400
+
+log = get_logger()
+
+
+class RequestMiddleware:
+    """Names the request, binds the name for logs and calls, and reports how it went."""
+
+    def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
+        self._app = app
+        labels = ["method", "route", "status"]
+        self._requests = Counter("dirl_api_requests", "Requests answered.", labels, registry=registry)
+        self._seconds = Histogram(
+            "dirl_api_request_seconds", "Seconds until the answer began.", ["method", "route"], registry=registry
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on under its id."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        began = time.monotonic()
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message.setdefault("headers", []).append((REQUEST_ID_HEADER.encode(), request_id.encode()))
+                self._report(scope, message["status"], time.monotonic() - began)
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            await self._app(scope, receive, answer)
+
+    def _report(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        self._requests.labels(scope["method"], route, str(status)).inc()
+        self._seconds.labels(scope["method"], route).observe(seconds)
+        notable = status >= _ERROR or scope["method"] not in ("GET", "HEAD")
+        say = log.info if notable else log.debug
+        say("request", method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 4))
+
+
+def _request_id(scope: Scope) -> str:
+    given = dict(scope["headers"]).get(REQUEST_ID_HEADER.encode(), b"").decode("latin-1")
+    return given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+
+
+class BodyLimitMiddleware:
+    """Refuses bodies that are too large while they arrive, before they fill memory or disk."""
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int, uploads: dict[str, int]) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+        self._uploads = uploads
+        """Bounds of paths that take more."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, counting its body."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = self._uploads.get(scope["path"], self._max_bytes)
+        received = 0
+
+        async def bounded() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > limit:
+                raise HTTPException(_TOO_LARGE, f"the body is larger than the {limit} bytes that this server takes")
+            return message
+
+        await self._app(scope, bounded, send)

@@ -1,0 +1,67 @@
+"""What the routes work with, and the parameters they share."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import redis
+from fastapi import Depends, Query, Request
+from prometheus_client import CollectorRegistry
+
+from services.api.broker import Hints
+from services.api.db.database import Database
+from services.api.fleet import Fleet
+from services.api.settings import ApiSettings
+from services.common.release import release
+from services.common.streams import connect
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Connections of the API process."""
+
+    settings: ApiSettings
+    database: Database
+    fleet: Fleet
+    redis: redis.Redis
+    hints: Hints
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    version: str = field(default_factory=release)
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set when the process is asked to end: streams of events close themselves."""
+
+    @property
+    def data_dir(self) -> Path:
+        """Directory shared by all services."""
+        return self.settings.data_dir.absolute()
+
+
+@contextmanager
+def open_resources(settings: ApiSettings) -> Iterator[Resources]:
+    """Connections by settings, closed at the end of the block."""
+    resources = Resources(
+        settings=settings,
+        database=Database(settings.database_url),
+        fleet=Fleet(settings.trainer_addresses, settings.rollout_addresses, settings.reward_address),
+        redis=connect(settings.redis_url),
+        hints=Hints(settings.redis_url),
+    )
+    try:
+        yield resources
+    finally:
+        resources.fleet.close()
+        resources.redis.close()
+        resources.database.dispose()
+
+
+def _resources(request: Request) -> Resources:
+    resources: Resources = request.app.state.resources
+    return resources
+
+
+Res = Annotated[Resources, Depends(_resources)]
+After = Annotated[str | None, Query(description="Id of the last item of the previous page.")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="Items of a page.")]

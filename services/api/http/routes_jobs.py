@@ -1,0 +1,108 @@
+"""/v1/jobs: submit, list, look, steer"""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Body, Header, Query, Request, Response
+from sqlalchemy import select
+
+from services.api.db.job_tables import Job
+from services.api.db.jobs import get_job, lock_job, running_attempt, transition
+from services.api.domain.job_state import JobState
+from services.api.http.envelope import Page, page_of
+from services.api.http.paging import newest_first
+from services.api.http.resources import After, Limit, Res
+from services.api.http.submission import Submissions
+from services.api.http.views import JobView, job_view
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+_CREATED: Final = 201
+
+
+@router.post("", status_code=_CREATED, responses={200: {"model": JobView}})
+def create_job(
+    resources: Res,
+    response: Response,
+    body: Annotated[dict[str, Any], Body()],
+    idempotency_key: Annotated[
+        str | None,
+        Header(min_length=1, max_length=255, description="Repeating a request with its key gives the same job."),
+    ] = None,
+) -> JobView:
+    """Submit a job spec. All that is wrong with it is said at once. 200 when the key was used for this job before."""
+    submissions = Submissions(resources.database, len(resources.settings.rollout_addresses))
+    job, is_new = submissions.submit(body, idempotency_key)
+    if is_new:
+        resources.hints.dispatch()
+    else:
+        response.status_code = 200
+    return job_view(job)
+
+
+@router.get("")
+def list_jobs(
+    request: Request,
+    resources: Res,
+    after: After = None,
+    limit: Limit = 20,
+    status: Annotated[list[JobState] | None, Query(description="Any of these states.")] = None,
+    method: Annotated[str | None, Query(description="sft | rl | eval | pipeline")] = None,
+) -> Page[JobView]:
+    """Jobs, newest first. `metadata[key]=value` selects by metadata."""
+    statement = select(Job)
+    if status:
+        statement = statement.where(Job.state.in_(status))
+    if method is not None:
+        statement = statement.where(Job.method == method)
+    if labels := dict(_metadata(request)):
+        statement = statement.where(Job.labels.contains(labels))
+    with resources.database.begin() as session:
+        rows = newest_first(session, Job, statement, after, limit)
+    return page_of([(row.id, job_view(row)) for row in rows], limit)
+
+
+def _metadata(request: Request) -> Iterator[tuple[str, str]]:
+    for name, value in request.query_params.multi_items():
+        if name.startswith("metadata[") and name.endswith("]"):
+            yield name.removeprefix("metadata[").removesuffix("]"), value
+
+
+@router.get("/{job_id}")
+def get_one_job(resources: Res, job_id: str) -> JobView:
+    """One job."""
+    with resources.database.begin() as session:
+        return job_view(get_job(session, job_id))
+
+
+@router.post("/{job_id}/cancel")
+def cancel_job(resources: Res, job_id: str) -> JobView:
+    """Stop a job for good, with a checkpoint when it is training. Cancelling it again changes nothing."""
+    with resources.database.begin() as session:
+        job = lock_job(session, job_id)
+        if job.job_state not in (JobState.CANCELLING, JobState.CANCELLED):
+            transition(session, job, JobState.CANCELLING)
+        if job.job_state is JobState.CANCELLING and running_attempt(session, job_id) is None:
+            transition(session, job, JobState.CANCELLED)
+    resources.hints.reconcile(job_id)
+    return job_view(job)
+
+
+@router.post("/{job_id}/pause")
+def pause_job(resources: Res, job_id: str) -> JobView:
+    """Stop a running job with a checkpoint, and give its services to others until it is resumed."""
+    with resources.database.begin() as session:
+        job = lock_job(session, job_id)
+        transition(session, job, JobState.PAUSING)
+    resources.hints.reconcile(job_id)
+    return job_view(job)
+
+
+@router.post("/{job_id}/resume")
+def resume_job(resources: Res, job_id: str) -> JobView:
+    """Queue a paused job again; it goes on from its newest checkpoint."""
+    with resources.database.begin() as session:
+        job = lock_job(session, job_id)
+        transition(session, job, JobState.QUEUED)
+    resources.hints.dispatch()
+    return job_view(job)

@@ -1,0 +1,199 @@
+"""/healthz, /readyz, /v1/system, /metrics: how the installation is"""
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Annotated, Any, Final, Literal
+
+import redis
+from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from pydantic import BaseModel, Field
+from sqlalchemy import func, select
+
+from services.api.db.base import utc_now
+from services.api.db.database import Database
+from services.api.db.heartbeats import last_beats
+from services.api.db.job_tables import Job, ServiceLease
+from services.api.domain.job_state import JobState
+from services.api.http.resources import Res, Resources
+from services.common.errors import PlatformError
+from services.common.pb.dirl.v1 import rollout_pb2, trainer_pb2
+
+router = APIRouter(tags=["system"])
+
+_BEAT_LATE: Final = timedelta(seconds=15)
+_UNAVAILABLE: Final = 503
+ServiceState = Literal["up", "down"]
+
+
+class Alive(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(BaseModel):
+    """What the API itself cannot do without."""
+
+    ready: bool
+    dependencies: dict[str, ServiceState]
+
+
+class ServiceView(BaseModel):
+    """One process or server of the installation."""
+
+    object: Literal["service"] = "service"
+    kind: str
+    """postgres | redis | scheduler | recorder | reward | trainer | rollout"""
+    address: str | None
+    state: ServiceState
+    activity: str | None = None
+    """What a trainer or replica says that it is doing."""
+    job_id: str | None = None
+    """Job that it works for, by its own word."""
+    leased_to: str | None = None
+    """Job that it belongs to, by the scheduler's."""
+    version: str | None = None
+    weight_version: Annotated[int | None, Field(description="Loaded weights of a replica; null before the first.")] = (
+        None
+    )
+    weight_digest: str | None = None
+    rss_bytes: int | None = None
+    error: str | None = None
+
+
+class SystemView(BaseModel):
+    """The whole installation."""
+
+    object: Literal["system"] = "system"
+    version: str
+    healthy: bool
+    """Whether every service is up."""
+    services: list[ServiceView]
+
+
+@router.get("/healthz")
+def healthz() -> Alive:
+    """Whether the process lives."""
+    return Alive()
+
+
+@router.get("/readyz", responses={_UNAVAILABLE: {"model": Readiness}})
+def readyz(resources: Res, response: Response) -> Readiness:
+    """Whether requests can be served; 503 when the database or Redis does not answer."""
+    states = {"postgres": resources.database.is_up(), "redis": _redis_is_up(resources)}
+    ready = all(states.values())
+    if not ready:
+        response.status_code = _UNAVAILABLE
+    return Readiness(ready=ready, dependencies={name: _state(up) for name, up in states.items()})
+
+
+def _state(up: bool) -> ServiceState:
+    return "up" if up else "down"
+
+
+def _redis_is_up(resources: Resources) -> bool:
+    try:
+        return bool(resources.redis.ping())
+    except redis.RedisError:
+        return False
+
+
+@router.get("/v1/system")
+def get_system(resources: Res) -> SystemView:
+    """Every service: whether it is up, its version, its memory, the weights it has loaded."""
+    fleet = resources.fleet
+    with resources.database.begin() as session:
+        beats = last_beats(session)
+        leases = {lease.address: lease.job_id for lease in session.scalars(select(ServiceLease))}
+    services = [
+        ServiceView(kind="postgres", address=None, state="up"),
+        ServiceView(kind="redis", address=None, state=_state(_redis_is_up(resources))),
+        *(_process(name, beats) for name in ("scheduler", "recorder")),
+        ServiceView(kind="reward", address=fleet.reward, state=_state(fleet.reward_is_up())),
+        *_asked("trainer", fleet.ask_all(fleet.trainer_status, fleet.trainers), leases, _trainer),
+        *_asked("rollout", fleet.ask_all(fleet.rollout_status, fleet.replicas), leases, _replica),
+    ]
+    return SystemView(
+        version=resources.version, healthy=all(service.state == "up" for service in services), services=services
+    )
+
+
+def _process(name: str, beats: Mapping[str, Any]) -> ServiceView:
+    seen = beats.get(name)
+    late = seen is None or utc_now() - seen > _BEAT_LATE
+    error = None if not late else "never seen" if seen is None else f"last seen {seen.isoformat(timespec='seconds')}"
+    return ServiceView(kind=name, address=None, state=_state(not late), error=error)
+
+
+def _asked(
+    kind: str, answers: Mapping[str, Any], leases: Mapping[str, str], details: Callable[[Any], dict[str, Any]]
+) -> list[ServiceView]:
+    return [
+        ServiceView(
+            kind=kind,
+            address=address,
+            leased_to=leases.get(address),
+            **(
+                {"state": "down", "error": answer.message}
+                if isinstance(answer, PlatformError)
+                else {"state": "up", **details(answer)}
+            ),
+        )
+        for address, answer in answers.items()
+    ]
+
+
+def _trainer(status: trainer_pb2.GetTrainerStatusResponse) -> dict[str, Any]:
+    return {
+        "activity": status.state,
+        "job_id": status.job_id if status.state == "running" else None,
+        "version": status.version,
+        "rss_bytes": status.rss_bytes,
+    }
+
+
+def _replica(status: rollout_pb2.GetRolloutStatusResponse) -> dict[str, Any]:
+    loaded = status.weight_version >= 0 and status.job_id != ""
+    return {
+        "activity": status.state,
+        "job_id": status.job_id or None,
+        "version": status.version,
+        "weight_version": status.weight_version if loaded else None,
+        "weight_digest": status.weight_digest if loaded else None,
+        "rss_bytes": status.rss_bytes,
+        "error": status.last_error or None,
+    }
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+def prometheus_metrics(resources: Res) -> Response:
+    """Prometheus text format."""
+    return Response(generate_latest(resources.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+class JobCollector:
+    """Jobs by state, counted when asked."""
+
+    def __init__(self, database: Database, registry: CollectorRegistry) -> None:
+        self._database = database
+        registry.register(self)
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        """Names only, so that registering asks no database."""
+        return [self._family()]
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        """Every state, zero included."""
+        family = self._family()
+        with self._database.begin() as session:
+            counts = dict(session.execute(select(Job.state, func.count()).group_by(Job.state)).all())
+        for state in JobState:
+            family.add_metric([state.value], counts.get(state.value, 0))
+        return [family]
+
+    @staticmethod
+    def _family() -> GaugeMetricFamily:
+        return GaugeMetricFamily("dirl_jobs", "Jobs by state.", labels=["status"])

@@ -1,0 +1,121 @@
+"""`python -m services.api.recorder`: writes what the learners say into the database.
+
+Events are acknowledged after the commit, so a crash repeats them, and repeating changes nothing. An event that comes
+before its predecessors makes the recorder read the journal; when no trainer answers, the event is left to the
+scheduler, which compares what a trainer has journalled with what is recorded.
+"""
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from types import FrameType
+from typing import Final
+
+import redis
+from sqlalchemy.exc import OperationalError
+
+from services.api.db.database import Database
+from services.api.db.heartbeats import beat
+from services.api.fleet import Fleet
+from services.api.recorder_apply import apply_events
+from services.api.recorder_catch_up import JournalReader
+from services.api.settings import ApiSettings
+from services.common.errors import PlatformError
+from services.common.events import Event
+from services.common.settings import read_settings
+from services.common.streams import EventConsumer, Leased, connect
+from services.common.telemetry.logs import configure_logging, get_logger
+
+_BATCH: Final = 200
+_BLOCK_MS: Final = 500
+_RETRY_S: Final = 1.0
+_HEARTBEAT_S: Final = 5.0
+
+log = get_logger()
+
+
+class Recorder:
+    """One consumer of the events stream."""
+
+    def __init__(self, database: Database, journals: JournalReader, client: redis.Redis) -> None:
+        self._database, self._journals, self._redis = database, journals, client
+        self._next_heartbeat = 0.0
+
+    def run(self, ended: threading.Event) -> None:
+        """Record until `ended`; a lost Redis or database is waited for."""
+        name = f"{socket.gethostname()}-{os.getpid()}"
+        while not ended.is_set():
+            try:
+                consumer = EventConsumer(self._redis, name)
+                while not ended.is_set():
+                    self.step(consumer, _BLOCK_MS)
+            except PlatformError as error:
+                log.warning("events not read", code=error.code, reason=error.message)
+                ended.wait(_RETRY_S)
+            except OperationalError as error:
+                log.warning("events not recorded", reason=str(error.orig))
+                ended.wait(_RETRY_S)
+
+    def step(self, consumer: EventConsumer, block_ms: int) -> int:
+        """Take a batch, record it, acknowledge it; returns its size."""
+        self._beat()
+        leased = consumer.take(_BATCH, block_ms)
+        for (job_id, attempt), events in _by_attempt(leased).items():
+            self._record(job_id, attempt, events)
+        consumer.ack([item.entry_id for item in leased])
+        return len(leased)
+
+    def _record(self, job_id: str, attempt: int, events: Sequence[Event]) -> None:
+        try:
+            with self._database.begin() as session:
+                applied = apply_events(session, job_id, attempt, events)
+        except PlatformError as error:
+            log.warning("events dropped", job_id=job_id, attempt=attempt, count=len(events), reason=error.message)
+            return
+        if applied.gap:
+            log.info("gap in events", job_id=job_id, attempt=attempt, recorded=applied.last_seq, next=events[0].seq)
+            self._journals.catch_up(job_id, attempt)
+
+    def _beat(self) -> None:
+        if time.monotonic() < self._next_heartbeat:
+            return
+        self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
+        with self._database.begin() as session:
+            beat(session, "recorder")
+
+
+def _by_attempt(leased: Sequence[Leased[Event]]) -> dict[tuple[str, int], list[Event]]:
+    groups: dict[tuple[str, int], list[Event]] = defaultdict(list)
+    for item in leased:
+        groups[item.value.job_id, item.value.attempt].append(item.value)
+    return groups
+
+
+def main() -> None:
+    """Record until SIGTERM or SIGINT."""
+    settings = read_settings(ApiSettings)
+    configure_logging("recorder", settings.log_level, settings.log_format)
+    ended = threading.Event()
+
+    def end(_signal: int, _frame: FrameType | None) -> None:
+        ended.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    database = Database(settings.database_url)
+    fleet = Fleet(settings.trainer_addresses, settings.rollout_addresses, settings.reward_address)
+    client = connect(settings.redis_url)
+    log.info("recorder ready", redis=settings.redis_url.rpartition("@")[2])
+    Recorder(database, JournalReader(database, fleet, settings.data_dir), client).run(ended)
+    fleet.close()
+    client.close()
+    database.dispose()
+    log.info("recorder stopped")
+
+
+if __name__ == "__main__":
+    main()

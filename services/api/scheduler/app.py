@@ -1,0 +1,46 @@
+"""The Celery application: `celery --app services.api.scheduler.app:app worker` (and `beat`)."""
+
+import logging
+from typing import Any
+
+from celery.signals import setup_logging, worker_ready
+
+from services.api.broker import DISPATCH, HINT_EXPIRES_S, PRUNE, RECONCILE_ALL, make_celery
+from services.api.scheduler.tasks import register_tasks
+from services.api.settings import ApiSettings
+from services.common.settings import read_settings
+from services.common.telemetry.logs import configure_logging, get_logger
+
+_BEAT_S = 1.0
+_PRUNE_S = 60.0
+# One line per task and second would bury everything else; failures are logged at a higher level.
+_CHATTY = ("celery.worker.strategy", "celery.app.trace", "celery.utils.functional")
+
+settings = read_settings(ApiSettings)
+app = make_celery(settings.redis_url)
+app.conf.beat_schedule_filename = str(settings.data_dir / "beat-schedule")
+app.conf.beat_schedule = {
+    "dispatch": {"task": DISPATCH, "schedule": _BEAT_S, "options": {"expires": HINT_EXPIRES_S}},
+    "reconcile": {"task": RECONCILE_ALL, "schedule": _BEAT_S, "options": {"expires": HINT_EXPIRES_S}},
+    "prune": {"task": PRUNE, "schedule": _PRUNE_S, "options": {"expires": _PRUNE_S}},
+}
+register_tasks(app, settings)
+
+
+def _not_a_due_task(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Scheduler: Sending due task")
+
+
+def _configure_logging(**_: Any) -> None:
+    configure_logging("scheduler", settings.log_level, settings.log_format)
+    logging.getLogger("celery.beat").addFilter(_not_a_due_task)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _say_ready(**_: Any) -> None:
+    get_logger().info("scheduler ready", broker=app.connection().as_uri())
+
+
+setup_logging.connect(_configure_logging, weak=False)
+worker_ready.connect(_say_ready, weak=False)

@@ -1,0 +1,109 @@
+"""Gives waiting jobs their services: looks who is free, decides, leases.
+
+Repeatable: a job is placed in one transaction that checks again, under the row's lock, that it still waits, and takes
+the leases, of which each address has one. A process that dies before the commit has done nothing; one that dies after
+it has lost only the hint to start the learner, which the beat repeats.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy import select
+
+from services.api.db.heartbeats import beat
+from services.api.db.job_tables import Attempt, ServiceLease
+from services.api.db.jobs import awaiting_placement, lock_job, open_attempt, running_attempt, set_waiting
+from services.api.domain.job_state import JobState
+from services.api.domain.placement import FreeServices, Need, Placement, Waiting, place_all
+from services.api.scheduler.context import SchedulerContext
+from services.common.errors import PlatformError
+from services.common.pb.dirl.v1 import rollout_pb2, trainer_pb2
+from services.common.telemetry.logs import get_logger
+
+log = get_logger()
+
+
+def dispatch(context: SchedulerContext) -> None:
+    """Place every waiting job that can be placed, oldest first; say of the others what they wait for."""
+    with context.database.begin() as session:
+        beat(session, "scheduler")
+        needs = [Need(job.id, job.rollout_replicas) for job in awaiting_placement(session)]
+        leased = set(session.scalars(select(ServiceLease.address)))
+    if not needs:
+        return
+
+    free = _free_services(context, leased)
+
+    for outcome in place_all(needs, free):
+        if isinstance(outcome, Waiting):
+            _note_waiting(context, outcome)
+        elif _take(context, outcome):
+            context.hints.reconcile(outcome.job_id)
+
+
+def _free_services(context: SchedulerContext, leased: set[str]) -> FreeServices:
+    fleet = context.fleet
+    trainers = fleet.ask_all(fleet.trainer_status, [a for a in fleet.trainers if a not in leased])
+    replicas = fleet.ask_all(fleet.rollout_status, [a for a in fleet.replicas if a not in leased])
+    return FreeServices(
+        trainers=[address for address, status in trainers.items() if _trainer_is_free(context, address, status)],
+        replicas=[address for address, status in replicas.items() if _replica_is_free(status)],
+        reward_is_up=fleet.reward_is_up(),
+    )
+
+
+def _trainer_is_free(
+    context: SchedulerContext, address: str, status: trainer_pb2.GetTrainerStatusResponse | PlatformError
+) -> bool:
+    if isinstance(status, PlatformError):
+        return False
+    if status.state == "running":
+        _stop_orphan(context, address, status)
+        return False
+    return True
+
+
+def _stop_orphan(context: SchedulerContext, address: str, status: trainer_pb2.GetTrainerStatusResponse) -> None:
+    """End a learner whose attempt was given up while its trainer could not be reached: nobody reads what it does."""
+    with context.database.begin() as session:
+        belongs = select(Attempt.id).where(
+            Attempt.job_id == status.job_id, Attempt.number == status.attempt, Attempt.ended_at.is_(None)
+        )
+        if session.execute(belongs).first() is not None:
+            return
+    log.warning("orphaned learner stopped", trainer=address, job_id=status.job_id, attempt=status.attempt)
+    try:
+        context.fleet.stop_job(address, status.job_id, status.attempt, grace_s=0.0)
+    except PlatformError as error:
+        log.warning("orphaned learner not stopped", trainer=address, reason=error.message)
+
+
+def _replica_is_free(status: rollout_pb2.GetRolloutStatusResponse | PlatformError) -> bool:
+    """An unleased replica that still has an assignment missed its release; the next assignment replaces it."""
+    return not isinstance(status, PlatformError) and (status.state == "idle" or status.job_id != "")
+
+
+def _note_waiting(context: SchedulerContext, waiting: Waiting) -> None:
+    with context.database.begin() as session:
+        job = lock_job(session, waiting.job_id)
+        if _waits(job.job_state):
+            set_waiting(session, job, waiting.service)
+
+
+def _take(context: SchedulerContext, placement: Placement) -> bool:
+    """Lease; False when the job no longer waits or another dispatcher was quicker."""
+    with context.database.begin() as session:
+        job = lock_job(session, placement.job_id)
+        if not _waits(job.job_state) or running_attempt(session, job.id) is not None:
+            return False
+        attempt = open_attempt(session, job, placement.trainer, placement.replicas)
+    if attempt is not None:
+        log.info("job placed", job_id=placement.job_id, attempt=attempt.number, **_services(attempt))
+    return attempt is not None
+
+
+def _services(attempt: Attempt) -> dict[str, str | Sequence[str]]:
+    return {"trainer": attempt.trainer_address, "replicas": attempt.rollout_addresses}
+
+
+def _waits(state: JobState) -> bool:
+    return state in (JobState.QUEUED, JobState.PROVISIONING)

@@ -1,0 +1,63 @@
+"""Ends an attempt: its last events, its services, its streams, and what becomes of the job."""
+
+from services.api.db.job_tables import Attempt, Job
+from services.api.db.jobs import close_attempt, transition
+from services.api.db.locks import open_locked
+from services.api.domain.attempt_end import AttemptEnd, decide
+from services.api.domain.job_state import JobState
+from services.api.fleet import UNREACHABLE_CODES
+from services.api.scheduler.claims import ClaimedJob, release_claim
+from services.api.scheduler.context import SchedulerContext
+from services.common.errors import PlatformError
+from services.common.streams import delete_streams
+from services.common.telemetry.logs import get_logger
+
+log = get_logger()
+
+
+def end_attempt(
+    context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt, end: AttemptEnd, *, trainer_answers: bool
+) -> None:
+    """Take the attempt's services back and move its job on.
+
+    The events come first: a job is not over before its last metrics are there. When the trainer that reported the end
+    does not answer any more, the end is put off. The journal of an attempt whose trainer is lost is read when one
+    answers again (services.api.scheduler.prune).
+    """
+    unread = context.journals.catch_up(claimed.job.id, attempt.number)
+    if unread is not None and unread.code in UNREACHABLE_CODES and trainer_answers:
+        release_claim(context, claimed)
+        return
+    _give_back(context, claimed.job.id, attempt)
+
+    with context.database.begin() as session:
+        job = open_locked(session, Job, claimed.job.id, claimed.token)
+        row = session.get_one(Attempt, attempt.id)
+        row.events_complete = unread is None
+        failed_before = close_attempt(session, job, row, end)
+        states = decide(job.job_state, end, failed_before).states
+        for state in states:
+            transition(session, job, state, end if state is JobState.FAILED else None)
+    log.info(
+        "attempt ended",
+        job_id=claimed.job.id,
+        attempt=attempt.number,
+        end=end.state.value,
+        error_code=end.error_code,
+        job_state=job.state,
+    )
+    context.hints.dispatch()
+
+
+def _give_back(context: SchedulerContext, job_id: str, attempt: Attempt) -> None:
+    """Release replicas and delete streams; what cannot be reached now is replaced or pruned later."""
+    answers = context.fleet.ask_all(
+        lambda address: context.fleet.release(address, job_id, attempt.number), attempt.rollout_addresses
+    )
+    for address, answer in answers.items():
+        if isinstance(answer, PlatformError):
+            log.warning("replica not released", replica=address, job_id=job_id, reason=answer.message)
+    try:
+        delete_streams(context.redis, job_id, attempt.number)
+    except PlatformError as error:
+        log.warning("streams not deleted", job_id=job_id, attempt=attempt.number, reason=error.message)

@@ -1,0 +1,76 @@
+"""Tidies up what nobody needs any more, and reads journals that could not be read at the time."""
+
+import shutil
+from datetime import timedelta
+from typing import Final
+
+from sqlalchemy import delete, select
+
+from services.api.db.base import utc_now
+from services.api.db.job_tables import Attempt, IdempotencyKey
+from services.api.db.record_tables import StoredFile
+from services.api.scheduler.context import SchedulerContext
+from services.common.streams import delete_streams
+from services.common.telemetry.logs import get_logger
+
+_KEYS_KEPT: Final = timedelta(days=7)
+_UPLOAD_KEPT: Final = timedelta(hours=6)
+"""An upload that has no row after so long was cut off."""
+_JOURNALS_PER_ROUND: Final = 20
+
+log = get_logger()
+
+
+def prune(context: SchedulerContext) -> None:
+    """One round; every part may run twice."""
+    with context.database.begin() as session:
+        session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < utc_now() - _KEYS_KEPT))
+    _read_left_journals(context)
+    _delete_left_streams(context)
+    _delete_broken_uploads(context)
+
+
+def _read_left_journals(context: SchedulerContext) -> None:
+    unread = (
+        select(Attempt)
+        .where(Attempt.ended_at.is_not(None), Attempt.events_complete.is_(False))
+        .order_by(Attempt.ended_at.desc())
+        .limit(_JOURNALS_PER_ROUND)
+    )
+    with context.database.begin() as session:
+        attempts = session.scalars(unread).all()
+    for attempt in attempts:
+        if context.journals.catch_up(attempt.job_id, attempt.number) is None:
+            with context.database.begin() as session:
+                session.get_one(Attempt, attempt.id).events_complete = True
+
+
+def _delete_left_streams(context: SchedulerContext) -> None:
+    """Streams of attempts that have ended, left over when Redis could not be reached at their end."""
+    attempts = {_attempt_of(key.decode()) for key in context.redis.scan_iter(match="dirl:job_*:*:*", count=1000)}
+    if not attempts:
+        return
+    running = select(Attempt.job_id, Attempt.number).where(Attempt.ended_at.is_(None))
+    with context.database.begin() as session:
+        needed = {(job_id, number) for job_id, number in session.execute(running)}
+    for job_id, number in attempts - needed:
+        delete_streams(context.redis, job_id, number)
+        log.info("streams pruned", job_id=job_id, attempt=number)
+
+
+def _attempt_of(key: str) -> tuple[str, int]:
+    _, job_id, attempt, _ = key.split(":")
+    return job_id, int(attempt)
+
+
+def _delete_broken_uploads(context: SchedulerContext) -> None:
+    uploads = context.data_dir / "files"
+    oldest = (utc_now() - _UPLOAD_KEPT).timestamp()
+    old = {path.name: path for path in uploads.glob("file_*") if path.stat().st_mtime < oldest}
+    if not old:
+        return
+    with context.database.begin() as session:
+        known = set(session.scalars(select(StoredFile.id).where(StoredFile.id.in_(old))))
+    for name in old.keys() - known:
+        shutil.rmtree(old[name])
+        log.info("broken upload deleted", file_id=name)

@@ -1,0 +1,136 @@
+"""Brings one job a step further: starts its attempt, watches it, ends it.
+
+Precondition: none; the task takes the job's lock, and does nothing when another one has it. Repeatable: every call it
+makes is idempotent per (job, attempt), and what it learned is applied only while its token stands. A process that dies
+after the claim costs the time of the lock; one that dies before the result is applied is repeated by the next.
+"""
+
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import select
+
+from services.api.db.base import utc_now
+from services.api.db.job_tables import Attempt, Job
+from services.api.db.jobs import set_waiting, transition
+from services.api.db.locks import open_locked
+from services.api.domain.attempt_end import AttemptEnd, AttemptState
+from services.api.domain.job_state import ACTIVE, JobState
+from services.api.fleet import UNREACHABLE_CODES
+from services.api.scheduler.claims import ClaimedJob, claim_job, release_claim
+from services.api.scheduler.context import SchedulerContext
+from services.api.scheduler.ending import end_attempt
+from services.api.scheduler.starting import replica_missing, start_attempt
+from services.common.errors import PlatformError
+from services.common.pb.dirl.v1 import trainer_pb2
+from services.common.telemetry.logs import get_logger
+
+_CANCEL_GRACE_S: Final = 60.0
+_PAUSE_GRACE_S: Final = 600.0
+"""A pause is worth a long step and its checkpoint; a cancel is not."""
+_STOP_REPEAT_S: Final = 30.0
+
+log = get_logger()
+
+
+def active_jobs(context: SchedulerContext) -> list[str]:
+    """Ids of the jobs that have something to watch."""
+    with context.database.begin() as session:
+        return list(session.scalars(select(Job.id).where(Job.state.in_(ACTIVE), Job.finished_at.is_(None))))
+
+
+def reconcile(context: SchedulerContext, job_id: str) -> bool:
+    """Bring the job a step further; False when another task has it."""
+    claimed = claim_job(context, job_id)
+    if claimed is None:
+        return False
+    attempt = claimed.attempt
+    if attempt is None:
+        _without_attempt(context, claimed)
+    elif claimed.job.job_state is JobState.PROVISIONING:
+        start_attempt(context, claimed, attempt)
+    else:
+        _watch(context, claimed, attempt)
+    return True
+
+
+def _without_attempt(context: SchedulerContext, claimed: ClaimedJob) -> None:
+    """Between two attempts a cancel has nothing to stop; everything else is the dispatcher's."""
+    if claimed.job.job_state is not JobState.CANCELLING:
+        release_claim(context, claimed)
+        return
+    with context.database.begin() as session:
+        job = open_locked(session, Job, claimed.job.id, claimed.token)
+        transition(session, job, JobState.CANCELLED)
+
+
+def _watch(context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt) -> None:
+    try:
+        _ask_to_stop(context, claimed, attempt)
+        status = context.fleet.trainer_status(attempt.trainer_address)
+    except PlatformError as error:
+        _unreachable(context, claimed, attempt, error)
+        return
+    end = _end_of(status, attempt)
+    if end is None:
+        _still_running(context, claimed, attempt, status.last_event_seq)
+    else:
+        end_attempt(context, claimed, attempt, end, trainer_answers=True)
+
+
+def _ask_to_stop(context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt) -> None:
+    grace_s = {JobState.CANCELLING: _CANCEL_GRACE_S, JobState.PAUSING: _PAUSE_GRACE_S}.get(claimed.job.job_state)
+    asked = attempt.stop_requested_at
+    if grace_s is None or (asked is not None and _seconds_since(asked) < grace_s + _STOP_REPEAT_S):
+        return
+    context.fleet.stop_job(attempt.trainer_address, claimed.job.id, attempt.number, grace_s)
+    with context.database.begin() as session:
+        session.get_one(Attempt, attempt.id).stop_requested_at = utc_now()
+    log.info("learner asked to stop", job_id=claimed.job.id, attempt=attempt.number, grace_s=grace_s)
+
+
+def _end_of(status: trainer_pb2.GetTrainerStatusResponse, attempt: Attempt) -> AttemptEnd | None:
+    """How the attempt ended by its trainer's word; None while it runs."""
+    if (status.job_id, status.attempt) != (attempt.job_id, attempt.number):
+        message = f"Trainer {attempt.trainer_address} knows nothing of attempt {attempt.number}: it was restarted."
+        return AttemptEnd(AttemptState.FAILED, "worker_lost", message, retryable=True)
+    if status.state == "succeeded":
+        return AttemptEnd(AttemptState.SUCCEEDED)
+    if status.state == "stopped":
+        return AttemptEnd(AttemptState.STOPPED)
+    if status.state == "failed":
+        return AttemptEnd(AttemptState.FAILED, status.error_code, status.error_message, status.retryable)
+    return None
+
+
+def _unreachable(context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt, error: PlatformError) -> None:
+    if error.code not in UNREACHABLE_CODES:
+        log.error("trainer refused", job_id=claimed.job.id, attempt=attempt.number, reason=error.message)
+    since = attempt.unreachable_since or utc_now()
+    silent_s = _seconds_since(since)
+    if silent_s > context.trainer_lost_after_s:
+        message = f"Trainer {attempt.trainer_address} did not answer for {silent_s:.0f} s. {error.message}"
+        end = AttemptEnd(AttemptState.FAILED, "worker_lost", message, retryable=True)
+        end_attempt(context, claimed, attempt, end, trainer_answers=False)
+        return
+    with context.database.begin() as session:
+        job = open_locked(session, Job, claimed.job.id, claimed.token)
+        session.get_one(Attempt, attempt.id).unreachable_since = since
+        set_waiting(session, job, "trainer")
+
+
+def _still_running(context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt, reported_event_seq: int) -> None:
+    missing = replica_missing(context, claimed, attempt)
+    if attempt.last_event_seq < attempt.reported_event_seq:
+        # The recorder had a whole round to apply them: they will not come through the stream.
+        context.journals.catch_up(claimed.job.id, attempt.number)
+    with context.database.begin() as session:
+        job = open_locked(session, Job, claimed.job.id, claimed.token)
+        row = session.get_one(Attempt, attempt.id)
+        row.unreachable_since = None
+        row.reported_event_seq = reported_event_seq
+        set_waiting(session, job, "rollout" if missing else None)
+
+
+def _seconds_since(moment: datetime) -> float:
+    return (utc_now() - moment).total_seconds()

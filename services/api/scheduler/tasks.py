@@ -1,0 +1,75 @@
+"""The task boundary: Celery's messages to the scheduler's actions. Arguments are ids.
+
+What a task could not finish is found again by the beat, so an error is logged and the task counts as failed, no more.
+"""
+
+from collections.abc import Callable
+from threading import Lock
+from typing import Any, Final
+
+from celery import Celery
+
+from services.api.broker import DISPATCH, EXPORT, PRUNE, RECONCILE, RECONCILE_ALL
+from services.api.db.locks import StaleTokenError
+from services.api.scheduler.context import SchedulerContext, open_context
+from services.api.scheduler.dispatch import dispatch
+from services.api.scheduler.exports import advance_export, open_exports
+from services.api.scheduler.prune import prune
+from services.api.scheduler.reconcile import active_jobs, reconcile
+from services.api.settings import ApiSettings
+from services.common.errors import PlatformError
+from services.common.telemetry.logs import get_logger
+
+log = get_logger()
+
+
+def reconcile_all(context: SchedulerContext) -> None:
+    """One task for every job and export that has something to watch, so that a slow one keeps nobody waiting."""
+    for job_id in active_jobs(context):
+        context.hints.reconcile(job_id)
+    for export_id in open_exports(context):
+        context.hints.export(export_id)
+
+
+_ACTIONS: Final[dict[str, Callable[..., Any]]] = {
+    DISPATCH: dispatch,
+    RECONCILE_ALL: reconcile_all,
+    RECONCILE: reconcile,
+    EXPORT: advance_export,
+    PRUNE: prune,
+}
+
+
+class _Contexts:
+    """The context of this worker process, opened by its first task: after the fork, once for all threads."""
+
+    def __init__(self, settings: ApiSettings) -> None:
+        self._settings = settings
+        self._lock = Lock()
+        self._context: SchedulerContext | None = None
+
+    def get(self) -> SchedulerContext:
+        with self._lock:
+            if self._context is None:
+                self._context = open_context(self._settings)
+            return self._context
+
+
+def register_tasks(app: Celery, settings: ApiSettings) -> None:
+    """Register every action under its name."""
+    contexts = _Contexts(settings)
+    for name, action in _ACTIONS.items():
+        app.task(name=name)(_task(name, action, contexts))
+
+
+def _task(name: str, action: Callable[..., Any], contexts: _Contexts) -> Callable[..., None]:
+    def run(*ids: str) -> None:
+        try:
+            action(contexts.get(), *ids)
+        except StaleTokenError as error:
+            log.warning("result dropped", task=name, reason=str(error))
+        except PlatformError as error:
+            log.warning("task put off", task=name, ids=ids, code=error.code, reason=error.message)
+
+    run.__name__ = name.rpartition(".")[2]
+    return run

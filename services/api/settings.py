@@ -1,0 +1,34 @@
+"""Settings of the control plane's processes: the API, the scheduler, the recorder, the migration."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from services.common.settings import CommonSettings, HostPort, HostPorts
+
+
+def _postgres_url(value: str) -> str:
+    try:
+        driver = make_url(value).drivername
+    except ArgumentError:
+        driver = "no URL"
+    if driver != "postgresql+psycopg":
+        raise ValueError("must be postgresql+psycopg://user:password@host/database")
+    return value
+
+
+class ApiSettings(CommonSettings):
+    """Every environment variable of the control plane, DIRL_ before each name."""
+
+    database_url: Annotated[str, AfterValidator(_postgres_url)]
+    api_listen: HostPort = "127.0.0.1:8000"
+    rollout_addresses: HostPorts = ("127.0.0.1:50051",)
+    """Every rollout replica of the installation."""
+    trainer_addresses: HostPorts = ("127.0.0.1:50053",)
+    """Every trainer; each runs one job at a time."""
+    reward_address: HostPort = "127.0.0.1:50052"
+    max_upload_bytes: int = Field(512 * 2**20, gt=0)
+    trainer_lost_after_s: float = Field(30.0, gt=0)
+    """A trainer that has not answered for so long has lost its attempt."""

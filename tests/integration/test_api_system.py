@@ -1,0 +1,214 @@
+"""Health, readiness, the state of the installation, metrics, documentation, the root page, and the process itself."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from services.api.db.heartbeats import beat
+from services.api.http.resources import Resources
+from tests.support.control_plane import (
+    ScriptedReplica,
+    ScriptedTrainer,
+    make_settings,
+    migrated_database,
+    running_api,
+    serving,
+    submit,
+)
+from tests.support.processes import ROOT, running_process
+from tests.support.servers import Postgres, free_address, running_valkey
+
+
+@pytest.fixture
+def migrated_url(postgres_server: Postgres) -> Iterator[str]:
+    """A migrated database."""
+    with migrated_database(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture
+def api(migrated_url: str, redis_url: str, tmp_path: Path) -> Iterator[tuple[httpx.Client, Resources]]:
+    """An API with a trainer and one of two replicas."""
+    with serving(ScriptedTrainer()) as trainer, serving(ScriptedReplica()) as replica:
+        settings = make_settings(
+            migrated_url,
+            redis_url,
+            tmp_path,
+            trainer_addresses=(trainer,),
+            rollout_addresses=(replica, free_address()),
+        )
+        with running_api(settings) as running:
+            yield running
+
+
+def test_a_ready_api_says_so_for_each_dependency(api: tuple[httpx.Client, Resources]) -> None:
+    http, _ = api
+
+    assert http.get("/healthz").json() == {"status": "ok"}
+    assert http.get("/readyz").json() == {"ready": True, "dependencies": {"postgres": "up", "redis": "up"}}
+
+
+def test_an_api_without_redis_is_alive_not_ready_and_still_takes_jobs(migrated_url: str, tmp_path: Path) -> None:
+    with running_valkey() as valkey:
+        settings = make_settings(migrated_url, f"{valkey.connection_url}/0", tmp_path)
+        with running_api(settings) as (http, resources):
+            valkey.terminate()
+
+            ready = http.get("/readyz")
+            job_id = submit(resources.database, tmp_path)
+            cancelled = http.post(f"/v1/jobs/{job_id}/cancel")
+
+    assert ready.status_code == 503
+    assert ready.json() == {"ready": False, "dependencies": {"postgres": "up", "redis": "down"}}
+    assert cancelled.json()["state"] == "cancelled"
+
+
+def test_an_api_without_a_database_answers_with_a_capacity_error(redis_url: str, tmp_path: Path) -> None:
+    settings = make_settings(f"postgresql+psycopg://nobody@{free_address()}/none", redis_url, tmp_path)
+    with running_api(settings) as (http, _):
+        answer = http.get("/v1/jobs")
+        ready = http.get("/readyz").json()
+
+    assert (answer.status_code, answer.json()["error"]["type"]) == (503, "capacity_error")
+    assert ready["dependencies"]["postgres"] == "down"
+
+
+def test_the_system_page_names_every_service_and_its_state(api: tuple[httpx.Client, Resources]) -> None:
+    http, resources = api
+    with resources.database.begin() as session:
+        beat(session, "scheduler")
+
+    system = http.get("/v1/system").json()
+
+    states = [(service["kind"], service["state"]) for service in system["services"]]
+    assert states == [
+        ("postgres", "up"),
+        ("redis", "up"),
+        ("scheduler", "up"),
+        ("recorder", "down"),
+        ("reward", "down"),
+        ("trainer", "up"),
+        ("rollout", "up"),
+        ("rollout", "down"),
+    ]
+    assert system["healthy"] is False
+    assert (system["services"][5]["activity"], system["services"][5]["version"]) == ("idle", "test")
+    assert system["services"][6]["weight_version"] is None
+    assert "UNAVAILABLE" in system["services"][7]["error"]
+
+
+def test_prometheus_metrics_count_requests_and_jobs(api: tuple[httpx.Client, Resources], tmp_path: Path) -> None:
+    http, resources = api
+    submit(resources.database, tmp_path)
+    http.get("/v1/jobs")
+
+    text = http.get("/metrics").text
+
+    assert 'dirl_jobs{status="queued"} 1.0' in text
+    assert 'dirl_jobs{status="running"} 0.0' in text
+    assert 'dirl_api_requests_total{method="GET",route="/v1/jobs",status="200"} 1.0' in text
+
+
+def test_the_openapi_document_describes_every_route_and_the_job_spec(api: tuple[httpx.Client, Resources]) -> None:
+    document = api[0].get("/openapi.json").json()
+
+    schemas = document["components"]["schemas"]
+    body = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body == {"$ref": "#/components/schemas/JobSpec"}
+    assert "rollout_replicas" in schemas["ResourcesSpec"]["properties"]
+    assert {"JobView", "TrajectoryDetail", "ErrorEnvelope", "SystemView"} <= schemas.keys()
+    operations = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
+    assert len(set(operations)) == len(operations)
+    assert set(_references(document)) <= {f"#/components/schemas/{name}" for name in schemas}
+
+
+def _references(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if name == "$ref":
+                yield str(item)
+            yield from _references(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _references(item)
+
+
+def test_the_root_page_says_how_to_build_the_dashboard_until_it_is_built(
+    migrated_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    dist = tmp_path / "dist"
+    with running_api(make_settings(migrated_url, redis_url, tmp_path), dashboard=dist) as (http, _):
+        plain = http.get("/")
+        (dist / "assets").mkdir(parents=True)
+        (dist / "index.html").write_text("<title>dashboard</title>")
+        (dist / "assets" / "app.js").write_text("run()")
+        (tmp_path / "secret.txt").write_text("secret")
+        built, deep, asset = http.get("/"), http.get("/jobs/job_1"), http.get("/assets/app.js")
+        missing = http.get("/assets/other.js")
+        outside = [http.get(path).text for path in ("/../secret.txt", "/%2e%2e/secret.txt", "/..%2fsecret.txt")]
+
+    assert "not built" in plain.text
+    assert "/docs" in plain.text
+    assert built.text == deep.text == "<title>dashboard</title>"
+    assert (asset.text, "immutable" in asset.headers["cache-control"]) == ("run()", True)
+    assert missing.status_code == 404
+    assert all("secret" not in text.replace("secret.txt", "") for text in outside)
+
+
+def test_the_api_imports_no_torch() -> None:
+    program = (
+        "import sys, services.api.http.app, services.api.recorder, services.api.scheduler.tasks;"
+        "print(*{'torch', 'transformers'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert done.stdout == "\n"
+
+
+def test_the_process_serves_and_ends_on_sigterm_with_a_stream_open(
+    migrated_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    address = free_address()
+    environment = {
+        "DIRL_DATABASE_URL": migrated_url,
+        "DIRL_REDIS_URL": redis_url,
+        "DIRL_DATA_DIR": str(tmp_path),
+        "DIRL_API_LISTEN": address,
+    }
+    with (
+        running_process("services.api", tmp_path / "api.log", environment) as process,
+        httpx.Client(base_url=f"http://{address}", trust_env=False, timeout=20) as http,
+    ):
+        process.wait_until(lambda: "api ready" in process.output(), "ready")
+        settings = make_settings(migrated_url, redis_url, tmp_path)
+        with running_api(settings) as (_, resources):
+            job_id = submit(resources.database, tmp_path)
+        stream = http.stream("GET", f"/v1/jobs/{job_id}/events", headers={"accept": "text/event-stream"})
+        with stream as answer:
+            lines = answer.iter_lines()  # dropped, it would close the connection
+            next(lines)
+            status = process.terminate()
+
+        assert status == 0, process.output()
+        assert "Traceback" not in process.output()
+        assert "graceful shutdown exceeded" not in process.output()
+        assert process.group_is_gone()
+
+
+def test_a_process_without_settings_says_what_is_missing_and_ends() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "services.api"],
+        cwd=ROOT,
+        env={"PATH": "", "DIRL_API_LISTEN": "nowhere"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode != 0
+    assert "DIRL_DATABASE_URL" in done.stderr
+    assert "DIRL_API_LISTEN" in done.stderr

@@ -1,0 +1,106 @@
+"""A job through HTTP, a real Celery worker and beat, and the recorder; trainer and replica answer from a script."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from services.api.broker import Hints
+from services.common.events import EventType
+from services.common.streams import EventQueue, connect
+from tests.support.control_plane import (
+    ScriptedReplica,
+    ScriptedTrainer,
+    job_body,
+    make_settings,
+    migrated_database,
+    running_api,
+    serving,
+    until,
+    write_model,
+)
+from tests.support.processes import ROOT, running_process
+from tests.support.servers import Postgres, free_address
+
+CHECKPOINT = {"step": 4, "stage": "rl", "path": "/c/4", "weight_version": 4, "weight_digest": "d", "bytes": 1}
+
+
+@contextmanager
+def celery(environment: dict[str, str], log_path: Path, *arguments: str) -> Iterator[None]:
+    """A Celery process; interrupted as a supervisor does, and gone afterwards."""
+    command = [sys.executable, "-m", "celery", "--app", "services.api.scheduler.app:app", *arguments]
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log)
+        try:
+            yield
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+            process.wait()
+    assert "Traceback" not in log_path.read_text(), log_path.read_text()
+
+
+def test_a_job_runs_to_its_end_and_its_checkpoint_is_exported(
+    postgres_server: Postgres, redis_url: str, tmp_path: Path
+) -> None:
+    trainer, replica = ScriptedTrainer(), ScriptedReplica()
+    with (
+        migrated_database(postgres_server) as url,
+        serving(trainer) as trainer_address,
+        serving(replica) as replica_address,
+        serving(None) as reward_address,
+    ):
+        settings = make_settings(
+            url,
+            redis_url,
+            tmp_path,
+            trainer_addresses=(trainer_address,),
+            rollout_addresses=(replica_address,),
+            reward_address=reward_address,
+        )
+        environment = {
+            "DIRL_DATABASE_URL": url,
+            "DIRL_REDIS_URL": redis_url,
+            "DIRL_DATA_DIR": str(tmp_path),
+            "DIRL_TRAINER_ADDRESSES": trainer_address,
+            "DIRL_ROLLOUT_ADDRESSES": replica_address,
+            "DIRL_REWARD_ADDRESS": reward_address,
+        }
+        worker_options = ("worker", "--pool=threads", "--concurrency=2", "--without-gossip", "--without-mingle")
+        with (
+            running_process("services.api.recorder", tmp_path / "recorder.log", environment),
+            celery(environment, tmp_path / "worker.log", *worker_options, "--loglevel=info"),
+            celery(environment, tmp_path / "beat.log", "beat", "--pidfile=", "--loglevel=info"),
+            running_api(settings) as (http, _),
+        ):
+            job_id = http.post("/v1/jobs", json=job_body(tmp_path)).json()["id"]
+
+            def state() -> str:
+                return str(http.get(f"/v1/jobs/{job_id}").json()["state"])
+
+            until(lambda: state() == "running", 60)
+            queue = EventQueue(connect(redis_url))
+            for event in trainer.journal(job_id, 1, (EventType.CHECKPOINT, CHECKPOINT)):
+                queue.send(event)
+            until(lambda: len(http.get(f"/v1/jobs/{job_id}/checkpoints").json()["data"]) == 1)
+            trainer.end("succeeded")
+            until(lambda: state() == "succeeded")
+
+            checkpoint_id = http.get(f"/v1/jobs/{job_id}").json()["result_checkpoint"]
+            export = http.post(f"/v1/checkpoints/{checkpoint_id}/export").json()
+            until(lambda: export["id"] in trainer.exports)
+            write_model(Path(trainer.exports[export["id"]]))
+            until(lambda: http.get(f"/v1/exports/{export['id']}").json()["state"] == "succeeded")
+
+            assert replica.released == [(job_id, 1)]
+            processes = {service["kind"]: service["state"] for service in http.get("/v1/system").json()["services"]}
+            assert (processes["scheduler"], processes["recorder"]) == ("up", "up")
+    assert "scheduler ready" in (tmp_path / "worker.log").read_text()
+
+
+def test_a_hint_that_cannot_be_sent_is_no_error() -> None:
+    Hints(f"redis://{free_address()}/0").dispatch()

@@ -1,0 +1,163 @@
+"""Migrations, locks, leases, transitions: what the scheduler builds on."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect, select, update
+
+from services.api.db.base import NEVER_LOCKED, Base
+from services.api.db.database import Database
+from services.api.db.job_tables import Job, ServiceLease
+from services.api.db.jobs import lock_job, open_attempt, set_waiting, transition
+from services.api.db.locks import StaleTokenError, claim, open_locked
+from services.api.db.migrate import migrate
+from services.api.db.record_tables import JobEvent
+from services.api.domain.job_state import JobState
+from services.common.errors import PlatformError
+from tests.support.control_plane import read_job, submit
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A migrated database."""
+    migrate(database_url)
+    database = Database(database_url)
+    yield database
+    database.dispose()
+
+
+def test_migrations_give_exactly_the_tables_of_the_models(database: Database) -> None:
+    with database.engine.connect() as connection:
+        differences = compare_metadata(MigrationContext.configure(connection), Base.metadata)
+
+    assert differences == []
+
+
+def test_processes_that_start_together_migrate_one_after_another(database_url: str) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(migrate, [database_url] * 3))
+
+    database = Database(database_url)
+    assert "jobs" in inspect(database.engine).get_table_names()
+    database.dispose()
+
+
+def test_a_unit_of_work_that_raises_changes_nothing(database: Database, tmp_path: Path) -> None:
+    job_id = submit(database, tmp_path)
+
+    def provision_and_fail() -> None:
+        with database.begin() as session:
+            transition(session, lock_job(session, job_id), JobState.PROVISIONING)
+            transition(session, lock_job(session, job_id), JobState.SUCCEEDED)
+
+    with pytest.raises(PlatformError, match="cannot go from provisioning to succeeded"):
+        provision_and_fail()
+
+    assert read_job(database, job_id).state == "queued"
+
+
+def test_times_come_back_in_utc(database: Database, tmp_path: Path) -> None:
+    offset = read_job(database, submit(database, tmp_path)).created_at.utcoffset()
+
+    assert offset is not None
+    assert offset.total_seconds() == 0
+
+
+def test_only_one_task_at_a_time_claims_a_job(database: Database, tmp_path: Path) -> None:
+    job_id = submit(database, tmp_path)
+
+    with database.begin() as session:
+        first = claim(session, Job, job_id, 60)
+    with database.begin() as session:
+        second = claim(session, Job, job_id, 60)
+
+    assert first is not None
+    assert second is None
+
+
+def test_a_stale_token_changes_nothing(database: Database, tmp_path: Path) -> None:
+    job_id = submit(database, tmp_path)
+    with database.begin() as session:
+        slow = claim(session, Job, job_id, 60)
+    with database.begin() as session:
+        session.execute(update(Job).values(lock_expires_at=NEVER_LOCKED))
+        quick = claim(session, Job, job_id, 60)
+    assert slow is not None
+    assert quick is not None
+
+    with pytest.raises(StaleTokenError), database.begin() as session:
+        transition(session, open_locked(session, Job, job_id, slow), JobState.PROVISIONING)
+    after_slow = read_job(database, job_id)
+    with database.begin() as session:
+        transition(session, open_locked(session, Job, job_id, quick), JobState.PROVISIONING)
+
+    assert (after_slow.state, after_slow.lock_token) == ("queued", quick)
+    assert read_job(database, job_id).state == "provisioning"
+
+
+def test_two_dispatchers_race_for_one_trainer_and_one_wins(database: Database, tmp_path: Path) -> None:
+    jobs = [submit(database, tmp_path) for _ in range(2)]
+    together = threading.Barrier(2)
+
+    def take(job_id: str) -> bool:
+        with database.begin() as session:
+            job = lock_job(session, job_id)
+            together.wait(10)
+            return open_attempt(session, job, "trainer:1", ["replica:1"]) is not None
+
+    with ThreadPoolExecutor(2) as pool:
+        won = list(pool.map(take, jobs))
+
+    winner, loser = jobs if won[0] else jobs[::-1]
+    assert sorted(won) == [False, True]
+    assert (read_job(database, winner).state, read_job(database, loser).state) == ("provisioning", "queued")
+    assert read_job(database, loser).attempt == 0
+    with database.begin() as session:
+        assert {lease.job_id for lease in session.scalars(select(ServiceLease))} == {winner}
+
+
+def test_a_lease_that_is_taken_leaves_the_other_services_of_the_attempt_free(
+    database: Database, tmp_path: Path
+) -> None:
+    first, second = submit(database, tmp_path), submit(database, tmp_path)
+    with database.begin() as session:
+        open_attempt(session, lock_job(session, first), "trainer:1", ["replica:1"])
+
+    with database.begin() as session:
+        taken = open_attempt(session, lock_job(session, second), "trainer:2", ["replica:2", "replica:1"])
+
+    assert taken is None
+    with database.begin() as session:
+        assert {lease.address for lease in session.scalars(select(ServiceLease))} == {"trainer:1", "replica:1"}
+
+
+def test_events_of_a_job_are_numbered_without_gaps_however_many_write(database: Database, tmp_path: Path) -> None:
+    job_id = submit(database, tmp_path)
+
+    def write(number: int) -> None:
+        with database.begin() as session:
+            set_waiting(session, lock_job(session, job_id), f"service {number}")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(20)))
+
+    with database.begin() as session:
+        positions = list(session.scalars(select(JobEvent.position).order_by(JobEvent.position)))
+    assert positions == list(range(1, 22))  # the first says that the job was queued
+
+
+def test_waiting_for_the_same_service_is_said_once(database: Database, tmp_path: Path) -> None:
+    job_id = submit(database, tmp_path)
+
+    for service in ("trainer", "trainer", None):
+        with database.begin() as session:
+            set_waiting(session, lock_job(session, job_id), service)
+
+    with database.begin() as session:
+        said = session.scalars(select(JobEvent.data).where(JobEvent.type == "waiting").order_by(JobEvent.position))
+        assert [data["waiting_for"] for data in said] == ["trainer", None]

@@ -1,0 +1,71 @@
+"""Progress, estimated time, metric series, and values that the database refuses."""
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.api.domain.progress import Progress, advance
+from services.api.domain.series import Point, downsample, surviving
+from services.api.domain.storable import storable
+
+
+def progress(step: int, stage: str = "rl") -> dict[str, object]:
+    return {"stage": stage, "stage_step": step, "stage_steps": 10, "step": step, "total_steps": 10}
+
+
+def test_the_estimate_is_the_mean_pace_times_what_is_left() -> None:
+    begun = advance(None, progress(2), attempt=1, time=100.0)
+    later = advance(begun, progress(6), attempt=1, time=120.0)
+
+    # 4 steps in 20 s; 4 steps are left.
+    assert later.eta_seconds() == 20.0
+
+
+def test_there_is_no_estimate_before_a_step_was_seen() -> None:
+    assert advance(None, progress(2), attempt=1, time=100.0).eta_seconds() is None
+
+
+def test_the_pace_starts_anew_with_a_stage_and_with_an_attempt() -> None:
+    begun = advance(None, progress(2), attempt=1, time=100.0)
+
+    assert advance(begun, progress(6, stage="eval"), attempt=1, time=120.0).eta_seconds() is None
+    assert advance(begun, progress(6), attempt=2, time=120.0).eta_seconds() is None
+
+
+def test_progress_survives_storage() -> None:
+    begun = advance(None, progress(2), attempt=1, time=100.0)
+
+    assert Progress(**begun.to_json()) == begun
+
+
+def test_steps_that_a_later_attempt_undid_are_left_out() -> None:
+    first = [Point(1, step, 0.0) for step in range(1, 8)]
+    second = [Point(2, step, 1.0) for step in (5, 6)]
+
+    # Attempt 2 started from step 4: 5 to 7 of attempt 1 are undone, and 7 was not done again yet.
+    steps = [(point.step, point.attempt) for point in surviving([*first, *second], {1: 0, 2: 4})]
+
+    assert steps == [(1, 1), (2, 1), (3, 1), (4, 1), (5, 2), (6, 2)]
+
+
+def test_of_a_step_done_twice_the_newer_attempt_counts_even_when_it_did_not_say_where_it_began() -> None:
+    assert surviving([Point(2, 1, 5.0), Point(1, 1, 3.0)], {}) == [Point(2, 1, 5.0)]
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=300), st.integers(4, 60))
+def test_thinning_keeps_ends_extremes_and_the_bound(values: list[float], limit: int) -> None:
+    points = [Point(1, step, value) for step, value in enumerate(values)]
+
+    thin = downsample(points, limit)
+
+    assert len(thin) <= max(limit, 4)
+    assert (thin[0], thin[-1]) == (points[0], points[-1])
+    assert {min(values), max(values)} <= {point.value for point in thin}
+    assert [point.step for point in thin] == sorted({point.step for point in thin})
+
+
+def test_what_jsonb_refuses_is_replaced_wherever_it_stands() -> None:
+    value = {"text": "a\x00b", "list": [math.nan, {"x": math.inf}, 1.5], "n": 3, "none": None}
+
+    assert storable(value) == {"text": "a\ufffdb", "list": [None, {"x": None}, 1.5], "n": 3, "none": None}
