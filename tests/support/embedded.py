@@ -12,6 +12,7 @@ import psutil
 
 from services.api.cli.client import ApiClient, Json
 from services.api.embedded.platform import LocalPlatform
+from services.api.embedded.ports import free_ports
 from services.common.data.arithmetic import make_arithmetic
 from services.common.model.tiny import make_tiny_model
 
@@ -53,12 +54,13 @@ def _runs(process: psutil.Process) -> bool:
 
 @contextmanager
 def local_platform() -> Iterator[LocalPlatform]:
-    """The whole platform, without a line of output."""
-    with (
-        open_directory() as directory,
-        LocalPlatform(directory, on_ready=lambda _service, _seconds: None, report=lambda _line: None) as platform,
-    ):
-        yield platform
+    """The whole platform, without a line of output and not on the port that a user's own one has."""
+    with open_directory() as directory:
+        platform = LocalPlatform(
+            directory, on_ready=lambda _service, _seconds: None, report=lambda _line: None, api_port=free_ports(1)[0]
+        )
+        with platform:
+            yield platform
 
 
 def tiny_spec(directory: Path, *, rl_steps: int) -> dict[str, Any]:

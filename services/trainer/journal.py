@@ -1,0 +1,175 @@
+"""The journal: every event of an attempt, numbered from 1, in a file beside the checkpoints.
+
+The file is the fact; the Redis stream is the quick way to the recorder. Line n of `journal/attempt-0001.jsonl` is
+event n, so a reader that misses events asks for the lines after the last one it has.
+"""
+
+import re
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Literal, Protocol
+
+import structlog
+
+from services.common.errors import PlatformError
+from services.common.events import Event, EventType
+
+DEFAULT_LIMIT: Final = 1000
+_MAX_ANSWER_BYTES: Final = 32 << 20
+"""Half of what a message may hold."""
+_PIECE_BYTES: Final = 1 << 16
+_PREFIX_BYTES: Final = 1 << 12
+_SEQ: Final = re.compile(rb'"seq":(\d+)')
+_RETRY_AFTER_S: Final = 5.0
+
+log = structlog.get_logger()
+
+
+class EventSink(Protocol):
+    """Where events are sent besides the file; services.common.streams.EventQueue."""
+
+    def send(self, event: Event) -> None:
+        """Raises PlatformError `queue_unavailable`."""
+
+
+class Journal:
+    """The one writer of an attempt's events."""
+
+    def __init__(
+        self, job_dir: Path, job_id: str, attempt: int, sink: EventSink, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        """Create the file; raises PlatformError `stale_attempt` when the attempt has one already."""
+        self._job_id, self._attempt, self._sink, self._clock = job_id, attempt, sink, clock
+        self._seq = 0
+        self._send_after = 0.0
+        path = journal_path(job_dir, attempt)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._file = path.open("x", encoding="utf-8")
+        except FileExistsError:
+            raise PlatformError(
+                "stale_attempt",
+                f"Cannot start attempt {attempt} of {job_id}: {path} exists, so it was started before. "
+                "An attempt runs once.",
+                hint="Start the next attempt; it continues from the newest checkpoint.",
+            ) from None
+
+    @property
+    def last_seq(self) -> int:
+        """Number of the last event; 0 before the first."""
+        return self._seq
+
+    def emit(self, kind: EventType, data: dict[str, Any]) -> None:
+        """Write one event to the file, then send it; a stream that is away costs a warning, not the job."""
+        self._seq += 1
+        event = Event(
+            job_id=self._job_id, attempt=self._attempt, seq=self._seq, type=kind, time=self._clock(), data=data
+        )
+        self._file.write(event.model_dump_json() + "\n")
+        self._file.flush()
+        self._send(event)
+
+    def say(self, level: Literal["info", "warning", "error"], code: str, message: str, **fields: Any) -> None:
+        """A LOG event, and the same line in the process log."""
+        say = {"info": log.info, "warning": log.warning, "error": log.error}[level]
+        say(message, code=code, **fields)
+        self.emit(EventType.LOG, {"level": level, "code": code, "message": message, **fields})
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _send(self, event: Event) -> None:
+        # While the stream is away each send may wait for a connection; one try every few seconds is enough, the
+        # recorder fetches the rest.
+        if self._clock() < self._send_after:
+            return
+        try:
+            self._sink.send(event)
+        except PlatformError as error:
+            self._send_after = self._clock() + _RETRY_AFTER_S
+            log.warning("event not sent; it stays in the journal", seq=event.seq, reason=error.message)
+
+
+def journal_path(job_dir: Path, attempt: int) -> Path:
+    """File of an attempt's events."""
+    return job_dir / "journal" / f"attempt-{attempt:04d}.jsonl"
+
+
+def last_seq(job_dir: Path, attempt: int) -> int:
+    """Number of the last whole event of an attempt; 0 when there is none."""
+    path = journal_path(job_dir, attempt)
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        end = _last_newline(file, path.stat().st_size)
+        if end < 0:
+            return 0
+        file.seek(_last_newline(file, end) + 1)
+        return _seq_at(file)
+
+
+def read_events(job_dir: Path, attempt: int, after_seq: int, limit: int) -> list[str]:
+    """JSON of the events after `after_seq`, in order: at most `limit` (0 takes 1000), and about 32 MiB.
+
+    A line that is still being written is left for the next call. An attempt without a journal has no events.
+    """
+    path = journal_path(job_dir, attempt)
+    if not path.exists():
+        return []
+    events: list[str] = []
+    room = _MAX_ANSWER_BYTES
+    with path.open("rb") as file:
+        file.seek(_offset_after(file, path.stat().st_size, after_seq))
+        for line in islice(file, limit or DEFAULT_LIMIT):
+            room -= len(line)
+            if not line.endswith(b"\n") or (events and room < 0):
+                break
+            events.append(line.decode("utf-8").rstrip("\n"))
+    return events
+
+
+def _offset_after(file: BinaryIO, size: int, after_seq: int) -> int:
+    """Where the first event beyond `after_seq` begins: found by bisection, journals grow to gigabytes."""
+    low, high = 0, size
+    while low < high:
+        middle = (low + high) // 2
+        start = _line_start(file, middle)
+        file.seek(start)
+        line = file.readline()
+        if not line.endswith(b"\n") or _seq_of(line) > after_seq:
+            high = start
+        else:
+            low = start + len(line)
+    return low
+
+
+def _line_start(file: BinaryIO, offset: int) -> int:
+    """Start of the line that the byte at `offset` belongs to."""
+    return _last_newline(file, offset) + 1
+
+
+def _last_newline(file: BinaryIO, before: int) -> int:
+    """Offset of the last newline before an offset; -1 when there is none."""
+    while before > 0:
+        start = max(0, before - _PIECE_BYTES)
+        file.seek(start)
+        found = file.read(before - start).rfind(b"\n")
+        if found >= 0:
+            return start + found
+        before = start
+    return -1
+
+
+def _seq_at(file: BinaryIO) -> int:
+    return _seq_of(file.read(_PREFIX_BYTES))
+
+
+def _seq_of(line: bytes) -> int:
+    """`seq` stands before `data`, so the first one found is the event's own."""
+    match = _SEQ.search(line[:_PREFIX_BYTES])
+    if match is None:
+        raise PlatformError("internal", f"Cannot read the journal: this line has no number: {line[:80]!r}.")
+    return int(match[1])

@@ -1,0 +1,142 @@
+"""Checkpoints of the learner: what goes into the directory, and how training goes on from it."""
+
+import errno
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from services.common.checkpoint.format import OPTIMIZER, STATE, CheckpointHeader, CheckpointManifest, newest_valid
+from services.common.checkpoint.store import apply_retention, write_checkpoint
+from services.common.errors import PlatformError
+from services.common.job_spec import JobSpec
+from services.common.model.loading import LoadedModel, save_model
+from services.common.model.state import export_state
+from services.common.model_card import ModelCard
+from services.common.weights import weight_digest
+from services.trainer.learner.optimizer_state import export_optimizer
+from services.trainer.learner.request import LearnerRequest
+from services.trainer.learner.state import RunState, parse_state
+
+_SPARE_BYTES: Final = 64 << 20
+_OS_ERROR: Final = re.compile(r"os error (\d+)")
+
+
+@dataclass(frozen=True)
+class SavedCheckpoint:
+    """A checkpoint that was just written."""
+
+    path: Path
+    manifest: CheckpointManifest
+    deleted: list[Path]
+    """What retention removed."""
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """The checkpoint an attempt continues from."""
+
+    path: Path
+    manifest: CheckpointManifest
+    state: RunState
+
+    def optimizer_tensors(self) -> Mapping[str, Tensor]:
+        """State of the optimizer by name; empty when none was stored."""
+        file = self.path / OPTIMIZER
+        return load_file(file) if OPTIMIZER in self.manifest.files else {}
+
+
+class Checkpointer:
+    """Writes the checkpoints of one attempt."""
+
+    def __init__(self, request: LearnerRequest, spec: JobSpec, card: ModelCard, parent: Path | None) -> None:
+        """`parent` is the checkpoint that the attempt resumed from."""
+        self._request, self._spec, self._card = request, spec, card
+        self._parent = parent
+
+    @property
+    def last_step(self) -> int:
+        """Global step of the newest checkpoint of this lineage; 0 when there is none."""
+        return 0 if self._parent is None else int(self._parent.name.removeprefix("step-"))
+
+    def save(self, loaded: LoadedModel, optimizer: torch.optim.Optimizer, state: RunState) -> SavedCheckpoint:
+        """Write the current step and apply retention; raises `disk_full` or `checkpoint_failed`."""
+        tensors, moments = export_state(loaded.model), export_optimizer(loaded.model, optimizer)
+        self._require_space([*tensors.values(), *moments.values()])
+        stored = state.to_stored(self._spec).model_dump_json()
+
+        def write_payload(directory: Path) -> None:
+            with _safetensors_errors():
+                save_model(loaded, directory)
+                if moments:
+                    save_file(moments, directory / OPTIMIZER)
+            (directory / STATE).write_text(stored, encoding="utf-8")
+
+        header = self._header(state, weight_digest(tensors))
+        path, manifest = write_checkpoint(self._request.checkpoints, header, write_payload)
+        self._parent = path
+        return SavedCheckpoint(path, manifest, self._retire())
+
+    def _retire(self) -> list[Path]:
+        rules = self._spec.checkpoint
+        return apply_retention(self._request.checkpoints, keep_last=rules.keep_last, keep_every=rules.keep_every)
+
+    def _header(self, state: RunState, digest: str) -> CheckpointHeader:
+        return CheckpointHeader(
+            job_id=self._request.job_id,
+            attempt=self._request.attempt,
+            stage=self._spec.method.stages[state.stage_index],
+            global_step=state.global_step,
+            weight_version=state.global_step,
+            weight_digest=digest,
+            parent=None if self._parent is None else self._parent.name,
+            model=asdict(self._card),
+            diffusion=self._spec.diffusion.model_dump(mode="json"),
+            created_at=time.time(),
+        )
+
+    def _require_space(self, tensors: list[Tensor]) -> None:
+        needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors) + _SPARE_BYTES
+        self._request.checkpoints.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self._request.checkpoints).free
+        if free < needed:
+            raise PlatformError(
+                "disk_full",
+                f"Cannot write a checkpoint into {self._request.checkpoints}: it takes {needed} bytes and {free} are "
+                "free. Earlier checkpoints are untouched.",
+                hint="Free space, or lower checkpoint.keep_last; the job resumes from its newest checkpoint.",
+            )
+
+
+def find_resume_point(request: LearnerRequest, spec: JobSpec) -> ResumePoint | None:
+    """The newest checkpoint of the job that verifies, or None; raises `checkpoint_invalid` for another job's."""
+    found = newest_valid(request.checkpoints)
+    if found is None:
+        return None
+    path, manifest = found
+    if manifest.job_id != request.job_id:
+        raise PlatformError(
+            "checkpoint_invalid",
+            f"Cannot resume {request.job_id} from {path}: it belongs to {manifest.job_id}. Every job has a directory "
+            "of its own.",
+        )
+    return ResumePoint(path, manifest, parse_state((path / STATE).read_text(encoding="utf-8"), spec))
+
+
+@contextmanager
+def _safetensors_errors() -> Iterator[None]:
+    """safetensors wraps the system's errors in its own; the number is what tells a full disk from a broken one."""
+    try:
+        yield
+    except SafetensorError as error:
+        match = _OS_ERROR.search(str(error))
+        raise OSError(int(match[1]) if match else errno.EIO, str(error)) from error

@@ -1,0 +1,122 @@
+"""Rows of the job's files as token ids; what does not fit is dropped and counted, never cut."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from services.common.checkpoint.format import file_sha256
+from services.common.data.rows import Needs, Row, read_rows
+from services.common.errors import PlatformError
+from services.common.job_spec import JobSpec, PromptSpec
+from services.common.model.loading import LoadedModel
+from services.common.model.prompts import encode_prompt
+from services.common.trajectory import Int32s
+from services.trainer.sft import SftExample, encode_example
+
+PLACEHOLDER = "{prompt}"
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A prompt ready to be issued."""
+
+    prompt_ids: Int32s
+    """[P]"""
+    gold: str
+
+
+Item = TypeVar("Item", EncodedPrompt, SftExample)
+
+
+@dataclass(frozen=True)
+class Dataset(Generic[Item]):
+    """What a file gives to a stage."""
+
+    items: tuple[Item, ...]
+    too_long: int
+    """Rows left out because they exceed prompt.max_prompt_tokens, trainer.seq_len or the model's positions."""
+    file_sha256: str
+    """A resumed ledger is only valid for the same rows."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Token budgets."""
+
+    max_prompt_tokens: int
+    max_sequence_tokens: int
+    """Prompt and response together."""
+
+
+def limits_of(spec: JobSpec, max_positions: int) -> Limits:
+    """The spec's budgets, cut to what the model has positions for."""
+    return Limits(spec.prompt.max_prompt_tokens, min(spec.trainer.seq_len, max_positions))
+
+
+def load_examples(path: Path, loaded: LoadedModel, prompt: PromptSpec, limits: Limits) -> Dataset[SftExample]:
+    """Examples for supervised fine-tuning; raises `dataset_invalid` when none can be used."""
+    rows = read_rows(path, "sft")
+    examples = [_encode_example(row, loaded, prompt) for row in rows]
+    return _dataset(path, examples, [example for example in examples if _example_fits(example, limits)], limits)
+
+
+def load_held_out(path: Path, loaded: LoadedModel, prompt: PromptSpec, limits: Limits) -> tuple[SftExample, ...]:
+    """Examples among the rows of a validation file: those with a completion that fit. May be none."""
+    rows = [row for row in read_rows(path, "eval") if row.completion is not None]
+    examples = [_encode_example(row, loaded, prompt) for row in rows]
+    return tuple(example for example in examples if _example_fits(example, limits))
+
+
+def load_prompts(
+    path: Path, needs: Needs, loaded: LoadedModel, prompt: PromptSpec, limits: Limits, max_new_tokens: int
+) -> Dataset[EncodedPrompt]:
+    """Prompts with gold answers, for rollouts; raises `dataset_invalid` when none can be used."""
+    rows = read_rows(path, needs)
+    prompts = [_encode_prompt(row, loaded, prompt) for row in rows]
+    kept = [item for item in prompts if _prompt_fits(item, limits, max_new_tokens, loaded.block_size)]
+    return _dataset(path, prompts, kept, limits)
+
+
+def messages_of(row: Row, prompt: PromptSpec) -> list[dict[str, str]]:
+    """Turns of a row's prompt: the template around the last user turn, the system turn before all unless it has one."""
+    turns = [{"role": message.role, "content": message.content} for message in row.messages]
+    turns[-1] = {**turns[-1], "content": prompt.template.replace(PLACEHOLDER, turns[-1]["content"])}
+    if prompt.system is not None and turns[0]["role"] != "system":
+        turns.insert(0, {"role": "system", "content": prompt.system})
+    return turns
+
+
+def _encode_example(row: Row, loaded: LoadedModel, prompt: PromptSpec) -> SftExample:
+    assert row.completion is not None  # read_rows refuses rows without one
+    return encode_example(loaded, messages_of(row, prompt), row.completion)
+
+
+def _encode_prompt(row: Row, loaded: LoadedModel, prompt: PromptSpec) -> EncodedPrompt:
+    assert row.answer is not None  # read_rows refuses rows without one
+    ids = encode_prompt(loaded.tokenizer, messages_of(row, prompt))
+    return EncodedPrompt(np.array(ids, dtype=np.int32), row.answer)
+
+
+def _example_fits(example: SftExample, limits: Limits) -> bool:
+    prompt, answer = len(example.prompt_ids), len(example.token_ids)
+    return prompt <= limits.max_prompt_tokens and prompt + answer <= limits.max_sequence_tokens
+
+
+def _prompt_fits(item: EncodedPrompt, limits: Limits, max_new_tokens: int, block_size: int) -> bool:
+    prompt = len(item.prompt_ids)
+    whole_blocks = -(-(prompt + max_new_tokens) // block_size) * block_size
+    return prompt <= limits.max_prompt_tokens and whole_blocks <= limits.max_sequence_tokens
+
+
+def _dataset(path: Path, encoded: Sequence[Item], kept: Sequence[Item], limits: Limits) -> Dataset[Item]:
+    if not kept:
+        raise PlatformError(
+            "dataset_invalid",
+            f"Cannot use {path}: none of its {len(encoded)} rows fits into {limits.max_prompt_tokens} prompt tokens "
+            f"and {limits.max_sequence_tokens} tokens of prompt and response.",
+            hint="Raise prompt.max_prompt_tokens or trainer.seq_len, or lower sampling.max_new_tokens.",
+        )
+    return Dataset(tuple(kept), len(encoded) - len(kept), file_sha256(path))

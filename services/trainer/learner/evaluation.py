@@ -1,0 +1,158 @@
+"""Evaluation: the validation prompts through the rollout replicas, with the current weights."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from services.common.codec import group_to_json
+from services.common.diffusion.config import DecodingConfig
+from services.common.errors import PlatformError
+from services.common.events import EventType
+from services.common.ids import group_id
+from services.common.trajectory import Outcome, PromptTask, Purpose, ScoredGroup
+from services.trainer.learner.datasets import EncodedPrompt
+from services.trainer.learner.rollouts import Rollouts
+from services.trainer.learner.session import Session
+from services.trainer.learner.trajectory_statistics import (
+    completed,
+    outcome_of,
+    outcome_shares,
+    present,
+    steps_per_block,
+    tokens_per_step,
+    trajectories_of,
+    truncation_rate,
+)
+from services.trainer.learner.wilson import wilson_interval
+from services.trainer.policy import evaluate_sft_loss
+from services.trainer.sft import SftExample, noise_generator
+
+DATASET: Final = "validation"
+_LOGGED_GROUPS: Final = 8
+
+
+@dataclass
+class Evaluation:
+    """The job's validation set; each version of the weights is evaluated once."""
+
+    session: Session
+    rollouts: Rollouts
+    prompts: Sequence[EncodedPrompt]
+    held_out: Sequence[SftExample]
+    """Examples whose loss a supervised stage reports; may be none."""
+    decoding: DecodingConfig
+    done: int = 0
+    """Evaluations of this attempt; part of the group ids."""
+    last_version: int = -1
+    """Weight version evaluated last."""
+
+    def run(self, stage: str) -> None:
+        """Evaluate the current weights unless they were; reports EVALUATION, METRICS and the first trajectories."""
+        session, version = self.session, self.session.state.global_step
+        if version == self.last_version:
+            return
+        started = time.monotonic()
+        with session.report.timed("eval"):
+            groups = self.rollouts.collect(self._tasks(), session.weights(), "eval")
+            loss = self._loss() if stage == "sft" and self.held_out else {}
+        seconds = time.monotonic() - started
+        results = {**evaluation_results(groups), **loss, "weight_version": version, "seconds": seconds}
+        self._report(stage, results, groups)
+        self.done, self.last_version = self.done + 1, version
+
+    def _loss(self) -> dict[str, float]:
+        """With the same draw of noise every time, so that evaluations can be compared."""
+        spec, noise = self.session.spec, noise_generator(self.session.spec.seed, 0)
+        return {"loss": evaluate_sft_loss(self.session.loaded, self.held_out, noise, spec.sft, spec.trainer)}
+
+    def _tasks(self) -> list[PromptTask]:
+        request, spec = self.session.request, self.session.spec
+        return [
+            PromptTask(
+                job_id=request.job_id,
+                attempt=request.attempt,
+                group_id=group_id(request.job_id, request.attempt, Purpose.EVAL.value, self.done, position),
+                ledger_position=position,
+                purpose=Purpose.EVAL,
+                dataset=DATASET,
+                prompt_ids=prompt.prompt_ids,
+                gold=prompt.gold,
+                num_generations=spec.eval.num_generations,
+                seed=spec.seed,
+                min_weight_version=self.session.state.global_step,
+                decoding=self.decoding,
+                graders=tuple(grader.name for grader in spec.reward.graders),
+                grading_timeout_s=spec.reward.timeout_s,
+                issued_at=time.time(),
+            )
+            for position, prompt in enumerate(self.prompts)
+        ]
+
+    def _report(self, stage: str, results: dict[str, Any], groups: Sequence[ScoredGroup]) -> None:
+        report, step = self.session.report, self.session.state.global_step
+        report.journal.emit(
+            EventType.EVALUATION, {"step": step, "stage": stage, "dataset": DATASET, "results": results}
+        )
+        names = ("accuracy", "tokens_per_step", "mean_response_length", "truncation_rate", "pass_at_k", "loss")
+        values = {f"eval/{DATASET}/{name}": results[name] for name in names if name in results}
+        report.metrics(step, values)
+        for group in groups[:_LOGGED_GROUPS]:
+            report.journal.emit(
+                EventType.TRAJECTORIES,
+                {
+                    "step": step,
+                    "purpose": Purpose.EVAL.value,
+                    "disposition": "evaluated",
+                    "group": group_to_json(group),
+                    "advantages": [None] * len(group.trajectories),
+                },
+            )
+
+
+def evaluation_results(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
+    """What an EVALUATION event states.
+
+    `accuracy` is the mean over prompts of the share of correct responses, with its 95 % Wilson interval for as many
+    trials as prompts (responses to one prompt are not independent). Responses that could not be judged are left out
+    and counted; raises PlatformError `verifier_unavailable` when that leaves nothing.
+    """
+    trajectories = trajectories_of(groups)
+    shares = [share for group in groups if (share := _correct_share(group)) is not None]
+    outcomes = [outcome_of(trajectory) for trajectory in trajectories]
+    if not shares:
+        raise PlatformError(
+            "verifier_unavailable",
+            f"Cannot evaluate: none of {len(trajectories)} responses could be judged.",
+            hint="Look at the reward service's log; the next attempt evaluates again.",
+        )
+    low, high = wilson_interval(sum(shares), len(shares))
+    finished = completed(trajectories)
+    measured = {
+        "tokens_per_step": tokens_per_step(finished),
+        "steps_per_block": steps_per_block(groups),
+        "mean_response_length": float(np.mean([t.visible_len for t in finished])) if finished else None,
+        "truncation_rate": truncation_rate(finished),
+    }
+    return {
+        "accuracy": float(np.mean(shares)),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "pass_at_k": float(np.mean([share > 0 for share in shares])),
+        "num_prompts": len(groups),
+        "num_generations": len(groups[0].trajectories),
+        "num_responses": len(trajectories),
+        "num_correct": outcomes.count(Outcome.CORRECT),
+        "num_unverifiable": sum(not outcome.is_scored for outcome in outcomes),
+        "num_prompts_scored": len(shares),
+        "outcomes": outcome_shares(trajectories),
+        **present(measured),
+    }
+
+
+def _correct_share(group: ScoredGroup) -> float | None:
+    """Share of correct responses among those judged; None when none was."""
+    scored = [outcome for t in group.trajectories if (outcome := outcome_of(t)).is_scored]
+    return sum(outcome is Outcome.CORRECT for outcome in scored) / len(scored) if scored else None

@@ -1,0 +1,74 @@
+"""The learner as a process: it stops when asked, and never outlives the supervisor that started it."""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import Final
+
+import structlog
+
+_PR_SET_PDEATHSIG: Final = 1
+_WATCH_S: Final = 1.0
+
+log = structlog.get_logger()
+
+
+class StopRequestedError(Exception):
+    """The attempt was asked to end; raised only between optimizer steps."""
+
+
+class StopSignal:
+    """Whether the attempt was asked to end (SIGTERM)."""
+
+    def __init__(self) -> None:
+        self._requested = threading.Event()
+
+    def listen(self) -> None:
+        """Take SIGTERM and SIGINT as the request."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def request(self) -> None:
+        """Ask for the end."""
+        self._requested.set()
+
+    def check(self) -> None:
+        """Raises StopRequestedError once the end was asked for."""
+        if self._requested.is_set():
+            raise StopRequestedError
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, but not beyond the request."""
+        self._requested.wait(seconds)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.request()
+
+
+def die_with_parent(supervisor_pid: int) -> None:
+    """End this process at once when its supervisor dies: two learners must never write one job.
+
+    The kernel does it on Linux; elsewhere, and for a supervisor that died before the call, a thread looks.
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) was refused")
+    _leave_orphaned(supervisor_pid)
+    threading.Thread(target=_watch, args=(supervisor_pid,), name="supervisor-watch", daemon=True).start()
+
+
+def _watch(supervisor_pid: int) -> None:
+    while True:
+        time.sleep(_WATCH_S)
+        _leave_orphaned(supervisor_pid)
+
+
+def _leave_orphaned(supervisor_pid: int) -> None:
+    if os.getppid() != supervisor_pid:
+        log.error("learner ended: its supervisor is gone", supervisor_pid=supervisor_pid)
+        os._exit(1)

@@ -1,0 +1,185 @@
+"""The leased rollout replicas: who is alive, who holds which weights, and getting them the current ones."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import structlog
+
+from services.common.errors import PlatformError
+from services.common.pb.dirl.v1 import rollout_pb2, rollout_pb2_grpc
+from services.common.rpc.client import call, channel
+from services.trainer.learner.report import Reporter
+from services.trainer.learner.weights import Weights
+from services.trainer.publisher import Publication, publish
+
+_STATUS_TIMEOUT_S: Final = 5.0
+_CHECK_EVERY_S: Final = 3.0
+_ALL_GONE_S: Final = 60.0
+_NOTHING_MOVES_S: Final = 600.0
+_MAX_FAILED_PUSHES: Final = 5
+
+Status = rollout_pb2.GetRolloutStatusResponse
+log = structlog.get_logger()
+
+
+class Replicas:
+    """Watches the replicas of one attempt.
+
+    `rollout_unavailable` is raised after a minute in which none was assigned to this attempt and answering;
+    `deadline_exceeded` after ten minutes in which replicas answered but generated nothing while prompts waited.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        job_id: str,
+        attempt: int,
+        report: Reporter,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        all_gone_s: float = _ALL_GONE_S,
+    ) -> None:
+        self._addresses, self._job_id, self._attempt = tuple(addresses), job_id, attempt
+        self._report, self._clock, self._all_gone_s = report, clock, all_gone_s
+        self._channels = {address: channel(address) for address in self._addresses}
+        self._last_alive = self._last_motion = clock()
+        self._next_check = 0.0
+        self._holding = 0
+        self._failed_pushes = 0
+        self._last_error: PlatformError | None = None
+        self._generated: dict[str, int] = {}
+        self._busy: dict[str, float] = {}
+        self.last_publication: Publication | None = None
+
+    def supply(self, weights: Weights) -> int:
+        """Push the weights to every assigned replica that can take them and does not hold them; returns how many do.
+
+        Raises the replica's own error once every push has failed several times in a row, and what `watch` raises.
+        """
+        statuses = self._statuses()
+        lacking = [address for address, status in statuses.items() if _wants(status, weights.version)]
+        holding = sum(_holds(status, weights.version) for status in statuses.values())
+        if lacking:
+            self._report.phase("weight_sync")
+            with self._report.timed("weight_sync"):
+                publication = publish(lacking, self._job_id, self._attempt, weights.version, weights.tensors)
+            self._note(publication)
+            holding += len(publication.loaded)
+        self._require_motion()
+        return holding
+
+    def watch(self, weights: Weights) -> int:
+        """Every few seconds, what `supply` does; returns how many replicas held the weights when last asked.
+
+        A restarted replica gets its weights again in this way, and a wait that cannot end well ends.
+        """
+        if self._clock() >= self._next_check:
+            self._next_check = self._clock() + _CHECK_EVERY_S
+            self._holding = self.supply(weights)
+        return self._holding
+
+    def poll(self) -> None:
+        """Ask every replica for its status; raises `rollout_unavailable` like `watch`."""
+        self._statuses()
+
+    def moved(self) -> None:
+        """A group arrived, or prompts were issued: the wait for motion starts anew."""
+        self._last_motion = self._clock()
+
+    @property
+    def count(self) -> int:
+        """Replicas leased."""
+        return len(self._addresses)
+
+    def busy_seconds(self) -> float:
+        """Time the replicas' engines have computed, as last reported."""
+        return sum(self._busy.values())
+
+    def close(self) -> None:
+        """Close the channels."""
+        for connection in self._channels.values():
+            connection.close()
+
+    def _statuses(self) -> dict[str, Status]:
+        """Status of every replica that answers and is assigned to this attempt."""
+        with ThreadPoolExecutor(max_workers=max(1, len(self._addresses)), thread_name_prefix="status") as pool:
+            answers = dict(zip(self._addresses, pool.map(self._status, self._addresses), strict=True))
+        ours = {address: status for address, status in answers.items() if status is not None and self._is_ours(status)}
+        self._note_alive(ours)
+        return ours
+
+    def _status(self, address: str) -> Status | None:
+        stub = rollout_pb2_grpc.RolloutServiceStub(self._channels[address])
+        try:
+            return call(
+                stub.GetStatus,
+                rollout_pb2.GetRolloutStatusRequest(),
+                timeout_s=_STATUS_TIMEOUT_S,
+                what=f"Asking replica {address} for its status",
+                unavailable_code="rollout_unavailable",
+            )
+        except PlatformError as error:
+            self._last_error = error
+            return None
+
+    def _is_ours(self, status: Status) -> bool:
+        return (status.job_id, status.attempt) == (self._job_id, self._attempt)
+
+    def _note_alive(self, ours: dict[str, Status]) -> None:
+        now = self._clock()
+        for address, status in ours.items():
+            if status.generated_tokens != self._generated.get(address):
+                self._last_motion = now
+            self._generated[address] = status.generated_tokens
+            self._busy[address] = status.busy_s
+        if ours:
+            self._last_alive = now
+        elif now - self._last_alive > self._all_gone_s:
+            raise self._gone(now - self._last_alive)
+
+    def _require_motion(self) -> None:
+        seconds = self._clock() - self._last_motion
+        if seconds > _NOTHING_MOVES_S:
+            raise PlatformError(
+                "deadline_exceeded",
+                f"Waited {seconds:.0f} s for rollouts while no replica generated a token.",
+                hint="Look at the rollout service's log; the next attempt continues from the newest checkpoint.",
+            )
+
+    def _note(self, publication: Publication) -> None:
+        self.last_publication = publication
+        self._failed_pushes = 0 if publication.loaded else self._failed_pushes + 1
+        for address, error in publication.failed.items():
+            self._last_error = error
+            message = f"Replica {address} did not take weight version {publication.weight_version}: {error.message}"
+            self._report.journal.say("warning", error.code, message, replica=address)
+        if self._failed_pushes >= _MAX_FAILED_PUSHES:
+            raise next(iter(publication.failed.values()))
+        if publication.loaded:
+            log.info(
+                "weights published",
+                weight_version=publication.weight_version,
+                replicas=len(publication.loaded),
+                bytes=publication.num_bytes,
+                seconds=round(publication.seconds, 3),
+            )
+
+    def _gone(self, seconds: float) -> PlatformError:
+        last = "" if self._last_error is None else f" Last failure: {self._last_error.message}"
+        return PlatformError(
+            "rollout_unavailable",
+            f"None of the {len(self._addresses)} rollout replicas ({', '.join(self._addresses)}) was assigned to "
+            f"{self._job_id} attempt {self._attempt} and answering for {seconds:.0f} s.{last}",
+            hint="Start the rollout service; the next attempt continues from the newest checkpoint.",
+        )
+
+
+def _wants(status: Status, weight_version: int) -> bool:
+    """A replica that still builds its model takes no weights yet."""
+    return status.state not in ("idle", "loading") and not _holds(status, weight_version)
+
+
+def _holds(status: Status, weight_version: int) -> bool:
+    return status.weight_version == weight_version and status.state != "unhealthy"

@@ -1,0 +1,95 @@
+"""What a learner is told, and what it leaves behind when it ends; both are files in the job's directory."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field
+
+from services.common.checkpoint.store import write_file_durably
+from services.common.diffusion.config import Frozen
+from services.common.errors import PlatformError
+from services.common.job_spec import JobSpec
+
+
+class LearnerRequest(Frozen):
+    """StartJobRequest of the trainer service, with what the service's own settings add."""
+
+    job_id: str = Field(min_length=1)
+    attempt: int = Field(ge=1)
+    spec_json: str
+    """services.common.job_spec.JobSpec."""
+    model_path: Path
+    """Directory of the initial model."""
+    files: dict[str, Path]
+    """Paths of the spec's files, by the name the spec gives them."""
+    job_dir: Path
+    rollout_addresses: tuple[str, ...]
+    """host:port of each leased replica."""
+    prompts_stream: str
+    groups_stream: str
+    redis_url: str
+    torch_threads: int | None
+    """None is torch's own choice."""
+    log_level: Literal["debug", "info", "warning", "error"]
+    log_format: Literal["json", "console"]
+    supervisor_pid: int
+    """Process that the learner must not outlive."""
+
+    @property
+    def spec(self) -> JobSpec:
+        """The job spec; raises pydantic.ValidationError."""
+        return JobSpec.model_validate_json(self.spec_json)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Directory of the job's checkpoints."""
+        return self.job_dir / "checkpoints"
+
+    def save(self) -> Path:
+        """Write the request into the job's directory, for the owner's eyes: the Redis URL may hold a password."""
+        path = request_path(self.job_dir, self.attempt)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(self.model_dump_json(indent=2), encoding="utf-8")
+        return path
+
+
+class LearnerResult(Frozen):
+    """How an attempt ended, in the learner's own words."""
+
+    state: Literal["succeeded", "stopped", "failed"]
+    error_code: str = ""
+    error_message: str = ""
+    retryable: bool = False
+    last_event_seq: int
+
+    @classmethod
+    def failure(cls, error: PlatformError, last_event_seq: int) -> Self:
+        """The result of an attempt that ended with an error."""
+        return cls(
+            state="failed",
+            error_code=error.code,
+            error_message=error.message,
+            retryable=error.retryable,
+            last_event_seq=last_event_seq,
+        )
+
+    def save(self, job_dir: Path, attempt: int) -> None:
+        """Write the result atomically; raises OSError."""
+        write_file_durably(result_path(job_dir, attempt), self.model_dump_json(indent=2).encode())
+
+
+def request_path(job_dir: Path, attempt: int) -> Path:
+    """File of an attempt's request."""
+    return job_dir / "requests" / f"attempt-{attempt:04d}.json"
+
+
+def result_path(job_dir: Path, attempt: int) -> Path:
+    """File of an attempt's result."""
+    return job_dir / "requests" / f"attempt-{attempt:04d}.result.json"
+
+
+def read_result(job_dir: Path, attempt: int) -> LearnerResult | None:
+    """The result of an attempt, or None when the learner left none."""
+    path = result_path(job_dir, attempt)
+    return LearnerResult.model_validate_json(path.read_bytes()) if path.exists() else None

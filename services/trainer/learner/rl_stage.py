@@ -1,0 +1,148 @@
+"""Reinforcement learning: prompts out, groups back, one policy-gradient step, strictly on-policy."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from services.common.codec import group_to_json
+from services.common.diffusion.config import DecodingConfig
+from services.common.ids import group_id
+from services.common.trajectory import PromptTask, Purpose, ScoredGroup
+from services.trainer.learner.datasets import Dataset, EncodedPrompt
+from services.trainer.learner.rl_batch import JudgedGroup, RlBatch, gather_batch
+from services.trainer.learner.rl_metrics import batch_metrics
+from services.trainer.learner.rollouts import Rollouts
+from services.trainer.learner.session import Session
+from services.trainer.learner.stage import StepOutcome
+from services.trainer.learner.state import StageLedger
+from services.trainer.ledger import StepRecord
+from services.trainer.policy import train_rl_minibatch
+from services.trainer.schedule import learning_rate, set_learning_rate
+
+
+class RlStage:
+    """One reinforcement stage."""
+
+    name = "rl"
+
+    def __init__(
+        self,
+        session: Session,
+        rollouts: Rollouts,
+        dataset: Dataset[EncodedPrompt],
+        prompts: StageLedger,
+        decoding: DecodingConfig,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        self._session, self._rollouts = session, rollouts
+        self._dataset, self._prompts, self._decoding = dataset, prompts, decoding
+        self.optimizer = optimizer
+        self.num_steps = session.spec.rl.steps
+        self._refused = 0
+
+    def step(self) -> StepOutcome:
+        """Gather a batch under the current weights and train on it once."""
+        session, spec = self._session, self._session.spec
+        busy, started = self._rollouts.replicas.busy_seconds(), time.monotonic()
+        with session.report.timed("rollout"):
+            batch = gather_batch(spec.rl, spec.reward, self._collect)
+        idle = self._idle_ratio(busy, time.monotonic() - started)
+        metrics = {
+            **self._train(batch),
+            **batch_metrics(batch, spec.reward.graders, self._decoding.confidence_threshold),
+        }
+        return StepOutcome(
+            record=self._record(batch),
+            group_ids=[item.group.task.group_id for item in batch.kept],
+            metrics={**metrics, **self._performance(batch, started), **idle, **self._synchronisation()},
+            events=[self._logged(item) for item in batch.judged[: spec.rl.logged_groups_per_step]],
+        )
+
+    def _collect(self, count: int) -> Sequence[ScoredGroup]:
+        tasks = [self._task(position) for position in self._prompts.ledger.issue(count)]
+        return self._rollouts.collect(tasks, self._session.weights(), "rollout")
+
+    def _task(self, position: int) -> PromptTask:
+        request, spec, state = self._session.request, self._session.spec, self._session.state
+        prompt = self._dataset.items[self._prompts.order.row(position)]
+        return PromptTask(
+            job_id=request.job_id,
+            attempt=request.attempt,
+            group_id=group_id(request.job_id, request.attempt, Purpose.TRAIN.value, state.global_step + 1, position),
+            ledger_position=position,
+            purpose=Purpose.TRAIN,
+            dataset="",
+            prompt_ids=prompt.prompt_ids,
+            gold=prompt.gold,
+            num_generations=spec.rl.num_generations,
+            seed=spec.seed,
+            min_weight_version=state.global_step,
+            decoding=self._decoding,
+            graders=tuple(grader.name for grader in spec.reward.graders),
+            grading_timeout_s=spec.reward.timeout_s,
+            issued_at=time.time(),
+        )
+
+    def _train(self, batch: RlBatch) -> dict[str, float]:
+        session, spec = self._session, self._session.spec
+        optim = spec.optim_of("rl")
+        set_learning_rate(self.optimizer, learning_rate(optim, session.state.stage_step + 1, self.num_steps))
+        session.report.phase("train")
+        with session.report.timed("train"):
+            return train_rl_minibatch(
+                session.loaded, self.optimizer, batch.samples(), spec.rl, spec.sampling, spec.trainer, optim
+            )
+
+    def _record(self, batch: RlBatch) -> StepRecord:
+        return StepRecord(
+            stage=self.name,
+            step=self._session.state.global_step + 1,
+            trained=tuple(item.position for item in batch.kept),
+            dropped={item.position: item.dropped for item in batch.judged if item.dropped is not None},
+        )
+
+    def _performance(self, batch: RlBatch, started: float) -> dict[str, float]:
+        report = self._session.report
+        tokens = sum(len(t.token_ids) for item in batch.judged for t in item.group.trajectories)
+        trained = sum(len(sample.token_ids) for sample in batch.samples())
+        rollout_s, train_s = max(report.seconds("rollout"), 1e-9), max(report.seconds("train"), 1e-9)
+        grading = [item.group.reward_s for item in batch.judged]
+        return {
+            "perf/rollout_tokens_per_s": tokens / rollout_s,
+            "perf/trainer_tokens_per_s": trained / train_s,
+            "perf/trainer_idle_ratio": rollout_s / max(time.monotonic() - started, 1e-9),
+            # Per group: grading runs beside decoding, so its sum is no part of the step's wall time.
+            "time/reward_s": sum(grading) / len(grading),
+        }
+
+    def _idle_ratio(self, busy_before: float, seconds: float) -> dict[str, float]:
+        """Share of the rollout phase in which engines did not compute; left out when a replica was restarted."""
+        replicas = self._rollouts.replicas
+        replicas.poll()
+        busy = replicas.busy_seconds() - busy_before
+        capacity = seconds * replicas.count
+        return {"perf/rollout_idle_ratio": max(0.0, 1 - busy / capacity)} if busy > 0 else {}
+
+    def _synchronisation(self) -> dict[str, float]:
+        refused, self._refused = self._rollouts.refused - self._refused, self._rollouts.refused
+        staleness = {"staleness/mean": 0.0, "staleness/max": 0.0, "staleness/dropped_groups": float(refused)}
+        publication = self._rollouts.replicas.last_publication
+        if publication is None:
+            return staleness
+        sync = {
+            "weights/sync_bytes": float(publication.num_bytes),
+            "weights/sync_s": publication.seconds,
+            "weights/digest_ok": float(not publication.failed),
+        }
+        return {**staleness, **sync}
+
+    def _logged(self, item: JudgedGroup) -> dict[str, Any]:
+        return {
+            "step": self._session.state.global_step + 1,
+            "purpose": Purpose.TRAIN.value,
+            "disposition": "trained" if item.dropped is None else f"dropped_{item.dropped}",
+            "group": group_to_json(item.group),
+            "advantages": item.advantages,
+        }

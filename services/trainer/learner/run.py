@@ -1,0 +1,139 @@
+"""One attempt from beginning to end: prepare, run the stages, say how it ended."""
+
+import re
+from contextlib import ExitStack
+from typing import Literal
+
+import redis
+import structlog
+import torch
+from pydantic import ValidationError
+
+from services.common.errors import PlatformError
+from services.common.events import EventType
+from services.common.streams import EventQueue, connect
+from services.trainer.journal import Journal
+from services.trainer.learner.evaluation import Evaluation
+from services.trainer.learner.optimizer_state import import_optimizer
+from services.trainer.learner.process import StopRequestedError, StopSignal
+from services.trainer.learner.report import Reporter
+from services.trainer.learner.request import LearnerRequest, LearnerResult
+from services.trainer.learner.rl_stage import RlStage
+from services.trainer.learner.session import Session
+from services.trainer.learner.setup import Prepared, prepare
+from services.trainer.learner.sft_stage import SftStage
+from services.trainer.learner.stage import TrainingStage, run_training_stage
+from services.trainer.schedule import make_optimizer
+
+_CPU_ALLOCATION_FAILED = re.compile(r"can't allocate memory|not enough memory", re.IGNORECASE)
+
+log = structlog.get_logger()
+
+
+def run_attempt(request: LearnerRequest, stop: StopSignal) -> LearnerResult:
+    """Run the job's stages; never raises for what happens to the job, the result says it."""
+    client = connect(request.redis_url)
+    journal = Journal(request.job_dir, request.job_id, request.attempt, EventQueue(client))
+    try:
+        _run_stages(request, client, journal, stop)
+        result = LearnerResult(state="succeeded", last_event_seq=journal.last_seq)
+    except StopRequestedError:
+        result = LearnerResult(state="stopped", last_event_seq=journal.last_seq)
+    except Exception as error:  # noqa: BLE001 - the learner's outermost boundary: logged and marked as failed
+        result = _failure(error, journal)
+    finally:
+        journal.close()
+        client.close()
+    log.info("attempt ended", job_id=request.job_id, attempt=request.attempt, state=result.state)
+    return result
+
+
+def _failure(error: Exception, journal: Journal) -> LearnerResult:
+    failure = as_platform_error(error)
+    log.error("attempt failed", code=failure.code, exc_info=error)
+    journal.emit(EventType.LOG, {"level": "error", "code": failure.code, "message": failure.message})
+    return LearnerResult.failure(failure, journal.last_seq)
+
+
+def as_platform_error(error: Exception) -> PlatformError:
+    """The code and message under which a failure of the attempt is reported."""
+    if isinstance(error, PlatformError):
+        return error
+    if isinstance(error, ValidationError):
+        return PlatformError("spec_invalid", f"The job spec cannot be used: {error}")
+    if _is_out_of_memory(error):
+        return PlatformError(
+            "oom_train",
+            f"Training ran out of memory: {error}",
+            hint="Lower trainer.max_tokens_per_microbatch or trainer.seq_len.",
+        )
+    return PlatformError("internal", f"The learner failed: {type(error).__name__}: {error}", hint="Its log has more.")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and _CPU_ALLOCATION_FAILED.search(str(error)) is not None
+
+
+def _run_stages(request: LearnerRequest, client: redis.Redis, journal: Journal, stop: StopSignal) -> None:
+    with ExitStack() as resources:
+        prepared = prepare(request, client, Reporter(journal), stop, resources)
+        session, evaluation = prepared.session, _evaluation(prepared)
+        stages = session.spec.method.stages
+        for index in range(session.state.stage_index, len(stages)):
+            _enter(session, index)
+            if stages[index] != "eval":
+                _train(prepared, evaluation)
+            if evaluation is not None and _evaluates_at_end(prepared, index):
+                evaluation.run(stages[index])
+
+
+def _enter(session: Session, index: int) -> None:
+    state = session.state
+    if index != state.stage_index:
+        state.stage_index, state.stage_step = index, 0
+    session.report.stage = session.spec.method.stages[index]
+    session.stop.check()
+
+
+def _train(prepared: Prepared, evaluation: Evaluation | None) -> None:
+    session = prepared.session
+    stage = _training_stage(prepared)
+    if evaluation is not None and stage.name == "rl" and session.state.stage_step == 0:
+        evaluation.run(stage.name)  # what reinforcement is compared with
+    run_training_stage(session, stage, evaluation)
+
+
+def _evaluates_at_end(prepared: Prepared, index: int) -> bool:
+    """A stage ends with an evaluation, unless an evaluation stage follows with the same weights."""
+    stages = prepared.session.spec.method.stages
+    return index + 1 == len(stages) or stages[index + 1] != "eval"
+
+
+def _evaluation(prepared: Prepared) -> Evaluation | None:
+    rollouts, prompts = prepared.session.rollouts, prepared.data.evaluation
+    if rollouts is None or prompts is None:
+        return None
+    return Evaluation(prepared.session, rollouts, prompts, prepared.data.held_out, prepared.eval_decoding)
+
+
+def _training_stage(prepared: Prepared) -> TrainingStage:
+    """The stage that the state stands in, with a new optimizer or the stored one."""
+    session, data, state = prepared.session, prepared.data, prepared.session.state
+    if session.spec.method.stages[state.stage_index] == "sft":
+        assert data.sft is not None
+        optimizer = _optimizer(prepared, "sft")
+        return SftStage(session, data.sft, state.stages["sft"], optimizer, session.stage_steps["sft"])
+    assert data.rl is not None
+    assert session.rollouts is not None
+    optimizer = _optimizer(prepared, "rl")
+    return RlStage(session, session.rollouts, data.rl, state.stages["rl"], prepared.train_decoding, optimizer)
+
+
+def _optimizer(prepared: Prepared, stage: Literal["sft", "rl"]) -> torch.optim.AdamW:
+    session, resume = prepared.session, prepared.resume
+    optimizer = make_optimizer(session.loaded.model, session.spec.optim_of(stage))
+    if resume is not None and resume.manifest.stage == stage and session.state.stage_step > 0:
+        import_optimizer(session.loaded.model, optimizer, resume.optimizer_tensors())
+    return optimizer

@@ -1,0 +1,65 @@
+"""What the parts of a running attempt share: the job, the model, the counters and the way out."""
+
+import resource
+import sys
+from dataclasses import dataclass, field
+from typing import Final
+
+import torch
+
+from services.common.events import EventType
+from services.common.job_spec import JobSpec
+from services.common.model.loading import LoadedModel
+from services.common.model.state import export_state
+from services.trainer.learner.checkpointing import Checkpointer
+from services.trainer.learner.process import StopSignal
+from services.trainer.learner.report import Reporter
+from services.trainer.learner.request import LearnerRequest
+from services.trainer.learner.rollouts import Rollouts
+from services.trainer.learner.state import RunState
+from services.trainer.learner.weights import Weights
+from services.trainer.step_log import StepLog
+
+_MAXRSS_UNIT: Final = 1 if sys.platform == "darwin" else 1024
+
+
+@dataclass
+class Session:
+    """One attempt, loaded and ready to train."""
+
+    request: LearnerRequest
+    spec: JobSpec
+    loaded: LoadedModel
+    state: RunState
+    report: Reporter
+    stop: StopSignal
+    checkpointer: Checkpointer
+    step_log: StepLog
+    rollouts: Rollouts | None
+    """None when the spec needs no rollouts."""
+    stage_steps: dict[str, int] = field(default_factory=dict)
+    """Optimizer steps of each stage, once known."""
+
+    def weights(self) -> Weights:
+        """The current weights under checkpoint names; the version is the global step."""
+        return Weights(self.state.global_step, export_state(self.loaded.model))
+
+    def progress(self, stage: str) -> None:
+        """PROGRESS of the running stage and of the job."""
+        self.report.journal.emit(
+            EventType.PROGRESS,
+            {
+                "stage": stage,
+                "stage_step": self.state.stage_step,
+                "stage_steps": self.stage_steps[stage],
+                "step": self.state.global_step,
+                "total_steps": sum(self.stage_steps.values()),
+            },
+        )
+
+
+def peak_memory_gib() -> float:
+    """Largest resident memory of the process so far, or on CUDA the largest allocation."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT / 2**30

@@ -1,0 +1,261 @@
+"""From a request to a session that can train: files, model or checkpoint, ledger, replicas; checked before any step."""
+
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+import structlog
+import torch
+
+from services.common.diffusion.config import DecodingConfig
+from services.common.errors import PlatformError
+from services.common.events import EventType
+from services.common.job_spec import JobSpec, resolve_decoding
+from services.common.model.loading import LoadedModel, load_model
+from services.common.model.state import export_state
+from services.common.model_card import read_model_card
+from services.common.weights import weight_digest
+from services.trainer.learner.checkpointing import Checkpointer, ResumePoint, find_resume_point
+from services.trainer.learner.datasets import (
+    PLACEHOLDER,
+    Dataset,
+    EncodedPrompt,
+    limits_of,
+    load_examples,
+    load_held_out,
+    load_prompts,
+)
+from services.trainer.learner.process import StopSignal
+from services.trainer.learner.replicas import Replicas
+from services.trainer.learner.report import Reporter
+from services.trainer.learner.request import LearnerRequest
+from services.trainer.learner.rollouts import Rollouts
+from services.trainer.learner.session import Session
+from services.trainer.learner.sft_stage import sft_steps
+from services.trainer.learner.state import RunState, StoredRows
+from services.trainer.ledger import NOTHING_ISSUED, certify
+from services.trainer.sft import SftExample
+from services.trainer.step_log import StepLog, surviving_records
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Data:
+    """Encoded rows of the job's files; None where the spec names no such file or has no such stage."""
+
+    sft: Dataset[SftExample] | None
+    rl: Dataset[EncodedPrompt] | None
+    evaluation: tuple[EncodedPrompt, ...] | None
+    held_out: tuple[SftExample, ...]
+    """Rows of the validation file with a completion, for the loss that a supervised stage reports."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A session with its data and decoding."""
+
+    session: Session
+    data: Data
+    train_decoding: DecodingConfig
+    eval_decoding: DecodingConfig
+    resume: ResumePoint | None
+
+
+def prepare(
+    request: LearnerRequest, client: redis.Redis, report: Reporter, stop: StopSignal, resources: ExitStack
+) -> Prepared:
+    """Load everything; raises PlatformError for whatever makes the job impossible, before any step.
+
+    What must be closed is entered into `resources`.
+    """
+    spec = request.spec
+    report.phase("loading")
+    _refuse_impossible(request, spec)
+    if request.torch_threads is not None:
+        torch.set_num_threads(request.torch_threads)
+    resume = find_resume_point(request, spec)
+    loaded = _load(_model_path(request, resume), spec)
+    train_decoding, eval_decoding = (_decoding(spec, loaded, evaluation) for evaluation in (False, True))
+    data = _load_data(request, spec, loaded, report, eval_decoding.max_new_tokens)
+    session = Session(
+        request=request,
+        spec=spec,
+        loaded=loaded,
+        state=RunState() if resume is None else resume.state,
+        report=report,
+        stop=stop,
+        checkpointer=_checkpointer(request, spec, resume),
+        step_log=_step_log(request, resume, resources),
+        rollouts=_rollouts(request, client, report, stop, resources) if spec.needs_rollout() else None,
+        stage_steps=_stage_steps(spec, data),
+    )
+    _enter_ledgers(session, data)
+    if resume is not None:
+        _certify(session, resume)
+    _warn_approximate(session)
+    return Prepared(session, data, train_decoding, eval_decoding, resume)
+
+
+def _model_path(request: LearnerRequest, resume: ResumePoint | None) -> Path:
+    return request.model_path if resume is None else resume.path
+
+
+def _load(path: Path, spec: JobSpec) -> LoadedModel:
+    loaded = load_model(path, "float32", "cuda" if torch.cuda.is_available() else "cpu")
+    if spec.trainer.gradient_checkpointing:
+        loaded.model.activation_checkpointing_enable({"use_reentrant": False})
+        loaded.model.train()  # layers recompute in training mode only; without dropout it changes nothing else
+    return loaded
+
+
+def _checkpointer(request: LearnerRequest, spec: JobSpec, resume: ResumePoint | None) -> Checkpointer:
+    card = read_model_card(_model_path(request, resume))
+    return Checkpointer(request, spec, card, None if resume is None else resume.path)
+
+
+def _step_log(request: LearnerRequest, resume: ResumePoint | None, resources: ExitStack) -> StepLog:
+    resumed_from = 0 if resume is None else resume.manifest.global_step
+    return resources.enter_context(closing(StepLog(request.job_dir, request.attempt, resumed_from=resumed_from)))
+
+
+def _refuse_impossible(request: LearnerRequest, spec: JobSpec) -> None:
+    if PLACEHOLDER not in spec.prompt.template:
+        raise PlatformError(
+            "spec_invalid",
+            f"Cannot build prompts: prompt.template is {spec.prompt.template!r}, which does not contain {PLACEHOLDER}.",
+            hint="Put {prompt} where the row's problem belongs.",
+            param="prompt.template",
+        )
+    if spec.needs_rollout() and not request.rollout_addresses:
+        raise PlatformError(
+            "preflight_failed",
+            f"Cannot start {request.job_id}: method {spec.method.type!r} decodes, but no rollout replica was leased.",
+            hint="Start a rollout service and list it in DIRL_ROLLOUT_ADDRESSES.",
+        )
+
+
+def _decoding(spec: JobSpec, loaded: LoadedModel, evaluation: bool) -> DecodingConfig:
+    return resolve_decoding(
+        spec,
+        block_size=loaded.block_size,
+        mask_token_id=loaded.mask_token_id,
+        stop_token_ids=loaded.stop_token_ids,
+        evaluation=evaluation,
+    )
+
+
+def _load_data(
+    request: LearnerRequest, spec: JobSpec, loaded: LoadedModel, report: Reporter, eval_new_tokens: int
+) -> Data:
+    limits = limits_of(spec, loaded.model.config.max_position_embeddings)
+    stages = spec.method.stages
+    sft = rl = evaluation = None
+    held_out: tuple[SftExample, ...] = ()
+    if "sft" in stages:
+        path = _file(request, spec.training_file_of("sft"))
+        sft = load_examples(path, loaded, spec.prompt, limits)
+        _tell_dropped(report, path, sft)
+    if "rl" in stages:
+        path = _file(request, spec.training_file_of("rl"))
+        rl = load_prompts(path, "rl", loaded, spec.prompt, limits, spec.sampling.max_new_tokens)
+        _tell_dropped(report, path, rl)
+    if spec.validation_file is not None:
+        path = _file(request, spec.validation_file)
+        validation = load_prompts(path, "eval", loaded, spec.prompt, limits, eval_new_tokens)
+        _tell_dropped(report, path, validation)
+        evaluation = validation.items[: spec.eval.num_samples]
+        if sft is not None:
+            held_out = load_held_out(path, loaded, spec.prompt, limits)[: spec.eval.num_samples]
+    return Data(sft, rl, evaluation, held_out)
+
+
+def _file(request: LearnerRequest, name: str | None) -> Path:
+    if name is None or name not in request.files:
+        raise PlatformError(
+            "dataset_invalid",
+            f"Cannot read the file {name!r} of {request.job_id}: the request gives paths for {sorted(request.files)}.",
+            hint="Submit the job again; its files are resolved at submission.",
+        )
+    return request.files[name]
+
+
+def _tell_dropped(report: Reporter, path: Path, dataset: Dataset[SftExample] | Dataset[EncodedPrompt]) -> None:
+    if dataset.too_long:
+        kept = len(dataset.items)
+        report.journal.say(
+            "warning",
+            "rows_too_long",
+            f"{dataset.too_long} of {kept + dataset.too_long} rows of {path.name} exceed the token budgets "
+            "(prompt.max_prompt_tokens, trainer.seq_len) and were dropped.",
+            dropped=dataset.too_long,
+            kept=kept,
+        )
+
+
+def _rollouts(
+    request: LearnerRequest, client: redis.Redis, report: Reporter, stop: StopSignal, resources: ExitStack
+) -> Rollouts:
+    replicas = Replicas(request.rollout_addresses, request.job_id, request.attempt, report)
+    resources.callback(replicas.close)
+    return Rollouts(request, client, report, stop, replicas)
+
+
+def _stage_steps(spec: JobSpec, data: Data) -> dict[str, int]:
+    steps: dict[str, int] = {}
+    if data.sft is not None:
+        steps["sft"] = sft_steps(len(data.sft.items), spec.sft.epochs, spec.sft.batch_size, spec.sft.max_steps)
+    if data.rl is not None:
+        steps["rl"] = spec.rl.steps
+    return {stage: steps.get(stage, 0) for stage in spec.method.stages}
+
+
+def _enter_ledgers(session: Session, data: Data) -> None:
+    for name, dataset in (("sft", data.sft), ("rl", data.rl)):
+        if dataset is not None:
+            rows = StoredRows(file_sha256=dataset.file_sha256, num_rows=len(dataset.items))
+            session.state.enter_stage(name, session.spec, rows)
+
+
+def _certify(session: Session, resume: ResumePoint) -> None:
+    """State what the resumed attempt builds on; raises `checkpoint_invalid` when the weights are other ones."""
+    request, journal = session.request, session.report.journal
+    resumed_from = resume.manifest.global_step
+    records, undone = surviving_records(request.job_dir, before_attempt=request.attempt, resumed_from=resumed_from)
+    certificate = NOTHING_ISSUED
+    for name, stage in session.state.stages.items():
+        certificate += certify(stage.ledger, [record for record in records if record.stage == name])
+    digest = weight_digest(export_state(session.loaded.model))
+    facts = {"resumed_from": resumed_from, **certificate.to_json()}
+    digests = {"digest_before": resume.manifest.weight_digest, "digest_after": digest}
+    journal.emit(EventType.CERTIFICATE, {**facts, **digests})
+    if undone:
+        steps = f"steps {undone[0]} to {undone[-1]}"
+        journal.say(
+            "warning", "steps_undone", f"{steps} came after the last checkpoint and are repeated.", steps=undone
+        )
+    if not certificate.holds:
+        journal.say("error", "certificate_broken", f"The prompt ledger does not match the step log: {certificate}.")
+    if digest != resume.manifest.weight_digest:
+        raise PlatformError(
+            "checkpoint_invalid",
+            f"Cannot resume from {resume.path}: its manifest states weights with digest "
+            f"{resume.manifest.weight_digest}, the loaded ones have {digest}.",
+            hint="Resume with the release that wrote the checkpoint.",
+        )
+
+
+def _warn_approximate(session: Session) -> None:
+    sampling = session.spec.sampling
+    if session.spec.method.type in ("rl", "pipeline") and (sampling.temperature, sampling.top_p, sampling.top_k) != (
+        1,
+        1,
+        0,
+    ):
+        session.report.journal.say(
+            "warning",
+            "approximate_ratios",
+            f"sampling is temperature {sampling.temperature}, top_p {sampling.top_p}, top_k {sampling.top_k}; only "
+            "temperature 1 without cuts samples from the policy, so importance ratios are approximate.",
+        )

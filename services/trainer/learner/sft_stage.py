@@ -1,0 +1,62 @@
+"""Supervised fine-tuning: batches in the seeded order, one optimizer step each."""
+
+import torch
+
+from services.trainer.learner.datasets import Dataset
+from services.trainer.learner.session import Session
+from services.trainer.learner.stage import StepOutcome
+from services.trainer.learner.state import StageLedger
+from services.trainer.ledger import StepRecord
+from services.trainer.policy import train_sft_batch
+from services.trainer.schedule import learning_rate, set_learning_rate
+from services.trainer.sft import SftExample, noise_generator
+
+
+def sft_steps(num_rows: int, epochs: int, batch_size: int, max_steps: int | None) -> int:
+    """Optimizer steps of the stage: batches run on over the ends of epochs, only the last one may be smaller."""
+    steps = -(-num_rows * epochs // batch_size)
+    return steps if max_steps is None else min(steps, max_steps)
+
+
+class SftStage:
+    """One supervised stage."""
+
+    name = "sft"
+
+    def __init__(
+        self,
+        session: Session,
+        dataset: Dataset[SftExample],
+        prompts: StageLedger,
+        optimizer: torch.optim.Optimizer,
+        num_steps: int,
+    ) -> None:
+        self._session, self._dataset, self._prompts = session, dataset, prompts
+        self.optimizer, self.num_steps = optimizer, num_steps
+
+    def step(self) -> StepOutcome:
+        """Train on the next batch."""
+        spec, state, report = self._session.spec, self._session.state, self._session.report
+        positions = self._next_positions()
+        examples = [self._dataset.items[self._prompts.order.row(position)] for position in positions]
+        set_learning_rate(self.optimizer, self._learning_rate())
+        report.phase("train")
+        with report.timed("train"):
+            generator = noise_generator(spec.seed, state.global_step)
+            optim = spec.optim_of("sft")
+            metrics = train_sft_batch(
+                self._session.loaded, self.optimizer, examples, generator, spec.sft, spec.trainer, optim
+            )
+        record = StepRecord(stage=self.name, step=state.global_step + 1, trained=tuple(positions), dropped={})
+        rate = sum(len(example.token_ids) for example in examples) / max(report.seconds("train"), 1e-9)
+        return StepOutcome(record, [], {**metrics, "perf/trainer_tokens_per_s": rate})
+
+    def _next_positions(self) -> list[int]:
+        """The next batch of the order; the last one of the last epoch may be smaller."""
+        sft = self._session.spec.sft
+        left = len(self._dataset.items) * sft.epochs - self._prompts.ledger.next_position
+        left += len(self._prompts.ledger.open())
+        return self._prompts.ledger.issue(min(sft.batch_size, left))
+
+    def _learning_rate(self) -> float:
+        return learning_rate(self._session.spec.optim_of("sft"), self._session.state.stage_step + 1, self.num_steps)

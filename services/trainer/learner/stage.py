@@ -1,0 +1,105 @@
+"""What the training stages have in common: the loop of steps, and what is due after a step."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from services.common.events import EventType
+from services.trainer.learner.evaluation import Evaluation
+from services.trainer.learner.process import StopRequestedError
+from services.trainer.learner.session import Session, peak_memory_gib
+from services.trainer.ledger import StepRecord
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What one optimizer step did."""
+
+    record: StepRecord
+    group_ids: list[str]
+    """Groups trained on; empty for supervised steps."""
+    metrics: Mapping[str, float]
+    events: list[dict[str, Any]] = field(default_factory=list)
+    """Data of TRAJECTORIES events."""
+
+
+class TrainingStage(Protocol):
+    """A stage that changes the weights."""
+
+    name: str
+    num_steps: int
+    optimizer: torch.optim.Optimizer
+
+    def step(self) -> StepOutcome:
+        """One optimizer step; raises StopRequestedError while it waits for rollouts, never once it updates."""
+        ...
+
+
+def run_training_stage(session: Session, stage: TrainingStage, evaluation: Evaluation | None) -> None:
+    """Train from where the state stands to the stage's last step; checkpoints and evaluations as they fall due.
+
+    Asked to stop, it writes a checkpoint and raises StopRequestedError.
+    """
+    session.progress(stage.name)
+    try:
+        while session.state.stage_step < stage.num_steps:
+            session.stop.check()
+            _one_step(session, stage)
+            _after_step(session, stage, evaluation)
+    except StopRequestedError:
+        save_checkpoint(session, stage)
+        raise
+
+
+def save_checkpoint(session: Session, stage: TrainingStage) -> None:
+    """Write the current step, unless it is written already; reports CHECKPOINT."""
+    state, report = session.state, session.report
+    if session.checkpointer.last_step == state.global_step:
+        return
+    report.phase("checkpoint")
+    with report.timed("checkpoint"):
+        saved = session.checkpointer.save(session.loaded, stage.optimizer, state)
+    report.journal.emit(
+        EventType.CHECKPOINT,
+        {
+            "step": state.global_step,
+            "stage": stage.name,
+            "path": str(saved.path),
+            "weight_version": saved.manifest.weight_version,
+            "weight_digest": saved.manifest.weight_digest,
+            "bytes": saved.manifest.total_bytes,
+            "deleted": [str(path) for path in saved.deleted],
+        },
+    )
+
+
+def _one_step(session: Session, stage: TrainingStage) -> None:
+    state, report = session.state, session.report
+    with report.timed("step"):
+        outcome = stage.step()
+    state.global_step += 1
+    state.stage_step += 1
+    # Logged before the ledger is closed and long before a checkpoint: what enters one is in the log.
+    session.step_log.append(outcome.record, outcome.group_ids)
+    state.stages[stage.name].ledger.close(outcome.record)
+    for data in outcome.events:
+        report.journal.emit(EventType.TRAJECTORIES, data)
+    counters = {
+        "train/global_step": float(state.global_step),
+        "weights/version": float(state.global_step),
+        "perf/peak_memory_gib": peak_memory_gib(),
+    }
+    report.metrics(state.global_step, {**outcome.metrics, **counters})
+    session.progress(stage.name)
+
+
+def _after_step(session: Session, stage: TrainingStage, evaluation: Evaluation | None) -> None:
+    step, spec = session.state.global_step, session.spec
+    ended = session.state.stage_step == stage.num_steps
+    if ended or step % spec.checkpoint.interval_steps == 0:
+        save_checkpoint(session, stage)
+    interval = spec.eval.interval_steps
+    if evaluation is not None and interval is not None and step % interval == 0 and not ended:
+        evaluation.run(stage.name)

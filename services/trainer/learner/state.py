@@ -1,0 +1,117 @@
+"""Where an attempt stands: the part of a checkpoint that is neither weights nor optimizer (state.json)."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from services.common.diffusion.config import Frozen
+from services.common.errors import PlatformError
+from services.common.job_spec import JobSpec
+from services.trainer.ledger import PromptLedger, PromptOrder
+
+
+class StoredRows(Frozen):
+    """The rows that a stage's ledger positions refer to."""
+
+    file_sha256: str
+    num_rows: int
+
+
+class StoredStage(Frozen):
+    """One stage's prompts."""
+
+    rows: StoredRows
+    ledger: dict[str, Any]
+
+
+class StoredState(Frozen):
+    """state.json. Learning rate and noise are functions of seed and step, so no generator state is kept."""
+
+    stage_index: int
+    stage: str
+    stage_step: int
+    global_step: int
+    seed: int
+    stages: dict[str, StoredStage]
+
+
+@dataclass
+class StageLedger:
+    """Order and ledger of one stage."""
+
+    rows: StoredRows
+    order: PromptOrder
+    ledger: PromptLedger
+
+
+@dataclass
+class RunState:
+    """Counters and ledgers of the running attempt."""
+
+    stage_index: int = 0
+    stage_step: int = 0
+    """Steps of the current stage that are done."""
+    global_step: int = 0
+    """Steps of all stages that are done; also the version of the weights."""
+    stages: dict[str, StageLedger] = field(default_factory=dict)
+
+    def to_stored(self, spec: JobSpec) -> StoredState:
+        """What is written into a checkpoint."""
+        return StoredState(
+            stage_index=self.stage_index,
+            stage=spec.method.stages[self.stage_index],
+            stage_step=self.stage_step,
+            global_step=self.global_step,
+            seed=spec.seed,
+            stages={
+                name: StoredStage(rows=stage.rows, ledger=stage.ledger.to_json()) for name, stage in self.stages.items()
+            },
+        )
+
+    def enter_stage(self, name: str, spec: JobSpec, rows: StoredRows) -> StageLedger:
+        """The stage's ledger: the resumed one, else a new one.
+
+        Raises PlatformError `dataset_invalid` when the resumed one was kept for other rows.
+        """
+        stage = self.stages.setdefault(
+            name, StageLedger(rows, PromptOrder(seed=spec.seed, stage=name, num_rows=rows.num_rows), PromptLedger())
+        )
+        if stage.rows != rows:
+            raise PlatformError(
+                "dataset_invalid",
+                f"Cannot resume stage {name}: its prompt ledger was kept for {stage.rows.num_rows} rows of a file with "
+                f"sha256 {stage.rows.file_sha256}; now there are {rows.num_rows} rows of one with {rows.file_sha256}.",
+                hint="Restore the file, or submit a new job that starts from the exported checkpoint.",
+            )
+        return stage
+
+
+def parse_state(text: str, spec: JobSpec) -> RunState:
+    """Read state.json; raises PlatformError `checkpoint_invalid`, or `spec_invalid` when the job has other stages."""
+    try:
+        stored = StoredState.model_validate_json(text)
+    except ValidationError as error:
+        raise PlatformError("checkpoint_invalid", f"Cannot read state.json of the checkpoint: {error}") from None
+    _refuse_other_job(stored, spec)
+    stages = {
+        name: StageLedger(
+            rows=stage.rows,
+            order=PromptOrder(seed=stored.seed, stage=name, num_rows=stage.rows.num_rows),
+            ledger=PromptLedger.from_json(stage.ledger),
+        )
+        for name, stage in stored.stages.items()
+    }
+    return RunState(stored.stage_index, stored.stage_step, stored.global_step, stages)
+
+
+def _refuse_other_job(stored: StoredState, spec: JobSpec) -> None:
+    stages = spec.method.stages
+    if stored.seed == spec.seed and stored.stage_index < len(stages) and stages[stored.stage_index] == stored.stage:
+        return
+    raise PlatformError(
+        "spec_invalid",
+        f"Cannot resume: the checkpoint was written in stage {stored.stage_index} ({stored.stage}) with seed "
+        f"{stored.seed}; the job has the stages {list(stages)} and seed {spec.seed}.",
+        hint="Resume with the spec that the job was started with.",
+    )

@@ -1,0 +1,15 @@
+"""The weights of one version, as the replicas get them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Views of the model's own tensors: valid until the next optimizer step."""
+
+    version: int
+    tensors: Mapping[str, Tensor]
+    """By checkpoint name."""

@@ -1,0 +1,195 @@
+"""One learner as a child process: its own process group, watched until it is gone, never left behind."""
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+import structlog
+
+from services.common.errors import PlatformError
+from services.trainer.learner.request import LearnerRequest, read_result, request_path
+
+_CGROUP_EVENTS: Final = Path("/sys/fs/cgroup/memory.events")
+_LOG_TAIL_BYTES: Final = 2000
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class AttemptEnd:
+    """How an attempt ended."""
+
+    state: str
+    """succeeded | stopped | failed"""
+    error_code: str = ""
+    error_message: str = ""
+    retryable: bool = False
+
+
+class LearnerProcess:
+    """A running learner, or what became of it."""
+
+    def __init__(self, request: LearnerRequest, program: Sequence[str]) -> None:
+        """Start `program` with the request's file as its argument.
+
+        The calling thread must live as long as the learner: the kernel ties the two (PDEATHSIG).
+        """
+        self.request = request
+        self._end: AttemptEnd | None = None
+        self._stop_asked = False
+        self._kill_timer: threading.Timer | None = None
+        self._oom_kills = _oom_kills()
+        self._process = _spawn(request, program)
+        self._watcher = threading.Thread(target=self._watch, name=f"learner-{self._process.pid}", daemon=True)
+        self._watcher.start()
+
+    @property
+    def pid(self) -> int:
+        """Process id, also of the process group."""
+        return self._process.pid
+
+    @property
+    def end(self) -> AttemptEnd | None:
+        """How it ended; None while it runs."""
+        return self._end
+
+    def stop(self, grace_s: float) -> None:
+        """Ask it to end, and kill the whole group after `grace_s`; a second call may shorten the wait."""
+        self._stop_asked = True
+        self._signal_group(signal.SIGTERM)
+        if self._kill_timer is not None:
+            self._kill_timer.cancel()
+        self._kill_timer = threading.Timer(grace_s, self._signal_group, args=(signal.SIGKILL,))
+        self._kill_timer.daemon = True
+        self._kill_timer.start()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the end; False when it still runs."""
+        self._watcher.join(timeout_s)
+        return not self._watcher.is_alive()
+
+    def rss_bytes(self) -> int:
+        """Resident memory of the learner and its descendants; 0 once it is gone."""
+        try:
+            root = psutil.Process(self.pid)
+            return sum(_rss(process) for process in (root, *root.children(recursive=True)))
+        except psutil.NoSuchProcess:
+            return 0
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        # The group's leader is reaped by the watcher only after it has set `_end`, so the id cannot be another's.
+        if self._end is None:
+            _kill_group(self.pid, number)
+
+    def _watch(self) -> None:
+        """Wait without reaping, clear the group, then reap: until then nobody else can get the group's id."""
+        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        _kill_group(self.pid, signal.SIGKILL)
+        if self._kill_timer is not None:
+            self._kill_timer.cancel()
+        status = self._exit_status()
+        self._end = self._interpret(status)
+        self._process.wait()
+        log.info(
+            "learner ended",
+            job_id=self.request.job_id,
+            attempt=self.request.attempt,
+            state=self._end.state,
+            code=self._end.error_code,
+            exit_status=status,
+        )
+
+    def _exit_status(self) -> int:
+        """Exit status, or minus the number of the signal, without reaping."""
+        found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        assert found is not None
+        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+
+    def _interpret(self, status: int) -> AttemptEnd:
+        result = read_result(self.request.job_dir, self.request.attempt)
+        if result is not None:
+            return AttemptEnd(result.state, result.error_code, result.error_message, result.retryable)
+        if self._stop_asked and status in (-signal.SIGTERM, -signal.SIGKILL):
+            return AttemptEnd("stopped", error_message="Killed before it could write a checkpoint.")
+        return self._crash(status)
+
+    def _crash(self, status: int) -> AttemptEnd:
+        name = f"{self.request.job_id} attempt {self.request.attempt}"
+        if status == -signal.SIGKILL and _oom_kills() > self._oom_kills:
+            error = PlatformError(
+                "oom_train",
+                f"The kernel killed the learner of {name} for lack of memory.",
+                hint="Give the trainer more memory, or lower trainer.max_tokens_per_microbatch.",
+            )
+        elif status < 0:
+            error = PlatformError(
+                "worker_lost",
+                f"The learner of {name} was killed by {signal.Signals(-status).name}.",
+                hint="The next attempt continues from the newest checkpoint.",
+            )
+        else:
+            tail = _tail(log_path(self.request))
+            error = PlatformError("internal", f"The learner of {name} ended with status {status}. Its log ends: {tail}")
+        return AttemptEnd("failed", error.code, error.message, error.retryable)
+
+
+def log_path(request: LearnerRequest) -> Path:
+    """File of the learner's output."""
+    return request.job_dir / "logs" / f"attempt-{request.attempt:04d}.log"
+
+
+def _spawn(request: LearnerRequest, program: Sequence[str]) -> "subprocess.Popen[bytes]":
+    if request_path(request.job_dir, request.attempt).exists():
+        raise PlatformError(
+            "worker_lost",
+            f"Cannot start attempt {request.attempt} of {request.job_id}: it was started before, by a supervisor that "
+            "is gone, and its learner with it. An attempt runs once.",
+            hint="Start the next attempt; it continues from the newest checkpoint.",
+        )
+    try:
+        file = request.save()
+        log_path(request).parent.mkdir(parents=True, exist_ok=True)
+        with log_path(request).open("ab") as output:
+            return subprocess.Popen(
+                [*program, str(file)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise PlatformError("internal", f"Cannot start the learner of {request.job_id}: {error}.") from error
+
+
+def _kill_group(pgid: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(pgid, number)
+    except ProcessLookupError:
+        log.debug("process group already gone", pgid=pgid)
+
+
+def _rss(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def _oom_kills() -> int:
+    """Kills for lack of memory in this control group so far; 0 where the kernel does not count them."""
+    if not _CGROUP_EVENTS.exists():
+        return 0
+    counters = dict(line.split() for line in _CGROUP_EVENTS.read_text(encoding="ascii").splitlines())
+    return int(counters.get("oom_kill", 0))
+
+
+def _tail(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _LOG_TAIL_BYTES))
+        return file.read().decode("utf-8", errors="replace").strip()

@@ -1,0 +1,72 @@
+"""Publishing a weight version: the same tensors to every replica, side by side, each transfer with a deadline."""
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from torch import Tensor
+
+from services.common.errors import PlatformError
+from services.common.pb.dirl.v1 import rollout_pb2
+from services.common.weights import push_weights, weight_digest
+
+_BASE_TIMEOUT_S: Final = 60.0
+_SLOWEST_BYTES_PER_S: Final = 20e6
+
+
+@dataclass(frozen=True)
+class Publication:
+    """How one version reached the replicas."""
+
+    weight_version: int
+    weight_digest: str
+    num_bytes: int
+    """Of one copy."""
+    seconds: float
+    loaded: tuple[str, ...]
+    """Addresses that hold the version."""
+    failed: dict[str, PlatformError]
+    """By address."""
+
+
+def publish(
+    addresses: Sequence[str], job_id: str, attempt: int, weight_version: int, tensors: Mapping[str, Tensor]
+) -> Publication:
+    """Send a version to all addresses; a replica that fails is reported, never raised: others may go on without it.
+
+    A replica that answers with another digest than the sender's counts as failed (`weight_digest_mismatch`).
+    """
+    started = time.monotonic()
+    digest = weight_digest(tensors)
+    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    timeout_s = _BASE_TIMEOUT_S + num_bytes / _SLOWEST_BYTES_PER_S
+
+    def send(address: str) -> PlatformError | None:
+        try:
+            answer = push_weights(address, job_id, attempt, weight_version, tensors, timeout_s)
+        except PlatformError as error:
+            return error
+        return None if answer.weight_digest == digest else _mismatch(address, weight_version, digest, answer)
+
+    with ThreadPoolExecutor(max_workers=max(1, len(addresses)), thread_name_prefix="publish") as pool:
+        outcomes = dict(zip(addresses, pool.map(send, addresses), strict=True))
+    return Publication(
+        weight_version=weight_version,
+        weight_digest=digest,
+        num_bytes=num_bytes,
+        seconds=time.monotonic() - started,
+        loaded=tuple(address for address, error in outcomes.items() if error is None),
+        failed={address: error for address, error in outcomes.items() if error is not None},
+    )
+
+
+def _mismatch(
+    address: str, weight_version: int, digest: str, answer: rollout_pb2.UpdateWeightsResponse
+) -> PlatformError:
+    return PlatformError(
+        "weight_digest_mismatch",
+        f"Replica {address} holds weight version {weight_version} with digest {answer.weight_digest}, the learner's "
+        f"is {digest}; both must be the same weights.",
+    )

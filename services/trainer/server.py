@@ -1,0 +1,117 @@
+"""Transport of the trainer service: protobuf on one side, supervisor, journal and exporter on the other."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from services.common.job_spec import JobSpec
+from services.common.pb.dirl.v1 import trainer_pb2, trainer_pb2_grpc
+from services.common.release import release
+from services.common.rpc.server import run_server
+from services.trainer.exporter import Exporter, ExportStatus
+from services.trainer.journal import read_events
+from services.trainer.learner.request import LearnerRequest
+from services.trainer.settings import TrainerSettings
+from services.trainer.supervisor import Supervisor
+
+SERVICE_NAME: Final = trainer_pb2.DESCRIPTOR.services_by_name["TrainerService"].full_name
+
+
+class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
+    """Retry semantics stand in trainer.proto."""
+
+    def __init__(self, settings: TrainerSettings, supervisor: Supervisor, exporter: Exporter) -> None:
+        self._settings, self._supervisor, self._exporter = settings, supervisor, exporter
+
+    def StartJob(
+        self, request: trainer_pb2.StartJobRequest, context: grpc.ServicerContext
+    ) -> trainer_pb2.StartJobResponse:
+        """Returns when the process exists; loading goes on in it."""
+        return trainer_pb2.StartJobResponse(pid=self._supervisor.start(_learner_request(request, self._settings)))
+
+    def StopJob(
+        self, request: trainer_pb2.StopJobRequest, context: grpc.ServicerContext
+    ) -> trainer_pb2.StopJobResponse:
+        """Returns at once."""
+        stopping = self._supervisor.stop(request.job_id, request.attempt, request.grace_s)
+        return trainer_pb2.StopJobResponse(stopping=stopping)
+
+    def GetStatus(
+        self, request: trainer_pb2.GetTrainerStatusRequest, context: grpc.ServicerContext
+    ) -> trainer_pb2.GetTrainerStatusResponse:
+        """Of the attempt last started."""
+        status = self._supervisor.status()
+        return trainer_pb2.GetTrainerStatusResponse(
+            job_id=status.job_id,
+            attempt=status.attempt,
+            state=status.state,
+            error_code=status.end.error_code,
+            error_message=status.end.error_message,
+            retryable=status.end.retryable,
+            last_event_seq=status.last_event_seq,
+            rss_bytes=status.rss_bytes,
+            version=release(),
+            address=self._settings.trainer_listen,
+        )
+
+    def GetEvents(
+        self, request: trainer_pb2.GetEventsRequest, context: grpc.ServicerContext
+    ) -> trainer_pb2.GetEventsResponse:
+        """From the journal, whoever wrote it."""
+        events = read_events(Path(request.job_dir), request.attempt, request.after_seq, request.limit)
+        return trainer_pb2.GetEventsResponse(events=events)
+
+    def StartExport(
+        self, request: trainer_pb2.StartExportRequest, context: grpc.ServicerContext
+    ) -> trainer_pb2.GetExportResponse:
+        """Returns when the process exists."""
+        status = self._exporter.start(request.export_id, Path(request.checkpoint_path), Path(request.output_path))
+        return _export_response(status)
+
+    def GetExport(
+        self, request: trainer_pb2.GetExportRequest, context: grpc.ServicerContext
+    ) -> trainer_pb2.GetExportResponse:
+        """State of an export."""
+        return _export_response(self._exporter.status(request.export_id))
+
+
+def serve(settings: TrainerSettings) -> None:
+    """Serve until SIGTERM; the learner is stopped with a checkpoint if it manages in time."""
+    supervisor, exporter = Supervisor(), Exporter()
+    servicer = TrainerServicer(settings, supervisor, exporter)
+
+    def stop() -> None:
+        exporter.shutdown()
+        supervisor.shutdown(settings.trainer_stop_grace_s)
+
+    def register(server: grpc.Server) -> None:
+        trainer_pb2_grpc.add_TrainerServiceServicer_to_server(servicer, server)
+
+    run_server("trainer", settings.trainer_listen, register, [SERVICE_NAME], stop)
+
+
+def _learner_request(message: trainer_pb2.StartJobRequest, settings: TrainerSettings) -> LearnerRequest:
+    """Raises pydantic.ValidationError, for the spec too: an impossible job is refused, not started."""
+    JobSpec.model_validate_json(message.spec_json)
+    return LearnerRequest(
+        job_id=message.job_id,
+        attempt=message.attempt,
+        spec_json=message.spec_json,
+        model_path=Path(message.model_path),
+        files={name: Path(path) for name, path in message.files.items()},
+        job_dir=Path(message.job_dir),
+        rollout_addresses=tuple(message.rollout_addresses),
+        prompts_stream=message.prompts_stream,
+        groups_stream=message.groups_stream,
+        redis_url=settings.redis_url,
+        torch_threads=settings.torch_threads,
+        log_level=settings.log_level,
+        log_format=settings.log_format,
+        supervisor_pid=os.getpid(),
+    )
+
+
+def _export_response(status: ExportStatus) -> trainer_pb2.GetExportResponse:
+    return trainer_pb2.GetExportResponse(state=status.state, error_message=status.error_message)

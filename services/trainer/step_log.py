@@ -1,0 +1,90 @@
+"""The step log: which prompt positions each optimizer step trained and dropped, apart from ledger and checkpoint.
+
+One file per attempt, `journal/steps-0001.jsonl`: a header naming the step the attempt resumed from, then one line per
+step, fsynced before the step can enter a checkpoint. Read together, the files give the surviving lineage: a later
+attempt that resumed from step s undoes every earlier step beyond s.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from services.trainer.ledger import StepRecord
+
+
+class StepLog:
+    """The one writer of an attempt's step log."""
+
+    def __init__(self, job_dir: Path, attempt: int, *, resumed_from: int) -> None:
+        """Create the file; `resumed_from` is the global step of the checkpoint that was loaded, 0 for none."""
+        path = _path(job_dir, attempt)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("x", encoding="utf-8")
+        self._write({"attempt": attempt, "resumed_from": resumed_from})
+
+    def append(self, record: StepRecord, group_ids: list[str]) -> None:
+        """Log a step that has just changed the weights; `group_ids` are those of the trained groups."""
+        self._write(
+            {
+                "stage": record.stage,
+                "step": record.step,
+                "trained": record.trained,
+                "dropped": [[position, reason] for position, reason in sorted(record.dropped.items())],
+                "groups": group_ids,
+            }
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def surviving_records(job_dir: Path, *, before_attempt: int, resumed_from: int) -> tuple[list[StepRecord], list[int]]:
+    """What a resume from global step `resumed_from` builds on, and what it undoes.
+
+    Returns the steps of earlier attempts that are part of the loaded weights, in order, and the global steps that
+    were still part of the job until now and no longer are.
+    """
+    records: list[StepRecord] = []
+    undone: list[int] = []
+    known: float = math.inf  # steps beyond it were undone by a former resume
+    for attempt in range(before_attempt - 1, 0, -1):
+        lines = list(_whole_lines(_path(job_dir, attempt)))
+        if not lines:
+            continue
+        steps = [step for step in map(_record, lines[1:]) if step.step <= known]
+        records = [step for step in steps if step.step <= resumed_from] + records
+        undone = [step.step for step in steps if step.step > resumed_from] + undone
+        known = min(known, lines[0]["resumed_from"])
+    return [record for record in records if record.step <= resumed_from], undone
+
+
+def _record(line: dict[str, Any]) -> StepRecord:
+    return StepRecord(
+        stage=line["stage"],
+        step=line["step"],
+        trained=tuple(line["trained"]),
+        dropped=dict(line["dropped"]),
+    )
+
+
+def _path(job_dir: Path, attempt: int) -> Path:
+    return job_dir / "journal" / f"steps-{attempt:04d}.jsonl"
+
+
+def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Lines of a file, without a last one that a killed writer left unfinished: its step is in no checkpoint."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)

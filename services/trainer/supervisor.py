@@ -1,0 +1,132 @@
+"""The supervisor: at most one learner at a time, fenced by attempt number, and nothing left when the service ends.
+
+It decides nothing about a job: it reports how a learner ended, and the control plane starts the next attempt.
+"""
+
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
+from typing import Final
+
+import psutil
+import structlog
+
+from services.common.errors import PlatformError
+from services.trainer.journal import last_seq
+from services.trainer.learner.request import LearnerRequest
+from services.trainer.learner_process import AttemptEnd, LearnerProcess
+
+LEARNER_PROGRAM: Final = (sys.executable, "-m", "services.trainer.learner")
+_RUNNING: Final = AttemptEnd("running")
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class SupervisorStatus:
+    """What the supervisor knows about the attempt last started."""
+
+    job_id: str
+    """Empty when none was."""
+    attempt: int
+    state: str
+    """idle | running | succeeded | stopped | failed"""
+    end: AttemptEnd
+    last_event_seq: int
+    rss_bytes: int
+
+
+class Supervisor:
+    """Starts, stops and watches learners; safe to call from several threads."""
+
+    def __init__(self, program: Sequence[str] = LEARNER_PROGRAM) -> None:
+        """`program` is run with the request's file as its argument."""
+        self._program = tuple(program)
+        self._lock = Lock()
+        self._learner: LearnerProcess | None = None
+        self._newest: dict[str, int] = {}
+        # Learners die with the thread that started them, so it must be one that lasts; a caller's may end early.
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="learner-starter")
+
+    def start(self, request: LearnerRequest) -> int:
+        """Start an attempt; returns the learner's process id. The attempt that was started last is not started again.
+
+        Raises `stale_attempt` for an attempt older than one seen of the same job, `busy` while another learner runs,
+        `worker_lost` for an attempt that a former supervisor started.
+        """
+        with self._lock:
+            if self._learner is not None and _is_same(self._learner.request, request):
+                return self._learner.pid
+            self._refuse_stale(request)
+            if self._learner is not None and self._learner.end is None:
+                raise _busy(self._learner, request)
+            learner = self._starter.submit(LearnerProcess, request, self._program).result()
+            self._learner = learner
+            self._newest[request.job_id] = request.attempt
+        log.info("learner started", job_id=request.job_id, attempt=request.attempt, pid=learner.pid)
+        return learner.pid
+
+    def stop(self, job_id: str, attempt: int, grace_s: float) -> bool:
+        """Ask the attempt's learner to end, killed after `grace_s`; False when it does not run."""
+        with self._lock:
+            learner = self._learner
+        if learner is None or learner.end is not None:
+            return False
+        if (learner.request.job_id, learner.request.attempt) != (job_id, attempt):
+            return False
+        learner.stop(grace_s)
+        return True
+
+    def status(self) -> SupervisorStatus:
+        """State of the attempt last started, and memory of the whole service."""
+        own = int(psutil.Process().memory_info().rss)
+        with self._lock:
+            learner = self._learner
+        if learner is None:
+            return SupervisorStatus("", 0, "idle", AttemptEnd("idle"), 0, own)
+        # The end first: what is read after it is final.
+        end = learner.end or _RUNNING
+        request = learner.request
+        return SupervisorStatus(
+            job_id=request.job_id,
+            attempt=request.attempt,
+            state=end.state,
+            end=end,
+            last_event_seq=last_seq(request.job_dir, request.attempt),
+            rss_bytes=own + learner.rss_bytes(),
+        )
+
+    def shutdown(self, grace_s: float) -> None:
+        """End the running learner, if any, and return when it is gone."""
+        with self._lock:
+            learner = self._learner
+        if learner is not None and learner.end is None:
+            learner.stop(grace_s)
+            learner.wait(grace_s + 5.0)
+        self._starter.shutdown()
+
+    def _refuse_stale(self, request: LearnerRequest) -> None:
+        newest = self._newest.get(request.job_id, 0)
+        if request.attempt <= newest:
+            raise PlatformError(
+                "stale_attempt",
+                f"Cannot start attempt {request.attempt} of {request.job_id}: attempt {newest} was started here "
+                "already. Attempts are numbered upwards.",
+                hint="Whoever asked is behind; read the job's state again.",
+            )
+
+
+def _is_same(one: LearnerRequest, other: LearnerRequest) -> bool:
+    return (one.job_id, one.attempt) == (other.job_id, other.attempt)
+
+
+def _busy(learner: LearnerProcess, request: LearnerRequest) -> PlatformError:
+    running = learner.request
+    return PlatformError(
+        "busy",
+        f"Cannot start {request.job_id} attempt {request.attempt}: {running.job_id} attempt {running.attempt} is "
+        "running, and a trainer runs one job at a time.",
+        hint="Stop it, wait for it, or add a trainer.",
+    )

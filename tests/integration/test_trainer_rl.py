@@ -1,0 +1,271 @@
+"""Whole reinforcement attempts: a real learner, replica, engine and Redis; only the verdicts are scripted."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.common.checkpoint.format import newest_valid
+from services.common.errors import PlatformError
+from services.common.events import EventType
+from services.common.model.tiny import make_tiny_model
+from services.common.trajectory import Outcome, PromptTask, Trajectory
+from services.trainer.learner.process import StopSignal
+from services.trainer.learner.request import LearnerResult
+from tests.support.learners import journal_of, learner_request, run_here
+from tests.support.replicas import Judge, RealReplica, by_index, real_replica
+from tests.support.trainer import of_kind, wait_until, write_rows
+
+STEPS = 2
+ROWS = [{"prompt": f"{n}+1=?", "answer": str(n + 1)} for n in range(8)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    make_tiny_model(path, seed=0, hidden_size=16, layers=1, heads=2)
+    return path
+
+
+def spec(directory: Path, **changes: Any) -> dict[str, Any]:
+    directory.mkdir(parents=True, exist_ok=True)
+    fields: dict[str, Any] = {
+        "model": "tiny",
+        "method": "rl",
+        "training_file": str(write_rows(directory / "train.jsonl", ROWS)),
+        "seed": 3,
+        "optim": {"lr": 1e-2},
+        "rl": {"steps": STEPS, "prompts_per_step": 2, "num_generations": 2, "max_resample_rounds": 3},
+        "sampling": {"max_new_tokens": 8},
+        "checkpoint": {"interval_steps": 1},
+    }
+    return {**fields, **changes}
+
+
+class Platform:
+    """A model, a replica and a Redis; jobs run on them one after the other."""
+
+    def __init__(self, replica: RealReplica, address: str, redis_url: str, model: Path) -> None:
+        self.replica, self.address, self.redis_url, self.model = replica, address, redis_url, model
+
+    def run(
+        self,
+        directory: Path,
+        *,
+        job_id: str = "job_1",
+        attempt: int = 1,
+        stop: StopSignal | None = None,
+        **changes: Any,
+    ) -> LearnerResult:
+        """One attempt in `directory / job`."""
+        self.replica.assign(job_id, attempt, self.model)
+        request = learner_request(
+            directory / "job",
+            spec(directory, **changes),
+            job_id=job_id,
+            attempt=attempt,
+            model_path=self.model,
+            redis_url=self.redis_url,
+            rollout_addresses=(self.address,),
+            prompts_stream=f"dirl:{job_id}:{attempt}:prompts",
+            groups_stream=f"dirl:{job_id}:{attempt}:groups",
+        )
+        return run_here(request, stop or StopSignal())
+
+
+def final_digest(directory: Path) -> str:
+    found = newest_valid(directory / "job" / "checkpoints")
+    assert found is not None
+    assert found[1].global_step == STEPS
+    return found[1].weight_digest
+
+
+def run_with(redis_url: str, model: Path, judge: Judge, directory: Path, **changes: Any) -> LearnerResult:
+    with real_replica(redis_url, judge) as (replica, address):
+        return Platform(replica, address, redis_url, model).run(directory, **changes)
+
+
+def test_a_job_learns_drops_groups_without_signal_and_refills(redis_url: str, model: Path, tmp_path: Path) -> None:
+    with real_replica(redis_url) as (replica, address):
+        result = Platform(replica, address, redis_url, model).run(tmp_path)
+        held = replica.worker.replica.weights
+
+    assert result.state == "succeeded", result.error_message
+    events = journal_of(tmp_path / "job")
+    groups = of_kind(events, EventType.TRAJECTORIES)
+    positions = [(data["step"], data["group"]["ledger_position"], data["disposition"]) for data in groups]
+    # Positions 2 and 5 are judged alike by `by_index`, so they are dropped and replaced by the next ones.
+    assert positions == [
+        (1, 0, "trained"),
+        (1, 1, "trained"),
+        (2, 2, "dropped_zero_variance"),
+        (2, 3, "trained"),
+        (2, 4, "trained"),
+    ]
+    assert [data["advantages"] for data in groups[:2]] == [[1.0, -1.0], [1.0, -1.0]]
+    # The weights after the last step are in the checkpoint; nobody needed them on the replica.
+    assert held is not None
+    assert held.version == STEPS - 1
+
+
+def test_every_step_reports_what_the_vocabulary_names(redis_url: str, model: Path, tmp_path: Path) -> None:
+    run_with(redis_url, model, by_index, tmp_path)
+
+    steps = [
+        data["values"]
+        for data in of_kind(journal_of(tmp_path / "job"), EventType.METRICS)
+        if "train/loss" in data["values"]
+    ]
+    wanted = {
+        "reward/mean", "reward/accuracy", "reward/accuracy/mean", "reward/frac_zero_std", "reward/outcome/correct",
+        "rollout/response_length_mean", "rollout/truncation_rate", "rollout/unique_ratio", "diffusion/tokens_per_step",
+        "diffusion/steps_per_block", "train/is_ratio_mean", "time/step_s", "time/rollout_s", "time/reward_s",
+        "time/train_s", "time/weight_sync_s", "weights/sync_bytes", "weights/sync_s", "weights/digest_ok",
+        "staleness/max", "perf/rollout_tokens_per_s", "perf/trainer_idle_ratio", "perf/peak_memory_gib",
+    }  # fmt: skip
+    assert len(steps) == STEPS
+    assert all(wanted <= values.keys() for values in steps), wanted - steps[0].keys()
+    # Strictly on-policy: the trainer's log-probabilities are the engine's.
+    assert all(values["train/is_ratio_mean"] == pytest.approx(1.0, abs=1e-5) for values in steps)
+    assert steps[1]["reward/frac_zero_std"] == pytest.approx(1 / 3)
+    assert steps[1]["rollout/resample_rounds"] == 1
+
+
+def test_two_runs_of_one_spec_give_the_same_weights(redis_url: str, model: Path, tmp_path: Path) -> None:
+    with real_replica(redis_url) as (replica, address):
+        platform = Platform(replica, address, redis_url, model)
+        platform.run(tmp_path / "one", job_id="job_1")
+        platform.run(tmp_path / "two", job_id="job_2")
+
+    assert final_digest(tmp_path / "one") == final_digest(tmp_path / "two")
+
+
+def test_a_job_stopped_while_it_waits_for_groups_repeats_the_step_and_loses_no_prompt(
+    redis_url: str, model: Path, tmp_path: Path
+) -> None:
+    stop = StopSignal()
+
+    def stop_in_the_second_step(task: PromptTask, trajectory: Trajectory) -> Outcome:
+        if task.attempt == 1 and task.ledger_position == 3:
+            stop.request()
+        return by_index(task, trajectory)
+
+    with real_replica(redis_url, stop_in_the_second_step) as (replica, address):
+        platform = Platform(replica, address, redis_url, model)
+        first = platform.run(tmp_path, stop=stop)
+        second = platform.run(tmp_path, attempt=2)
+    with real_replica(redis_url) as (replica, address):
+        Platform(replica, address, redis_url, model).run(tmp_path / "whole", job_id="job_2")
+
+    (certificate,) = of_kind(journal_of(tmp_path / "job", 2), EventType.CERTIFICATE)
+    assert (first.state, second.state) == ("stopped", "succeeded")
+    assert {name: certificate[name] for name in ("resumed_from", "trained", "lost", "trained_twice")} == {
+        "resumed_from": 1, "trained": 2, "lost": 0, "trained_twice": 0
+    }  # fmt: skip
+    assert final_digest(tmp_path) == final_digest(tmp_path / "whole")
+
+
+def test_a_replica_that_failed_gets_the_weights_again_and_no_prompt_is_lost(
+    redis_url: str, model: Path, tmp_path: Path
+) -> None:
+    failures = iter([RuntimeError("The device fell off the bus.")])
+
+    def fail_once(task: PromptTask, trajectory: Trajectory) -> Outcome:
+        for failure in failures:
+            raise failure
+        return by_index(task, trajectory)
+
+    result = run_with(redis_url, model, fail_once, tmp_path)
+
+    assert result.state == "succeeded", result.error_message
+    events = journal_of(tmp_path / "job")
+    phases = [data["phase"] for data in of_kind(events, EventType.PHASE)]
+    assert phases.count("weight_sync") == STEPS + 1
+    trained = [data["group"]["ledger_position"] for data in of_kind(events, EventType.TRAJECTORIES)]
+    assert trained == [0, 1, 2, 3, 4]
+
+
+def test_evaluation_reports_accuracy_with_its_interval_before_and_after(
+    redis_url: str, model: Path, tmp_path: Path
+) -> None:
+    def right_for_even_rows(task: PromptTask, trajectory: Trajectory) -> Outcome:
+        if task.purpose.value == "eval":
+            return Outcome.CORRECT if task.ledger_position % 2 == 0 else Outcome.UNVERIFIABLE
+        return by_index(task, trajectory)
+
+    validation = str(write_rows(tmp_path / "validation.jsonl", ROWS))
+    run_with(redis_url, model, right_for_even_rows, tmp_path, validation_file=validation, eval={"num_samples": 6})
+
+    evaluations = of_kind(journal_of(tmp_path / "job"), EventType.EVALUATION)
+    assert [(data["step"], data["stage"]) for data in evaluations] == [(0, "rl"), (STEPS, "rl")]
+    results = evaluations[0]["results"]
+    # Three of six prompts could be judged, all of them right: Wilson's interval of 3/3.
+    assert (results["accuracy"], results["num_unverifiable"], results["num_prompts_scored"]) == (1.0, 3, 3)
+    assert results["accuracy_low"] == pytest.approx(0.438503, abs=1e-6)
+    assert results["accuracy_high"] == 1.0
+    assert results["outcomes"]["unverifiable"] == 0.5
+
+
+def test_a_pipeline_evaluates_every_version_once_and_reports_the_held_out_loss(
+    redis_url: str, model: Path, tmp_path: Path
+) -> None:
+    rows = [{**row, "completion": row["answer"]} for row in ROWS]
+    training = str(write_rows(tmp_path / "both.jsonl", rows))
+    changes = {"method": "pipeline", "training_file": training, "validation_file": training}
+    result = run_with(redis_url, model, by_index, tmp_path, sft={"batch_size": 4}, **changes)
+
+    assert result.state == "succeeded", result.error_message
+    events = journal_of(tmp_path / "job")
+    evaluations = of_kind(events, EventType.EVALUATION)
+    # Two supervised steps, then two of reinforcement; the last evaluation is the evaluation stage's.
+    assert [(data["step"], data["stage"]) for data in evaluations] == [(2, "sft"), (4, "eval")]
+    assert 0 < evaluations[0]["results"]["loss"] < 20
+    assert "loss" not in evaluations[1]["results"]
+    progress = of_kind(events, EventType.PROGRESS)[-1]
+    assert (progress["step"], progress["total_steps"]) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("judge", "code"),
+    [
+        (lambda task, trajectory: Outcome.UNVERIFIABLE, "reward_error_rate"),
+        (lambda task, trajectory: Outcome.INCORRECT, "no_learning_signal"),
+    ],
+)
+def test_a_job_that_cannot_learn_ends_with_its_reason(
+    redis_url: str, model: Path, tmp_path: Path, judge: Judge, code: str
+) -> None:
+    result = run_with(redis_url, model, judge, tmp_path)
+
+    assert (result.state, result.error_code, result.retryable) == ("failed", code, False)
+
+
+def test_a_learner_waits_for_a_replica_that_comes_late(redis_url: str, model: Path, tmp_path: Path) -> None:
+    with real_replica(redis_url) as (replica, address):
+        platform = Platform(replica, address, redis_url, model)
+        assign, replica.assign = replica.assign, lambda *_: None  # type: ignore[method-assign]
+
+        def say_waiting() -> bool:
+            phases = of_kind(journal_of(tmp_path / "job"), EventType.PHASE)
+            return any(data["waiting_for"] == "rollout" for data in phases)
+
+        def come_late() -> None:
+            wait_until(say_waiting, "the learner says that it waits")
+            assign("job_1", 1, model)
+
+        thread = threading.Thread(target=come_late)
+        thread.start()
+        result = platform.run(tmp_path)
+        thread.join()
+
+    assert result.state == "succeeded", result.error_message
+
+
+def test_a_redis_that_is_away_ends_the_attempt_but_not_the_job(model: Path, redis_url: str, tmp_path: Path) -> None:
+    with real_replica(redis_url) as (replica, address):
+        platform = Platform(replica, address, "redis://127.0.0.1:1/0", model)
+        result = platform.run(tmp_path)
+
+    error = PlatformError(result.error_code, result.error_message)
+    assert (result.state, error.code, result.retryable) == ("failed", "queue_unavailable", True)

@@ -1,0 +1,172 @@
+"""Waiting for groups on a real stream: what is taken, refused, issued again."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from services.common.errors import PlatformError
+from services.common.events import Event, EventType
+from services.common.streams import GroupQueue, PromptConsumer, connect, stream_names
+from services.common.trajectory import PromptTask, ScoredGroup
+from services.trainer.journal import Journal
+from services.trainer.learner.process import StopRequestedError, StopSignal
+from services.trainer.learner.replicas import Replicas
+from services.trainer.learner.report import Reporter
+from services.trainer.learner.rollouts import Rollouts
+from services.trainer.learner.weights import Weights
+from tests.support.builders import prompt_task, scored_group, trajectory
+from tests.support.learners import learner_request
+from tests.support.replicas import ScriptedReplica, serving
+from tests.support.trainer import of_kind
+
+WEIGHTS = Weights(4, {"w": torch.ones(2)})
+SPEC = {"model": "m", "method": "rl", "training_file": "rows.jsonl"}
+
+
+class Sink:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def send(self, event: Event) -> None:
+        self.events.append(event)
+
+
+Answers = Callable[[PromptTask], Sequence[ScoredGroup]]
+
+
+class AnsweringReplica:
+    """Takes prompts from the stream, as many at a time as lie there, and answers the last one first."""
+
+    def __init__(self, redis_url: str, answers: Answers) -> None:
+        self._client, self._answers = connect(redis_url), answers
+        names = stream_names("job_1", 1)
+        self._prompts = PromptConsumer(self._client, names.prompts, "replica-0", 60_000)
+        self._groups = GroupQueue(self._client, names.groups)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.issued: list[str] = []
+        self.largest_take = 0
+        self._thread.start()
+
+    def close(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._client.close()
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            leased = self._prompts.take(1000, 20)
+            self.largest_take = max(self.largest_take, len(leased))
+            self.issued += [lease.value.group_id for lease in leased]
+            self._prompts.ack([lease.entry_id for lease in leased])
+            for lease in reversed(leased):
+                for group in self._answers(lease.value):
+                    self._groups.add(group)
+
+
+class Wiring:
+    """A learner's side of the data plane."""
+
+    def __init__(self, stack: ExitStack, directory: Path, redis_url: str) -> None:
+        client = stack.enter_context(closing(connect(redis_url)))
+        self.sink, self.stop = Sink(), StopSignal()
+        journal = stack.enter_context(closing(Journal(directory, "job_1", 1, self.sink)))
+        address = stack.enter_context(serving(ScriptedReplica(state="ready", weight_version=4)))
+        report = Reporter(journal)
+        replicas = stack.enter_context(closing(Replicas([address], "job_1", 1, report)))
+        self.rollouts = Rollouts(learner_request(directory, SPEC), client, report, self.stop, replicas)
+        self._stack, self._redis_url = stack, redis_url
+
+    def answer_with(self, answers: Answers) -> AnsweringReplica:
+        """A replica that answers so."""
+        return self._stack.enter_context(closing(AnsweringReplica(self._redis_url, answers)))
+
+    def codes(self) -> list[str]:
+        """Codes of the LOG events."""
+        return [data["code"] for data in of_kind(self.sink.events, EventType.LOG)]
+
+
+@pytest.fixture
+def wiring(tmp_path: Path, redis_url: str) -> Iterator[Wiring]:
+    with ExitStack() as stack:
+        yield Wiring(stack, tmp_path, redis_url)
+
+
+def tasks(count: int) -> list[PromptTask]:
+    return [
+        prompt_task(group_id=f"grp_{position}", ledger_position=position, num_generations=1)
+        for position in range(count)
+    ]
+
+
+def answered(task: PromptTask, version: int = 4) -> ScoredGroup:
+    return scored_group(task=task, trajectories=(trajectory(weight_version=version),))
+
+
+def test_groups_come_back_in_ledger_order_whatever_order_they_arrive_in(wiring: Wiring) -> None:
+    wiring.answer_with(lambda task: [answered(task)])
+
+    groups = wiring.rollouts.collect(tasks(20), WEIGHTS, "rollout")
+
+    assert [group.task.ledger_position for group in groups] == list(range(20))
+
+
+def test_a_group_of_other_weights_is_refused_and_its_prompt_issued_again(wiring: Wiring) -> None:
+    versions = iter([3, 4])
+    replica = wiring.answer_with(lambda task: [answered(task, next(versions))])
+
+    groups = wiring.rollouts.collect(tasks(1), WEIGHTS, "rollout")
+
+    assert [group.trajectories[0].weight_version for group in groups] == [4]
+    assert replica.issued == ["grp_0", "grp_0"]
+    assert (wiring.codes(), wiring.rollouts.refused) == (["stale_weights"], 1)
+
+
+def test_a_replica_that_never_learns_ends_the_attempt(wiring: Wiring) -> None:
+    wiring.answer_with(lambda task: [answered(task, 3)])
+
+    with pytest.raises(PlatformError, match="refused 4 times") as caught:
+        wiring.rollouts.collect(tasks(1), WEIGHTS, "rollout")
+    assert caught.value.code == "stale_weights"
+
+
+def test_a_prompt_that_was_answered_twice_counts_once(wiring: Wiring) -> None:
+    wiring.answer_with(lambda task: [answered(task)] * 2)
+
+    first = wiring.rollouts.collect(tasks(1), WEIGHTS, "rollout")
+    second = wiring.rollouts.collect(tasks(3)[1:], WEIGHTS, "rollout")
+
+    assert [group.task.ledger_position for group in [*first, *second]] == [0, 1, 2]
+    assert set(wiring.codes()) == {"unexpected_group"}
+
+
+def test_an_incomplete_group_is_an_error(wiring: Wiring) -> None:
+    wiring.answer_with(lambda task: [answered(task)])
+
+    with pytest.raises(PlatformError, match="came with 1 responses; 2 were asked for"):
+        wiring.rollouts.collect([replace(tasks(1)[0], num_generations=2)], WEIGHTS, "rollout")
+
+
+def test_no_more_prompts_lie_in_the_stream_than_the_bound(wiring: Wiring) -> None:
+    replica = wiring.answer_with(lambda task: [answered(task)])
+
+    groups = wiring.rollouts.collect(tasks(600), WEIGHTS, "eval")
+
+    assert len(groups) == 600
+    assert replica.largest_take <= 256
+
+
+def test_a_wait_for_groups_ends_when_the_attempt_is_asked_to(wiring: Wiring) -> None:
+    def ask_for_the_end(_task: PromptTask) -> Sequence[ScoredGroup]:
+        wiring.stop.request()
+        return []
+
+    wiring.answer_with(ask_for_the_end)
+
+    with pytest.raises(StopRequestedError):
+        wiring.rollouts.collect(tasks(1), WEIGHTS, "rollout")

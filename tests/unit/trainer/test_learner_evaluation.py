@@ -1,0 +1,85 @@
+"""What an evaluation states."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.common.errors import PlatformError
+from services.common.trajectory import FinishReason, Outcome, ScoredGroup, Trajectory, Verdict
+from services.trainer.learner.evaluation import evaluation_results
+from services.trainer.learner.wilson import wilson_interval
+from tests.support.builders import prompt_task, scored_group, trajectory
+
+
+def response(outcome: Outcome, finish: FinishReason = FinishReason.STOP) -> Trajectory:
+    return trajectory(verdict=Verdict(outcome=outcome), finish_reason=finish)
+
+
+def group(*responses: Trajectory) -> ScoredGroup:
+    return scored_group(task=prompt_task(num_generations=len(responses)), trajectories=responses)
+
+
+def test_the_wilson_interval_of_a_textbook_example() -> None:
+    # 8 of 10: centre (0.8 + 3.8415/20) / 1.38415 = 0.7167, half width 0.2267.
+    assert wilson_interval(8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
+
+
+def test_the_interval_of_no_success_begins_at_zero_and_has_a_width() -> None:
+    low, high = wilson_interval(0, 20)
+
+    assert low == 0.0
+    assert high == pytest.approx(0.1611252, abs=1e-6)
+
+
+def test_a_share_of_nothing_is_no_number() -> None:
+    with pytest.raises(ValueError, match="at least one trial"):
+        wilson_interval(0, 0)
+
+
+@given(trials=st.integers(1, 2000), share=st.floats(0, 1))
+def test_the_interval_holds_the_share_and_stays_within_bounds(trials: int, share: float) -> None:
+    low, high = wilson_interval(share * trials, trials)
+
+    assert 0 <= low <= share + 1e-9
+    assert share - 1e-9 <= high <= 1
+
+
+def test_unjudged_responses_are_left_out_of_the_accuracy_and_counted() -> None:
+    results = evaluation_results(
+        [group(response(Outcome.CORRECT)), group(response(Outcome.INCORRECT)), group(response(Outcome.UNVERIFIABLE))]
+    )
+
+    assert results["accuracy"] == 0.5
+    assert (results["num_prompts"], results["num_prompts_scored"], results["num_unverifiable"]) == (3, 2, 1)
+    assert (results["accuracy_low"], results["accuracy_high"]) == wilson_interval(1, 2)
+
+
+def test_several_responses_to_a_prompt_are_one_trial() -> None:
+    results = evaluation_results(
+        [
+            group(response(Outcome.CORRECT), response(Outcome.INCORRECT)),
+            group(response(Outcome.INCORRECT), response(Outcome.NO_ANSWER)),
+        ]
+    )
+
+    assert (results["accuracy"], results["pass_at_k"], results["num_correct"]) == (0.25, 0.5, 1)
+    assert (results["accuracy_low"], results["accuracy_high"]) == wilson_interval(0.5, 2)
+
+
+def test_lengths_and_speed_leave_out_what_was_abandoned() -> None:
+    abandoned = trajectory(
+        verdict=Verdict(outcome=Outcome.ABORTED), finish_reason=FinishReason.ABORTED, visible_len=100
+    )
+    results = evaluation_results([group(response(Outcome.TRUNCATED, FinishReason.LENGTH)), group(abandoned)])
+
+    # One response of 4 tokens, 3 of them visible, in 3 steps.
+    assert results["mean_response_length"] == 3.0
+    assert results["tokens_per_step"] == pytest.approx(4 / 3)
+    assert results["truncation_rate"] == 1.0
+    assert results["outcomes"]["truncated"] == results["outcomes"]["aborted"] == 0.5
+
+
+def test_an_evaluation_without_a_verdict_is_an_error_not_a_zero() -> None:
+    with pytest.raises(PlatformError) as caught:
+        evaluation_results([group(response(Outcome.UNVERIFIABLE))])
+    assert caught.value.code == "verifier_unavailable"

@@ -1,0 +1,153 @@
+"""Gathering a step's batch: what is kept, dropped and refilled, and when a step cannot be taken."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from services.common.errors import PlatformError
+from services.common.job_spec import GraderSpec, RewardSpec, RlSpec
+from services.common.trajectory import Outcome, ScoredGroup, Verdict
+from services.trainer.learner.rl_batch import RlBatch, gather_batch
+from services.trainer.learner.rl_metrics import batch_metrics
+from tests.support.builders import prompt_task, scored_group, trajectory
+
+C, W, N, U, A = Outcome.CORRECT, Outcome.INCORRECT, Outcome.NO_ANSWER, Outcome.UNVERIFIABLE, Outcome.ABORTED
+
+
+def group(position: int, outcomes: Sequence[Outcome]) -> ScoredGroup:
+    """A group whose responses were judged so; correct ones score 1."""
+    return scored_group(
+        task=prompt_task(ledger_position=position, num_generations=len(outcomes)),
+        trajectories=tuple(
+            trajectory(
+                response_index=index,
+                trajectory_id=f"traj_{position}_{index}",
+                verdict=Verdict(
+                    outcome=outcome,
+                    reason="crash" if outcome is U else "",
+                    rewards={"accuracy": float(outcome is C)} if outcome.is_scored else {},
+                ),
+            )
+            for index, outcome in enumerate(outcomes)
+        ),
+    )
+
+
+class Prompts:
+    """Answers prompts in order with the given outcomes; records how many were asked for."""
+
+    def __init__(self, *outcomes: Sequence[Outcome]) -> None:
+        self._groups = iter([group(position, each) for position, each in enumerate(outcomes)])
+        self.asked: list[int] = []
+
+    def collect(self, count: int) -> list[ScoredGroup]:
+        self.asked.append(count)
+        return [next(self._groups) for _ in range(count)]
+
+
+def gather(prompts: Prompts, *, limit: float = 0.05, **rl: Any) -> RlBatch:
+    fields: dict[str, Any] = {"prompts_per_step": 2, "num_generations": 2, "max_resample_rounds": 2, **rl}
+    return gather_batch(RlSpec(**fields), RewardSpec(max_unverifiable_rate=limit), prompts.collect)
+
+
+def test_groups_that_all_carry_a_signal_need_no_refill() -> None:
+    prompts = Prompts([C, W], [W, C])
+
+    batch = gather(prompts)
+
+    assert prompts.asked == [2]
+    assert [item.position for item in batch.kept] == [0, 1]
+    assert [sample.advantage for sample in batch.samples()] == [1.0, -1.0, -1.0, 1.0]
+
+
+def test_groups_without_a_signal_are_dropped_and_only_the_missing_ones_refilled() -> None:
+    prompts = Prompts([C, C], [C, W], [W, N], [N, C])
+
+    batch = gather(prompts)
+
+    assert prompts.asked == [2, 1, 1]
+    assert [(item.position, item.dropped) for item in batch.judged] == [
+        (0, "zero_variance"), (1, None), (2, "zero_variance"), (3, None)
+    ]  # fmt: skip
+    assert batch.rounds == 3
+
+
+def test_after_the_last_refill_the_step_trains_on_what_there_is() -> None:
+    batch = gather(Prompts([C, W], [C, C], [C, C], [C, C]), min_groups_per_step=1)
+
+    assert [item.position for item in batch.kept] == [0]
+
+
+def test_fewer_groups_than_the_least_end_the_job() -> None:
+    prompts = Prompts([C, W], [C, C], [C, C], [C, C])
+
+    with pytest.raises(PlatformError, match="1 of 4 groups") as caught:
+        gather(prompts, min_groups_per_step=2)
+    assert caught.value.code == "no_learning_signal"
+
+
+def test_without_dynamic_sampling_equal_groups_are_trained_on() -> None:
+    batch = gather(Prompts([C, C], [W, W]), dynamic_sampling=False)
+
+    assert [sample.advantage for sample in batch.samples()] == [0.0] * 4
+
+
+def test_a_response_that_could_not_be_judged_is_left_out_of_the_samples() -> None:
+    batch = gather(Prompts([C, U, W], [C, W, A]), limit=0.5)
+
+    assert [sample.trajectory_id for sample in batch.samples()] == ["traj_0_0", "traj_0_2", "traj_1_0", "traj_1_1"]
+
+
+def test_a_group_with_less_than_two_judged_responses_is_dropped_as_an_error() -> None:
+    batch = gather(Prompts([C, U], [C, W], [C, W]), limit=0.5)
+
+    assert [item.dropped for item in batch.judged] == ["error", None, None]
+
+
+def test_too_many_unjudged_responses_end_the_job_before_the_lack_of_signal_does() -> None:
+    with pytest.raises(PlatformError, match=r"1 of 4 responses .*crash") as caught:
+        gather(Prompts([U, C], [C, W]), limit=0.2)
+    assert caught.value.code == "reward_error_rate"
+
+
+def test_abandoned_responses_do_not_count_as_the_verifiers_failure() -> None:
+    batch = gather(Prompts([A, C], [C, W], [C, W]), limit=0.0)
+
+    assert [item.dropped for item in batch.judged] == ["error", None, None]
+
+
+def test_groups_are_ordered_by_ledger_position_whatever_order_they_came_in() -> None:
+    def out_of_order(count: int) -> list[ScoredGroup]:
+        return [group(7, [C, W]), group(3, [C, W])]
+
+    batch = gather_batch(RlSpec(prompts_per_step=2), RewardSpec(), out_of_order)
+
+    assert [item.position for item in batch.judged] == [3, 7]
+
+
+def test_reward_metrics_by_hand() -> None:
+    batch = gather(Prompts([C, W], [C, C], [W, N], [W, C]), max_resample_rounds=2)
+
+    metrics = batch_metrics(batch, (GraderSpec(name="accuracy"),), threshold=0.9)
+
+    # Groups: CW, CC, WN, WC -> 4 of 8 correct; one group all right, one all wrong.
+    wanted = {
+        "reward/mean": 0.5, "reward/std": 0.5, "reward/min": 0.0, "reward/max": 1.0, "reward/accuracy": 0.5,
+        "reward/accuracy/mean": 0.5, "reward/pass_at_k": 0.75, "reward/frac_all_correct": 0.25,
+        "reward/frac_all_wrong": 0.25, "reward/frac_zero_std": 0.5, "reward/outcome/no_answer": 0.125,
+        "rollout/groups": 4.0, "rollout/groups_trained": 2.0, "rollout/resample_rounds": 2.0,
+        # Each response: 4 tokens in 3 steps, one block after a prompt of 3 tokens spans two blocks.
+        "diffusion/tokens_per_step": 4 / 3, "rollout/response_length_mean": 3.0, "rollout/truncation_rate": 0.0,
+        # Every response of a group is the same in this test.
+        "rollout/unique_ratio": 0.5,
+    }  # fmt: skip
+    assert {name: metrics[name] for name in wanted} == pytest.approx(wanted)
+
+
+def test_a_grader_that_scored_nothing_has_a_mean_of_zero_not_none() -> None:
+    batch = gather(Prompts([W, W], [W, N]), dynamic_sampling=False)
+
+    metrics = batch_metrics(batch, (GraderSpec(name="accuracy"),), threshold=0.9)
+
+    assert metrics["reward/accuracy/mean"] == 0.0

@@ -1,0 +1,312 @@
+"""Whole supervised attempts of a tiny model, in the test's process: repeatable, resumable, accounted for."""
+
+import json
+import resource
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from services.common.checkpoint.format import list_checkpoints, newest_valid, verify
+from services.common.events import EventType
+from services.common.model.loading import load_model
+from services.common.model.state import export_state
+from services.common.model.tiny import make_tiny_model
+from services.common.weights import weight_digest
+from services.trainer.journal import last_seq
+from services.trainer.learner.process import StopRequestedError, StopSignal
+from services.trainer.learner.request import LearnerResult
+from tests.support.learners import journal_of, learner_request, run_here
+from tests.support.trainer import of_kind, write_rows
+
+NUM_ROWS = 10
+STEPS = 6
+ROWS = [{"prompt": f"{n}+{n}=?", "completion": str(2 * n), "answer": str(2 * n)} for n in range(NUM_ROWS)]
+
+
+class StopAfterSteps(StopSignal):
+    """Asks for the end once so many steps are done."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self._checks_left = steps + 1  # one before the stage, then one before every step
+
+    def check(self) -> None:
+        if self._checks_left == 0:
+            raise StopRequestedError
+        self._checks_left -= 1
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    make_tiny_model(path, seed=0, hidden_size=16, layers=1, heads=2)
+    return path
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("data") / "rows.jsonl", ROWS)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, model: Path, rows: Path) -> str:
+    """Digest after all steps of one attempt."""
+    job_dir = tmp_path_factory.mktemp("uninterrupted")
+    assert run(job_dir, model, rows).state == "succeeded"
+    return final_digest(job_dir)
+
+
+def run(
+    job_dir: Path, model: Path, rows: Path, *, attempt: int = 1, stop_after: int | None = None, **changes: Any
+) -> LearnerResult:
+    stop = StopSignal() if stop_after is None else StopAfterSteps(stop_after)
+    return run_here(learner_request(job_dir, spec(rows, **changes), attempt=attempt, model_path=model), stop)
+
+
+def spec(rows: Path, **changes: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "model": "tiny",
+        "method": "sft",
+        "training_file": str(rows),
+        "seed": 5,
+        "sft": {"batch_size": 4, "epochs": 3, "max_steps": STEPS, "noise": "block"},
+        "optim": {"lr": 1e-2, "scheduler": "cosine", "warmup_steps": 2},
+        "checkpoint": {"interval_steps": 2, "keep_last": 9},
+    }
+    return {**fields, **changes}
+
+
+def final_digest(job_dir: Path) -> str:
+    found = newest_valid(job_dir / "checkpoints")
+    assert found is not None
+    assert found[1].global_step == STEPS
+    return found[1].weight_digest
+
+
+def checkpoint_steps(job_dir: Path) -> list[int]:
+    return [verify(path).global_step for path in list_checkpoints(job_dir / "checkpoints")]
+
+
+def test_two_runs_of_one_spec_give_the_same_weights(
+    tmp_path: Path, model: Path, rows: Path, uninterrupted: str
+) -> None:
+    run(tmp_path, model, rows)
+
+    assert final_digest(tmp_path) == uninterrupted
+
+
+def test_another_seed_gives_other_weights(tmp_path: Path, model: Path, rows: Path, uninterrupted: str) -> None:
+    run(tmp_path, model, rows, seed=6)
+
+    assert final_digest(tmp_path) != uninterrupted
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 5])
+def test_a_stopped_and_resumed_job_ends_with_the_weights_of_an_uninterrupted_one(
+    tmp_path: Path, model: Path, rows: Path, uninterrupted: str, stop_after: int
+) -> None:
+    first = run(tmp_path, model, rows, stop_after=stop_after)
+    steps_after_stop = checkpoint_steps(tmp_path)
+    second = run(tmp_path, model, rows, attempt=2)
+
+    assert (first.state, second.state) == ("stopped", "succeeded")
+    assert steps_after_stop[-1] == stop_after
+    assert final_digest(tmp_path) == uninterrupted
+
+
+def test_after_a_resume_the_certificate_holds_and_the_weights_are_the_stored_ones(
+    tmp_path: Path, model: Path, rows: Path
+) -> None:
+    run(tmp_path, model, rows, stop_after=3)
+    run(tmp_path, model, rows, attempt=2)
+
+    (certificate,) = of_kind(journal_of(tmp_path, 2), EventType.CERTIFICATE)
+    assert certificate["digest_before"] == certificate["digest_after"]
+    counts = {
+        name: certificate[name] for name in ("resumed_from", "issued", "trained", "open", "lost", "trained_twice")
+    }
+    assert counts == {"resumed_from": 3, "issued": 12, "trained": 12, "open": 0, "lost": 0, "trained_twice": 0}
+    assert of_kind(journal_of(tmp_path, 1), EventType.CERTIFICATE) == []
+
+
+def test_a_truncated_checkpoint_is_passed_over_and_its_steps_are_repeated(
+    tmp_path: Path, model: Path, rows: Path, uninterrupted: str
+) -> None:
+    run(tmp_path, model, rows, stop_after=5)
+    broken = tmp_path / "checkpoints" / "step-000005" / "model.safetensors"
+    broken.write_bytes(broken.read_bytes()[:-10])
+
+    run(tmp_path, model, rows, attempt=2)
+
+    events = journal_of(tmp_path, 2)
+    (certificate,) = of_kind(events, EventType.CERTIFICATE)
+    (undone,) = [data for data in of_kind(events, EventType.LOG) if data["code"] == "steps_undone"]
+    assert (certificate["resumed_from"], certificate["trained"], certificate["lost"]) == (4, 16, 0)
+    assert undone["steps"] == [5]
+    assert final_digest(tmp_path) == uninterrupted
+
+
+def test_a_planted_duplicate_breaks_the_certificate_of_the_resumed_job(tmp_path: Path, model: Path, rows: Path) -> None:
+    run(tmp_path, model, rows, stop_after=3)
+    log = tmp_path / "journal" / "steps-0001.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines[2]["trained"][0] = lines[1]["trained"][0]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    run(tmp_path, model, rows, attempt=2)
+
+    events = journal_of(tmp_path, 2)
+    (certificate,) = of_kind(events, EventType.CERTIFICATE)
+    assert (certificate["lost"], certificate["trained_twice"]) == (1, 1)
+    assert "certificate_broken" in [data["code"] for data in of_kind(events, EventType.LOG)]
+
+
+def test_every_step_reports_metrics_progress_and_times(tmp_path: Path, model: Path, rows: Path) -> None:
+    run(tmp_path, model, rows)
+
+    events = journal_of(tmp_path)
+    steps = [data for data in of_kind(events, EventType.METRICS) if "train/loss" in data["values"]]
+    assert [data["step"] for data in steps] == list(range(1, STEPS + 1))
+    wanted = {"train/loss", "train/grad_norm", "train/lr", "time/step_s", "time/train_s", "weights/version"}
+    assert all(wanted <= data["values"].keys() for data in steps)
+    progress = of_kind(events, EventType.PROGRESS)
+    assert [data["step"] for data in progress] == list(range(STEPS + 1))
+    assert {data["total_steps"] for data in progress} == {STEPS}
+    phases = [data["phase"] for data in of_kind(events, EventType.PHASE)]
+    assert phases[:4] == ["loading", "train", "checkpoint", "train"]
+
+
+def test_checkpoints_are_written_at_intervals_and_at_the_end_and_old_ones_go(
+    tmp_path: Path, model: Path, rows: Path
+) -> None:
+    rules = {"interval_steps": 1, "keep_last": 2, "keep_every": 3}
+    run(tmp_path, model, rows, checkpoint=rules)
+
+    events = of_kind(journal_of(tmp_path), EventType.CHECKPOINT)
+    deleted = [Path(path).name for data in events for path in data["deleted"]]
+    assert checkpoint_steps(tmp_path) == [3, 5, 6]
+    assert [data["step"] for data in events] == [1, 2, 3, 4, 5, 6]
+    assert deleted == ["step-000001", "step-000002", "step-000004"]
+
+
+def test_a_checkpoint_is_a_model_directory_with_the_weights_it_states(tmp_path: Path, model: Path, rows: Path) -> None:
+    run(tmp_path, model, rows)
+
+    found = newest_valid(tmp_path / "checkpoints")
+    assert found is not None
+    path, manifest = found
+    loaded = load_model(path, "float32", "cpu")
+    assert weight_digest(export_state(loaded.model)) == manifest.weight_digest
+    assert (manifest.parent, manifest.weight_version, manifest.stage) == ("step-000004", STEPS, "sft")
+
+
+def test_a_finished_job_that_is_started_again_trains_nothing_more(
+    tmp_path: Path, model: Path, rows: Path, uninterrupted: str
+) -> None:
+    run(tmp_path, model, rows)
+    again = run(tmp_path, model, rows, attempt=2)
+
+    assert again.state == "succeeded"
+    assert not any("train/loss" in data["values"] for data in of_kind(journal_of(tmp_path, 2), EventType.METRICS))
+    assert final_digest(tmp_path) == uninterrupted
+
+
+def test_rows_that_are_too_long_are_dropped_and_counted(tmp_path: Path, model: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", [*ROWS, {"prompt": "x" * 400, "completion": "y"}])
+
+    run(tmp_path / "job", model, rows, prompt={"max_prompt_tokens": 200})
+
+    (said,) = [data for data in of_kind(journal_of(tmp_path / "job"), EventType.LOG) if data["code"] == "rows_too_long"]
+    assert (said["dropped"], said["kept"]) == (1, NUM_ROWS)
+
+
+def test_a_resume_with_other_rows_is_refused(tmp_path: Path, model: Path, rows: Path) -> None:
+    own = tmp_path / "own.jsonl"
+    shutil.copy(rows, own)
+    run(tmp_path / "job", model, own, stop_after=2)
+    write_rows(own, ROWS[:-1])
+
+    result = run(tmp_path / "job", model, own, attempt=2)
+
+    assert (result.state, result.error_code, result.retryable) == ("failed", "dataset_invalid", False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"diffusion": {"block_size": 8}}, "spec_invalid"),
+        ({"prompt": {"template": "no placeholder"}}, "spec_invalid"),
+        ({"prompt": {"max_prompt_tokens": 1}}, "dataset_invalid"),
+        ({"validation_file": "rows.jsonl"}, "preflight_failed"),
+        ({"optim": {"lr": 1e30}}, "nan_loss"),
+    ],
+)
+def test_an_impossible_job_fails_with_a_code_and_an_event(
+    tmp_path: Path, model: Path, rows: Path, changes: dict[str, Any], code: str
+) -> None:
+    result = run(tmp_path, model, rows, **changes)
+
+    assert (result.state, result.error_code) == ("failed", code)
+    last = journal_of(tmp_path)[-1]
+    assert (last.type, last.data["level"], last.data["code"]) == (EventType.LOG, "error", code)
+    assert result.last_event_seq == last.seq == last_seq(tmp_path, 1)
+
+
+def test_a_checkpoint_of_another_job_is_refused(tmp_path: Path, model: Path, rows: Path) -> None:
+    run(tmp_path, model, rows, stop_after=2)
+
+    request = learner_request(tmp_path, spec(rows), job_id="job_2", attempt=2, model_path=model)
+    result = run_here(request, StopSignal())
+
+    assert (result.state, result.error_code) == ("failed", "checkpoint_invalid")
+
+
+def test_gradient_checkpointing_changes_no_weight(tmp_path: Path, model: Path, rows: Path, uninterrupted: str) -> None:
+    run(tmp_path, model, rows, trainer={"gradient_checkpointing": True})
+
+    assert final_digest(tmp_path) == uninterrupted
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_attempt_and_leaves_the_earlier_one(
+    tmp_path: Path, model: Path, rows: Path
+) -> None:
+    run(tmp_path, model, rows, stop_after=2)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (24_000, hard))  # the model fits, the optimizer's state does not
+    try:
+        result = run(tmp_path, model, rows, attempt=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert (result.error_code, result.retryable) == ("checkpoint_failed", True)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000002"]
+    assert run(tmp_path, model, rows, attempt=3).state == "succeeded"
+
+
+def test_a_checkpoint_for_which_there_is_no_room_is_not_begun(
+    tmp_path: Path, model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A full file system cannot be had in a test without the right to mount one.
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+
+    result = run(tmp_path, model, rows)
+
+    assert (result.error_code, result.retryable) == ("disk_full", False)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_every_step_draws_its_own_noise(tmp_path: Path, model: Path) -> None:
+    equal = write_rows(tmp_path / "rows.jsonl", [ROWS[0]] * 8)
+
+    run(tmp_path / "job", model, equal, sft={"batch_size": 8, "epochs": STEPS})
+
+    masked = [
+        data["values"]["diffusion/masked_tokens_trained"]
+        for data in of_kind(journal_of(tmp_path / "job"), EventType.METRICS)
+        if "train/loss" in data["values"]
+    ]
+    assert len(set(masked)) > 2
