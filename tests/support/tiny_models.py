@@ -18,12 +18,20 @@ from services.rollout.engines.base import Completion, GenerationRequest
 from services.rollout.engines.torch_engine import TorchEngine
 
 
+LAYER_GAIN = 10
+"""Untrained layers add next to nothing; here what they attend to shall matter."""
+
+
 @functools.cache
 def tiny_model(*, block_size: int = 4, moe: bool = False, seed: int = 0) -> LoadedModel:
     """Two layers, grouped key-value heads, the character tokenizer; shared, so never to be altered."""
     with tempfile.TemporaryDirectory() as directory:
         make_tiny_model(directory, seed=seed, hidden_size=48, layers=2, heads=4, block_size=block_size, moe=moe)
-        return load_model(Path(directory), torch.float32, "cpu")
+        loaded = load_model(Path(directory), torch.float32, "cpu")
+    for name, parameter in loaded.model.named_parameters():
+        if "o_proj" in name or "down_proj" in name:
+            parameter.data *= LAYER_GAIN
+    return loaded
 
 
 def decoding(**changes: Any) -> DecodingConfig:

@@ -10,17 +10,11 @@ from typing import Final
 
 from services.common.errors import PlatformError
 
+# Every word of a slot has the same length: operands stand at fixed positions, which a small model learns in minutes.
 _NAMES: Final = ("Tom", "Ann", "Ben", "Eva", "Sam", "Mia", "Leo", "Zoe")
-_THINGS: Final = ("figs", "pens", "eggs", "nuts", "cups", "keys", "hats", "maps")
-_SUMS: Final = (
-    "{name} has {a} {thing}, gets {b}",
-    "{a} {thing} and {b} more",
-    "{name} had {a}, buys {b}",
-)
-_DIFFERENCES: Final = (
-    "{name} had {a}, lost {b}",
-    "{a} {thing}, {b} are gone",
-)
+_THINGS: Final = ("figs", "nuts", "eggs", "pies", "buns", "yams", "tofu", "rice")
+_GAINS: Final = ("got", "won", "dug")
+_LOSSES: Final = ("ate", "cut", "fed")
 _OPERANDS: Final = range(10, 100)
 _DIFFERENCE_SHARE: Final = 0.2
 _MAX_TEST_PAIR_SHARE: Final = 0.2
@@ -39,7 +33,7 @@ class ArithmeticFiles:
 def make_arithmetic(path_dir: Path, *, seed: int, num_train: int, num_test: int) -> ArithmeticFiles:
     r"""Write `train.jsonl` and `test.jsonl` into the directory; equal arguments give equal bytes.
 
-    Rows are {"id","prompt","completion","answer"}, e.g. "Tom has 27 figs, gets 45" with the completion
+    Rows are {"id","prompt","completion","answer"}, e.g. "Tom had 27 figs, got 45" with the completion
     "27+45=\boxed{72}". Prompts are at most 40 characters long, completions 24. A fifth of the unordered pairs of
     two-digit operands is kept for the test file. Raises PlatformError("invalid_request") for counts below 1.
     """
@@ -68,8 +62,8 @@ def _rows(split: str, seed: int, pairs: Sequence[Pair], count: int) -> Iterator[
 def _problem(pair: Pair, rng: random.Random) -> dict[str, str]:
     is_difference = rng.random() < _DIFFERENCE_SHARE
     a, b = sorted(pair, reverse=True) if is_difference else rng.sample(pair, 2)
-    template = rng.choice(_DIFFERENCES if is_difference else _SUMS)
-    prompt = template.format(name=rng.choice(_NAMES), thing=rng.choice(_THINGS), a=a, b=b)
+    verb = rng.choice(_LOSSES if is_difference else _GAINS)
+    prompt = f"{rng.choice(_NAMES)} had {a} {rng.choice(_THINGS)}, {verb} {b}"
     result = a - b if is_difference else a + b
     sign = "-" if is_difference else "+"
     return {"prompt": prompt, "completion": f"{a}{sign}{b}=\\boxed{{{result}}}", "answer": str(result)}

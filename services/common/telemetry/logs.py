@@ -45,5 +45,12 @@ def configure_logging(service: str, level: str, format: LogFormat) -> None:
 def _renderers(format: LogFormat) -> list[Processor]:
     remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     if format == "console":
-        return [remove, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        return [
+            remove,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                # Drawn frames with all locals take seconds and may print secrets.
+                exception_formatter=structlog.dev.plain_traceback,
+            ),
+        ]
     return [remove, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]

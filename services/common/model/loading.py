@@ -1,0 +1,234 @@
+"""Model directories in the Hugging Face layout, to and from memory. Nothing is ever silently initialised."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.initialization import no_init_weights
+from transformers.utils import logging as transformers_logging
+
+from services.common.errors import PlatformError
+from services.common.model.attention import IMPLEMENTATION
+from services.common.model.prompts import end_of_turn_ids
+from services.common.model.sdar import FAMILIES
+from services.common.model_card import read_config, read_model_card
+
+DTYPES: Final[Mapping[str, torch.dtype]] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A block-diffusion model with everything that decoding and training need to know about it."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    block_size: int
+    mask_token_id: int
+    stop_token_ids: tuple[int, ...]
+    """End-of-sequence ids of the generation config and the config, and the tokenizer's end of turn; ascending."""
+    sampleable: Tensor
+    """bool [V] on the model's device: False for the mask id and for rows of the embedding beyond the tokenizer."""
+
+
+def load_model(path: Path | str, dtype: torch.dtype | str, device: torch.device | str) -> LoadedModel:
+    """Model, tokenizer and diffusion facts of a directory; raises PlatformError("model_invalid")."""
+    read_model_card(path)
+    model = read_weights(path, as_dtype(dtype))
+    return _complete(path, model.to(device))  # type: ignore[arg-type]  # stubs know the device as a class only
+
+
+def load_skeleton(path: Path | str, dtype: torch.dtype | str, device: torch.device | str) -> LoadedModel:
+    """Like load_model, but from config and tokenizer only: all weights are zero until they are pushed."""
+    read_model_card(path)
+    _check_family(path)
+    with _reading(path):
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        _check_attention(path, config)
+        with no_init_weights(), torch.device(device):
+            model = AutoModelForCausalLM.from_config(config, dtype=as_dtype(dtype), attn_implementation=IMPLEMENTATION)
+        model.tie_weights()
+        if (Path(path) / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(path, local_files_only=True)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    return _complete(path, model)
+
+
+def save_model(loaded: LoadedModel, path: Path | str, state: Mapping[str, Tensor] | None = None) -> None:
+    """Write a complete directory: config, generation config, tokenizer and safetensors under checkpoint names.
+
+    `state` replaces the weights; its names are those of `model.state_dict()` (gathered from several ranks, say).
+    """
+    model = loaded.model
+    model.config.block_size = loaded.block_size
+    model.config.mask_token_id = loaded.mask_token_id
+    with _no_progress_bar():
+        model.save_pretrained(path, state_dict=None if state is None else dict(state))
+    loaded.tokenizer.save_pretrained(path)
+    _add_older_names(Path(path) / "config.json")
+
+
+def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """A dtype, given as such or by name."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise PlatformError("invalid_request", f"dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}.")
+    return DTYPES[dtype]
+
+
+def read_weights(path: Path | str, dtype: torch.dtype | str, **options: Any) -> PreTrainedModel:
+    """Model of a directory on the CPU, every weight of it and no other read; raises PlatformError("model_invalid").
+
+    `options` go to from_pretrained; a dtype "auto" keeps that of the file.
+    """
+    _check_family(path)
+    with _reading(path):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype,
+            attn_implementation=IMPLEMENTATION,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+        )
+    model: PreTrainedModel = loaded[0]
+    _check_attention(path, model.config)
+    _check_report(path, loaded[1])
+    return model
+
+
+def read_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
+    """Tokenizer of a directory; raises PlatformError("model_invalid")."""
+    with _reading(path):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False
+        )
+    return tokenizer
+
+
+def _complete(path: Path | str, model: PreTrainedModel) -> LoadedModel:
+    """Add what the card, the tokenizer and the generation config say."""
+    card = read_model_card(path)
+    return assemble(model.eval(), read_tokenizer(path), card.block_size, card.mask_token_id)
+
+
+def assemble(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, block_size: int, mask_token_id: int
+) -> LoadedModel:
+    """A LoadedModel of its parts."""
+    head = model.get_output_embeddings().weight
+    ids = torch.arange(head.shape[0], device=head.device)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        block_size=block_size,
+        mask_token_id=mask_token_id,
+        stop_token_ids=_stop_token_ids(model, tokenizer),
+        sampleable=(ids < len(tokenizer)) & (ids != mask_token_id),
+    )
+
+
+def _stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Every id that ends a response."""
+    ids = set(end_of_turn_ids(tokenizer))
+    for config in (model.config, model.generation_config):
+        eos = getattr(config, "eos_token_id", None)
+        ids.update([] if eos is None else [eos] if isinstance(eos, int) else eos)
+    if not ids:
+        raise PlatformError(
+            "model_invalid",
+            "The model names no end-of-sequence id, so no response could ever end.",
+            hint="Set eos_token_id in generation_config.json.",
+        )
+    return tuple(sorted(ids))
+
+
+def _check_family(path: Path | str) -> None:
+    """Only architectures whose forward was checked."""
+    family = read_config(path).get("model_type")
+    if family not in FAMILIES:
+        raise PlatformError(
+            "model_invalid", f"{path} is a model of type {family!r}; supported are {', '.join(FAMILIES)}."
+        )
+
+
+def _check_attention(path: Path | str, config: PreTrainedConfig) -> None:
+    """What block-diffusion attention does not reproduce is refused."""
+    window, dropout = getattr(config, "sliding_window", None), getattr(config, "attention_dropout", 0.0)
+    if window is not None or dropout:
+        raise PlatformError(
+            "model_invalid",
+            f"{path} has sliding window {window} and attention dropout {dropout}; block-diffusion attention sees all "
+            "earlier blocks and drops nothing.",
+        )
+
+
+def _check_report(path: Path | str, report: Mapping[str, Any]) -> None:
+    """Weights on disk must be exactly the model's."""
+    faults = {kind: report.get(kind) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")}
+    named = [f"{kind.replace('_', ' ')}: {sorted(map(str, found))[:5]}" for kind, found in faults.items() if found]
+    if named:
+        raise PlatformError(
+            "model_invalid",
+            f"The weights in {path} do not fit its config.json: {'; '.join(named)}.",
+            hint="The directory is incomplete or of another architecture; fetch or export it again.",
+        )
+
+
+@contextlib.contextmanager
+def _reading(path: Path | str) -> Iterator[None]:
+    """Faults of the directory become PlatformError("model_invalid")."""
+    try:
+        with _no_progress_bar():
+            yield
+    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+        raise PlatformError(
+            "model_invalid", f"The model directory {path} was to be loaded, but that failed: {error}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Transformers draws bars on standard error; services log there."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _add_older_names(file: Path) -> None:
+    """Add the keys that readers of the SDAR layout know and transformers 5 has renamed."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    rope = config.get("rope_parameters") or {}
+    if "rope_theta" in rope:
+        config["rope_theta"] = rope["rope_theta"]
+    if "num_local_experts" in config:
+        config["num_experts"] = config["num_local_experts"]
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,56 @@
+"""The SDAR families, registered with transformers: Qwen3 and Qwen3-MoE with a block length and a mask id.
+
+The architecture is Qwen3's; what differs is the attention (services.common.model.attention). Checkpoints load and save
+under their own model types and weight names; no remote code is run.
+"""
+
+from typing import Final
+
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+
+
+class SDARConfig(Qwen3Config):
+    """Configuration of a dense SDAR model."""
+
+    model_type = "sdar"
+    block_size: int | None = None
+    mask_token_id: int | None = None
+
+
+class SDARForCausalLM(Qwen3ForCausalLM):
+    """Dense SDAR model."""
+
+    config_class = SDARConfig
+
+
+class SDARMoeConfig(Qwen3MoeConfig):
+    """Configuration of a mixture-of-experts SDAR model."""
+
+    model_type = "sdar_moe"
+    block_size: int | None = None
+    mask_token_id: int | None = None
+
+
+class SDARMoeForCausalLM(Qwen3MoeForCausalLM):
+    """Mixture-of-experts SDAR model."""
+
+    config_class = SDARMoeConfig
+
+
+AutoConfig.register("sdar", SDARConfig)
+AutoConfig.register("sdar_moe", SDARMoeConfig)
+AutoModelForCausalLM.register(SDARConfig, SDARForCausalLM)
+AutoModelForCausalLM.register(SDARMoeConfig, SDARMoeForCausalLM)
+# In memory the experts are fused; on disk and on the wire they stand one by one.
+register_checkpoint_conversion_mapping("sdar_moe", get_checkpoint_conversion_mapping("qwen3_moe"))
+
+FAMILIES: Final = ("sdar", "sdar_moe", "qwen3", "qwen3_moe", "qwen2", "llama", "mistral")
+"""Model types whose forward was checked to reproduce, under block length 1, their own causal forward."""

@@ -1,0 +1,80 @@
+"""What config.json of a model directory says; readable without torch."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from services.common.errors import PlatformError
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """The facts about a checkpoint that a job is checked against."""
+
+    model_type: str
+    block_size: int
+    mask_token_id: int
+    vocab_size: int
+    """Rows of the embedding; the tokenizer may have fewer ids."""
+    max_positions: int
+
+
+_KEYS = {
+    "model_type": str,
+    "block_size": int,
+    "mask_token_id": int,
+    "vocab_size": int,
+    "max_position_embeddings": int,
+}
+
+
+def read_model_card(path: Path | str) -> ModelCard:
+    """Card of a model directory; raises PlatformError("model_invalid")."""
+    config = read_config(path)
+    faults = [f"{key} {_fault(config, key)}" for key in _KEYS if _fault(config, key)]
+    if faults:
+        raise PlatformError(
+            "model_invalid",
+            f"{Path(path) / 'config.json'} does not describe a block-diffusion model: {'; '.join(faults)}.",
+            hint="Make one of a decoder: python -m services.common.model convert --source DIR --out DIR --block-size B",
+        )
+    card = ModelCard(*(config[key] for key in _KEYS))
+    _check_values(card, path)
+    return card
+
+
+def read_config(path: Path | str) -> dict[str, Any]:
+    """config.json of a model directory; raises PlatformError("model_invalid")."""
+    file = Path(path) / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PlatformError(
+            "model_invalid",
+            f"The model directory {path} was to be read, but its config.json could not be: {error}.",
+            hint="Give a directory in the Hugging Face layout (config.json, tokenizer, safetensors).",
+        ) from error
+    if not isinstance(config, dict):
+        raise PlatformError("model_invalid", f"{file} holds a {type(config).__name__}; it must hold an object.")
+    return config
+
+
+def _fault(config: dict[str, Any], key: str) -> str | None:
+    """What is wrong with one key, or None."""
+    if key not in config:
+        return "is missing"
+    value = config[key]
+    if not isinstance(value, _KEYS[key]) or isinstance(value, bool):
+        return f"is {value!r}, not {'a string' if _KEYS[key] is str else 'an integer'}"
+    return None
+
+
+def _check_values(card: ModelCard, path: Path | str) -> None:
+    """Block length and mask id must be usable."""
+    if card.block_size < 1 or not 0 <= card.mask_token_id < card.vocab_size:
+        raise PlatformError(
+            "model_invalid",
+            f"{Path(path) / 'config.json'} has block_size {card.block_size} and mask_token_id {card.mask_token_id}; "
+            f"they must be at least 1 and one of the {card.vocab_size} rows of the embedding.",
+        )

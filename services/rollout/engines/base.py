@@ -1,0 +1,86 @@
+"""What a decoding engine takes and gives, whatever runs underneath.
+
+Legend: P prompt tokens, R response tokens (P + R is a whole number of blocks).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from services.common.diffusion.config import DecodingConfig
+from services.common.trajectory import FinishReason, Float32s, Int32s
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRequest:
+    """One response to be decoded. Equal requests under equal weights give equal responses, whatever runs beside."""
+
+    request_id: str
+    prompt_ids: Int32s
+    """[P]"""
+    decoding: DecodingConfig
+    seed: int
+    ledger_position: int
+    response_index: int
+    """With seed and ledger_position the key of the randomness."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """One finished response; the fields are those of services.common.trajectory.Trajectory."""
+
+    request_id: str
+    token_ids: Int32s
+    """[R]"""
+    unmask_step: Int32s
+    """[R] 1-based, counted over the response."""
+    logprobs: Float32s
+    """[R]"""
+    confidences: Float32s
+    """[R]"""
+    visible_len: int
+    finish_reason: FinishReason
+    num_forwards: int
+    """Denoising and commit forwards; the prefill, shared by a group, is not counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoisingEvent:
+    """One denoising step of one response, for display."""
+
+    request_id: str
+    step: int
+    token_ids: Int32s
+    """Response tokens so far, whole blocks; the mask id where nothing is committed yet."""
+    committed: Int32s
+    """Offsets into token_ids of what this step committed."""
+
+
+class RolloutEngine(Protocol):
+    """Continuous batching: requests are submitted, steps are made, responses come back in the order they finish."""
+
+    busy_s: float
+    """Seconds spent in step() so far."""
+    generated_tokens: int
+    """Response tokens committed so far."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a request is queued or being decoded."""
+
+    def submit(self, requests: Sequence[GenerationRequest]) -> None:
+        """Queue requests; raises PlatformError("invalid_request"), and then queues none, if one cannot be served."""
+
+    def step(self) -> list[Completion]:
+        """One forward for everything in flight; the responses that it finished."""
+
+    def abort_all(self) -> None:
+        """Forget everything queued and in flight."""
+
+    def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
+        """Replace the weights, given by checkpoint name.
+
+        Raises PlatformError: "busy" while there is work, "model_invalid" when names or shapes are not the model's.
+        """

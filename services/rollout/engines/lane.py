@@ -1,0 +1,159 @@
+"""A fixed number of slots that are decoded in one forward.
+
+A commit and a denoising step are the same forward: a slot whose block is complete on entry has its clean keys and
+values in the cache afterwards and goes on to the next block; any other slot has some masked positions committed.
+Legend: S slots, B block length, V vocabulary, n slots that denoise under one decoding configuration.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from services.common.diffusion.config import DecodingConfig
+from services.common.diffusion.randomness import uniforms
+from services.common.diffusion.rules import commit_mask, confidences
+from services.common.diffusion.sampling import sample_candidates, scaled_logprobs
+from services.common.errors import PlatformError
+from services.common.model.forward import attended_states, token_logits
+from services.common.model.loading import LoadedModel
+from services.rollout.engines.base import Completion, DenoisingEvent, GenerationRequest
+from services.rollout.engines.kv_cache import BlockAttend, KVCache, Prefix
+from services.rollout.engines.slots import Commitments, SlotTable
+
+
+class Lane:
+    """Slots, their cache, and the step that moves them all."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        num_slots: int,
+        max_tokens: int,
+        on_step: Callable[[DenoisingEvent], None] | None,
+    ) -> None:
+        weight = next(loaded.model.parameters())
+        self._loaded = loaded
+        self._on_step = on_step
+        self._cache = KVCache(loaded.model.config, num_slots, max_tokens, weight.dtype, weight.device)
+        self._slots = SlotTable(num_slots, max_tokens, loaded.block_size, loaded.mask_token_id, weight.device)
+        self.free_slots = list(range(num_slots))
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any slot is in use."""
+        return len(self.free_slots) < len(self._slots.requests)
+
+    def seat(self, requests: Sequence[GenerationRequest], prefix: Prefix | None) -> None:
+        """Begin requests of one prompt, as many as there are free slots at most."""
+        taken, self.free_slots = self.free_slots[: len(requests)], self.free_slots[len(requests) :]
+        self._slots.open(taken, requests)
+        if prefix is not None:
+            self._cache.write_prefix(torch.tensor(taken, device=self._slots.starts.device), prefix)
+
+    def clear(self) -> None:
+        """Forget what is in flight, and the cache with it."""
+        used = [slot for slot, request in enumerate(self._slots.requests) if request is not None]
+        self._release(used)
+        self._cache.clear()
+
+    def step(self) -> tuple[list[Completion], int]:
+        """One forward; the responses that it finished and the number of tokens that it committed."""
+        logits = self._forward()
+        masked_before = self._slots.masked.clone()
+        denoising = self._slots.active & masked_before.any(1)
+        completed = self._slots.active & ~denoising
+        self._slots.forwards += self._slots.active
+        for config, rows in self._slots.by_config():
+            chosen = rows[denoising[rows]]
+            if len(chosen):
+                self._denoise(config, chosen, logits[chosen])
+        committed = masked_before & ~self._slots.masked
+        if self._on_step is not None:
+            self._report(denoising, committed)
+        finished = self._finish(denoising)
+        self._slots.advance(completed)
+        return finished, int(committed.sum())
+
+    def _forward(self) -> Tensor:
+        """Logits [S, B, V] of every slot's block; inert slots included, so that the shape is always the same."""
+        slots = self._slots
+        attend = BlockAttend(self._cache, slots.starts, slots.block_size)
+        hidden = attended_states(self._loaded.model, slots.block_tokens(), slots.positions, attend)
+        return token_logits(self._loaded, hidden.flatten(0, 1)).view(*hidden.shape[:2], -1)
+
+    def _denoise(self, config: DecodingConfig, rows: Tensor, logits: Tensor) -> None:
+        """One denoising step of slots [n] from their logits [n, B, V]."""
+        slots = self._slots
+        _require_numbers(logits)
+        logprobs = scaled_logprobs(config, logits)
+        draws = uniforms(slots.keys[rows], slots.positions[rows], slots.steps[rows] + 1)
+        candidates = sample_candidates(config, logprobs, draws)
+        confidence = confidences(config, logprobs, candidates)
+        slots.record(
+            Commitments(
+                slots=rows,
+                commit=commit_mask(config, slots.masked[rows], confidence, logprobs),
+                candidates=candidates,
+                logprobs=logprobs.gather(-1, candidates[..., None])[..., 0],
+                confidences=confidence,
+            )
+        )
+
+    def _finish(self, denoising: Tensor) -> list[Completion]:
+        """Responses whose block is complete and holds a stop token or exhausts the budget; their slots become free."""
+        slots = self._slots
+        stops = self._stop_offsets()
+        stopped = stops < slots.block_size
+        exhausted = slots.starts + slots.block_size >= slots.ends
+        done = denoising & ~slots.masked.any(1) & (stopped | exhausted)
+        rows: list[int] = done.nonzero()[:, 0].tolist()
+        visible = (slots.starts + stops + 1 - slots.prompt_lengths).tolist()
+        finished = [slots.completion(slot, visible[slot] if stopped[slot] else None) for slot in rows]
+        self._release(rows)
+        return finished
+
+    def _stop_offsets(self) -> Tensor:
+        """Place of the first stop token among the response positions of each block, B where there is none; [S]."""
+        slots = self._slots
+        tokens, found = slots.block_tokens(), torch.zeros_like(slots.masked)
+        for config, rows in slots.by_config():
+            found[rows] = torch.isin(tokens[rows], torch.tensor(config.stop_token_ids, device=tokens.device))
+        found &= slots.positions >= slots.prompt_lengths[:, None]
+        offsets = torch.arange(slots.block_size, device=tokens.device)
+        return torch.where(found, offsets, slots.block_size).amin(1)
+
+    def _release(self, rows: list[int]) -> None:
+        """Free slots, the lowest being taken first again."""
+        if rows:
+            self._slots.close(rows)
+            self.free_slots = sorted(self.free_slots + rows)
+
+    def _report(self, denoising: Tensor, committed: Tensor) -> None:
+        """Tell of every response that was denoised."""
+        if self._on_step is None:
+            return
+        slots = self._slots
+        for slot in denoising.nonzero()[:, 0].tolist():
+            request = slots.requests[slot]
+            start, first = int(slots.prompt_lengths[slot]), int(slots.starts[slot])
+            if request is None:
+                raise RuntimeError(f"Slot {slot} was denoised without a request.")
+            tokens = slots.token_ids[slot, start : first + slots.block_size].cpu().numpy().astype(np.int32)
+            offsets = committed[slot].nonzero()[:, 0].cpu().numpy().astype(np.int32) + (first - start)
+            self._on_step(
+                DenoisingEvent(
+                    request_id=request.request_id, step=int(slots.steps[slot]), token_ids=tokens, committed=offsets
+                )
+            )
+
+
+def _require_numbers(logits: Tensor) -> None:
+    """A model that gives no numbers would never commit a token; raises PlatformError("internal")."""
+    if bool(logits.isnan().any()):
+        raise PlatformError(
+            "internal",
+            "The model's logits are not numbers; its weights, or an overflow of its dtype, are broken.",
+            hint="Load other weights or a wider dtype.",
+        )

@@ -1,0 +1,169 @@
+"""State of the responses being decoded: one row per slot, tensors only, so that a step has no loop over slots.
+
+Legend: S slots, L positions, B block length, P prompt tokens, R response tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from services.common.diffusion.config import DecodingConfig
+from services.common.diffusion.randomness import response_keys
+from services.common.trajectory import FinishReason
+from services.rollout.engines.base import Completion, GenerationRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commitments:
+    """What a denoising step decided for the current blocks of n slots."""
+
+    slots: Tensor
+    """[n]"""
+    commit: Tensor
+    """bool [n, B]"""
+    candidates: Tensor
+    """[n, B]"""
+    logprobs: Tensor
+    """[n, B]"""
+    confidences: Tensor
+    """[n, B]"""
+
+
+class SlotTable:
+    """Requests in flight. A free slot is an inert row that takes part in the forwards and is ignored."""
+
+    def __init__(
+        self, num_slots: int, max_tokens: int, block_size: int, mask_token_id: int, device: torch.device
+    ) -> None:
+        self.block_size = block_size
+        self._mask_token_id = mask_token_id
+        self._offsets = torch.arange(block_size, device=device)
+        self.requests: list[GenerationRequest | None] = [None] * num_slots
+        self._by_config: list[tuple[DecodingConfig, Tensor]] | None = None
+
+        def per_slot(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
+            return torch.zeros((num_slots, *shape), dtype=dtype, device=device)
+
+        self.active = per_slot(dtype=torch.bool)
+        self.starts = per_slot()
+        """First position of the current block; everything before is in the cache."""
+        self.masked = per_slot(block_size, dtype=torch.bool)
+        """Positions of the current block that are not committed yet."""
+        self.prompt_lengths = per_slot()
+        self.ends = per_slot()
+        """Position behind the last block that the budget allows."""
+        self.keys = per_slot()
+        """Keys of the randomness."""
+        self.steps = per_slot()
+        """Denoising steps made."""
+        self.forwards = per_slot()
+        self.token_ids = per_slot(max_tokens)
+        self.unmask_steps = per_slot(max_tokens)
+        self.logprobs = per_slot(max_tokens, dtype=torch.float32)
+        self.confidences = per_slot(max_tokens, dtype=torch.float32)
+
+    @property
+    def positions(self) -> Tensor:
+        """Absolute positions of the current blocks [S, B]."""
+        return self.starts[:, None] + self._offsets
+
+    def block_tokens(self) -> Tensor:
+        """Token ids of the current blocks [S, B], the mask id at masked positions."""
+        return self.token_ids.gather(1, self.positions)
+
+    def open(self, slots: list[int], requests: Sequence[GenerationRequest]) -> None:
+        """Seat requests: whole prompt blocks count as cached, the rest of a prompt begins its first block."""
+        rows = torch.tensor(slots, device=self.starts.device)
+        lengths = torch.tensor([len(request.prompt_ids) for request in requests], device=rows.device)
+        for slot, request in zip(slots, requests, strict=True):
+            self.requests[slot] = request
+        self.active[rows] = True
+        self.starts[rows] = lengths // self.block_size * self.block_size
+        self.masked[rows] = self.positions[rows] >= lengths[:, None]
+        self.prompt_lengths[rows] = lengths
+        self.ends[rows] = torch.tensor([last_position(request, self.block_size) for request in requests]).to(rows)
+        self.keys[rows] = response_keys(
+            [request.seed for request in requests],
+            [request.ledger_position for request in requests],
+            [request.response_index for request in requests],
+        ).to(rows)
+        self.steps[rows] = 0
+        self.forwards[rows] = 0
+        self.token_ids[rows] = torch.from_numpy(self._buffers(requests)).to(rows)
+        self._by_config = None
+
+    def _buffers(self, requests: Sequence[GenerationRequest]) -> NDArray[np.int64]:
+        """Prompt, then mask ids [n, L]."""
+        buffers = np.full((len(requests), self.token_ids.shape[1]), self._mask_token_id, dtype=np.int64)
+        for buffer, request in zip(buffers, requests, strict=True):
+            buffer[: len(request.prompt_ids)] = request.prompt_ids
+        return buffers
+
+    def close(self, slots: list[int]) -> None:
+        """Free slots."""
+        for slot in slots:
+            self.requests[slot] = None
+        rows = torch.tensor(slots, device=self.starts.device)
+        self.active[rows] = False
+        self.starts[rows] = 0
+        self._by_config = None
+
+    def by_config(self) -> list[tuple[DecodingConfig, Tensor]]:
+        """Slots in use [n], by decoding configuration."""
+        if self._by_config is None:
+            groups: dict[DecodingConfig, list[int]] = {}
+            for slot, request in enumerate(self.requests):
+                if request is not None:
+                    groups.setdefault(request.decoding, []).append(slot)
+            self._by_config = [
+                (config, torch.tensor(slots, device=self.starts.device)) for config, slots in groups.items()
+            ]
+        return self._by_config
+
+    def record(self, decided: Commitments) -> None:
+        """Commit tokens and count the step."""
+        rows, commit = decided.slots, decided.commit
+        self.steps[rows] += 1
+        positions = self.positions[rows]
+        for table, values in (
+            (self.token_ids, decided.candidates),
+            (self.unmask_steps, self.steps[rows, None].expand_as(commit)),
+            (self.logprobs, decided.logprobs),
+            (self.confidences, decided.confidences),
+        ):
+            current = table[rows[:, None], positions]
+            table[rows[:, None], positions] = torch.where(commit, values.to(table.dtype), current)
+        self.masked[rows] &= ~commit
+
+    def advance(self, committed: Tensor) -> None:
+        """Open the next block of the slots, bool [S], whose block the last forward has put into the cache."""
+        self.starts += committed * self.block_size
+        self.masked |= committed[:, None]
+
+    def completion(self, slot: int, visible_len: int | None) -> Completion:
+        """The finished response of a slot; `visible_len` is None when no stop token was produced."""
+        request = self.requests[slot]
+        if request is None:
+            raise RuntimeError(f"Slot {slot} holds no request.")
+        start = int(self.prompt_lengths[slot])
+        response = slice(start, int(self.starts[slot]) + self.block_size)
+        return Completion(
+            request_id=request.request_id,
+            token_ids=self.token_ids[slot, response].cpu().numpy().astype(np.int32),
+            unmask_step=self.unmask_steps[slot, response].cpu().numpy().astype(np.int32),
+            logprobs=self.logprobs[slot, response].cpu().numpy().copy(),
+            confidences=self.confidences[slot, response].cpu().numpy().copy(),
+            visible_len=response.stop - start if visible_len is None else visible_len,
+            finish_reason=FinishReason.LENGTH if visible_len is None else FinishReason.STOP,
+            num_forwards=int(self.forwards[slot]),
+        )
+
+
+def last_position(request: GenerationRequest, block_size: int) -> int:
+    """Position behind the last block of a response that is never stopped: the budget, rounded up to whole blocks."""
+    needed = len(request.prompt_ids) + request.decoding.max_new_tokens
+    return -(-needed // block_size) * block_size

@@ -1,0 +1,164 @@
+"""The engine that runs anywhere torch runs.
+
+A response depends on weights, prompt and seed, never on what is decoded beside it: prompts are prefilled alone, the
+shape of a decoding forward does not change with the load, and the randomness is keyed by the response. (A mixture of
+experts gathers each expert's tokens from all responses: there the neighbours change the rounding, nothing else.)
+"""
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from services.common.errors import PlatformError
+from services.common.model.attention import packed_attention
+from services.common.model.forward import attended_states
+from services.common.model.index import RowIndex
+from services.common.model.loading import LoadedModel
+from services.common.model.state import import_state
+from services.rollout.engines.base import Completion, DenoisingEvent, GenerationRequest
+from services.rollout.engines.kv_cache import Prefix, slot_bytes
+from services.rollout.engines.lane import Lane
+from services.rollout.engines.slots import last_position
+
+LANE_SLOTS: Final = 128
+"""Slots of one forward; a larger batch is decoded in several forwards, those without work being left out."""
+HOST_CACHE_BYTES: Final = 2 * 2**30
+"""Memory for the cache of a default batch on the host."""
+DEVICE_CACHE_SHARE: Final = 0.4
+"""The same on a GPU, as a share of its memory."""
+
+
+class TorchEngine:
+    """RolloutEngine on torch. One thread at a time."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        max_sequence_tokens: int,
+        max_batch_size: int | None = None,
+        on_step: Callable[[DenoisingEvent], None] | None = None,
+    ) -> None:
+        """`max_sequence_tokens` bounds prompt + response; at least `max_batch_size` responses are decoded at once.
+
+        Without a batch size there are as many slots as one lane has, or as fit the memory set aside for the cache.
+        """
+        block = loaded.block_size
+        self._loaded = loaded
+        self._max_tokens = -(-max_sequence_tokens // block) * block
+        slots = max_batch_size or default_slots(loaded, self._max_tokens)
+        lane_slots = min(slots, LANE_SLOTS)
+        self._lanes = [Lane(loaded, lane_slots, self._max_tokens, on_step) for _ in range(-(-slots // lane_slots))]
+        self._queue: deque[GenerationRequest] = deque()
+        self._waiting: Counter[bytes] = Counter()
+        self._prefixes: dict[bytes, Prefix | None] = {}
+        self.busy_s = 0.0
+        self.generated_tokens = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a request is queued or being decoded."""
+        return bool(self._queue) or any(lane.has_work for lane in self._lanes)
+
+    def submit(self, requests: Sequence[GenerationRequest]) -> None:
+        """Queue requests; see RolloutEngine."""
+        for request in requests:
+            self._check(request)
+        self._queue.extend(requests)
+        self._waiting.update(request.prompt_ids.tobytes() for request in requests)
+
+    def step(self) -> list[Completion]:
+        """One forward for everything in flight; see RolloutEngine."""
+        began = time.perf_counter()
+        finished: list[Completion] = []
+        with torch.inference_mode():
+            for lane in self._lanes:
+                self._seat(lane)
+                if lane.has_work:
+                    completions, tokens = lane.step()
+                    finished += completions
+                    self.generated_tokens += tokens
+        self.busy_s += time.perf_counter() - began
+        return finished
+
+    def abort_all(self) -> None:
+        """Forget everything queued and in flight."""
+        self._queue.clear()
+        self._waiting.clear()
+        self._prefixes.clear()
+        with torch.inference_mode():
+            for lane in self._lanes:
+                lane.clear()
+
+    def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
+        """Replace the weights in place; see RolloutEngine."""
+        if self.has_work:
+            raise PlatformError(
+                "busy",
+                "Weights were to be replaced while responses are being decoded; each response has one weight version.",
+                hint="Finish or abort them first.",
+            )
+        self.abort_all()
+        import_state(self._loaded.model, tensors)
+
+    def _check(self, request: GenerationRequest) -> None:
+        """Refuse what this engine cannot decode."""
+        loaded, config = self._loaded, request.decoding
+        if (config.block_size, config.mask_token_id) != (loaded.block_size, loaded.mask_token_id):
+            raise PlatformError(
+                "invalid_request",
+                f"Request {request.request_id} wants block size {config.block_size} and mask id "
+                f"{config.mask_token_id}; the model has {loaded.block_size} and {loaded.mask_token_id}.",
+            )
+        needed = last_position(request, loaded.block_size)
+        if needed > self._max_tokens:
+            raise PlatformError(
+                "invalid_request",
+                f"Request {request.request_id} needs {needed} tokens (a prompt of {len(request.prompt_ids)} and "
+                f"up to {config.max_new_tokens} new ones, in whole blocks); the engine holds {self._max_tokens}.",
+                hint="Shorten the prompt, lower max_new_tokens, or raise the sequence length.",
+            )
+
+    def _seat(self, lane: Lane) -> None:
+        """Fill the lane's free slots from the queue, requests of one prompt together."""
+        while self._queue and lane.free_slots:
+            prompt = self._queue[0].prompt_ids.tobytes()
+            group: list[GenerationRequest] = []
+            while self._queue and len(group) < len(lane.free_slots) and self._queue[0].prompt_ids.tobytes() == prompt:
+                group.append(self._queue.popleft())
+            lane.seat(group, self._prefix(prompt, group[0]))
+            self._waiting[prompt] -= len(group)
+            if self._waiting[prompt] == 0:
+                del self._waiting[prompt], self._prefixes[prompt]
+
+    def _prefix(self, prompt: bytes, request: GenerationRequest) -> Prefix | None:
+        """Keys and values of the prompt's whole blocks, computed once per prompt and alone; None without any."""
+        if prompt not in self._prefixes:
+            self._prefixes[prompt] = self._prefill(request)
+        return self._prefixes[prompt]
+
+    def _prefill(self, request: GenerationRequest) -> Prefix | None:
+        """Forward of the prompt's whole blocks, batch 1: the result depends on the prompt only."""
+        block = self._loaded.block_size
+        length = len(request.prompt_ids) // block * block
+        if length == 0:
+            return None
+        device = self._loaded.sampleable.device
+        index = RowIndex.clean(length, block, device)
+        tokens = torch.from_numpy(request.prompt_ids[:length]).to(device, torch.int64)
+        prefix = Prefix(packed_attention(index))
+        attended_states(self._loaded.model, tokens[None], index.position[None], prefix)
+        return prefix
+
+
+def default_slots(loaded: LoadedModel, max_tokens: int) -> int:
+    """Slots of an engine that was given no number; depends on model and device only, so that it is reproducible."""
+    weight = next(loaded.model.parameters())
+    budget = float(HOST_CACHE_BYTES)
+    if weight.is_cuda:
+        budget = DEVICE_CACHE_SHARE * torch.cuda.get_device_properties(weight.device).total_memory
+    return max(1, min(LANE_SLOTS, int(budget // slot_bytes(loaded.model.config, max_tokens, weight.dtype))))

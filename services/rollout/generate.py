@@ -1,0 +1,156 @@
+"""`python -m services.rollout.generate`: a model answers one question, and the denoising can be watched.
+
+On a terminal the response is redrawn at every step, masked positions as dots; elsewhere only the answer is written.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+from transformers import PreTrainedTokenizerBase
+
+from services.common.diffusion.config import DecodingConfig, Selection, UnmaskingStrategy
+from services.common.errors import PlatformError
+from services.common.model.loading import LoadedModel, load_model
+from services.common.model.prompts import encode_prompt
+from services.common.model_source import resolve_model
+from services.rollout.engines.base import Completion, DenoisingEvent, GenerationRequest
+from services.rollout.engines.torch_engine import TorchEngine
+
+PLACEHOLDER: Final = "░"
+"""Shown for a position that is not committed yet."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status 0, or 1 with the reason on standard error."""
+    options = _parser().parse_args(arguments)
+    try:
+        loaded = load_model(resolve_model(options.model), options.dtype, _device())
+        completion = _answer(loaded, options)
+    except PlatformError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    text = _visible_text(loaded.tokenizer, completion)
+    sys.stdout.write((json.dumps(_report(completion, text)) if options.json else text) + "\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Options."""
+    parser = argparse.ArgumentParser(prog="python -m services.rollout.generate", description=__doc__)
+    parser.add_argument("question")
+    parser.add_argument(
+        "--model", required=True, metavar="DIR", help="model directory, or name on the Hugging Face hub"
+    )
+    parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
+    parser.add_argument("--threshold", type=float, default=0.9, help="commit positions at least this confident")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--json", action="store_true", help="one JSON object with tokens, steps and log-probabilities")
+    return parser
+
+
+def _device() -> str:
+    """The machine's accelerator, if it has one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _answer(loaded: LoadedModel, options: argparse.Namespace) -> Completion:
+    """Decode, drawing on the terminal if standard output is one."""
+    request = _request(loaded, options)
+    console = Console()
+    if options.json or not console.is_terminal:
+        return _decode(loaded, request, None)
+    with Live(console=console, refresh_per_second=20, transient=True) as live:
+        return _decode(loaded, request, lambda event: live.update(_frame(loaded, event), refresh=True))
+
+
+def _request(loaded: LoadedModel, options: argparse.Namespace) -> GenerationRequest:
+    """The question as a request of this model."""
+    prompt = encode_prompt(loaded.tokenizer, [{"role": "user", "content": options.question}])
+    return GenerationRequest(
+        request_id="answer",
+        prompt_ids=np.array(prompt, dtype=np.int32),
+        decoding=_decoding(loaded, options),
+        seed=options.seed,
+        ledger_position=0,
+        response_index=0,
+    )
+
+
+def _decoding(loaded: LoadedModel, options: argparse.Namespace) -> DecodingConfig:
+    """Threshold decoding with the model's own block grid."""
+    try:
+        return DecodingConfig(
+            block_size=loaded.block_size,
+            denoising_steps=loaded.block_size,
+            unmasking_strategy=UnmaskingStrategy.LOW_CONFIDENCE_DYNAMIC,
+            confidence_threshold=options.threshold,
+            entropy_bound=0.0,
+            selection=Selection.MAX,
+            mask_token_id=loaded.mask_token_id,
+            temperature=options.temperature,
+            top_p=1.0,
+            top_k=0,
+            max_new_tokens=options.max_new_tokens,
+            stop_token_ids=loaded.stop_token_ids,
+        )
+    except ValueError as error:
+        raise PlatformError("invalid_request", f"The question was not decoded: {error}") from error
+
+
+def _decode(
+    loaded: LoadedModel, request: GenerationRequest, on_step: Callable[[DenoisingEvent], None] | None
+) -> Completion:
+    """One response, alone."""
+    needed = len(request.prompt_ids) + request.decoding.max_new_tokens
+    engine = TorchEngine(loaded, max_sequence_tokens=needed, max_batch_size=1, on_step=on_step)
+    engine.submit([request])
+    finished: list[Completion] = []
+    while not finished:
+        finished = engine.step()
+    return finished[0]
+
+
+def _frame(loaded: LoadedModel, event: DenoisingEvent) -> Text:
+    """The response so far; what the step committed stands out."""
+    text = Text()
+    committed = set(event.committed.tolist())
+    for offset, token in enumerate(event.token_ids.tolist()):
+        masked = token == loaded.mask_token_id
+        shown = PLACEHOLDER if masked else str(loaded.tokenizer.decode([token]))
+        text.append(shown, style="dim" if masked else "bold green" if offset in committed else "")
+    return text.append(f"\n[step {event.step}]", style="dim")
+
+
+def _visible_text(tokenizer: PreTrainedTokenizerBase, completion: Completion) -> str:
+    """Text up to the end of the response, special tokens left out."""
+    visible = completion.token_ids[: completion.visible_len].tolist()
+    return str(tokenizer.decode(visible, skip_special_tokens=True))
+
+
+def _report(completion: Completion, text: str) -> dict[str, object]:
+    """What happened, as plain JSON values."""
+    return {
+        "text": text,
+        "finish_reason": completion.finish_reason.value,
+        "visible_len": completion.visible_len,
+        "num_steps": int(completion.unmask_step.max(initial=0)),
+        "num_forwards": completion.num_forwards,
+        "token_ids": completion.token_ids.tolist(),
+        "unmask_step": completion.unmask_step.tolist(),
+        "logprobs": [round(float(value), 6) for value in completion.logprobs],
+        "confidences": [round(float(value), 6) for value in completion.confidences],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

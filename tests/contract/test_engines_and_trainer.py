@@ -1,0 +1,81 @@
+"""The log-probability that the engine records is the one that the trainer computes for the same token."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from services.common.diffusion.config import DecodingConfig, UnmaskingStrategy
+from services.common.model.forward import hidden_states, token_logprobs
+from services.common.model.loading import LoadedModel
+from services.rollout.engines.base import GenerationRequest
+from services.rollout.engines.torch_engine import TorchEngine
+from services.trainer.trajectory_rows import Sample, rl_rows
+from tests.support.tiny_models import decode, decoding, request, tiny_model
+
+PROMPT_LENGTHS = (1, 3, 16, 21, 30, 37)
+RESPONSES_PER_PROMPT = 2
+
+
+def _requests(config: DecodingConfig) -> Iterator[GenerationRequest]:
+    rng = np.random.default_rng(5)
+    for place, length in enumerate(PROMPT_LENGTHS):
+        prompt = rng.integers(0, 96, size=length)
+        for index in range(RESPONSES_PER_PROMPT):
+            yield request(prompt, config, ledger=place, index=index)
+
+
+def _samples(loaded: LoadedModel, config: DecodingConfig) -> list[Sample]:
+    """Decoded responses as the trainer gets them."""
+    requests = list(_requests(config))
+    done = decode(TorchEngine(loaded, max_sequence_tokens=96, max_batch_size=len(requests)), requests)
+    return [
+        Sample(
+            trajectory_id=each.request_id,
+            prompt_ids=each.prompt_ids,
+            token_ids=done[each.request_id].token_ids,
+            unmask_step=done[each.request_id].unmask_step,
+            logprobs=done[each.request_id].logprobs,
+            advantage=1.0,
+        )
+        for each in requests
+    ]
+
+
+@torch.no_grad()
+def _largest_gap(loaded: LoadedModel, config: DecodingConfig) -> tuple[float, int]:
+    """Largest |trainer - engine| / max(1, |engine|) over all response tokens, and their number."""
+    samples = _samples(loaded, config)
+    gap, count = 0.0, 0
+    rows = rl_rows(samples, block_size=loaded.block_size, mask_token_id=loaded.mask_token_id, max_tokens=600)
+    for row in rows:
+        hidden = hidden_states(loaded.model, row.token_ids, row.index)[row.loss_at]
+        ours = token_logprobs(loaded, hidden, config.temperature)[torch.arange(len(row.targets)), row.targets]
+        recorded = torch.tensor([samples[s].logprobs[t] for s, t in zip(row.sample, row.token, strict=True)])
+        gap = max(gap, float(((ours - recorded).abs() / recorded.abs().clamp(min=1)).max()))
+        count += len(row.targets)
+    assert count == sum(len(sample.token_ids) for sample in samples)
+    return gap, count
+
+
+@pytest.mark.parametrize("strategy", list(UnmaskingStrategy))
+@pytest.mark.parametrize("block_size", [1, 2, 4, 8, 16])
+def test_the_trainer_reproduces_the_engines_logprobs(strategy: UnmaskingStrategy, block_size: int) -> None:
+    loaded = tiny_model(block_size=block_size)
+    config = decoding(
+        unmasking_strategy=strategy, block_size=block_size, denoising_steps=max(1, block_size // 2), max_new_tokens=20
+    )
+
+    gap, count = _largest_gap(loaded, config)
+
+    assert count >= 240
+    assert gap <= 1e-5
+
+
+@pytest.mark.parametrize("changes", [{"selection": "sampled", "temperature": 0.7}, {"temperature": 1.4, "top_k": 5}])
+@pytest.mark.parametrize("moe", [False, True])
+def test_temperature_truncation_and_experts_change_nothing_about_that(changes: dict[str, object], moe: bool) -> None:
+    gap, _ = _largest_gap(tiny_model(moe=moe), decoding(**changes, max_new_tokens=20))
+
+    assert gap <= 1e-5

@@ -1,0 +1,62 @@
+"""Promises about the source files themselves."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = [path for path in (ROOT / "services").rglob("*.py") if "node_modules" not in path.parts]
+MAX_LINES = 400
+# Home directories and checkouts; placeholders such as /models/my-model are no paths of a machine.
+DEVELOPER_PATH = re.compile(r"(?<![\w.])/(?:home|Users|work|workspace|mnt)/[A-Za-z0-9_.-]+")
+GENERATED = ROOT / "services" / "common" / "pb"
+
+
+@pytest.fixture(scope="module")
+def repository_files() -> list[Path]:
+    """Files that are, or will be, in the repository."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in done.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def test_no_module_is_longer_than_the_limit() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in MODULES if GENERATED not in path.parents}
+
+    assert lengths
+    assert {path: length for path, length in lengths.items() if length > MAX_LINES} == {}
+
+
+def test_packages_have_an_init_because_a_namespace_package_would_merge_with_others() -> None:
+    # Migrations are scripts that Alembic loads by path.
+    packages = {path.parent for path in MODULES if "migrations" not in path.parts}
+
+    assert [package for package in packages if not (package / "__init__.py").exists()] == []
+
+
+def test_no_file_names_a_path_of_a_developers_machine(repository_files: list[Path]) -> None:
+    found = {}
+    for path in repository_files:
+        try:
+            match = DEVELOPER_PATH.search(path.read_text())
+        except UnicodeDecodeError:
+            continue
+        if match:
+            found[path] = match.group()
+
+    assert found == {}
+
+
+@pytest.mark.parametrize("parts", [("work", "main"), ("home", "ann"), ("Users", "ben", "x")])
+def test_paths_of_developers_are_recognised(parts: tuple[str, ...]) -> None:
+    assert DEVELOPER_PATH.search(f"(see /{'/'.join(parts)})")
+
+
+def test_no_compiled_or_local_file_is_in_the_repository(repository_files: list[Path]) -> None:
+    unwanted = re.compile(r"(^|/)(__pycache__|\.venv|node_modules)/|\.(pyc|so|log)$")
+
+    assert [path for path in repository_files if unwanted.search(str(path.relative_to(ROOT)))] == []

@@ -1,0 +1,110 @@
+"""Decoders become block-diffusion models; the commands that make model directories."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedTokenizerFast, Qwen3Config
+from transformers import Qwen3MoeConfig
+
+from services.common.errors import PlatformError
+from services.common.model.__main__ import main
+from services.common.model.convert import convert_model
+from services.common.model.loading import load_model
+from services.common.model.tiny import character_tokenizer
+from services.common.model_card import read_model_card
+
+
+TOKENIZER = character_tokenizer()
+MASK = TOKENIZER.mask_token_id
+
+
+def _decoder(path: Path, kind: type[PreTrainedConfig], *, rows: int = MASK + 4, mask: bool = False) -> Path:
+    """A plain decoder with the character tokenizer, with or without its mask token."""
+    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8} if kind is Qwen3MoeConfig else {}
+    config = kind(
+        vocab_size=rows, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, eos_token_id=TOKENIZER.eos_token_id, bos_token_id=None, pad_token_id=None, dtype="bfloat16",
+        **experts,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(path)
+    (TOKENIZER if mask else _without_mask(TOKENIZER)).save_pretrained(path)
+    return path
+
+
+def _without_mask(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The same ids up to the mask's, which is the last."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] != "<|MASK|>"]
+    del state["model"]["vocab"]["<|MASK|>"]
+    backend = type(tokenizer.backend_tokenizer).from_str(json.dumps(state))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>", chat_template="x")
+
+
+@pytest.mark.parametrize(
+    ("kind", "model_type"), [(Qwen3Config, "sdar"), (Qwen3MoeConfig, "sdar_moe"), (LlamaConfig, "llama")]
+)
+def test_a_decoder_keeps_its_weights_and_gets_a_mask_and_a_block_length(
+    tmp_path: Path, kind: type[PreTrainedConfig], model_type: str
+) -> None:
+    source = _decoder(tmp_path / "source", kind)
+
+    convert_model(source, tmp_path / "out", 8)
+
+    before, after = (load_file(path / "model.safetensors") for path in (source, tmp_path / "out"))
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    card = read_model_card(tmp_path / "out")
+    assert (card.model_type, card.block_size, card.mask_token_id) == (model_type, 8, MASK)
+    loaded = load_model(tmp_path / "out", "float32", "cpu")
+    assert loaded.tokenizer.mask_token_id == MASK
+    assert not loaded.sampleable[MASK]
+
+
+def test_a_mask_token_that_is_there_is_used(tmp_path: Path) -> None:
+    source = _decoder(tmp_path / "source", Qwen3Config, mask=True)
+
+    convert_model(source, tmp_path / "out", 4)
+
+    assert len(load_model(tmp_path / "out", "float32", "cpu").tokenizer) == len(TOKENIZER)
+
+
+def test_a_full_embedding_grows_by_the_mean_of_its_rows(tmp_path: Path) -> None:
+    source = _decoder(tmp_path / "source", Qwen3Config, rows=MASK)
+
+    convert_model(source, tmp_path / "out", 4)
+
+    before, after = (load_file(path / "model.safetensors") for path in (source, tmp_path / "out"))
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        assert torch.equal(after[name][:MASK], before[name])
+        torch.testing.assert_close(after[name][MASK], before[name].float().mean(0).bfloat16())
+
+
+def test_gguf_and_impossible_block_lengths_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").touch()
+
+    for source in (tmp_path, tmp_path / "model.gguf"):
+        with pytest.raises(PlatformError, match="GGUF"):
+            convert_model(source, tmp_path / "out", 4)
+    with pytest.raises(PlatformError, match="at least 1"):
+        convert_model(tmp_path / "none", tmp_path / "out", 0)
+
+
+def test_the_commands_write_models_and_say_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made, converted = str(tmp_path / "made"), str(tmp_path / "converted")
+    shape = ["--hidden-size", "16", "--layers", "1", "--heads", "2"]
+
+    assert main(["make", "--out", made, "--block-size", "2", "--seed", "1", *shape]) == 0
+    assert main(["convert", "--source", made, "--out", converted, "--block-size", "16"]) == 0
+
+    assert capsys.readouterr().out.splitlines() == [made, converted]
+    assert [read_model_card(path).block_size for path in (made, converted)] == [2, 16]
+
+
+def test_a_command_that_fails_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", "--source", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+
+    assert "config.json could not be" in capsys.readouterr().err
