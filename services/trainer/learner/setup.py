@@ -105,7 +105,10 @@ def _model_path(request: LearnerRequest, resume: ResumePoint | None) -> Path:
 def _load(path: Path, spec: JobSpec) -> LoadedModel:
     loaded = load_model(path, "float32", "cuda" if torch.cuda.is_available() else "cpu")
     if spec.trainer.gradient_checkpointing:
-        loaded.model.activation_checkpointing_enable({"use_reentrant": False})
+        # Renamed by transformers 5.23; the GPU image may hold an older release.
+        name = "activation_checkpointing_enable"
+        enable = getattr(loaded.model, name if hasattr(loaded.model, name) else "gradient_checkpointing_enable")
+        enable({"use_reentrant": False})
         loaded.model.train()  # layers recompute in training mode only; without dropout it changes nothing else
     return loaded
 

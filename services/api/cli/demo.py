@@ -1,0 +1,102 @@
+"""`dirl demo`: everything for real, on a tiny model."""
+
+import signal
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from services.api.cli.client import ApiClient
+from services.api.cli.demo_report import DemoReport, read_figures
+from services.api.cli.memory import PeakMemory
+from services.api.cli.options import JsonOption
+from services.api.cli.output import notes, out, print_json
+from services.api.cli.programs import run_module
+from services.api.cli.submission import upload_files
+from services.api.cli.up import Interrupted, stop_signals, tell, tell_ready
+from services.api.cli.watching import failure_of, watch_job
+from services.api.embedded.locations import default_data_dir
+from services.api.embedded.platform import LocalPlatform
+from services.common.data.arithmetic import make_arithmetic
+from services.common.job_spec import read_spec_file
+
+_SPEC: Final = Path(__file__).with_name("arithmetic.toml")
+_TRAIN_PROBLEMS: Final = 4096
+_TEST_PROBLEMS: Final = 500
+
+
+def demo(
+    seed: Annotated[int, typer.Option(min=0, help="Of the data, the model and the job.")] = 0,
+    stop: Annotated[bool, typer.Option("--exit", help="Stop the platform when the job is done.")] = False,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="Directory for all state [default: a fresh one].")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """A tiny model learns arithmetic: SFT, reinforcement learning, evaluation, with every service for real."""
+    started_at = time.monotonic()
+    directory = _fresh_directory() if data_dir is None else data_dir
+    try:
+        with (
+            stop_signals(),
+            LocalPlatform(directory, on_ready=tell_ready, report=tell) as platform,
+        ):
+            report = _run(platform, seed, started_at)
+            if not stop:
+                _answer(report, as_json)
+                tell(f"The platform goes on at {platform.api_url} until Ctrl-C; its data is in {platform.data_dir}")
+                signal.pause()
+    except Interrupted:
+        tell("stopped")
+        raise typer.Exit(130) from None
+    _answer(report, as_json)
+
+
+def _fresh_directory() -> Path:
+    base = default_data_dir()
+    base.mkdir(parents=True, exist_ok=True)
+    moment = datetime.now(UTC).astimezone().strftime("%Y%m%d-%H%M%S")
+    return Path(tempfile.mkdtemp(prefix=f"demo-{moment}-", dir=base))
+
+
+def _run(platform: LocalPlatform, seed: int, started_at: float) -> DemoReport:
+    ready_s = time.monotonic() - started_at
+    with PeakMemory() as memory, ApiClient(platform.api_url) as api:
+        spec = _make_inputs(platform.data_dir / "demo", seed)
+        submitted = api.create_job(upload_files(spec, api, platform.data_dir / "demo", tell))
+        tell(f"job {submitted['id']}")
+        job = watch_job(api, submitted["id"], notes)
+        failure = failure_of(job)
+        if failure is not None:
+            tell(f"The services' logs are in {platform.data_dir / 'logs'}")
+            raise failure
+        figures = read_figures(api, job)
+    seconds = {"startup": round(ready_s, 1), **figures.pop("seconds"), "total": round(time.monotonic() - started_at, 1)}
+    return DemoReport(**figures, seconds=seconds, peak_memory_bytes=memory.peak_bytes, seed=seed)
+
+
+def _make_inputs(directory: Path, seed: int) -> dict[str, Any]:
+    """Data, model and spec of the demo's job."""
+    tell(f"making {_TRAIN_PROBLEMS} training and {_TEST_PROBLEMS} test problems, and a model with random weights")
+    files = make_arithmetic(directory, seed=seed, num_train=_TRAIN_PROBLEMS, num_test=_TEST_PROBLEMS)
+    model = directory / "model"
+    if not model.exists():
+        run_module("services.common.model", "make", "--out", str(model), "--seed", str(seed))
+    return {
+        **read_spec_file(_SPEC),
+        "model": str(model),
+        "training_file": str(files.train),
+        "validation_file": str(files.test),
+        "seed": seed,
+    }
+
+
+def _answer(report: DemoReport, as_json: bool) -> None:
+    if as_json:
+        print_json(report.to_json())
+    else:
+        for line in report.lines():
+            out.print(line, markup=False)

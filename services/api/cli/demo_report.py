@@ -1,0 +1,103 @@
+"""What the demo found out, from the job's own evaluations and events."""
+
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from services.api.cli.client import ApiClient, Json
+from services.api.cli.output import duration, size
+
+_GAP_METRIC: Final = "train/logprob_gap_max"
+_EVAL_PHASE: Final = "eval"
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Share of the test problems that were solved, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.1%}  (95 % interval {self.low:.1%} to {self.high:.1%})"
+
+
+@dataclass(frozen=True)
+class DemoReport:
+    """The figures of one demo; None where the job did not measure one."""
+
+    sft_accuracy: Accuracy
+    rl_accuracy: Accuracy
+    tokens_per_step: float | None
+    """Response tokens per denoising step, in the last evaluation."""
+    logprob_gap_max: float | None
+    """Largest difference between the log-probabilities that rollout and trainer give to the same token."""
+    seconds: dict[str, float]
+    """sft, rl and eval: from one phase of the job to the next; startup, data; total: the whole command so far."""
+    peak_memory_bytes: int
+    seed: int
+    job_id: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        gap, tokens = self.logprob_gap_max, self.tokens_per_step
+        phases = "  ".join(f"{name} {duration(value)}" for name, value in self.seconds.items())
+        return [
+            f"accuracy after SFT          {self.sft_accuracy}",
+            f"accuracy after RL           {self.rl_accuracy}",
+            f"tokens per denoising step   {'not measured' if tokens is None else f'{tokens:.2f}'}",
+            f"largest log-prob gap        {'not measured' if gap is None else f'{gap:.1e}'}",
+            f"minutes                     {phases}",
+            f"peak memory, all processes  {size(self.peak_memory_bytes)}",
+        ]
+
+
+def accuracy_after(evals: list[Json], *stages: str) -> Accuracy:
+    """The last evaluation of the stages."""
+    results = _last_results(evals, *stages)
+    return Accuracy(results["accuracy"], results["accuracy_low"], results["accuracy_high"])
+
+
+def tokens_per_step(evals: list[Json]) -> float | None:
+    """Of the last evaluation."""
+    return _last_results(evals, "sft", "rl", "eval").get("tokens_per_step")
+
+
+def largest_gap(events: list[Json]) -> float | None:
+    """Over all steps of the job."""
+    values = (event["data"]["values"].get(_GAP_METRIC) for event in events if event["type"] == "metrics")
+    return max((value for value in values if value is not None), default=None)
+
+
+def stage_seconds(events: list[Json], finished_at: float) -> dict[str, float]:
+    """Seconds of each stage without its evaluations, and of all evaluations together."""
+    phases = [event for event in events if event["type"] == "phase"]
+    ends = [event["time"] for event in phases[1:]] + [finished_at]
+    totals: defaultdict[str, float] = defaultdict(float)
+    for event, end in zip(phases, ends, strict=True):
+        data = event["data"]
+        totals[_EVAL_PHASE if data["phase"] == _EVAL_PHASE else data["stage"]] += max(0.0, end - event["time"])
+    return {name: round(totals[name], 1) for name in ("sft", "rl", _EVAL_PHASE)}
+
+
+def read_figures(api: ApiClient, job: Json) -> dict[str, Any]:
+    """The fields of DemoReport that the job itself knows."""
+    evals, events = api.evals(job["id"]), api.events(job["id"])
+    return {
+        "sft_accuracy": accuracy_after(evals, "sft"),
+        "rl_accuracy": accuracy_after(evals, "rl", "eval"),
+        "tokens_per_step": tokens_per_step(evals),
+        "logprob_gap_max": largest_gap(events),
+        "seconds": stage_seconds(events, job["finished_at"]),
+        "job_id": job["id"],
+    }
+
+
+def _last_results(evals: list[Json], *stages: str) -> Json:
+    found = [item for item in evals if item["stage"] in stages]
+    return dict(max(found, key=lambda item: (item["attempt"], item["step"]))["results"])

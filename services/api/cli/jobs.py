@@ -1,0 +1,172 @@
+"""`dirl jobs`: submit, list, show, watch and cancel."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.api.cli.client import ApiClient, Json, connect
+from services.api.cli.options import DEFAULT_DATA_DIR, ApiUrlOption, DataDirOption, JsonOption
+from services.api.cli.output import notes, out, print_json, print_table, size
+from services.api.cli.submission import read_spec, upload_files
+from services.api.cli.watching import facts, failure_of, headline, watch_job
+
+jobs_app = typer.Typer(help="Submit, list, show, watch and cancel jobs.", no_args_is_help=True)
+
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job (job_…).")]
+
+
+@jobs_app.command()
+def submit(
+    spec_file: Annotated[Path, typer.Argument(metavar="SPEC", help="A job spec, .toml or .json.")],
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. rl.steps=20.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    api_url: ApiUrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Submit a job; local data files are uploaded."""
+    spec = read_spec(spec_file, assignments or [])
+    with connect(api_url, data_dir) as api:
+        uploaded = upload_files(spec, api, spec_file.parent, lambda line: notes.print(line, markup=False))
+        job = api.create_job(uploaded)
+        if watch:
+            notes.print(f"{job['id']} submitted", markup=False)
+            _follow(api, job["id"], as_json)
+            return
+    if as_json:
+        print_json(job)
+    else:
+        out.print(job["id"], markup=False)
+
+
+@jobs_app.command("list")
+def list_jobs(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 20,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    api_url: ApiUrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The newest jobs."""
+    with connect(api_url, data_dir) as api:
+        jobs = api.jobs(limit)
+    if as_json:
+        print_json({"data": jobs})
+        return
+    rows = (
+        (job["id"], job["state"], job["method"], _fraction(job), job["suffix"], _moment(job["created_at"]))
+        for job in jobs
+    )
+    print_table(("ID", "STATE", "METHOD", "DONE", "SUFFIX", "CREATED"), rows)
+
+
+@jobs_app.command()
+def show(
+    job_id: JobArgument,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    api_url: ApiUrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """State, figures, evaluations and checkpoints of a job."""
+    with connect(api_url, data_dir) as api:
+        job, evals, checkpoints = api.job(job_id), api.evals(job_id), api.checkpoints(job_id)
+        attempts, certificates = api.attempts(job_id), api.certificates(job_id)
+    if as_json:
+        found = {"evals": evals, "checkpoints": checkpoints, "attempts": attempts, "certificates": certificates}
+        print_json({**job, **found})
+        return
+    out.print(f"{job['id']}  {headline(job)}  {facts(job)}".rstrip(), markup=False)
+    out.print(f"model {job['model']}  method {job['method']}  created {_moment(job['created_at'])}", markup=False)
+    if job["error"] is not None:
+        out.print(f"error {job['error']['code']}: {job['error']['message']}", markup=False)
+    _print_attempts(attempts, certificates)
+    _print_evals(evals)
+    _print_checkpoints(checkpoints)
+
+
+@jobs_app.command()
+def watch(
+    job_id: JobArgument,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    api_url: ApiUrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Follow a job to its end; Ctrl-C leaves it running."""
+    with connect(api_url, data_dir) as api:
+        _follow(api, job_id, as_json)
+
+
+@jobs_app.command()
+def cancel(
+    job_id: JobArgument,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    api_url: ApiUrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """End a job for good; it writes a checkpoint first."""
+    with connect(api_url, data_dir) as api:
+        job = api.cancel(job_id)
+    if as_json:
+        print_json(job)
+    else:
+        out.print(f"{job['id']}  {job['state']}", markup=False)
+
+
+def _follow(api: ApiClient, job_id: str, as_json: bool) -> None:
+    try:
+        job = watch_job(api, job_id, notes)
+    except KeyboardInterrupt:
+        notes.print(f"{job_id} goes on; follow it again with `dirl jobs watch {job_id}`.", markup=False)
+        raise typer.Exit(130) from None
+    if as_json:
+        print_json(job)
+    failure = failure_of(job)
+    if failure is not None:
+        raise failure
+    if not as_json:
+        _print_evals(api.evals(job_id))
+
+
+def _print_evals(evals: list[Json]) -> None:
+    if evals:
+        rows = ((item["step"], item["stage"], item["dataset"], _accuracy(item["results"])) for item in evals)
+        print_table(("STEP", "STAGE", "DATASET", "ACCURACY"), rows)
+
+
+def _print_checkpoints(checkpoints: list[Json]) -> None:
+    kept = [item for item in checkpoints if item["deleted_at"] is None]
+    if kept:
+        rows = ((item["id"], item["step"], item["stage"], size(item["bytes"]), item["path"]) for item in kept)
+        print_table(("CHECKPOINT", "STEP", "STAGE", "SIZE", "PATH"), rows)
+
+
+def _print_attempts(attempts: list[Json], certificates: list[Json]) -> None:
+    if len(attempts) < 2:
+        return
+    proved = {item["attempt"]: item["certificate"] for item in certificates}
+    rows = (
+        (item["number"], item["state"], item["resumed_from"], _certificate(proved.get(item["number"])))
+        for item in attempts
+    )
+    print_table(("ATTEMPT", "STATE", "RESUMED FROM", "LEDGER"), rows)
+
+
+def _certificate(certificate: Json | None) -> str | None:
+    if certificate is None:
+        return None
+    return f"{certificate['lost']} lost, {certificate['trained_twice']} trained twice"
+
+
+def _accuracy(results: Json) -> str:
+    return f"{results['accuracy']:.1%} ({results['accuracy_low']:.1%} to {results['accuracy_high']:.1%})"
+
+
+def _fraction(job: Json) -> str | None:
+    return None if job["progress"] is None else f"{job['progress']['fraction']:.0%}"
+
+
+def _moment(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,114 @@
+"""`dirl models`: make, convert, list and export models."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from services.api.cli.client import ApiClient, Json, connect
+from services.api.cli.failure import CommandError
+from services.api.cli.options import DEFAULT_DATA_DIR, ApiUrlOption, DataDirOption, JsonOption
+from services.api.cli.output import out, print_json, print_table
+from services.api.cli.programs import run_module
+
+models_app = typer.Typer(help="Make, convert, list and export models.", no_args_is_help=True)
+
+_MODULE: Final = "services.common.model"
+_POLL_S: Final = 0.5
+
+OutOption = Annotated[Path, typer.Option("--out", help="Directory to write; must not exist yet.")]
+BlockSizeOption = Annotated[int, typer.Option("--block-size", min=1, help="Tokens per block.")]
+
+
+def _multiple_of_8(value: int) -> int:
+    """Four attention heads, each of an even width, as rotary positions need."""
+    if value % 8:
+        raise typer.BadParameter(f"{value} is no multiple of 8.")
+    return value
+
+
+@models_app.command()
+def make(
+    directory: OutOption,
+    block_size: BlockSizeOption = 4,
+    hidden_size: Annotated[int, typer.Option(min=8, callback=_multiple_of_8, help="Width; a multiple of 8.")] = 96,
+    layers: Annotated[int, typer.Option(min=1, help="Layers.")] = 4,
+    moe: Annotated[bool, typer.Option("--moe", help="Mixture-of-experts layers.")] = False,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal weights.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """A tiny block-diffusion model with random weights and a character tokenizer."""
+    shape = {"--block-size": block_size, "--hidden-size": hidden_size, "--layers": layers, "--seed": seed}
+    options = [part for name, value in shape.items() for part in (name, str(value))]
+    _write_model(directory, "make", *options, *(["--moe"] if moe else []))
+    _answer_path(directory, as_json)
+
+
+@models_app.command()
+def convert(
+    source: Annotated[Path, typer.Option("--source", help="Directory of a Hugging Face decoder.")],
+    directory: OutOption,
+    block_size: BlockSizeOption = 4,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn a decoder into a block-diffusion model: a mask token and a block length, ready for SFT."""
+    _write_model(directory, "convert", "--source", str(source), "--block-size", str(block_size))
+    _answer_path(directory, as_json)
+
+
+@models_app.command("list")
+def list_models(
+    data_dir: DataDirOption = DEFAULT_DATA_DIR, api_url: ApiUrlOption = None, as_json: JsonOption = False
+) -> None:
+    """Models that the platform knows."""
+    with connect(api_url, data_dir) as api:
+        models = api.models()
+    if as_json:
+        print_json({"data": models})
+    else:
+        print_table(("ID", "NAME", "PATH"), ((item["id"], item.get("name"), item.get("path")) for item in models))
+
+
+@models_app.command()
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="Id of a checkpoint (ckpt_…).")],
+    directory: OutOption,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    api_url: ApiUrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a checkpoint as a Hugging Face model directory."""
+    _refuse_existing(directory)
+    with connect(api_url, data_dir) as api:
+        finished = _await_export(api, api.export(checkpoint))
+    shutil.copytree(finished["path"], directory)
+    _answer_path(directory, as_json)
+
+
+def _write_model(directory: Path, *arguments: str) -> None:
+    _refuse_existing(directory)
+    run_module(_MODULE, *arguments, "--out", str(directory))
+
+
+def _refuse_existing(directory: Path) -> None:
+    if directory.exists():
+        raise CommandError(f"Cannot write a model to {directory}: it exists already. Choose another --out.")
+
+
+def _answer_path(directory: Path, as_json: bool) -> None:
+    if as_json:
+        print_json({"path": str(directory.resolve())})
+    else:
+        out.print(str(directory), markup=False)
+
+
+def _await_export(api: ApiClient, started: Json) -> Json:
+    export = started
+    while export["state"] in ("queued", "running"):
+        time.sleep(_POLL_S)
+        export = api.export_status(export["id"])
+    if export["state"] == "failed":
+        raise CommandError(f"The export failed: {export['error']['message']}", code=export["error"]["code"])
+    return export

@@ -1,0 +1,44 @@
+"""How commands answer: text for people, JSON on standard output for programs, progress and notes on standard error."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import typer
+from rich.console import Console
+
+out: Final = Console(highlight=False, soft_wrap=True)
+notes: Final = Console(stderr=True, highlight=False, soft_wrap=True)
+
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+_KIBI: Final = 1024
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on one line."""
+    typer.echo(json.dumps(value, allow_nan=False))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Rows under headings, never wrapped, so that ids and paths can be copied; missing values are a dash."""
+    lines = [tuple(columns), *(tuple("-" if cell is None else str(cell) for cell in row) for row in rows)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
+    for line in lines:
+        text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        out.print(text.rstrip(), markup=False, no_wrap=True, overflow="ignore", crop=False)
+
+
+def size(num_bytes: float) -> str:
+    """E.g. `1.5 GiB`."""
+    for unit in _UNITS[:-1]:
+        if num_bytes < _KIBI:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= _KIBI
+    return f"{num_bytes:.1f} {_UNITS[-1]}"
+
+
+def duration(seconds: float) -> str:
+    """E.g. `1:02:03` or `4:05`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,94 @@
+"""A spec file as the API takes it: `--set` applied, local data files uploaded, the model's directory made absolute."""
+
+import json
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from services.api.cli.client import ApiClient
+from services.api.cli.failure import CommandError
+from services.common.job_spec import parse_spec, read_spec_file
+
+_UPLOADED_PREFIX: Final = "file_"
+_FILE_KEYS: Final = (
+    ("training_file",),
+    ("validation_file",),
+    ("sft", "training_file"),
+    ("rl", "training_file"),
+)
+
+Spec = dict[str, Any]
+
+
+def read_spec(path: Path, assignments: list[str]) -> Spec:
+    """The spec in a file with the assignments applied, checked before anything is sent.
+
+    Raises PlatformError with every problem, CommandError for an assignment that is none.
+    """
+    spec = read_spec_file(path)
+    for assignment in assignments:
+        _assign(spec, assignment)
+    parse_spec(spec)
+    return spec
+
+
+def upload_files(spec: Spec, api: ApiClient, base: Path, tell: Callable[[str], None]) -> Spec:
+    """The spec with every local file uploaded, each once, and a local model directory made absolute.
+
+    Relative paths are looked up beside the spec first (`base`), then in the working directory.
+    """
+    spec = json.loads(json.dumps(spec))
+    uploaded: dict[str, str] = {}
+    for parent, key in _file_places(spec):
+        name = parent[key]
+        if name not in uploaded:
+            uploaded[name] = _uploaded(name, api, base, tell)
+        parent[key] = uploaded[name]
+    model = _existing(spec["model"], base)
+    if model is not None:
+        spec["model"] = str(model)
+    return spec
+
+
+def _assign(spec: Spec, assignment: str) -> None:
+    key, separator, text = assignment.partition("=")
+    if not separator or not key:
+        raise CommandError(f"--set {assignment!r} is no assignment; write key=value, e.g. --set rl.steps=20")
+    *parents, last = key.split(".")
+    place: Any = spec
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise CommandError(f"--set {assignment!r}: {parent!r} is {place!r} in the spec, not a table.")
+    place[last] = _value(text)
+
+
+def _value(text: str) -> Any:
+    """A TOML value; text that is none is a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _file_places(spec: Spec) -> Iterator[tuple[Spec, str]]:
+    for *parents, key in _FILE_KEYS:
+        place = spec
+        for parent in parents:
+            place = place.get(parent, {})
+        name = place.get(key)
+        if isinstance(name, str) and not name.startswith(_UPLOADED_PREFIX):
+            yield place, key
+
+
+def _uploaded(name: str, api: ApiClient, base: Path, tell: Callable[[str], None]) -> str:
+    path = _existing(name, base)
+    if path is None:
+        raise CommandError(f"The spec names the file {name}, which is neither beside the spec nor in {Path.cwd()}.")
+    tell(f"uploading {path}")
+    return str(api.upload(path)["id"])
+
+
+def _existing(name: str, base: Path) -> Path | None:
+    return next((found.resolve() for found in (base / name, Path(name)) if found.exists()), None)
