@@ -17,7 +17,6 @@ from services.common.model.tiny import make_tiny_model
 from services.rollout.engines.base import Completion, GenerationRequest
 from services.rollout.engines.torch_engine import TorchEngine
 
-
 LAYER_GAIN = 10
 """Untrained layers add next to nothing; here what they attend to shall matter."""
 
@@ -54,7 +53,9 @@ def decoding(**changes: Any) -> DecodingConfig:
     return DecodingConfig(**settings)
 
 
-def request(prompt: list[int] | np.ndarray, config: DecodingConfig, *, ledger: int = 0, index: int = 0, seed: int = 7) -> GenerationRequest:
+def request(
+    prompt: list[int] | np.ndarray, config: DecodingConfig, *, ledger: int = 0, index: int = 0, seed: int = 7
+) -> GenerationRequest:
     """A request named by its place."""
     return GenerationRequest(
         request_id=f"{ledger}-{index}",

@@ -1,4 +1,4 @@
-"""A spec file as the API takes it: `--set` applied, local data files uploaded, the model's directory made absolute."""
+"""A spec file as the API takes it: `--set` applied, local data files uploaded, the model found or downloaded."""
 
 import json
 import tomllib
@@ -9,8 +9,10 @@ from typing import Any, Final
 from services.api.cli.client import ApiClient
 from services.api.cli.failure import CommandError
 from services.common.job_spec import parse_spec, read_spec_file
+from services.common.model_source import resolve_model
 
 _UPLOADED_PREFIX: Final = "file_"
+_REGISTERED_PREFIX: Final = "model_"
 _FILE_KEYS: Final = (
     ("training_file",),
     ("validation_file",),
@@ -34,7 +36,7 @@ def read_spec(path: Path, assignments: list[str]) -> Spec:
 
 
 def upload_files(spec: Spec, api: ApiClient, base: Path, tell: Callable[[str], None]) -> Spec:
-    """The spec with every local file uploaded, each once, and a local model directory made absolute.
+    """The spec with every local file uploaded, each once, and the model found or downloaded.
 
     Relative paths are looked up beside the spec first (`base`), then in the working directory.
     """
@@ -45,10 +47,23 @@ def upload_files(spec: Spec, api: ApiClient, base: Path, tell: Callable[[str], N
         if name not in uploaded:
             uploaded[name] = _uploaded(name, api, base, tell)
         parent[key] = uploaded[name]
-    model = _existing(spec["model"], base)
-    if model is not None:
-        spec["model"] = str(model)
-    return spec
+    return {**spec, **_model_on_disk(spec, base)}
+
+
+def _model_on_disk(spec: Spec, base: Path) -> Spec:
+    """The keys of the spec that name the model, with a directory in place of a name on the Hugging Face hub.
+
+    Downloads with a progress bar, with the token in HF_TOKEN; raises PlatformError when the hub cannot be reached.
+    """
+    name, revision = spec["model"], spec.get("model_revision")
+    if name.startswith(_REGISTERED_PREFIX):
+        return {}
+    directory = _existing(name, base)
+    if directory is not None:
+        return {"model": str(directory)}
+    source = name if revision is None else f"{name}@{revision}"
+    metadata = {**spec.get("metadata", {}), "model_source": source}
+    return {"model": str(resolve_model(name, revision)), "model_revision": None, "metadata": metadata}
 
 
 def _assign(spec: Spec, assignment: str) -> None:

@@ -25,7 +25,7 @@ from services.rollout.engines.lane import Lane
 from services.rollout.engines.slots import last_position
 
 LANE_SLOTS: Final = 128
-"""Slots of one forward; a larger batch is decoded in several forwards, those without work being left out."""
+"""Slots of one forward at most; a larger batch is decoded in several forwards, those without work being left out."""
 HOST_CACHE_BYTES: Final = 2 * 2**30
 """Memory for the cache of a default batch on the host."""
 DEVICE_CACHE_SHARE: Final = 0.4
@@ -51,8 +51,9 @@ class TorchEngine:
         self._loaded = loaded
         self._max_tokens = -(-max_sequence_tokens // block) * block
         slots = max_batch_size or default_slots(loaded, self._max_tokens)
-        lane_slots = min(slots, LANE_SLOTS)
-        self._lanes = [Lane(loaded, lane_slots, self._max_tokens, on_step) for _ in range(-(-slots // lane_slots))]
+        num_lanes = -(-slots // LANE_SLOTS)
+        lane_slots = -(-slots // num_lanes)
+        self._lanes = [Lane(loaded, lane_slots, self._max_tokens, on_step) for _ in range(num_lanes)]
         self._queue: deque[GenerationRequest] = deque()
         self._waiting: Counter[bytes] = Counter()
         self._prefixes: dict[bytes, Prefix | None] = {}

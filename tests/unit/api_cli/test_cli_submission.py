@@ -7,9 +7,9 @@ import pytest
 
 from services.api.cli.failure import CommandError
 from services.api.cli.submission import read_spec, upload_files
-from services.common.errors import ProblemsError
+from services.common.errors import PlatformError, ProblemsError
 
-SPEC = 'model = "model"\nmethod = "rl"\ntraining_file = "train.jsonl"\n[rl]\nsteps = 5\n'
+SPEC = 'model = "model_1"\nmethod = "rl"\ntraining_file = "train.jsonl"\n[rl]\nsteps = 5\n'
 
 
 class RecordingApi:
@@ -68,7 +68,7 @@ def test_what_is_no_assignment_is_refused(spec_file: Path, assignment: str) -> N
 def test_a_file_beside_the_spec_is_uploaded_once_for_all_its_uses(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").touch()
     api = RecordingApi()
-    spec = {"model": "m", "training_file": "train.jsonl", "rl": {"training_file": "train.jsonl"}}
+    spec = {"model": "model_1", "training_file": "train.jsonl", "rl": {"training_file": "train.jsonl"}}
 
     sent = _upload(spec, tmp_path, api)
 
@@ -80,7 +80,7 @@ def test_a_file_beside_the_spec_is_uploaded_once_for_all_its_uses(tmp_path: Path
 def test_an_uploaded_file_is_left_alone(tmp_path: Path) -> None:
     api = RecordingApi()
 
-    sent = _upload({"model": "m", "training_file": "file_7"}, tmp_path, api)
+    sent = _upload({"model": "model_1", "training_file": "file_7"}, tmp_path, api)
 
     assert sent["training_file"] == "file_7"
     assert api.uploads == []
@@ -91,8 +91,24 @@ def test_a_file_that_is_nowhere_is_named(tmp_path: Path) -> None:
         _upload({"model": "m", "training_file": "absent.jsonl"}, tmp_path, RecordingApi())
 
 
-def test_a_model_directory_becomes_absolute_and_a_hub_name_stays(tmp_path: Path) -> None:
+def test_a_model_directory_becomes_absolute(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
 
     assert _upload({"model": "model"}, tmp_path, RecordingApi())["model"] == str(tmp_path / "model")
-    assert _upload({"model": "org/name"}, tmp_path, RecordingApi())["model"] == "org/name"
+
+
+def test_a_model_that_is_neither_here_nor_on_a_reachable_hub_is_refused_by_name(
+    spec_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    spec = {**read_spec(spec_file, []), "model": "JetLM/SDAR-1.7B-Chat", "model_revision": "main"}
+    (spec_file.parent / "train.jsonl").write_text("{}\n")
+
+    with pytest.raises(PlatformError, match=r"'JetLM/SDAR-1.7B-Chat' at revision 'main'.*Hugging Face hub"):
+        _upload(spec, spec_file.parent, RecordingApi())
+
+
+def test_a_registered_model_is_left_as_it_is(spec_file: Path) -> None:
+    (spec_file.parent / "train.jsonl").write_text("{}\n")
+
+    assert _upload(read_spec(spec_file, []), spec_file.parent, RecordingApi())["model"] == "model_1"

@@ -38,9 +38,7 @@ DOCUMENTS = [
 def _projections(num_tokens: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Query of four heads, key and value of two, fp64."""
     generator = torch.Generator().manual_seed(seed)
-    q, k, v = (
-        torch.randn(1, heads, num_tokens, 6, generator=generator, dtype=torch.float64) for heads in (4, 2, 2)
-    )
+    q, k, v = (torch.randn(1, heads, num_tokens, 6, generator=generator, dtype=torch.float64) for heads in (4, 2, 2))
     return q.requires_grad_(), k.requires_grad_(), v.requires_grad_()
 
 

@@ -148,7 +148,10 @@ def test_weights_are_cast_to_the_models_dtype(tmp_path: Path) -> None:
     [
         (lambda state: state.pop("model.norm.weight"), r"1 are missing \(model.norm.weight\)"),
         (lambda state: state.update(more=torch.zeros(1)), r"1 are unexpected \(more\)"),
-        (lambda state: state.update({"model.norm.weight": torch.zeros(3)}), r"model.norm.weight \[3\] instead of \[16\]"),
+        (
+            lambda state: state.update({"model.norm.weight": torch.zeros(3)}),
+            r"model.norm.weight \[3\] instead of \[16\]",
+        ),
     ],
 )
 def test_weights_that_are_not_the_models_are_refused_before_anything_is_written(

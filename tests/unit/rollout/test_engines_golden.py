@@ -18,7 +18,13 @@ SCRIPT = {3: (5, 0.5), 4: (6, 0.6), 5: (7, 0.95), 6: (8, 0.99), 7: (9, 0.7), 8: 
 
 def _run(script: Mapping[int, tuple[int, float]], prompt: list[int], **changes: Any) -> Completion:
     loaded = scripted_model({0: (1, 0.5), **script}, block_size=4)
-    settings = {"mask_token_id": 63, "temperature": 0.0, "confidence_threshold": 0.9, "stop_token_ids": (END,), **changes}
+    settings = {
+        "mask_token_id": 63,
+        "temperature": 0.0,
+        "confidence_threshold": 0.9,
+        "stop_token_ids": (END,),
+        **changes,
+    }
     engine = TorchEngine(loaded, max_sequence_tokens=32, max_batch_size=2)
     return decode(engine, [request(prompt, decoding(**settings))])["0-0"]
 

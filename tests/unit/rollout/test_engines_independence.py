@@ -17,6 +17,7 @@ from services.rollout.engines.base import Completion, GenerationRequest
 from services.rollout.engines.torch_engine import TorchEngine
 from tests.support.tiny_models import decode, decoding, request, tiny_model
 
+
 def _prompt(length: int) -> np.ndarray:
     return np.random.default_rng(length).integers(0, 96, size=length).astype(np.int32)
 
@@ -184,7 +185,7 @@ def test_broken_weights_are_an_error_and_do_not_outlive_their_replacement() -> N
 
     engine.load_weights({name: torch.full_like(tensor, torch.nan) for name, tensor in good.items()})
     with pytest.raises(PlatformError, match="not numbers"):
-        decode(engine, [one])
+        decode(engine, [request(_prompt(40), decoding())])
     engine.abort_all()
     engine.load_weights(good)
 
