@@ -174,11 +174,7 @@ def _row_problems(spec: JobSpec, files: Mapping[str, Path | None]) -> Iterator[P
 def _card(model_path: Path, problems: list[Problem]) -> ModelCard | None:
     if not model_path.is_absolute() or not model_path.is_dir():
         rule = "must be the absolute path of a model directory on the server, or the id of a registered model (model_…)"
-        problems.append(
-            Problem(
-                "model", f"{str(model_path)!r} {rule}; `dirl jobs submit` downloads models from the Hugging Face hub"
-            )
-        )
+        problems.append(Problem("model", f"{str(model_path)!r} {rule}; `dirl jobs submit` downloads models by name"))
         return None
     try:
         return read_model_card(model_path)
