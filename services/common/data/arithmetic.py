@@ -34,7 +34,7 @@ def make_arithmetic(path_dir: Path, *, seed: int, num_train: int, num_test: int)
     r"""Write `train.jsonl` and `test.jsonl` into the directory; equal arguments give equal bytes.
 
     Rows are {"id","prompt","completion","answer"}, e.g. "Tom had 27 figs, got 45" with the completion
-    "27+45=\boxed{72}". Prompts are at most 40 characters long, completions 24. A fifth of the unordered pairs of
+    "27+45=\boxed{72}". Prompts are 23 characters long, completions at most 19. A fifth of the unordered pairs of
     two-digit operands is kept for the test file. Raises PlatformError("invalid_request") for counts below 1.
     """
     if num_train < 1 or num_test < 1:

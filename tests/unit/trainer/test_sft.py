@@ -94,13 +94,13 @@ def loaded() -> LoadedModel:
     )
 
 
-@pytest.mark.parametrize(("answer", "padding"), [("", 1), ("xx", 3), ("xxx", 2), ("xxxxx", 0)])
+@pytest.mark.parametrize(("answer", "padding"), [("", 0), ("xx", 2), ("xxx", 1), ("xxxxx", 3)])
 def test_the_answer_ends_its_turn_and_is_filled_up_to_whole_blocks(
     loaded: LoadedModel, answer: str, padding: int
 ) -> None:
     example = encode_example(loaded, [{"role": "user", "content": "abc"}], answer)
 
-    # 22 prompt tokens, the answer, and its end of turn, in blocks of four.
+    # 11 prompt tokens, the answer, and its end of turn, in blocks of four.
     assert loaded.tokenizer.decode(example.prompt_ids) == "<|im_start|>user\nabc<|im_end|>\n<|im_start|>assistant\n"
     assert loaded.tokenizer.decode(example.token_ids) == answer + "<|im_end|>" + "<|endoftext|>" * padding
 
