@@ -13,10 +13,8 @@ from services.common.errors import PlatformError
 # Every word of a slot has the same length: operands stand at fixed positions, which a small model learns in minutes.
 _NAMES: Final = ("Tom", "Ann", "Ben", "Eva", "Sam", "Mia", "Leo", "Zoe")
 _THINGS: Final = ("figs", "nuts", "eggs", "pies", "buns", "yams", "tofu", "rice")
-_GAINS: Final = ("got", "won", "dug")
-_LOSSES: Final = ("ate", "cut", "fed")
+_VERBS: Final = ("got", "won", "dug")
 _OPERANDS: Final = range(10, 100)
-_DIFFERENCE_SHARE: Final = 0.2
 _MAX_TEST_PAIR_SHARE: Final = 0.2
 
 Pair = tuple[int, int]
@@ -60,13 +58,9 @@ def _rows(split: str, seed: int, pairs: Sequence[Pair], count: int) -> Iterator[
 
 
 def _problem(pair: Pair, rng: random.Random) -> dict[str, str]:
-    is_difference = rng.random() < _DIFFERENCE_SHARE
-    a, b = sorted(pair, reverse=True) if is_difference else rng.sample(pair, 2)
-    verb = rng.choice(_LOSSES if is_difference else _GAINS)
-    prompt = f"{rng.choice(_NAMES)} had {a} {rng.choice(_THINGS)}, {verb} {b}"
-    result = a - b if is_difference else a + b
-    sign = "-" if is_difference else "+"
-    return {"prompt": prompt, "completion": f"{a}{sign}{b}=\\boxed{{{result}}}", "answer": str(result)}
+    a, b = rng.sample(pair, 2)
+    prompt = f"{rng.choice(_NAMES)} had {a} {rng.choice(_THINGS)}, {rng.choice(_VERBS)} {b}"
+    return {"prompt": prompt, "completion": f"{a}+{b}=\\boxed{{{a + b}}}", "answer": str(a + b)}
 
 
 def _write(path: Path, rows: Iterator[dict[str, str]]) -> None:

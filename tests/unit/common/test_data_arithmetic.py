@@ -22,17 +22,14 @@ def test_train_and_test_share_no_pair_of_operands(tmp_path: Path) -> None:
 
 def test_answers_are_right_and_boxed(tmp_path: Path) -> None:
     files = make_arithmetic(tmp_path, seed=0, num_train=500, num_test=10)
-    signs = set()
     for row in read_rows(files.train, "sft"):
         completion = row.completion or ""
-        left, sign, right = re.match(r"(\d+)([+-])(\d+)=\\boxed", completion).groups()  # type: ignore[union-attr]
+        left, right = re.match(r"(\d+)\+(\d+)=\\boxed", completion).groups()  # type: ignore[union-attr]
         box = last_box(completion)
         assert box is not None
         assert box.content == row.answer
-        assert int(box.content) == (int(left) + int(right) if sign == "+" else int(left) - int(right))
+        assert int(box.content) == int(left) + int(right)
         assert operands(row) == {int(left), int(right)}
-        signs.add(sign)
-    assert signs == {"+", "-"}
 
 
 def test_texts_are_short_and_plain(tmp_path: Path) -> None:

@@ -6,8 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedTokenizerFast, Qwen3Config
-from transformers import Qwen3MoeConfig
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from services.common.errors import PlatformError
 from services.common.model.__main__ import main
@@ -15,7 +21,6 @@ from services.common.model.convert import convert_model
 from services.common.model.loading import load_model
 from services.common.model.tiny import character_tokenizer
 from services.common.model_card import read_model_card
-
 
 TOKENIZER = character_tokenizer()
 MASK = TOKENIZER.mask_token_id
@@ -25,10 +30,19 @@ def _decoder(path: Path, kind: type[PreTrainedConfig], *, rows: int = MASK + 4, 
     """A plain decoder with the character tokenizer, with or without its mask token."""
     experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8} if kind is Qwen3MoeConfig else {}
     config = kind(
-        vocab_size=rows, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=8, eos_token_id=TOKENIZER.eos_token_id, bos_token_id=None, pad_token_id=None, dtype="bfloat16",
+        vocab_size=rows,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        eos_token_id=TOKENIZER.eos_token_id,
+        bos_token_id=None,
+        pad_token_id=None,
+        dtype="bfloat16",
         **experts,
-    )  # fmt: skip
+    )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(path)
     (TOKENIZER if mask else _without_mask(TOKENIZER)).save_pretrained(path)

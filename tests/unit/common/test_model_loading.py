@@ -8,8 +8,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
-from transformers import Qwen3MoeConfig
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from services.common.errors import PlatformError
 from services.common.model.forward import hidden_states, token_logprobs
@@ -24,10 +31,18 @@ TOKENIZER = character_tokenizer()
 MASK = TOKENIZER.mask_token_id
 ROWS = math.ceil(len(TOKENIZER) / 8) * 8
 SHAPE: dict[str, Any] = {
-    "vocab_size": ROWS, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 4, "initializer_range": 0.3, "eos_token_id": TOKENIZER.eos_token_id, "bos_token_id": None,
+    "vocab_size": ROWS,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "initializer_range": 0.3,
+    "eos_token_id": TOKENIZER.eos_token_id,
+    "bos_token_id": None,
     "pad_token_id": None,
-}  # fmt: skip
+}
 EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
 FAMILY_CONFIGS: dict[str, PreTrainedConfig] = {
     "sdar": SDARConfig(**SHAPE),
