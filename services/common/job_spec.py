@@ -234,6 +234,15 @@ class JobSpec(Frozen):
                 raise ValueError(f"method {self.method.type!r} needs training_file (or {stage}.training_file)")
         return self
 
+    @model_validator(mode="after")
+    def _rl_samples(self) -> Self:
+        if "rl" in self.method.stages and self.sampling.temperature == 0:
+            raise ValueError(
+                "sampling.temperature is 0, but greedy responses of one prompt are all equal and teach nothing; "
+                "reinforcement learning needs a temperature above 0 (1 keeps importance ratios exact)"
+            )
+        return self
+
     def training_file_of(self, stage: Literal["sft", "rl"]) -> str | None:
         """The stage's own training file, else the job's."""
         own = self.sft.training_file if stage == "sft" else self.rl.training_file

@@ -1,0 +1,117 @@
+"""A job spec is complete, frozen and hashed, or refused with everything that is wrong with it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from services.common.errors import ProblemsError
+from services.common.job_spec import JobSpec, load_spec, parse_spec, resolve_decoding
+
+MINIMAL = {"model": "m", "method": "pipeline", "training_file": "train", "validation_file": "test"}
+
+
+def _spec(**changes: Any) -> JobSpec:
+    return parse_spec({**MINIMAL, **changes})
+
+
+def _problems(**changes: Any) -> dict[str, str]:
+    with pytest.raises(ProblemsError) as caught:
+        _spec(**changes)
+    return {problem.path: problem.message for problem in caught.value.problems}
+
+
+def _resolve(spec: JobSpec, *, evaluation: bool = False) -> Any:
+    return resolve_decoding(spec, block_size=4, mask_token_id=99, stop_token_ids=(7,), evaluation=evaluation)
+
+
+@pytest.mark.parametrize(
+    ("method", "stages"),
+    [
+        ("sft", ("sft",)),
+        ({"type": "supervised"}, ("sft",)),
+        ({"type": "reinforcement"}, ("rl",)),
+        ("pipeline", ("sft", "rl", "eval")),
+    ],
+)
+def test_a_method_is_an_object_a_string_or_openais_word(method: object, stages: tuple[str, ...]) -> None:
+    assert _spec(method=method).method.stages == stages
+
+
+def test_all_problems_are_reported_at_once_each_with_its_path() -> None:
+    problems = _problems(foo=1, rl={"steps": "many", "clip": 0.1}, sampling={"temperature": -1})
+
+    assert set(problems) == {"foo", "rl.steps", "rl.clip", "sampling.temperature"}
+    assert problems["foo"] == problems["rl.clip"] == "unknown key"
+    assert "'many'" in problems["rl.steps"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"validation_file": None}, "validation_file is required"),
+        ({"training_file": None}, "needs training_file"),
+        ({"sampling": {"temperature": 0}}, "sampling.temperature is 0"),
+        ({"rl": {"prompts_per_step": 2, "min_groups_per_step": 3}}, "min_groups_per_step=3 exceeds"),
+        ({"reward": {"graders": [{"name": "format"}, {"name": "format"}]}}, "named once each"),
+        ({"reward": {"graders": [{"name": "judge"}]}}, "'judge'"),
+        ({"optim": {"lr": float("nan")}}, "finite"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_starts(changes: dict[str, Any], part: str) -> None:
+    assert part in " ".join(_problems(**changes).values())
+
+
+def test_a_stage_may_have_its_own_file_and_optimizer() -> None:
+    spec = _spec(optim={"lr": 1e-3}, rl={"training_file": "prompts", "optim": {"lr": 1e-6}})
+
+    assert (spec.training_file_of("sft"), spec.training_file_of("rl")) == ("train", "prompts")
+    assert (spec.optim_of("sft").lr, spec.optim_of("rl").lr) == (1e-3, 1e-6)
+    assert spec.files() == ("train", "test", "prompts")
+
+
+def test_the_hash_is_that_of_the_meaning_not_of_the_text() -> None:
+    assert _spec().spec_hash() == _spec(method={"type": "pipeline"}, seed=0).spec_hash()
+    assert _spec().spec_hash() != _spec(seed=1).spec_hash()
+
+
+def test_a_spec_does_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        _spec().seed = 1  # type: ignore[misc]
+
+
+def test_the_canonical_form_reads_back_as_the_same_spec() -> None:
+    spec = _spec(diffusion={"unmasking_strategy": "sequential"}, metadata={"team": "a"})
+
+    assert parse_spec(json.loads(spec.canonical_json())) == spec
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("spec.toml", "model = "), ("spec.json", '{"model": '), ("list.json", "[]")]
+)
+def test_a_malformed_file_is_refused_by_name(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+
+    with pytest.raises(ProblemsError, match=name):
+        load_spec(path)
+
+
+def test_decoding_takes_the_checkpoints_values_and_evaluation_is_greedy() -> None:
+    spec = _spec(sampling={"max_new_tokens": 8, "top_p": 0.5, "top_k": 3}, eval={"max_new_tokens": 16})
+    train, evaluation = _resolve(spec), _resolve(spec, evaluation=True)
+
+    assert (train.block_size, train.denoising_steps, train.mask_token_id, train.stop_token_ids) == (4, 4, 99, (7,))
+    assert (train.temperature, train.top_p, train.top_k, train.max_new_tokens) == (1.0, 0.5, 3, 8)
+    assert (evaluation.temperature, evaluation.top_p, evaluation.top_k, evaluation.max_new_tokens) == (0.0, 1.0, 0, 16)
+
+
+def test_every_contradiction_between_spec_and_checkpoint_is_named() -> None:
+    spec = _spec(diffusion={"block_size": 8, "mask_token_id": 1, "denoising_steps": 5})
+
+    with pytest.raises(ProblemsError) as caught:
+        _resolve(spec)
+    paths = [problem.path for problem in caught.value.problems]
+    assert paths == ["diffusion.block_size", "diffusion.mask_token_id", "diffusion.denoising_steps"]
