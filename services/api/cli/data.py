@@ -24,7 +24,7 @@ def arithmetic(
     seed: Annotated[int, typer.Option(help="Equal seeds give equal files.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Word problems on two-digit sums and differences; no pair of operands is in both files."""
+    """Word problems on two-digit sums; no pair of operands is in both files."""
     try:
         files = make_arithmetic(directory, seed=seed, num_train=train, num_test=test)
     except OSError as error:
