@@ -1,11 +1,13 @@
-"""Updates of the weights: one mini-batch, packed into rows, summed over rows, one optimizer step.
+"""Updates of the weights: one mini-batch, packed into rows, summed over rows and ranks, one optimizer step.
 
-Every denominator is taken over the whole mini-batch before the first row is computed, so that loss and gradient do not
-depend on how the mini-batch is packed. A loss or gradient that is not finite stops the job before the weights move.
+Every denominator is taken over the whole mini-batch before the first row is computed, so that loss and gradient depend
+neither on how the mini-batch is packed nor on how many ranks share its rows. A loss or gradient that is not finite
+stops the job before the weights move.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -17,6 +19,7 @@ from services.common.job_spec import OptimSpec, RlSpec, SamplingSpec, SftSpec, T
 from services.common.model.forward import hidden_states, token_logprobs
 from services.common.model.loading import LoadedModel
 from services.trainer.objective import PolicyStatistics, TokenTerms, policy_loss, token_weights
+from services.trainer.ranks import ALONE, Ranks
 from services.trainer.sft import NoisyExample, SftExample, add_noise, denoising_loss
 from services.trainer.trajectory_rows import PackedRow, Sample, rl_rows, sft_rows
 
@@ -24,13 +27,34 @@ LOGITS_PER_CHUNK: Final = 2**25
 """Logits held at once, 128 MiB in fp32: with a vocabulary of 152k, those of a packed row would fill a device."""
 
 
+@dataclass(kw_only=True)
+class Policy:
+    """The model that is trained, and how it computes."""
+
+    loaded: LoadedModel
+    trainer: TrainerSpec
+    ranks: Ranks = ALONE
+
+    def score(self, row: PackedRow, temperature: float) -> tuple[torch.Tensor, float]:
+        """score_row of a row from the host."""
+        return score_row(self.loaded, row.to(self.loaded.model.device), temperature)
+
+    @property
+    def layout(self) -> dict[str, int]:
+        """Keywords of rl_rows and sft_rows."""
+        return {
+            "block_size": self.loaded.block_size,
+            "mask_token_id": self.loaded.mask_token_id,
+            "max_tokens": self.trainer.max_tokens_per_microbatch,
+        }
+
+
 def train_rl_minibatch(
-    loaded: LoadedModel,
+    policy: Policy,
     optimizer: torch.optim.Optimizer,
     samples: Sequence[Sample],
     rl: RlSpec,
     sampling: SamplingSpec,
-    trainer: TrainerSpec,
     optim: OptimSpec,
 ) -> dict[str, float]:
     """One policy-gradient step on all samples of a mini-batch, at the optimizer's current learning rate.
@@ -40,24 +64,29 @@ def train_rl_minibatch(
     """
     if not samples:
         raise ValueError("a mini-batch needs at least one sample")
-    batch = _RlBatch(samples, rl, sampling, loaded.model.device)
+    batch = _RlBatch(samples, rl, sampling, policy.loaded.model.device)
     optimizer.zero_grad(set_to_none=True)
-    loss, statistics = 0.0, PolicyStatistics()
-    for row in rl_rows(samples, **_layout(loaded, trainer)):
-        row_loss, row_statistics = _rl_row(loaded, row.to(loaded.model.device), batch)
-        loss += row_loss
-        statistics.add(row_statistics)
-    step_metrics = _step(loaded, optimizer, loss, optim.max_grad_norm)
+    own_loss, own_statistics = 0.0, PolicyStatistics()
+    for row, counts in policy.ranks.share(rl_rows(samples, **policy.layout)):
+        if not counts:
+            _keep_company(policy, row)
+            continue
+        row_loss, row_statistics = _rl_row(policy, row, batch)
+        own_loss += row_loss
+        own_statistics.add(row_statistics)
+    loss, statistics = sum(policy.ranks.collect(own_loss)), PolicyStatistics()
+    for part in policy.ranks.collect(own_statistics):
+        statistics.add(part)
+    step_metrics = _step(policy, optimizer, loss, optim.max_grad_norm)
     return {**step_metrics, "train/policy_loss": loss, **statistics.metrics()}
 
 
 def train_sft_batch(
-    loaded: LoadedModel,
+    policy: Policy,
     optimizer: torch.optim.Optimizer,
     examples: Sequence[SftExample],
     generator: np.random.Generator,
     sft: SftSpec,
-    trainer: TrainerSpec,
     optim: OptimSpec,
 ) -> dict[str, float]:
     """One supervised step on all examples of a batch, at the optimizer's current learning rate.
@@ -65,27 +94,19 @@ def train_sft_batch(
     `generator` is noise_generator(seed, step). Returns metrics by their public names. Raises PlatformError("nan_loss")
     before the weights move.
     """
-    noisy = add_noise(examples, sft, loaded.block_size, generator)
+    noisy = add_noise(examples, sft, policy.loaded.block_size, generator)
     optimizer.zero_grad(set_to_none=True)
-    loss = 0.0
-    for row_loss in _sft_row_losses(loaded, noisy, trainer):
-        row_loss.backward()  # type: ignore[no-untyped-call]
-        loss += float(row_loss.detach())
+    loss = _sft_loss(policy, noisy, backward=True)
     masked = float(sum(example.masked.sum() for example in noisy))
-    return {**_step(loaded, optimizer, loss, optim.max_grad_norm), "diffusion/masked_tokens_trained": masked}
+    return {**_step(policy, optimizer, loss, optim.max_grad_norm), "diffusion/masked_tokens_trained": masked}
 
 
 @torch.no_grad()
 def evaluate_sft_loss(
-    loaded: LoadedModel,
-    examples: Sequence[SftExample],
-    generator: np.random.Generator,
-    sft: SftSpec,
-    trainer: TrainerSpec,
+    policy: Policy, examples: Sequence[SftExample], generator: np.random.Generator, sft: SftSpec
 ) -> float:
     """The supervised loss on held-out examples with one draw of noise, per answer token, in nats."""
-    noisy = add_noise(examples, sft, loaded.block_size, generator)
-    return sum(float(loss) for loss in _sft_row_losses(loaded, noisy, trainer))
+    return _sft_loss(policy, add_noise(examples, sft, policy.loaded.block_size, generator), backward=False)
 
 
 def score_row(
@@ -138,9 +159,15 @@ class _RlBatch:
         )
 
 
-def _rl_row(loaded: LoadedModel, row: PackedRow, batch: _RlBatch) -> tuple[float, PolicyStatistics]:
+def _keep_company(policy: Policy, row: PackedRow) -> None:
+    """A pass that adds nothing to the gradient, while other ranks compute a row that counts."""
+    (0.0 * policy.score(row, 1.0)[0]).sum().backward()  # type: ignore[no-untyped-call]
+
+
+def _rl_row(policy: Policy, row: PackedRow, batch: _RlBatch) -> tuple[float, PolicyStatistics]:
     """Add one row's gradient; its loss and statistics."""
-    logprobs, entropy = score_row(loaded, row, batch.temperature)
+    logprobs, entropy = policy.score(row, batch.temperature)
+    row = row.to(logprobs.device)
     terms = batch.terms(row)
     _require_finite(logprobs.detach(), row, batch.samples, "under the current weights")
     _require_finite(terms.behaviour, row, batch.samples, "as recorded by the rollout engine")
@@ -163,28 +190,25 @@ def _require_finite(logprobs: torch.Tensor, row: PackedRow, samples: Sequence[Sa
     )
 
 
-def _sft_row_losses(loaded: LoadedModel, noisy: Sequence[NoisyExample], trainer: TrainerSpec) -> Iterator[torch.Tensor]:
-    """The terms of the batch's loss, one per row."""
+def _sft_loss(policy: Policy, noisy: Sequence[NoisyExample], *, backward: bool) -> float:
+    """The batch's loss over all ranks; `backward` adds this rank's part of the gradient."""
     lengths = torch.tensor([len(example.token_ids) for example in noisy])
     first = lengths.cumsum(0) - lengths
     weight = torch.from_numpy(np.concatenate([example.weight for example in noisy]))
-    for row in sft_rows(noisy, **_layout(loaded, trainer)):
-        logprobs, _ = score_row(loaded, row.to(loaded.model.device), temperature=1.0)
-        weight_of_row = weight[first[row.sample] + row.token].to(logprobs.device)
-        yield denoising_loss(logprobs, weight_of_row, int(lengths.sum()))
+    own = 0.0
+    for row, counts in policy.ranks.share(sft_rows(noisy, **policy.layout)):
+        logprobs, _ = policy.score(row, temperature=1.0)
+        weight_of_row = float(counts) * weight[first[row.sample] + row.token].to(logprobs.device)
+        loss = denoising_loss(logprobs, weight_of_row, int(lengths.sum()))
+        if backward:
+            loss.backward()  # type: ignore[no-untyped-call]
+        own += float(loss.detach())
+    return sum(policy.ranks.collect(own))
 
 
-def _layout(loaded: LoadedModel, trainer: TrainerSpec) -> dict[str, int]:
-    return {
-        "block_size": loaded.block_size,
-        "mask_token_id": loaded.mask_token_id,
-        "max_tokens": trainer.max_tokens_per_microbatch,
-    }
-
-
-def _step(loaded: LoadedModel, optimizer: torch.optim.Optimizer, loss: float, max_grad_norm: float) -> dict[str, float]:
+def _step(policy: Policy, optimizer: torch.optim.Optimizer, loss: float, max_grad_norm: float) -> dict[str, float]:
     """Clip the accumulated gradient and step once; the norm returned is the one before clipping."""
-    norm = float(torch.nn.utils.clip_grad_norm_(loaded.model.parameters(), max_grad_norm))
+    norm = float(torch.nn.utils.clip_grad_norm_(policy.loaded.model.parameters(), max_grad_norm))
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise PlatformError(
             "nan_loss",

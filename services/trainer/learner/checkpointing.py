@@ -4,28 +4,26 @@ import errno
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from services.common.checkpoint.format import OPTIMIZER, STATE, CheckpointHeader, CheckpointManifest, newest_valid
 from services.common.checkpoint.store import apply_retention, write_checkpoint
 from services.common.errors import PlatformError
 from services.common.job_spec import JobSpec
-from services.common.model.loading import LoadedModel, save_model
-from services.common.model.state import export_state
+from services.common.model.loading import save_model
 from services.common.model_card import ModelCard
 from services.common.weights import weight_digest
-from services.trainer.learner.optimizer_state import export_optimizer
 from services.trainer.learner.request import LearnerRequest
 from services.trainer.learner.state import RunState, parse_state
+from services.trainer.learner.trainee import Trainee
 
 _SPARE_BYTES: Final = 64 << 20
 _OS_ERROR: Final = re.compile(r"os error (\d+)")
@@ -49,10 +47,10 @@ class ResumePoint:
     manifest: CheckpointManifest
     state: RunState
 
-    def optimizer_tensors(self) -> Mapping[str, Tensor]:
-        """State of the optimizer by name; empty when none was stored."""
-        file = self.path / OPTIMIZER
-        return load_file(file) if OPTIMIZER in self.manifest.files else {}
+    @property
+    def optimizer_file(self) -> Path | None:
+        """State of the optimizer; None when none was stored."""
+        return self.path / OPTIMIZER if OPTIMIZER in self.manifest.files else None
 
 
 class Checkpointer:
@@ -68,15 +66,15 @@ class Checkpointer:
         """Global step of the newest checkpoint of this lineage; 0 when there is none."""
         return 0 if self._parent is None else int(self._parent.name.removeprefix("step-"))
 
-    def save(self, loaded: LoadedModel, optimizer: torch.optim.Optimizer, state: RunState) -> SavedCheckpoint:
+    def save(self, trainee: Trainee, state: RunState) -> SavedCheckpoint:
         """Write the current step and apply retention; raises `disk_full` or `checkpoint_failed`."""
-        tensors, moments = export_state(loaded.model), export_optimizer(loaded.model, optimizer)
+        tensors, moments = trainee.tensors(), trainee.moments()
         self._require_space([*tensors.values(), *moments.values()])
         stored = state.to_stored(self._spec).model_dump_json()
 
         def write_payload(directory: Path) -> None:
             with _safetensors_errors():
-                save_model(loaded, directory)
+                save_model(trainee.loaded, directory)
                 if moments:
                     save_file(moments, directory / OPTIMIZER)
             (directory / STATE).write_text(stored, encoding="utf-8")

@@ -27,8 +27,7 @@ from services.trainer.learner.trajectory_statistics import (
     truncation_rate,
 )
 from services.trainer.learner.wilson import wilson_interval
-from services.trainer.policy import evaluate_sft_loss
-from services.trainer.sft import SftExample, noise_generator
+from services.trainer.sft import SftExample
 
 DATASET: Final = "validation"
 _LOGGED_GROUPS: Final = 8
@@ -64,9 +63,7 @@ class Evaluation:
         self.done, self.last_version = self.done + 1, version
 
     def _loss(self) -> dict[str, float]:
-        """With the same draw of noise every time, so that evaluations can be compared."""
-        spec, noise = self.session.spec, noise_generator(self.session.spec.seed, 0)
-        return {"loss": evaluate_sft_loss(self.session.loaded, self.held_out, noise, spec.sft, spec.trainer)}
+        return {"loss": self.session.trainee.sft_loss(self.held_out)}
 
     def _tasks(self) -> list[PromptTask]:
         request, spec = self.session.request, self.session.spec

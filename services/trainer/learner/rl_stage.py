@@ -2,9 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any
-
-import torch
+from typing import Any, Literal
 
 from services.common.codec import group_to_json
 from services.common.diffusion.config import DecodingConfig
@@ -18,14 +16,13 @@ from services.trainer.learner.session import Session
 from services.trainer.learner.stage import StepOutcome
 from services.trainer.learner.state import StageLedger
 from services.trainer.ledger import StepRecord
-from services.trainer.policy import train_rl_minibatch
-from services.trainer.schedule import learning_rate, set_learning_rate
+from services.trainer.schedule import learning_rate
 
 
 class RlStage:
     """One reinforcement stage."""
 
-    name = "rl"
+    name: Literal["sft", "rl"] = "rl"
 
     def __init__(
         self,
@@ -34,11 +31,9 @@ class RlStage:
         dataset: Dataset[EncodedPrompt],
         prompts: StageLedger,
         decoding: DecodingConfig,
-        optimizer: torch.optim.Optimizer,
     ) -> None:
         self._session, self._rollouts = session, rollouts
         self._dataset, self._prompts, self._decoding = dataset, prompts, decoding
-        self.optimizer = optimizer
         self.num_steps = session.spec.rl.steps
         self._refused = 0
 
@@ -87,13 +82,10 @@ class RlStage:
 
     def _train(self, batch: RlBatch) -> dict[str, float]:
         session, spec = self._session, self._session.spec
-        optim = spec.optim_of("rl")
-        set_learning_rate(self.optimizer, learning_rate(optim, session.state.stage_step + 1, self.num_steps))
+        lr = learning_rate(spec.optim_of("rl"), session.state.stage_step + 1, self.num_steps)
         session.report.phase("train")
         with session.report.timed("train"):
-            return train_rl_minibatch(
-                session.loaded, self.optimizer, batch.samples(), spec.rl, spec.sampling, spec.trainer, optim
-            )
+            return session.trainee.train_rl(batch.samples(), lr)
 
     def _record(self, batch: RlBatch) -> StepRecord:
         return StepRecord(

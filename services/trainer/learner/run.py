@@ -2,6 +2,7 @@
 
 import re
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Literal
 
 import redis
@@ -14,7 +15,6 @@ from services.common.events import EventType
 from services.common.streams import EventQueue, connect
 from services.trainer.journal import Journal
 from services.trainer.learner.evaluation import Evaluation
-from services.trainer.learner.optimizer_state import import_optimizer
 from services.trainer.learner.process import StopRequestedError, StopSignal
 from services.trainer.learner.report import Reporter
 from services.trainer.learner.request import LearnerRequest, LearnerResult
@@ -23,7 +23,6 @@ from services.trainer.learner.session import Session
 from services.trainer.learner.setup import Prepared, prepare
 from services.trainer.learner.sft_stage import SftStage
 from services.trainer.learner.stage import TrainingStage, run_training_stage
-from services.trainer.schedule import make_optimizer
 
 _CPU_ALLOCATION_FAILED = re.compile(r"can't allocate memory|not enough memory", re.IGNORECASE)
 
@@ -100,6 +99,7 @@ def _enter(session: Session, index: int) -> None:
 def _train(prepared: Prepared, evaluation: Evaluation | None) -> None:
     session = prepared.session
     stage = _training_stage(prepared)
+    session.trainee.begin(stage.name, _optimizer_file(prepared, stage.name))
     if evaluation is not None and stage.name == "rl" and session.state.stage_step == 0:
         evaluation.run(stage.name)  # what reinforcement is compared with
     run_training_stage(session, stage, evaluation)
@@ -119,21 +119,19 @@ def _evaluation(prepared: Prepared) -> Evaluation | None:
 
 
 def _training_stage(prepared: Prepared) -> TrainingStage:
-    """The stage that the state stands in, with a new optimizer or the stored one."""
+    """The stage that the state stands in."""
     session, data, state = prepared.session, prepared.data, prepared.session.state
     if session.spec.method.stages[state.stage_index] == "sft":
         assert data.sft is not None
-        optimizer = _optimizer(prepared, "sft")
-        return SftStage(session, data.sft, state.stages["sft"], optimizer, session.stage_steps["sft"])
+        return SftStage(session, data.sft, state.stages["sft"], session.stage_steps["sft"])
     assert data.rl is not None
     assert session.rollouts is not None
-    optimizer = _optimizer(prepared, "rl")
-    return RlStage(session, session.rollouts, data.rl, state.stages["rl"], prepared.train_decoding, optimizer)
+    return RlStage(session, session.rollouts, data.rl, state.stages["rl"], prepared.train_decoding)
 
 
-def _optimizer(prepared: Prepared, stage: Literal["sft", "rl"]) -> torch.optim.AdamW:
-    session, resume = prepared.session, prepared.resume
-    optimizer = make_optimizer(session.loaded.model, session.spec.optim_of(stage))
-    if resume is not None and resume.manifest.stage == stage and session.state.stage_step > 0:
-        import_optimizer(session.loaded.model, optimizer, resume.optimizer_tensors())
-    return optimizer
+def _optimizer_file(prepared: Prepared, stage: Literal["sft", "rl"]) -> Path | None:
+    """The stored state of the optimizer when the attempt goes on within a stage; else none."""
+    resume = prepared.resume
+    if resume is None or resume.manifest.stage != stage or prepared.session.state.stage_step == 0:
+        return None
+    return resume.optimizer_file

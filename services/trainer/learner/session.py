@@ -10,13 +10,13 @@ import torch
 from services.common.events import EventType
 from services.common.job_spec import JobSpec
 from services.common.model.loading import LoadedModel
-from services.common.model.state import export_state
 from services.trainer.learner.checkpointing import Checkpointer
 from services.trainer.learner.process import StopSignal
 from services.trainer.learner.report import Reporter
 from services.trainer.learner.request import LearnerRequest
 from services.trainer.learner.rollouts import Rollouts
 from services.trainer.learner.state import RunState
+from services.trainer.learner.trainee import Trainee
 from services.trainer.learner.weights import Weights
 from services.trainer.step_log import StepLog
 
@@ -29,7 +29,7 @@ class Session:
 
     request: LearnerRequest
     spec: JobSpec
-    loaded: LoadedModel
+    trainee: Trainee
     state: RunState
     report: Reporter
     stop: StopSignal
@@ -40,9 +40,14 @@ class Session:
     stage_steps: dict[str, int] = field(default_factory=dict)
     """Optimizer steps of each stage, once known."""
 
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model under training, with its tokenizer and block length."""
+        return self.trainee.loaded
+
     def weights(self) -> Weights:
         """The current weights under checkpoint names; the version is the global step."""
-        return Weights(self.state.global_step, export_state(self.loaded.model))
+        return Weights(self.state.global_step, self.trainee.tensors())
 
     def progress(self, stage: str) -> None:
         """PROGRESS of the running stage and of the job."""

@@ -13,7 +13,6 @@ from services.common.errors import PlatformError
 from services.common.events import EventType
 from services.common.job_spec import JobSpec, resolve_decoding
 from services.common.model.loading import LoadedModel, load_model
-from services.common.model.state import export_state
 from services.common.model_card import read_model_card
 from services.common.weights import weight_digest
 from services.trainer.learner.checkpointing import Checkpointer, ResumePoint, find_resume_point
@@ -34,6 +33,7 @@ from services.trainer.learner.rollouts import Rollouts
 from services.trainer.learner.session import Session
 from services.trainer.learner.sft_stage import sft_steps
 from services.trainer.learner.state import RunState, StoredRows
+from services.trainer.learner.trainee import Trainee
 from services.trainer.ledger import NOTHING_ISSUED, certify
 from services.trainer.sft import SftExample
 from services.trainer.step_log import StepLog, surviving_records
@@ -82,7 +82,7 @@ def prepare(
     session = Session(
         request=request,
         spec=spec,
-        loaded=loaded,
+        trainee=Trainee(loaded, spec),
         state=RunState() if resume is None else resume.state,
         report=report,
         stop=stop,
@@ -229,7 +229,7 @@ def _certify(session: Session, resume: ResumePoint) -> None:
     certificate = NOTHING_ISSUED
     for name, stage in session.state.stages.items():
         certificate += certify(stage.ledger, [record for record in records if record.stage == name])
-    digest = weight_digest(export_state(session.loaded.model))
+    digest = weight_digest(session.trainee.tensors())
     facts = {"resumed_from": resumed_from, **certificate.to_json()}
     digests = {"digest_before": resume.manifest.weight_digest, "digest_after": digest}
     journal.emit(EventType.CERTIFICATE, {**facts, **digests})

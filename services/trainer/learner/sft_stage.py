@@ -1,15 +1,14 @@
 """Supervised fine-tuning: batches in the seeded order, one optimizer step each."""
 
-import torch
+from typing import Literal
 
 from services.trainer.learner.datasets import Dataset
 from services.trainer.learner.session import Session
 from services.trainer.learner.stage import StepOutcome
 from services.trainer.learner.state import StageLedger
 from services.trainer.ledger import StepRecord
-from services.trainer.policy import train_sft_batch
-from services.trainer.schedule import learning_rate, set_learning_rate
-from services.trainer.sft import SftExample, noise_generator
+from services.trainer.schedule import learning_rate
+from services.trainer.sft import SftExample
 
 
 def sft_steps(num_rows: int, epochs: int, batch_size: int, max_steps: int | None) -> int:
@@ -21,32 +20,26 @@ def sft_steps(num_rows: int, epochs: int, batch_size: int, max_steps: int | None
 class SftStage:
     """One supervised stage."""
 
-    name = "sft"
+    name: Literal["sft", "rl"] = "sft"
 
     def __init__(
         self,
         session: Session,
         dataset: Dataset[SftExample],
         prompts: StageLedger,
-        optimizer: torch.optim.Optimizer,
         num_steps: int,
     ) -> None:
         self._session, self._dataset, self._prompts = session, dataset, prompts
-        self.optimizer, self.num_steps = optimizer, num_steps
+        self.num_steps = num_steps
 
     def step(self) -> StepOutcome:
         """Train on the next batch."""
-        spec, state, report = self._session.spec, self._session.state, self._session.report
+        state, report = self._session.state, self._session.report
         positions = self._next_positions()
         examples = [self._dataset.items[self._prompts.order.row(position)] for position in positions]
-        set_learning_rate(self.optimizer, self._learning_rate())
         report.phase("train")
         with report.timed("train"):
-            generator = noise_generator(spec.seed, state.global_step)
-            optim = spec.optim_of("sft")
-            metrics = train_sft_batch(
-                self._session.loaded, self.optimizer, examples, generator, spec.sft, spec.trainer, optim
-            )
+            metrics = self._session.trainee.train_sft(examples, state.global_step, self._learning_rate())
         record = StepRecord(stage=self.name, step=state.global_step + 1, trained=tuple(positions), dropped={})
         rate = sum(len(example.token_ids) for example in examples) / max(report.seconds("train"), 1e-9)
         return StepOutcome(record, [], {**metrics, "perf/trainer_tokens_per_s": rate})

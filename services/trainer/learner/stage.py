@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
-
-import torch
+from typing import Any, Literal, Protocol
 
 from services.common.events import EventType
 from services.trainer.learner.evaluation import Evaluation
@@ -28,9 +26,8 @@ class StepOutcome:
 class TrainingStage(Protocol):
     """A stage that changes the weights."""
 
-    name: str
+    name: Literal["sft", "rl"]
     num_steps: int
-    optimizer: torch.optim.Optimizer
 
     def step(self) -> StepOutcome:
         """One optimizer step; raises StopRequestedError while it waits for rollouts, never once it updates."""
@@ -60,7 +57,7 @@ def save_checkpoint(session: Session, stage: TrainingStage) -> None:
         return
     report.phase("checkpoint")
     with report.timed("checkpoint"):
-        saved = session.checkpointer.save(session.loaded, stage.optimizer, state)
+        saved = session.checkpointer.save(session.trainee, state)
     report.journal.emit(
         EventType.CHECKPOINT,
         {

@@ -8,7 +8,7 @@ import torch
 from services.common.errors import PlatformError
 from services.common.job_spec import OptimSpec, RlSpec, SamplingSpec, SftSpec, TrainerSpec
 from services.common.model.loading import LoadedModel
-from services.trainer.policy import evaluate_sft_loss, score_row, train_rl_minibatch, train_sft_batch
+from services.trainer.policy import Policy, evaluate_sft_loss, score_row, train_rl_minibatch, train_sft_batch
 from services.trainer.schedule import make_optimizer
 from services.trainer.sft import SftExample, noise_generator
 from services.trainer.trajectory_rows import Sample, rl_rows
@@ -23,23 +23,27 @@ def loaded() -> LoadedModel:
     return tiny_loaded(vocab_size=7, block_size=4)
 
 
+def _policy(loaded: LoadedModel) -> Policy:
+    return Policy(loaded=loaded, trainer=TrainerSpec())
+
+
 def _train_rl(loaded: LoadedModel, samples: list[Sample], *, max_tokens: int = 40, **rl: Any) -> dict[str, float]:
     """A step with plain SGD at rate 1, so that the change of the weights is the clipped gradient."""
     optimizer = torch.optim.SGD(loaded.model.parameters(), lr=1.0)
+    policy = Policy(loaded=loaded, trainer=TrainerSpec(max_tokens_per_microbatch=max_tokens))
     return train_rl_minibatch(
-        loaded, optimizer, samples, RlSpec(**rl), SamplingSpec(max_new_tokens=30),
-        TrainerSpec(max_tokens_per_microbatch=max_tokens), OptimSpec(max_grad_norm=1e9),
-    )  # fmt: skip
+        policy, optimizer, samples, RlSpec(**rl), SamplingSpec(max_new_tokens=30), OptimSpec(max_grad_norm=1e9)
+    )
 
 
 def _train_sft(
     loaded: LoadedModel, examples: list[SftExample], *, max_tokens: int = 40, **spec: Any
 ) -> dict[str, float]:
     optimizer = torch.optim.SGD(loaded.model.parameters(), lr=1.0)
+    policy = Policy(loaded=loaded, trainer=TrainerSpec(max_tokens_per_microbatch=max_tokens))
     return train_sft_batch(
-        loaded, optimizer, examples, noise_generator(0, 1), SftSpec(**spec),
-        TrainerSpec(max_tokens_per_microbatch=max_tokens), OptimSpec(max_grad_norm=1e9),
-    )  # fmt: skip
+        policy, optimizer, examples, noise_generator(0, 1), SftSpec(**spec), OptimSpec(max_grad_norm=1e9)
+    )
 
 
 def _examples(loaded: LoadedModel) -> list[SftExample]:
@@ -147,10 +151,8 @@ def test_a_mini_batch_of_many_rows_changes_the_weights_exactly_once(loaded: Load
     before = _weights(loaded)
     versions = [parameter._version for parameter in loaded.model.parameters()]
 
-    train_rl_minibatch(
-        loaded, optimizer, random_samples(loaded, 9), RlSpec(), SamplingSpec(),
-        TrainerSpec(max_tokens_per_microbatch=1), OptimSpec(),
-    )  # fmt: skip
+    policy = Policy(loaded=loaded, trainer=TrainerSpec(max_tokens_per_microbatch=1))
+    train_rl_minibatch(policy, optimizer, random_samples(loaded, 9), RlSpec(), SamplingSpec(), OptimSpec())
 
     assert len(changes) == 1
     assert torch.equal(changes[0], _weights(loaded))
@@ -167,7 +169,7 @@ def test_the_gradient_is_clipped_but_its_real_norm_is_reported() -> None:
 
     optimizer = torch.optim.SGD(held.model.parameters(), lr=1.0)
     metrics = train_rl_minibatch(
-        held, optimizer, samples, RlSpec(), SamplingSpec(), TrainerSpec(), OptimSpec(max_grad_norm=norm / 4)
+        _policy(held), optimizer, samples, RlSpec(), SamplingSpec(), OptimSpec(max_grad_norm=norm / 4)
     )
 
     assert metrics["train/grad_norm"] == pytest.approx(norm)
@@ -226,14 +228,14 @@ def test_an_empty_mini_batch_is_refused(loaded: LoadedModel) -> None:
 
 def test_supervised_steps_lower_the_loss_on_held_out_noise(loaded: LoadedModel) -> None:
     examples, optimizer = _examples(loaded), make_optimizer(loaded.model, OptimSpec(lr=1e-2))
-    before = evaluate_sft_loss(loaded, examples, noise_generator(9, 0), SftSpec(), TrainerSpec())
+    before = evaluate_sft_loss(_policy(loaded), examples, noise_generator(9, 0), SftSpec())
 
     for step in range(1, 31):
         metrics = train_sft_batch(
-            loaded, optimizer, examples, noise_generator(0, step), SftSpec(), TrainerSpec(), OptimSpec()
+            _policy(loaded), optimizer, examples, noise_generator(0, step), SftSpec(), OptimSpec()
         )
 
-    after = evaluate_sft_loss(loaded, examples, noise_generator(9, 0), SftSpec(), TrainerSpec())
+    after = evaluate_sft_loss(_policy(loaded), examples, noise_generator(9, 0), SftSpec())
     assert after < 0.7 * before
     assert metrics["train/lr"] == 1e-2
 
@@ -243,7 +245,7 @@ def test_the_supervised_loss_of_a_uniform_model_is_the_weighted_share_of_masked_
         loaded.model.get_output_embeddings().weight.zero_()
     (example,) = [SftExample(prompt_ids=np.array([1, 2], np.int32), token_ids=np.array([3, 4, 5, 1, 2, 0], np.int32))]
 
-    loss = evaluate_sft_loss(loaded, [example], noise_generator(4, 4), SftSpec(), TrainerSpec())
+    loss = evaluate_sft_loss(_policy(loaded), [example], noise_generator(4, 4), SftSpec())
 
     generator = noise_generator(4, 4)
     rate = generator.uniform(1e-3, 1.0)
@@ -257,9 +259,7 @@ def test_a_supervised_batch_in_which_nothing_is_masked_is_a_step_with_loss_zero(
     optimizer = torch.optim.SGD(loaded.model.parameters(), lr=1.0)
     before = _weights(loaded)
 
-    metrics = train_sft_batch(
-        loaded, optimizer, [example], noise_generator(quiet, 0), SftSpec(), TrainerSpec(), OptimSpec()
-    )
+    metrics = train_sft_batch(_policy(loaded), optimizer, [example], noise_generator(quiet, 0), SftSpec(), OptimSpec())
 
     assert (metrics["train/loss"], metrics["train/grad_norm"], metrics["diffusion/masked_tokens_trained"]) == (0, 0, 0)
     assert torch.equal(before, _weights(loaded))

@@ -20,7 +20,7 @@ from services.common.diffusion.rules import commit_mask, confidences
 from services.common.job_spec import OptimSpec, RlSpec, SamplingSpec, TrainerSpec
 from services.common.model.loading import LoadedModel
 from services.trainer.advantage import group_advantages
-from services.trainer.policy import train_rl_minibatch
+from services.trainer.policy import Policy, train_rl_minibatch
 from services.trainer.trajectory_rows import Sample
 from tests.support.numerics import gradient, state_logprobs, tiny_loaded
 
@@ -145,7 +145,7 @@ def _expected_update(loaded: LoadedModel, prompt: list[int], all_: list[Enumerat
     for one, other in itertools.combinations_with_replacement(all_, 2):
         advantages = group_advantages([one.reward, other.reward], rl.advantage)
         pair = [_sample(prompt, t, a) for t, a in zip((one, other), advantages, strict=True) if a is not None]
-        train_rl_minibatch(loaded, optimizer, pair, rl, sampling, TrainerSpec(), optim)
+        train_rl_minibatch(Policy(loaded=loaded, trainer=TrainerSpec()), optimizer, pair, rl, sampling, optim)
         moved = -torch.cat([parameter.grad.flatten() for parameter in loaded.model.parameters()])  # type: ignore[union-attr]
         orders = 1 if one is other else 2
         total += orders * float(one.probability.detach() * other.probability.detach()) * MAX_TOKENS * moved

@@ -1,0 +1,48 @@
+"""Ranks: processes that share one learner's work, each with the whole mini-batch and a share of its rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+_CPU: Final = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the learner; rank 0 leads and alone talks to the rest of the platform."""
+
+    rank: int = 0
+    size: int = 1
+
+    def share(self, rows: Sequence[T]) -> list[tuple[T, bool]]:
+        """This rank's rows, and whether each counts.
+
+        Every rank gets equally many, because each pass over a sharded model is collective: where rows do not divide
+        evenly, some ranks repeat one that does not count.
+        """
+        rounds = -(-len(rows) // self.size)
+        numbers = range(self.rank, rounds * self.size, self.size)
+        return [(rows[number], True) if number < len(rows) else (rows[0], False) for number in numbers]
+
+    def collect(self, value: T) -> list[T]:
+        """The value of every rank, by rank; collective."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_leader(self, value: Any = None) -> Any:
+        """Rank 0's value; the others' is ignored. Collective."""
+        box: list[Any] = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(box, src=0, device=_CPU)
+        return box[0]
+
+
+ALONE: Final = Ranks()
+"""One process, without torch.distributed."""
