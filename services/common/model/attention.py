@@ -5,16 +5,15 @@ object that knows which keys a query sees: `packed_attention(index)` here, the c
 """
 
 import functools
-import math
 from typing import Any, Final, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from transformers import AttentionInterface
 
 from services.common.errors import PlatformError
+from services.common.model.document_attention import DocumentAttend
 from services.common.model.index import RowIndex, allowed
 
 IMPLEMENTATION: Final = "block_diffusion"
@@ -60,7 +59,7 @@ AttentionInterface.register(IMPLEMENTATION, _attention)
 
 
 def packed_attention(index: RowIndex) -> Attend:
-    """Attention over one packed row: FlexAttention on CUDA, documents side by side through SDPA elsewhere."""
+    """Attention over one packed row: FlexAttention on CUDA, documents one by one elsewhere."""
     return FlexAttend(index, compiled=True) if index.position.is_cuda else DocumentAttend(index)
 
 
@@ -97,60 +96,3 @@ class FlexAttend:
 def _compiled(function: Any) -> Any:
     """Compiled once per process; row lengths differ from call to call, so shapes are dynamic."""
     return torch.compile(function, dynamic=True)
-
-
-class DocumentAttend:
-    """SDPA per document: gathered into padded [documents, L], attended, scattered back into the row.
-
-    The cost is that of the documents, not T x T. Documents are bucketed by length (within a factor of sqrt(2)), so
-    that a short one does not pay for a long one.
-    """
-
-    def __init__(self, index: RowIndex) -> None:
-        order, starts, lengths = _documents(index.document)
-        self._buckets: list[tuple[Tensor, Tensor]] = []
-        flat_offset = 0
-        self._scatter = torch.empty_like(order)
-        for members in _buckets(lengths):
-            width = int(lengths[members].max())
-            column = torch.arange(width, device=order.device)
-            real = column < lengths[members, None]
-            gather = order[torch.where(real, starts[members, None] + column, starts[members, None])]
-            self._buckets.append((gather, _bucket_mask(index, gather, real)))
-            flat = torch.arange(gather.numel(), device=order.device).view_as(gather) + flat_offset
-            self._scatter[gather[real]] = flat[real]
-            flat_offset += gather.numel()
-
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """[1, heads, T, D]; see Attend."""
-        rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
-        parts = []
-        for gather, mask in self._buckets:
-            q, k, v = (row[gather].transpose(1, 2) for row in rows)
-            out = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
-            )
-            parts.append(out.transpose(1, 2).flatten(0, 1))
-        return torch.cat(parts)[self._scatter].transpose(0, 1)[None]
-
-
-def _documents(document: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Row offsets sorted by document [T], and start and length of each document in that order [documents]."""
-    order = torch.argsort(document, stable=True)
-    lengths = torch.unique_consecutive(document[order], return_counts=True)[1]
-    return order, lengths.cumsum(0) - lengths, lengths
-
-
-def _buckets(lengths: Tensor) -> list[Tensor]:
-    """Documents grouped so that lengths within a group differ by less than a factor of sqrt(2)."""
-    grades = [math.ceil(2 * math.log2(length)) for length in lengths.tolist()]
-    grade = torch.tensor(grades, device=lengths.device)
-    return [torch.nonzero(grade == value).flatten() for value in sorted(set(grades))]
-
-
-def _bucket_mask(index: RowIndex, gather: Tensor, real: Tensor) -> Tensor:
-    """bool [documents, 1, L, L]; padding sees padding only, so that no softmax is empty."""
-    block, copy = index.block[gather], index.copy[gather]
-    side = torch.where(real, 0, 1)
-    mask = allowed(block[:, :, None], copy[:, :, None], side[:, :, None], block[:, None], copy[:, None], side[:, None])
-    return mask[:, None]

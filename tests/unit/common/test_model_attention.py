@@ -5,7 +5,9 @@ import torch
 from torch import Tensor
 
 from services.common.errors import PlatformError
-from services.common.model.attention import IMPLEMENTATION, DocumentAttend, FlexAttend
+from services.common.model.attention import IMPLEMENTATION, FlexAttend
+from services.common.model.attention_plan import CHUNK_TOKENS, Plan, cut
+from services.common.model.document_attention import DocumentAttend
 from services.common.model.forward import hidden_states
 from services.common.model.index import RowIndex, visible
 from tests.support.tiny_models import tiny_model
@@ -47,8 +49,13 @@ def _dense(index: RowIndex, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return scores.masked_fill(~visible(index, index), -torch.inf).softmax(-1) @ v.repeat_interleave(2, 1)
 
 
-def test_documents_side_by_side_equal_softmax_under_the_dense_mask_with_gradients() -> None:
-    index = _joined(DOCUMENTS)
+LONG = _document(5, CHUNK_TOKENS + 40, [(block, copy) for block in range(30, 74) for copy in (1, 2)])
+"""Three chunks' worth: the later ones see what precedes them as well."""
+
+
+@pytest.mark.parametrize("documents", [DOCUMENTS, [*DOCUMENTS, LONG, DOCUMENTS[0]]], ids=["short", "long"])
+def test_documents_equal_softmax_under_the_dense_mask_with_gradients(documents: list[RowIndex]) -> None:
+    index = _joined(documents)
     projections = _projections(len(index))
     weight = torch.randn(1, 4, len(index), 6, dtype=torch.float64)
 
@@ -62,7 +69,7 @@ def test_documents_side_by_side_equal_softmax_under_the_dense_mask_with_gradient
 
 
 def test_documents_may_lie_interleaved_in_the_row() -> None:
-    joined = _joined(DOCUMENTS)
+    joined = _joined([*DOCUMENTS, LONG])
     order = torch.randperm(len(joined), generator=torch.Generator().manual_seed(1))
     index = RowIndex(joined.position[order], joined.block[order], joined.copy[order], joined.document[order])
     projections = _projections(len(index))
@@ -84,9 +91,17 @@ def test_many_short_documents_cost_their_own_squares_only() -> None:
     many = _joined([_document(number, 8, []) for number in range(1000)])
 
     # A mask over the whole row would have 64 million entries.
-    attend = DocumentAttend(many)
+    plan = Plan(many, cut(many), 4, 4, torch.float32)
 
-    assert sum(mask.numel() for _, mask in attend._buckets) == 1000 * 64
+    assert sum(bias.numel() for bias in plan.biases) == 1000 * 64
+    assert plan.prefixes == []
+
+
+def test_the_masks_of_a_long_document_grow_with_its_length_and_not_its_square() -> None:
+    plan = Plan(LONG, cut(LONG), 4, 4, torch.float32)
+
+    assert sum(bias.numel() for bias in plan.biases) <= len(LONG) * (CHUNK_TOKENS + 3 * BLOCK)
+    assert len(plan.prefixes) == 2
 
 
 @torch.no_grad()
