@@ -93,7 +93,7 @@ def verdict_from_pb(message: types_pb2.Verdict) -> Verdict:
 
 _TASK_FIELDS = (
     "job_id", "attempt", "group_id", "ledger_position", "dataset", "gold", "num_generations", "seed",
-    "min_weight_version", "grading_timeout_s", "issued_at",
+    "min_weight_version", "grading_timeout_s", "issued_at", "gold_type",
 )  # fmt: skip
 
 
@@ -211,6 +211,7 @@ def group_to_json(group: ScoredGroup) -> dict[str, Any]:
         "purpose": task.purpose.value,
         "dataset": task.dataset,
         "gold": task.gold,
+        "gold_type": task.gold_type,
         "prompt_ids": task.prompt_ids.tolist(),
         "block_size": task.decoding.block_size,
         "mask_token_id": task.decoding.mask_token_id,

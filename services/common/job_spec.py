@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from services.common.diffusion.config import DecodingConfig, Frozen, Selection, UnmaskingStrategy
-from services.common.errors import Problem, ProblemsError
+from services.common.errors import PlatformError, Problem, ProblemsError
+from services.common.grader_spec import GraderSpec, parse_grader, require_own_names
 
 MethodType = Literal["sft", "rl", "eval", "pipeline"]
 Stage = Literal["sft", "rl", "eval"]
@@ -145,17 +146,10 @@ class TrainerSpec(Frozen):
     gradient_checkpointing: bool = False
 
 
-class GraderSpec(Frozen):
-    """One reward function and its weight in the scalar reward."""
-
-    name: Literal["accuracy", "format", "boxed"]
-    weight: float = 1.0
-
-
 class RewardSpec(Frozen):
-    """How responses are graded."""
+    """How responses are graded: the reward is the sum of weight · score over the graders (docs/rewards.md)."""
 
-    graders: tuple[GraderSpec, ...] = Field((GraderSpec(name="accuracy"),), min_length=1)
+    graders: tuple[GraderSpec, ...] = Field((parse_grader("accuracy"),), min_length=1, max_length=16)
     timeout_s: float = Field(3.0, gt=0, le=60)
     """Wall time of one verification, from its dispatch."""
     max_unverifiable_rate: float = Field(0.05, ge=0, le=1)
@@ -163,9 +157,10 @@ class RewardSpec(Frozen):
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
-        names = [grader.name for grader in self.graders]
-        if len(set(names)) < len(names):
-            raise ValueError(f"graders must be named once each, got {names}")
+        try:
+            require_own_names(self.graders)
+        except PlatformError as error:
+            raise ValueError(error.message) from None
         return self
 
 

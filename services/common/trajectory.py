@@ -90,9 +90,12 @@ class PromptTask:
     """A replica with older weights must not take this prompt."""
     decoding: DecodingConfig
     graders: tuple[str, ...]
+    """services.common.grader_spec.grader_text of each."""
     grading_timeout_s: float
     issued_at: float
     """Unix seconds."""
+    gold_type: str = ""
+    """services.common.answers.gold_types.GoldType; empty lets the gold's text say it."""
 
 
 @dataclass(frozen=True, kw_only=True)

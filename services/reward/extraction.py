@@ -9,17 +9,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from services.common.answers.statements import final_statement, is_bare, joined_boxes, last_value, stated
 from services.common.data.boxed import Box, innermost, outer_boxes
 
 _FALLBACK_CHARS: Final = 20_000
-_MAX_BOX_GAP: Final = 40
-_SPACING: Final = re.compile(r"\\q?quad|\\text|[\s,;$\\(){}\[\]]")
-_ANSWER_TAG: Final = re.compile(r"<answer>([^<]*)</answer>")
-_HASHES: Final = re.compile(r"####[ \t]*([^\n]+)")
-_PHRASE: Final = re.compile(r"(?:answer(?:\s+is)?\s*:|answer\s+is)[ \t]*([^\n]+)", re.IGNORECASE)
-_FORMULA: Final = re.compile(r"\$+([^$]+)\$|\\[(\[](.+?)\\[)\]]")
-_SENTENCE_END: Final = re.compile(r"\.\s+[A-Z]")
-_NUMBER: Final = re.compile(r"(?<![\w.,])[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)%?")
+_END_OF_TURN: Final = re.compile(r"<\|(?:im_end|im_start|endoftext|end_of_text|eot_id|end)\|>|</s>")
 
 
 class Profile(StrEnum):
@@ -35,7 +29,8 @@ class Extraction:
 
     text: str = ""
     method: str = ""
-    """boxed | answer_tag | hashes | phrase | last_number; empty when nothing was found"""
+    """boxed; in evaluation also answer_tag | hashes | phrase | whole | last_formula | last_number; empty when nothing
+    was found"""
     failure: str = ""
     """unclosed_box | empty_box | unclosed_think | nothing_found; empty when an answer was found"""
     listed: str = ""
@@ -50,10 +45,13 @@ def final_part(response: str) -> str | None:
 
 def extract(response: str, profile: Profile) -> Extraction:
     """Find the final answer; linear in the length of the response."""
-    final = final_part(response)
+    final = final_part(_END_OF_TURN.split(response, maxsplit=1)[0])
     if final is None:
         return Extraction(failure="unclosed_think")
     boxes = outer_boxes(final)
+    announced = final_statement(final[boxes[-1].end :][-_FALLBACK_CHARS:]) if boxes else ""
+    if announced and profile is Profile.EVAL:
+        return Extraction(text=announced, method="phrase")
     if boxes:
         return _from_boxes(final, boxes)
     if profile is Profile.EVAL:
@@ -68,35 +66,9 @@ def _from_boxes(final: str, boxes: list[Box]) -> Extraction:
     text = innermost(last.content)
     if not text:
         return Extraction(failure="empty_box")
-    return Extraction(text=text, method="boxed", listed=_last_run(final, boxes))
-
-
-def _last_run(final: str, boxes: list[Box]) -> str:
-    first = len(boxes) - 1
-    while first > 0 and _is_list_gap(final[boxes[first - 1].end : boxes[first].start]):
-        first -= 1
-    run = [innermost(box.content) for box in boxes[first:]]
-    return ",".join(run) if len(run) > 1 else ""
-
-
-def _first_statement(line: str) -> str:
-    """The formula that a line begins with, else its first sentence."""
-    formula = _FORMULA.match(line)
-    if formula:
-        return (formula.group(1) or formula.group(2)).strip()
-    return _SENTENCE_END.split(line, maxsplit=1)[0].strip()
-
-
-def _is_list_gap(gap: str) -> bool:
-    return len(gap) <= _MAX_BOX_GAP and _SPACING.sub("", gap) in ("", "and", "or")
+    return Extraction(text=text, method="boxed", listed=joined_boxes(final))
 
 
 def _fallback(tail: str) -> Extraction:
-    for method, pattern in (("answer_tag", _ANSWER_TAG), ("hashes", _HASHES), ("phrase", _PHRASE)):
-        found = [text.strip() for text in pattern.findall(tail) if text.strip()]
-        if found:
-            return Extraction(text=_first_statement(found[-1]), method=method)
-    numbers = _NUMBER.findall(tail)
-    if numbers:
-        return Extraction(text=numbers[-1].rstrip(","), method="last_number")
-    return Extraction(failure="nothing_found")
+    found = stated(tail) or (("whole", tail.strip()) if is_bare(tail) else last_value(tail))
+    return Extraction(text=found[1], method=found[0]) if found else Extraction(failure="nothing_found")

@@ -1,72 +1,94 @@
-"""Reward functions by name: each maps one judged response to a number."""
+"""The registry of graders: what each kind of services.common.grader_spec does. A new kind gets a row here."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
-from services.common.data.boxed import innermost, outer_boxes
-from services.common.errors import PlatformError
-from services.common.trajectory import Outcome
-from services.reward.extraction import Extraction, final_part
-
-_THINK_TAG: Final = re.compile(r"</?think>")
-_JUDGED: Final = (Outcome.CORRECT, Outcome.INCORRECT)
+from services.common.formula import Formula
+from services.common.grader_spec import (
+    VARIABLES,
+    MultiGrader,
+    PythonGrader,
+    StringCheckGrader,
+    fill_in,
+    parse_graders,
+)
+from services.reward.sandbox import python_scorer
+from services.reward.scores import Failure, JudgedResponse, Score, Scorer
+from services.reward.shaping import accuracy, boxed, cosine, format_, repetition, soft_overlong, speed
 
 
 @dataclass(frozen=True)
-class JudgedResponse:
-    """What a grader sees."""
+class Grader:
+    """A grader ready to score."""
 
-    response: str
-    extraction: Extraction
-    outcome: Outcome
-    """A scored one."""
+    name: str
+    score: Scorer
 
 
-Grader = Callable[[JudgedResponse], float]
+def string_check(spec: StringCheckGrader, judged: JudgedResponse) -> Score:
+    """1 when the comparison holds, else 0."""
+    values = dict(zip(VARIABLES, (judged.response, judged.extraction.text, judged.gold), strict=True))
+    left, right = fill_in(spec.input, values), fill_in(spec.reference, values)
+    holds = {
+        "eq": left == right,
+        "ne": left != right,
+        "like": right in left,
+        "ilike": right.casefold() in left.casefold(),
+    }
+    return float(holds[spec.operation])
 
 
-def accuracy(judged: JudgedResponse) -> float:
-    """1 for a correct answer, else 0."""
-    return float(judged.outcome is Outcome.CORRECT)
+def _multi(spec: MultiGrader) -> Scorer:
+    formula = Formula(spec.calculate_output, set(spec.graders))
+    parts = {key: scorer(part) for key, part in spec.graders.items()}
+
+    def score(batch: Sequence[JudgedResponse], expires_at: float) -> list[Score]:
+        columns = [part(batch, expires_at) for part in parts.values()]
+        return [_combined(formula, dict(zip(parts, row, strict=True))) for row in zip(*columns, strict=True)]
+
+    return score
 
 
-def boxed(judged: JudgedResponse) -> float:
-    r"""1 when the answer judged was in a `\\boxed{}`, right or wrong, else 0."""
-    return float(judged.outcome in _JUDGED and judged.extraction.method == "boxed")
+def _combined(formula: Formula, scores: Mapping[str, Score]) -> Score:
+    failure = next((score for score in scores.values() if isinstance(score, Failure)), None)
+    if failure is not None:
+        return failure
+    try:
+        return formula.evaluate({name: score for name, score in scores.items() if isinstance(score, float)})
+    except (ArithmeticError, ValueError, TypeError) as error:
+        return Failure("formula", str(error))
 
 
-def format_(judged: JudgedResponse) -> float:
-    r"""1 for at most one closed think block at the start and exactly one non-empty box after it, else 0.
-
-    A `</think>` without its opening counts as closed: chat templates may open it in the prompt. Answers that were cut
-    off or cost too much score 0.
-    """
-    final = final_part(judged.response)
-    if judged.outcome not in _JUDGED or final is None or not _thinks_once(judged.response):
-        return 0.0
-    boxes = outer_boxes(final)
-    return float(len(boxes) == 1 and boxes[0].closed and bool(innermost(boxes[0].content)))
+def _each(grade: Callable[[JudgedResponse], Score]) -> Scorer:
+    """A scorer from a function of one response."""
+    return lambda batch, _expires_at: [grade(judged) for judged in batch]
 
 
-def _thinks_once(response: str) -> bool:
-    tags = _THINK_TAG.findall(response)
-    if tags == ["<think>", "</think>"]:
-        return response.lstrip().startswith("<think>")
-    return tags in ([], ["</think>"])
+_ONE_BY_ONE: Final[Mapping[str, Callable[..., Score]]] = {
+    "cosine": cosine, "soft_overlong": soft_overlong, "repetition": repetition, "speed": speed,
+    "string_check": string_check,
+    "accuracy": lambda _spec, judged: accuracy(judged), "boxed": lambda _spec, judged: boxed(judged),
+    "format": lambda _spec, judged: format_(judged),
+}  # fmt: skip
 
 
-GRADERS: Final[Mapping[str, Grader]] = {"accuracy": accuracy, "boxed": boxed, "format": format_}
+def scorer(spec: Any) -> Scorer:
+    """What a grader of services.common.grader_spec does."""
+    if isinstance(spec, MultiGrader):
+        return _multi(spec)
+    if isinstance(spec, PythonGrader):
+        return python_scorer(spec)
+    return _each(partial(_ONE_BY_ONE[spec.type], spec))
 
 
-def resolve(names: Sequence[str]) -> dict[str, Grader]:
-    """The graders of these names; raises PlatformError("invalid_request") for unknown and repeated ones."""
-    unknown = [name for name in names if name not in GRADERS]
-    if unknown or len(set(names)) < len(names):
-        raise PlatformError(
-            "invalid_request",
-            f"Cannot grade with {list(names)}: each grader must be one of {sorted(GRADERS)}, named once.",
-            param="graders",
-        )
-    return {name: GRADERS[name] for name in names}
+def resolve(texts: Sequence[str]) -> list[Grader]:
+    """The graders, as they travel; raises PlatformError("invalid_request") for unknown, faulty and repeated ones."""
+    return [Grader(spec.name, scorer(spec)) for spec in parse_graders(texts)]
+
+
+def score_all(graders: Sequence[Grader], batch: Sequence[JudgedResponse], expires_at: float) -> list[dict[str, Score]]:
+    """Every grader's score of every response, by name."""
+    columns = {grader.name: grader.score(batch, expires_at) for grader in graders} if batch else {}
+    return [{name: column[place] for name, column in columns.items()} for place in range(len(batch))]

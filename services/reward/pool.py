@@ -21,6 +21,7 @@ _MAX_CRASHES: Final = 2
 _MAX_TRIES: Final = 4
 _OUTCOMES: Final = {
     "correct": (Outcome.CORRECT, ""),
+    "string_only": (Outcome.CORRECT, "string_only"),
     "incorrect": (Outcome.INCORRECT, ""),
     "answer_unparseable": (Outcome.INCORRECT, "answer_unparseable"),
     "gold_invalid": (Outcome.UNVERIFIABLE, "gold_invalid"),

@@ -6,6 +6,7 @@ from typing import Final
 
 import grpc
 
+from services.common.answers.gold_types import GoldType
 from services.common.codec import verdict_to_pb
 from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import reward_pb2, reward_pb2_grpc
@@ -39,6 +40,25 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
         verdicts = self._verifier.verify(items, graders, profile, timeout_s=timeout_s, expires_at=expires_at)
         return reward_pb2.VerifyResponse(verdicts=[verdict_to_pb(verdict) for verdict in verdicts])
 
+    def AuditGolds(
+        self, request: reward_pb2.AuditGoldsRequest, context: grpc.ServicerContext
+    ) -> reward_pb2.AuditGoldsResponse:
+        """Audit a batch of golds; raises PlatformError for malformed requests and a full queue."""
+        if len(request.golds) > _MAX_ITEMS:
+            raise _invalid("golds", f"{len(request.golds)} golds were sent; a batch holds at most {_MAX_ITEMS}")
+        golds = [
+            (item.gold, _gold_type(item.gold_type, f"golds[{place}].gold_type"))
+            for place, item in enumerate(request.golds)
+        ]
+        expires_at = _expiry(context.time_remaining(), self._default_timeout_s)
+        audits = self._verifier.audit(golds, timeout_s=self._default_timeout_s, expires_at=expires_at)
+        return reward_pb2.AuditGoldsResponse(
+            audits=[
+                reward_pb2.GoldAudit(gold_type=audit.kind.value, status=audit.status, reason=audit.reason)
+                for audit in audits
+            ]
+        )
+
 
 def _expiry(remaining_s: float | None, timeout_s: float) -> float:
     """Latest dispatch that can still be answered within the call's deadline."""
@@ -55,7 +75,23 @@ def _item(message: reward_pb2.VerifyItem, place: int) -> Item:
         raise _invalid(
             f"items[{place}].finish_reason", f"{message.finish_reason!r} is none of the finish reasons: {known}"
         ) from None
-    return Item(message.item_id, message.gold, message.response, finish_reason)
+    return Item(
+        message.item_id,
+        message.gold,
+        message.response,
+        finish_reason,
+        kind=_gold_type(message.gold_type, f"items[{place}].gold_type"),
+        num_tokens=message.num_tokens,
+        num_steps=message.num_steps,
+        max_new_tokens=message.max_new_tokens,
+    )
+
+
+def _gold_type(name: str, param: str) -> GoldType | None:
+    try:
+        return GoldType(name) if name else None
+    except ValueError:
+        raise _invalid(param, f"{name!r} is none of the gold types: {', '.join(GoldType)}") from None
 
 
 def _profile(name: str) -> Profile:

@@ -46,6 +46,11 @@ def equivalent(gold: str, answer: str) -> bool:
     return _verified(golds, answers)
 
 
+def readable(gold: str) -> bool:
+    """Whether the library made more of the gold than its text."""
+    return any(not isinstance(value, str) for value in _parsed(gold))
+
+
 def _verified(golds: list[Any], answers: list[Any]) -> bool:
     try:
         equal = verify(
@@ -57,7 +62,7 @@ def _verified(golds: list[Any], answers: list[Any]) -> bool:
             timeout_seconds=None,
             raise_on_error=True,
         )
-        return bool(equal) and not _numbers_differ(golds, answers)
+        return not _numbers_differ(golds, answers) if equal else _equal_complex(golds[0], answers[0])
     except MemoryError:
         raise
     except Exception as error:
@@ -72,6 +77,22 @@ def _parsed(gold: str) -> list[Any]:
         raise
     except Exception as error:
         raise GoldUnreadableError(f"{type(error).__name__}: {error}") from error
+
+
+def _equal_complex(gold: Any, answer: Any) -> bool:
+    """Whether the two are one number once `i`, which the library takes for a variable, is the imaginary unit."""
+    values = [_complex(value) for value in (gold, answer)]
+    if any(value is None for value in values):
+        return False
+    return bool(sympy.expand(values[0] - values[1]) == 0)
+
+
+def _complex(value: Any) -> Any:
+    """The value with `i` as imaginary unit; None without an `i`, and when other variables are left."""
+    if not isinstance(value, sympy.Expr):
+        return None
+    names = {symbol: sympy.I for symbol in value.free_symbols if symbol.name == "i"}
+    return value.subs(names).doit() if names and len(names) == len(value.free_symbols) else None
 
 
 def _numbers_differ(golds: list[Any], answers: list[Any]) -> bool:

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Final
 
+from services.common.answers.gold_types import GoldType
 from services.common.telemetry.logs import get_logger
 from services.common.trajectory import FinishReason, Outcome, Verdict
+from services.reward.audit import GoldAudit, audit_golds
 from services.reward.equivalence import Comparison, compare
 from services.reward.extraction import Extraction, Profile, extract
-from services.reward.graders import Grader, JudgedResponse
+from services.reward.graders import Grader, score_all
 from services.reward.pool import Graded, Pool
+from services.reward.scores import Failure, JudgedResponse, Score
 
 RULES_VERSION: Final = 1
 """Raised whenever a rule of extraction, normalisation or comparison changes a verdict."""
@@ -33,6 +36,12 @@ class Item:
     gold: str
     response: str
     finish_reason: FinishReason
+    kind: GoldType | None = None
+    """None lets the gold's text say it."""
+    num_tokens: int = 0
+    """Visible tokens of the response; like the next two, 0 when unknown, and for length and speed graders only."""
+    num_steps: int = 0
+    max_new_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,14 +60,12 @@ class Verifier:
     def __init__(self, pool: Pool, *, cache_size: int) -> None:
         self._pool = pool
         self._cache = _Cache(cache_size)
-        self._version = "+".join(
-            (f"rules-{RULES_VERSION}", *(f"{package}-{version(package)}" for package in _PACKAGES))
-        )
+        self.version = "+".join((f"rules-{RULES_VERSION}", *(f"{package}-{version(package)}" for package in _PACKAGES)))
 
     def verify(
         self,
         items: Sequence[Item],
-        graders: Mapping[str, Grader],
+        graders: Sequence[Grader],
         profile: Profile,
         *,
         timeout_s: float,
@@ -72,7 +79,13 @@ class Verifier:
         drafts = [self._draft(item, profile) for item in items]
         pairs = list(dict.fromkeys(draft.pair for draft in drafts if draft.pair is not None))
         graded = self._compare(pairs, timeout_s, expires_at)
-        return [self._finish(draft, graded, graders) for draft in drafts]
+        return self._scored([self._finish(draft, graded) for draft in drafts], graders, expires_at)
+
+    def audit(
+        self, golds: Sequence[tuple[str, GoldType | None]], *, timeout_s: float, expires_at: float
+    ) -> list[GoldAudit]:
+        """What each gold is, and whether it can be verified against itself; raises PlatformError("busy")."""
+        return audit_golds(self._pool, golds, timeout_s, expires_at)
 
     def _draft(self, item: Item, profile: Profile) -> _Draft:
         try:
@@ -91,8 +104,9 @@ class Verifier:
                 self._cache.put(pair, replace(graded, cpu_ms=0.0, wall_ms=0.0, queue_ms=0.0))
         return {**known, **fresh}
 
-    def _finish(self, draft: _Draft, graded: Mapping[Pair, Graded], graders: Mapping[str, Grader]) -> Verdict:
-        verdict = draft.verdict
+    def _finish(self, draft: _Draft, graded: Mapping[Pair, Graded]) -> _Draft:
+        """The draft with its final outcome."""
+        verdict = replace(draft.verdict, verifier_version=self.version)
         if draft.pair is not None:
             result = graded[draft.pair]
             verdict = replace(
@@ -103,10 +117,38 @@ class Verifier:
                 wall_ms=result.wall_ms,
                 queue_ms=result.queue_ms,
             )
-        judged = JudgedResponse(draft.item.response, draft.extraction, verdict.outcome)
-        scored = verdict.outcome.is_scored
-        rewards = {name: grader(judged) for name, grader in graders.items()} if scored else {}
-        return replace(verdict, rewards=rewards, verifier_version=self._version)
+        return replace(draft, verdict=verdict)
+
+    def _scored(self, drafts: list[_Draft], graders: Sequence[Grader], expires_at: float) -> list[Verdict]:
+        """Verdicts with the graders' scores; one for which a grader had no number is unverifiable."""
+        scorable = [draft for draft in drafts if draft.verdict.outcome.is_scored]
+        scores = iter(score_all(graders, [_judged_response(draft) for draft in scorable], expires_at))
+        return [
+            _with_scores(draft.verdict, next(scores)) if draft.verdict.outcome.is_scored else draft.verdict
+            for draft in drafts
+        ]
+
+
+def _judged_response(draft: _Draft) -> JudgedResponse:
+    item = draft.item
+    return JudgedResponse(
+        response=item.response,
+        extraction=draft.extraction,
+        outcome=draft.verdict.outcome,
+        gold=item.gold,
+        num_tokens=item.num_tokens,
+        num_steps=item.num_steps,
+        max_new_tokens=item.max_new_tokens,
+    )
+
+
+def _with_scores(verdict: Verdict, scores: Mapping[str, Score]) -> Verdict:
+    failed = next(((name, score) for name, score in scores.items() if isinstance(score, Failure)), None)
+    if failed is None:
+        return replace(verdict, rewards={name: score for name, score in scores.items() if isinstance(score, float)})
+    name, failure = failed
+    log.warning("grader gave no score", grader=name, reason=failure.reason, detail=failure.detail)
+    return replace(verdict, outcome=Outcome.UNVERIFIABLE, reason=f"grader:{name}:{failure.reason}")
 
 
 def _judge(item: Item, profile: Profile) -> _Draft:
@@ -119,7 +161,7 @@ def _judge(item: Item, profile: Profile) -> _Draft:
     if extraction.failure:
         outcome = Outcome.TRUNCATED if extraction.failure in _CUT_OFF else Outcome.NO_ANSWER
         return _Draft(item, _verdict(extraction, outcome, extraction.failure), extraction)
-    return _compared(item, extraction, compare(item.gold, extraction, profile))
+    return _compared(item, extraction, compare(item.gold, extraction, profile, item.kind))
 
 
 def _compared(item: Item, extraction: Extraction, comparison: Comparison) -> _Draft:

@@ -13,7 +13,7 @@ import time
 from typing import Any, Final
 
 from services.reward import wire
-from services.reward.symbolic import AnswerUnreadableError, GoldUnreadableError, equivalent
+from services.reward.symbolic import AnswerUnreadableError, GoldUnreadableError, equivalent, readable
 
 _PR_SET_PDEATHSIG: Final = 1
 _GROWTH_SHARE: Final = 0.2
@@ -42,7 +42,9 @@ def run(end: socket.socket, memory_bytes: int, parent: int) -> None:
 
 def _compare(request: dict[str, Any]) -> tuple[str, str]:
     try:
-        return ("correct" if equivalent(request["gold"], request["answer"]) else "incorrect"), ""
+        if not equivalent(request["gold"], request["answer"]):
+            return "incorrect", ""
+        return ("correct" if readable(request["gold"]) else "string_only"), ""
     except GoldUnreadableError as error:
         return "gold_invalid", str(error)
     except AnswerUnreadableError as error:

@@ -127,6 +127,7 @@ def verify_request(task: PromptTask, trajectories: Sequence[Trajectory]) -> rewa
         reward_pb2.VerifyItem(
             item_id=t.trajectory_id,
             gold=task.gold,
+            gold_type=task.gold_type,
             response=t.text,
             finish_reason=t.finish_reason.value,
             num_tokens=t.visible_len,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from services.common.errors import PlatformError
-from services.common.job_spec import GraderSpec
+from services.common.grader_spec import GraderSpec
 from services.common.trajectory import ScoredGroup, Trajectory, Verdict
 
 

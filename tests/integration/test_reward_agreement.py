@@ -16,14 +16,13 @@ import pytest
 
 from services.common.data.rows import read_rows
 from services.common.trajectory import FinishReason, Outcome, Verdict
-from services.reward.extraction import Profile, extract
+from services.reward.extraction import Profile
 from services.reward.pool import Pool, PoolConfig
 from services.reward.verifier import Item, Verifier
 
 pytestmark = pytest.mark.skipif(
     "DIRL_TEST_DATA" not in os.environ, reason="DIRL_TEST_DATA names no directory of public data sets"
 )
-FORMULA = re.compile(r"\$+([^$]+)\$|\\[(\[](.+?)\\[)\]]", re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -42,35 +41,25 @@ def pool() -> Iterator[Pool]:
 def verify(pool: Pool, pairs: list[tuple[str, str]], profile: Profile) -> list[Verdict]:
     """Judge (gold, response) pairs."""
     items = [Item(str(place), gold, response, FinishReason.STOP) for place, (gold, response) in enumerate(pairs)]
-    return Verifier(pool, cache_size=1).verify(items, {}, profile, timeout_s=10.0, expires_at=math.inf)
+    return Verifier(pool, cache_size=1).verify(items, [], profile, timeout_s=10.0, expires_at=math.inf)
 
 
-def response_of(answer: str) -> str:
-    """The case's answer as a model would end its response: short ones boxed, prose by its last formula."""
-    if "boxed" in answer or "think" in answer or extract(answer, Profile.EVAL).method in ("hashes", "phrase"):
-        return answer
-    formulas = [first or second for first, second in FORMULA.findall(answer)]
-    words = len(answer.split())
-    if formulas and words > 2:
-        return rf"\boxed{{{formulas[-1]}}}"
-    return answer if words > 6 else rf"\boxed{{{answer}}}"
-
-
-def gold_of(case: dict[str, Any]) -> str:
-    return extract(case["gold"], Profile.RL).text or case["gold"]
+def disagreements(pool: Pool, cases: list[dict[str, Any]]) -> dict[str, str]:
+    """What was judged otherwise than expected: accepted or refused, by gold and answer."""
+    verdicts = verify(pool, [(case["gold"], case["answer"]) for case in cases], Profile.EVAL)
+    return {
+        f"{case['gold']!r} | {case['answer']!r}": "accepted" if verdict.outcome is Outcome.CORRECT else "refused"
+        for case, verdict in zip(cases, verdicts, strict=True)
+        if (verdict.outcome is Outcome.CORRECT) != case["expected"]
+    }
 
 
 def test_cases_of_other_projects_are_judged_as_they_expect(pool: Pool, data: Path) -> None:
     cases = [json.loads(line) for line in (data / "verifier_cases.jsonl").read_text().splitlines()]
-    verdicts = verify(pool, [(gold_of(case), response_of(case["answer"])) for case in cases], Profile.EVAL)
-    wrong = {
-        case["id"]: "accepted" if verdict.outcome is Outcome.CORRECT else "refused"
-        for case, verdict in zip(cases, verdicts, strict=True)
-        if (verdict.outcome is Outcome.CORRECT) != case["expected"]
-    }
+    wrong = disagreements(pool, cases)
     assert len(cases) == 225
-    assert [name for name, judged in wrong.items() if judged == "accepted"] == []
-    assert len(wrong) <= 12, wrong
+    assert list(wrong.values()).count("accepted") == 0
+    assert len(wrong) <= 4, wrong
 
 
 def test_every_gold_answer_is_correct_against_itself(pool: Pool, data: Path) -> None:

@@ -206,7 +206,7 @@ def verify(verifier: Verifier, *items: Item, timeout_s: float = 30.0) -> list[tu
     graders = resolve(["accuracy", "boxed", "format"])
     verdicts = verifier.verify(items, graders, Profile.RL, timeout_s=timeout_s, expires_at=math.inf)
     for verdict in verdicts:
-        assert set(verdict.rewards) == (set(graders) if verdict.outcome.is_scored else set())
+        assert set(verdict.rewards) == ({grader.name for grader in graders} if verdict.outcome.is_scored else set())
         assert verdict.rewards.get("accuracy", 0.0) == float(verdict.outcome is Outcome.CORRECT)
         assert "math-verify-0.9.0" in verdict.verifier_version
     return [(verdict.outcome, verdict.reason) for verdict in verdicts]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from services.common.answers.gold_types import GoldType, gold_type
 from services.common.data.fields import ID_FIELDS, FieldError, Fields, Message, read_fields
 from services.common.errors import Problem, ProblemsError
 
@@ -31,6 +32,8 @@ class Row:
     """Prompt turns; the last one is the user's."""
     answer: str | None
     """Gold answer."""
+    gold_type: GoldType | None
+    """What the row's field `gold_type` says, else what the gold's text suggests; None without a gold."""
     completion: str | None
     """Text to learn by supervised fine-tuning."""
     data_source: str
@@ -213,7 +216,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _row(number: int, record: dict[str, Any], fields: Fields) -> Row:
     own_id = next((name for name in ID_FIELDS if record.get(name) is not None), None)
     source = next((name for name in ("data_source", "source") if isinstance(record.get(name), str)), None)
-    read = {*fields.used, own_id, source, "metadata"}
+    read = {*fields.used, own_id, source, "metadata", *(["gold_type"] if fields.answer is not None else [])}
     given = record.get("metadata")
     if given is not None and not isinstance(given, dict):
         raise FieldError(f"the field metadata is {_shown(given)}; it must be an object")
@@ -223,10 +226,22 @@ def _row(number: int, record: dict[str, Any], fields: Fields) -> Row:
         number=number,
         messages=fields.messages,
         answer=fields.answer,
+        gold_type=_gold_type(record, fields),
         completion=fields.completion,
         data_source="" if source is None else record[source],
         metadata={**rest, **(given or {})},
     )
+
+
+def _gold_type(record: dict[str, Any], fields: Fields) -> GoldType | None:
+    if fields.answer is None:
+        return None
+    stated = record.get("gold_type")
+    if stated is None:
+        return gold_type(fields.answer)
+    if stated not in list(GoldType):
+        raise FieldError(f"the field gold_type is {_shown(stated)}; the types are {', '.join(GoldType)}")
+    return GoldType(stated)
 
 
 def _digest(record: dict[str, Any]) -> str:

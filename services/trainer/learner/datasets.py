@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from services.common.answers.gold_types import GoldType
 from services.common.checkpoint.format import file_sha256
 from services.common.data.rows import Needs, Row, read_rows
 from services.common.errors import PlatformError
@@ -26,6 +27,7 @@ class EncodedPrompt:
     prompt_ids: Int32s
     """[P]"""
     gold: str
+    gold_type: GoldType
 
 
 Item = TypeVar("Item", EncodedPrompt, SftExample)
@@ -96,8 +98,9 @@ def _encode_example(row: Row, loaded: LoadedModel, prompt: PromptSpec) -> SftExa
 
 def _encode_prompt(row: Row, loaded: LoadedModel, prompt: PromptSpec) -> EncodedPrompt:
     assert row.answer is not None  # read_rows refuses rows without one
+    assert row.gold_type is not None
     ids = encode_prompt(loaded.tokenizer, messages_of(row, prompt))
-    return EncodedPrompt(np.array(ids, dtype=np.int32), row.answer)
+    return EncodedPrompt(np.array(ids, dtype=np.int32), row.answer, row.gold_type)
 
 
 def _example_fits(example: SftExample, limits: Limits) -> bool:

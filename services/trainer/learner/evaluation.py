@@ -11,6 +11,7 @@ from services.common.codec import group_to_json
 from services.common.diffusion.config import DecodingConfig
 from services.common.errors import PlatformError
 from services.common.events import EventType
+from services.common.grader_spec import grader_text
 from services.common.ids import group_id
 from services.common.trajectory import Outcome, PromptTask, Purpose, ScoredGroup
 from services.trainer.learner.datasets import EncodedPrompt
@@ -77,11 +78,12 @@ class Evaluation:
                 dataset=DATASET,
                 prompt_ids=prompt.prompt_ids,
                 gold=prompt.gold,
+                gold_type=prompt.gold_type,
                 num_generations=spec.eval.num_generations,
                 seed=spec.seed,
                 min_weight_version=self.session.state.global_step,
                 decoding=self.decoding,
-                graders=tuple(grader.name for grader in spec.reward.graders),
+                graders=tuple(map(grader_text, spec.reward.graders)),
                 grading_timeout_s=spec.reward.timeout_s,
                 issued_at=time.time(),
             )

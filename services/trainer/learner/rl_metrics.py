@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from services.common.job_spec import GraderSpec
+from services.common.grader_spec import GraderSpec
 from services.common.trajectory import Outcome, Trajectory
 from services.trainer.learner.rl_batch import JudgedGroup, RlBatch
 from services.trainer.learner.trajectory_statistics import (

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from services.common.codec import group_to_json
 from services.common.diffusion.config import DecodingConfig
+from services.common.grader_spec import grader_text
 from services.common.ids import group_id
 from services.common.trajectory import PromptTask, Purpose, ScoredGroup
 from services.trainer.learner.datasets import Dataset, EncodedPrompt
@@ -71,11 +72,12 @@ class RlStage:
             dataset="",
             prompt_ids=prompt.prompt_ids,
             gold=prompt.gold,
+            gold_type=prompt.gold_type,
             num_generations=spec.rl.num_generations,
             seed=spec.seed,
             min_weight_version=state.global_step,
             decoding=self._decoding,
-            graders=tuple(grader.name for grader in spec.reward.graders),
+            graders=tuple(map(grader_text, spec.reward.graders)),
             grading_timeout_s=spec.reward.timeout_s,
             issued_at=time.time(),
         )

@@ -55,7 +55,7 @@ def test_all_problems_are_reported_at_once_each_with_its_path() -> None:
         ({"training_file": None}, "needs training_file"),
         ({"sampling": {"temperature": 0}}, "sampling.temperature is 0"),
         ({"rl": {"prompts_per_step": 2, "min_groups_per_step": 3}}, "min_groups_per_step=3 exceeds"),
-        ({"reward": {"graders": [{"name": "format"}, {"name": "format"}]}}, "named once each"),
+        ({"reward": {"graders": [{"name": "format"}, {"name": "format"}]}}, "names of their own"),
         ({"reward": {"graders": [{"name": "judge"}]}}, "'judge'"),
         ({"optim": {"lr": float("nan")}}, "finite"),
     ],

@@ -1,15 +1,27 @@
+import math
+from typing import Any
+
 import pytest
 
 from services.common.errors import PlatformError
+from services.common.grader_spec import parse_grader
 from services.common.trajectory import Outcome
 from services.reward.extraction import Profile, extract
-from services.reward.graders import GRADERS, JudgedResponse, resolve
+from services.reward.graders import resolve, scorer
+from services.reward.scores import Failure, JudgedResponse, Score
 
 SCORED = [outcome for outcome in Outcome if outcome.is_scored]
 
 
-def score(name: str, response: str, outcome: Outcome) -> float:
-    return GRADERS[name](JudgedResponse(response, extract(response, Profile.EVAL), outcome))
+def judged(response: str = r"\boxed{5}", outcome: Outcome = Outcome.CORRECT, **fields: Any) -> JudgedResponse:
+    return JudgedResponse(
+        response=response, extraction=extract(response, Profile.EVAL), outcome=outcome, gold="5", **fields
+    )
+
+
+def score(grader: Any, response: str = r"\boxed{5}", outcome: Outcome = Outcome.CORRECT, **fields: Any) -> Score:
+    (value,) = scorer(parse_grader(grader))([judged(response, outcome, **fields)], math.inf)
+    return value
 
 
 @pytest.mark.parametrize("outcome", SCORED)
@@ -24,7 +36,7 @@ def test_form_counts_only_when_the_answer_was_judged(name: str, outcome: Outcome
 
 
 def test_an_answer_found_by_a_fallback_was_not_boxed() -> None:
-    assert score("boxed", "The answer is 5", Outcome.CORRECT) == 0.0
+    assert score("boxed", "The answer is 5") == 0.0
 
 
 @pytest.mark.parametrize(
@@ -44,15 +56,81 @@ def test_an_answer_found_by_a_fallback_was_not_boxed() -> None:
     ],
 )
 def test_format_wants_one_thought_at_most_and_one_box_after_it(response: str, expected: float) -> None:
-    assert score("format", response, Outcome.CORRECT) == expected
+    assert score("format", response) == expected
 
 
-@pytest.mark.parametrize("names", [["accuracy", "speed"], ["accuracy", "accuracy"], [""]])
-def test_unknown_and_repeated_graders_are_refused(names: list[str]) -> None:
-    with pytest.raises(PlatformError, match="must be one of") as caught:
-        resolve(names)
+@pytest.mark.parametrize(
+    ("outcome", "num_tokens", "expected"),
+    [
+        (Outcome.CORRECT, 50, 0.75),  # half way: (1 + 0.5) / 2
+        (Outcome.INCORRECT, 50, -0.25),  # (-0.5 + 0) / 2
+        (Outcome.CORRECT, 100, -0.5),
+        (Outcome.TRUNCATED, 50, -0.5),
+    ],
+)
+def test_cosine_rewards_short_correct_and_long_wrong_answers(
+    outcome: Outcome, num_tokens: int, expected: float
+) -> None:
+    assert score("cosine", outcome=outcome, num_tokens=num_tokens, max_new_tokens=100) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("num_tokens", "expected"), [(50, 0.0), (75, -0.5), (100, -1.0), (120, -1.0)])
+def test_soft_overlong_falls_over_the_last_half_of_the_budget(num_tokens: int, expected: float) -> None:
+    assert score("soft_overlong", num_tokens=num_tokens, max_new_tokens=100) == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [("a b c d", 0.0), ("a a a a a", -2 / 3), ("a b", 0.0)])
+def test_repetition_counts_distinct_word_triples(text: str, expected: float) -> None:
+    assert score("repetition", text) == pytest.approx(expected)
+
+
+def test_speed_is_paid_for_correct_answers_only() -> None:
+    assert score("speed", num_tokens=20, num_steps=10) == 0.5
+    assert score("speed", num_tokens=90, num_steps=10) == 1.0
+    assert score("speed", outcome=Outcome.INCORRECT, num_tokens=20, num_steps=10) == 0.0
+
+
+@pytest.mark.parametrize("name", ["cosine", "soft_overlong", "speed"])
+def test_a_grader_without_the_lengths_it_needs_fails_instead_of_guessing(name: str) -> None:
+    assert isinstance(score(name), Failure)
+
+
+@pytest.mark.parametrize(
+    ("operation", "reference", "expected"),
+    [("eq", "5", 1.0), ("eq", "6", 0.0), ("ne", "6", 1.0), ("like", "OXED", 0.0), ("ilike", "OXED", 1.0)],
+)
+def test_string_check_compares_filled_in_templates(operation: str, reference: str, expected: float) -> None:
+    template = "{{ sample.answer }}" if operation in ("eq", "ne") else "{{sample.output_text}}"
+    grader = {"type": "string_check", "name": "s", "operation": operation, "input": template, "reference": reference}
+    assert score(grader) == expected
+
+
+def test_multi_combines_its_parts_by_a_formula() -> None:
+    parts = {"a": {"type": "accuracy"}, "r": {"type": "repetition", "ngram": 1}}
+    multi = {"type": "multi", "name": "m", "graders": parts, "calculate_output": "0.9 * a + max(r, -0.25)"}
+    assert score(multi, "a a") == pytest.approx(0.65)
+
+
+@pytest.mark.parametrize(
+    ("parts", "formula", "reason"),
+    [({"a": {"type": "speed"}}, "a", "steps_unknown"), ({"a": {"type": "accuracy"}}, "1 / (a - 1)", "formula")],
+)
+def test_a_part_or_formula_without_a_value_fails_the_whole(parts: Any, formula: str, reason: str) -> None:
+    failed = score({"type": "multi", "name": "m", "graders": parts, "calculate_output": formula})
+    assert isinstance(failed, Failure)
+    assert failed.reason == reason
+
+
+def test_unknown_graders_are_refused_with_the_known_ones() -> None:
+    with pytest.raises(PlatformError, match="'accuracy', 'boxed', 'format', 'cosine'") as caught:
+        resolve(["accuracy", "sped"])
     assert caught.value.code == "invalid_request"
 
 
+def test_two_graders_under_one_name_are_refused() -> None:
+    with pytest.raises(PlatformError, match="names of their own"):
+        resolve(["accuracy", "accuracy"])
+
+
 def test_graders_keep_the_order_they_were_asked_in() -> None:
-    assert list(resolve(["format", "accuracy"])) == ["format", "accuracy"]
+    assert [grader.name for grader in resolve(["format", "accuracy"])] == ["format", "accuracy"]

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from services.common.errors import PlatformError
-from services.common.job_spec import GraderSpec, RewardSpec, RlSpec
+from services.common.grader_spec import parse_grader
+from services.common.job_spec import RewardSpec, RlSpec
 from services.common.trajectory import Outcome, ScoredGroup, Verdict
 from services.trainer.learner.rl_batch import RlBatch, gather_batch
 from services.trainer.learner.rl_metrics import batch_metrics
@@ -129,7 +130,7 @@ def test_groups_are_ordered_by_ledger_position_whatever_order_they_came_in() -> 
 def test_reward_metrics_by_hand() -> None:
     batch = gather(Prompts([C, W], [C, C], [W, N], [W, C]), max_resample_rounds=2)
 
-    metrics = batch_metrics(batch, (GraderSpec(name="accuracy"),), threshold=0.9)
+    metrics = batch_metrics(batch, (parse_grader("accuracy"),), threshold=0.9)
 
     # Groups: CW, CC, WN, WC -> 4 of 8 correct; one group all right, one all wrong.
     wanted = {
@@ -148,6 +149,6 @@ def test_reward_metrics_by_hand() -> None:
 def test_a_grader_that_scored_nothing_has_a_mean_of_zero_not_none() -> None:
     batch = gather(Prompts([W, W], [W, N]), dynamic_sampling=False)
 
-    metrics = batch_metrics(batch, (GraderSpec(name="accuracy"),), threshold=0.9)
+    metrics = batch_metrics(batch, (parse_grader("accuracy"),), threshold=0.9)
 
     assert metrics["reward/accuracy/mean"] == 0.0

@@ -5,7 +5,7 @@ import pytest
 
 from services.common.diffusion.config import DecodingConfig, Selection, UnmaskingStrategy
 from services.common.errors import PlatformError
-from services.common.job_spec import GraderSpec
+from services.common.grader_spec import parse_grader
 from services.common.trajectory import FinishReason, Outcome, PromptTask, Purpose, ScoredGroup, Trajectory, Verdict
 from services.trainer.rubric import group_rewards
 
@@ -40,7 +40,7 @@ def _verdict(outcome: Outcome = Outcome.CORRECT, **rewards: Any) -> Verdict:
 
 
 def test_the_reward_is_the_weighted_sum_of_the_specs_graders() -> None:
-    graders = [GraderSpec(name="accuracy", weight=1.0), GraderSpec(name="boxed", weight=0.2)]
+    graders = [parse_grader("accuracy"), parse_grader({"name": "boxed", "weight": 0.2})]
     group = _group(_verdict(accuracy=1.0, boxed=0.5), _verdict(Outcome.INCORRECT, accuracy=0.0, boxed=1.0, format=9.0))
 
     # 1·1 + 0.2·0.5; 0 + 0.2·1, a score nobody asked for is not added
@@ -50,14 +50,14 @@ def test_the_reward_is_the_weighted_sum_of_the_specs_graders() -> None:
 def test_an_unscored_outcome_has_no_reward() -> None:
     group = _group(_verdict(Outcome.UNVERIFIABLE), _verdict(Outcome.ABORTED), _verdict(accuracy=1.0))
 
-    assert group_rewards(group, [GraderSpec(name="accuracy")]) == [None, None, 1.0]
+    assert group_rewards(group, [parse_grader("accuracy")]) == [None, None, 1.0]
 
 
 def test_a_missing_score_is_an_error_not_a_zero() -> None:
     with pytest.raises(PlatformError, match=r"traj_1: grader 'format'.*only \['accuracy'\]"):
-        group_rewards(_group(_verdict(accuracy=1.0, format=1.0), _verdict(accuracy=1.0)), [GraderSpec(name="format")])
+        group_rewards(_group(_verdict(accuracy=1.0, format=1.0), _verdict(accuracy=1.0)), [parse_grader("format")])
 
 
 def test_a_response_that_was_never_graded_is_an_error() -> None:
     with pytest.raises(PlatformError, match="traj_0: it was never graded"):
-        group_rewards(_group(None), [GraderSpec(name="accuracy")])
+        group_rewards(_group(None), [parse_grader("accuracy")])

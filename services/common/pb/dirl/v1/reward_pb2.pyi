@@ -30,6 +30,7 @@ class VerifyItem(_message.Message):
     NUM_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_STEPS_FIELD_NUMBER: _builtins.int
     MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
+    GOLD_TYPE_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """Echoed in the verdict's place; for logs."""
     gold: _builtins.str
@@ -43,6 +44,8 @@ class VerifyItem(_message.Message):
     """Denoising steps of the response."""
     max_new_tokens: _builtins.int
     """Token budget the response was decoded under."""
+    gold_type: _builtins.str
+    """A services.common.answers.gold_types.GoldType; empty lets the gold's text say it."""
     def __init__(
         self,
         *,
@@ -53,10 +56,11 @@ class VerifyItem(_message.Message):
         num_tokens: _builtins.int = ...,
         num_steps: _builtins.int = ...,
         max_new_tokens: _builtins.int = ...,
+        gold_type: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "gold", b"gold", "item_id", b"item_id", "max_new_tokens", b"max_new_tokens", "num_steps", b"num_steps", "num_tokens", b"num_tokens", "response", b"response"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "gold", b"gold", "gold_type", b"gold_type", "item_id", b"item_id", "max_new_tokens", b"max_new_tokens", "num_steps", b"num_steps", "num_tokens", b"num_tokens", "response", b"response"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -80,7 +84,7 @@ class VerifyRequest(_message.Message):
 
     @_builtins.property
     def graders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of the graders; unknown ones are refused."""
+        """Graders: the name of a kind, or the JSON object of services.common.grader_spec; unknown ones are refused."""
 
     def __init__(
         self,
@@ -117,3 +121,99 @@ class VerifyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VerifyResponse: _TypeAlias = VerifyResponse  # noqa: Y015
+
+@_typing.final
+class AuditGoldsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GOLDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def golds(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gold]:
+        """At most 4096."""
+
+    def __init__(
+        self,
+        *,
+        golds: _abc.Iterable[Global___Gold] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["golds", b"golds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditGoldsRequest: _TypeAlias = AuditGoldsRequest  # noqa: Y015
+
+@_typing.final
+class Gold(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GOLD_FIELD_NUMBER: _builtins.int
+    GOLD_TYPE_FIELD_NUMBER: _builtins.int
+    gold: _builtins.str
+    gold_type: _builtins.str
+    """As in VerifyItem."""
+    def __init__(
+        self,
+        *,
+        gold: _builtins.str = ...,
+        gold_type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gold", b"gold", "gold_type", b"gold_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Gold: _TypeAlias = Gold  # noqa: Y015
+
+@_typing.final
+class AuditGoldsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUDITS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def audits(self) -> _containers.RepeatedCompositeFieldContainer[Global___GoldAudit]:
+        """In the order of the golds."""
+
+    def __init__(
+        self,
+        *,
+        audits: _abc.Iterable[Global___GoldAudit] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audits", b"audits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditGoldsResponse: _TypeAlias = AuditGoldsResponse  # noqa: Y015
+
+@_typing.final
+class GoldAudit(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GOLD_TYPE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    gold_type: _builtins.str
+    status: _builtins.str
+    """ok | flagged (usable, but judged by its spelling alone) | invalid (every answer would be unverifiable) | unknown (the
+    service could not tell now)
+    """
+    reason: _builtins.str
+    """Machine-readable cause; empty when ok."""
+    def __init__(
+        self,
+        *,
+        gold_type: _builtins.str = ...,
+        status: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gold_type", b"gold_type", "reason", b"reason", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GoldAudit: _TypeAlias = GoldAudit  # noqa: Y015

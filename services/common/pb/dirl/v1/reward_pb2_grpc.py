@@ -41,6 +41,11 @@ class RewardServiceStub:
                 request_serializer=dirl_dot_v1_dot_reward__pb2.VerifyRequest.SerializeToString,
                 response_deserializer=dirl_dot_v1_dot_reward__pb2.VerifyResponse.FromString,
                 _registered_method=True)
+        self.AuditGolds = channel.unary_unary(
+                '/dirl.v1.RewardService/AuditGolds',
+                request_serializer=dirl_dot_v1_dot_reward__pb2.AuditGoldsRequest.SerializeToString,
+                response_deserializer=dirl_dot_v1_dot_reward__pb2.AuditGoldsResponse.FromString,
+                _registered_method=True)
 
 
 class RewardServiceServicer:
@@ -56,6 +61,13 @@ class RewardServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AuditGolds(self, request, context):
+        """Say of every gold answer what it is and whether it can be verified against itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RewardServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -63,6 +75,11 @@ def add_RewardServiceServicer_to_server(servicer, server):
                     servicer.Verify,
                     request_deserializer=dirl_dot_v1_dot_reward__pb2.VerifyRequest.FromString,
                     response_serializer=dirl_dot_v1_dot_reward__pb2.VerifyResponse.SerializeToString,
+            ),
+            'AuditGolds': grpc.unary_unary_rpc_method_handler(
+                    servicer.AuditGolds,
+                    request_deserializer=dirl_dot_v1_dot_reward__pb2.AuditGoldsRequest.FromString,
+                    response_serializer=dirl_dot_v1_dot_reward__pb2.AuditGoldsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -94,6 +111,33 @@ class RewardService:
             '/dirl.v1.RewardService/Verify',
             dirl_dot_v1_dot_reward__pb2.VerifyRequest.SerializeToString,
             dirl_dot_v1_dot_reward__pb2.VerifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AuditGolds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dirl.v1.RewardService/AuditGolds',
+            dirl_dot_v1_dot_reward__pb2.AuditGoldsRequest.SerializeToString,
+            dirl_dot_v1_dot_reward__pb2.AuditGoldsResponse.FromString,
             options,
             channel_credentials,
             insecure,

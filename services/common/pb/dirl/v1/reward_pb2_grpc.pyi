@@ -39,6 +39,8 @@ class RewardServiceStub:
     """Grade a batch. Verdicts stand in the order of the items. A failure of one item never touches another one; the
     call itself fails only for a malformed request (INVALID_ARGUMENT) or a full queue (RESOURCE_EXHAUSTED).
     """
+    AuditGolds: _grpc.UnaryUnaryMultiCallable[_reward_pb2.AuditGoldsRequest, _reward_pb2.AuditGoldsResponse]
+    """Say of every gold answer what it is and whether it can be verified against itself."""
 
 @_typing.type_check_only
 class RewardServiceAsyncStub(RewardServiceStub):
@@ -51,6 +53,8 @@ class RewardServiceAsyncStub(RewardServiceStub):
     """Grade a batch. Verdicts stand in the order of the items. A failure of one item never touches another one; the
     call itself fails only for a malformed request (INVALID_ARGUMENT) or a full queue (RESOURCE_EXHAUSTED).
     """
+    AuditGolds: _aio.UnaryUnaryMultiCallable[_reward_pb2.AuditGoldsRequest, _reward_pb2.AuditGoldsResponse]  # type: ignore[assignment]
+    """Say of every gold answer what it is and whether it can be verified against itself."""
 
 class RewardServiceServicer(metaclass=_abc_1.ABCMeta):
     """Retries: Verify is a pure function of its request and may be repeated; verdicts of equal items are equal unless
@@ -66,5 +70,13 @@ class RewardServiceServicer(metaclass=_abc_1.ABCMeta):
         """Grade a batch. Verdicts stand in the order of the items. A failure of one item never touches another one; the
         call itself fails only for a malformed request (INVALID_ARGUMENT) or a full queue (RESOURCE_EXHAUSTED).
         """
+
+    @_abc_1.abstractmethod
+    def AuditGolds(
+        self,
+        request: _reward_pb2.AuditGoldsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reward_pb2.AuditGoldsResponse, _abc.Awaitable[_reward_pb2.AuditGoldsResponse]]:
+        """Say of every gold answer what it is and whether it can be verified against itself."""
 
 def add_RewardServiceServicer_to_server(servicer: RewardServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

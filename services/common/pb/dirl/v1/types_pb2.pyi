@@ -253,6 +253,7 @@ class PromptTask(_message.Message):
     ISSUED_AT_FIELD_NUMBER: _builtins.int
     GRADERS_FIELD_NUMBER: _builtins.int
     GRADING_TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    GOLD_TYPE_FIELD_NUMBER: _builtins.int
     schema_version: _builtins.int
     """Format of this message; 1."""
     job_id: _builtins.str
@@ -276,11 +277,13 @@ class PromptTask(_message.Message):
     """Unix seconds."""
     grading_timeout_s: _builtins.float
     """Seconds the verifier may spend on one response."""
+    gold_type: _builtins.str
+    """Kind of gold answer, as in VerifyItem."""
     @_builtins.property
     def decoding(self) -> Global___DecodingConfig: ...
     @_builtins.property
     def graders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Graders whose scores are wanted, by name."""
+        """Graders whose scores are wanted, as in VerifyRequest."""
 
     def __init__(
         self,
@@ -301,10 +304,11 @@ class PromptTask(_message.Message):
         issued_at: _builtins.float = ...,
         graders: _abc.Iterable[_builtins.str] | None = ...,
         grading_timeout_s: _builtins.float = ...,
+        gold_type: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decoding", b"decoding"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "dataset", b"dataset", "decoding", b"decoding", "gold", b"gold", "graders", b"graders", "grading_timeout_s", b"grading_timeout_s", "group_id", b"group_id", "issued_at", b"issued_at", "job_id", b"job_id", "ledger_position", b"ledger_position", "min_weight_version", b"min_weight_version", "num_generations", b"num_generations", "prompt_ids", b"prompt_ids", "purpose", b"purpose", "schema_version", b"schema_version", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "dataset", b"dataset", "decoding", b"decoding", "gold", b"gold", "gold_type", b"gold_type", "graders", b"graders", "grading_timeout_s", b"grading_timeout_s", "group_id", b"group_id", "issued_at", b"issued_at", "job_id", b"job_id", "ledger_position", b"ledger_position", "min_weight_version", b"min_weight_version", "num_generations", b"num_generations", "prompt_ids", b"prompt_ids", "purpose", b"purpose", "schema_version", b"schema_version", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

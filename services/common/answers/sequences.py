@@ -4,10 +4,14 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from services.reward.rationals import Rational, parse_rational, same_number
+from services.common.answers.rationals import Rational, parse_rational, same_number
 
 _SET: Final = re.compile(r"\\\{(.*)\\\}", re.DOTALL)
 _UNLIKE_ELEMENTS: Final = ("=", r"\pm", r"\mp", r"\cup", "<", ">", r"\in")
+_CONSTANT: Final = r"((?:[^<>=a-zA-Z\\]|\\(?:frac|sqrt|pi|infty|cdot|times)(?![a-z]))+?)"
+_CHAIN: Final = re.compile(rf"{_CONSTANT} ?(<|\\le|<=) ?[a-zA-Z] ?(<|\\le|<=) ?{_CONSTANT}")
+_BOUND: Final = re.compile(rf"[a-zA-Z] ?(<=|>=|<|>|\\le|\\ge|\\lt|\\gt) ?{_CONSTANT}")
+_STRICT: Final = ("<", ">", r"\lt", r"\gt")
 UNORDERED: Final = "{}"
 
 
@@ -31,6 +35,26 @@ def parse_sequence(text: str) -> Sequence | None:
     return Sequence(UNORDERED, elements) if len(elements) > 1 else None
 
 
+def as_interval(text: str) -> str | None:
+    r"""`2 < x \le 5` as `(2,5]`, `x > 2` as `(2,\infty)`, several of them joined by commas as a union; else None."""
+    parts = [_one_interval(part) for part in _split(text)]
+    known = [part for part in parts if part is not None]
+    return r" \cup ".join(known) if len(known) == len(parts) else None
+
+
+def _one_interval(text: str) -> str | None:
+    if chain := _CHAIN.fullmatch(text):
+        low, left, right, high = chain.groups()
+        return f"{'(' if left == '<' else '['}{low},{high}{')' if right == '<' else ']'}"
+    bound = _BOUND.fullmatch(text)
+    if bound is None:
+        return None
+    sign, end = bound.groups()
+    if sign.startswith(("<", r"\le", r"\lt")):
+        return rf"(-\infty,{end}{')' if sign in _STRICT else ']'}"
+    return rf"{'(' if sign in _STRICT else '['}{end},\infty)"
+
+
 def same_sequence(gold: Sequence, answer: Sequence) -> bool | None:
     """Whether the sequences are equal, unordered ones as multisets; None when text and numbers cannot decide.
 
@@ -38,6 +62,9 @@ def same_sequence(gold: Sequence, answer: Sequence) -> bool | None:
     """
     if gold.brackets != answer.brackets:
         return None
+    if gold.brackets == UNORDERED and all(element.startswith("(") for element in gold.elements):
+        # Solutions of a system: naming one twice adds nothing.
+        gold, answer = _distinct(gold), _distinct(answer)
     golds, answers = _numbers(gold), _numbers(answer)
     if golds is None or answers is None:
         plain = not any(sign in element for element in gold.elements + answer.elements for sign in _UNLIKE_ELEMENTS)
@@ -46,6 +73,12 @@ def same_sequence(gold: Sequence, answer: Sequence) -> bool | None:
         golds.sort(key=lambda number: number.value)
         answers.sort(key=lambda number: number.value)
     return len(golds) == len(answers) and all(map(same_number, golds, answers))
+
+
+def _distinct(sequence: Sequence) -> Sequence:
+    return Sequence(
+        sequence.brackets, tuple({element.replace(" ", ""): element for element in sequence.elements}.values())
+    )
 
 
 def _numbers(sequence: Sequence) -> list[Rational] | None:

@@ -2,7 +2,7 @@ from fractions import Fraction
 
 import pytest
 
-from services.reward.rationals import Rational, parse_decimal_comma, parse_rational, same_number
+from services.common.answers.rationals import Rational, parse_decimal_comma, parse_rational, same_number
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 import pytest
 
-from services.reward.normalisation import normalise, units_conflict
+from services.common.answers.normalisation import normalise, units_conflict
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,105 @@
+r"""Answers that stand in prose: `The answer is 5.`, `so $x=5$`, `#### 5`; for golds, and for benchmarks."""
+
+import re
+from typing import Final
+
+from services.common.data.boxed import innermost, outer_boxes
+
+_ANSWER_TAG: Final = re.compile(r"<answer>([^<]*)</answer>")
+_HASHES: Final = re.compile(r"####[ \t]*([^\n]+)")
+_PHRASE: Final = re.compile(r"(?:answer(?:\s+is)?\s*:|answer\s+is)[ \t]*([^\n]+)", re.IGNORECASE)
+_FINAL: Final = re.compile(r"final\s+answer\s+is[ \t:]*([^\n]+)", re.IGNORECASE)
+_FORMULA: Final = re.compile(r"(?<!\\)\$+((?:[^$\\]|\\.)+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_SENTENCE_END: Final = re.compile(r"\.\s+[A-Z]")
+_NUMBER: Final = re.compile(r"(?<![\w.,])[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)%?")
+_COMMAND: Final = re.compile(
+    r"\\{1,2}(?:begin|end|text|mathrm|mbox|textbf|mathbf|operatorname) ?\{[^{}]*\}|\\[a-zA-Z]+|[\^_]\{[^{}]*\}"
+)
+_WORD: Final = re.compile(
+    r"[a-zA-Z]{3,}|\b(?:am|an|as|at|be|by|he|if|in|is|it|me|my|no|of|on|or|pm|so|to|up|we)\b", re.IGNORECASE
+)
+_FUNCTIONS: Final = frozenset({"and", "or", "sin", "cos", "tan", "cot", "sec", "log", "ln", "exp", "sqrt", "pi"})
+_NUMBER_AND_UNIT: Final = re.compile(r"[-+$\d.,:/\\ {}^]+ ?[a-zA-Z]+(?: [a-zA-Z]+)?(?:\^ ?\{?\d\}?|\.)?")
+_MAX_BARE_CHARS: Final = 400
+_MAX_WORDS: Final = 4
+_GAP: Final = re.compile(r"\\q?quad|\\text|(?<![a-z])[a-z]+ (?=(?:and|or) )|[\s,;$\\(){}\[\]]")
+_MAX_BOX_GAP: Final = 40
+
+
+def gold_answer(gold: str) -> str:
+    r"""The answer in a gold that is a sentence or a solution: its last box or boxes, or what it states."""
+    boxes = [box for box in outer_boxes(gold) if box.closed]
+    if boxes:
+        return joined_boxes(gold) or innermost(boxes[-1].content)
+    announced = None if is_bare(gold) else stated(gold)
+    return announced[1] if announced else gold.strip()
+
+
+def joined_boxes(text: str) -> str:
+    r"""The contents of a last run such as `\boxed{3} and \boxed{5}`, joined by commas; empty when there is no run."""
+    boxes = outer_boxes(text)
+    first = len(boxes) - 1
+    while first > 0 and _is_list_gap(text[boxes[first - 1].end : boxes[first].start]):
+        first -= 1
+    run = [innermost(box.content) for box in boxes[max(first, 0) :]]
+    return ",".join(run) if len(run) > 1 else ""
+
+
+def _is_list_gap(gap: str) -> bool:
+    return len(gap) <= _MAX_BOX_GAP and _GAP.sub("", gap) in ("", "and", "or")
+
+
+def stated(text: str) -> tuple[str, str] | None:
+    """How the text states its answer (answer_tag | hashes | phrase), and what it states; None when it does not."""
+    for method, pattern in (("answer_tag", _ANSWER_TAG), ("hashes", _HASHES), ("phrase", _PHRASE)):
+        found = [part.strip() for part in pattern.findall(text) if part.strip()]
+        if found:
+            return method, _first_statement(found[-1])
+    return None
+
+
+def final_statement(text: str) -> str:
+    """What `the final answer is` announces, the last time; empty without it."""
+    found = _FINAL.findall(text)
+    return _first_statement(found[-1].strip()) if found else ""
+
+
+def is_bare(text: str) -> bool:
+    """Whether the text is an answer and nothing else: one formula, a number with a unit, a word or two."""
+    text = text.strip()
+    formula = _FORMULA.match(text)
+    if formula and formula.end() == len(text):
+        return True
+    if len(text) > _MAX_BARE_CHARS or not text:
+        return False
+    words = [word for word in _WORD.findall(_COMMAND.sub(" ", text)) if word.lower() not in _FUNCTIONS]
+    if (not words and "\n" not in text) or _NUMBER_AND_UNIT.fullmatch(text):
+        return True
+    return len(words) <= 2 and not re.search(r"\d", text)
+
+
+def last_value(text: str) -> tuple[str, str] | None:
+    """The last formula (last_formula) or the last number after it (last_number)."""
+    formulas = [match for match in _FORMULA.finditer(text) if not _is_prose(_content(match))]
+    numbers = list(_NUMBER.finditer(text))
+    if numbers and (not formulas or numbers[-1].start() >= formulas[-1].end()):
+        return "last_number", numbers[-1].group().rstrip(",")
+    return ("last_formula", _content(formulas[-1])) if formulas else None
+
+
+def _first_statement(line: str) -> str:
+    """The formula that a line begins with, else its first sentence; of long ones the value that it ends with."""
+    formula = _FORMULA.match(line)
+    if formula:
+        return _content(formula)
+    sentence = _SENTENCE_END.split(line, maxsplit=1)[0].lstrip("}").strip()
+    value = last_value(sentence) if _is_prose(sentence) else None
+    return value[1] if value else sentence
+
+
+def _is_prose(text: str) -> bool:
+    return len(_WORD.findall(_COMMAND.sub(" ", text))) > _MAX_WORDS
+
+
+def _content(formula: re.Match[str]) -> str:
+    return next(group for group in formula.groups() if group is not None).strip()

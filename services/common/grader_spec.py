@@ -1,0 +1,230 @@
+"""What responses are graded by: one model per kind of grader, told apart by `type`.
+
+A grader that is named after its kind needs no `type`: `{"name": "format"}`. On the wire a grader is its JSON, and a
+grader with nothing but its kind's name is that name. Their scores are numbers; where a grader cannot give one, the
+response is unverifiable.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
+
+from services.common.diffusion.config import Frozen
+from services.common.errors import PlatformError
+from services.common.formula import FUNCTIONS, Formula
+
+_NAME: Final = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
+_VARIABLE: Final = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
+VARIABLES: Final = ("sample.output_text", "sample.answer", "item.reference_answer")
+"""What a template may name: the response, the answer extracted from it, the gold answer."""
+_MAX_SOURCE_CHARS: Final = 65_536
+_MAX_PARTS: Final = 16
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Named(Frozen):
+    name: str = Field(pattern=_NAME)
+    """Under which its score is reported."""
+    weight: Finite = 1.0
+    """Its share in the reward: the sum of weight · score."""
+
+
+class AccuracyGrader(_Named):
+    """1 for a correct answer, else 0."""
+
+    type: Literal["accuracy"]
+
+
+class BoxedGrader(_Named):
+    r"""1 when the answer judged was in a `\\boxed{}`, else 0."""
+
+    type: Literal["boxed"]
+
+
+class FormatGrader(_Named):
+    """1 for at most one closed think block and exactly one box after it, else 0."""
+
+    type: Literal["format"]
+
+
+class CosineGrader(_Named):
+    """Correct answers score less and wrong ones more, the longer they are (arXiv 2502.03373, eq. 1).
+
+    From `*_short` at length 0 to `*_long` at the token budget, along half a cosine; `exceeded` at the budget.
+    """
+
+    type: Literal["cosine"]
+    correct_short: Finite = 1.0
+    correct_long: Finite = 0.5
+    wrong_short: Finite = -0.5
+    wrong_long: Finite = 0.0
+    exceeded: Finite = -0.5
+
+
+class SoftOverlongGrader(_Named):
+    """0 up to budget − buffer, then linearly down to −1 at the budget (DAPO, arXiv 2503.14476, eq. 13)."""
+
+    type: Literal["soft_overlong"]
+    buffer: float = Field(0.5, gt=0, le=1)
+    """Share of the token budget over which the penalty grows."""
+
+
+class RepetitionGrader(_Named):
+    """−(1 − distinct / all) over the n-grams of words: 0 without repetition."""
+
+    type: Literal["repetition"]
+    ngram: int = Field(3, gt=0, le=64)
+
+
+class SpeedGrader(_Named):
+    """Tokens per denoising step over `target`, at most 1; 0 unless the answer is correct."""
+
+    type: Literal["speed"]
+    target: float = Field(4.0, gt=0, allow_inf_nan=False)
+
+
+class StringCheckGrader(_Named):
+    """1 when `input` and `reference`, filled in, compare as `operation` says, else 0 (OpenAI's grader)."""
+
+    type: Literal["string_check"]
+    operation: Literal["eq", "ne", "like", "ilike"]
+    """Equal, different, contains, contains whatever the case."""
+    input: str = Field(max_length=_MAX_SOURCE_CHARS)
+    reference: str = Field(max_length=_MAX_SOURCE_CHARS)
+
+    @model_validator(mode="after")
+    def _variables_are_known(self) -> Self:
+        named = _VARIABLE.findall(self.input + self.reference)
+        unknown = [name for name in named if name not in VARIABLES]
+        if unknown:
+            raise ValueError(f"{{{{{unknown[0]}}}}} is no variable; the variables are {', '.join(VARIABLES)}")
+        return self
+
+
+class PythonGrader(_Named):
+    """`grade(sample, item) -> float` of your own, in a sandboxed process; docs/rewards.md says what it may do."""
+
+    type: Literal["python"]
+    source: str = Field(max_length=_MAX_SOURCE_CHARS)
+    timeout_s: float = Field(2.0, gt=0, le=30)
+    """Wall time of one call."""
+    memory_mb: int = Field(256, ge=64, le=2048)
+    """Address space of the process."""
+
+    @model_validator(mode="after")
+    def _defines_grade(self) -> Self:
+        try:
+            body = ast.parse(self.source).body
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise ValueError(f"source is no Python: {error}") from None
+        defined = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == "grade"]
+        if not defined or len(defined[-1].args.args) != 2:
+            raise ValueError("source must define grade(sample, item), which returns a number")
+        return self
+
+
+class MultiGrader(_Named):
+    """A formula over the scores of other graders, e.g. `0.9 * accuracy + 0.1 * format` (OpenAI's grader)."""
+
+    type: Literal["multi"]
+    graders: dict[Annotated[str, Field(pattern=_NAME)], "GraderSpec"] = Field(min_length=1, max_length=_MAX_PARTS)
+    calculate_output: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parts_bear_their_keys(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or not isinstance(data.get("graders"), Mapping):
+            return data
+        parts = {
+            key: {"name": key, **part} if isinstance(part, Mapping) else part for key, part in data["graders"].items()
+        }
+        return {**data, "graders": parts}
+
+    @model_validator(mode="after")
+    def _formula_fits(self) -> Self:
+        for part in self.graders.values():
+            if isinstance(part, MultiGrader):
+                raise ValueError(f"part {part.name!r} is a multi grader; its parts belong into this one")
+            if part.weight != 1:
+                raise ValueError(f"part {part.name!r} has a weight; calculate_output says what it counts")
+        taken = set(self.graders) & set(FUNCTIONS)
+        if taken:
+            raise ValueError(f"{sorted(taken)} are names of functions; give the parts other keys")
+        Formula(self.calculate_output, set(self.graders))
+        return self
+
+
+_Kind = (
+    AccuracyGrader | BoxedGrader | FormatGrader | CosineGrader | SoftOverlongGrader | RepetitionGrader | SpeedGrader
+    | StringCheckGrader | PythonGrader | MultiGrader
+)  # fmt: skip
+
+
+def _with_type(value: Any) -> Any:
+    """The name is the type where no type is given."""
+    if isinstance(value, str):
+        return {"name": value, "type": value}
+    if isinstance(value, Mapping) and "type" not in value and "name" in value:
+        return {**value, "type": value["name"]}
+    return value
+
+
+GraderSpec = Annotated[Annotated[_Kind, Field(discriminator="type")], BeforeValidator(_with_type)]
+"""Any grader."""
+MultiGrader.model_rebuild()
+_ADAPTER: Final[TypeAdapter[_Kind]] = TypeAdapter(GraderSpec)
+
+
+def parse_grader(value: Any) -> _Kind:
+    """A grader from its object, its JSON text or its kind's name.
+
+    Raises PlatformError("invalid_request") that names every fault, and the known kinds for an unknown one.
+    """
+    try:
+        return _ADAPTER.validate_python(json.loads(value) if _is_json(value) else value)
+    except ValidationError as error:
+        faults = "; ".join(_fault(item["loc"], item["msg"]) for item in error.errors(include_url=False))
+        raise PlatformError("invalid_request", f"The grader cannot be used: {faults}.", param="grader") from None
+    except ValueError as error:
+        raise PlatformError("invalid_request", f"The grader is no JSON: {error}.", param="grader") from None
+
+
+def parse_graders(values: Sequence[Any]) -> tuple[_Kind, ...]:
+    """Several graders, each with a name of its own; raises what parse_grader raises."""
+    graders = tuple(parse_grader(value) for value in values)
+    require_own_names(graders)
+    return graders
+
+
+def require_own_names(graders: Sequence[_Kind]) -> None:
+    """Raises PlatformError("invalid_request") when two graders would report under one name."""
+    names = [grader.name for grader in graders]
+    if len(set(names)) < len(names):
+        raise PlatformError("invalid_request", f"Graders must have names of their own, got {names}.", param="graders")
+
+
+def grader_text(grader: _Kind) -> str:
+    """The grader as it travels: its kind's name when that says all, else its JSON. The weight stays behind."""
+    fields = grader.model_dump(mode="json", exclude_defaults=True, exclude={"weight"})
+    if set(fields) == {"name", "type"} and fields["name"] == fields["type"]:
+        return grader.type
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"))
+
+
+def fill_in(template: str, values: Mapping[str, str]) -> str:
+    """A template with its variables replaced."""
+    return _VARIABLE.sub(lambda match: values[match.group(1)], template)
+
+
+def _is_json(value: Any) -> bool:
+    return isinstance(value, str) and value.lstrip().startswith("{")
+
+
+def _fault(location: tuple[int | str, ...], message: str) -> str:
+    path = ".".join(str(part) for part in location)
+    return f"{path}: {message}" if path else message
