@@ -122,6 +122,16 @@ class Fleet:
             unavailable_code="trainer_unavailable",
         )
 
+    def dump_stacks(self, address: str, job_id: str, attempt: int) -> None:
+        """Have the learner write its stacks to its log."""
+        call(
+            self._trainer(address).DumpStacks,
+            trainer_pb2.DumpStacksRequest(job_id=job_id, attempt=attempt),
+            timeout_s=_SHORT_TIMEOUT_S,
+            what=f"DumpStacks on trainer {address}",
+            unavailable_code="trainer_unavailable",
+        )
+
     def journalled_events(self, address: str, job_dir: Path, attempt: int, after_seq: int) -> list[Event]:
         """Events of an attempt after `after_seq`, at most a thousand, as its journal has them."""
         request = trainer_pb2.GetEventsRequest(

@@ -49,6 +49,8 @@ def apply_events(session: Session, job_id: str, attempt_number: int, events: Seq
     for event in batch:
         _apply(session, job, attempt, event)
     attempt.last_event_seq += len(batch)
+    if batch and _is_current(job, attempt):
+        job.heard_at = utc_now()
     return Applied(attempt.last_event_seq, gap=len(batch) < len(ahead))
 
 

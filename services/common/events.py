@@ -30,8 +30,10 @@ class EventType(StrEnum):
     EVALUATION = "evaluation"
     """{step: int, stage: str, dataset: str, results: {...}}; accuracy with its 95 % interval, tokens_per_step, …"""
     CERTIFICATE = "certificate"
-    """{resumed_from: int, issued: int, trained: int, dropped: {reason: int}, open: int, lost: int, trained_twice: int,
-    digest_before: str, digest_after: str}"""
+    """{moment: resume | end, resumed_from: int, issued: int, trained: int, dropped: {reason: int}, open: int,
+    lost: int, trained_twice: int, digest_before: str, digest_after: str}"""
+    REVISION = "revision"
+    """{revision: int, step: int, changes: {key: value}}; applies to the steps after `step`"""
     LOG = "log"
     """{level: info | warning | error, code: str, message: str, ...}"""
 

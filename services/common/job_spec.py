@@ -207,6 +207,8 @@ class JobSpec(Frozen):
     validation_file: str | None = None
     suffix: str | None = Field(None, max_length=64)
     seed: int = Field(0, ge=0, lt=2**31)
+    priority: int = Field(0, ge=-100, le=100)
+    """Waiting jobs of a higher priority get services first."""
     metadata: dict[str, str] = Field(default_factory=dict, max_length=_MAX_METADATA)
     diffusion: DiffusionSpec = DiffusionSpec()
     sampling: SamplingSpec = SamplingSpec()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar, cast
 
 import redis
+from pydantic import ValidationError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -19,6 +20,7 @@ from services.common.codec import group_from_pb, group_to_pb, task_from_pb, task
 from services.common.errors import PlatformError
 from services.common.events import EVENTS_STREAM, Event
 from services.common.pb.dirl.v1 import types_pb2
+from services.common.telemetry.logs import get_logger
 from services.common.trajectory import PromptTask, ScoredGroup
 
 _FIELD: Final = b"m"
@@ -38,6 +40,8 @@ redis.call('XDEL', KEYS[1], ARGV[2])
 redis.call('XADD', KEYS[2], '*', 'm', ARGV[3])
 return 1
 """
+
+log = get_logger()
 
 T = TypeVar("T")
 Entry = tuple[bytes, Mapping[bytes, bytes]]
@@ -234,13 +238,17 @@ class GroupConsumer:
     """The learner's end of the groups stream: everything from the beginning, once."""
 
     def __init__(self, client: redis.Redis, stream: str) -> None:
+        """Raises PlatformError `queue_unavailable`."""
         self._client, self._stream = client, stream
         self._last_id: bytes | str = "0-0"
+        self._server = _server_run(client)
 
     def take(self, block_ms: int) -> list[ScoredGroup]:
         """The next groups in order of arrival; waits up to `block_ms` milliseconds for the first.
 
-        What is returned is deleted: a dead learner's attempt is never continued, so nobody else needs it.
+        What is returned is deleted: a dead learner's attempt is never continued, so nobody else needs it. Raises
+        `queue_unavailable` also for a server that was restarted: the attempt's prompts are gone, and no group would
+        ever come.
         """
         with _redis_errors(f"take from {self._stream}"):
             reply = cast(
@@ -252,7 +260,23 @@ class GroupConsumer:
             if entries:
                 self._last_id = entries[-1][0]
                 self._client.xdel(self._stream, *(entry_id for entry_id, _ in entries))
+        if not entries:
+            self._require_same_server()
         return groups
+
+    def _require_same_server(self) -> None:
+        if _server_run(self._client) != self._server:
+            raise PlatformError(
+                "queue_unavailable",
+                f"The Redis server was restarted: {self._stream} and the prompts that wait for it are lost.",
+                hint="The next attempt issues them again.",
+            )
+
+
+def _server_run(client: redis.Redis) -> str:
+    """Random name of the server process, another one after each start."""
+    with _redis_errors("ask Redis who it is"):
+        return str(client.info("server")["run_id"])
 
 
 class EventQueue:
@@ -276,9 +300,18 @@ class EventConsumer:
         self._group = _ConsumerGroup(client, EVENTS_STREAM, _RECORDER, consumer, lease_ms)
 
     def take(self, count: int, block_ms: int) -> list[Leased[Event]]:
-        """Up to `count` events, unacknowledged ones of the past first; waits up to `block_ms` ms for the first."""
-        entries = self._group.take(count, block_ms)
-        return [Leased(entry_id, Event.model_validate_json(data)) for entry_id, data in _messages(entries)]
+        """Up to `count` events, unacknowledged ones of the past first; waits up to `block_ms` ms for the first.
+
+        An entry that is no event is logged and deleted: were it an event once, the journal has it.
+        """
+        leased: list[Leased[Event]] = []
+        for entry_id, fields in self._group.take(count, block_ms):
+            try:
+                leased.append(Leased(entry_id.decode(), Event.model_validate_json(fields[_FIELD])))
+            except (KeyError, ValidationError) as error:
+                log.warning("entry of the events stream dropped: it is no event", entry_id=entry_id, reason=str(error))
+                self._group.ack([entry_id.decode()])
+        return leased
 
     def ack(self, entry_ids: Sequence[str]) -> None:
         """Acknowledge and delete."""

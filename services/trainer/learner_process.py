@@ -69,6 +69,10 @@ class LearnerProcess:
         self._kill_timer.daemon = True
         self._kill_timer.start()
 
+    def dump_stacks(self) -> None:
+        """Have it write the stacks of its threads to its log."""
+        self._signal_group(signal.SIGUSR1)
+
     def wait(self, timeout_s: float) -> bool:
         """Wait for the end; False when it still runs."""
         self._watcher.join(timeout_s)

@@ -38,6 +38,12 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         stopping = self._supervisor.stop(request.job_id, request.attempt, request.grace_s)
         return trainer_pb2.StopJobResponse(stopping=stopping)
 
+    def DumpStacks(
+        self, request: trainer_pb2.DumpStacksRequest, context: grpc.ServicerContext
+    ) -> trainer_pb2.DumpStacksResponse:
+        """Returns at once; a learner that is stopped writes nothing."""
+        return trainer_pb2.DumpStacksResponse(asked=self._supervisor.dump_stacks(request.job_id, request.attempt))
+
     def GetStatus(
         self, request: trainer_pb2.GetTrainerStatusRequest, context: grpc.ServicerContext
     ) -> trainer_pb2.GetTrainerStatusResponse:

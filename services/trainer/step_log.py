@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from services.common.checkpoint.format import ORIGIN, list_checkpoints, read_manifest
 from services.trainer.ledger import StepRecord
 
 
@@ -64,7 +65,17 @@ def surviving_records(job_dir: Path, *, before_attempt: int, resumed_from: int) 
         records = [step for step in steps if step.step <= resumed_from] + records
         undone = [step.step for step in steps if step.step > resumed_from] + undone
         known = min(known, lines[0]["resumed_from"])
-    return [record for record in records if record.step <= resumed_from], undone
+    return _inherited(job_dir) + [record for record in records if record.step <= resumed_from], undone
+
+
+def _inherited(job_dir: Path) -> list[StepRecord]:
+    """Of a forked job, the steps that its parent made up to the checkpoint that the job goes on from."""
+    checkpoints = list_checkpoints(job_dir / ORIGIN / "checkpoints")
+    if not checkpoints:
+        return []
+    point = read_manifest(checkpoints[-1])
+    records, _ = surviving_records(job_dir / ORIGIN, before_attempt=point.attempt + 1, resumed_from=point.global_step)
+    return records
 
 
 def _record(line: dict[str, Any]) -> StepRecord:

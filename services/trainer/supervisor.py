@@ -70,14 +70,24 @@ class Supervisor:
 
     def stop(self, job_id: str, attempt: int, grace_s: float) -> bool:
         """Ask the attempt's learner to end, killed after `grace_s`; False when it does not run."""
+        learner = self._running(job_id, attempt)
+        if learner is not None:
+            learner.stop(grace_s)
+        return learner is not None
+
+    def dump_stacks(self, job_id: str, attempt: int) -> bool:
+        """Have the attempt's learner write its stacks to its log; False when it does not run."""
+        learner = self._running(job_id, attempt)
+        if learner is not None:
+            learner.dump_stacks()
+        return learner is not None
+
+    def _running(self, job_id: str, attempt: int) -> LearnerProcess | None:
         with self._lock:
             learner = self._learner
         if learner is None or learner.end is not None:
-            return False
-        if (learner.request.job_id, learner.request.attempt) != (job_id, attempt):
-            return False
-        learner.stop(grace_s)
-        return True
+            return None
+        return learner if (learner.request.job_id, learner.request.attempt) == (job_id, attempt) else None
 
     def status(self) -> SupervisorStatus:
         """State of the attempt last started, and memory of the whole service."""

@@ -423,3 +423,45 @@ def test_pruning_deletes_the_streams_of_ended_attempts_only(world: World) -> Non
 
     assert world.context.redis.exists(ended) == 0
     assert world.context.redis.exists(running) == 1
+
+
+def test_a_silent_learner_makes_its_job_stalled_with_a_dump_of_its_stacks_until_it_speaks_again(world: World) -> None:
+    job_id = world.run()
+    _last_heard(world, job_id, seconds_ago=1000)
+    reconcile(world.context, job_id)
+    reconcile(world.context, job_id)
+    stalled = world.job(job_id).stalled
+    _last_heard(world, job_id, seconds_ago=1)
+    reconcile(world.context, job_id)
+
+    assert stalled is not None
+    assert (stalled["phase"], stalled["budget_s"]) == ("loading", 900.0)
+    assert [(dump.job_id, dump.attempt) for dump in world.trainer.dumps] == [(job_id, 1)]
+    assert world.job(job_id).stalled is None
+    assert [kind for kind in _event_types(world, job_id) if kind in ("stalled", "recovered")] == [
+        "stalled",
+        "recovered",
+    ]
+
+
+def test_a_learner_that_stays_silent_is_stopped_and_the_next_attempt_tries_again(world: World) -> None:
+    job_id = world.run()
+    _last_heard(world, job_id, seconds_ago=5000)
+
+    reconcile(world.context, job_id)
+
+    (attempt,) = world.attempts(job_id)
+    assert (attempt.state, attempt.error_code) == ("failed", "deadline_exceeded")
+    assert world.job(job_id).state == "provisioning"
+    assert world.trainer.stops[-1].grace_s == 0.0
+
+
+def _last_heard(world: World, job_id: str, *, seconds_ago: float) -> None:
+    with world.context.database.begin() as session:
+        lock_job(session, job_id).heard_at = utc_now() - timedelta(seconds=seconds_ago)
+
+
+def _event_types(world: World, job_id: str) -> list[str]:
+    with world.context.database.begin() as session:
+        wanted = select(JobEvent.type).where(JobEvent.job_id == job_id).order_by(JobEvent.position)
+        return list(session.scalars(wanted))

@@ -158,7 +158,8 @@ def test_a_job_stopped_while_it_waits_for_groups_repeats_the_step_and_loses_no_p
     with real_replica(redis_url) as (replica, address):
         Platform(replica, address, redis_url, model).run(tmp_path / "whole", job_id="job_2")
 
-    (certificate,) = of_kind(journal_of(tmp_path / "job", 2), EventType.CERTIFICATE)
+    certificate, at_end = of_kind(journal_of(tmp_path / "job", 2), EventType.CERTIFICATE)
+    assert (certificate["moment"], at_end["moment"]) == ("resume", "end")
     assert (first.state, second.state) == ("stopped", "succeeded")
     assert {name: certificate[name] for name in ("resumed_from", "trained", "lost", "trained_twice")} == {
         "resumed_from": 1, "trained": 2, "lost": 0, "trained_twice": 0

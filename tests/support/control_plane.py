@@ -46,6 +46,7 @@ class ScriptedTrainer(trainer_pb2_grpc.TrainerServiceServicer):
         """Events by (job id, attempt)."""
         self.started: list[trainer_pb2.StartJobRequest] = []
         self.stops: list[trainer_pb2.StopJobRequest] = []
+        self.dumps: list[trainer_pb2.DumpStacksRequest] = []
         self.exports: dict[str, str] = {}
         self.refusal: PlatformError | None = None
         """Raised by StartJob."""
@@ -64,6 +65,12 @@ class ScriptedTrainer(trainer_pb2_grpc.TrainerServiceServicer):
     ) -> trainer_pb2.StopJobResponse:
         self.stops.append(request)
         return trainer_pb2.StopJobResponse(stopping=self.state == "running")
+
+    def DumpStacks(
+        self, request: trainer_pb2.DumpStacksRequest, context: grpc.ServicerContext
+    ) -> trainer_pb2.DumpStacksResponse:
+        self.dumps.append(request)
+        return trainer_pb2.DumpStacksResponse(asked=True)
 
     def GetStatus(
         self, request: trainer_pb2.GetTrainerStatusRequest, context: grpc.ServicerContext

@@ -53,11 +53,15 @@ def _runs(process: psutil.Process) -> bool:
 
 
 @contextmanager
-def local_platform() -> Iterator[LocalPlatform]:
+def local_platform(rollout_replicas: int = 1) -> Iterator[LocalPlatform]:
     """The whole platform, without a line of output and not on the port that a user's own one has."""
     with open_directory() as directory:
         platform = LocalPlatform(
-            directory, on_ready=lambda _service, _seconds: None, report=lambda _line: None, api_port=free_ports(1)[0]
+            directory,
+            on_ready=lambda _service, _seconds: None,
+            report=lambda _line: None,
+            api_port=free_ports(1)[0],
+            rollout_replicas=rollout_replicas,
         )
         with platform:
             yield platform

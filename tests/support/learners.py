@@ -10,11 +10,24 @@ from services.common.events import Event
 from services.common.job_spec import parse_spec
 from services.common.streams import stream_names
 from services.trainer.journal import read_events
-from services.trainer.learner.process import StopSignal
+from services.trainer.learner.process import StopRequestedError, StopSignal
 from services.trainer.learner.request import LearnerRequest, LearnerResult
 from services.trainer.learner.run import run_attempt
 
 UNREACHABLE_REDIS = "redis://127.0.0.1:1/0"
+
+
+class StopAfterSteps(StopSignal):
+    """Asks for the end once so many steps are done."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self._checks_left = steps + 1  # one before the stage, then one before every step
+
+    def check(self) -> None:
+        if self._checks_left == 0:
+            raise StopRequestedError
+        self._checks_left -= 1
 
 
 def learner_request(job_dir: Path, spec: dict[str, Any], **changes: Any) -> LearnerRequest:

@@ -32,6 +32,10 @@ class ApiClient:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
+    def ready(self) -> bool:
+        """Whether the API can serve requests."""
+        return bool(self._send("GET", "/readyz")["ready"])
+
     def upload(self, path: Path) -> Json:
         """Send a data file."""
         with _opened(path) as file:
@@ -52,6 +56,14 @@ class ApiClient:
     def cancel(self, job_id: str) -> Json:
         """Ask a job to end."""
         return self._send("POST", f"/v1/jobs/{job_id}/cancel")
+
+    def pause(self, job_id: str) -> Json:
+        """Ask a job to end for now, with a checkpoint."""
+        return self._send("POST", f"/v1/jobs/{job_id}/pause")
+
+    def resume(self, job_id: str) -> Json:
+        """Queue a paused job again."""
+        return self._send("POST", f"/v1/jobs/{job_id}/resume")
 
     def evals(self, job_id: str) -> list[Json]:
         """Evaluations of a job, oldest first."""

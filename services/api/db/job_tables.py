@@ -38,15 +38,28 @@ class Job(Lockable, Base):
     rollout_replicas: Mapped[int]
     """Replicas that the job needs; 0 when it decodes nothing."""
 
+    priority: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Jobs of a higher priority are placed first."""
+    revision: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Number of changes of the spec since the submission."""
+    forked_from: Mapped[str | None]
+    """Checkpoint that the job goes on from, of another job."""
+
     state: Mapped[str] = mapped_column(default=JobState.VALIDATING_FILES)
     attempt: Mapped[int] = mapped_column(default=0)
     """Number of the newest attempt; 0 before the first."""
+    forgiven_attempts: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Attempts up to this number are not counted as failures: the user queued the job anew after them."""
     phase: Mapped[str | None]
     stage: Mapped[str | None]
     waiting_for: Mapped[str | None]
     """Service that the scheduler sees missing."""
     learner_waiting_for: Mapped[str | None]
     """What the learner itself says that it waits for."""
+    heard_at: Mapped[datetime | None]
+    """When the learner's newest event was recorded, or the attempt started."""
+    stalled: Mapped[dict[str, Any] | None]
+    """services.api.domain.stall.Stall, while the job makes no progress."""
     progress: Mapped[dict[str, Any] | None]
     """services.api.domain.progress.Progress"""
     latest_metrics: Mapped[dict[str, float]] = mapped_column(default=dict)

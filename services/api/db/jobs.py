@@ -55,25 +55,33 @@ def append_numbered_event(
 
 
 def transition(session: Session, job: Job, target: JobState, error: AttemptEnd | None = None) -> None:
-    """Move the job; raises PlatformError("illegal_transition"). `error` is why it failed."""
+    """Move the job; raises PlatformError("illegal_transition"). `error` is why it failed or paused."""
     check_transition(job.id, job.job_state, target)
     data = {"from": job.state, "to": target.value, "error": _error_json(error)}
     job.state = target
     if target is JobState.RUNNING and job.started_at is None:
         job.started_at = utc_now()
     if target not in (JobState.RUNNING, JobState.PAUSING, JobState.CANCELLING):
-        job.phase = job.learner_waiting_for = None
+        job.phase = job.learner_waiting_for = job.stalled = None
         set_waiting(session, job, None)
+    if target is JobState.QUEUED or error is not None:
+        job.error_code = None if error is None else error.error_code
+        job.error_message = None if error is None else error.error_message
     if target.is_terminal:
-        _finish(session, job, error)
+        _finish(session, job)
     append_event(session, job, STATE_EVENT, data)
 
 
-def _finish(session: Session, job: Job, error: AttemptEnd | None) -> None:
+def queue_again(session: Session, job: Job) -> None:
+    """Queue a job that no learner works on: it goes on from its newest checkpoint, earlier failures forgiven."""
+    transition(session, job, JobState.QUEUED)
+    job.forgiven_attempts = job.attempt
+    job.finished_at = job.result_checkpoint = None
+
+
+def _finish(session: Session, job: Job) -> None:
     job.finished_at = utc_now()
     job.result_checkpoint = newest_checkpoint(session, job.id)
-    if error is not None:
-        job.error_code, job.error_message = error.error_code, error.error_message
 
 
 def _error_json(error: AttemptEnd | None) -> dict[str, str] | None:
@@ -138,7 +146,7 @@ def open_attempt(session: Session, job: Job, trainer: str, replicas: Sequence[st
 
 
 def close_attempt(session: Session, job: Job, attempt: Attempt, end: AttemptEnd) -> int:
-    """End an attempt and give its services back; returns how many attempts of the job failed before it."""
+    """End an attempt and give its services back; returns how many attempts failed before since the user queued it."""
     attempt.state = end.state
     attempt.ended_at = utc_now()
     failed = end if end.state is AttemptState.FAILED else None
@@ -147,7 +155,10 @@ def close_attempt(session: Session, job: Job, attempt: Attempt, end: AttemptEnd)
     session.execute(delete(ServiceLease).where(ServiceLease.job_id == job.id, ServiceLease.attempt == attempt.number))
     append_event(session, job, ATTEMPT_EVENT, _attempt_json(end.state, attempt.trainer_address, failed))
     earlier = select(func.count()).where(
-        Attempt.job_id == job.id, Attempt.number < attempt.number, Attempt.state == AttemptState.FAILED
+        Attempt.job_id == job.id,
+        Attempt.number > job.forgiven_attempts,
+        Attempt.number < attempt.number,
+        Attempt.state == AttemptState.FAILED,
     )
     return session.scalar(earlier) or 0
 

@@ -10,6 +10,10 @@ MAX_FAILED_ATTEMPTS: Final = 3
 """Attempts of one job that may fail before the job does."""
 
 
+PAUSING_CODES: Final = frozenset({"disk_full"})
+"""Failures that somebody must attend to before another attempt can do better: the job is paused, not failed."""
+
+
 class AttemptState(StrEnum):
     """Where an attempt stands."""
 
@@ -48,12 +52,15 @@ def decide(job_state: JobState, end: AttemptEnd, failed_before: int) -> Decision
     """What becomes of a job in `job_state` whose attempt ended so.
 
     `failed_before` counts the job's earlier failed attempts. A cancel that was accepted wins over any end. A pause
-    wins over a failure that another attempt may heal: the resumed job is that attempt.
+    wins over a failure that another attempt may heal: the resumed job is that attempt. A failure of PAUSING_CODES
+    pauses the job.
     """
     if job_state is JobState.CANCELLING:
         return Decision((JobState.CANCELLED,))
     if end.state is AttemptState.SUCCEEDED:
         return Decision(_running_first(job_state, JobState.SUCCEEDED))
+    if end.error_code in PAUSING_CODES:
+        return Decision(_to_pause(job_state))
     may_go_on = end.state is AttemptState.STOPPED or (end.retryable and failed_before + 1 < MAX_FAILED_ATTEMPTS)
     if not may_go_on:
         return Decision((JobState.FAILED,))
@@ -65,6 +72,12 @@ def decide(job_state: JobState, end: AttemptEnd, failed_before: int) -> Decision
 def _running_first(job_state: JobState, target: JobState) -> tuple[JobState, ...]:
     """Only a running job succeeds; one that was quicker than its pause or its start's answer was running."""
     return (target,) if job_state is JobState.RUNNING else (JobState.RUNNING, target)
+
+
+def _to_pause(job_state: JobState) -> tuple[JobState, ...]:
+    """Only a running job is paused; one that is being provisioned goes through that state, too."""
+    path = (JobState.RUNNING, JobState.PAUSING, JobState.PAUSED)
+    return path[path.index(job_state) + 1 :] if job_state in path else path
 
 
 def _next_attempt(job_state: JobState) -> tuple[JobState, ...]:

@@ -26,8 +26,8 @@ class JobState(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether nothing follows."""
-        return not TRANSITIONS[self]
+        """Whether the job is over, unless the user reruns or rewinds it."""
+        return self in TERMINAL
 
 
 TRANSITIONS: Final[Mapping[JobState, frozenset[JobState]]] = {
@@ -40,10 +40,16 @@ TRANSITIONS: Final[Mapping[JobState, frozenset[JobState]]] = {
     JobState.PAUSING: frozenset({JobState.PAUSED, JobState.RUNNING, JobState.CANCELLING, JobState.FAILED}),
     JobState.PAUSED: frozenset({JobState.QUEUED, JobState.CANCELLING, JobState.FAILED}),
     JobState.CANCELLING: frozenset({JobState.CANCELLED, JobState.FAILED}),
-    JobState.SUCCEEDED: frozenset(),
-    JobState.FAILED: frozenset(),
-    JobState.CANCELLED: frozenset(),
+    JobState.SUCCEEDED: frozenset({JobState.QUEUED}),
+    JobState.FAILED: frozenset({JobState.QUEUED}),
+    JobState.CANCELLED: frozenset({JobState.QUEUED}),
 }
+
+TERMINAL: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+RESUMABLE: Final = frozenset({JobState.PAUSED})
+RERUNNABLE: Final = frozenset({JobState.FAILED, JobState.CANCELLED})
+REWINDABLE: Final = RESUMABLE | TERMINAL
+"""States in which the user may queue a job again; no learner runs in any of them."""
 
 ACTIVE: Final = frozenset({JobState.PROVISIONING, JobState.RUNNING, JobState.PAUSING, JobState.CANCELLING})
 """States in which the scheduler has something to watch or to do."""
@@ -54,8 +60,17 @@ def check_transition(job_id: str, current: JobState, target: JobState) -> None:
     allowed = TRANSITIONS[current]
     if target in allowed:
         return
-    ways = ", ".join(sorted(allowed)) or "nothing: the state is final"
+    ways = ", ".join(sorted(allowed))
     raise PlatformError(
         "illegal_transition",
         f"Job {job_id} cannot go from {current} to {target}; from {current} it can go to {ways}.",
     )
+
+
+def require_state(job_id: str, wish: str, current: JobState, allowed: frozenset[JobState]) -> None:
+    """Raise PlatformError("illegal_transition") when a wish of the user does not fit the state."""
+    if current not in allowed:
+        states = ", ".join(sorted(allowed))
+        raise PlatformError(
+            "illegal_transition", f"Cannot {wish} job {job_id}: it is {current}, and must be one of: {states}."
+        )

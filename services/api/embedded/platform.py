@@ -82,9 +82,9 @@ class LocalPlatform:
 
     def _start(self) -> None:
         self._started_at = time.monotonic()
-        urls = start_servers(self._supervisor, self.data_dir, self._tell)
+        self.urls = start_servers(self._supervisor, self.data_dir, self._tell)
         self.addresses = choose_addresses(_api_port(self._api_port), self._rollout_replicas)
-        env = shared_environment(self.data_dir, urls, self.addresses)
+        env = shared_environment(self.data_dir, self.urls, self.addresses)
         _migrate(env)
         services = platform_services(env, self.addresses, self.data_dir, self._supervisor.log_path)
         self._supervisor.start(*services, on_ready=self._tell)

@@ -8,9 +8,11 @@ from fastapi.routing import APIRoute
 
 from services.api.http import (
     routes_files,
+    routes_insight,
     routes_jobs,
     routes_models,
     routes_records,
+    routes_steering,
     routes_system,
     routes_trajectories,
 )
@@ -45,7 +47,16 @@ def create_app(resources: Resources, *, dashboard: Path = DASHBOARD) -> FastAPI:
     app.add_middleware(BodyLimitMiddleware, max_bytes=_MAX_BODY_BYTES, uploads={"/v1/files": upload_bytes})
     app.add_middleware(RequestMiddleware, registry=resources.registry)
     install_error_handlers(app)
-    for module in (routes_files, routes_jobs, routes_records, routes_trajectories, routes_models, routes_system):
+    for module in (
+        routes_files,
+        routes_jobs,
+        routes_steering,
+        routes_records,
+        routes_insight,
+        routes_trajectories,
+        routes_models,
+        routes_system,
+    ):
         app.include_router(module.router)
     app.include_router(dashboard_router(dashboard))
     _add_spec_schema(app)

@@ -7,8 +7,8 @@ from fastapi import APIRouter, Body, Header, Query, Request, Response
 from sqlalchemy import select
 
 from services.api.db.job_tables import Job
-from services.api.db.jobs import get_job, lock_job, running_attempt, transition
-from services.api.domain.job_state import JobState
+from services.api.db.jobs import get_job, lock_job, queue_again, running_attempt, transition
+from services.api.domain.job_state import RESUMABLE, JobState, require_state
 from services.api.http.envelope import Page, page_of
 from services.api.http.paging import newest_first
 from services.api.http.resources import After, Limit, Res
@@ -103,6 +103,7 @@ def resume_job(resources: Res, job_id: str) -> JobView:
     """Queue a paused job again; it goes on from its newest checkpoint."""
     with resources.database.begin() as session:
         job = lock_job(session, job_id)
-        transition(session, job, JobState.QUEUED)
+        require_state(job_id, "resume", job.job_state, RESUMABLE)
+        queue_again(session, job)
     resources.hints.dispatch()
     return job_view(job)

@@ -49,6 +49,9 @@ class Submission:
             rollout_replicas=_replicas(self.spec),
             state=JobState.VALIDATING_FILES,
             attempt=0,
+            priority=self.spec.priority,
+            revision=0,
+            forgiven_attempts=0,
             latest_metrics={},
             event_count=0,
         )

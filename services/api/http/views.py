@@ -44,6 +44,17 @@ class ProgressView(BaseModel):
     """step / total_steps; 1 for a job without steps."""
 
 
+class StallView(BaseModel):
+    """Which phase waits, for what, since when."""
+
+    phase: str
+    waiting_for: str | None
+    since: float
+    """Unix seconds of the learner's last sign of life."""
+    budget_s: float
+    """Seconds that the phase may be silent (DIRL_STALL_BUDGETS_S)."""
+
+
 class JobView(BaseModel):
     """A job."""
 
@@ -73,6 +84,14 @@ class JobView(BaseModel):
     error: FailureView | None
     result_checkpoint: str | None
     """Checkpoint that a finished job leaves behind."""
+    priority: int
+    """Jobs of a higher priority are placed first."""
+    revision: int
+    """How often the spec was changed since the submission."""
+    forked_from: str | None
+    """Checkpoint of another job that this one goes on from."""
+    stalled: StallView | None
+    """Set while a running job makes no progress."""
     spec_hash: str
     spec: dict[str, Any]
     """The job spec with all defaults."""
@@ -101,6 +120,10 @@ def job_view(job: Job) -> JobView:
         latest_metrics=job.latest_metrics,
         error=_failure(job.error_code, job.error_message),
         result_checkpoint=job.result_checkpoint,
+        priority=job.priority,
+        revision=job.revision,
+        forked_from=job.forked_from,
+        stalled=None if job.stalled is None else StallView(**job.stalled),
         spec_hash=job.spec_hash,
         spec=job.spec,
     )

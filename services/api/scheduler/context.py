@@ -1,5 +1,6 @@
 """What every task works with."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ class SchedulerContext:
     journals: JournalReader
     data_dir: Path
     trainer_lost_after_s: float
+    stall_budgets_s: Mapping[str, float]
 
     def job_dir(self, job_id: str) -> Path:
         """Directory of a job: checkpoints, journal."""
@@ -42,4 +44,5 @@ def open_context(settings: ApiSettings) -> SchedulerContext:
         hints=Hints(settings.redis_url),
         data_dir=settings.data_dir.absolute(),
         trainer_lost_after_s=settings.trainer_lost_after_s,
+        stall_budgets_s=settings.stall_budgets_s,
     )

@@ -3,7 +3,7 @@
 from services.api.db.job_tables import Attempt, Job
 from services.api.db.jobs import close_attempt, transition
 from services.api.db.locks import open_locked
-from services.api.domain.attempt_end import AttemptEnd, decide
+from services.api.domain.attempt_end import PAUSING_CODES, AttemptEnd, decide
 from services.api.domain.job_state import JobState
 from services.api.fleet import UNREACHABLE_CODES
 from services.api.scheduler.claims import ClaimedJob, release_claim
@@ -37,7 +37,7 @@ def end_attempt(
         failed_before = close_attempt(session, job, row, end)
         states = decide(job.job_state, end, failed_before).states
         for state in states:
-            transition(session, job, state, end if state is JobState.FAILED else None)
+            transition(session, job, state, end if _is_told(state, end) else None)
     log.info(
         "attempt ended",
         job_id=claimed.job.id,
@@ -47,6 +47,11 @@ def end_attempt(
         job_state=job.state,
     )
     context.hints.dispatch()
+
+
+def _is_told(state: JobState, end: AttemptEnd) -> bool:
+    """Whether the job shows the attempt's error: it is why it failed, or why it was paused."""
+    return state is JobState.FAILED or (state is JobState.PAUSED and end.error_code in PAUSING_CODES)
 
 
 def _give_back(context: SchedulerContext, job_id: str, attempt: Attempt) -> None:

@@ -20,6 +20,7 @@ from services.api.fleet import UNREACHABLE_CODES
 from services.api.scheduler.claims import ClaimedJob, claim_job, release_claim
 from services.api.scheduler.context import SchedulerContext
 from services.api.scheduler.ending import end_attempt
+from services.api.scheduler.stalls import watch_for_stall
 from services.api.scheduler.starting import replica_missing, start_attempt
 from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import trainer_pb2
@@ -124,6 +125,9 @@ def _still_running(context: SchedulerContext, claimed: ClaimedJob, attempt: Atte
     if attempt.last_event_seq < attempt.reported_event_seq:
         # The recorder had a whole round to apply them: they will not come through the stream.
         context.journals.catch_up(claimed.job.id, attempt.number)
+    if give_up := watch_for_stall(context, claimed.job, attempt):
+        end_attempt(context, claimed, attempt, give_up, trainer_answers=True)
+        return
     with context.database.begin() as session:
         job = open_locked(session, Job, claimed.job.id, claimed.token)
         row = session.get_one(Attempt, attempt.id)

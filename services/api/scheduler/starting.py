@@ -39,6 +39,7 @@ def start_attempt(context: SchedulerContext, claimed: ClaimedJob, attempt: Attem
         job = open_locked(session, Job, claimed.job.id, claimed.token)
         row = session.get_one(Attempt, attempt.id)
         row.state, row.started_at = AttemptState.RUNNING, utc_now()
+        job.heard_at = row.started_at
         set_waiting(session, job, None)
         if job.job_state is JobState.PROVISIONING:  # else it was cancelled meanwhile, and the next look stops it
             transition(session, job, JobState.RUNNING)

@@ -83,6 +83,10 @@ class CheckpointManifest(CheckpointHeader):
         return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+ORIGIN: Final = "origin"
+"""Directory of a forked job with what it goes on from: `checkpoints/` and `journal/` of its parent."""
+
+
 def checkpoint_name(global_step: int) -> str:
     """Directory name of a step, e.g. `step-000042`."""
     return f"step-{global_step:06d}"

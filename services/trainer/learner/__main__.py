@@ -1,5 +1,7 @@
 """`python -m services.trainer.learner REQUEST.json`: train one attempt. Exit status 0 when a result was written."""
 
+import faulthandler
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +15,7 @@ def main(request_file: str) -> None:
     """Run the attempt that the request describes."""
     request = LearnerRequest.model_validate_json(Path(request_file).read_bytes())
     configure_logging("learner", request.log_level, request.log_format)
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     die_with_parent(request.supervisor_pid)
     stop = StopSignal()
     stop.listen()

@@ -14,7 +14,14 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from services.common.checkpoint.format import OPTIMIZER, STATE, CheckpointHeader, CheckpointManifest, newest_valid
+from services.common.checkpoint.format import (
+    OPTIMIZER,
+    ORIGIN,
+    STATE,
+    CheckpointHeader,
+    CheckpointManifest,
+    newest_valid,
+)
 from services.common.checkpoint.store import apply_retention, write_checkpoint
 from services.common.errors import PlatformError
 from services.common.job_spec import JobSpec
@@ -60,6 +67,11 @@ class Checkpointer:
         """`parent` is the checkpoint that the attempt resumed from."""
         self._request, self._spec, self._card = request, spec, card
         self._parent = parent
+
+    @property
+    def newest(self) -> Path | None:
+        """The newest checkpoint of this lineage."""
+        return self._parent
 
     @property
     def last_step(self) -> int:
@@ -116,12 +128,16 @@ class Checkpointer:
 
 
 def find_resume_point(request: LearnerRequest, spec: JobSpec) -> ResumePoint | None:
-    """The newest checkpoint of the job that verifies, or None; raises `checkpoint_invalid` for another job's."""
-    found = newest_valid(request.checkpoints)
+    """The newest checkpoint of the job that verifies, else the one it was forked from, or None.
+
+    Raises `checkpoint_invalid` for another job's.
+    """
+    own = newest_valid(request.checkpoints)
+    found = own or newest_valid(request.job_dir / ORIGIN / "checkpoints")
     if found is None:
         return None
     path, manifest = found
-    if manifest.job_id != request.job_id:
+    if own is not None and manifest.job_id != request.job_id:
         raise PlatformError(
             "checkpoint_invalid",
             f"Cannot resume {request.job_id} from {path}: it belongs to {manifest.job_id}. Every job has a directory "

@@ -14,6 +14,7 @@ from services.common.errors import PlatformError
 from services.common.events import EventType
 from services.common.streams import EventQueue, connect
 from services.trainer.journal import Journal
+from services.trainer.learner.certificate import certify_end
 from services.trainer.learner.evaluation import Evaluation
 from services.trainer.learner.process import StopRequestedError, StopSignal
 from services.trainer.learner.report import Reporter
@@ -86,6 +87,7 @@ def _run_stages(request: LearnerRequest, client: redis.Redis, journal: Journal, 
                 _train(prepared, evaluation)
             if evaluation is not None and _evaluates_at_end(prepared, index):
                 evaluation.run(stages[index])
+        certify_end(session)
 
 
 def _enter(session: Session, index: int) -> None:

@@ -37,6 +37,10 @@ class Session:
     step_log: StepLog
     rollouts: Rollouts | None
     """None when the spec needs no rollouts."""
+    resumed_from: int = 0
+    """Global step of the checkpoint that the attempt started from; 0 for none."""
+    revision: int = 0
+    """Newest revision of the spec that the attempt has applied."""
     stage_steps: dict[str, int] = field(default_factory=dict)
     """Optimizer steps of each stage, once known."""
 

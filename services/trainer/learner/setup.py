@@ -10,11 +10,10 @@ import torch
 
 from services.common.diffusion.config import DecodingConfig
 from services.common.errors import PlatformError
-from services.common.events import EventType
 from services.common.job_spec import JobSpec, resolve_decoding
 from services.common.model.loading import LoadedModel, load_model
 from services.common.model_card import read_model_card
-from services.common.weights import weight_digest
+from services.trainer.learner.certificate import certify_resume
 from services.trainer.learner.checkpointing import Checkpointer, ResumePoint, find_resume_point
 from services.trainer.learner.datasets import (
     PLACEHOLDER,
@@ -34,9 +33,8 @@ from services.trainer.learner.session import Session
 from services.trainer.learner.sft_stage import sft_steps
 from services.trainer.learner.state import RunState, StoredRows
 from services.trainer.learner.trainee import Trainee
-from services.trainer.ledger import NOTHING_ISSUED, certify
 from services.trainer.sft import SftExample
-from services.trainer.step_log import StepLog, surviving_records
+from services.trainer.step_log import StepLog
 
 log = structlog.get_logger()
 
@@ -89,11 +87,12 @@ def prepare(
         checkpointer=_checkpointer(request, spec, resume),
         step_log=_step_log(request, resume, resources),
         rollouts=_rollouts(request, client, report, stop, resources) if spec.needs_rollout() else None,
+        resumed_from=0 if resume is None else resume.manifest.global_step,
         stage_steps=_stage_steps(spec, data),
     )
     _enter_ledgers(session, data)
     if resume is not None:
-        _certify(session, resume)
+        certify_resume(session, resume.path)
     _warn_approximate(session)
     return Prepared(session, data, train_decoding, eval_decoding, resume)
 
@@ -219,34 +218,6 @@ def _enter_ledgers(session: Session, data: Data) -> None:
         if dataset is not None:
             rows = StoredRows(file_sha256=dataset.file_sha256, num_rows=len(dataset.items))
             session.state.enter_stage(name, session.spec, rows)
-
-
-def _certify(session: Session, resume: ResumePoint) -> None:
-    """State what the resumed attempt builds on; raises `checkpoint_invalid` when the weights are other ones."""
-    request, journal = session.request, session.report.journal
-    resumed_from = resume.manifest.global_step
-    records, undone = surviving_records(request.job_dir, before_attempt=request.attempt, resumed_from=resumed_from)
-    certificate = NOTHING_ISSUED
-    for name, stage in session.state.stages.items():
-        certificate += certify(stage.ledger, [record for record in records if record.stage == name])
-    digest = weight_digest(session.trainee.tensors())
-    facts = {"resumed_from": resumed_from, **certificate.to_json()}
-    digests = {"digest_before": resume.manifest.weight_digest, "digest_after": digest}
-    journal.emit(EventType.CERTIFICATE, {**facts, **digests})
-    if undone:
-        steps = f"steps {undone[0]} to {undone[-1]}"
-        journal.say(
-            "warning", "steps_undone", f"{steps} came after the last checkpoint and are repeated.", steps=undone
-        )
-    if not certificate.holds:
-        journal.say("error", "certificate_broken", f"The prompt ledger does not match the step log: {certificate}.")
-    if digest != resume.manifest.weight_digest:
-        raise PlatformError(
-            "checkpoint_invalid",
-            f"Cannot resume from {resume.path}: its manifest states weights with digest "
-            f"{resume.manifest.weight_digest}, the loaded ones have {digest}.",
-            hint="Resume with the release that wrote the checkpoint.",
-        )
 
 
 def _warn_approximate(session: Session) -> None:

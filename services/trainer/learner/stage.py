@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from services.common.events import EventType
+from services.common.steering import checkpoint_wishes
 from services.trainer.learner.evaluation import Evaluation
 from services.trainer.learner.process import StopRequestedError
 from services.trainer.learner.session import Session, peak_memory_gib
+from services.trainer.learner.steering import apply_revisions
 from services.trainer.ledger import StepRecord
 
 
@@ -43,6 +45,7 @@ def run_training_stage(session: Session, stage: TrainingStage, evaluation: Evalu
     try:
         while session.state.stage_step < stage.num_steps:
             session.stop.check()
+            apply_revisions(session)
             _one_step(session, stage)
             _after_step(session, stage, evaluation)
     except StopRequestedError:
@@ -95,8 +98,11 @@ def _one_step(session: Session, stage: TrainingStage) -> None:
 def _after_step(session: Session, stage: TrainingStage, evaluation: Evaluation | None) -> None:
     step, spec = session.state.global_step, session.spec
     ended = session.state.stage_step == stage.num_steps
-    if ended or step % spec.checkpoint.interval_steps == 0:
+    wishes = checkpoint_wishes(session.request.job_dir)
+    if ended or wishes or step % spec.checkpoint.interval_steps == 0:
         save_checkpoint(session, stage)
+    for wish in wishes:
+        wish.unlink(missing_ok=True)
     interval = spec.eval.interval_steps
     if evaluation is not None and interval is not None and step % interval == 0 and not ended:
         evaluation.run(stage.name)

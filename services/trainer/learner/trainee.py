@@ -72,6 +72,11 @@ class Trainee:
         return evaluate_sft_loss(self._policy, examples, noise_generator(self.spec.seed, 0), self.spec.sft)
 
     @_on_every_rank
+    def revise(self, spec: JobSpec) -> None:
+        """Go by another revision of the spec from now on."""
+        self.spec = spec
+
+    @_on_every_rank
     def tensors(self) -> dict[str, Tensor]:
         """The weights by checkpoint name; views of the model's own tensors, valid until the next step."""
         return export_state(self.loaded.model)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from services.api.domain.attempt_end import MAX_FAILED_ATTEMPTS, AttemptEnd, AttemptState, decide
-from services.api.domain.job_state import ACTIVE, TRANSITIONS, JobState, check_transition
+from services.api.domain.job_state import ACTIVE, RESUMABLE, TRANSITIONS, JobState, check_transition, require_state
 from services.common.errors import PlatformError
 
 LIFECYCLE = Path(__file__).parents[3] / "docs" / "job-lifecycle.md"
@@ -14,6 +14,7 @@ LIFECYCLE = Path(__file__).parents[3] / "docs" / "job-lifecycle.md"
 SUCCEEDED = AttemptEnd(AttemptState.SUCCEEDED)
 STOPPED = AttemptEnd(AttemptState.STOPPED)
 BROKEN = AttemptEnd(AttemptState.FAILED, "nan_loss", "loss is NaN", retryable=False)
+FULL = AttemptEnd(AttemptState.FAILED, "disk_full", "no space", retryable=False)
 LOST = AttemptEnd(AttemptState.FAILED, "worker_lost", "gone", retryable=True)
 
 
@@ -31,8 +32,23 @@ def test_exactly_the_transitions_of_the_table_are_allowed(current: JobState, tar
     assert all(allowed in caught.value.message for allowed in TRANSITIONS[current])
 
 
-def test_the_final_states_are_the_three_ends_of_a_job() -> None:
-    assert {state for state in JobState if state.is_terminal} == {"succeeded", "failed", "cancelled"}
+def test_the_final_states_are_the_three_ends_of_a_job_which_only_the_user_reopens() -> None:
+    final = {state for state in JobState if state.is_terminal}
+
+    assert final == {"succeeded", "failed", "cancelled"}
+    assert all(TRANSITIONS[state] == {JobState.QUEUED} for state in final)
+
+
+def test_a_wish_that_does_not_fit_the_state_names_the_wish_and_both_states() -> None:
+    with pytest.raises(PlatformError, match=r"Cannot resume job job_1: it is running, and must be one of: paused") as e:
+        require_state("job_1", "resume", JobState.RUNNING, RESUMABLE)
+
+    assert e.value.code == "illegal_transition"
+
+
+@pytest.mark.parametrize("state", [JobState.PROVISIONING, JobState.RUNNING, JobState.PAUSING])
+def test_a_full_disk_pauses_a_job_however_often(state: JobState) -> None:
+    assert decide(state, FULL, MAX_FAILED_ATTEMPTS).states[-1] == "paused"
 
 
 def test_every_state_is_reached_from_the_first() -> None:
@@ -51,7 +67,7 @@ def test_every_unfinished_state_can_be_cancelled_or_is_being_cancelled() -> None
 
 
 @pytest.mark.parametrize("state", sorted(ACTIVE))
-@pytest.mark.parametrize("end", [SUCCEEDED, STOPPED, BROKEN, LOST])
+@pytest.mark.parametrize("end", [SUCCEEDED, STOPPED, BROKEN, LOST, FULL])
 @pytest.mark.parametrize("failed_before", range(MAX_FAILED_ATTEMPTS))
 def test_every_decision_follows_the_table(state: JobState, end: AttemptEnd, failed_before: int) -> None:
     for target in decide(state, end, failed_before).states:

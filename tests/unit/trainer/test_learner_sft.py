@@ -16,27 +16,14 @@ from services.common.model.state import export_state
 from services.common.model.tiny import make_tiny_model
 from services.common.weights import weight_digest
 from services.trainer.journal import last_seq
-from services.trainer.learner.process import StopRequestedError, StopSignal
+from services.trainer.learner.process import StopSignal
 from services.trainer.learner.request import LearnerResult
-from tests.support.learners import journal_of, learner_request, run_here
+from tests.support.learners import StopAfterSteps, journal_of, learner_request, run_here
 from tests.support.trainer import of_kind, write_rows
 
 NUM_ROWS = 10
 STEPS = 6
 ROWS = [{"prompt": f"{n}+{n}=?", "completion": str(2 * n), "answer": str(2 * n)} for n in range(NUM_ROWS)]
-
-
-class StopAfterSteps(StopSignal):
-    """Asks for the end once so many steps are done."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self._checks_left = steps + 1  # one before the stage, then one before every step
-
-    def check(self) -> None:
-        if self._checks_left == 0:
-            raise StopRequestedError
-        self._checks_left -= 1
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +110,9 @@ def test_after_a_resume_the_certificate_holds_and_the_weights_are_the_stored_one
     run(tmp_path, model, rows, stop_after=3)
     run(tmp_path, model, rows, attempt=2)
 
-    (certificate,) = of_kind(journal_of(tmp_path, 2), EventType.CERTIFICATE)
+    certificate, at_end = of_kind(journal_of(tmp_path, 2), EventType.CERTIFICATE)
+    assert (at_end["moment"], at_end["trained"]) == ("end", 4 * STEPS)
+    assert at_end["digest_before"] == at_end["digest_after"]
     assert certificate["digest_before"] == certificate["digest_after"]
     counts = {
         name: certificate[name] for name in ("resumed_from", "issued", "trained", "open", "lost", "trained_twice")
@@ -142,7 +131,7 @@ def test_a_truncated_checkpoint_is_passed_over_and_its_steps_are_repeated(
     run(tmp_path, model, rows, attempt=2)
 
     events = journal_of(tmp_path, 2)
-    (certificate,) = of_kind(events, EventType.CERTIFICATE)
+    certificate, _ = of_kind(events, EventType.CERTIFICATE)
     (undone,) = [data for data in of_kind(events, EventType.LOG) if data["code"] == "steps_undone"]
     assert (certificate["resumed_from"], certificate["trained"], certificate["lost"]) == (4, 16, 0)
     assert undone["steps"] == [5]
@@ -159,7 +148,7 @@ def test_a_planted_duplicate_breaks_the_certificate_of_the_resumed_job(tmp_path:
     run(tmp_path, model, rows, attempt=2)
 
     events = journal_of(tmp_path, 2)
-    (certificate,) = of_kind(events, EventType.CERTIFICATE)
+    certificate, _ = of_kind(events, EventType.CERTIFICATE)
     assert (certificate["lost"], certificate["trained_twice"]) == (1, 1)
     assert "certificate_broken" in [data["code"] for data in of_kind(events, EventType.LOG)]
 

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class TrainerServiceStub:
     """Retries: StartJob is idempotent per (job_id, attempt); an attempt older than the newest one seen is refused with
-    FAILED_PRECONDITION, a second job while one runs with RESOURCE_EXHAUSTED. StopJob, GetStatus, GetEvents, StartExport
+    FAILED_PRECONDITION, a second job while one runs with RESOURCE_EXHAUSTED. StopJob, DumpStacks, GetStatus, GetEvents, StartExport
     (per export_id) and GetExport are idempotent.
     """
 
@@ -46,6 +46,11 @@ class TrainerServiceStub:
                 '/dirl.v1.TrainerService/StopJob',
                 request_serializer=dirl_dot_v1_dot_trainer__pb2.StopJobRequest.SerializeToString,
                 response_deserializer=dirl_dot_v1_dot_trainer__pb2.StopJobResponse.FromString,
+                _registered_method=True)
+        self.DumpStacks = channel.unary_unary(
+                '/dirl.v1.TrainerService/DumpStacks',
+                request_serializer=dirl_dot_v1_dot_trainer__pb2.DumpStacksRequest.SerializeToString,
+                response_deserializer=dirl_dot_v1_dot_trainer__pb2.DumpStacksResponse.FromString,
                 _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/dirl.v1.TrainerService/GetStatus',
@@ -71,7 +76,7 @@ class TrainerServiceStub:
 
 class TrainerServiceServicer:
     """Retries: StartJob is idempotent per (job_id, attempt); an attempt older than the newest one seen is refused with
-    FAILED_PRECONDITION, a second job while one runs with RESOURCE_EXHAUSTED. StopJob, GetStatus, GetEvents, StartExport
+    FAILED_PRECONDITION, a second job while one runs with RESOURCE_EXHAUSTED. StopJob, DumpStacks, GetStatus, GetEvents, StartExport
     (per export_id) and GetExport are idempotent.
     """
 
@@ -84,6 +89,13 @@ class TrainerServiceServicer:
 
     def StopJob(self, request, context):
         """Ask the learner to end: after the running step, with a checkpoint; killed after `grace_s`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DumpStacks(self, request, context):
+        """Have the learner write the stacks of its threads to its log.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,6 +140,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     request_deserializer=dirl_dot_v1_dot_trainer__pb2.StopJobRequest.FromString,
                     response_serializer=dirl_dot_v1_dot_trainer__pb2.StopJobResponse.SerializeToString,
             ),
+            'DumpStacks': grpc.unary_unary_rpc_method_handler(
+                    servicer.DumpStacks,
+                    request_deserializer=dirl_dot_v1_dot_trainer__pb2.DumpStacksRequest.FromString,
+                    response_serializer=dirl_dot_v1_dot_trainer__pb2.DumpStacksResponse.SerializeToString,
+            ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
                     request_deserializer=dirl_dot_v1_dot_trainer__pb2.GetTrainerStatusRequest.FromString,
@@ -158,7 +175,7 @@ def add_TrainerServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class TrainerService:
     """Retries: StartJob is idempotent per (job_id, attempt); an attempt older than the newest one seen is refused with
-    FAILED_PRECONDITION, a second job while one runs with RESOURCE_EXHAUSTED. StopJob, GetStatus, GetEvents, StartExport
+    FAILED_PRECONDITION, a second job while one runs with RESOURCE_EXHAUSTED. StopJob, DumpStacks, GetStatus, GetEvents, StartExport
     (per export_id) and GetExport are idempotent.
     """
 
@@ -206,6 +223,33 @@ class TrainerService:
             '/dirl.v1.TrainerService/StopJob',
             dirl_dot_v1_dot_trainer__pb2.StopJobRequest.SerializeToString,
             dirl_dot_v1_dot_trainer__pb2.StopJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DumpStacks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dirl.v1.TrainerService/DumpStacks',
+            dirl_dot_v1_dot_trainer__pb2.DumpStacksRequest.SerializeToString,
+            dirl_dot_v1_dot_trainer__pb2.DumpStacksResponse.FromString,
             options,
             channel_credentials,
             insecure,

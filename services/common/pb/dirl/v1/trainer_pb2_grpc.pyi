@@ -28,7 +28,7 @@ GRPC_VERSION: str
 
 class TrainerServiceStub:
     """Retries: StartJob is idempotent per (job_id, attempt); an attempt older than the newest one seen is refused with
-    FAILED_PRECONDITION, a second job while one runs with RESOURCE_EXHAUSTED. StopJob, GetStatus, GetEvents, StartExport
+    FAILED_PRECONDITION, a second job while one runs with RESOURCE_EXHAUSTED. StopJob, DumpStacks, GetStatus, GetEvents, StartExport
     (per export_id) and GetExport are idempotent.
     """
 
@@ -40,6 +40,8 @@ class TrainerServiceStub:
     """Start the learner of one attempt as a process group of its own."""
     StopJob: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.StopJobRequest, _trainer_pb2.StopJobResponse]
     """Ask the learner to end: after the running step, with a checkpoint; killed after `grace_s`."""
+    DumpStacks: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.DumpStacksRequest, _trainer_pb2.DumpStacksResponse]
+    """Have the learner write the stacks of its threads to its log."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GetTrainerStatusRequest, _trainer_pb2.GetTrainerStatusResponse]
     GetEvents: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GetEventsRequest, _trainer_pb2.GetEventsResponse]
     """Journalled events of an attempt, in order; fills what the event stream lost."""
@@ -50,7 +52,7 @@ class TrainerServiceStub:
 @_typing.type_check_only
 class TrainerServiceAsyncStub(TrainerServiceStub):
     """Retries: StartJob is idempotent per (job_id, attempt); an attempt older than the newest one seen is refused with
-    FAILED_PRECONDITION, a second job while one runs with RESOURCE_EXHAUSTED. StopJob, GetStatus, GetEvents, StartExport
+    FAILED_PRECONDITION, a second job while one runs with RESOURCE_EXHAUSTED. StopJob, DumpStacks, GetStatus, GetEvents, StartExport
     (per export_id) and GetExport are idempotent.
     """
 
@@ -59,6 +61,8 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """Start the learner of one attempt as a process group of its own."""
     StopJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.StopJobRequest, _trainer_pb2.StopJobResponse]  # type: ignore[assignment]
     """Ask the learner to end: after the running step, with a checkpoint; killed after `grace_s`."""
+    DumpStacks: _aio.UnaryUnaryMultiCallable[_trainer_pb2.DumpStacksRequest, _trainer_pb2.DumpStacksResponse]  # type: ignore[assignment]
+    """Have the learner write the stacks of its threads to its log."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetTrainerStatusRequest, _trainer_pb2.GetTrainerStatusResponse]  # type: ignore[assignment]
     GetEvents: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetEventsRequest, _trainer_pb2.GetEventsResponse]  # type: ignore[assignment]
     """Journalled events of an attempt, in order; fills what the event stream lost."""
@@ -68,7 +72,7 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
 
 class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Retries: StartJob is idempotent per (job_id, attempt); an attempt older than the newest one seen is refused with
-    FAILED_PRECONDITION, a second job while one runs with RESOURCE_EXHAUSTED. StopJob, GetStatus, GetEvents, StartExport
+    FAILED_PRECONDITION, a second job while one runs with RESOURCE_EXHAUSTED. StopJob, DumpStacks, GetStatus, GetEvents, StartExport
     (per export_id) and GetExport are idempotent.
     """
 
@@ -87,6 +91,14 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.StopJobResponse, _abc.Awaitable[_trainer_pb2.StopJobResponse]]:
         """Ask the learner to end: after the running step, with a checkpoint; killed after `grace_s`."""
+
+    @_abc_1.abstractmethod
+    def DumpStacks(
+        self,
+        request: _trainer_pb2.DumpStacksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.DumpStacksResponse, _abc.Awaitable[_trainer_pb2.DumpStacksResponse]]:
+        """Have the learner write the stacks of its threads to its log."""
 
     @_abc_1.abstractmethod
     def GetStatus(

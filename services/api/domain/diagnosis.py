@@ -1,0 +1,175 @@
+"""What holds a job up, in one sentence, with a change that helps; computed from its state, waits and phase times."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from services.api.domain.job_state import JobState
+
+_DOMINATES: Final = 0.6
+"""Share of a step's time from which one phase counts as the bottleneck."""
+_STARVED: Final = 0.5
+_TRUNCATED: Final = 0.3
+_UNVERIFIABLE: Final = 0.02
+_GRADING_DOMINATES: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a job at the moment."""
+
+    state: JobState
+    phase: str | None
+    waiting_for: str | None
+    stalled: Mapping[str, Any] | None
+    error_code: str | None
+    error_message: str | None
+    metrics: Mapping[str, float]
+    """Latest value of every metric."""
+    spec: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """One finding."""
+
+    code: str
+    """queued | waiting | stuck | failed | starved | truncation_limited | verifier_failing | verifier_bound |
+    rollout_bound | sync_bound | trainer_bound | balanced | finished | starting"""
+    sentence: str
+    suggestion: dict[str, Any] = field(default_factory=dict)
+    """Values for keys of the job spec; empty when there is nothing to change."""
+
+
+def diagnose(facts: Facts) -> Diagnosis:
+    """The first finding that applies, gravest first."""
+    return next(found for check in _CHECKS if (found := check(facts)) is not None)
+
+
+def _stuck(facts: Facts) -> Diagnosis | None:
+    stall = facts.stalled
+    if stall is None:
+        return None
+    waits = f", waiting for {stall['waiting_for']}" if stall["waiting_for"] else ""
+    return Diagnosis(
+        "stuck", f"No sign of life since {stall['since']:.0f} (Unix time) in phase {stall['phase']}{waits}."
+    )
+
+
+def _ended(facts: Facts) -> Diagnosis | None:
+    if facts.error_code is not None:
+        return Diagnosis("failed", f"{facts.state}: {facts.error_code}. {facts.error_message}")
+    if facts.state.is_terminal or facts.state is JobState.PAUSED:
+        return Diagnosis("finished", f"The job is {facts.state}; nothing runs.")
+    return None
+
+
+def _waiting(facts: Facts) -> Diagnosis | None:
+    if facts.waiting_for is not None:
+        code = "queued" if facts.state is JobState.QUEUED else "waiting"
+        return Diagnosis(code, f"The job waits for a {facts.waiting_for} service; GET /v1/system says what each does.")
+    if facts.state is not JobState.RUNNING:
+        return Diagnosis("starting", f"The job is {facts.state}.")
+    return None
+
+
+def _verifier_failing(facts: Facts) -> Diagnosis | None:
+    rate = facts.metrics.get("reward/outcome/unverifiable", 0.0)
+    if rate <= _UNVERIFIABLE:
+        return None
+    timeout = facts.spec["reward"]["timeout_s"]
+    return Diagnosis(
+        "verifier_failing",
+        f"{rate:.0%} of the last step's responses could not be judged; they are left out, never counted as wrong.",
+        {"reward.timeout_s": min(60.0, 2 * timeout)},
+    )
+
+
+def _starved(facts: Facts) -> Diagnosis | None:
+    rate = facts.metrics.get("reward/frac_zero_std", 0.0)
+    if rate < _STARVED:
+        return None
+    generations = facts.spec["rl"]["num_generations"]
+    return Diagnosis(
+        "starved",
+        f"{rate:.0%} of the groups have equal rewards and teach nothing: the prompts are too easy or too hard.",
+        {"rl.num_generations": 2 * generations},
+    )
+
+
+def _truncated(facts: Facts) -> Diagnosis | None:
+    rate = facts.metrics.get("rollout/truncation_rate", 0.0)
+    if rate < _TRUNCATED:
+        return None
+    tokens = facts.spec["sampling"]["max_new_tokens"]
+    return Diagnosis(
+        "truncation_limited",
+        f"{rate:.0%} of the responses were cut at {tokens} tokens before they came to an answer.",
+        {"sampling.max_new_tokens": 2 * tokens},
+    )
+
+
+def _bound(facts: Facts) -> Diagnosis | None:
+    """Which phase takes most of a step."""
+    times = {name: facts.metrics.get(f"time/{name}_s", 0.0) for name in ("rollout", "train", "weight_sync")}
+    total = sum(times.values())
+    if total <= 0:
+        return None
+    name = max(times, key=lambda phase: times[phase])
+    share = times[name] / total
+    if share < _DOMINATES:
+        return None
+    return _BOUND[name](facts, share)
+
+
+def _rollout_bound(facts: Facts, share: float) -> Diagnosis:
+    grading, rollout = facts.metrics.get("time/reward_s", 0.0), facts.metrics["time/rollout_s"]
+    idle = facts.metrics.get("perf/rollout_idle_ratio", 0.0)
+    if grading > _GRADING_DOMINATES * rollout and idle > _GRADING_DOMINATES:
+        return Diagnosis(
+            "verifier_bound",
+            f"Replicas idle {idle:.0%} of the rollout phase while a group is graded for {grading:.1f} s: give the "
+            "reward service more workers (DIRL_REWARD_WORKERS).",
+        )
+    replicas = facts.spec["resources"]["rollout_replicas"]
+    return Diagnosis(
+        "rollout_bound",
+        f"Decoding takes {share:.0%} of a step while the trainer waits; more replicas shorten it.",
+        {"resources.rollout_replicas": replicas + 1},
+    )
+
+
+def _sync_bound(_facts: Facts, share: float) -> Diagnosis:
+    return Diagnosis("sync_bound", f"Sending weights to the replicas takes {share:.0%} of a step; look at the network.")
+
+
+def _trainer_bound(facts: Facts, share: float) -> Diagnosis:
+    tokens = facts.spec["trainer"]["max_tokens_per_microbatch"]
+    return Diagnosis(
+        "trainer_bound",
+        f"Training takes {share:.0%} of a step; larger micro-batches use the device better when memory allows.",
+        {"trainer.max_tokens_per_microbatch": 2 * tokens},
+    )
+
+
+def _balanced(facts: Facts) -> Diagnosis:
+    if not facts.metrics:
+        return Diagnosis("starting", f"No step is done yet; phase {facts.phase or 'unknown'}.")
+    return Diagnosis("balanced", "No phase dominates and nothing waits.")
+
+
+_BOUND: Final[Mapping[str, Callable[[Facts, float], Diagnosis]]] = {
+    "rollout": _rollout_bound,
+    "train": _trainer_bound,
+    "weight_sync": _sync_bound,
+}
+_CHECKS: Final[Sequence[Callable[[Facts], Diagnosis | None]]] = (
+    _stuck,
+    _ended,
+    _waiting,
+    _verifier_failing,
+    _starved,
+    _truncated,
+    _bound,
+    _balanced,
+)

@@ -1,0 +1,102 @@
+"""What a user asks of a running learner: changed hyperparameters and checkpoints, as files in the job's directory.
+
+The control plane writes them, the learner reads them between two steps. A file is there or not, so nothing is lost
+when either side dies: a revision is applied by every attempt, a checkpoint that was asked for is written once.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from services.common.checkpoint.store import write_file_durably
+from services.common.errors import Problem, ProblemsError
+from services.common.job_spec import JobSpec, parse_spec
+
+STEERABLE: Final = frozenset(
+    {
+        *(f"{stage}optim.{name}" for stage in ("", "sft.", "rl.") for name in ("lr", "max_grad_norm")),
+        "rl.clip_low",
+        "rl.clip_high",
+        "rl.dynamic_sampling",
+        "rl.max_resample_rounds",
+        "rl.min_groups_per_step",
+        "rl.logged_groups_per_step",
+        "reward.max_unverifiable_rate",
+        "reward.timeout_s",
+        "checkpoint.interval_steps",
+        "eval.interval_steps",
+    }
+)
+"""Keys of the job spec that may change while a job runs; every one is read anew in each step."""
+
+_REVISION: Final = re.compile(r"revision-(\d{4})\.json")
+_CHECKPOINT: Final = "checkpoint-"
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A numbered change of the spec."""
+
+    number: int
+    """From 1."""
+    changes: dict[str, Any]
+    """By dotted key, e.g. {"optim.lr": 1e-5}."""
+
+
+def with_changes(spec: JobSpec, changes: Mapping[str, Any]) -> JobSpec:
+    """The spec with values replaced; raises ProblemsError("spec_invalid") for what it may not hold."""
+    values = spec.model_dump(mode="json")
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        place = values
+        for parent in parents:
+            if place.get(parent) is None:  # a stage without optimizer settings of its own has the job's
+                place[parent] = dict(values["optim"])
+            place = place[parent]
+        place[last] = value
+    return parse_spec(values)
+
+
+def check_steerable(changes: Mapping[str, Any]) -> None:
+    """Raise ProblemsError("spec_invalid") naming every key that cannot change while a job runs."""
+    fixed = sorted(set(changes) - STEERABLE)
+    if fixed:
+        rule = f"cannot be changed while the job runs; these can: {', '.join(sorted(STEERABLE))}"
+        raise ProblemsError("spec_invalid", "The job cannot be changed so", [Problem(key, rule) for key in fixed])
+
+
+def write_revision(job_dir: Path, revision: Revision) -> None:
+    """Have the learner apply a revision; raises OSError."""
+    path = _wishes(job_dir) / f"revision-{revision.number:04d}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file_durably(path, json.dumps(revision.changes).encode())
+
+
+def read_revisions(job_dir: Path, after: int) -> list[Revision]:
+    """Revisions with a greater number, in order."""
+    found = [(int(match[1]), path) for path in _files(job_dir) if (match := _REVISION.fullmatch(path.name))]
+    return [Revision(number, json.loads(path.read_bytes())) for number, path in sorted(found) if number > after]
+
+
+def ask_for_checkpoint(job_dir: Path, name: str) -> None:
+    """Have the learner write a checkpoint after the step that it makes; raises OSError."""
+    path = _wishes(job_dir) / f"{_CHECKPOINT}{name}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+def checkpoint_wishes(job_dir: Path) -> list[Path]:
+    """Checkpoints that were asked for; to be deleted once one is written."""
+    return [path for path in _files(job_dir) if path.name.startswith(_CHECKPOINT)]
+
+
+def _wishes(job_dir: Path) -> Path:
+    return job_dir / "wishes"
+
+
+def _files(job_dir: Path) -> list[Path]:
+    directory = _wishes(job_dir)
+    return sorted(directory.iterdir()) if directory.is_dir() else []

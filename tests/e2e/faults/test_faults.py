@@ -1,0 +1,225 @@
+"""Faults in the middle of a reinforcement job: it finishes, and proves that nothing was lost or trained twice.
+
+One platform of real processes serves all of them. Those that are not slow are one of each class: a process that dies,
+one that hangs, a disk, a checkpoint, a stream, a message.
+"""
+
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+
+from services.api.broker import Hints
+from tests.support.faults import Arena, HurtJob, holds, kill
+
+SLOW = pytest.mark.slow
+
+
+def learner(job: HurtJob) -> psutil.Process:
+    return job.learner()
+
+
+def service(name: str) -> Callable[[HurtJob], psutil.Process]:
+    return lambda job: job.arena.process(name)
+
+
+def reward_worker(job: HurtJob) -> psutil.Process:
+    return job.arena.process("reward").children(recursive=True)[-1]
+
+
+@pytest.mark.parametrize(
+    ("fault", "victim", "services", "replicas"),
+    [
+        ("kill -9 of the learner", learner, (), 1),
+        pytest.param("kill -9 of the trainer", service("trainer"), ("trainer",), 1, marks=SLOW),
+        pytest.param("kill -9 of one replica of two", service("rollout-1"), ("rollout-1",), 2, marks=SLOW),
+        pytest.param("kill -9 of the only replica", service("rollout-1"), ("rollout-1",), 1, marks=SLOW),
+        pytest.param("kill -9 of the reward service", service("reward"), ("reward",), 1, marks=SLOW),
+        pytest.param("kill -9 of a reward worker", reward_worker, (), 1, marks=SLOW),
+        pytest.param("kill -9 of the Celery worker", service("worker"), ("worker",), 1, marks=SLOW),
+        pytest.param("kill -9 of beat", service("beat"), ("beat",), 1, marks=SLOW),
+        pytest.param("kill -9 of the recorder", service("recorder"), ("recorder",), 1, marks=SLOW),
+        pytest.param("kill -9 of the API", service("api"), ("api",), 1, marks=SLOW),
+        pytest.param("kill -9 of Valkey", service("valkey"), ("valkey",), 1, marks=SLOW),
+        pytest.param("kill -9 of PostgreSQL", service("postgres"), ("postgres",), 1, marks=SLOW),
+    ],
+)
+def test_a_job_survives_the_death_of_a_process(
+    hurt: Arena, fault: str, victim: Callable[[HurtJob], psutil.Process], services: tuple[str, ...], replicas: int
+) -> None:
+    job = hurt.start(replicas=replicas)
+
+    job.hurt()
+    kill(victim(job))
+
+    hurt.await_services(*services)
+    job.survive(fault, same_weights=replicas == 1)
+
+
+def test_a_replica_that_hangs_for_longer_than_its_lease_loses_its_prompts_to_the_other(hurt: Arena) -> None:
+    job = hurt.start(replicas=2)
+
+    job.hurt()
+    hung = hurt.process("rollout-1")
+    hung.send_signal(signal.SIGSTOP)
+    try:
+        job.await_step(job.hurt_step + 2)
+    finally:
+        hung.send_signal(signal.SIGCONT)
+
+    job.survive("SIGSTOP of one replica of two, beyond its lease", same_weights=False)
+
+
+def test_a_full_disk_pauses_the_job_until_there_is_space_again(hurt: Arena) -> None:
+    with small_disk(hurt.platform.data_dir / "jobs") as disk:
+        job = hurt.start()
+
+        job.hurt()
+        fill(disk)
+        paused = wait_for(job, "paused")
+        (disk / "filler").unlink()
+        hurt.api.resume(job.id)
+
+        assert paused["error"]["code"] == "disk_full"
+        job.survive("full disk when a checkpoint is due; resumed once there is space")
+
+
+def test_a_truncated_newest_checkpoint_is_passed_over(hurt: Arena) -> None:
+    job = hurt.start()
+    job.hurt()
+    hurt.api.pause(job.id)
+    wait_for(job, "paused")
+    newest = max((job.directory / "checkpoints").glob("step-*"))
+    weights = newest / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+    hurt.api.resume(job.id)
+
+    job.survive("truncated newest checkpoint")
+    last = hurt.api.attempts(job.id)[-1]
+    assert last["resumed_from"] == int(newest.name.removeprefix("step-")) - 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "delay_s"),
+    [("a duplicated group", 0.0), pytest.param("a duplicated group, delayed by seconds", 3.0, marks=SLOW)],
+)
+def test_a_group_that_arrives_twice_is_trained_once(hurt: Arena, fault: str, delay_s: float) -> None:
+    job = hurt.start()
+
+    job.hurt()
+    with hurt.redis() as client:
+        repeat_an_entry(client, job.streams.groups, delay_s)
+
+    job.survive(fault)
+    assert [data["code"] for data in job.events("log") if data["code"] == "unexpected_group"] == ["unexpected_group"]
+
+
+@SLOW
+def test_a_prompt_that_is_delivered_twice_is_trained_once(hurt: Arena) -> None:
+    job = hurt.start()
+
+    job.hurt()
+    with hurt.redis() as client:
+        repeat_an_entry(client, job.streams.prompts, 0.0)
+
+    job.survive("a duplicated prompt")
+
+
+def test_an_entry_that_is_no_event_does_not_stop_the_recorder(hurt: Arena) -> None:
+    job = hurt.start()
+
+    job.hurt()
+    recorder = hurt.platform.pids()["recorder"]
+    with hurt.redis() as client:
+        client.xadd("dirl:events", {"m": b"\x00 no event"})
+        client.xadd("dirl:events", {"x": b"no field of ours"})
+
+    job.survive("entries in the events stream that are no events")
+    assert hurt.platform.pids()["recorder"] == recorder
+
+
+def test_celery_messages_that_are_delivered_twice_do_their_work_once(hurt: Arena) -> None:
+    hints = Hints(hurt.platform.urls.redis)
+    job = hurt.start()
+
+    job.hurt()
+    for _ in range(20):
+        hints.dispatch()
+        hints.reconcile(job.id)
+
+    job.survive("every Celery message 20 times")
+    assert len(hurt.api.attempts(job.id)) == 1
+
+
+@pytest.mark.parametrize("planted", ["trained_twice", pytest.param("lost", marks=SLOW)])
+def test_the_certificate_fails_when_a_duplicate_or_a_loss_is_planted(hurt: Arena, planted: str) -> None:
+    job = hurt.start()
+    hurt.api.pause(job.id)
+    wait_for(job, "paused")
+    plant(job.directory / "journal" / "steps-0001.jsonl", planted)
+
+    hurt.api.resume(job.id)
+    job.finish()
+
+    (resumed, *_) = hurt.api.certificates(job.id)[-1:]
+    assert not holds(resumed["certificate"])
+    assert resumed["certificate"][planted] >= 1
+    assert "certificate_broken" in [data["code"] for data in job.events("log")]
+
+
+def plant(step_log: Path, what: str) -> None:
+    """Let the first step have trained a position of the second one too, or lose its own."""
+    first, second = '"trained":[0,', '"trained":[4,'
+    text = step_log.read_text()
+    assert first in text
+    assert second in text
+    changed = text.replace(second, '"trained":[0,4,') if what == "trained_twice" else text.replace(first, '"trained":[')
+    step_log.write_text(changed)
+
+
+def wait_for(job: HurtJob, state: str) -> dict[str, object]:
+    deadline = time.monotonic() + 120
+    while (found := job.read())["state"] != state:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.1)
+    return found
+
+
+def repeat_an_entry(client: redis.Redis, stream: str, delay_s: float) -> None:
+    """Append the next entry that passes through the stream a second time, after a while."""
+    deadline = time.monotonic() + 60
+    while not (entries := client.xrange(stream, count=1)):
+        assert time.monotonic() < deadline, f"nothing passes through {stream}"
+    again = threading.Timer(delay_s, client.xadd, args=(stream, entries[0][1]))
+    again.start()
+    again.join()
+
+
+def fill(disk: Path) -> None:
+    """Leave less than a checkpoint takes."""
+    with (disk / "filler").open("wb") as filler:
+        filler.truncate(0)
+        while shutil.disk_usage(disk).free > 32 << 20:
+            filler.write(bytes(1 << 20))
+            filler.flush()
+
+
+@contextmanager
+def small_disk(path: Path) -> Iterator[Path]:
+    """A file system of its own at a directory: the way to have a disk full without filling everybody's."""
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(path)], check=False)
+    if mounted.returncode != 0:
+        pytest.skip("a small disk cannot be mounted by this user")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)

@@ -1,0 +1,244 @@
+"""Jobs that are hurt: a platform of real processes, a job in the middle of reinforcement learning, and what it became.
+
+Every fault is one function of `tests/e2e/faults`; here is what they share.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import redis
+
+from services.api.cli.client import ApiClient, Json
+from services.api.embedded.platform import LocalPlatform
+from services.common.streams import StreamNames, stream_names
+from tests.support.embedded import local_platform, tiny_spec, watch
+
+STEPS = 8
+ENDS = ("succeeded", "failed", "cancelled")
+
+
+@dataclass
+class Report:
+    """One line of the table in docs/operations.md."""
+
+    fault: str
+    happened: str
+    recovery_s: float
+    """From the fault to the next optimizer step."""
+    certificate: str
+
+    def row(self) -> str:
+        """Markdown."""
+        return f"| {self.fault} | {self.happened} | {self.recovery_s:.1f} | {self.certificate} |"
+
+
+@dataclass
+class Arena:
+    """A running platform, and the spec that every job of the suite has."""
+
+    platform: LocalPlatform
+    api: ApiClient
+    spec: Json
+    reports: list[Report] = field(default_factory=list)
+    _undisturbed: str = ""
+
+    def start(self, *, replicas: int = 1) -> "HurtJob":
+        """A job in the middle of its steps."""
+        spec = {**self.spec, "resources": {"rollout_replicas": replicas}}
+        job = HurtJob(self, self.api.create_job(spec)["id"])
+        job.await_step(2)
+        return job
+
+    def undisturbed_digest(self) -> str:
+        """Digest of the weights that the spec leads to when nothing happens; computed once."""
+        if not self._undisturbed:
+            job = HurtJob(self, self.api.create_job(self.spec)["id"])
+            job.finish()
+            self._undisturbed = job.final_digest()
+        return self._undisturbed
+
+    def process(self, service: str) -> psutil.Process:
+        """A service of the platform."""
+        return psutil.Process(self.platform.pids()[service])
+
+    def await_services(self, *services: str) -> None:
+        """Wait until the supervisor has started them again and the API answers."""
+        deadline = time.monotonic() + 60
+        while not set(services) <= self.platform.pids().keys() or not self._api_is_ready():
+            assert time.monotonic() < deadline, f"{services} did not come back"
+            time.sleep(0.1)
+
+    def redis(self) -> redis.Redis:
+        """The platform's queue."""
+        return redis.Redis.from_url(self.platform.urls.redis)
+
+    def leftovers(self) -> list[str]:
+        """Streams of attempts that still exist."""
+        with self.redis() as client:
+            return [key.decode() for key in client.scan_iter(match="dirl:job_*")]
+
+    def learners(self) -> list[psutil.Process]:
+        """Learners that run."""
+        children = self.process("trainer").children(recursive=True)
+        return [child for child in children if "services.trainer.learner" in child.cmdline()]
+
+    def _api_is_ready(self) -> bool:
+        try:
+            return self.api.ready()
+        except Exception:  # noqa: BLE001 - it is being started
+            return False
+
+
+@dataclass
+class HurtJob:
+    """A job that something happens to."""
+
+    arena: Arena
+    id: str
+    hurt_at: float = 0.0
+    hurt_step: int = 0
+
+    @property
+    def directory(self) -> Path:
+        """Checkpoints, journal, logs."""
+        return self.arena.platform.data_dir / "jobs" / self.id
+
+    @property
+    def streams(self) -> StreamNames:
+        """Of the newest attempt."""
+        return stream_names(self.id, self.read()["attempt"])
+
+    def read(self) -> Json:
+        """The job; an API that is being restarted is waited for."""
+        return patiently(lambda: self.arena.api.job(self.id))
+
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return int((self.read()["progress"] or {"step": 0})["step"])
+
+    def await_step(self, step: int) -> None:
+        """Wait for so many optimizer steps."""
+        deadline = time.monotonic() + 180
+        while self.step() < step:
+            job = self.read()
+            assert job["state"] not in ENDS, job["error"]
+            assert time.monotonic() < deadline, job
+            time.sleep(0.05)
+
+    def learner(self) -> psutil.Process:
+        """The one learner that runs."""
+        (learner,) = self.arena.learners()
+        return learner
+
+    def hurt(self) -> None:
+        """Note the moment of the fault."""
+        self.hurt_step, self.hurt_at = self.step(), time.monotonic()
+
+    def finish(self) -> Json:
+        """Wait for success."""
+        return patiently(lambda: watch(self.arena.api, self.id, lambda job: job["state"] == "succeeded"))
+
+    def events(self, kind: str) -> list[Json]:
+        """Data of every event of a type."""
+        return [event["data"] for event in self.arena.api.events(self.id) if event["type"] == kind]
+
+    def final_digest(self) -> str:
+        """Digest of the last checkpoint's weights."""
+        return str(max(self.arena.api.checkpoints(self.id), key=lambda item: item["step"])["weight_digest"])
+
+    def survive(self, fault: str, *, same_weights: bool = True) -> None:
+        """Wait for success and for proof: every certificate holds, the weights are those of an undisturbed run."""
+        recovered_at = self._await_recovery()
+        job = self.finish()
+        certificates = [item["certificate"] for item in self.arena.api.certificates(self.id)]
+        assert certificates, "no attempt stated a certificate"
+        assert [item for item in certificates if not holds(item)] == []
+        assert job["progress"]["step"] == STEPS
+        if same_weights:
+            assert self.final_digest() == self.arena.undisturbed_digest()
+        self._assert_nothing_is_left()
+        last = certificates[-1]
+        proof = f"{last['issued']} issued = {last['trained']} trained + {sum(last['dropped'].values())} dropped; 0 lost"
+        proof += "; same weights" if same_weights else ""
+        self.arena.reports.append(Report(fault, self._what_happened(), recovered_at - self.hurt_at, proof))
+
+    def _await_recovery(self) -> float:
+        """When the first optimizer step after the fault was done."""
+        deadline = time.monotonic() + 240
+        while True:
+            job = self.read()
+            if job["state"] == "succeeded" or (job["progress"] or {"step": 0})["step"] > self.hurt_step:
+                return time.monotonic()
+            assert job["state"] not in ENDS, job["error"]
+            assert time.monotonic() < deadline, job
+            time.sleep(0.1)
+
+    def _what_happened(self) -> str:
+        attempts = self.arena.api.attempts(self.id)
+        errors = [item["error"]["code"] for item in attempts if item["error"] is not None]
+        if len(attempts) == 1:
+            return "the attempt went on"
+        why = ", ".join(errors) or "stopped"
+        return f"attempt {len(attempts)} resumed from step {attempts[-1]['resumed_from']} ({why})"
+
+    def _assert_nothing_is_left(self) -> None:
+        deadline = time.monotonic() + 30
+        while self.arena.learners() or [name for name in self.arena.leftovers() if self.id in name]:
+            assert time.monotonic() < deadline, (self.arena.learners(), self.arena.leftovers())
+            time.sleep(0.1)
+
+
+def holds(certificate: Json) -> bool:
+    """0 lost, 0 trained twice, the sum is right, the weights are those of the checkpoint."""
+    accounted = certificate["trained"] + sum(certificate["dropped"].values()) + certificate["open"]
+    sound = certificate["lost"] == certificate["trained_twice"] == 0 and certificate["issued"] == accounted
+    return sound and bool(certificate["digest_before"] == certificate["digest_after"])
+
+
+def patiently(ask: Callable[[], Json], timeout_s: float = 60.0) -> Json:
+    """Ask until the API answers: the fault may be its own, or its database's."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return ask()
+        except AssertionError:
+            raise
+        except Exception:  # whatever a broken connection raises
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def kill(process: psutil.Process) -> None:
+    """SIGKILL."""
+    os.kill(process.pid, signal.SIGKILL)
+
+
+@contextmanager
+def arena(**environment: str) -> Iterator[Arena]:
+    """A platform with two replicas and short leases."""
+    short = {"DIRL_ROLLOUT_LEASE_S": "3", "DIRL_TORCH_THREADS": "1", **environment}
+    before = {name: os.environ.get(name) for name in short}
+    os.environ.update(short)
+    try:
+        with local_platform(rollout_replicas=2) as platform, ApiClient(platform.api_url) as api:
+            yield Arena(platform, api, _spec(platform.data_dir / "input"))
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _spec(directory: Path) -> dict[str, Any]:
+    spec = tiny_spec(directory, rl_steps=STEPS)
+    # The base model's answers to most prompts need no weights that are any good: only the way of the data is looked at.
+    return {**{name: spec[name] for name in spec if name not in ("sft", "validation_file")}, "method": "rl"}

@@ -1,0 +1,91 @@
+"""What holds a job up, from the figures that it reports; and when silence is a stall."""
+
+from typing import Any
+
+import pytest
+
+from services.api.domain.diagnosis import Facts, diagnose
+from services.api.domain.job_state import JobState
+from services.api.domain.stall import DEFAULT_BUDGETS_S, GIVE_UP_FACTOR, find_stall, must_give_up
+
+SPEC = {
+    "reward": {"timeout_s": 3.0},
+    "rl": {"num_generations": 8},
+    "sampling": {"max_new_tokens": 512},
+    "resources": {"rollout_replicas": 1},
+    "trainer": {"max_tokens_per_microbatch": 1024},
+}
+HEALTHY = {"time/rollout_s": 5.0, "time/train_s": 5.0, "time/weight_sync_s": 1.0}
+
+
+def facts(metrics: dict[str, float] | None = None, **values: Any) -> Facts:
+    given = {
+        "state": JobState.RUNNING,
+        "phase": "rollout",
+        "waiting_for": None,
+        "stalled": None,
+        "error_code": None,
+        "error_message": None,
+        "metrics": HEALTHY if metrics is None else metrics and {**HEALTHY, **metrics},
+        "spec": SPEC,
+    }
+    return Facts(**{**given, **values})
+
+
+@pytest.mark.parametrize(
+    ("seen", "code", "suggestion"),
+    [
+        (facts(), "balanced", {}),
+        (facts({"time/rollout_s": 50.0}), "rollout_bound", {"resources.rollout_replicas": 2}),
+        (
+            facts({"time/rollout_s": 50.0, "time/reward_s": 40.0, "perf/rollout_idle_ratio": 0.8}),
+            "verifier_bound",
+            {},
+        ),
+        (facts({"time/train_s": 50.0}), "trainer_bound", {"trainer.max_tokens_per_microbatch": 2048}),
+        (facts({"time/weight_sync_s": 50.0}), "sync_bound", {}),
+        (facts({"reward/frac_zero_std": 0.9}), "starved", {"rl.num_generations": 16}),
+        (facts({"rollout/truncation_rate": 0.5}), "truncation_limited", {"sampling.max_new_tokens": 1024}),
+        (facts({"reward/outcome/unverifiable": 0.2}), "verifier_failing", {"reward.timeout_s": 6.0}),
+        (facts(stalled={"phase": "train", "waiting_for": None, "since": 1e9}), "stuck", {}),
+        (facts(state=JobState.QUEUED, waiting_for="trainer"), "queued", {}),
+        (facts(waiting_for="rollout"), "waiting", {}),
+        (facts(state=JobState.FAILED, error_code="nan_loss", error_message="The loss is NaN."), "failed", {}),
+        (facts(state=JobState.SUCCEEDED), "finished", {}),
+        (facts(state=JobState.PROVISIONING), "starting", {}),
+        (facts(metrics={}, phase="loading"), "starting", {}),
+    ],
+)
+def test_the_gravest_finding_is_told_with_what_helps(seen: Facts, code: str, suggestion: dict[str, Any]) -> None:
+    found = diagnose(seen)
+
+    assert (found.code, found.suggestion) == (code, suggestion)
+    assert found.sentence.endswith(".")
+
+
+def test_a_failing_verifier_is_told_before_the_starvation_that_it_causes() -> None:
+    seen = facts({"reward/outcome/unverifiable": 0.2, "reward/frac_zero_std": 0.9})
+
+    assert diagnose(seen).code == "verifier_failing"
+
+
+def test_a_phase_may_be_silent_for_its_budget_and_no_longer() -> None:
+    budget = DEFAULT_BUDGETS_S["train"]
+
+    assert find_stall("train", None, 1000.0, 1000.0 + budget, {}) is None
+    stall = find_stall("train", "rollout", 1000.0, 1001.0 + budget, {})
+    assert stall is not None
+    assert (stall.phase, stall.waiting_for, stall.since, stall.budget_s) == ("train", "rollout", 1000.0, budget)
+
+
+def test_a_budget_of_the_settings_counts_instead_of_the_default() -> None:
+    assert find_stall("train", None, 0.0, 11.0, {"train": 10.0}) is not None
+    assert find_stall("eval", None, 0.0, 11.0, {"train": 10.0}) is None
+
+
+def test_a_stalled_attempt_is_given_up_after_several_budgets() -> None:
+    stall = find_stall("train", None, 0.0, 11.0, {"train": 10.0})
+
+    assert stall is not None
+    assert not must_give_up(stall, 10.0 * GIVE_UP_FACTOR)
+    assert must_give_up(stall, 10.0 * GIVE_UP_FACTOR + 1)
