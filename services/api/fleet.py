@@ -1,6 +1,6 @@
 """The other services as the control plane calls them: every call with a deadline, every failure a PlatformError."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -12,12 +12,13 @@ from pydantic import ValidationError
 from services.common.errors import PlatformError
 from services.common.events import Event
 from services.common.pb.dirl.v1 import rollout_pb2, rollout_pb2_grpc, trainer_pb2, trainer_pb2_grpc
-from services.common.rpc.client import call, channel, probe
+from services.common.rpc.client import call, call_stream, channel, probe
 
 STATUS_TIMEOUT_S: Final = 2.0
 _SHORT_TIMEOUT_S: Final = 5.0
 _ASSIGN_TIMEOUT_S: Final = 60.0
 """A replica reads configuration and tokenizer and allocates its cache."""
+_GENERATE_TIMEOUT_S: Final = 600.0
 _START_TIMEOUT_S: Final = 30.0
 _EVENTS_TIMEOUT_S: Final = 10.0
 _EVENTS_PER_CALL: Final = 1000
@@ -99,6 +100,16 @@ class Fleet:
             rollout_pb2.ReleaseRequest(job_id=job_id, attempt=attempt),
             timeout_s=_SHORT_TIMEOUT_S,
             what=f"Release of rollout replica {address}",
+            unavailable_code="rollout_unavailable",
+        )
+
+    def generate(self, address: str, request: rollout_pb2.GenerateRequest) -> Iterator[rollout_pb2.GenerateResponse]:
+        """The answer to a question, as its blocks are finished."""
+        return call_stream(
+            self._rollout(address).Generate,
+            request,
+            timeout_s=_GENERATE_TIMEOUT_S,
+            what=f"Generate on rollout replica {address}",
             unavailable_code="rollout_unavailable",
         )
 

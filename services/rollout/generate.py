@@ -9,20 +9,19 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
-from services.common.diffusion.config import DecodingConfig, Selection, UnmaskingStrategy
 from services.common.errors import PlatformError
 from services.common.model.loading import LoadedModel, load_model
 from services.common.model.prompts import encode_prompt
 from services.common.model_source import resolve_model
 from services.rollout.engines.base import Completion, DenoisingEvent, GenerationRequest
 from services.rollout.engines.torch_engine import TorchEngine
+from services.rollout.question import Question, request_of
 
 PLACEHOLDER: Final = "░"
 """Shown for a position that is not committed yet."""
@@ -76,35 +75,13 @@ def _answer(loaded: LoadedModel, options: argparse.Namespace) -> Completion:
 def _request(loaded: LoadedModel, options: argparse.Namespace) -> GenerationRequest:
     """The question as a request of this model."""
     prompt = encode_prompt(loaded.tokenizer, [{"role": "user", "content": options.question}])
-    return GenerationRequest(
-        request_id="answer",
-        prompt_ids=np.array(prompt, dtype=np.int32),
-        decoding=_decoding(loaded, options),
+    question = Question(
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        confidence_threshold=options.threshold,
         seed=options.seed,
-        ledger_position=0,
-        response_index=0,
     )
-
-
-def _decoding(loaded: LoadedModel, options: argparse.Namespace) -> DecodingConfig:
-    """Threshold decoding with the model's own block grid."""
-    try:
-        return DecodingConfig(
-            block_size=loaded.block_size,
-            denoising_steps=loaded.block_size,
-            unmasking_strategy=UnmaskingStrategy.LOW_CONFIDENCE_DYNAMIC,
-            confidence_threshold=options.threshold,
-            entropy_bound=0.0,
-            selection=Selection.MAX,
-            mask_token_id=loaded.mask_token_id,
-            temperature=options.temperature,
-            top_p=1.0,
-            top_k=0,
-            max_new_tokens=options.max_new_tokens,
-            stop_token_ids=loaded.stop_token_ids,
-        )
-    except ValueError as error:
-        raise PlatformError("invalid_request", f"The question was not decoded: {error}") from error
+    return request_of(loaded, prompt, question)
 
 
 def _decode(

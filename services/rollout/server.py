@@ -2,17 +2,21 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Final
 
 import grpc
 import psutil
 
+from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import rollout_pb2, rollout_pb2_grpc
 from services.common.release import release
 from services.common.rpc.server import run_server
 from services.common.weights import WeightAssembler
 from services.rollout.assignment import Assignment, Weights
 from services.rollout.opening import session_opener
+from services.rollout.playground import Playground
+from services.rollout.question import Question
 from services.rollout.settings import RolloutSettings
 from services.rollout.worker import RolloutWorker, WeightUpdate
 
@@ -24,10 +28,12 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
 
     def __init__(self, worker: RolloutWorker, name: str) -> None:
         self._worker, self._name = worker, name
+        self._playground = Playground()
         self._process = psutil.Process()
 
     def Assign(self, request: rollout_pb2.AssignRequest, context: grpc.ServicerContext) -> rollout_pb2.AssignResponse:
         """Returns when the model is built."""
+        self._playground.drop()
         assignment = Assignment.model_validate({name: getattr(request, name) for name in Assignment.model_fields})
         self._worker.assign(assignment, context.time_remaining())
         return rollout_pb2.AssignResponse(replica=self._name)
@@ -63,6 +69,27 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
             seconds=time.monotonic() - started,
             num_bytes=assembler.num_bytes,
         )
+
+    def Generate(
+        self, request: rollout_pb2.GenerateRequest, context: grpc.ServicerContext
+    ) -> Iterator[rollout_pb2.GenerateResponse]:
+        """One question at a time; none while a job has the replica."""
+        assignment = self._worker.replica.assignment
+        if assignment is not None:
+            raise PlatformError(
+                "busy", f"The replica is assigned to {assignment}; it answers questions when no job has it."
+            )
+        question = Question(
+            messages=[{"role": turn.role, "content": turn.content} for turn in request.messages],
+            prompt=request.prompt,
+            max_new_tokens=request.max_new_tokens,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            confidence_threshold=request.confidence_threshold,
+            seed=request.seed,
+        )
+        for piece in self._playground.answer(request.model_path, question, context.time_remaining()):
+            yield rollout_pb2.GenerateResponse(**asdict(piece))
 
     def GetStatus(
         self, request: rollout_pb2.GetRolloutStatusRequest, context: grpc.ServicerContext

@@ -7,7 +7,9 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from services.api.http import (
+    routes_chat,
     routes_files,
+    routes_fine_tuning,
     routes_insight,
     routes_jobs,
     routes_models,
@@ -49,12 +51,14 @@ def create_app(resources: Resources, *, dashboard: Path = DASHBOARD) -> FastAPI:
     install_error_handlers(app)
     for module in (
         routes_files,
+        routes_fine_tuning,
         routes_jobs,
         routes_steering,
         routes_records,
         routes_insight,
         routes_trajectories,
         routes_models,
+        routes_chat,
         routes_system,
     ):
         app.include_router(module.router)

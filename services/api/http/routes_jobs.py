@@ -11,7 +11,7 @@ from services.api.db.jobs import get_job, lock_job, queue_again, running_attempt
 from services.api.domain.job_state import RESUMABLE, JobState, require_state
 from services.api.http.envelope import Page, page_of
 from services.api.http.paging import newest_first
-from services.api.http.resources import After, Limit, Res
+from services.api.http.resources import After, Limit, Res, Resources
 from services.api.http.submission import Submissions
 from services.api.http.views import JobView, job_view
 
@@ -31,13 +31,19 @@ def create_job(
     ] = None,
 ) -> JobView:
     """Submit a job spec. All that is wrong with it is said at once. 200 when the key was used for this job before."""
+    job, is_new = submit(resources, body, idempotency_key)
+    if not is_new:
+        response.status_code = 200
+    return job_view(job)
+
+
+def submit(resources: Resources, body: Any, idempotency_key: str | None) -> tuple[Job, bool]:
+    """The job, and whether it is new."""
     submissions = Submissions(resources.database, len(resources.settings.rollout_addresses))
     job, is_new = submissions.submit(body, idempotency_key)
     if is_new:
         resources.hints.dispatch()
-    else:
-        response.status_code = 200
-    return job_view(job)
+    return job, is_new
 
 
 @router.get("")

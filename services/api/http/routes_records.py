@@ -24,9 +24,9 @@ from services.api.http.views import (
     attempt_view,
     checkpoint_view,
     evaluation_view,
+    event_position,
     event_view,
 )
-from services.common.errors import PlatformError
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["records"])
 _STREAM = "text/event-stream"
@@ -43,7 +43,7 @@ def list_events(
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Page[EventView] | StreamingResponse:
     """Events, oldest first. With `Accept: text/event-stream` they are streamed live, after Last-Event-ID or `after`."""
-    position = _position(last_event_id or after)
+    position = event_position(last_event_id or after)
     types = type or ()
     with resources.database.begin() as session:
         get_job(session, job_id)
@@ -54,16 +54,6 @@ def list_events(
     return StreamingResponse(
         event_stream(resources, job_id, position, types), media_type=_STREAM, headers={"cache-control": "no-store"}
     )
-
-
-def _position(cursor: str | None) -> int:
-    """Place of an event by its id; 0 is before the first."""
-    if cursor is None:
-        return 0
-    number = cursor.rpartition("_")[2]
-    if not number.isdecimal():
-        raise PlatformError("invalid_request", f"{cursor!r} is no event id; take one from the list.", param="after")
-    return int(number)
 
 
 class MetricSeries(BaseModel):

@@ -1,7 +1,7 @@
 """Answers of the API, made from rows. Times are Unix seconds."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 
@@ -9,6 +9,10 @@ from services.api.db.job_tables import Attempt, Job
 from services.api.db.record_tables import Checkpoint, Evaluation, Export, JobEvent, RegisteredModel, StoredFile
 from services.api.domain.job_state import JobState
 from services.api.domain.progress import Progress
+from services.common.errors import PlatformError
+
+_MAX_DIGITS: Final = 18
+"""Of a number that the database can hold."""
 
 
 def unix(moment: datetime) -> int:
@@ -202,6 +206,16 @@ class EventView(BaseModel):
 def event_id(job_id: str, position: int) -> str:
     """Id of the event at a position; later events of a job have greater positions."""
     return f"evt_{job_id.removeprefix('job_')}_{position}"
+
+
+def event_position(cursor: str | None) -> int:
+    """Place of an event by its id; 0 is before the first. Raises PlatformError("invalid_request")."""
+    if cursor is None:
+        return 0
+    number = cursor.rpartition("_")[2]
+    if not (number.isascii() and number.isdecimal()) or len(number) > _MAX_DIGITS:
+        raise PlatformError("invalid_request", f"{cursor!r} is no event id; take one from the list.", param="after")
+    return int(number)
 
 
 def event_view(event: JobEvent) -> EventView:

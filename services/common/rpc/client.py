@@ -1,6 +1,6 @@
 """Calls with a deadline; failures come back as the PlatformError that the server raised."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol, TypeVar, cast
 
 import grpc
@@ -12,6 +12,7 @@ from services.common.rpc.options import CHANNEL_OPTIONS, REQUEST_ID_METADATA
 
 Request = TypeVar("Request", contravariant=True)
 Response = TypeVar("Response", covariant=True)
+Streamed = TypeVar("Streamed")
 
 _CODE_OF_STATUS: Final[Mapping[grpc.StatusCode, str]] = {
     grpc.StatusCode.INVALID_ARGUMENT: "invalid_request",
@@ -58,6 +59,27 @@ def call(
         return stub_method(request, timeout=timeout_s, metadata=metadata)
     except grpc.RpcError as error:
         by_status = {grpc.StatusCode.UNAVAILABLE: unavailable_code, grpc.StatusCode.DEADLINE_EXCEEDED: deadline_code}
+        raise _platform_error(error, what, {**_CODE_OF_STATUS, **by_status}) from error
+
+
+def call_stream(
+    stub_method: Callable[..., Iterator[Streamed]],
+    request: object,
+    *,
+    timeout_s: float,
+    what: str,
+    unavailable_code: str = "worker_lost",
+) -> Iterator[Streamed]:
+    """Call a method that streams its answer; fails as `call` does, whenever that happens."""
+    bound = structlog.contextvars.get_contextvars().get("request_id")
+    metadata = ((REQUEST_ID_METADATA, str(bound)),) if bound else None
+    try:
+        yield from stub_method(request, timeout=timeout_s, metadata=metadata)
+    except grpc.RpcError as error:
+        by_status = {
+            grpc.StatusCode.UNAVAILABLE: unavailable_code,
+            grpc.StatusCode.DEADLINE_EXCEEDED: "deadline_exceeded",
+        }
         raise _platform_error(error, what, {**_CODE_OF_STATUS, **by_status}) from error
 
 

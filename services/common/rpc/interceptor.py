@@ -1,6 +1,7 @@
 """The one place where a server's exceptions become gRPC statuses; refuses calls without a deadline."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -43,27 +44,44 @@ class ErrorInterceptor(grpc.ServerInterceptor):
             return grpc.unary_unary_rpc_method_handler(_guarded(method, handler.unary_unary), **coders)
         if handler.stream_unary is not None:
             return grpc.stream_unary_rpc_method_handler(_guarded(method, handler.stream_unary), **coders)
-        raise NotImplementedError(f"{method} streams its answer; ErrorInterceptor covers methods with one answer only")
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(_guarded_stream(method, handler.unary_stream), **coders)
+        raise NotImplementedError(f"{method} streams in both directions; ErrorInterceptor does not cover that")
 
 
 def _guarded(method: str, behaviour: Behaviour) -> Behaviour:
     def guarded(request: Any, context: grpc.ServicerContext) -> Any:
-        metadata = dict(context.invocation_metadata())
-        structlog.contextvars.bind_contextvars(method=method)
-        if REQUEST_ID_METADATA in metadata:
-            structlog.contextvars.bind_contextvars(request_id=metadata[REQUEST_ID_METADATA])
-        try:
-            _require_deadline(method, context)
+        with _translated(method, context):
             return behaviour(request, context)
-        except PlatformError as error:
-            _refuse(context, error)
-        except ValidationError as error:
-            _refuse(context, PlatformError("invalid_request", f"{method}: {error}"))
-        except Exception as error:
-            log.exception("rpc failed")
-            _refuse(context, PlatformError("internal", f"{method} failed: {type(error).__name__}: {error}"))
 
     return guarded
+
+
+def _guarded_stream(method: str, behaviour: Behaviour) -> Behaviour:
+    def guarded(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        with _translated(method, context):
+            yield from behaviour(request, context)
+
+    return guarded
+
+
+@contextmanager
+def _translated(method: str, context: grpc.ServicerContext) -> Iterator[None]:
+    """What a handler raises becomes a status; the call's names are bound for its logs."""
+    metadata = dict(context.invocation_metadata())
+    structlog.contextvars.bind_contextvars(method=method)
+    if REQUEST_ID_METADATA in metadata:
+        structlog.contextvars.bind_contextvars(request_id=metadata[REQUEST_ID_METADATA])
+    try:
+        _require_deadline(method, context)
+        yield
+    except PlatformError as error:
+        _refuse(context, error)
+    except ValidationError as error:
+        _refuse(context, PlatformError("invalid_request", f"{method}: {error}"))
+    except Exception as error:
+        log.exception("rpc failed")
+        _refuse(context, PlatformError("internal", f"{method} failed: {type(error).__name__}: {error}"))
 
 
 def _require_deadline(method: str, context: grpc.ServicerContext) -> None:

@@ -52,6 +52,11 @@ class RolloutServiceStub:
                 request_serializer=dirl_dot_v1_dot_rollout__pb2.WeightChunk.SerializeToString,
                 response_deserializer=dirl_dot_v1_dot_rollout__pb2.UpdateWeightsResponse.FromString,
                 _registered_method=True)
+        self.Generate = channel.unary_stream(
+                '/dirl.v1.RolloutService/Generate',
+                request_serializer=dirl_dot_v1_dot_rollout__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=dirl_dot_v1_dot_rollout__pb2.GenerateResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/dirl.v1.RolloutService/GetStatus',
                 request_serializer=dirl_dot_v1_dot_rollout__pb2.GetRolloutStatusRequest.SerializeToString,
@@ -89,6 +94,14 @@ class RolloutServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Generate(self, request, context):
+        """Answer one question with a model directory, apart from any job; streams the answer as its blocks are finished.
+        Refused with RESOURCE_EXHAUSTED while the replica is assigned. Not idempotent in time, but in result.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStatus(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -112,6 +125,11 @@ def add_RolloutServiceServicer_to_server(servicer, server):
                     servicer.UpdateWeights,
                     request_deserializer=dirl_dot_v1_dot_rollout__pb2.WeightChunk.FromString,
                     response_serializer=dirl_dot_v1_dot_rollout__pb2.UpdateWeightsResponse.SerializeToString,
+            ),
+            'Generate': grpc.unary_stream_rpc_method_handler(
+                    servicer.Generate,
+                    request_deserializer=dirl_dot_v1_dot_rollout__pb2.GenerateRequest.FromString,
+                    response_serializer=dirl_dot_v1_dot_rollout__pb2.GenerateResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -203,6 +221,33 @@ class RolloutService:
             '/dirl.v1.RolloutService/UpdateWeights',
             dirl_dot_v1_dot_rollout__pb2.WeightChunk.SerializeToString,
             dirl_dot_v1_dot_rollout__pb2.UpdateWeightsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Generate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dirl.v1.RolloutService/Generate',
+            dirl_dot_v1_dot_rollout__pb2.GenerateRequest.SerializeToString,
+            dirl_dot_v1_dot_rollout__pb2.GenerateResponse.FromString,
             options,
             channel_credentials,
             insecure,

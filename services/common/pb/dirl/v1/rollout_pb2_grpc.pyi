@@ -47,6 +47,10 @@ class RolloutServiceStub:
     """Load a version: one manifest, then chunks, then the digest. Visible only after all names arrived and the digest
     matched; a failed load makes the replica unhealthy until a full load succeeds.
     """
+    Generate: _grpc.UnaryStreamMultiCallable[_rollout_pb2.GenerateRequest, _rollout_pb2.GenerateResponse]
+    """Answer one question with a model directory, apart from any job; streams the answer as its blocks are finished.
+    Refused with RESOURCE_EXHAUSTED while the replica is assigned. Not idempotent in time, but in result.
+    """
     GetStatus: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.GetRolloutStatusRequest, _rollout_pb2.GetRolloutStatusResponse]
 
 @_typing.type_check_only
@@ -67,6 +71,10 @@ class RolloutServiceAsyncStub(RolloutServiceStub):
     UpdateWeights: _aio.StreamUnaryMultiCallable[_rollout_pb2.WeightChunk, _rollout_pb2.UpdateWeightsResponse]  # type: ignore[assignment]
     """Load a version: one manifest, then chunks, then the digest. Visible only after all names arrived and the digest
     matched; a failed load makes the replica unhealthy until a full load succeeds.
+    """
+    Generate: _aio.UnaryStreamMultiCallable[_rollout_pb2.GenerateRequest, _rollout_pb2.GenerateResponse]  # type: ignore[assignment]
+    """Answer one question with a model directory, apart from any job; streams the answer as its blocks are finished.
+    Refused with RESOURCE_EXHAUSTED while the replica is assigned. Not idempotent in time, but in result.
     """
     GetStatus: _aio.UnaryUnaryMultiCallable[_rollout_pb2.GetRolloutStatusRequest, _rollout_pb2.GetRolloutStatusResponse]  # type: ignore[assignment]
 
@@ -103,6 +111,16 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_rollout_pb2.UpdateWeightsResponse, _abc.Awaitable[_rollout_pb2.UpdateWeightsResponse]]:
         """Load a version: one manifest, then chunks, then the digest. Visible only after all names arrived and the digest
         matched; a failed load makes the replica unhealthy until a full load succeeds.
+        """
+
+    @_abc_1.abstractmethod
+    def Generate(
+        self,
+        request: _rollout_pb2.GenerateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_rollout_pb2.GenerateResponse], _abc.AsyncIterator[_rollout_pb2.GenerateResponse]]:
+        """Answer one question with a model directory, apart from any job; streams the answer as its blocks are finished.
+        Refused with RESOURCE_EXHAUSTED while the replica is assigned. Not idempotent in time, but in result.
         """
 
     @_abc_1.abstractmethod
