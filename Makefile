@@ -7,8 +7,19 @@ STAMP := $(VENV)/.installed
 # Options of `dirl demo`, e.g. make demo ARGS="--exit --seed 1"
 ARGS ?=
 
+DASHBOARD := services/api/dashboard
+DASHBOARD_SOURCES := $(shell find $(DASHBOARD)/src -path '*/generated' -prune -o -type f -print) \
+  $(addprefix $(DASHBOARD)/,index.html vite.config.ts tsconfig.json package.json)
+# What the generated types and examples are made from.
+API_SOURCES := $(wildcard services/api/http/*.py examples/*) services/common/job_spec.py services/common/diffusion/config.py
+MODULES := $(DASHBOARD)/node_modules/.installed
+TYPES := $(DASHBOARD)/src/generated/schema.d.ts
+# "yes" where Node 20.19 or newer is; without it everything but the dashboard works.
+NODE := $(shell node -e 'const [a, b] = process.versions.node.split("."); console.log(a > 20 || (a == 20 && b >= 19) ? "yes" : "")' 2>/dev/null)
+NO_NODE := "Node 20.19 or newer is not here: the dashboard is left out (the API says so at /)"
+
 .DEFAULT_GOAL := help
-.PHONY: help setup proto pins fmt check test test-all demo bench up
+.PHONY: help setup proto pins fmt check test test-all dashboard demo bench up
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,14 +48,49 @@ check: $(STAMP) ## Format, lint, types, import contracts, generated code
 	$(BIN)/mypy -p services
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/gen_proto.py --check
+ifeq ($(NODE),yes)
+	$(MAKE) --no-print-directory $(TYPES)
+	cd $(DASHBOARD) && npm run --silent check
+else
+	@echo $(NO_NODE)
+endif
 
 test: $(STAMP) ## Every test that needs no GPU and no patience
+ifeq ($(NODE),yes)
+	$(MAKE) --no-print-directory dashboard
+	cd $(DASHBOARD) && npm run --silent test
+else
+	@echo $(NO_NODE)
+endif
 	$(BIN)/pytest -m "not gpu and not slow"
 
 test-all: $(STAMP) ## Every test that this machine can run
 	$(BIN)/pytest
 
+ifeq ($(NODE),yes)
+dashboard: $(DASHBOARD)/dist/index.html ## Build the web dashboard (needs Node 20.19)
+else
+dashboard: ## Build the web dashboard (needs Node 20.19)
+	@echo $(NO_NODE) >&2; exit 1
+endif
+
+$(DASHBOARD)/dist/index.html: $(TYPES) $(DASHBOARD_SOURCES)
+	cd $(DASHBOARD) && npm run --silent build
+
+$(TYPES): $(STAMP) $(API_SOURCES) $(MODULES)
+	$(BIN)/python scripts/dashboard_inputs.py
+	cd $(DASHBOARD) && npm run --silent types
+
+$(MODULES): $(DASHBOARD)/package-lock.json
+	cd $(DASHBOARD) && npm ci --no-audit --no-fund
+	touch $@
+
 demo: $(STAMP) ## SFT, RL and evaluation of a tiny model, start to end
+ifeq ($(NODE),yes)
+	$(MAKE) --no-print-directory dashboard || echo "The dashboard could not be built; the demo goes on without it."
+else
+	@echo $(NO_NODE)
+endif
 	$(BIN)/dirl demo $(ARGS)
 
 bench: $(STAMP) ## The benchmarks that need no GPU; figures as JSON lines

@@ -5,7 +5,7 @@ import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
@@ -14,18 +14,12 @@ from services.api.cli.demo_report import DemoReport, read_figures
 from services.api.cli.memory import PeakMemory
 from services.api.cli.options import JsonOption
 from services.api.cli.output import notes, out, print_json
-from services.api.cli.programs import run_module
 from services.api.cli.submission import upload_files
 from services.api.cli.up import Interrupted, stop_signals, tell, tell_ready
 from services.api.cli.watching import failure_of, watch_job
+from services.api.demo_job import TEST_PROBLEMS, TRAIN_PROBLEMS, make_demo_job
 from services.api.embedded.locations import default_data_dir
 from services.api.embedded.platform import LocalPlatform
-from services.common.data.arithmetic import make_arithmetic
-from services.common.job_spec import read_spec_file
-
-_SPEC: Final = Path(__file__).with_name("arithmetic.toml")
-_TRAIN_PROBLEMS: Final = 4096
-_TEST_PROBLEMS: Final = 500
 
 
 def demo(
@@ -80,18 +74,8 @@ def _run(platform: LocalPlatform, seed: int, started_at: float) -> DemoReport:
 
 def _make_inputs(directory: Path, seed: int) -> dict[str, Any]:
     """Data, model and spec of the demo's job."""
-    tell(f"making {_TRAIN_PROBLEMS} training and {_TEST_PROBLEMS} test problems, and a model with random weights")
-    files = make_arithmetic(directory, seed=seed, num_train=_TRAIN_PROBLEMS, num_test=_TEST_PROBLEMS)
-    model = directory / "model"
-    if not model.exists():
-        run_module("services.common.model", "make", "--out", str(model), "--seed", str(seed))
-    return {
-        **read_spec_file(_SPEC),
-        "model": str(model),
-        "training_file": str(files.train),
-        "validation_file": str(files.test),
-        "seed": seed,
-    }
+    tell(f"making {TRAIN_PROBLEMS} training and {TEST_PROBLEMS} test problems, and a model with random weights")
+    return make_demo_job(directory, seed)
 
 
 def _answer(report: DemoReport, as_json: bool) -> None:

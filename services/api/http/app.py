@@ -5,14 +5,19 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from starlette.middleware.gzip import GZipMiddleware
 
 from services.api.http import (
     routes_chat,
+    routes_demo,
     routes_files,
     routes_fine_tuning,
+    routes_groups,
     routes_insight,
     routes_jobs,
+    routes_metrics,
     routes_models,
+    routes_queues,
     routes_records,
     routes_steering,
     routes_system,
@@ -26,6 +31,25 @@ from services.api.http.resources import Resources
 from services.api.http.routes_system import JobCollector
 from services.common.job_spec import JobSpec
 
+_ROUTES: Final = (
+    routes_files,
+    routes_fine_tuning,
+    routes_jobs,
+    routes_steering,
+    routes_demo,
+    routes_records,
+    routes_metrics,
+    routes_insight,
+    routes_groups,
+    routes_trajectories,
+    routes_models,
+    routes_chat,
+    routes_system,
+    routes_queues,
+)
+_GZIP_BYTES: Final = 4096
+"""Smaller answers are not worth compressing. Event streams never are."""
+_GZIP_LEVEL: Final = 4
 _MAX_BODY_BYTES: Final = 4 * 2**20
 _MULTIPART_BYTES: Final = 64 * 2**10
 """What the form adds to a file."""
@@ -47,20 +71,10 @@ def create_app(resources: Resources, *, dashboard: Path = DASHBOARD) -> FastAPI:
     JobCollector(resources.database, resources.registry)
     upload_bytes = resources.settings.max_upload_bytes + _MULTIPART_BYTES
     app.add_middleware(BodyLimitMiddleware, max_bytes=_MAX_BODY_BYTES, uploads={"/v1/files": upload_bytes})
+    app.add_middleware(GZipMiddleware, minimum_size=_GZIP_BYTES, compresslevel=_GZIP_LEVEL)
     app.add_middleware(RequestMiddleware, registry=resources.registry)
     install_error_handlers(app)
-    for module in (
-        routes_files,
-        routes_fine_tuning,
-        routes_jobs,
-        routes_steering,
-        routes_records,
-        routes_insight,
-        routes_trajectories,
-        routes_models,
-        routes_chat,
-        routes_system,
-    ):
+    for module in _ROUTES:
         app.include_router(module.router)
     app.include_router(dashboard_router(dashboard))
     _add_spec_schema(app)

@@ -1,21 +1,19 @@
 """/v1/jobs/{id}/…: what a job left behind"""
 
-from collections import defaultdict
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Select, select
 
 from services.api.db.job_tables import Attempt
 from services.api.db.jobs import get_job
-from services.api.db.record_tables import Checkpoint, Evaluation, Metric
-from services.api.domain.series import Point, downsample, surviving
+from services.api.db.record_tables import Checkpoint, Evaluation, JobEvent
 from services.api.http.envelope import Page, page_after, page_of
+from services.api.http.metric_series import Downsample, MetricSeries, Names, SeriesQuery, read_series
 from services.api.http.resources import After, Limit, Res
-from services.api.http.sse import event_stream, events_after
+from services.api.http.sse import event_stream, events_after, events_before
 from services.api.http.views import (
     AttemptView,
     CheckpointView,
@@ -32,88 +30,58 @@ router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["records"])
 _STREAM = "text/event-stream"
 
 
+class EventQuery(BaseModel):
+    """Which events are wanted."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    after: str | None = Field(None, description="Id of the last item of the previous page.")
+    limit: int = Field(100, ge=1, le=1000, description="Items of a page.")
+    type: list[str] = Field(default_factory=list, description="Only these types.")
+    order: Literal["asc", "desc"] = Field("asc", description="Of a list; a stream always runs forward.")
+
+
 @router.get("/events", response_model=Page[EventView], responses={200: {"content": {_STREAM: {}}}})
 def list_events(
     request: Request,
     resources: Res,
     job_id: str,
-    after: After = None,
-    limit: Limit = 100,
-    type: Annotated[list[str] | None, Query(description="Only these types.")] = None,
+    query: Annotated[EventQuery, Query()],
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Page[EventView] | StreamingResponse:
     """Events, oldest first. With `Accept: text/event-stream` they are streamed live, after Last-Event-ID or `after`."""
-    position = event_position(last_event_id or after)
-    types = type or ()
+    cursor = last_event_id or query.after
     with resources.database.begin() as session:
         get_job(session, job_id)
         if _STREAM not in request.headers.get("accept", ""):
-            rows = session.scalars(events_after(job_id, position, types).limit(limit + 1)).all()
+            rows = session.scalars(_listed(job_id, cursor, query).limit(query.limit + 1)).all()
             views = [event_view(row) for row in rows]
-            return page_of([(view.id, view) for view in views], limit)
-    return StreamingResponse(
-        event_stream(resources, job_id, position, types), media_type=_STREAM, headers={"cache-control": "no-store"}
-    )
+            return page_of([(view.id, view) for view in views], query.limit)
+    stream = event_stream(resources, job_id, event_position(cursor), query.type)
+    return StreamingResponse(stream, media_type=_STREAM, headers={"cache-control": "no-store"})
 
 
-class MetricSeries(BaseModel):
-    """One metric over the steps of the surviving lineage."""
-
-    object: Literal["metric_series"] = "metric_series"
-    name: str
-    steps: list[int]
-    values: list[float]
-    attempts: list[int]
-    """Attempt that made each step."""
-    num_points: int
-    """Before thinning."""
+def _listed(job_id: str, cursor: str | None, query: EventQuery) -> Select[JobEvent]:
+    if query.order == "asc":
+        return events_after(job_id, event_position(cursor), query.type)
+    return events_before(job_id, None if cursor is None else event_position(cursor), query.type)
 
 
 @router.get("/metrics")
 def list_metrics(
     resources: Res,
     job_id: str,
-    names: Annotated[
-        list[str] | None, Query(description="Metrics, repeated or comma-separated; all by default.")
-    ] = None,
+    names: Names = None,
     from_step: Annotated[int | None, Query(ge=0)] = None,
     to_step: Annotated[int | None, Query(ge=0)] = None,
-    downsample: Annotated[int | None, Query(ge=4, description="At most this many points of each metric.")] = None,
+    downsample: Downsample = None,
 ) -> Page[MetricSeries]:
     """Metric series by name. Steps that a later attempt undid are left out."""
-    wanted = [name for part in names or () for name in part.split(",") if name]
-    statement = select(Metric).where(Metric.job_id == job_id)
-    if wanted:
-        statement = statement.where(Metric.name.in_(wanted))
-    if from_step is not None:
-        statement = statement.where(Metric.step >= from_step)
-    if to_step is not None:
-        statement = statement.where(Metric.step <= to_step)
-    points: dict[str, list[Point]] = defaultdict(list)
+    query = SeriesQuery(names=names or (), from_step=from_step, to_step=to_step, downsample=downsample)
     with resources.database.begin() as session:
         get_job(session, job_id)
-        for row in session.scalars(statement):
-            points[row.name].append(Point(row.attempt, row.step, row.value))
-        resumed_from = _resumed_from(session, job_id)
-    series = [(name, _series(name, points[name], resumed_from, downsample)) for name in sorted(points)]
-    return page_of(series, len(series))
-
-
-def _resumed_from(session: Session, job_id: str) -> dict[int, int]:
-    rows = session.scalars(select(Attempt).where(Attempt.job_id == job_id, Attempt.resumed_from.is_not(None)))
-    return {row.number: row.resumed_from for row in rows if row.resumed_from is not None}
-
-
-def _series(name: str, points: list[Point], resumed_from: dict[int, int], limit: int | None) -> MetricSeries:
-    lineage = surviving(points, resumed_from)
-    shown = lineage if limit is None else downsample(lineage, limit)
-    return MetricSeries(
-        name=name,
-        steps=[point.step for point in shown],
-        values=[point.value for point in shown],
-        attempts=[point.attempt for point in shown],
-        num_points=len(lineage),
-    )
+        series = read_series(session, [job_id], query)
+    return page_of([(item.name, item) for item in series], len(series))
 
 
 @router.get("/checkpoints")

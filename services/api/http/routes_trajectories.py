@@ -14,6 +14,7 @@ from services.api.db.jobs import get_job
 from services.api.db.record_tables import TrajectoryGroup
 from services.api.http.envelope import Page, page_of
 from services.api.http.resources import Res
+from services.api.http.token_texts import token_texts
 from services.api.http.views import unix
 from services.common.errors import PlatformError
 from services.common.trajectory import Outcome, Purpose
@@ -55,7 +56,12 @@ class TrajectoryDetail(TrajectoryView):
 
     model_config = ConfigDict(extra="allow")
 
+    prompt: str | None
+    """What the model was given, special tokens included; null when the model's tokenizer is gone."""
     prompt_ids: list[int]
+    tokens: list[str] | None
+    """Text of every token; one that is only part of a character is empty, and the one that completes it has it all.
+    Null when the model's tokenizer is gone."""
     block_size: int
     mask_token_id: int
     token_ids: list[int]
@@ -130,9 +136,16 @@ def get_trajectory(resources: Res, trajectory_id: str) -> TrajectoryDetail:
     """One trajectory with everything that is known of it."""
     with resources.database.begin() as session:
         row, index = _find(session, trajectory_id)
+        model_path = get_job(session, row.job_id).model_path
     group = row.payload["group"]
+    trajectory = group["trajectories"][index]
     context = {name: group[name] for name in ("prompt_ids", "block_size", "mask_token_id")}
-    return TrajectoryDetail(**{**group["trajectories"][index], **context, **_summary(row, index)})
+    prompt = token_texts(model_path, group["prompt_ids"])
+    texts = {
+        "prompt": None if prompt is None else "".join(prompt),
+        "tokens": token_texts(model_path, trajectory["token_ids"]),
+    }
+    return TrajectoryDetail(**{**trajectory, **context, **texts, **_summary(row, index)})
 
 
 def _find(session: Session, trajectory_id: str) -> tuple[TrajectoryGroup, int]:

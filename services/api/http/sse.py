@@ -47,10 +47,21 @@ def _read(resources: Resources, job_id: str, position: int, types: Sequence[str]
 
 def events_after(job_id: str, position: int, types: Sequence[str]) -> Select[JobEvent]:
     """A job's events behind a position, in order; all types when none is named."""
-    statement = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.position > position)
-    if types:
-        statement = statement.where(JobEvent.type.in_(types))
+    statement = _events(job_id, types).where(JobEvent.position > position)
     return statement.order_by(JobEvent.position)
+
+
+def events_before(job_id: str, position: int | None, types: Sequence[str]) -> Select[JobEvent]:
+    """A job's events ahead of a position, newest first; None is the end."""
+    statement = _events(job_id, types)
+    if position is not None:
+        statement = statement.where(JobEvent.position < position)
+    return statement.order_by(JobEvent.position.desc())
+
+
+def _events(job_id: str, types: Sequence[str]) -> Select[JobEvent]:
+    statement = select(JobEvent).where(JobEvent.job_id == job_id)
+    return statement.where(JobEvent.type.in_(types)) if types else statement
 
 
 def _frame(event: JobEvent) -> str:

@@ -96,6 +96,8 @@ class JobView(BaseModel):
     """Checkpoint of another job that this one goes on from."""
     stalled: StallView | None
     """Set while a running job makes no progress."""
+    last_event_id: str | None
+    """Newest event that this answer includes: a stream from here misses nothing and repeats nothing."""
     spec_hash: str
     spec: dict[str, Any]
     """The job spec with all defaults."""
@@ -128,6 +130,7 @@ def job_view(job: Job) -> JobView:
         revision=job.revision,
         forked_from=job.forked_from,
         stalled=None if job.stalled is None else StallView(**job.stalled),
+        last_event_id=event_id(job.id, job.event_count) if job.event_count else None,
         spec_hash=job.spec_hash,
         spec=job.spec,
     )

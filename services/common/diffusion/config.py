@@ -30,7 +30,13 @@ class Selection(StrEnum):
 class Frozen(BaseModel):
     """Immutable; unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        # The schema says what a key means in the words that stand under it.
+        use_attribute_docstrings=True,
+    )
 
 
 class DecodingConfig(Frozen):
