@@ -1,0 +1,17 @@
+/** Names of the API's shapes as the dashboard uses them. */
+export type {
+  AttemptView as Attempt,
+  CertificateView as Certificate,
+  CheckpointView as Checkpoint,
+  EvaluationView as Evaluation,
+  EventView as JobEvent,
+  FileView as StoredFile,
+  GroupView as Group,
+  JobState,
+  JobView as Job,
+  MetricSeries,
+  ModelView as Model,
+  ServiceView as Service,
+  SystemView as System,
+  TrajectoryDetail,
+} from "../generated/schema";

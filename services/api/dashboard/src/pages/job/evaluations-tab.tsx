@@ -1,0 +1,53 @@
+/** Every evaluation, and how accuracy trades against speed. */
+import { answer, api } from "../../api/client";
+import type { Evaluation, Job } from "../../api/types";
+import { useQuery } from "../../api/use-query";
+import { duration, number, percent } from "../../format";
+import { Empty, ErrorNote, Loading, When } from "../../ui/parts";
+import { Frontier } from "./frontier";
+import { pointsOf, settingOf } from "./frontier-points";
+
+export function EvaluationsTab({ job, news }: { job: Job; news: number }) {
+  const { data, error } = useQuery(`evals ${job.id} ${news}`, (signal) => answer(api.GET("/v1/jobs/{job_id}/evals", { params: { path: { job_id: job.id } }, signal })));
+  if (error) return <ErrorNote error={error} />;
+  if (data === undefined) return <Loading what="evaluations" height={300} />;
+  if (data.data.length === 0) return <Empty title="No evaluation yet"><p>A job with a validation file is evaluated at the end of each stage, and every <code>eval.interval_steps</code> steps.</p></Empty>;
+  return (
+    <div className="stack">
+      <Frontier points={pointsOf(data.data)} />
+      <div className="card flush table-scroll" tabIndex={0} role="region" aria-label="Evaluations">
+        <table>
+          <thead>
+            <tr>
+              <th scope="col" className="num">Step</th><th scope="col">Stage</th><th scope="col">Data</th><th scope="col">Decoding</th>
+              <th scope="col" className="num">Accuracy</th><th scope="col">95 % interval</th><th scope="col" className="num">Pass@k</th>
+              <th scope="col" className="num">Tokens per step</th><th scope="col" className="num">Length</th><th scope="col" className="num">Prompts</th><th scope="col" className="num">Took</th><th scope="col" className="num">When</th>
+            </tr>
+          </thead>
+          <tbody>{[...data.data].reverse().map((item) => <Row key={item.id} item={item} />)}</tbody>
+        </table>
+      </div>
+    </div>
+  );
+}
+
+function Row({ item }: { item: Evaluation }) {
+  const value = (name: string) => item.results[name] as number | undefined;
+  const unverifiable = value("num_unverifiable") ?? 0;
+  return (
+    <tr>
+      <td className="num">{number(item.step)}</td>
+      <td>{item.stage}</td>
+      <td>{item.dataset}</td>
+      <td className="muted">{settingOf(item.results)}</td>
+      <td className="num"><strong>{percent(value("accuracy"))}</strong></td>
+      <td className="num muted">{percent(value("accuracy_low"))} to {percent(value("accuracy_high"))}</td>
+      <td className="num">{percent(value("pass_at_k"))}</td>
+      <td className="num">{number(value("tokens_per_step"))}</td>
+      <td className="num">{number(value("mean_response_length"))}</td>
+      <td className="num" title={unverifiable > 0 ? `${unverifiable} responses could not be judged and are left out` : undefined}>{number(value("num_prompts"))}{unverifiable > 0 ? " *" : ""}</td>
+      <td className="num">{duration(value("seconds"))}</td>
+      <td className="num"><When time={item.created_at} /></td>
+    </tr>
+  );
+}

@@ -1,0 +1,57 @@
+/** Accuracy against tokens per denoising step: each point a measured evaluation, with its interval. */
+import { number, percent } from "../../format";
+import type { FrontierPoint } from "./frontier-points";
+
+const WIDTH = 720;
+const HEIGHT = 260;
+const LEFT = 48;
+const BOTTOM = 34;
+const TOP = 12;
+const RIGHT = 16;
+const TICKS = 5;
+
+export function Frontier({ points }: { points: readonly FrontierPoint[] }) {
+  if (points.length === 0) return null;
+  const [lowX, highX] = padded(Math.min(...points.map((point) => point.speed)), Math.max(...points.map((point) => point.speed)), 1);
+  const [lowY, highY] = padded(Math.min(...points.map((point) => point.low)), Math.max(...points.map((point) => point.high)), 0, 1);
+  const x = (value: number) => LEFT + ((value - lowX) / (highX - lowX)) * (WIDTH - LEFT - RIGHT);
+  const y = (value: number) => HEIGHT - BOTTOM - ((value - lowY) / (highY - lowY)) * (HEIGHT - BOTTOM - TOP);
+  const best = points.filter((point) => point.isBest).sort((a, b) => a.speed - b.speed);
+  const label = `Accuracy against tokens per denoising step. ${points.map((point) => `${point.label}: ${percent(point.accuracy)} at ${number(point.speed)}`).join("; ")}`;
+  return (
+    <figure className="card">
+      <h2>Accuracy against speed</h2>
+      <p className="muted small">Each point is a measured evaluation with its 95 % interval; the line joins those that no other beats in both.</p>
+      <svg viewBox={`0 0 ${WIDTH} ${HEIGHT}`} className="frontier" role="img" aria-label={label}>
+        {ticks(lowY, highY).map((tick) => (
+          <g key={tick}>
+            <line x1={LEFT} x2={WIDTH - RIGHT} y1={y(tick)} y2={y(tick)} className="grid" />
+            <text x={LEFT - 8} y={y(tick) + 4} textAnchor="end">{percent(tick).replace(".0", "")}</text>
+          </g>
+        ))}
+        {ticks(lowX, highX).map((tick) => (
+          <text key={tick} x={x(tick)} y={HEIGHT - BOTTOM + 16} textAnchor="middle">{number(Number(tick.toFixed(2)))}</text>
+        ))}
+        <text x={WIDTH - RIGHT} y={HEIGHT - 3} textAnchor="end">tokens per denoising step →</text>
+        <polyline points={best.map((point) => `${x(point.speed)},${y(point.accuracy)}`).join(" ")} className="best" />
+        {points.map((point) => (
+          <g key={point.id} className={point.isBest ? "point on-frontier" : "point"}>
+            <line x1={x(point.speed)} x2={x(point.speed)} y1={y(point.low)} y2={y(point.high)} />
+            <circle cx={x(point.speed)} cy={y(point.accuracy)} r={4.5} />
+            <title>{`${point.label}\n${percent(point.accuracy)} (${percent(point.low)} to ${percent(point.high)}) at ${number(point.speed)} tokens per step`}</title>
+          </g>
+        ))}
+      </svg>
+    </figure>
+  );
+}
+
+/** The range with room, within what is possible. */
+function padded(low: number, high: number, least: number, most = Infinity): [number, number] {
+  const room = Math.max((high - low) * 0.15, 0.05);
+  return [Math.max(least, low - room), Math.min(most, high + room)];
+}
+
+function ticks(low: number, high: number): number[] {
+  return Array.from({ length: TICKS }, (_, place) => low + ((high - low) * place) / (TICKS - 1));
+}

@@ -1,0 +1,50 @@
+/** State, phase, attempt, what it waits for, how far it is, and the figures that matter. */
+import type { Job } from "../../api/types";
+import { number, percent, words } from "../../format";
+import { Badge, Copy, ErrorNote, Stat, When } from "../../ui/parts";
+import { ApiError } from "../../api/client";
+import { FINISHED, JobProgress, jobName, StateBadge } from "../job-state";
+import { Diagnosis } from "./diagnosis";
+import { JobActions } from "./job-actions";
+import type { LiveJob } from "./use-live-job";
+
+export function JobHeader({ live, job }: { live: LiveJob; job: Job }) {
+  const metrics = job.latest_metrics;
+  const isFinished = FINISHED.includes(job.state);
+  return (
+    <header className="stack tight">
+      <div className="page-head">
+        <div className="stack tight">
+          <div className="row">
+            <h1>{jobName(job)}</h1>
+            <StateBadge job={job} />
+            {job.waiting_for !== null && <Badge tone="warn">waits for {job.waiting_for}</Badge>}
+            {!live.connected && !isFinished && <Badge tone="warn">connection lost, trying again</Badge>}
+          </div>
+          <div className="row muted small">
+            <span className="copyable"><code>{job.id}</code></span>
+            <Copy text={job.id} label="Copy id" />
+            <span>submitted <When time={job.created_at} /></span>
+            {Object.entries(job.metadata).map(([key, value]) => <Badge key={key} plain>{key}: {value}</Badge>)}
+          </div>
+        </div>
+        <JobActions job={job} onDone={live.refresh} />
+      </div>
+      <div className="card stack tight">
+        <JobProgress job={job} />
+        <div className="stats">
+          <Stat name="Stage">{job.stage === null || job.stage === "" ? "–" : `${job.stage}${job.progress ? ` ${number(job.progress.stage_step)}/${number(job.progress.stage_steps)}` : ""}`}</Stat>
+          <Stat name="Phase">{job.phase === null ? "–" : words(job.phase)}</Stat>
+          <Stat name="Attempt">{job.attempt === 0 ? "–" : job.attempt}</Stat>
+          <Stat name="Validation accuracy">{percent(metrics["eval/validation/accuracy"])}</Stat>
+          <Stat name="Rollout accuracy">{percent(metrics["reward/accuracy"])}</Stat>
+          <Stat name="Tokens per step" title="Tokens per denoising step">{number(metrics["diffusion/tokens_per_step"] ?? metrics["eval/validation/tokens_per_step"])}</Stat>
+          <Stat name="Loss">{number(metrics["train/loss"])}</Stat>
+        </div>
+      </div>
+      {job.error !== null && <ErrorNote error={new ApiError(job.error.message, 0, job.error.code)} />}
+      {live.error && <ErrorNote error={live.error} />}
+      <Diagnosis job={job} />
+    </header>
+  );
+}

@@ -1,0 +1,65 @@
+/** One job: what it does now, what can be done with it, and everything it left behind. */
+import type { ReactNode } from "react";
+
+import { useCapabilities } from "../../api/capabilities";
+import { Empty, ErrorNote, Loading, Tabs } from "../../ui/parts";
+import { TrajectoriesTab } from "../trajectories/trajectories-tab";
+import { AttemptsTab } from "./attempts-tab";
+import { ChartsTab } from "./charts-tab";
+import { CheckpointsTab } from "./checkpoints-tab";
+import { EvaluationsTab } from "./evaluations-tab";
+import { EventsTab } from "./events-tab";
+import { JobHeader } from "./job-header";
+import { LogsTab } from "./logs-tab";
+import { SpecTab } from "./spec-tab";
+import { TimelineTab } from "./timeline-tab";
+import { type LiveJob, useLiveJob } from "./use-live-job";
+
+interface Props {
+  jobId: string;
+  tab: string;
+  trajectoryId?: string | null;
+}
+
+const LOGS = "/v1/jobs/{job_id}/logs";
+
+export function JobPage({ jobId, tab, trajectoryId = null }: Props) {
+  const live = useLiveJob(jobId);
+  const { offers } = useCapabilities();
+  const tabs = [
+    ["charts", "Charts"],
+    ["timeline", "Timeline"],
+    ["trajectories", "Trajectories"],
+    ["evaluations", "Evaluations"],
+    ["checkpoints", "Checkpoints"],
+    ["attempts", "Attempts"],
+    ["events", "Events"],
+    ...(offers("get", LOGS) ? [["logs", "Logs"]] : []),
+    ["spec", "Spec"],
+  ].map(([key = "", label = ""]) => ({ key, label, to: key === "charts" ? `/jobs/${jobId}` : `/jobs/${jobId}/${key}` }));
+  if (live.job === undefined) return live.error ? <ErrorNote error={live.error} /> : <Loading what="the job" height={400} />;
+  return (
+    <div className="stack">
+      <JobHeader live={live} job={live.job} />
+      <Tabs label="Parts of the job" tabs={tabs} current={tab} />
+      {tabContent(tab, live, trajectoryId) ?? <Empty title="There is no such part of a job"><p>Choose one above.</p></Empty>}
+    </div>
+  );
+}
+
+function tabContent(tab: string, live: LiveJob, trajectoryId: string | null): ReactNode {
+  const job = live.job;
+  if (job === undefined) return null;
+  switch (tab) {
+    case "charts": return <ChartsTab live={live} job={job} />;
+    case "timeline": return <TimelineTab job={job} news={live.news["phase"] ?? 0} />;
+    case "trajectories": return <TrajectoriesTab job={job} trajectoryId={trajectoryId} news={live.news["trajectories"] ?? 0} />;
+    case "evaluations": return <EvaluationsTab job={job} news={live.news["evaluation"] ?? 0} />;
+    case "checkpoints": return <CheckpointsTab job={job} news={live.news["checkpoint"] ?? 0} />;
+    case "attempts": return <AttemptsTab job={job} news={(live.news["attempt"] ?? 0) + (live.news["certificate"] ?? 0)} />;
+    case "events": return <EventsTab job={job} news={Object.values(live.news).reduce((sum, count) => sum + count, 0)} />;
+    case "logs": return <LogsTab job={job} />;
+    case "spec": return <SpecTab job={job} />;
+    default: return null;
+  }
+}

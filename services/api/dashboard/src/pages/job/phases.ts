@@ -1,0 +1,38 @@
+/** The learner's phase events as spans of time, and the lanes of the processes that they keep busy. */
+import type { JobEvent } from "../../api/types";
+
+export interface Span {
+  phase: string;
+  stage: string;
+  /** Unix seconds. */
+  start: number;
+  end: number;
+}
+
+/** Which phases keep whom busy, and during which it waits for another. */
+export const LANES: readonly { name: string; busy: readonly string[]; waits: readonly string[] }[] = [
+  { name: "Trainer", busy: ["train", "checkpoint", "loading"], waits: ["rollout", "reward", "weight_sync", "eval", "waiting"] },
+  { name: "Sync", busy: ["weight_sync"], waits: [] },
+  { name: "Rollout and reward", busy: ["rollout", "reward", "eval"], waits: ["train", "checkpoint", "weight_sync"] },
+];
+
+/** Each phase until the next one, or until the attempt's end; oldest first. */
+export function spansOf(events: readonly JobEvent[], end: number): Span[] {
+  const spans: Span[] = [];
+  let open: Span | null = null;
+  for (const event of events) {
+    const isEnd = event.type === "attempt" && event.data["state"] !== "running" && event.data["state"] !== "provisioning";
+    if (event.type !== "phase" && !isEnd) continue;
+    if (open !== null) spans.push({ ...open, end: event.time });
+    open = isEnd ? null : { phase: String(event.data["phase"]), stage: String(event.data["stage"]), start: event.time, end: event.time };
+  }
+  if (open !== null && end > open.start) spans.push({ ...open, end });
+  return spans.filter((span) => span.end > span.start);
+}
+
+/** Seconds per phase, the longest first. */
+export function totals(spans: readonly Span[]): { phase: string; seconds: number }[] {
+  const sums = new Map<string, number>();
+  for (const span of spans) sums.set(span.phase, (sums.get(span.phase) ?? 0) + span.end - span.start);
+  return [...sums].map(([phase, seconds]) => ({ phase, seconds })).sort((a, b) => b.seconds - a.seconds);
+}

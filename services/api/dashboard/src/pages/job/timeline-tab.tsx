@@ -1,0 +1,110 @@
+/** What the learner did when, and who waited for whom. */
+import { useMemo, useState } from "react";
+
+import { answer, api } from "../../api/client";
+import type { Job } from "../../api/types";
+import { useQuery } from "../../api/use-query";
+import { duration } from "../../format";
+import { Empty, ErrorNote, Loading, Segments, useNow } from "../../ui/parts";
+import { FINISHED } from "../job-state";
+import { LANES, type Span, spansOf, totals } from "./phases";
+
+type Window = "120" | "600" | "all";
+const MOST_EVENTS = 1000;
+
+export function TimelineTab({ job, news }: { job: Job; news: number }) {
+  const [shown, setShown] = useState<Window>("600");
+  const now = useNow();
+  const { data, error } = useQuery(`phases ${job.id} ${news}`, (signal) =>
+    answer(api.GET("/v1/jobs/{job_id}/events", { params: { path: { job_id: job.id }, query: { type: ["phase", "attempt"], order: "desc", limit: MOST_EVENTS } }, signal })));
+  const [kept, setKept] = useState(data);
+  if (data !== undefined && data !== kept) setKept(data);
+  const isOver = FINISHED.includes(job.state) || job.state === "paused";
+  const end = isOver ? (job.finished_at ?? lastTime(kept?.data)) : now;
+  const spans = useMemo(() => spansOf([...(kept?.data ?? [])].reverse(), end), [kept, end]);
+  const visible = useMemo(() => within(spans, shown === "all" ? 0 : end - Number(shown)), [spans, shown, end]);
+  if (error) return <ErrorNote error={error} />;
+  if (kept === undefined) return <Loading what="the timeline" height={300} />;
+  if (spans.length === 0) return <Empty title="Nothing happened yet"><p>Phases appear once the learner has started.</p></Empty>;
+  return (
+    <div className="stack">
+      <div className="row apart">
+        <p className="muted small">Filled: the lane works. Hatched: it waits for the lane above or below.</p>
+        <Segments label="Shown" value={shown} onChange={setShown} options={[{ value: "120", label: "2 minutes" }, { value: "600", label: "10 minutes" }, { value: "all", label: "All" }]} />
+      </div>
+      <div className="card"><Gantt spans={visible} /></div>
+      <div className="card">
+        <h2>Where the time went</h2>
+        <Totals spans={visible} />
+      </div>
+    </div>
+  );
+}
+
+function lastTime(events: readonly { time: number }[] | undefined): number {
+  return events?.[0]?.time ?? 0;
+}
+
+function within(spans: readonly Span[], from: number): Span[] {
+  return spans.filter((span) => span.end > from).map((span) => ({ ...span, start: Math.max(span.start, from) }));
+}
+
+function Gantt({ spans }: { spans: readonly Span[] }) {
+  const first = spans[0]?.start ?? 0;
+  const total = Math.max(1, (spans.at(-1)?.end ?? 1) - first);
+  const place = (time: number) => ((time - first) / total) * 100;
+  return (
+    <div className="gantt" role="img" aria-label={`Phases over ${duration(total)}: ${totals(spans).map((item) => `${item.phase} ${duration(item.seconds)}`).join(", ")}`}>
+      {LANES.map((lane) => (
+        <div key={lane.name} className="lane">
+          <span className="lane-name small">{lane.name}</span>
+          <div className="lane-track">
+            {merged(spans, lane.busy, lane.waits).map((span) => (
+              <i
+                key={span.start}
+                className={lane.busy.includes(span.phase) ? `busy phase-${span.phase}` : "waiting"}
+                style={{ left: `${place(span.start)}%`, width: `${Math.max(0.1, place(span.end) - place(span.start))}%` }}
+                title={`${lane.busy.includes(span.phase) ? span.phase : "waits"} · ${span.stage} · ${duration(span.end - span.start)}`}
+              />
+            ))}
+          </div>
+        </div>
+      ))}
+      <div className="lane">
+        <span />
+        <div className="lane-scale muted small num">
+          {[0, 0.25, 0.5, 0.75, 1].map((share) => <span key={share}>{share === 0 ? "0 s" : `+${duration(total * share)}`}</span>)}
+        </div>
+      </div>
+    </div>
+  );
+}
+
+/** Spans that a lane draws, neighbours of one kind joined, so that thousands of steps stay cheap. */
+function merged(spans: readonly Span[], busy: readonly string[], waits: readonly string[]): Span[] {
+  const drawn: Span[] = [];
+  for (const span of spans) {
+    if (!busy.includes(span.phase) && !waits.includes(span.phase)) continue;
+    const last = drawn.at(-1);
+    if (last && last.phase === span.phase && span.start - last.end < 0.01) last.end = span.end;
+    else drawn.push({ ...span });
+  }
+  return drawn;
+}
+
+function Totals({ spans }: { spans: readonly Span[] }) {
+  const rows = totals(spans);
+  const sum = rows.reduce((total, row) => total + row.seconds, 0) || 1;
+  return (
+    <ul className="totals">
+      {rows.map((row) => (
+        <li key={row.phase}>
+          <span>{row.phase.replace("_", " ")}</span>
+          <span className="bar"><i className={`phase-${row.phase}`} style={{ width: `${(row.seconds / sum) * 100}%` }} /></span>
+          <span className="num">{duration(row.seconds)}</span>
+          <span className="num muted">{((row.seconds / sum) * 100).toFixed(0)} %</span>
+        </li>
+      ))}
+    </ul>
+  );
+}

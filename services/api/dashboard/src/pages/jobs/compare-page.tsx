@@ -1,0 +1,141 @@
+/** Up to six jobs over one another: curves, figures, and where their specs differ. */
+import { useMemo, useState } from "react";
+
+import { answer, api } from "../../api/client";
+import type { Job } from "../../api/types";
+import { useQuery } from "../../api/use-query";
+import { CHARTS, type ChartSpec, DEFAULT_METRICS } from "../../charts/catalogue";
+import { type Axis, MetricChart } from "../../charts/metric-chart";
+import type { Series } from "../../charts/series";
+import type { Range } from "../../charts/uplot-chart";
+import { percent } from "../../format";
+import { Link, useSearchParam } from "../../router";
+import { Empty, ErrorNote, Loading, Segments } from "../../ui/parts";
+import { Eta, jobName, StateBadge } from "../job-state";
+import { differences } from "./spec-differences";
+
+const MOST = 6;
+const EVERY_MS = 5000;
+const POINTS = 600;
+const COMPARED = ["accuracy", "reward", "loss", "entropy", "grad-norm", "tokens-per-step"];
+const STEPS: Axis = { kind: "step", secondsOf: (step) => step };
+
+export default function ComparePage() {
+  const [wanted] = useSearchParam("jobs");
+  const ids = (wanted ?? "").split(",").filter(Boolean).slice(0, MOST);
+  const { data, error, reload } = useQuery(`compare ${ids.join()}`, (signal) => Promise.all(ids.map((id) => answer(api.GET("/v1/jobs/{job_id}", { params: { path: { job_id: id } }, signal })))), { every: EVERY_MS, enabled: ids.length > 0 });
+  if (ids.length < 2) {
+    return (
+      <Empty title="Nothing to compare">
+        <p>Choose two to six jobs in <Link to="/">the list</Link>.</p>
+      </Empty>
+    );
+  }
+  return (
+    <div className="stack">
+      <div className="page-head"><h1>Compare {ids.length} jobs</h1><Link to="/" className="button">All jobs</Link></div>
+      {error && <ErrorNote error={error} onRetry={reload} />}
+      {data === undefined ? !error && <Loading what="jobs" height={400} /> : <Comparison jobs={data} />}
+    </div>
+  );
+}
+
+function Comparison({ jobs }: { jobs: readonly Job[] }) {
+  const [smoothing, setSmoothing] = useState<"0" | "0.9">("0");
+  const [range, setRange] = useState<Range>(null);
+  const { data, error } = useQuery(`series ${jobs.map((job) => job.id).join()}`, (signal) =>
+    answer(api.GET("/v1/metrics", { params: { query: { job_id: jobs.map((job) => job.id), names: [...DEFAULT_METRICS], downsample: POINTS } }, signal })), { every: EVERY_MS });
+  const lookUp = useMemo(() => {
+    const found = new Map((data?.data ?? []).map((item) => [`${item.job_id} ${item.name}`, item]));
+    return (job: Job, metric: string): Series | undefined => found.get(`${job.id} ${metric}`);
+  }, [data]);
+  const charts = CHARTS.filter((chart) => COMPARED.includes(chart.id));
+  return (
+    <>
+      <Figures jobs={jobs} />
+      {error && <ErrorNote error={error} />}
+      <div className="row apart">
+        <h2>Curves</h2>
+        <div className="row">
+          {range && <button type="button" className="button small" onClick={() => setRange(null)}>Reset zoom</button>}
+          <Segments label="Smoothing" value={smoothing} onChange={setSmoothing} options={[{ value: "0", label: "Raw" }, { value: "0.9", label: "Smooth" }]} />
+        </div>
+      </div>
+      <div className="charts">
+        {charts.map((chart) => (
+          <ComparedChart key={chart.id} chart={chart} jobs={jobs} lookUp={lookUp} smoothing={Number(smoothing)} range={range} onRange={setRange} />
+        ))}
+      </div>
+      <SpecDifferences jobs={jobs} />
+    </>
+  );
+}
+
+interface ChartProps {
+  chart: ChartSpec;
+  jobs: readonly Job[];
+  lookUp: (job: Job, metric: string) => Series | undefined;
+  smoothing: number;
+  range: Range;
+  onRange: (range: Range) => void;
+}
+
+/** The chart's first metric that any of the jobs has; one line per job. */
+function ComparedChart({ chart, jobs, lookUp, smoothing, range, onRange }: ChartProps) {
+  const line = chart.lines.find(({ metric }) => jobs.some((job) => lookUp(job, metric))) ?? chart.lines[0];
+  const names = distinctNames(jobs);
+  const lines = jobs.map((job, place) => ({ label: names[place] ?? job.id, series: line && lookUp(job, line.metric) }));
+  const points = lines.reduce((sum, item) => sum + (item.series?.steps.length ?? 0), 0);
+  const titled = { ...chart, title: chart.lines.length > 1 ? `${chart.title} · ${line?.label ?? ""}` : chart.title };
+  return <MetricChart chart={titled} lines={lines} markers={[]} smoothing={smoothing} axis={STEPS} range={range} onRange={onRange} sync="compare" version={points} />;
+}
+
+function distinctNames(jobs: readonly Job[]): string[] {
+  const names = jobs.map(jobName);
+  return names.map((name, place) => (names.indexOf(name) === names.lastIndexOf(name) ? name : `${name} ${jobs[place]?.id.slice(-4) ?? ""}`));
+}
+
+function Figures({ jobs }: { jobs: readonly Job[] }) {
+  const names = distinctNames(jobs);
+  return (
+    <div className="card flush table-scroll" tabIndex={0} role="region" aria-label="Figures">
+      <table>
+        <thead><tr><th scope="col">Job</th><th scope="col">State</th><th scope="col">Method</th><th scope="col" className="num">Accuracy</th><th scope="col" className="num">Steps</th><th scope="col" className="num">Time</th></tr></thead>
+        <tbody>
+          {jobs.map((job, place) => (
+            <tr key={job.id}>
+              <td><span className="swatch" style={{ background: `var(--series-${place + 1})` }} /><Link to={`/jobs/${job.id}`}>{names[place]}</Link></td>
+              <td><StateBadge job={job} /></td>
+              <td>{job.method}</td>
+              <td className="num">{percent(job.latest_metrics["eval/validation/accuracy"])}</td>
+              <td className="num">{job.progress ? `${job.progress.step} of ${job.progress.total_steps}` : "–"}</td>
+              <td className="num"><Eta job={job} /></td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
+  );
+}
+
+function SpecDifferences({ jobs }: { jobs: readonly Job[] }) {
+  const rows = differences(jobs.map((job) => job.spec));
+  const names = distinctNames(jobs);
+  return (
+    <section className="card flush" aria-label="Differences of the specs">
+      <h2 style={{ padding: "12px 16px 4px" }}>Where the specs differ</h2>
+      {rows.length === 0 ? <p className="muted" style={{ padding: "0 16px 12px" }}>Nowhere: the specs are equal.</p> : (
+        <div className="table-scroll" tabIndex={0} role="region" aria-label="Differences">
+          <table>
+            <thead><tr><th scope="col">Key</th>{jobs.map((job, place) => <th scope="col" key={job.id}>{names[place]}</th>)}</tr></thead>
+            <tbody>
+              {rows.map((row) => (
+                <tr key={row.path}><th scope="row"><code>{row.path}</code></th>{row.values.map((value, place) => <td key={place}><code>{value}</code></td>)}</tr>
+              ))}
+            </tbody>
+          </table>
+        </div>
+      )}
+    </section>
+  );
+}

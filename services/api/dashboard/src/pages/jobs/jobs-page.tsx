@@ -1,0 +1,198 @@
+/** All jobs, live: where they stand, how well they do, and which to compare. */
+import { useMemo, useState } from "react";
+
+import { useCapabilities } from "../../api/capabilities";
+import { answer, api, ApiError } from "../../api/client";
+import type { Job, JobState } from "../../api/types";
+import { asError, useQuery } from "../../api/use-query";
+import { Sparkline } from "../../charts/sparkline";
+import { baseName, percent } from "../../format";
+import { Link, navigate, useSearchParam } from "../../router";
+import { Empty, ErrorNote, Loading, When } from "../../ui/parts";
+import { JobProgress, jobName, StateBadge, stateDetail } from "../job-state";
+
+const EVERY_MS = 2000;
+const PAGE = 50;
+const MOST_COMPARED = 6;
+const ACCURACY = ["reward/accuracy", "eval/validation/accuracy"];
+const STATES: readonly { value: string; label: string; states: readonly JobState[] }[] = [
+  { value: "active", label: "Active", states: ["validating_files", "queued", "provisioning", "running", "pausing", "cancelling"] },
+  { value: "paused", label: "Paused", states: ["paused"] },
+  { value: "succeeded", label: "Succeeded", states: ["succeeded"] },
+  { value: "failed", label: "Failed", states: ["failed"] },
+  { value: "cancelled", label: "Cancelled", states: ["cancelled"] },
+];
+
+export function JobsPage() {
+  const [state, setState] = useSearchParam("state");
+  const [method, setMethod] = useSearchParam("method");
+  const [search, setSearch] = useSearchParam("q");
+  const [size, setSize] = useState(PAGE);
+  const [chosen, setChosen] = useState<readonly string[]>([]);
+  const states = STATES.find((item) => item.value === state)?.states;
+  const jobs = useQuery(
+    `jobs ${state} ${method} ${size}`,
+    (signal) => answer(api.GET("/v1/jobs", { params: { query: { limit: size, ...(states ? { status: [...states] } : {}), ...(method ? { method } : {}) } }, signal })),
+    { every: EVERY_MS },
+  );
+  const found = useMemo(() => (jobs.data?.data ?? []).filter((job) => matches(job, search ?? "")), [jobs.data, search]);
+  const curves = useAccuracy(found);
+  const isFiltered = state !== null || method !== null || (search ?? "") !== "";
+  const toggle = (id: string) => setChosen((old) => (old.includes(id) ? old.filter((item) => item !== id) : [...old, id].slice(-MOST_COMPARED)));
+  return (
+    <div className="stack">
+      <div className="page-head">
+        <h1>Jobs</h1>
+        <div className="row">
+          <button type="button" className="button" disabled={chosen.length < 2} title="Choose two to six jobs in the list" onClick={() => navigate(`/compare?jobs=${chosen.join(",")}`)}>
+            Compare{chosen.length > 0 ? ` ${chosen.length}` : ""}
+          </button>
+          <Link to="/new" className="button primary">
+            New job
+          </Link>
+        </div>
+      </div>
+      <div className="row">
+        <input type="search" aria-label="Search jobs" placeholder="Search name, id, model, metadata" className="search" value={search ?? ""} onChange={(event) => setSearch(event.target.value)} />
+        <select aria-label="State" value={state ?? ""} onChange={(event) => setState(event.target.value)}>
+          <option value="">Any state</option>
+          {STATES.map((item) => <option key={item.value} value={item.value}>{item.label}</option>)}
+        </select>
+        <select aria-label="Method" value={method ?? ""} onChange={(event) => setMethod(event.target.value)}>
+          <option value="">Any method</option>
+          {["sft", "rl", "eval", "pipeline"].map((item) => <option key={item} value={item}>{item}</option>)}
+        </select>
+      </div>
+      {jobs.error && <ErrorNote error={jobs.error} onRetry={jobs.reload} />}
+      {jobs.data === undefined ? (
+        !jobs.error && <div className="card"><Loading what="jobs" height={320} /></div>
+      ) : found.length === 0 ? (
+        <div className="card">{isFiltered ? <NothingFound /> : <NoJobs />}</div>
+      ) : (
+        <JobTable jobs={found} curves={curves} chosen={chosen} onToggle={toggle} />
+      )}
+      {jobs.data?.has_more && <button type="button" className="button" onClick={() => setSize(size + PAGE)}>Show more</button>}
+    </div>
+  );
+}
+
+function matches(job: Job, search: string): boolean {
+  const text = [job.id, job.suffix, job.model, job.method, job.state, ...Object.entries(job.metadata).flat()].join(" ").toLowerCase();
+  return search.toLowerCase().split(/\s+/).every((word) => text.includes(word));
+}
+
+/** Accuracy curve per job: of its rollouts, else of its evaluations. */
+function useAccuracy(jobs: readonly Job[]): Map<string, number[]> {
+  const ids = jobs.map((job) => job.id);
+  const progress = jobs.map((job) => job.progress?.step ?? 0).join();
+  const { data } = useQuery(
+    `accuracy ${ids.join()} ${progress}`,
+    (signal) => answer(api.GET("/v1/metrics", { params: { query: { job_id: ids.slice(0, 100), names: ACCURACY, downsample: 40 } }, signal })),
+    { enabled: ids.length > 0 },
+  );
+  const [kept, setKept] = useState(data);
+  if (data !== undefined && data !== kept) setKept(data);
+  return useMemo(() => {
+    const curves = new Map<string, number[]>();
+    for (const series of kept?.data ?? []) {
+      if (series.name === ACCURACY[0] || !curves.has(series.job_id)) curves.set(series.job_id, series.values);
+    }
+    return curves;
+  }, [kept]);
+}
+
+interface TableProps {
+  jobs: readonly Job[];
+  curves: Map<string, number[]>;
+  chosen: readonly string[];
+  onToggle: (id: string) => void;
+}
+
+function JobTable({ jobs, curves, chosen, onToggle }: TableProps) {
+  return (
+    <div className="card flush table-scroll" tabIndex={0} role="region" aria-label="Jobs">
+      <table className="jobs-table">
+        <thead>
+          <tr>
+            <th scope="col"><span className="hidden-visually">Compare</span></th>
+            <th scope="col">Job</th>
+            <th scope="col">State</th>
+            <th scope="col">Progress</th>
+            <th scope="col">Accuracy</th>
+            <th scope="col" className="num">Created</th>
+          </tr>
+        </thead>
+        <tbody>
+          {jobs.map((job) => (
+            <tr key={job.id} className="link" onClick={() => navigate(`/jobs/${job.id}`)}>
+              <td onClick={(event) => event.stopPropagation()}>
+                <input type="checkbox" aria-label={`Compare ${jobName(job)}`} checked={chosen.includes(job.id)} onChange={() => onToggle(job.id)} />
+              </td>
+              <td>
+                <Link to={`/jobs/${job.id}`} className="job-name" onClick={(event) => event.stopPropagation()}>{jobName(job)}</Link>
+                <div className="muted small clip"><code>{job.id}</code> · {job.method} · {baseName(job.model)}</div>
+              </td>
+              <td>
+                <StateBadge job={job} />
+                <div className="muted small clip" title={job.error?.message}>{stateDetail(job) || " "}</div>
+              </td>
+              <td><JobProgress job={job} /></td>
+              <td><Accuracy job={job} values={curves.get(job.id) ?? []} /></td>
+              <td className="num"><When time={job.created_at} /></td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
+  );
+}
+
+function Accuracy({ job, values }: { job: Job; values: readonly number[] }) {
+  const last = job.latest_metrics["eval/validation/accuracy"];
+  return (
+    <div className="row accuracy" title="Curve: rollouts where there are any. Number: last evaluation.">
+      <Sparkline values={values} domain={[0, 1]} label="Accuracy" />
+      <span className="num">{percent(last ?? values.at(-1))}</span>
+    </div>
+  );
+}
+
+function NothingFound() {
+  return (
+    <Empty title="No job matches">
+      <p>Change the search or the filters.</p>
+      <Link to="/" className="button">Show all jobs</Link>
+    </Empty>
+  );
+}
+
+function NoJobs() {
+  const { offers } = useCapabilities();
+  const [error, setError] = useState<ApiError>();
+  const [isStarting, setStarting] = useState(false);
+  const start = async () => {
+    setStarting(true);
+    setError(undefined);
+    try {
+      const job = await answer(api.POST("/v1/demo", {}));
+      navigate(`/jobs/${job.id}`);
+    } catch (caught) {
+      setError(asError(caught));
+      setStarting(false);
+    }
+  };
+  return (
+    <Empty title="No jobs yet">
+      <p>The demo trains a tiny block-diffusion model on arithmetic, on this machine, in a few minutes: supervised fine-tuning, reinforcement learning, evaluation.</p>
+      <div className="row">
+        {offers("post", "/v1/demo") && (
+          <button type="button" className="button primary" disabled={isStarting} onClick={() => void start()}>
+            {isStarting ? "Making data and model …" : "Start the demo job"}
+          </button>
+        )}
+        <Link to="/new" className="button">Write a job of your own</Link>
+      </div>
+      {error && <ErrorNote error={error} />}
+    </Empty>
+  );
+}

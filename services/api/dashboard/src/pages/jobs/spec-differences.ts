@@ -1,0 +1,22 @@
+/** Where several specs differ. */
+
+export interface Difference {
+  /** Dotted path of the key. */
+  path: string;
+  /** As JSON, in the order of the specs. */
+  values: string[];
+}
+
+/** Every leaf whose value is not the same in all. */
+export function differences(specs: readonly Record<string, unknown>[]): Difference[] {
+  const leaves = specs.map((spec) => new Map(flatten(spec, "")));
+  const paths = [...new Set(leaves.flatMap((map) => [...map.keys()]))];
+  return paths
+    .map((path) => ({ path, values: leaves.map((map) => map.get(path) ?? "–") }))
+    .filter((row) => new Set(row.values).size > 1);
+}
+
+function flatten(value: unknown, path: string): [string, string][] {
+  if (value === null || typeof value !== "object" || Array.isArray(value)) return [[path, JSON.stringify(value)]];
+  return Object.entries(value).flatMap(([key, item]) => flatten(item, path === "" ? key : `${path}.${key}`));
+}

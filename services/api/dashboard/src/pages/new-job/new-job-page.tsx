@@ -1,0 +1,122 @@
+/** A new job: from an example, from another job, or from nothing. */
+import { useMemo, useState } from "react";
+
+import { useCapabilities } from "../../api/capabilities";
+import { answer, api, ApiError, callPath } from "../../api/client";
+import type { Job } from "../../api/types";
+import { asError, useQuery } from "../../api/use-query";
+import examples from "../../generated/examples.json";
+import { navigate, useSearchParam } from "../../router";
+import { CodeBlock, ErrorNote, Loading, Segments } from "../../ui/parts";
+import { cliCommand, curlCommand } from "./commands";
+import { SchemaForm } from "./schema-form";
+import { sectionsOf, type Spec } from "./spec-fields";
+
+type View = "form" | "json";
+type Shown = "curl" | "cli" | "json";
+const EMPTY: Spec = { model: "", method: "pipeline" };
+
+export default function NewJobPage() {
+  const [from] = useSearchParam("from");
+  const { data, error } = useQuery(`template ${from ?? ""}`, (signal) => answer(api.GET("/v1/jobs/{job_id}", { params: { path: { job_id: from ?? "" } }, signal })), { enabled: from !== null });
+  if (error) return <ErrorNote error={error} />;
+  if (from !== null && data === undefined) return <Loading what="the template" height={400} />;
+  return <Editor key={from ?? ""} first={data === undefined ? EMPTY : withoutNulls(data.spec as Spec)} />;
+}
+
+/** A stored spec without the keys that say nothing. */
+function withoutNulls(spec: Spec): Spec {
+  const entries = Object.entries(spec).filter(([, value]) => value !== null);
+  return Object.fromEntries(entries.map(([key, value]) => [key, value !== null && typeof value === "object" && !Array.isArray(value) ? withoutNulls(value) : value]));
+}
+
+function Editor({ first }: { first: Spec }) {
+  const { schemas, takes } = useCapabilities();
+  const [spec, setSpec] = useState<Spec>(first);
+  const [view, setView] = useState<View>("form");
+  const [error, setError] = useState<ApiError>();
+  const [forecast, setForecast] = useState<unknown>();
+  const [busy, setBusy] = useState(false);
+  const models = useQuery("models", (signal) => answer(api.GET("/v1/models", { params: { query: { limit: 100 } }, signal })));
+  const sections = useMemo(() => (schemas === undefined ? undefined : sectionsOf(schemas)), [schemas]);
+  const problems = useMemo(() => new Map((error?.problems ?? []).map((problem) => [problem.path, problem.message])), [error]);
+  const attempt = async (action: () => Promise<void>) => {
+    setBusy(true);
+    setError(undefined);
+    setForecast(undefined);
+    await action().catch((caught: unknown) => setError(asError(caught)));
+    setBusy(false);
+  };
+  const submit = () => attempt(async () => navigate(`/jobs/${(await callPath<Job>("POST", "/v1/jobs", spec)).id}`));
+  const check = () => attempt(async () => setForecast(await callPath("POST", "/v1/jobs?dry_run=true", spec)));
+  return (
+    <div className="stack">
+      <div className="page-head">
+        <h1>New job</h1>
+        <Segments label="View" value={view} onChange={setView} options={[{ value: "form", label: "Form" }, { value: "json", label: "JSON" }]} />
+      </div>
+      <Examples onChoose={(chosen) => { setError(undefined); setSpec(chosen); }} />
+      <div className="editor">
+        <form className="stack tight" onSubmit={(event) => { event.preventDefault(); void submit(); }}>
+          {view === "json" ? <JsonEditor key={JSON.stringify(spec).length} spec={spec} onChange={setSpec} /> : sections === undefined ? <Loading what="the schema" height={400} /> : (
+            <SchemaForm sections={sections} spec={spec} problems={problems} models={models.data?.data ?? []} onChange={setSpec} />
+          )}
+          {error && <ErrorNote error={error} />}
+          {forecast !== undefined && <div className="note good" role="status"><strong>The job can be submitted.</strong><CodeBlock label="Forecast" text={JSON.stringify(forecast, null, 2)} /></div>}
+          <div className="row submit-bar">
+            <button type="submit" className="button primary" disabled={busy}>{busy ? "Checking …" : "Submit the job"}</button>
+            {takes("post", "/v1/jobs", "dry_run") && <button type="button" className="button" disabled={busy} onClick={() => void check()}>Dry run</button>}
+            <span className="muted small">Everything is checked first: keys, model, every row of every file.</span>
+          </div>
+        </form>
+        <Commands spec={spec} />
+      </div>
+    </div>
+  );
+}
+
+function Examples({ onChoose }: { onChoose: (spec: Spec) => void }) {
+  return (
+    <div className="row" role="group" aria-label="Examples">
+      <span className="muted small">Start from</span>
+      {examples.map((example) => (
+        <button key={example.name} type="button" className="button small" title={example.about} onClick={() => onChoose(example.spec as unknown as Spec)}>{example.name}</button>
+      ))}
+      <button type="button" className="button small" onClick={() => onChoose(EMPTY)}>nothing</button>
+    </div>
+  );
+}
+
+function JsonEditor({ spec, onChange }: { spec: Spec; onChange: (spec: Spec) => void }) {
+  const [text, setText] = useState(() => JSON.stringify(spec, null, 2));
+  const [problem, setProblem] = useState<string>();
+  const keep = () => {
+    try {
+      onChange(JSON.parse(text) as Spec);
+      setProblem(undefined);
+    } catch (caught) {
+      setProblem(caught instanceof Error ? caught.message : String(caught));
+    }
+  };
+  return (
+    <div className="field">
+      <label htmlFor="spec-json">Job spec</label>
+      <textarea id="spec-json" className="mono" rows={26} spellCheck={false} value={text} onChange={(event) => setText(event.target.value)} onBlur={keep} />
+      {problem && <span className="problem">This is no JSON: {problem}</span>}
+    </div>
+  );
+}
+
+function Commands({ spec }: { spec: Spec }) {
+  const [shown, setShown] = useState<Shown>("curl");
+  const text = { curl: curlCommand(window.location.origin, spec), cli: cliCommand(spec), json: JSON.stringify(spec, null, 2) }[shown];
+  return (
+    <aside className="card stack tight commands" aria-label="The same from a terminal">
+      <div className="row apart">
+        <h2>The same from a terminal</h2>
+        <Segments label="As" value={shown} onChange={setShown} options={[{ value: "curl", label: "curl" }, { value: "cli", label: "dirl" }, { value: "json", label: "JSON" }]} />
+      </div>
+      <CodeBlock label={shown} text={text} />
+    </aside>
+  );
+}

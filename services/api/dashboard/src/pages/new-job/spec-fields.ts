@@ -1,0 +1,142 @@
+/** The job spec's JSON schema as fields of a form, and values by dotted path. */
+import type { Schema } from "../../api/capabilities";
+
+export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
+export type Spec = { [key: string]: Json };
+
+export type FieldKind = "text" | "integer" | "number" | "boolean" | "choice" | "json";
+
+export interface Field {
+  /** Dotted path in the spec. */
+  path: string;
+  name: string;
+  kind: FieldKind;
+  about: string;
+  /** Shown where nothing is entered; "" for none. */
+  placeholder: string;
+  isRequired: boolean;
+  choices: readonly string[];
+  min: number | undefined;
+  max: number | undefined;
+}
+
+export interface Section {
+  /** Dotted path of the object; "" is the job itself. */
+  path: string;
+  about: string;
+  fields: readonly Field[];
+}
+
+type Schemas = Record<string, Schema>;
+
+/** The job's own fields first, then one section per object, nested ones behind their parent. */
+export function sectionsOf(schemas: Schemas, root = "JobSpec"): Section[] {
+  return walk(schemas, schemas[root] ?? {}, "");
+}
+
+function walk(schemas: Schemas, schema: Schema, path: string): Section[] {
+  const fields: Field[] = [];
+  const nested: Section[] = [];
+  for (const [name, property] of Object.entries(schema.properties ?? {})) {
+    const own = path === "" ? name : `${path}.${name}`;
+    const resolved = resolve(schemas, property);
+    if (own === "method") fields.push(methodField(property));
+    else if (resolved.properties) nested.push(...walk(schemas, resolved, own));
+    else fields.push(fieldOf(own, name, property, resolved, schema.required?.includes(name) ?? false));
+  }
+  return [{ path, about: schema.description ?? "", fields }, ...nested];
+}
+
+/** The schema behind references and behind "or null". */
+export function resolve(schemas: Schemas, schema: Schema): Schema {
+  if (schema.$ref !== undefined) return resolve(schemas, schemas[schema.$ref.split("/").at(-1) ?? ""] ?? {});
+  const options = schema.anyOf ?? schema.allOf;
+  const first = options?.find((option) => option.type !== "null");
+  return first === undefined ? schema : { ...resolve(schemas, first) };
+}
+
+function methodField(schema: Schema): Field {
+  const choices = ["pipeline", "sft", "rl", "eval"];
+  return { path: "method", name: "method", kind: "choice", about: schema.description ?? "", placeholder: "", isRequired: true, choices, min: undefined, max: undefined };
+}
+
+function fieldOf(path: string, name: string, schema: Schema, resolved: Schema, isRequired: boolean): Field {
+  const choices = (resolved.enum ?? (resolved.const === undefined ? [] : [resolved.const])).map(String);
+  const lowest = resolved.minimum ?? resolved.exclusiveMinimum;
+  return {
+    path, name, isRequired, choices, about: schema.description ?? "",
+    kind: choices.length > 0 && resolved.type === "string" ? "choice" : kindOf(resolved.type),
+    placeholder: schema.default === undefined || schema.default === null ? "" : plain(schema.default as Json),
+    min: lowest,
+    max: resolved.maximum ?? resolved.exclusiveMaximum,
+  };
+}
+
+function kindOf(type: string | undefined): FieldKind {
+  if (type === "integer" || type === "number" || type === "boolean") return type;
+  return type === "string" ? "text" : "json";
+}
+
+function plain(value: Json): string {
+  return typeof value === "string" ? value : JSON.stringify(value);
+}
+
+/** Value at a dotted path; undefined where there is none. */
+export function valueAt(spec: Spec, path: string): Json | undefined {
+  let value: Json | undefined = spec;
+  for (const key of path.split(".")) {
+    if (value === null || typeof value !== "object" || Array.isArray(value)) return undefined;
+    value = value[key];
+  }
+  return value;
+}
+
+/** A copy with the value at the path; undefined takes it out, and objects that this empties with it. */
+export function withValue(spec: Spec, path: string, value: Json | undefined): Spec {
+  const [key = "", ...rest] = path.split(".");
+  if (rest.length === 0) return withKey(spec, key, value);
+  const inner = spec[key];
+  const child = withValue(inner !== null && typeof inner === "object" && !Array.isArray(inner) ? inner : {}, rest.join("."), value);
+  return withKey(spec, key, Object.keys(child).length === 0 ? undefined : child);
+}
+
+/** In its old place, or at the end; undefined leaves it out. */
+function withKey(spec: Spec, key: string, value: Json | undefined): Spec {
+  const others = Object.entries({ ...spec, ...(value === undefined ? {} : { [key]: value }) });
+  return Object.fromEntries(value === undefined ? others.filter(([name]) => name !== key) : others);
+}
+
+/** What somebody typed as the field's value; undefined for nothing. Text that is no number stays for the server to refuse. */
+export function parseInput(field: Field, text: string): Json | undefined {
+  if (text.trim() === "") return undefined;
+  if (field.kind === "integer" || field.kind === "number") return Number.isNaN(Number(text)) ? text : Number(text);
+  if (field.kind === "boolean") return text === "true";
+  if (field.kind === "json") {
+    try {
+      return JSON.parse(text) as Json;
+    } catch {
+      return text;
+    }
+  }
+  return text;
+}
+
+/** A value as it stands in its input. */
+export function showInput(value: Json | undefined): string {
+  return value === undefined || value === null ? "" : plain(value);
+}
+
+/** The method, whether it is written as a string or as an object. */
+export function methodOf(spec: Spec): string {
+  const method = spec["method"];
+  return typeof method === "string" ? method : String((method as { type?: Json } | undefined)?.type ?? "");
+}
+
+/** Sections that govern a method; the others have no effect on it. */
+export function governs(section: Section, method: string): boolean {
+  const name = section.path.split(".")[0];
+  if (name === "sft") return method === "sft" || method === "pipeline";
+  if (name === "rl") return method === "rl" || method === "pipeline";
+  if (name === "optim" || name === "checkpoint") return method !== "eval";
+  return true;
+}

@@ -1,0 +1,4 @@
+/** placeholder */
+export default function PlaygroundPage() {
+  return <h1>Playground</h1>;
+}

@@ -1,0 +1,70 @@
+/** Every service and replica: whether it is up, what it does, which weights it holds, and its last error. */
+import { useCapabilities } from "../../api/capabilities";
+import { answer, api } from "../../api/client";
+import type { Service } from "../../api/types";
+import { useQuery } from "../../api/use-query";
+import { bytes, number, words } from "../../format";
+import { Link } from "../../router";
+import { Badge, Digest, ErrorNote, Loading, Stat } from "../../ui/parts";
+import { ApiKeys } from "./api-keys";
+import { Queues } from "./queues";
+
+const EVERY_MS = 3000;
+const KEYS = "/v1/api_keys";
+
+export default function SystemPage() {
+  const { offers } = useCapabilities();
+  const { data, error, reload } = useQuery("system page", (signal) => answer(api.GET("/v1/system", { signal })), { every: EVERY_MS });
+  if (data === undefined) return error ? <ErrorNote error={error} onRetry={reload} /> : <Loading what="the services" height={400} />;
+  const down = data.services.filter((service) => service.state === "down").length;
+  const memory = data.services.reduce((sum, service) => sum + (service.rss_bytes ?? 0), 0);
+  return (
+    <div className="stack">
+      <div className="page-head">
+        <div className="row"><h1>System</h1><Badge tone={down > 0 ? "bad" : "good"}>{down > 0 ? `${down} down` : "all services up"}</Badge></div>
+      </div>
+      {error && <ErrorNote error={error} onRetry={reload} />}
+      <div className="card stats">
+        <Stat name="Version">{data.version}</Stat>
+        <Stat name="Services">{number(data.services.length)}</Stat>
+        <Stat name="Rollout replicas">{number(data.services.filter((service) => service.kind === "rollout").length)}</Stat>
+        <Stat name="Memory of trainers and replicas">{bytes(memory)}</Stat>
+      </div>
+      <ServiceTable services={data.services} />
+      {offers("get", "/v1/queues") && <Queues />}
+      {offers("get", KEYS) && <ApiKeys />}
+      <p className="muted small">The same numbers for Prometheus: <a href="/metrics">/metrics</a>. The API describes itself: <a href="/docs">/docs</a>.</p>
+    </div>
+  );
+}
+
+function ServiceTable({ services }: { services: readonly Service[] }) {
+  return (
+    <div className="card flush table-scroll" tabIndex={0} role="region" aria-label="Services">
+      <table>
+        <thead>
+          <tr><th scope="col">Service</th><th scope="col">State</th><th scope="col">Does</th><th scope="col">Job</th><th scope="col">Weights</th><th scope="col" className="num">Memory</th><th scope="col">Release</th><th scope="col">Last error</th></tr>
+        </thead>
+        <tbody>
+          {services.map((service) => (
+            <tr key={`${service.kind} ${service.address}`}>
+              <td><strong>{service.kind}</strong>{service.address && <div className="muted small"><code>{service.address}</code></div>}</td>
+              <td><Badge tone={service.state === "up" ? "good" : "bad"}>{service.state}</Badge></td>
+              <td>{service.activity ? words(service.activity) : <span className="muted">–</span>}</td>
+              <td>{jobOf(service)}</td>
+              <td>{service.weight_version == null ? <span className="muted">–</span> : <span className="num">version {number(service.weight_version)} <Digest value={service.weight_digest ?? ""} length={8} /></span>}</td>
+              <td className="num">{bytes(service.rss_bytes)}</td>
+              <td className="muted">{service.version ?? "–"}</td>
+              <td className="what">{service.error ?? <span className="muted">–</span>}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
+  );
+}
+
+function jobOf(service: Service) {
+  const id = service.job_id ?? service.leased_to;
+  return id ? <Link to={`/jobs/${id}`}><code>{id.slice(0, 14)}…</code></Link> : <span className="muted">–</span>;
+}

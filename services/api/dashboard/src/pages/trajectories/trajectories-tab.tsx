@@ -1,0 +1,166 @@
+/** The groups that were kept, one group's responses side by side, and the replay of one. */
+import { useCallback, useState } from "react";
+
+import { answer, api } from "../../api/client";
+import type { Group, Job } from "../../api/types";
+import { useQuery } from "../../api/use-query";
+import { number, words } from "../../format";
+import { Link, navigate, useSearchParam } from "../../router";
+import { Badge, Empty, ErrorNote, Loading } from "../../ui/parts";
+import { OutcomeBadge, OutcomeDots, OUTCOMES, signed } from "./outcome";
+import { ReplayView } from "./replay-view";
+
+interface Props {
+  job: Job;
+  trajectoryId: string | null;
+  /** Counts groups that came since the page was opened. */
+  news: number;
+}
+
+export function TrajectoriesTab({ job, trajectoryId, news }: Props) {
+  return trajectoryId === null ? <GroupTable job={job} news={news} /> : <OneTrajectory key={trajectoryId} job={job} id={trajectoryId} />;
+}
+
+const PAGE = 30;
+type Outcome = (typeof OUTCOMES)[number];
+
+function GroupTable({ job, news }: { job: Job; news: number }) {
+  const [outcome, setOutcome] = useSearchParam("outcome");
+  const [purpose, setPurpose] = useSearchParam("purpose");
+  const [step, setStep] = useSearchParam("step");
+  const [open, setOpen] = useSearchParam("group");
+  const [size, setSize] = useState(PAGE);
+  const query = {
+    limit: size,
+    ...(outcome === "mixed" ? { mixed: true } : outcome ? { outcome: outcome as Outcome } : {}),
+    ...(purpose ? { purpose: purpose as "train" | "eval" } : {}),
+    ...(step ? { step: Number(step) } : {}),
+  };
+  const { data, error } = useQuery(`groups ${job.id} ${JSON.stringify(query)} ${Math.floor(news / 8)}`, (signal) =>
+    answer(api.GET("/v1/jobs/{job_id}/groups", { params: { path: { job_id: job.id }, query }, signal })));
+  const [kept, setKept] = useState(data);
+  if (data !== undefined && data !== kept) setKept(data);
+  return (
+    <div className="stack">
+      <div className="row">
+        <select aria-label="Outcome" value={outcome ?? ""} onChange={(event) => setOutcome(event.target.value)}>
+          <option value="">Any outcome</option>
+          <option value="mixed">Mixed outcomes</option>
+          {OUTCOMES.map((name) => <option key={name} value={name}>some {words(name)}</option>)}
+        </select>
+        <select aria-label="Purpose" value={purpose ?? ""} onChange={(event) => setPurpose(event.target.value)}>
+          <option value="">Training and evaluation</option>
+          <option value="train">Training</option>
+          <option value="eval">Evaluation</option>
+        </select>
+        <input type="number" min={0} aria-label="Step" placeholder="Step" style={{ width: 90 }} value={step ?? ""} onChange={(event) => setStep(event.target.value)} />
+      </div>
+      {error && <ErrorNote error={error} />}
+      {kept === undefined ? !error && <Loading what="groups" height={320} /> : kept.data.length === 0 ? <NoGroups job={job} isFiltered={Boolean(outcome || purpose || step)} /> : (
+        <div className="card flush table-scroll" tabIndex={0} role="region" aria-label="Groups">
+          <table className="groups">
+            <thead>
+              <tr><th scope="col" className="num">Step</th><th scope="col">Prompt</th><th scope="col">Gold</th><th scope="col">Outcomes</th><th scope="col" className="num">Reward</th><th scope="col" className="num" title="Weight versions between sampling and training">Staleness</th><th scope="col">Became</th></tr>
+            </thead>
+            {kept.data.map((group) => <GroupRows key={group.id} job={job} group={group} isOpen={open === group.id} onToggle={() => setOpen(open === group.id ? null : group.id)} />)}
+          </table>
+        </div>
+      )}
+      {kept?.has_more && size < 200 && <button type="button" className="button" onClick={() => setSize(Math.min(200, size + PAGE))}>Show more</button>}
+    </div>
+  );
+}
+
+function NoGroups({ job, isFiltered }: { job: Job; isFiltered: boolean }) {
+  if (isFiltered) return <Empty title="No group matches"><p>Change the filters.</p></Empty>;
+  const kept = (job.spec["rl"] as { logged_groups_per_step?: number } | undefined)?.logged_groups_per_step;
+  return <Empty title="No trajectories yet"><p>Evaluations and reinforcement learning keep some of their groups ({kept} per step here: <code>rl.logged_groups_per_step</code>).</p></Empty>;
+}
+
+interface RowsProps {
+  job: Job;
+  group: Group;
+  isOpen: boolean;
+  onToggle: () => void;
+}
+
+function GroupRows({ job, group, isOpen, onToggle }: RowsProps) {
+  const rewards = group.rewards.filter((reward) => reward !== null);
+  const spread = rewards.length === 0 ? "–" : `${number(Math.min(...rewards))} to ${number(Math.max(...rewards))}`;
+  return (
+    <tbody>
+      <tr className={`link ${isOpen ? "chosen" : ""}`} onClick={onToggle}>
+        <td className="num">{number(group.step)}</td>
+        <td className="prompt-cell">
+          <button type="button" className="row-button clip" aria-expanded={isOpen} title={group.prompt ?? undefined} onClick={(event) => { event.stopPropagation(); onToggle(); }}>
+            {group.prompt === null ? group.id : question(group.prompt)}
+          </button>
+        </td>
+        <td><code className="clip">{group.gold}</code></td>
+        <td><OutcomeDots outcomes={group.outcomes} /></td>
+        <td className="num">{spread}</td>
+        <td className="num">{group.staleness ?? "–"}</td>
+        <td><Badge plain>{words(group.disposition)}</Badge></td>
+      </tr>
+      {isOpen && (
+        <tr className="chosen"><td colSpan={7} className="responses-cell"><Responses job={job} group={group} /></td></tr>
+      )}
+    </tbody>
+  );
+}
+
+/** The user's turn of a chat prompt on one line. */
+export function question(prompt: string): string {
+  return prompt.replace(/^\s*(system\n[^]*?\n)?user\n/, "").replace(/\n?assistant\s*$/, "").replaceAll("\n", " ").trim();
+}
+
+function Responses({ job, group }: { job: Job; group: Group }) {
+  const { data, error } = useQuery(`responses ${group.id}`, (signal) =>
+    answer(api.GET("/v1/jobs/{job_id}/trajectories", { params: { path: { job_id: job.id }, query: { group_id: group.id, limit: 100 } }, signal })));
+  if (error) return <ErrorNote error={error} />;
+  return (
+    <div className="responses fade-in" style={{ minHeight: 150 }}>
+      {data?.data.map((item) => (
+        <Link key={item.id} to={`/jobs/${job.id}/trajectories/${item.id}`} className="response card" aria-label={`Response ${item.response_index + 1}: ${item.outcome ?? "ungraded"}. Replay it.`}>
+          <div className="row apart"><OutcomeBadge outcome={item.outcome} /><span className="num small muted">{item.advantage === null ? "" : signed(item.advantage)}</span></div>
+          <pre>{item.text || " "}</pre>
+          <div className="small muted num">{number(item.visible_len)} tokens · {number(item.num_steps)} steps</div>
+        </Link>
+      ))}
+    </div>
+  );
+}
+
+function OneTrajectory({ job, id }: { job: Job; id: string }) {
+  const { data, error } = useQuery(`trajectory ${id}`, (signal) => answer(api.GET("/v1/trajectories/{trajectory_id}", { params: { path: { trajectory_id: id } }, signal })));
+  const siblings = useQuery(`siblings ${data?.group_id ?? ""}`, (signal) =>
+    answer(api.GET("/v1/jobs/{job_id}/trajectories", { params: { path: { job_id: job.id }, query: { group_id: data?.group_id ?? "", limit: 100 } }, signal })), { enabled: data !== undefined });
+  const others = siblings.data?.data;
+  const goBy = useCallback((by: number) => {
+    const place = others?.findIndex((item) => item.id === id) ?? -1;
+    const next = others?.[place + by];
+    if (place >= 0 && next) navigate(`/jobs/${job.id}/trajectories/${next.id}`, { replace: true });
+  }, [others, id, job.id]);
+  if (error) return <ErrorNote error={error} />;
+  if (data === undefined) return <Loading what="the trajectory" height={500} />;
+  return (
+    <div className="stack tight">
+      <div className="row">
+        <Link to={`/jobs/${job.id}/trajectories?group=${data.group_id}`}>All groups</Link>
+        <span className="muted">/</span>
+        <span>step {number(data.step)}, response {data.response_index + 1}{others ? ` of ${others.length}` : ""}</span>
+        <span className="grow" />
+        <span className="siblings">
+          {others?.map((item) => (
+            <Link key={item.id} to={`/jobs/${job.id}/trajectories/${item.id}`} aria-current={item.id === id ? "page" : undefined} aria-label={`Response ${item.response_index + 1}: ${item.outcome ?? "ungraded"}`} title={item.text}>
+              <i className={item.outcome === "correct" ? "good" : item.outcome === "incorrect" ? "bad" : "neutral"} />
+              {item.response_index + 1}
+            </Link>
+          ))}
+        </span>
+      </div>
+      {data.prompt !== null && <p className="question">{question(data.prompt.replace(/<\|[^|>]*\|>/g, ""))}</p>}
+      <ReplayView detail={data} onSibling={goBy} />
+    </div>
+  );
+}

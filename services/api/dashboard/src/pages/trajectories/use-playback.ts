@@ -1,0 +1,53 @@
+/** Where the film stands: by hand, by key, or running. */
+import { useEffect, useState } from "react";
+
+const WHOLE_MS = 6000;
+const FASTEST_MS = 30;
+const SLOWEST_MS = 450;
+
+export interface Playback {
+  /** Steps that were made; 0 is what the model saw first. */
+  at: number;
+  isPlaying: boolean;
+  seek: (at: number) => void;
+  toggle: () => void;
+}
+
+/** Starts at the end, where the whole response can be read. */
+export function usePlayback(numSteps: number): Playback {
+  const [at, setAt] = useState(numSteps);
+  const [isPlaying, setPlaying] = useState(false);
+  useEffect(() => {
+    if (!isPlaying) return;
+    const pause = Math.min(SLOWEST_MS, Math.max(FASTEST_MS, WHOLE_MS / Math.max(1, numSteps)));
+    const timer = setInterval(() => setAt((old) => Math.min(numSteps, old + 1)), pause);
+    return () => clearInterval(timer);
+  }, [isPlaying, numSteps]);
+  if (isPlaying && at >= numSteps) setPlaying(false);
+  const seek = (next: number) => {
+    setPlaying(false);
+    setAt(Math.min(numSteps, Math.max(0, next)));
+  };
+  const toggle = () => {
+    if (!isPlaying && at >= numSteps) setAt(0);
+    setPlaying(!isPlaying);
+  };
+  return { at, isPlaying, seek, toggle };
+}
+
+/** Calls the action of a key, unless somebody types or a control has its own use for it. */
+export function useKeys(actions: Readonly<Record<string, () => void>>): void {
+  useEffect(() => {
+    const press = (event: KeyboardEvent) => {
+      const target = event.target as HTMLElement;
+      const action = actions[event.key];
+      if (action === undefined || event.metaKey || event.ctrlKey || event.altKey) return;
+      if (["INPUT", "SELECT", "TEXTAREA"].includes(target.tagName) && target.getAttribute("type") !== "range") return;
+      if (event.key === " " && ["BUTTON", "A"].includes(target.tagName)) return;
+      event.preventDefault();
+      action();
+    };
+    document.addEventListener("keydown", press);
+    return () => document.removeEventListener("keydown", press);
+  }, [actions]);
+}

@@ -1,0 +1,12 @@
+import react from "@vitejs/plugin-react";
+import { defineConfig } from "vitest/config";
+
+/** Where `npm run dev` finds a running platform. */
+const platform = "http://127.0.0.1:8000";
+
+export default defineConfig({
+  plugins: [react()],
+  build: { target: "es2022", sourcemap: false, reportCompressedSize: true },
+  server: { proxy: { "/v1": platform, "/openapi.json": platform, "/readyz": platform } },
+  test: { environment: "jsdom", include: ["src/**/*.test.{ts,tsx}"], restoreMocks: true },
+});
