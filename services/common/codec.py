@@ -8,6 +8,7 @@ from services.common.diffusion.config import DecodingConfig, Selection, Unmaskin
 from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import types_pb2
 from services.common.trajectory import (
+    Candidates,
     FinishReason,
     Float32s,
     Int32s,
@@ -126,6 +127,26 @@ def task_from_pb(message: types_pb2.PromptTask) -> PromptTask:
     )
 
 
+def candidates_to_pb(candidates: Candidates) -> types_pb2.Candidates:
+    """Candidates to their message."""
+    return types_pb2.Candidates(
+        position=pack_int32(candidates.position),
+        step=pack_int32(candidates.step),
+        token_ids=pack_int32(candidates.token_ids),
+        logprobs=pack_float32(candidates.logprobs),
+    )
+
+
+def candidates_from_pb(message: types_pb2.Candidates) -> Candidates:
+    """Message to candidates; an absent one has none."""
+    return Candidates(
+        position=unpack_int32(message.position),
+        step=unpack_int32(message.step),
+        token_ids=unpack_int32(message.token_ids),
+        logprobs=unpack_float32(message.logprobs),
+    )
+
+
 _TRAJECTORY_FIELDS = (
     "trajectory_id", "response_index", "weight_version", "weight_digest", "visible_len", "num_forwards", "text",
 )  # fmt: skip
@@ -139,6 +160,7 @@ def trajectory_to_pb(trajectory: Trajectory) -> types_pb2.Trajectory:
         logprobs=pack_float32(trajectory.logprobs),
         confidences=pack_float32(trajectory.confidences),
         finish_reason=trajectory.finish_reason.value,
+        rejected=candidates_to_pb(trajectory.rejected),
         verdict=None if trajectory.verdict is None else verdict_to_pb(trajectory.verdict),
         **{name: getattr(trajectory, name) for name in _TRAJECTORY_FIELDS},
     )
@@ -152,6 +174,7 @@ def trajectory_from_pb(message: types_pb2.Trajectory) -> Trajectory:
         logprobs=unpack_float32(message.logprobs),
         confidences=unpack_float32(message.confidences),
         finish_reason=FinishReason(message.finish_reason),
+        rejected=candidates_from_pb(message.rejected),
         verdict=verdict_from_pb(message.verdict) if message.HasField("verdict") else None,
         **{name: getattr(message, name) for name in _TRAJECTORY_FIELDS},
     )

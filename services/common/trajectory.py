@@ -5,6 +5,7 @@ Legend: P prompt tokens, R response tokens (P + R is a whole number of blocks), 
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +100,28 @@ class PromptTask:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """Candidates that denoising steps sampled and did not commit, C of them."""
+
+    position: Int32s
+    """[C] response token that was sampled for."""
+    step: Int32s
+    """[C] denoising step, as in `unmask_step`."""
+    token_ids: Int32s
+    """[C]"""
+    logprobs: Float32s
+    """[C] log-probability in the state of that step; after temperature and bans."""
+
+
+NO_CANDIDATES: Final = Candidates(
+    position=np.zeros(0, np.int32),
+    step=np.zeros(0, np.int32),
+    token_ids=np.zeros(0, np.int32),
+    logprobs=np.zeros(0, np.float32),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Trajectory:
     """One sampled response, exactly as the model produced it."""
 
@@ -121,6 +144,8 @@ class Trajectory:
     """Forward passes, commits included."""
     text: str = ""
     """Text of the visible tokens, special tokens left out."""
+    rejected: Candidates = NO_CANDIDATES
+    """Empty unless the decoding records candidates."""
     verdict: Verdict | None = None
 
     @property

@@ -211,6 +211,7 @@ def _trajectory(completion: Completion, response_index: int, weights: Weights) -
         visible_len=completion.visible_len,
         finish_reason=completion.finish_reason,
         num_forwards=completion.num_forwards,
+        rejected=completion.rejected,
     )
 
 

@@ -10,7 +10,9 @@ A document becomes
 State k shows the tokens of rank < k and masks the others; the loss is on the tokens of rank k, where the rank of a
 token is the index of its denoising step among the distinct steps of its block, from 1, and a token without a step (the
 prompt, or an answer token that the noise of supervised fine-tuning left alone) has rank 0. So each response token has
-its loss in exactly the state from which it was committed. Attention is the predicate of services.common.model.index.
+its loss in exactly the state from which it was committed. A candidate that a step sampled and did not commit, where the
+trajectory carries them, has its loss in that step's state too. Attention is the predicate of
+services.common.model.index.
 
 Differs from the published layout (up to B rows `[noisy | clean]` per response, arXiv 2512.22234, section 4) in length,
 not in value: all of those rows share one clean context. Knows nothing of models, rewards or devices.
@@ -25,10 +27,10 @@ from numpy.typing import NDArray
 
 from services.common.errors import PlatformError
 from services.common.model.index import RowIndex
-from services.common.trajectory import Int32s
+from services.common.trajectory import NO_CANDIDATES, Candidates, Int32s
+from services.trainer.loss_terms import Blocks, Int64s, Terms, committed, count_within, cut, joined, rejected
 from services.trainer.sft import NoisyExample
 
-Int64s = NDArray[np.int64]
 Floats = NDArray[np.floating]
 
 
@@ -46,6 +48,13 @@ class Sample:
     logprobs: Floats
     """[R] log-probabilities that the engine recorded."""
     advantage: float
+    rejected: Candidates = NO_CANDIDATES
+    """Candidates to be scored beside the committed tokens."""
+
+    @property
+    def num_terms(self) -> int:
+        """Terms of the loss: committed tokens in order, then rejected candidates."""
+        return len(self.token_ids) + len(self.rejected.token_ids)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +68,11 @@ class PackedRow:
     loss_at: torch.Tensor
     """[N] int64 offsets in the row, ascending."""
     targets: torch.Tensor
-    """[N] int64 token that was committed there."""
+    """[N] int64 token that was sampled there."""
     sample: torch.Tensor
     """[N] int64 which of the given samples."""
     token: torch.Tensor
-    """[N] int64 which of its response tokens."""
+    """[N] int64 which of its terms: response token, or R and which of its rejected candidates."""
 
     def to(self, device: torch.device) -> "PackedRow":
         """The same row on a device."""
@@ -78,31 +87,26 @@ class PackedRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Blocks:
-    """All documents of a batch cut into blocks: M blocks, every array with one row per block."""
+class _Parts:
+    """Copies of blocks: what a row is made of."""
 
-    tokens: Int64s
-    """[M, B]"""
-    rank: Int64s
-    """[M, B] 0 for tokens that no state masks."""
-    document: Int64s
-    """[M]"""
-    number: Int64s
-    """[M] of the block within its document."""
-    prompt_len: Int64s
-    """[D] of each document."""
+    block: Int64s
+    """Among all blocks."""
+    copy: Int64s
+    """0 for the clean one, else the state."""
 
 
 def rl_rows(samples: Sequence[Sample], *, block_size: int, mask_token_id: int, max_tokens: int) -> list[PackedRow]:
-    """Rows for the policy loss; every response token has its loss exactly once.
+    """Rows for the policy loss; every response token, and every rejected candidate, has its loss exactly once.
 
     `max_tokens` is the target length of a row; a longer document gets a row of its own. Raises
     PlatformError("internal") for a malformed trajectory.
     """
     for sample in samples:
         _require_whole(sample, block_size)
-    blocks = _cut([(s.prompt_ids, s.token_ids, s.unmask_step) for s in samples], block_size)
-    return _pack(blocks, mask_token_id, max_tokens)
+    blocks = cut([(s.prompt_ids, s.token_ids, s.unmask_step) for s in samples], block_size)
+    terms = [committed(blocks), *(_rejected(blocks, i, s) for i, s in enumerate(samples) if len(s.rejected.step))]
+    return _pack(blocks, joined(terms), mask_token_id, max_tokens)
 
 
 def sft_rows(
@@ -112,8 +116,8 @@ def sft_rows(
 
     An example of which nothing was masked adds no row: it has no loss, yet counts in the loss's denominator.
     """
-    blocks = _cut([(e.prompt_ids, e.token_ids, e.masked) for e in examples], block_size)
-    return _pack(blocks, mask_token_id, max_tokens)
+    blocks = cut([(e.prompt_ids, e.token_ids, e.masked) for e in examples], block_size)
+    return _pack(blocks, committed(blocks), mask_token_id, max_tokens)
 
 
 def _require_whole(sample: Sample, block_size: int) -> None:
@@ -133,57 +137,37 @@ def _require_whole(sample: Sample, block_size: int) -> None:
         )
 
 
-def _cut(documents: Sequence[tuple[Int32s, Int32s, NDArray[np.generic]]], block_size: int) -> _Blocks:
-    """Blocks of (prompt, response, step of each response token) documents; step 0 is never masked."""
-    tokens = np.concatenate([part for prompt, response, _ in documents for part in (prompt, response)])
-    steps = np.concatenate([part for prompt, _, step in documents for part in (np.zeros(len(prompt), int), step)])
-    prompt_len = np.array([len(prompt) for prompt, _, _ in documents])
-    total = prompt_len + [len(response) for _, response, _ in documents]
-    if np.any(total % block_size):
-        raise ValueError(
-            f"documents must fill blocks of {block_size} tokens, their lengths are {sorted(set(total.tolist()))}"
-        )
-    blocks = total // block_size
-    return _Blocks(
-        tokens=tokens.reshape(-1, block_size).astype(np.int64),
-        rank=_ranks(steps.reshape(-1, block_size)),
-        document=np.repeat(np.arange(len(documents)), blocks),
-        number=_count_within(blocks),
-        prompt_len=prompt_len,
-    )
+def _rejected(blocks: Blocks, document: int, sample: Sample) -> Terms:
+    try:
+        return rejected(blocks, document, sample.unmask_step, sample.rejected)
+    except ValueError as error:
+        message = f"Cannot train on trajectory {sample.trajectory_id}: {error}."
+        raise PlatformError("internal", message) from None
 
 
-def _ranks(steps: Int64s) -> Int64s:
-    """[M, B] steps to ranks: the index of a step among the distinct positive steps of its row, from 1; 0 for step 0."""
-    order = np.argsort(steps, axis=1, kind="stable")
-    ascending = np.take_along_axis(steps, order, axis=1)
-    opens = np.diff(ascending, axis=1, prepend=0) > 0
-    ranks = np.empty_like(steps)
-    np.put_along_axis(ranks, order, np.cumsum(opens, axis=1), axis=1)
-    return ranks
-
-
-def _count_within(sizes: Int64s) -> Int64s:
-    """0, 1, … within each of consecutive runs of the given sizes."""
-    starts = np.cumsum(sizes) - sizes
-    return np.arange(sizes.sum()) - np.repeat(starts, sizes)
-
-
-def _pack(blocks: _Blocks, mask_token_id: int, max_tokens: int) -> list[PackedRow]:
+def _pack(blocks: Blocks, terms: Terms, mask_token_id: int, max_tokens: int) -> list[PackedRow]:
     """Lay the documents out and pack them; documents without any state are left out."""
     num_states = blocks.rank.max(axis=1)
     block = np.concatenate([np.arange(len(num_states)), np.repeat(np.arange(len(num_states)), num_states)])
-    copy = np.concatenate([np.zeros_like(num_states), _count_within(num_states) + 1])
+    copy = np.concatenate([np.zeros_like(num_states), count_within(num_states) + 1])
     owner = blocks.document[block]
     sizes = np.bincount(owner)
     # Stable: clean blocks stand before states in `block`, so sorting by document alone yields the layout.
     parts = np.split(np.argsort(owner, kind="stable"), np.cumsum(sizes)[:-1])
     with_states = np.flatnonzero(sizes > np.bincount(blocks.document))
     lengths = sizes * blocks.tokens.shape[1]
-    return [
-        _row(blocks, block, copy, [parts[document] for document in documents], mask_token_id)
-        for documents in _first_fit_decreasing(with_states.tolist(), lengths.tolist(), max_tokens)
-    ]
+    part_of_term = len(num_states) + (np.cumsum(num_states) - num_states)[terms.block] + terms.copy - 1
+    place = np.empty_like(block)
+    rows = []
+    for documents in _first_fit_decreasing(with_states.tolist(), lengths.tolist(), max_tokens):
+        chosen = np.concatenate([parts[document] for document in documents])
+        place[chosen] = np.arange(len(chosen))
+        mine = np.flatnonzero(np.isin(blocks.document[terms.block], documents))
+        loss_at = place[part_of_term[mine]] * blocks.tokens.shape[1] + terms.offset[mine]
+        ascending = np.argsort(loss_at, kind="stable")
+        chosen_parts = _Parts(block=block[chosen], copy=copy[chosen])
+        rows.append(_row(blocks, chosen_parts, terms, mine[ascending], loss_at[ascending], mask_token_id))
+    return rows
 
 
 def _first_fit_decreasing(documents: list[int], lengths: list[int], budget: int) -> list[list[int]]:
@@ -201,28 +185,23 @@ def _first_fit_decreasing(documents: list[int], lengths: list[int], budget: int)
     return rows
 
 
-def _row(blocks: _Blocks, block: Int64s, copy: Int64s, parts: list[Int64s], mask_token_id: int) -> PackedRow:
-    """The row of some documents, each given as the indices of its (block, copy) pairs in order."""
-    chosen = np.concatenate(parts)
+def _row(blocks: Blocks, parts: _Parts, terms: Terms, mine: Int64s, loss_at: Int64s, mask_token_id: int) -> PackedRow:
+    """The row of some parts in order, with the loss of the terms `mine` at the offsets `loss_at`."""
     block_size = blocks.tokens.shape[1]
-    block, copy = block[chosen], copy[chosen]
-    clean, rank, state = blocks.tokens[block], blocks.rank[block], copy[:, None]
-    shown = (state == 0) | (rank < state)
-    position = blocks.number[block][:, None] * block_size + np.arange(block_size)
-    loss_at = np.flatnonzero((state > 0) & (rank == state))
-    sample = np.repeat(blocks.document[block], block_size)[loss_at]
+    shown = (parts.copy[:, None] == 0) | (blocks.rank[parts.block] < parts.copy[:, None])
+    number, document = blocks.number[parts.block], blocks.document[parts.block]
     return PackedRow(
-        token_ids=_flat(np.where(shown, clean, mask_token_id)),
+        token_ids=_flat(np.where(shown, blocks.tokens[parts.block], mask_token_id)),
         index=RowIndex(
-            position=_flat(position),
-            block=_flat(np.repeat(blocks.number[block], block_size)),
-            copy=_flat(np.repeat(copy, block_size)),
-            document=_flat(np.repeat(np.arange(len(parts)), [len(part) * block_size for part in parts])),
+            position=_flat(number[:, None] * block_size + np.arange(block_size)),
+            block=_flat(np.repeat(number, block_size)),
+            copy=_flat(np.repeat(parts.copy, block_size)),
+            document=_flat(np.repeat(np.cumsum(np.diff(document, prepend=document[0]) != 0), block_size)),
         ),
         loss_at=_flat(loss_at),
-        targets=_flat(clean.reshape(-1)[loss_at]),
-        sample=_flat(sample),
-        token=_flat(position.reshape(-1)[loss_at] - blocks.prompt_len[sample]),
+        targets=_flat(terms.target[mine]),
+        sample=_flat(blocks.document[terms.block[mine]]),
+        token=_flat(terms.number[mine]),
     )
 
 

@@ -56,6 +56,8 @@ class DecodingConfig(Frozen):
     """0 is off."""
     max_new_tokens: int = Field(gt=0)
     stop_token_ids: tuple[int, ...]
+    record_candidates: bool = False
+    """Whether a trajectory also carries what its steps sampled and did not commit."""
 
     @property
     def tokens_per_step(self) -> int:

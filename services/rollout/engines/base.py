@@ -10,7 +10,7 @@ from typing import Protocol
 from torch import Tensor
 
 from services.common.diffusion.config import DecodingConfig
-from services.common.trajectory import FinishReason, Float32s, Int32s
+from services.common.trajectory import NO_CANDIDATES, Candidates, FinishReason, Float32s, Int32s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,7 @@ class Completion:
     finish_reason: FinishReason
     num_forwards: int
     """Denoising and commit forwards; the prefill, shared by a group, is not counted."""
+    rejected: Candidates = NO_CANDIDATES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from services.common.diffusion.config import DecodingConfig
 from services.common.diffusion.randomness import response_keys
-from services.common.trajectory import FinishReason
+from services.common.trajectory import NO_CANDIDATES, Candidates, FinishReason
 from services.rollout.engines.base import Completion, GenerationRequest
 
 
@@ -65,6 +65,7 @@ class SlotTable:
         self.unmask_steps = per_slot(max_tokens)
         self.logprobs = per_slot(max_tokens, dtype=torch.float32)
         self.confidences = per_slot(max_tokens, dtype=torch.float32)
+        self._rejected: _RejectedTable | None = None
 
     @property
     def positions(self) -> Tensor:
@@ -95,6 +96,11 @@ class SlotTable:
         self.forwards[rows] = 0
         self.token_ids[rows] = torch.from_numpy(self._buffers(requests)).to(rows)
         self._by_config = None
+        if self._rejected is None and any(request.decoding.record_candidates for request in requests):
+            num_slots, max_tokens = self.token_ids.shape
+            self._rejected = _RejectedTable(num_slots, max_tokens, self.block_size, rows.device)
+        if self._rejected is not None:
+            self._rejected.clear(rows)
 
     def _buffers(self, requests: Sequence[GenerationRequest]) -> NDArray[np.int64]:
         """Prompt, then mask ids [n, L]."""
@@ -137,6 +143,8 @@ class SlotTable:
         ):
             current = table[rows[:, None], positions]
             table[rows[:, None], positions] = torch.where(commit, values.to(table.dtype), current)
+        if self._rejected is not None:
+            self._rejected.record(decided, positions, self.steps[rows], self.masked[rows])
         self.masked[rows] &= ~commit
 
     def advance(self, committed: Tensor) -> None:
@@ -160,6 +168,50 @@ class SlotTable:
             visible_len=response.stop - start if visible_len is None else visible_len,
             finish_reason=FinishReason.LENGTH if visible_len is None else FinishReason.STOP,
             num_forwards=int(self.forwards[slot]),
+            rejected=self._rejected_of(slot, response) if request.decoding.record_candidates else NO_CANDIDATES,
+        )
+
+    def _rejected_of(self, slot: int, response: slice) -> Candidates:
+        if self._rejected is None:
+            raise RuntimeError(f"Slot {slot} was to record candidates and has no table for them.")
+        return self._rejected.of(slot, response)
+
+
+class _RejectedTable:
+    """Candidates that were not committed: at most one per position and step of its block."""
+
+    def __init__(self, num_slots: int, max_tokens: int, block_size: int, device: torch.device) -> None:
+        def per_step(dtype: torch.dtype) -> Tensor:
+            return torch.zeros((num_slots, max_tokens, block_size), dtype=dtype, device=device)
+
+        self._step = per_step(torch.int64)
+        """[S, L, B] 0 where nothing was rejected; a step's column is the number of positions still masked, less one."""
+        self._token_ids = per_step(torch.int64)
+        self._logprobs = per_step(torch.float32)
+
+    def clear(self, rows: Tensor) -> None:
+        """Forget the rejected candidates of slots [n]."""
+        self._step[rows] = 0
+
+    def record(self, decided: Commitments, positions: Tensor, steps: Tensor, masked: Tensor) -> None:
+        """Keep what a step sampled at masked positions [n, B] and did not commit; steps [n], masked bool [n, B]."""
+        rejected = masked & ~decided.commit
+        slot, offset = rejected.nonzero(as_tuple=True)
+        at = (decided.slots[slot], positions[slot, offset], masked.sum(1)[slot] - 1)
+        self._step[at] = steps[slot]
+        self._token_ids[at] = decided.candidates[slot, offset]
+        self._logprobs[at] = decided.logprobs[slot, offset]
+
+    def of(self, slot: int, response: slice) -> Candidates:
+        """Those of a finished response, by position and step."""
+        steps = self._step[slot, response].flip(1)
+        position, column = steps.nonzero(as_tuple=True)
+        token_ids, logprobs = (table[slot, response].flip(1) for table in (self._token_ids, self._logprobs))
+        return Candidates(
+            position=position.cpu().numpy().astype(np.int32),
+            step=steps[position, column].cpu().numpy().astype(np.int32),
+            token_ids=token_ids[position, column].cpu().numpy().astype(np.int32),
+            logprobs=logprobs[position, column].cpu().numpy().copy(),
         )
 
 

@@ -98,6 +98,7 @@ class DecodingConfig(_message.Message):
     TOP_K_FIELD_NUMBER: _builtins.int
     MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
     STOP_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    RECORD_CANDIDATES_FIELD_NUMBER: _builtins.int
     block_size: _builtins.int
     """Tokens per block."""
     denoising_steps: _builtins.int
@@ -119,6 +120,8 @@ class DecodingConfig(_message.Message):
     """0 is off."""
     max_new_tokens: _builtins.int
     """Tokens; rounded up to whole blocks by the engine."""
+    record_candidates: _builtins.bool
+    """Whether trajectories carry the candidates that were not committed."""
     @_builtins.property
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ids that end a response once their block is complete."""
@@ -138,14 +141,49 @@ class DecodingConfig(_message.Message):
         top_k: _builtins.int = ...,
         max_new_tokens: _builtins.int = ...,
         stop_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        record_candidates: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "confidence_threshold", b"confidence_threshold", "denoising_steps", b"denoising_steps", "entropy_bound", b"entropy_bound", "mask_token_id", b"mask_token_id", "max_new_tokens", b"max_new_tokens", "selection", b"selection", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p", "unmasking_strategy", b"unmasking_strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_size", b"block_size", "confidence_threshold", b"confidence_threshold", "denoising_steps", b"denoising_steps", "entropy_bound", b"entropy_bound", "mask_token_id", b"mask_token_id", "max_new_tokens", b"max_new_tokens", "record_candidates", b"record_candidates", "selection", b"selection", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p", "unmasking_strategy", b"unmasking_strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DecodingConfig: _TypeAlias = DecodingConfig  # noqa: Y015
+
+@_typing.final
+class Candidates(_message.Message):
+    """Candidates that denoising steps sampled and did not commit, C of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    position: _builtins.bytes
+    """[C] int32; response token that was sampled for, from 0."""
+    step: _builtins.bytes
+    """[C] int32; denoising step, as in Trajectory.unmask_step."""
+    token_ids: _builtins.bytes
+    """[C] int32"""
+    logprobs: _builtins.bytes
+    """[C] float32; log-probability in the state of that step, after temperature and bans."""
+    def __init__(
+        self,
+        *,
+        position: _builtins.bytes = ...,
+        step: _builtins.bytes = ...,
+        token_ids: _builtins.bytes = ...,
+        logprobs: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "position", b"position", "step", b"step", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Candidates: _TypeAlias = Candidates  # noqa: Y015
 
 @_typing.final
 class Verdict(_message.Message):
@@ -333,6 +371,7 @@ class Trajectory(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
     CONFIDENCES_FIELD_NUMBER: _builtins.int
+    REJECTED_FIELD_NUMBER: _builtins.int
     trajectory_id: _builtins.str
     response_index: _builtins.int
     """0..num_generations-1"""
@@ -357,6 +396,10 @@ class Trajectory(_message.Message):
     """[R] float32; confidence of the position when it was committed. [0, 1]"""
     @_builtins.property
     def verdict(self) -> Global___Verdict: ...
+    @_builtins.property
+    def rejected(self) -> Global___Candidates:
+        """Empty unless the decoding records candidates."""
+
     def __init__(
         self,
         *,
@@ -373,10 +416,11 @@ class Trajectory(_message.Message):
         text: _builtins.str = ...,
         verdict: Global___Verdict | None = ...,
         confidences: _builtins.bytes = ...,
+        rejected: Global___Candidates | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["verdict", b"verdict"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rejected", b"rejected", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidences", b"confidences", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "num_forwards", b"num_forwards", "response_index", b"response_index", "text", b"text", "token_ids", b"token_ids", "trajectory_id", b"trajectory_id", "unmask_step", b"unmask_step", "verdict", b"verdict", "visible_len", b"visible_len", "weight_digest", b"weight_digest", "weight_version", b"weight_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidences", b"confidences", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "num_forwards", b"num_forwards", "rejected", b"rejected", "response_index", b"response_index", "text", b"text", "token_ids", b"token_ids", "trajectory_id", b"trajectory_id", "unmask_step", b"unmask_step", "verdict", b"verdict", "visible_len", b"visible_len", "weight_digest", b"weight_digest", "weight_version", b"weight_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
