@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from services.common.diffusion.config import DecodingConfig, Frozen, Selection, UnmaskingStrategy
 from services.common.errors import PlatformError, Problem, ProblemsError
+from services.common.exactness import require_exact_estimator, require_policy_sampling, with_exact_settings
 from services.common.grader_spec import GraderSpec, parse_grader, require_own_names
 
 MethodType = Literal["sft", "rl", "eval", "pipeline"]
@@ -110,12 +111,25 @@ class RlSpec(Frozen):
     steps: int = Field(100, gt=0)
     prompts_per_step: int = Field(32, gt=0)
     num_generations: int = Field(8, gt=1)
-    estimator: Literal["accepted"] = "accepted"
+    preset: Literal["exact"] | None = None
+    """`exact` sets what EXACT says, and refuses what contradicts it."""
+    estimator: Literal["accepted", "all_candidates"] = "accepted"
+    """Whose log-probabilities are differentiated: committed tokens, or rejected candidates as well."""
     advantage: Literal["std", "mean", "leave_one_out"] = "std"
     normaliser: Literal["token", "response", "constant"] = "token"
     clip_low: float = Field(0.2, ge=0, le=1)
     clip_high: float = Field(0.28, ge=0)
-    ratio: Literal["behaviour"] = "behaviour"
+    ratio: Literal["behaviour", "proximal"] = "behaviour"
+    """What the clipped ratio is relative to: the recorded log-probs, or those of the weights before the step."""
+    importance_cap: float = Field(2.0, gt=0)
+    """With ratio = proximal, the largest weight π_prox / π_b of a token (truncated importance sampling)."""
+    num_iterations: int = Field(1, gt=0)
+    """Passes over a step's batch."""
+    minibatches: int = Field(1, gt=0)
+    """Parts of whole groups that a pass is split into; each is one update of the weights."""
+    kl_beta: float = Field(0.0, ge=0)
+    """Weight of the KL divergence from the weights that the stage began with; 0 keeps no copy of them."""
+    kl_estimator: Literal["k3", "k2"] = "k3"
     max_staleness: Literal[0] = 0
     dynamic_sampling: bool = True
     """Drop groups whose correctness does not vary, and refill."""
@@ -126,11 +140,26 @@ class RlSpec(Frozen):
     optim: OptimSpec | None = None
     """Overrides the job's."""
 
+    @property
+    def off_policy(self) -> bool:
+        """Whether weights train on trajectories that other weights sampled."""
+        return self.num_iterations * self.minibatches > 1 or self.max_staleness > 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, data: Any) -> Any:
+        return with_exact_settings(data) if isinstance(data, dict) and data.get("preset") == "exact" else data
+
     @model_validator(mode="after")
     def _groups_fit(self) -> Self:
         if self.min_groups_per_step > self.prompts_per_step:
             raise ValueError(
                 f"min_groups_per_step={self.min_groups_per_step} exceeds prompts_per_step={self.prompts_per_step}"
+            )
+        if self.minibatches > self.min_groups_per_step:
+            raise ValueError(
+                f"minibatches={self.minibatches} exceeds min_groups_per_step={self.min_groups_per_step}; every "
+                "mini-batch needs a whole group, also in a step that gathered the fewest"
             )
         return self
 
@@ -240,6 +269,14 @@ class JobSpec(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _exact_preset_fits(self) -> Self:
+        if self.rl.preset == "exact" and "rl" in self.method.stages:
+            sampling, diffusion = self.sampling, self.diffusion
+            require_policy_sampling(sampling.temperature, sampling.top_p, sampling.top_k)
+            require_exact_estimator(self.rl.estimator, diffusion.unmasking_strategy, diffusion.selection)
+        return self
+
     def training_file_of(self, stage: Literal["sft", "rl"]) -> str | None:
         """The stage's own training file, else the job's."""
         own = self.sft.training_file if stage == "sft" else self.rl.training_file
@@ -326,6 +363,7 @@ def resolve_decoding(
         top_k=0 if evaluation else spec.sampling.top_k,
         max_new_tokens=budget,
         stop_token_ids=stop_token_ids,
+        record_candidates=not evaluation and spec.rl.estimator == "all_candidates",
     )
 
 

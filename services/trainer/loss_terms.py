@@ -44,6 +44,8 @@ class Terms:
     """[N] token id."""
     number: Int64s
     """[N] within its document."""
+    committed: NDArray[np.bool_]
+    """[N] whether its step committed it."""
 
 
 def cut(documents: Sequence[tuple[Int32s, Int32s, NDArray[np.generic]]], block_size: int) -> Blocks:
@@ -86,6 +88,7 @@ def committed(blocks: Blocks) -> Terms:
         offset=offset,
         target=blocks.tokens[block, offset],
         number=position - blocks.prompt_len[blocks.document[block]],
+        committed=np.ones(len(block), np.bool_),
     )
 
 
@@ -103,8 +106,14 @@ def rejected(blocks: Blocks, document: int, steps: Int32s, candidates: Candidate
     copy = (same_step * blocks.rank[block]).max(axis=1, initial=0)
     if np.any((copy == 0) | (copy >= blocks.rank[block, offset])):
         raise ValueError("a rejected candidate must belong to a step of its block, before its position was committed")
-    number = len(steps) + np.arange(len(position))
-    return Terms(block=block, copy=copy, offset=offset, target=candidates.token_ids.astype(np.int64), number=number)
+    return Terms(
+        block=block,
+        copy=copy,
+        offset=offset,
+        target=candidates.token_ids.astype(np.int64),
+        number=len(steps) + np.arange(len(position)),
+        committed=np.zeros(len(position), np.bool_),
+    )
 
 
 def joined(parts: Sequence[Terms]) -> Terms:

@@ -1,18 +1,22 @@
-"""The DiPO policy loss: a clipped importance-weighted policy gradient over committed tokens.
+"""The DiPO policy loss: a clipped importance-weighted policy gradient over the tokens that were sampled.
 
-    loss = −Σ_i w_i · min(ρ_i A_i, clip(ρ_i, 1 − clip_low, 1 + clip_high) A_i),   ρ_i = π(token_i | its state) / π_b(…)
+    loss = −Σ_i w_i c_i · min(ρ_i A_i, clip(ρ_i, 1 − clip_low, 1 + clip_high) A_i) + kl_beta Σ_i w_i KL_i
 
-π_b is the behaviour policy: the log-probs that the rollout engine recorded when it sampled the tokens. PPO's clip
-(arXiv 1707.06347, equation 7), per token, with a bound of its own above (DAPO's Clip-Higher, arXiv 2503.14476). The
-weights w_i are computed from the whole mini-batch beforehand, so its loss is the sum over its micro-batches.
+with ρ_i = π(token_i | its state) / π_b(…) and c_i = 1, or (rl.ratio = proximal) ρ_i = π / π_prox and c_i = min(π_prox /
+π_b, importance_cap). π_b is the behaviour policy, the log-probs that the rollout engine recorded; π_prox that of the
+weights before the step. PPO's clip (arXiv 1707.06347, equation 7), per token, with a bound of its own above (DAPO's
+Clip-Higher, arXiv 2503.14476); decoupled as in arXiv 2110.00641, truncated as in IMPALA (arXiv 1802.01561). The weights
+w_i are computed from the whole mini-batch beforehand, so its loss is the sum over its micro-batches.
 
-Legend: S responses of the mini-batch, N tokens of one micro-batch.
+Legend: S responses of the mini-batch, N terms of one micro-batch.
 """
 
 from dataclasses import dataclass, fields
 from typing import Final, Literal
 
 import torch
+
+from services.common.job_spec import RlSpec
 
 LOG_RATIO_LIMIT: Final = 20.0
 """|log ρ| is cut here before exp. A log-prob may differ from its record by hundreds when a policy collapses, and exp of
@@ -29,6 +33,10 @@ class TokenTerms:
     """[N] of the token's response."""
     weight: torch.Tensor
     """[N] from token_weights."""
+    proximal: torch.Tensor | None = None
+    """[N] log-probs under the weights before the step; None makes the ratio relative to `behaviour`."""
+    reference: torch.Tensor | None = None
+    """[N] log-probs under the reference policy; None leaves the KL divergence out."""
 
 
 @dataclass(kw_only=True)
@@ -37,14 +45,23 @@ class PolicyStatistics:
 
     tokens: float = 0.0
     clipped: float = 0.0
+    capped: float = 0.0
+    """Importance weights that the cap cut."""
     ratio: float = 0.0
+    """π / π_b, whatever the clipped ratio is relative to."""
     ratio_max: float = 0.0
+    kl: float = 0.0
+    kl_loss: float = 0.0
     mismatch_kl: float = 0.0
     abs_diff: float = 0.0
     abs_diff_max: float = 0.0
     gap_max: float = 0.0
     """|difference| relative to max(1, |log-prob|)."""
     entropy: float = 0.0
+    steps: float = 0.0
+    """Denoising steps whose selection was looked at again."""
+    drifted: float = 0.0
+    """Those that would now commit other positions."""
 
     def add(self, other: "PolicyStatistics") -> None:
         """Include another micro-batch."""
@@ -83,31 +100,42 @@ def token_weights(
     return torch.full_like(lengths, 1.0 / (len(lengths) * max_response_tokens))
 
 
-def policy_loss(
-    logprobs: torch.Tensor, terms: TokenTerms, *, clip_low: float, clip_high: float
-) -> tuple[torch.Tensor, PolicyStatistics]:
-    """Loss of one micro-batch of N tokens and its statistics (without the entropy).
+def policy_loss(logprobs: torch.Tensor, terms: TokenTerms, rl: RlSpec) -> tuple[torch.Tensor, PolicyStatistics]:
+    """Loss of one micro-batch of N terms and its statistics (without entropy and drift).
 
     logprobs [N] carries the gradient; everything in `terms` is constant. Log-probs must be finite: the caller checks,
     because only it can name the trajectory.
     """
-    behaviour, advantage = terms.behaviour.to(logprobs), terms.advantage.to(logprobs)
-    ratio = (logprobs - behaviour).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
-    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
+    advantage, weight = terms.advantage.to(logprobs), terms.weight.to(logprobs)
+    behaviour = terms.behaviour.to(logprobs)
+    proximal = behaviour if terms.proximal is None else terms.proximal.to(logprobs)
+    importance = ratio_of(proximal - behaviour)
+    correction = 1.0 if terms.proximal is None else importance.clamp(max=rl.importance_cap)
+    ratio = ratio_of(logprobs - proximal)
+    clipped = ratio.clamp(1 - rl.clip_low, 1 + rl.clip_high)
     surrogate = torch.minimum(ratio * advantage, clipped * advantage)
-    loss = -(terms.weight.to(logprobs) * surrogate).sum()
+    loss = -(weight * correction * surrogate).sum()
     with torch.no_grad():
-        is_clipped = clipped * advantage < ratio * advantage
-        return loss, _statistics(logprobs, behaviour, ratio, is_clipped)
+        statistics = _statistics(logprobs, behaviour)
+        statistics.clipped = float((clipped * advantage < ratio * advantage).sum())
+        statistics.capped = float((importance > rl.importance_cap).sum())
+    if terms.reference is not None:
+        kl = KL_ESTIMATORS[rl.kl_estimator](logprobs - terms.reference.to(logprobs))
+        kl_loss = rl.kl_beta * (weight * kl).sum()
+        statistics.kl, statistics.kl_loss = float(kl.detach().sum()), float(kl_loss.detach())
+        loss = loss + kl_loss
+    return loss, statistics
 
 
-def _statistics(
-    logprobs: torch.Tensor, behaviour: torch.Tensor, ratio: torch.Tensor, is_clipped: torch.Tensor
-) -> PolicyStatistics:
-    diff = (logprobs - behaviour).abs()
+def ratio_of(log_ratio: torch.Tensor) -> torch.Tensor:
+    """exp, finite and with gradient zero beyond LOG_RATIO_LIMIT."""
+    return log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+
+
+def _statistics(logprobs: torch.Tensor, behaviour: torch.Tensor) -> PolicyStatistics:
+    diff, ratio = (logprobs - behaviour).abs(), ratio_of(logprobs - behaviour)
     return PolicyStatistics(
         tokens=len(logprobs),
-        clipped=float(is_clipped.sum()),
         ratio=float(ratio.sum()),
         ratio_max=float(ratio.max()),
         mismatch_kl=float(kl_k3(behaviour - logprobs).sum()),
@@ -120,6 +148,14 @@ def _statistics(
 def kl_k3(log_ratio: torch.Tensor) -> torch.Tensor:
     """Estimate of KL(p ‖ q) per token sampled from p, log_ratio = log p − log q: exp(−d) − 1 + d ≥ 0, unbiased.
 
-    Estimator k3 of Schulman, "Approximating KL divergence" (2020).
+    Estimator k3 of Schulman, "Approximating KL divergence" (2020). Its value is unbiased; its gradient is not the KL's.
     """
-    return (-log_ratio).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp() - 1 + log_ratio
+    return ratio_of(-log_ratio) - 1 + log_ratio
+
+
+def kl_k2(log_ratio: torch.Tensor) -> torch.Tensor:
+    """Estimate of KL(p ‖ q) per token sampled from p: d² / 2, biased, but with the KL's own gradient on-policy."""
+    return log_ratio.square() / 2
+
+
+KL_ESTIMATORS: Final = {"k3": kl_k3, "k2": kl_k2}

@@ -50,6 +50,12 @@ class Sample:
     advantage: float
     rejected: Candidates = NO_CANDIDATES
     """Candidates to be scored beside the committed tokens."""
+    group: str = ""
+    """Samples of one group stand together, in one mini-batch."""
+    proximal: Floats | None = None
+    """[terms] log-probs under the weights before the step."""
+    reference: Floats | None = None
+    """[terms] log-probs under the reference policy."""
 
     @property
     def num_terms(self) -> int:
@@ -73,6 +79,8 @@ class PackedRow:
     """[N] int64 which of the given samples."""
     token: torch.Tensor
     """[N] int64 which of its terms: response token, or R and which of its rejected candidates."""
+    committed: torch.Tensor
+    """bool [N] whether the state's step committed it."""
 
     def to(self, device: torch.device) -> "PackedRow":
         """The same row on a device."""
@@ -83,6 +91,7 @@ class PackedRow:
             targets=self.targets.to(device),
             sample=self.sample.to(device),
             token=self.token.to(device),
+            committed=self.committed.to(device),
         )
 
 
@@ -202,6 +211,7 @@ def _row(blocks: Blocks, parts: _Parts, terms: Terms, mine: Int64s, loss_at: Int
         targets=_flat(terms.target[mine]),
         sample=_flat(blocks.document[terms.block[mine]]),
         token=_flat(terms.number[mine]),
+        committed=torch.from_numpy(terms.committed[mine]),
     )
 
 

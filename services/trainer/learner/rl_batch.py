@@ -93,6 +93,8 @@ def _samples(item: JudgedGroup) -> list[Sample]:
             unmask_step=trajectory.unmask_step,
             logprobs=trajectory.logprobs,
             advantage=advantage,
+            rejected=trajectory.rejected,
+            group=item.group.task.group_id,
         )
         for trajectory, advantage in zip(item.group.trajectories, item.advantages, strict=True)
         if advantage is not None

@@ -17,6 +17,7 @@ from services.trainer.journal import Journal
 from services.trainer.learner.certificate import certify_end
 from services.trainer.learner.evaluation import Evaluation
 from services.trainer.learner.process import StopRequestedError, StopSignal
+from services.trainer.learner.reference_weights import reference_of
 from services.trainer.learner.report import Reporter
 from services.trainer.learner.request import LearnerRequest, LearnerResult
 from services.trainer.learner.rl_stage import RlStage
@@ -101,7 +102,7 @@ def _enter(session: Session, index: int) -> None:
 def _train(prepared: Prepared, evaluation: Evaluation | None) -> None:
     session = prepared.session
     stage = _training_stage(prepared)
-    session.trainee.begin(stage.name, _optimizer_file(prepared, stage.name))
+    session.trainee.begin(stage.name, _optimizer_file(prepared, stage.name), reference_of(session, stage.name))
     if evaluation is not None and stage.name == "rl" and session.state.stage_step == 0:
         evaluation.run(stage.name)  # what reinforcement is compared with
     run_training_stage(session, stage, evaluation)

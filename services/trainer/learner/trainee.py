@@ -13,12 +13,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from services.common.job_spec import JobSpec
-from services.common.model.loading import LoadedModel
+from services.common.job_spec import JobSpec, resolve_decoding
+from services.common.model.loading import LoadedModel, load_model
 from services.common.model.state import export_state
 from services.trainer.learner.optimizer_state import export_optimizer, import_optimizer
-from services.trainer.policy import Policy, evaluate_sft_loss, train_rl_minibatch, train_sft_batch
+from services.trainer.policy import Policy, evaluate_sft_loss, train_sft_batch
 from services.trainer.ranks import ALONE, Ranks
+from services.trainer.reference import FrozenReference
+from services.trainer.rl_update import RlRules, train_rl_batch
 from services.trainer.schedule import make_optimizer, set_learning_rate
 from services.trainer.sft import SftExample, noise_generator
 from services.trainer.trajectory_rows import Sample
@@ -48,8 +50,12 @@ class Trainee:
         self._optimizer: torch.optim.Optimizer | None = None
 
     @_on_every_rank
-    def begin(self, stage: Literal["sft", "rl"], optimizer_file: Path | None) -> None:
-        """A stage's optimizer: a fresh one, or with the state in a checkpoint's file when the stage goes on."""
+    def begin(self, stage: Literal["sft", "rl"], optimizer_file: Path | None, reference: Path | None) -> None:
+        """A stage's optimizer: a fresh one, or with the state in a checkpoint's file when the stage goes on.
+
+        `reference` is the directory of the model that the stage is not to stray far from, where it needs one.
+        """
+        self._policy.reference = None if reference is None else FrozenReference(self._frozen(reference))
         self._optimizer = make_optimizer(self.loaded.model, self.spec.optim_of(stage))
         if optimizer_file is not None:
             import_optimizer(self.loaded.model, self._optimizer, load_file(optimizer_file))
@@ -62,9 +68,17 @@ class Trainee:
 
     @_on_every_rank
     def train_rl(self, samples: Sequence[Sample], lr: float) -> dict[str, float]:
-        """One policy-gradient step; returns what train_rl_minibatch does."""
-        spec, optim = self.spec, self.spec.optim_of("rl")
-        return train_rl_minibatch(self._policy, self._at(lr), samples, spec.rl, spec.sampling, optim)
+        """One reinforcement step; returns what train_rl_batch does."""
+        spec, loaded = self.spec, self.loaded
+        decoding = resolve_decoding(
+            spec,
+            block_size=loaded.block_size,
+            mask_token_id=loaded.mask_token_id,
+            stop_token_ids=loaded.stop_token_ids,
+            evaluation=False,
+        )
+        rules = RlRules(rl=spec.rl, sampling=spec.sampling, optim=spec.optim_of("rl"), decoding=decoding)
+        return train_rl_batch(self._policy, self._at(lr), samples, rules)
 
     @_on_every_rank
     def sft_loss(self, examples: Sequence[SftExample]) -> float:
@@ -96,6 +110,12 @@ class Trainee:
         while (call := self.ranks.from_leader()) is not None:
             name, args, kwargs = call
             getattr(self, name)(*args, **kwargs)
+
+    def _frozen(self, path: Path) -> LoadedModel:
+        weight = next(self.loaded.model.parameters())
+        frozen = load_model(path, weight.dtype, weight.device)
+        frozen.model.requires_grad_(False)
+        return frozen
 
     def _at(self, lr: float) -> torch.optim.Optimizer:
         assert self._optimizer is not None, "a stage begins before it trains"

@@ -3,7 +3,18 @@ import math
 import pytest
 import torch
 
-from services.trainer.objective import LOG_RATIO_LIMIT, PolicyStatistics, TokenTerms, kl_k3, policy_loss, token_weights
+from services.common.job_spec import RlSpec
+from services.trainer.objective import (
+    LOG_RATIO_LIMIT,
+    PolicyStatistics,
+    TokenTerms,
+    kl_k2,
+    kl_k3,
+    policy_loss,
+    token_weights,
+)
+
+CLIPPED = RlSpec(clip_low=0.2, clip_high=0.28)
 
 
 def _loss(
@@ -17,7 +28,7 @@ def _loss(
         advantage=torch.tensor(advantages, dtype=torch.float64),
         weight=torch.tensor(weights or [1.0] * len(ratios), dtype=torch.float64),
     )
-    loss, statistics = policy_loss(logprobs, terms, clip_low=0.2, clip_high=0.28)
+    loss, statistics = policy_loss(logprobs, terms, CLIPPED)
     (slope,) = torch.autograd.grad(loss, logprobs)
     return loss.detach(), slope, statistics
 
@@ -57,7 +68,7 @@ def test_a_ratio_beyond_all_bounds_stays_finite_and_harmless() -> None:
         behaviour=torch.tensor([-900.0, -900.0]), advantage=torch.tensor([0.0, -1.0]), weight=torch.ones(2)
     )
 
-    loss, _ = policy_loss(far, terms, clip_low=0.2, clip_high=0.28)
+    loss, _ = policy_loss(far, terms, CLIPPED)
 
     assert loss.item() == pytest.approx(math.exp(LOG_RATIO_LIMIT))
     assert torch.autograd.grad(loss, far)[0].tolist() == [0.0, 0.0]
@@ -125,3 +136,83 @@ def test_the_golden_response_of_five_tokens_weighs_one_fifth_per_token() -> None
     # The published code gives y0, y2, y3 1/12 and y4, y1 1/4 each (mean within each state), or 0.2667.
     for normaliser in ("token", "response"):
         assert token_weights(torch.tensor([5]), normaliser, 64).tolist() == pytest.approx([0.2])  # type: ignore[arg-type]
+
+
+def _terms(proximal: float | None = None, reference: float | None = None, advantage: float = 2.0) -> TokenTerms:
+    """One token of weight 0.5, recorded with probability 0.2."""
+    given = {"proximal": proximal, "reference": reference}
+    logs = {name: None if p is None else torch.tensor([p], dtype=torch.float64).log() for name, p in given.items()}
+    return TokenTerms(
+        behaviour=torch.tensor([0.2], dtype=torch.float64).log(),
+        advantage=torch.tensor([advantage]),
+        weight=torch.tensor([0.5]),
+        **logs,
+    )
+
+
+def _of(probability: float, terms: TokenTerms, **rl: object) -> tuple[float, float, PolicyStatistics]:
+    """Loss, slope and statistics of a token whose probability is now this."""
+    logprob = torch.tensor([probability], dtype=torch.float64).log().requires_grad_()
+    loss, statistics = policy_loss(logprob, terms, RlSpec.model_validate({"clip_low": 0.2, "clip_high": 0.28, **rl}))
+    (slope,) = torch.autograd.grad(loss, logprob)
+    return float(loss.detach()), float(slope), statistics
+
+
+@pytest.mark.parametrize(
+    ("now", "proximal", "cap", "loss", "slope"),
+    [
+        # Ratio 0.33/0.3 = 1.1; weight 0.3/0.2 = 1.5 -> −0.5·1.5·1.1·2
+        (0.33, 0.3, 2.0, -1.65, -1.65),
+        # The same with the weight cut at 1.2 -> −0.5·1.2·1.1·2
+        (0.33, 0.3, 1.2, -1.32, -1.32),
+        # Ratio 0.6/0.3 = 2 is clipped to 1.28 -> −0.5·1.5·1.28·2, and no gradient
+        (0.6, 0.3, 2.0, -1.92, 0.0),
+    ],
+)
+def test_the_proximal_ratio_is_clipped_and_weighed_by_a_truncated_importance_weight(
+    now: float, proximal: float, cap: float, loss: float, slope: float
+) -> None:
+    got, got_slope, statistics = _of(now, _terms(proximal=proximal), ratio="proximal", importance_cap=cap)
+
+    assert (got, got_slope) == pytest.approx((loss, slope))
+    assert statistics.capped == (cap == 1.2)
+    assert statistics.ratio_max == pytest.approx(now / 0.2)
+
+
+def test_the_cap_has_no_part_in_the_behaviour_ratio() -> None:
+    # Ratio 0.22/0.2 = 1.1 -> −0.5·1.1·2
+    loss, _, _ = _of(0.22, _terms(), importance_cap=0.5)
+
+    assert loss == pytest.approx(-1.1)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "kl", "slope"),
+    [
+        # d = ln(0.2/0.1) = ln 2: exp(−d) − 1 + d = 0.5 − 1 + 0.693147; slope 1 − exp(−d) = 0.5
+        ("k3", 0.193147, 0.5),
+        # d²/2 = 0.240227; slope d
+        ("k2", 0.240227, 0.693147),
+    ],
+)
+def test_the_kl_penalty_adds_its_weighted_estimate_to_the_loss(estimator: str, kl: float, slope: float) -> None:
+    loss, got_slope, statistics = _of(0.2, _terms(reference=0.1), kl_beta=0.4, kl_estimator=estimator)
+
+    # Policy part: −0.5·1·2 = −1 with slope −1; KL part: 0.4·0.5·kl.
+    assert loss == pytest.approx(-1 + 0.2 * kl, abs=1e-6)
+    assert got_slope == pytest.approx(-1 + 0.2 * slope, abs=1e-6)
+    assert (statistics.kl, statistics.kl_loss) == pytest.approx((kl, 0.2 * kl), abs=1e-6)
+
+
+def test_the_expected_gradient_of_k2_is_that_of_the_kl_divergence() -> None:
+    logits = torch.tensor([0.3, -0.5, 1.0], dtype=torch.float64, requires_grad=True)
+    q = torch.tensor([0.2, 0.2, 0.6], dtype=torch.float64)
+    logprobs = logits.log_softmax(0)
+    p = logprobs.exp().detach()
+
+    (expected,) = torch.autograd.grad((logprobs.exp() * (logprobs - q.log())).sum(), logits, retain_graph=True)
+    (k2,) = torch.autograd.grad((p * kl_k2(logprobs - q.log())).sum(), logits, retain_graph=True)
+    (k3,) = torch.autograd.grad((p * kl_k3(logprobs - q.log())).sum(), logits)
+
+    torch.testing.assert_close(k2, expected)
+    assert not torch.allclose(k3, expected, rtol=0.1)

@@ -8,7 +8,8 @@ import torch
 from services.common.errors import PlatformError
 from services.common.job_spec import OptimSpec, RlSpec, SamplingSpec, SftSpec, TrainerSpec
 from services.common.model.loading import LoadedModel
-from services.trainer.policy import Policy, evaluate_sft_loss, score_row, train_rl_minibatch, train_sft_batch
+from services.trainer.policy import Policy, evaluate_sft_loss, score_row, train_sft_batch
+from services.trainer.rl_update import RlRules, train_rl_batch
 from services.trainer.schedule import make_optimizer
 from services.trainer.sft import SftExample, noise_generator
 from services.trainer.trajectory_rows import Sample, rl_rows
@@ -27,13 +28,17 @@ def _policy(loaded: LoadedModel) -> Policy:
     return Policy(loaded=loaded, trainer=TrainerSpec())
 
 
+def _rules(max_grad_norm: float = 1.0, **rl: Any) -> RlRules:
+    return RlRules(
+        rl=RlSpec(**rl), sampling=SamplingSpec(max_new_tokens=30), optim=OptimSpec(max_grad_norm=max_grad_norm)
+    )
+
+
 def _train_rl(loaded: LoadedModel, samples: list[Sample], *, max_tokens: int = 40, **rl: Any) -> dict[str, float]:
     """A step with plain SGD at rate 1, so that the change of the weights is the clipped gradient."""
     optimizer = torch.optim.SGD(loaded.model.parameters(), lr=1.0)
     policy = Policy(loaded=loaded, trainer=TrainerSpec(max_tokens_per_microbatch=max_tokens))
-    return train_rl_minibatch(
-        policy, optimizer, samples, RlSpec(**rl), SamplingSpec(max_new_tokens=30), OptimSpec(max_grad_norm=1e9)
-    )
+    return train_rl_batch(policy, optimizer, samples, _rules(1e9, **rl))
 
 
 def _train_sft(
@@ -152,7 +157,7 @@ def test_a_mini_batch_of_many_rows_changes_the_weights_exactly_once(loaded: Load
     versions = [parameter._version for parameter in loaded.model.parameters()]
 
     policy = Policy(loaded=loaded, trainer=TrainerSpec(max_tokens_per_microbatch=1))
-    train_rl_minibatch(policy, optimizer, random_samples(loaded, 9), RlSpec(), SamplingSpec(), OptimSpec())
+    train_rl_batch(policy, optimizer, random_samples(loaded, 9), _rules())
 
     assert len(changes) == 1
     assert torch.equal(changes[0], _weights(loaded))
@@ -168,9 +173,7 @@ def test_the_gradient_is_clipped_but_its_real_norm_is_reported() -> None:
     norm = _train_rl(free, samples)["train/grad_norm"]
 
     optimizer = torch.optim.SGD(held.model.parameters(), lr=1.0)
-    metrics = train_rl_minibatch(
-        _policy(held), optimizer, samples, RlSpec(), SamplingSpec(), OptimSpec(max_grad_norm=norm / 4)
-    )
+    metrics = train_rl_batch(_policy(held), optimizer, samples, _rules(norm / 4))
 
     assert metrics["train/grad_norm"] == pytest.approx(norm)
     assert metrics["train/lr"] == 1.0

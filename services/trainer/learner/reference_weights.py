@@ -1,0 +1,41 @@
+"""The weights that a reinforcement stage began with, kept on disk so that a resumed attempt has them too."""
+
+import shutil
+from pathlib import Path
+from typing import Final, Literal
+
+from services.common.errors import PlatformError
+from services.common.model.loading import save_model
+from services.trainer.learner.session import Session
+
+DIRECTORY: Final = "reference"
+"""In the job's directory."""
+
+
+def reference_of(session: Session, stage: Literal["sft", "rl"]) -> Path | None:
+    """Model directory of the stage's reference policy, written when the stage begins; None where none is needed.
+
+    Raises PlatformError `checkpoint_invalid` when a resumed stage finds none.
+    """
+    if stage != "rl" or session.spec.rl.kl_beta == 0:
+        return None
+    path = session.request.job_dir / DIRECTORY
+    if session.state.stage_step == 0:
+        _write(session, path)
+    elif not path.is_dir():
+        raise PlatformError(
+            "checkpoint_invalid",
+            f"Cannot resume the stage rl: rl.kl_beta is {session.spec.rl.kl_beta}, but the reference weights in {path}"
+            " are gone.",
+            hint="Restore the directory, or submit a new job that starts from the exported checkpoint.",
+        )
+    return path
+
+
+def _write(session: Session, path: Path) -> None:
+    """Replace what an earlier attempt left: only a directory that is whole has the name."""
+    partial = path.with_name(f".{DIRECTORY}.partial")
+    for leftover in (partial, path):
+        shutil.rmtree(leftover, ignore_errors=True)
+    save_model(session.trainee.loaded, partial)
+    partial.rename(path)
