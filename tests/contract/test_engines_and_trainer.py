@@ -9,8 +9,11 @@ import torch
 from services.common.diffusion.config import DecodingConfig, UnmaskingStrategy
 from services.common.model.forward import hidden_states, token_logprobs
 from services.common.model.loading import LoadedModel
+from services.common.trajectory import Float32s
 from services.rollout.engines.base import GenerationRequest
 from services.rollout.engines.torch_engine import TorchEngine
+from services.trainer.objective import PolicyStatistics
+from services.trainer.selection import drift_observer
 from services.trainer.trajectory_rows import Sample, rl_rows
 from tests.support.tiny_models import decode, decoding, request, tiny_model
 
@@ -38,6 +41,7 @@ def _samples(loaded: LoadedModel, config: DecodingConfig) -> list[Sample]:
             unmask_step=done[each.request_id].unmask_step,
             logprobs=done[each.request_id].logprobs,
             advantage=1.0,
+            rejected=done[each.request_id].rejected,
         )
         for each in requests
     ]
@@ -52,11 +56,15 @@ def _largest_gap(loaded: LoadedModel, config: DecodingConfig) -> tuple[float, in
     for row in rows:
         hidden = hidden_states(loaded.model, row.token_ids, row.index)[row.loss_at]
         ours = token_logprobs(loaded, hidden, config.temperature)[torch.arange(len(row.targets)), row.targets]
-        recorded = torch.tensor([samples[s].logprobs[t] for s, t in zip(row.sample, row.token, strict=True)])
+        recorded = torch.tensor([_recorded(samples[s])[t] for s, t in zip(row.sample, row.token, strict=True)])
         gap = max(gap, float(((ours - recorded).abs() / recorded.abs().clamp(min=1)).max()))
         count += len(row.targets)
-    assert count == sum(len(sample.token_ids) for sample in samples)
+    assert count == sum(sample.num_terms for sample in samples)
     return gap, count
+
+
+def _recorded(sample: Sample) -> Float32s:
+    return np.concatenate([sample.logprobs, sample.rejected.logprobs])
 
 
 @pytest.mark.parametrize("strategy", list(UnmaskingStrategy))
@@ -79,3 +87,65 @@ def test_temperature_truncation_and_experts_change_nothing_about_that(changes: d
     gap, _ = _largest_gap(tiny_model(moe=moe), decoding(**changes, max_new_tokens=20))
 
     assert gap <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "changes", [{"selection": "sampled"}, {"unmasking_strategy": "sequential", "denoising_steps": 4}]
+)
+def test_the_trainer_reproduces_the_logprobs_of_rejected_candidates(changes: dict[str, object]) -> None:
+    loaded = tiny_model()
+    config = decoding(**changes, max_new_tokens=20, record_candidates=True)
+
+    gap, count = _largest_gap(loaded, config)
+
+    assert count > 1.5 * sum(len(sample.token_ids) for sample in _samples(loaded, config))
+    assert gap <= 1e-5
+
+
+def test_recording_candidates_changes_no_response_and_is_off_unless_asked_for() -> None:
+    loaded, config = tiny_model(), decoding(selection="sampled", max_new_tokens=20)
+
+    plain, recording = _samples(loaded, config), _samples(loaded, config.model_copy(update={"record_candidates": True}))
+
+    for one, other in zip(plain, recording, strict=True):
+        assert np.array_equal(one.token_ids, other.token_ids)
+        assert np.array_equal(one.logprobs, other.logprobs)
+        assert len(one.rejected.step) == 0
+        # One candidate per position and step before its own: the masked positions that a step left.
+        blocks = (len(other.prompt_ids) + np.arange(len(other.token_ids))) // 4
+        expected = [
+            (position, step)
+            for position, (own, block) in enumerate(zip(other.unmask_step, blocks, strict=True))
+            for step in sorted(set(other.unmask_step[blocks == block].tolist()))
+            if step < own
+        ]
+        assert list(zip(other.rejected.position.tolist(), other.rejected.step.tolist(), strict=True)) == expected
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"unmasking_strategy": strategy} for strategy in UnmaskingStrategy),
+        {"selection": "sampled", "record_candidates": True},
+    ],
+)
+def test_no_selection_has_drifted_under_the_weights_that_sampled(changes: dict[str, object]) -> None:
+    loaded = tiny_model()
+    config = decoding(**changes, max_new_tokens=20)
+    samples = _samples(loaded, config)
+    (row,) = rl_rows(samples, block_size=4, mask_token_id=loaded.mask_token_id, max_tokens=10**6)
+    statistics = PolicyStatistics()
+
+    observe = drift_observer(loaded, row, config, statistics, logits_per_chunk=5000)
+    assert observe is not None
+    observe(hidden_states(loaded.model, row.token_ids, row.index))
+
+    assert statistics.drifted == 0
+    assert statistics.steps == sum(len(set(sample.unmask_step.tolist())) for sample in samples)
+
+
+def test_drift_is_left_out_where_rejected_candidates_would_be_needed() -> None:
+    loaded, config = tiny_model(), decoding(selection="sampled", max_new_tokens=20)
+    (row,) = rl_rows(_samples(loaded, config), block_size=4, mask_token_id=loaded.mask_token_id, max_tokens=10**6)
+
+    assert drift_observer(loaded, row, config, PolicyStatistics(), logits_per_chunk=5000) is None

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from services.common.errors import ProblemsError
+from services.common.exactness import EXACT
 from services.common.job_spec import JobSpec, load_spec, parse_spec, resolve_decoding
 
 MINIMAL = {"model": "m", "method": "pipeline", "training_file": "train", "validation_file": "test"}
@@ -115,3 +116,61 @@ def test_every_contradiction_between_spec_and_checkpoint_is_named() -> None:
         _resolve(spec)
     paths = [problem.path for problem in caught.value.problems]
     assert paths == ["diffusion.block_size", "diffusion.mask_token_id", "diffusion.denoising_steps"]
+
+
+def _rl(**changes: Any) -> dict[str, Any]:
+    return {"model": "m", "method": "rl", "training_file": "t", **changes}
+
+
+def test_the_exact_preset_makes_its_settings() -> None:
+    rl = parse_spec(_rl(rl={"preset": "exact", "steps": 3})).rl
+
+    assert {name: getattr(rl, name) for name in EXACT} == EXACT
+    assert rl.steps == 3
+
+
+def test_a_spec_with_the_exact_preset_survives_its_own_json() -> None:
+    spec = parse_spec(_rl(rl={"preset": "exact"}))
+
+    assert parse_spec(json.loads(spec.canonical_json())) == spec
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rl": {"preset": "exact", "advantage": "std"}}, "which {'advantage': 'std'} contradicts"),
+        ({"rl": {"preset": "exact", "kl_beta": 0.1}}, "contradicts"),
+        ({"rl": {"preset": "exact", "num_iterations": 2}}, "contradicts"),
+        ({"rl": {"preset": "exact"}, "sampling": {"temperature": 0.9}}, "needs sampling.temperature 1"),
+        ({"rl": {"preset": "exact"}, "sampling": {"top_k": 50}}, "needs sampling.temperature 1"),
+        ({"rl": {"preset": "exact"}, "diffusion": {"selection": "sampled"}}, "needs rl.estimator 'all_candidates'"),
+        ({"rl": {"minibatches": 2}}, "exceeds min_groups_per_step=1"),
+    ],
+)
+def test_what_contradicts_the_preset_or_leaves_a_mini_batch_empty_is_refused(
+    changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ProblemsError) as caught:
+        parse_spec(_rl(**changes))
+
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rl": {"preset": "exact", "estimator": "all_candidates"}, "diffusion": {"selection": "sampled"}},
+        {"rl": {"preset": "exact"}, "diffusion": {"selection": "sampled", "unmasking_strategy": "sequential"}},
+    ],
+)
+def test_the_exact_preset_takes_the_sampled_rule_where_it_is_exact(changes: dict[str, Any]) -> None:
+    assert parse_spec(_rl(**changes)).rl.preset == "exact"
+
+
+@pytest.mark.parametrize(("estimator", "recorded"), [("accepted", False), ("all_candidates", True)])
+def test_candidates_are_recorded_for_the_estimator_that_scores_them(estimator: str, recorded: bool) -> None:
+    spec = parse_spec(_rl(rl={"estimator": estimator}))
+    model: dict[str, Any] = {"block_size": 4, "mask_token_id": 9, "stop_token_ids": (0,)}
+
+    assert resolve_decoding(spec, **model, evaluation=False).record_candidates is recorded
+    assert not resolve_decoding(spec, **model, evaluation=True).record_candidates

@@ -1,0 +1,247 @@
+"""Mini-batches, iterations, the reference policy and rejected candidates in a reinforcement step."""
+
+import copy
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from services.common.diffusion.config import UnmaskingStrategy
+from services.common.errors import PlatformError
+from services.common.job_spec import OptimSpec, RlSpec, SamplingSpec, TrainerSpec
+from services.common.model.loading import LoadedModel
+from services.common.trajectory import Candidates
+from services.trainer.policy import Policy, score_row
+from services.trainer.reference import FrozenReference
+from services.trainer.rl_update import RlRules, split_groups, train_rl_batch
+from services.trainer.trajectory_rows import Sample, rl_rows
+from tests.support.builders import decoding
+from tests.support.numerics import gradient, random_samples, tiny_loaded
+
+BLOCK = 4
+
+
+@pytest.fixture
+def loaded() -> LoadedModel:
+    return tiny_loaded(vocab_size=7, block_size=BLOCK)
+
+
+def _with_rejected(sample: Sample, seed: int = 0) -> Sample:
+    """A candidate for every position at every step of its block before its own."""
+    rng = np.random.default_rng(seed)
+    blocks = (len(sample.prompt_ids) + np.arange(len(sample.token_ids))) // BLOCK
+    found = [
+        (position, step)
+        for position, own in enumerate(sample.unmask_step)
+        for step in sorted(set(sample.unmask_step[blocks == blocks[position]].tolist()))
+        if step < own
+    ]
+    position, step = np.array(found, np.int32).reshape(-1, 2).T
+    ids, logprobs = rng.integers(6, size=len(found)).astype(np.int32), rng.normal(-2, 0.5, size=len(found))
+    rejected = Candidates(position=position, step=step, token_ids=ids, logprobs=logprobs)
+    return dataclasses.replace(sample, rejected=rejected)
+
+
+def _groups(loaded: LoadedModel, count: int = 4) -> list[Sample]:
+    """Two samples per group."""
+    samples = random_samples(loaded, 2 * count)
+    return [dataclasses.replace(sample, group=f"grp_{i // 2}") for i, sample in enumerate(samples)]
+
+
+def _rules(**rl: Any) -> RlRules:
+    settings = RlSpec(min_groups_per_step=4, **rl)
+    config = decoding(block_size=BLOCK, mask_token_id=6, unmasking_strategy=UnmaskingStrategy.SEQUENTIAL)
+    sampling, optim = SamplingSpec(max_new_tokens=30), OptimSpec(max_grad_norm=1e9)
+    return RlRules(rl=settings, sampling=sampling, optim=optim, decoding=config)
+
+
+def _train(
+    loaded: LoadedModel, samples: list[Sample], *, max_tokens: int = 60, reference: LoadedModel | None = None, **rl: Any
+) -> dict[str, float]:
+    """Plain SGD, so that the change of the weights is the gradient times a tenth."""
+    policy = Policy(loaded=loaded, trainer=TrainerSpec(max_tokens_per_microbatch=max_tokens))
+    policy.reference = None if reference is None else FrozenReference(reference)
+    return train_rl_batch(policy, torch.optim.SGD(loaded.model.parameters(), lr=0.1), samples, _rules(**rl))
+
+
+def _weights(loaded: LoadedModel) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in loaded.model.parameters()])
+
+
+def _scores(loaded: LoadedModel, samples: list[Sample]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-probs with gradient, sample and term of every term, from one row."""
+    (row,) = rl_rows(samples, block_size=BLOCK, mask_token_id=6, max_tokens=10**6)
+    return score_row(loaded, row, 1.0)[0], row.sample, row.token
+
+
+def test_mini_batches_hold_whole_groups_in_order() -> None:
+    loaded = tiny_loaded(vocab_size=7, block_size=BLOCK)
+    samples = _groups(loaded, 5)
+
+    split = split_groups(samples, 2)
+
+    assert [[sample.group for sample in part] for part in split] == [
+        ["grp_0", "grp_0", "grp_1", "grp_1", "grp_2", "grp_2"],
+        ["grp_3", "grp_3", "grp_4", "grp_4"],
+    ]
+
+
+def test_every_mini_batch_of_every_iteration_is_exactly_one_optimizer_step(loaded: LoadedModel) -> None:
+    policy = Policy(loaded=loaded, trainer=TrainerSpec(max_tokens_per_microbatch=1))
+    optimizer = torch.optim.SGD(loaded.model.parameters(), lr=0.1)
+    seen: list[torch.Tensor] = []
+    optimizer.register_step_post_hook(lambda *_: seen.append(_weights(loaded)))
+
+    metrics = train_rl_batch(policy, optimizer, _groups(loaded), _rules(num_iterations=3, minibatches=2))
+
+    assert len(seen) == 6
+    assert len({tuple(weights.tolist()) for weights in seen}) == 6
+    assert metrics["train/updates"] == 6.0
+
+
+def test_mini_batches_equal_steps_on_their_groups_one_after_the_other(loaded: LoadedModel) -> None:
+    other, samples = copy.deepcopy(loaded), _groups(loaded)
+
+    _train(loaded, samples, minibatches=2)
+    _train(other, samples[:4])
+    _train(other, samples[4:])
+
+    torch.testing.assert_close(_weights(loaded), _weights(other), rtol=1e-12, atol=1e-14)
+
+
+def test_the_proximal_ratio_is_one_in_the_first_update_and_moves_in_the_second(loaded: LoadedModel) -> None:
+    samples = [dataclasses.replace(s, logprobs=s.logprobs - 3.0) for s in _groups(loaded)]
+
+    first = _train(copy.deepcopy(loaded), samples, ratio="proximal")
+    both = _train(copy.deepcopy(loaded), samples, ratio="proximal", num_iterations=2, clip_low=0.0, clip_high=0.0)
+
+    assert first["train/clip_fraction"] == 0.0
+    assert first["train/is_ratio_mean"] > 2.0
+    assert first["train/is_capped_fraction"] > 0.5
+    assert both["train/clip_fraction"] > 0.1
+
+
+def test_the_log_probs_before_the_step_stay_those_while_the_weights_move(loaded: LoadedModel) -> None:
+    """Two iterations by hand: ratio to the scores under the first weights, times the capped importance weight."""
+    samples, other = _groups(loaded, 1), copy.deepcopy(loaded)
+    before = _scores(other, samples)[0].detach()
+    recorded = torch.from_numpy(np.concatenate([s.logprobs for s in samples]))
+    first = torch.tensor([0, len(samples[0].token_ids)])
+
+    _train(loaded, samples, ratio="proximal", num_iterations=2, clip_low=1.0, clip_high=9.0, importance_cap=1.5)
+
+    for _ in range(2):
+        logprobs, sample, token = _scores(other, samples)
+        weight = (before - recorded[first[sample] + token]).exp().clamp(max=1.5)
+        advantage = torch.tensor([s.advantage for s in samples], dtype=torch.float64)[sample]
+        loss = -(weight * (logprobs - before).exp() * advantage).mean()
+        slopes = torch.autograd.grad(loss, list(other.model.parameters()))
+        with torch.no_grad():
+            for parameter, slope in zip(other.model.parameters(), slopes, strict=True):
+                parameter -= 0.1 * slope
+    torch.testing.assert_close(_weights(loaded), _weights(other), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("estimator", ["k3", "k2"])
+def test_the_divergence_from_the_reference_is_zero_at_the_start_and_pulls_back_later(
+    loaded: LoadedModel, estimator: str
+) -> None:
+    start, samples = copy.deepcopy(loaded), _groups(loaded)
+    settings: dict[str, Any] = {"kl_beta": 0.2, "kl_estimator": estimator, "reference": start}
+
+    at_start = _train(loaded, samples, **settings)
+    later = _train(loaded, samples, **settings)
+
+    assert at_start["train/kl"] == pytest.approx(0.0, abs=1e-14)
+    assert later["train/kl"] > 0.0
+    assert later["train/loss"] > later["train/policy_loss"]
+    still = [dataclasses.replace(sample, advantage=0.0) for sample in samples]
+    divergences = [_train(loaded, still, **settings)["train/kl"] for _ in range(6)]
+    assert divergences == sorted(divergences, reverse=True)
+    assert divergences[-1] < 0.9 * divergences[0]
+
+
+def test_a_divergence_without_a_reference_is_refused(loaded: LoadedModel) -> None:
+    with pytest.raises(ValueError, match="no reference policy"):
+        _train(loaded, _groups(loaded), kl_beta=0.1)
+
+
+def test_rejected_candidates_weigh_in_the_loss_like_committed_tokens(loaded: LoadedModel) -> None:
+    samples = [_with_rejected(sample, i) for i, sample in enumerate(_groups(loaded, 2))]
+    before = _weights(loaded)
+    logprobs, sample, token = _scores(loaded, samples)
+    recorded = [np.concatenate([s.logprobs, s.rejected.logprobs]) for s in samples]
+    behaviour = torch.tensor([recorded[s][t] for s, t in zip(sample, token, strict=True)])
+    advantage = torch.tensor([s.advantage for s in samples], dtype=torch.float64)[sample]
+    loss = -((logprobs - behaviour).exp() * advantage).sum() / sum(s.num_terms for s in samples)
+    expected = gradient(loaded, loss)
+
+    metrics = _train(loaded, samples, clip_low=1.0, clip_high=99.0, estimator="all_candidates")
+
+    assert len(logprobs) == sum(s.num_terms for s in samples) > sum(len(s.token_ids) for s in samples)
+    torch.testing.assert_close((before - _weights(loaded)) / 0.1, expected, rtol=1e-9, atol=1e-12)
+    assert metrics["diffusion/masked_tokens_trained"] == len(logprobs)
+
+
+@pytest.mark.parametrize("normaliser", ["token", "response", "constant"])
+def test_packing_and_order_change_nothing_whatever_the_loss_consists_of(normaliser: str) -> None:
+    outcomes = []
+    for max_tokens, turned in ((1, False), (10_000, False), (60, True)):
+        loaded, reference = (tiny_loaded(vocab_size=7, block_size=BLOCK, seed=seed) for seed in (0, 1))
+        samples = [_with_rejected(sample, i) for i, sample in enumerate(_groups(loaded))]
+        metrics = _train(
+            loaded, samples[::-1] if turned else samples, max_tokens=max_tokens, reference=reference,
+            normaliser=normaliser, ratio="proximal", num_iterations=2, kl_beta=0.3, estimator="all_candidates",
+        )  # fmt: skip
+        outcomes.append((metrics, _weights(loaded)))
+
+    for metrics, weights in outcomes[1:]:
+        assert metrics == pytest.approx(outcomes[0][0], rel=1e-9)
+        torch.testing.assert_close(weights, outcomes[0][1], rtol=1e-9, atol=1e-12)
+
+
+def test_activation_checkpointing_changes_no_gradient() -> None:
+    plain, sparing = (tiny_loaded(vocab_size=7, block_size=BLOCK) for _ in range(2))
+    name = "activation_checkpointing_enable"
+    getattr(sparing.model, name if hasattr(sparing.model, name) else "gradient_checkpointing_enable")(
+        {"use_reentrant": False}
+    )
+    sparing.model.train()
+    samples = _groups(plain)
+
+    _train(plain, samples)
+    _train(sparing, samples)
+
+    torch.testing.assert_close(_weights(sparing), _weights(plain), rtol=1e-12, atol=1e-14)
+
+
+def test_selection_drift_is_reported_off_policy_only(loaded: LoadedModel) -> None:
+    samples = _groups(loaded)
+
+    assert "train/selection_drift" not in _train(copy.deepcopy(loaded), samples)
+    assert 0.0 < _train(loaded, samples, num_iterations=2)["train/selection_drift"] <= 1.0
+
+
+def test_drift_is_the_share_of_steps_that_would_commit_other_positions(loaded: LoadedModel) -> None:
+    """Sequential, one token per step: of the orders 1 2 3 4 and 2 1 3 4 the second drifts in its first two steps."""
+    sample = random_samples(loaded, 1)[0]
+    fields = {"prompt_ids": np.array([1, 2, 3, 4], np.int32), "token_ids": np.array([1, 2, 3, 4], np.int32)}
+    samples = [
+        dataclasses.replace(sample, **fields, logprobs=np.full(4, -2.0), unmask_step=np.array(steps, np.int32))
+        for steps in ([1, 2, 3, 4], [2, 1, 3, 4])
+    ]
+
+    metrics = _train(loaded, samples, num_iterations=2)
+
+    # The second sample's step 1 commits position 1 where position 0 was due; its step 2 commits that one, as is due.
+    assert metrics["train/selection_drift"] == 1 / 8
+
+
+def test_a_candidate_of_a_step_that_committed_nothing_is_refused_by_name(loaded: LoadedModel) -> None:
+    sample = _with_rejected(_groups(loaded)[0])
+    broken = dataclasses.replace(sample.rejected, step=np.full_like(sample.rejected.step, 99))
+
+    with pytest.raises(PlatformError, match=f"{sample.trajectory_id}: a rejected candidate"):
+        _train(loaded, [dataclasses.replace(sample, rejected=broken)])
