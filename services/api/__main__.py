@@ -2,14 +2,17 @@
 
 import logging
 import socket
+import sys
 from types import FrameType
 from typing import Final
 
 import uvicorn
 
+from services.api.db.access import create_first_key
 from services.api.http.app import create_app
 from services.api.http.resources import Resources, open_resources
 from services.api.settings import ApiSettings
+from services.common.rpc.security import is_loopback
 from services.common.settings import read_settings
 from services.common.telemetry.logs import configure_logging, get_logger
 
@@ -37,6 +40,15 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
+def _ensure_key(resources: Resources) -> None:
+    """Nobody listens beyond loopback without a key: the first one is made here and shown once, on standard output."""
+    with resources.database.begin() as session:
+        secret = create_first_key(session)
+    if secret is not None:
+        sys.stdout.write(f"The first API key, with all rights; it is shown this once:\n\n    {secret}\n\n")
+        sys.stdout.flush()
+
+
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     settings = read_settings(ApiSettings)
@@ -44,6 +56,8 @@ def main() -> None:
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # five lines that "api ready" says in one
     host, _, port = settings.api_listen.rpartition(":")
     with open_resources(settings) as resources:
+        if not is_loopback(settings.api_listen):
+            _ensure_key(resources)
         config = uvicorn.Config(
             create_app(resources),
             host=host,

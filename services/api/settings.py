@@ -29,6 +29,8 @@ class ApiSettings(CommonSettings):
     trainer_addresses: HostPorts = ("127.0.0.1:50053",)
     """Every trainer; each runs one job at a time."""
     reward_address: HostPort = "127.0.0.1:50052"
+    rate_limit_per_s: float = Field(50.0, gt=0)
+    """Requests that one API key may make per second, to one API process; local users without a key are not limited."""
     max_upload_bytes: int = Field(512 * 2**20, gt=0)
     stall_budgets_s: dict[str, float] = Field(default_factory=dict)
     """Seconds that a phase of a learner may be silent before the job counts as stalled; a JSON object by phase, for

@@ -1,5 +1,6 @@
 """Settings of a process: read from the environment (prefix DIRL_), every problem reported before anything starts."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
@@ -42,6 +43,18 @@ class CommonSettings(BaseSettings):
     log_format: Literal["json", "console"] = "json"
 
 
+_SECRETS: Final = re.compile(r"(://)[^/@\s]*@|(sk-dirl-)[\w-]+")
+
+
+def redacted(text: str) -> str:
+    """The text without passwords of URLs and without API keys.
+
+    >>> redacted("redis://:secret@host/0")
+    'redis://…@host/0'
+    """
+    return _SECRETS.sub(lambda match: f"{match[1]}…@" if match[1] else f"{match[2]}…", text)
+
+
 SettingsT = TypeVar("SettingsT", bound=CommonSettings)
 
 
@@ -55,7 +68,7 @@ def read_settings(settings: type[SettingsT]) -> SettingsT:
         return settings()
     except ValidationError as error:
         problems = "\n".join(
-            f"  {PREFIX}{'.'.join(map(str, item['loc'])).upper()}: {item['msg']} (got {item['input']!r})"
+            f"  {PREFIX}{'.'.join(map(str, item['loc'])).upper()}: {item['msg']} (got {redacted(repr(item['input']))})"
             for item in error.errors(include_url=False)
         )
         sys.exit(f"The environment cannot be used: {error.error_count()} problem(s)\n{problems}")

@@ -86,7 +86,7 @@ def test_servers_of_the_user_are_used_and_nothing_is_started(
     with Supervisor(data_dir / "logs", print) as supervisor:
         urls = start_servers(supervisor, data_dir, lambda _service: None)
 
-        assert urls == ServerUrls(database_url, redis_url)
+        assert (urls.database, urls.redis) == (database_url, redis_url)
         assert supervisor.pids() == {}
 
 

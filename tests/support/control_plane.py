@@ -19,6 +19,7 @@ from services.api.db.database import Database
 from services.api.db.job_tables import Attempt, Job
 from services.api.db.jobs import lock_job, open_attempt, transition
 from services.api.db.migrate import migrate
+from services.api.domain.access import LOCAL
 from services.api.domain.job_state import JobState
 from services.api.http.app import create_app
 from services.api.http.resources import Resources, open_resources
@@ -284,7 +285,7 @@ def job_body(directory: Path, **values: Any) -> dict[str, Any]:
 
 def submit(database: Database, directory: Path, *, max_replicas: int = 8, **values: Any) -> str:
     """Id of a queued job."""
-    job, _ = Submissions(database, max_replicas).submit(job_body(directory, **values), None)
+    job, _ = Submissions(database, max_replicas, LOCAL).submit(job_body(directory, **values), None)
     return job.id
 
 

@@ -7,6 +7,7 @@ from sqlalchemy import ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from services.api.db.base import Base, Created, Lockable, utc_now
+from services.api.domain.access import DEFAULT_PROJECT
 from services.api.domain.attempt_end import AttemptState
 from services.api.domain.job_state import JobState
 
@@ -23,6 +24,9 @@ class Job(Lockable, Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    project: Mapped[str] = mapped_column(default=DEFAULT_PROJECT, server_default=DEFAULT_PROJECT)
+    key_id: Mapped[str | None]
+    """Key that submitted it; None for a local user without a key."""
     spec: Mapped[dict[str, Any]]
     """The job spec with all defaults."""
     spec_hash: Mapped[str]

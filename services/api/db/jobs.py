@@ -117,6 +117,13 @@ def awaiting_placement(session: Session) -> Sequence[Job]:
     return session.scalars(select(Job).where(wanting, ~has_attempt).order_by(Job.created_at, Job.id)).all()
 
 
+def jobs_with_services(session: Session) -> dict[str, int]:
+    """How many jobs with an unfinished attempt each key has; "" stands for local users without a key."""
+    owner = func.coalesce(Job.key_id, "")
+    counted = select(owner, func.count()).join(Attempt).where(Attempt.ended_at.is_(None)).group_by(owner)
+    return dict(session.execute(counted).all())
+
+
 def open_attempt(session: Session, job: Job, trainer: str, replicas: Sequence[str]) -> Attempt | None:
     """Begin the next attempt with these services; None, with nothing changed, when another job has one of them.
 

@@ -7,6 +7,7 @@ from sqlalchemy import ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from services.api.db.base import Base, Created, Lockable
+from services.api.domain.access import DEFAULT_PROJECT
 
 
 def _job_id(*, primary_key: bool = False) -> Mapped[str]:
@@ -103,6 +104,7 @@ class StoredFile(Created, Base):
     __tablename__ = "files"
 
     id: Mapped[str] = mapped_column(primary_key=True)
+    project: Mapped[str] = mapped_column(default=DEFAULT_PROJECT, server_default=DEFAULT_PROJECT)
     filename: Mapped[str]
     purpose: Mapped[str]
     num_bytes: Mapped[int]
@@ -117,6 +119,7 @@ class RegisteredModel(Created, Base):
     __tablename__ = "models"
 
     id: Mapped[str] = mapped_column(primary_key=True)
+    project: Mapped[str] = mapped_column(default=DEFAULT_PROJECT, server_default=DEFAULT_PROJECT)
     name: Mapped[str]
     path: Mapped[str] = mapped_column(unique=True)
     card: Mapped[dict[str, Any]]

@@ -1,6 +1,7 @@
-"""Which services a job gets: first come, first served, decided over what was seen free."""
+"""Whose turn it is, and which services a job gets, decided over what was seen free."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -44,13 +45,37 @@ class FreeServices:
     replicas: list[str]
     reward_is_up: bool
     blocked: set[str] = field(default_factory=set)
-    """Services that an older job waits for: a younger one must not take them away from it."""
+    """Services that a job waits for whose turn it is: one behind it must not take them away."""
+
+
+@dataclass(frozen=True)
+class Waiter:
+    """A waiting job in the queue."""
+
+    job_id: str
+    priority: int
+    owner: str
+    """API key that submitted it; local users without one share a place."""
+
+
+def fair_order(waiting: Sequence[Waiter], running: Mapping[str, int]) -> list[str]:
+    """Ids in the order of their turn; `waiting` is oldest first, `running` counts jobs with services by owner.
+
+    A higher priority goes first. Among equals the owner with the fewest jobs so far, running or ahead in the queue,
+    so that a hundred jobs of one key hold nobody up; then the oldest.
+    """
+    turn = Counter(running)
+    ranked: list[tuple[int, int, int, str]] = []
+    for waiter in sorted(waiting, key=lambda item: -item.priority):  # stable: oldest first within a priority
+        ranked.append((-waiter.priority, turn[waiter.owner], len(ranked), waiter.job_id))
+        turn[waiter.owner] += 1
+    return [job_id for *_, job_id in sorted(ranked)]
 
 
 def place_all(needs: Sequence[Need], free: FreeServices) -> list[Placement | Waiting]:
-    """Decide for each job, oldest first.
+    """Decide for each job, in the order of their turn.
 
-    A job that lacks a service blocks that service, and it alone, for the younger ones: they cannot starve it, and
+    A job that lacks a service blocks that service, and it alone, for those behind it: they cannot starve it, and
     those that can do without it go ahead.
     """
     return [_place(need, free) for need in needs]

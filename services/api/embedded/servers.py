@@ -22,14 +22,16 @@ class ServerUrls:
 
     database: str
     redis: str
+    rpc_token: str
+    """Shared by the services."""
 
 
 def start_servers(supervisor: Supervisor, data_dir: Path, on_ready: Callable[[Service], None]) -> ServerUrls:
     """Start what the environment does not name; `on_ready` hears of each server that was started."""
-    password = _password(data_dir)
+    password = _secret(data_dir, "server-password")
     database = os.environ.get(DATABASE_VARIABLE) or _start_postgres(supervisor, data_dir, password, on_ready)
     queue = os.environ.get(REDIS_VARIABLE) or _start_valkey(supervisor, data_dir, password, on_ready)
-    return ServerUrls(database, queue)
+    return ServerUrls(database, queue, _secret(data_dir, "rpc-token"))
 
 
 def _start_postgres(supervisor: Supervisor, data_dir: Path, password: str, on_ready: Callable[[Service], None]) -> str:
@@ -48,9 +50,9 @@ def _start_valkey(supervisor: Supervisor, data_dir: Path, password: str, on_read
     return server.url
 
 
-def _password(data_dir: Path) -> str:
-    """One random password per data directory, readable by its owner only: loopback is open to every local user."""
-    path = data_dir / "server-password"
+def _secret(data_dir: Path, name: str) -> str:
+    """One random secret per data directory, readable by its owner only: loopback is open to every local user."""
+    path = data_dir / name
     if not path.exists():
         path.touch(mode=0o600)
         path.write_text(secrets.token_hex(16))

@@ -49,6 +49,7 @@ def shared_environment(data_dir: Path, urls: ServerUrls, addresses: Addresses) -
         "OMP_WAIT_POLICY": "PASSIVE",
         DATABASE_VARIABLE: urls.database,
         REDIS_VARIABLE: urls.redis,
+        "DIRL_RPC_TOKEN": urls.rpc_token,
         "DIRL_DATA_DIR": str(data_dir),
         "DIRL_API_LISTEN": addresses.api,
         "DIRL_REWARD_LISTEN": addresses.reward,

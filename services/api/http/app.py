@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any, Final
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware.gzip import GZipMiddleware
 
 from services.api.http import (
+    routes_access,
+    routes_access,
     routes_chat,
     routes_demo,
     routes_files,
@@ -23,6 +25,7 @@ from services.api.http import (
     routes_system,
     routes_trajectories,
 )
+from services.api.http.auth import authorise
 from services.api.http.envelope import ErrorEnvelope
 from services.api.http.errors import install_error_handlers
 from services.api.http.middleware import BodyLimitMiddleware, RequestMiddleware
@@ -43,6 +46,7 @@ _ROUTES: Final = (
     routes_groups,
     routes_trajectories,
     routes_models,
+    routes_access,
     routes_chat,
     routes_system,
     routes_queues,
@@ -65,6 +69,7 @@ def create_app(resources: Resources, *, dashboard: Path = DASHBOARD) -> FastAPI:
         version=resources.version,
         description=_DESCRIPTION,
         generate_unique_id_function=_operation_id,
+        dependencies=[Depends(authorise)],
         responses={"default": {"model": ErrorEnvelope, "description": "An error."}},
     )
     app.state.resources = resources

@@ -87,6 +87,8 @@ def _answer(
         request_id=request_id,
         problems=None if problems is None else [ProblemBody(path=p.path, message=p.message) for p in problems],
     )
+    if error.code == "unauthenticated":
+        headers = {**(headers or {}), "www-authenticate": "Bearer"}
     return JSONResponse(
         ErrorEnvelope(error=body).model_dump(mode="json"),
         status_code=status or error.kind.http_status,

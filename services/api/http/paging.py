@@ -3,14 +3,23 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
-from sqlalchemy import Select, tuple_
+from sqlalchemy import Select, select, tuple_
 from sqlalchemy.orm import Session
 
+from services.api.db.access_tables import ApiKey
 from services.api.db.job_tables import Job
 from services.api.db.record_tables import RegisteredModel, StoredFile
+from services.api.domain.access import Caller
 from services.common.errors import PlatformError
 
-Row = TypeVar("Row", Job, StoredFile, RegisteredModel)
+Row = TypeVar("Row", Job, StoredFile, RegisteredModel, ApiKey)
+Owned = TypeVar("Owned", Job, StoredFile, RegisteredModel)
+
+
+def owned_by(table: type[Owned], caller: Caller) -> Select[Owned]:
+    """The rows that exist for a caller."""
+    statement = select(table)
+    return statement if caller.is_admin else statement.where(table.project == caller.project)
 
 
 def newest_first(

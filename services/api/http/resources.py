@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from services.api.broker import Hints
 from services.api.db.database import Database
+from services.api.domain.rate import RateLimits
 from services.api.fleet import Fleet
 from services.api.settings import ApiSettings
 from services.common.release import release
@@ -28,6 +29,7 @@ class Resources:
     fleet: Fleet
     redis: redis.Redis
     hints: Hints
+    rates: RateLimits
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     version: str = field(default_factory=release)
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -48,6 +50,7 @@ def open_resources(settings: ApiSettings) -> Iterator[Resources]:
         fleet=Fleet(settings.trainer_addresses, settings.rollout_addresses, settings.reward_address),
         redis=connect(settings.redis_url),
         hints=Hints(settings.redis_url),
+        rates=RateLimits(settings.rate_limit_per_s),
     )
     try:
         yield resources

@@ -19,6 +19,8 @@ from sqlalchemy.orm import Session
 from services.api.db.job_tables import ServiceLease
 from services.api.db.jobs import get_job, newest_checkpoint
 from services.api.db.record_tables import Checkpoint, RegisteredModel
+from services.api.domain.access import Caller
+from services.api.http.auth import Who
 from services.api.http.resources import Res, Resources
 from services.common.errors import PlatformError
 from services.common.ids import new_id
@@ -126,11 +128,11 @@ class TextCompletion(BaseModel):
 
 
 @router.post("/v1/chat/completions", response_model=ChatCompletion, responses={200: {"content": {_STREAM: {}}}})
-def create_chat_completion(resources: Res, body: ChatRequest) -> ChatCompletion | StreamingResponse:
+def create_chat_completion(resources: Res, caller: Who, body: ChatRequest) -> ChatCompletion | StreamingResponse:
     """Answer a conversation. With `stream` the answer comes in chunks of finished blocks."""
     tokens = body.max_completion_tokens or body.max_tokens
     request = _request(body, tokens, messages=[_turn(message) for message in body.messages])
-    answer = _ask(resources, body.model, request, "chatcmpl")
+    answer = _ask(resources, caller, body.model, request, "chatcmpl")
     if body.stream:
         return _streamed(answer, "chat.completion.chunk", _chat_delta)
     text, last = answer.whole()
@@ -139,9 +141,9 @@ def create_chat_completion(resources: Res, body: ChatRequest) -> ChatCompletion 
 
 
 @router.post("/v1/completions", response_model=TextCompletion, responses={200: {"content": {_STREAM: {}}}})
-def create_completion(resources: Res, body: CompletionRequest) -> TextCompletion | StreamingResponse:
+def create_completion(resources: Res, caller: Who, body: CompletionRequest) -> TextCompletion | StreamingResponse:
     """Continue a text. With `stream` the continuation comes in chunks of finished blocks."""
-    answer = _ask(resources, body.model, _request(body, body.max_tokens, prompt=body.prompt), "cmpl")
+    answer = _ask(resources, caller, body.model, _request(body, body.max_tokens, prompt=body.prompt), "cmpl")
     if body.stream:
         return _streamed(answer, "text_completion", _text_delta)
     text, last = answer.whole()
@@ -184,27 +186,25 @@ class _Answer:
         return "".join(piece.text for piece in pieces), pieces[-1]
 
 
-def _ask(resources: Resources, model: str, request: rollout_pb2.GenerateRequest, prefix: str) -> _Answer:
+def _ask(
+    resources: Resources, caller: Caller, model: str, request: rollout_pb2.GenerateRequest, prefix: str
+) -> _Answer:
     with resources.database.begin() as session:
-        request.model_path = _model_path(session, model)
+        request.model_path = _model_path(session, caller, model)
         leased = set(session.scalars(select(ServiceLease.address)))
     pieces = resources.fleet.generate(_free_replica(resources, leased), request)
     identity = f"{prefix}-{new_id('evt').removeprefix('evt_')}"
     return _Answer(identity, int(time.time()), model, next(pieces), pieces)
 
 
-def _model_path(session: Session, model: str) -> str:
+def _model_path(session: Session, caller: Caller, model: str) -> str:
     """Directory of what was named; raises PlatformError("not_found")."""
-    if model.startswith("job_"):
-        get_job(session, model)
-        name = newest_checkpoint(session, model) or ""
-    else:
-        name = model
+    name = (newest_checkpoint(session, model) or "") if model.startswith("job_") else model
     checkpoint = session.get(Checkpoint, name)
-    if checkpoint is not None and checkpoint.deleted_at is None and Path(checkpoint.path).is_dir():
+    if checkpoint is not None and _can_be_read(session, caller, checkpoint):
         return checkpoint.path
     registered = session.get(RegisteredModel, name)
-    if registered is None:
+    if registered is None or not caller.owns(registered.project):
         raise PlatformError(
             "not_found",
             f"There is no model, checkpoint or job with a checkpoint {model!r}.",
@@ -212,6 +212,11 @@ def _model_path(session: Session, model: str) -> str:
             param="model",
         )
     return registered.path
+
+
+def _can_be_read(session: Session, caller: Caller, checkpoint: Checkpoint) -> bool:
+    exists = checkpoint.deleted_at is None and Path(checkpoint.path).is_dir()
+    return exists and caller.owns(get_job(session, checkpoint.job_id).project)
 
 
 def _free_replica(resources: Resources, leased: set[str]) -> str:

@@ -10,8 +10,9 @@ from sqlalchemy import select
 
 from services.api.db.job_tables import Job
 from services.api.db.record_tables import StoredFile
+from services.api.http.auth import Who
 from services.api.http.envelope import Page, page_of
-from services.api.http.paging import newest_first
+from services.api.http.paging import newest_first, owned_by
 from services.api.http.resources import After, Limit, Res
 from services.api.http.uploads import delete_upload, keep_upload
 from services.api.http.views import FileView, file_view
@@ -31,6 +32,7 @@ class DeletedFile(BaseModel):
 @router.post("", status_code=201)
 def upload_file(
     resources: Res,
+    caller: Who,
     file: UploadFile,
     purpose: Annotated[Literal["fine-tune", "eval"], Form(description="As OpenAI asks for; kept, not interpreted.")] = (
         "fine-tune"
@@ -38,15 +40,18 @@ def upload_file(
 ) -> FileView:
     """Upload JSON lines. Every row is checked; a file with faulty rows is refused with their numbers."""
     row = keep_upload(file.file, file.filename or "data.jsonl", purpose, resources.data_dir / "files")
+    row.project = caller.project
     with resources.database.begin() as session:
         session.add(row)
     return file_view(row)
 
 
 @router.get("")
-def list_files(resources: Res, after: After = None, limit: Limit = 20, purpose: str | None = None) -> Page[FileView]:
+def list_files(
+    resources: Res, caller: Who, after: After = None, limit: Limit = 20, purpose: str | None = None
+) -> Page[FileView]:
     """Files, newest first."""
-    statement = select(StoredFile)
+    statement = owned_by(StoredFile, caller)
     if purpose is not None:
         statement = statement.where(StoredFile.purpose == purpose)
     with resources.database.begin() as session:

@@ -14,9 +14,10 @@ from services.api.db.job_tables import Job
 from services.api.db.jobs import get_job
 from services.api.db.record_tables import Checkpoint, JobEvent
 from services.api.domain.job_state import JobState
+from services.api.http.auth import Who
 from services.api.http.envelope import Page, page_after, page_of
 from services.api.http.fine_tuning_spec import FineTuningRequest, job_spec_of
-from services.api.http.paging import newest_first
+from services.api.http.paging import newest_first, owned_by
 from services.api.http.resources import After, Limit, Res
 from services.api.http.routes_jobs import cancel_job, pause_job, resume_job, submit
 from services.api.http.views import event_id, event_position, job_view, unix
@@ -96,19 +97,22 @@ class FineTuningCheckpoint(BaseModel):
 @router.post("")
 def create_fine_tuning_job(
     resources: Res,
+    caller: Who,
     body: FineTuningRequest,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> FineTuningJobView:
     """Submit a job in OpenAI's words."""
-    job, _ = submit(resources, job_spec_of(body), idempotency_key)
+    job, _ = submit(resources, caller, job_spec_of(body), idempotency_key)
     return _view(job)
 
 
 @router.get("")
-def list_fine_tuning_jobs(resources: Res, after: After = None, limit: Limit = 20) -> Page[FineTuningJobView]:
+def list_fine_tuning_jobs(
+    resources: Res, caller: Who, after: After = None, limit: Limit = 20
+) -> Page[FineTuningJobView]:
     """Jobs, newest first."""
     with resources.database.begin() as session:
-        rows = newest_first(session, Job, select(Job), after, limit)
+        rows = newest_first(session, Job, owned_by(Job, caller), after, limit)
     return page_of([(row.id, _view(row)) for row in rows], limit)
 
 

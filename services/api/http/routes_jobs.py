@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Body, Header, Query, Request, Response
-from sqlalchemy import select
 
 from services.api.db.job_tables import Job
 from services.api.db.jobs import get_job, lock_job, queue_again, running_attempt, transition
+from services.api.domain.access import Caller
 from services.api.domain.job_state import RESUMABLE, JobState, require_state
+from services.api.http.auth import Who
 from services.api.http.envelope import Page, page_of
-from services.api.http.paging import newest_first
+from services.api.http.paging import newest_first, owned_by
 from services.api.http.resources import After, Limit, Res, Resources
 from services.api.http.submission import Submissions
 from services.api.http.views import JobView, job_view
@@ -23,6 +24,7 @@ _CREATED: Final = 201
 @router.post("", status_code=_CREATED, responses={200: {"model": JobView}})
 def create_job(
     resources: Res,
+    caller: Who,
     response: Response,
     body: Annotated[dict[str, Any], Body()],
     idempotency_key: Annotated[
@@ -31,15 +33,15 @@ def create_job(
     ] = None,
 ) -> JobView:
     """Submit a job spec. All that is wrong with it is said at once. 200 when the key was used for this job before."""
-    job, is_new = submit(resources, body, idempotency_key)
+    job, is_new = submit(resources, caller, body, idempotency_key)
     if not is_new:
         response.status_code = 200
     return job_view(job)
 
 
-def submit(resources: Resources, body: Any, idempotency_key: str | None) -> tuple[Job, bool]:
+def submit(resources: Resources, caller: Caller, body: Any, idempotency_key: str | None) -> tuple[Job, bool]:
     """The job, and whether it is new."""
-    submissions = Submissions(resources.database, len(resources.settings.rollout_addresses))
+    submissions = Submissions(resources.database, len(resources.settings.rollout_addresses), caller)
     job, is_new = submissions.submit(body, idempotency_key)
     if is_new:
         resources.hints.dispatch()
@@ -50,13 +52,14 @@ def submit(resources: Resources, body: Any, idempotency_key: str | None) -> tupl
 def list_jobs(
     request: Request,
     resources: Res,
+    caller: Who,
     after: After = None,
     limit: Limit = 20,
     status: Annotated[list[JobState] | None, Query(description="Any of these states.")] = None,
     method: Annotated[str | None, Query(description="sft | rl | eval | pipeline")] = None,
 ) -> Page[JobView]:
     """Jobs, newest first. `metadata[key]=value` selects by metadata."""
-    statement = select(Job)
+    statement = owned_by(Job, caller)
     if status:
         statement = statement.where(Job.state.in_(status))
     if method is not None:

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 from sqlalchemy import select
 
 from services.api.db.record_tables import Checkpoint, Export, RegisteredModel
+from services.api.http.auth import Who
 from services.api.http.envelope import Page, page_of
-from services.api.http.paging import newest_first
+from services.api.http.paging import newest_first, owned_by
 from services.api.http.resources import After, Limit, Res
 from services.api.http.views import (
     CheckpointView,
@@ -41,16 +42,18 @@ class ModelRegistration(BaseModel):
 
 
 @router.get("/v1/models")
-def list_models(resources: Res, after: After = None, limit: Limit = 20) -> Page[ModelView]:
+def list_models(resources: Res, caller: Who, after: After = None, limit: Limit = 20) -> Page[ModelView]:
     """Registered and exported models, newest first."""
     with resources.database.begin() as session:
-        rows = newest_first(session, RegisteredModel, select(RegisteredModel), after, limit)
+        rows = newest_first(session, RegisteredModel, owned_by(RegisteredModel, caller), after, limit)
     return page_of([(row.id, model_view(row)) for row in rows], limit)
 
 
 @router.post("/v1/models", status_code=201)
-def register_model(resources: Res, body: ModelRegistration) -> ModelView:
-    """Register a model directory; one that is registered already keeps its id."""
+def register_model(resources: Res, caller: Who, body: ModelRegistration) -> ModelView:
+    """Register a model directory; one that is registered already keeps its id. Paths of the server are for admins."""
+    if not caller.is_admin:
+        raise PlatformError("permission_denied", f"Registering {body.path!r} needs the scope admin: it is a path.")
     path = Path(body.path)
     if not path.is_absolute() or not path.is_dir():
         raise PlatformError(
@@ -62,7 +65,7 @@ def register_model(resources: Res, body: ModelRegistration) -> ModelView:
     with resources.database.begin() as session:
         row = session.scalar(select(RegisteredModel).where(RegisteredModel.path == str(path)))
         if row is None:
-            row = RegisteredModel(id=new_id("model"), path=str(path))
+            row = RegisteredModel(id=new_id("model"), path=str(path), project=caller.project)
             session.add(row)
         row.name, row.card = body.name or path.name, card
     return model_view(row)

@@ -202,7 +202,7 @@ def _child(parent: Job, point: Checkpoint, body: ForkRequest) -> Job:
     if body.suffix is not None or body.metadata is not None:
         given = {"suffix": body.suffix or spec.suffix, "metadata": body.metadata or spec.metadata}
         spec = spec.model_copy(update=given)
-    copied = ("method", "model_path", "files", "max_sequence_tokens", "priority")
+    copied = ("project", "key_id", "method", "model_path", "files", "max_sequence_tokens", "priority")
     return Job(
         id=new_id("job"),
         spec=spec.model_dump(mode="json"),

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy.dialects.postgresql import insert
 
@@ -17,12 +17,15 @@ from services.api.db.database import Database
 from services.api.db.job_tables import IdempotencyKey, Job
 from services.api.db.jobs import transition
 from services.api.db.record_tables import RegisteredModel, StoredFile
+from services.api.domain.access import Caller
 from services.api.domain.job_state import JobState
 from services.common.data.rows import Needs, read_rows
 from services.common.errors import PlatformError, Problem, ProblemsError
 from services.common.ids import new_id
 from services.common.job_spec import JobSpec, parse_spec, resolve_decoding
 from services.common.model_card import ModelCard, read_model_card
+
+Owned = TypeVar("Owned", StoredFile, RegisteredModel)
 
 
 @dataclass(frozen=True)
@@ -60,19 +63,26 @@ class Submission:
 class Submissions:
     """Checks and stores jobs."""
 
-    def __init__(self, database: Database, max_replicas: int) -> None:
+    def __init__(self, database: Database, max_replicas: int, caller: Caller) -> None:
         self._database = database
         self._max_replicas = max_replicas
+        self._caller = caller
 
     def submit(self, body: Any, key: str | None) -> tuple[Job, bool]:
         """The job, and whether it is new; raises PlatformError and ProblemsError."""
         request_hash = _canonical_hash(body)
+        if key is not None:
+            key = f"{self._caller.project}:{key}"
+        return self._submit(body, key, request_hash)
+
+    def _submit(self, body: Any, key: str | None, request_hash: str) -> tuple[Job, bool]:
         if key is not None and (known := self._known(key, request_hash)):
             return known, False
         submission = self._check(body)
         job = submission.to_row()
+        job.project, job.key_id = self._caller.project, self._caller.key_id
         if not self._store(job, key, request_hash):
-            return self.submit(body, key)
+            return self._submit(body, key, request_hash)
         return job, True
 
     def _known(self, key: str, request_hash: str) -> Job | None:
@@ -84,7 +94,8 @@ class Submissions:
             if used.request_hash != request_hash:
                 raise PlatformError(
                     "conflict",
-                    f"Idempotency-Key {key!r} was used for job {used.job_id}, which was asked for with another body.",
+                    f"Idempotency-Key {key.partition(':')[2]!r} was used for job {used.job_id}, which was asked for "
+                    "with another body.",
                     hint="Use a new key for a new job.",
                 )
             return session.get_one(Job, used.job_id)
@@ -105,6 +116,8 @@ class Submissions:
 
     def _check(self, body: Any) -> Submission:
         spec = parse_spec(body)
+        if paths := list(self._server_paths(spec)):
+            raise ProblemsError("permission_denied", "The job cannot be accepted", paths)
         named_files, model_path = self._look_up(spec)
         problems = [*self._missing(spec, named_files, model_path), *_row_problems(spec, named_files)]
         card = None if model_path is None else _card(model_path, problems)
@@ -125,8 +138,10 @@ class Submissions:
     def _look_up(self, spec: JobSpec) -> tuple[dict[str, Path | None], Path | None]:
         """Where the spec's files and model are; None for an id that is not known."""
         with self._database.begin() as session:
-            files = {name: session.get(StoredFile, name) for name in spec.files() if name.startswith("file_")}
-            model = session.get(RegisteredModel, spec.model) if spec.model.startswith("model_") else None
+            files = {
+                name: self._own(session.get(StoredFile, name)) for name in spec.files() if name.startswith("file_")
+            }
+            model = self._own(session.get(RegisteredModel, spec.model)) if spec.model.startswith("model_") else None
         paths = {
             name: Path(name) if name not in files else None if (row := files[name]) is None else Path(row.path)
             for name in spec.files()
@@ -134,6 +149,18 @@ class Submissions:
         if spec.model.startswith("model_"):
             return paths, None if model is None else Path(model.path)
         return paths, Path(spec.model)
+
+    def _own(self, row: Owned | None) -> Owned | None:
+        """The row, if it exists for the caller."""
+        return row if row is not None and self._caller.owns(row.project) else None
+
+    def _server_paths(self, spec: JobSpec) -> Iterator[Problem]:
+        """Paths of the server, which a caller who is no admin must not have read."""
+        if self._caller.is_admin:
+            return
+        rule = "is a path of the server, which needs a key with the scope admin; upload the file, export the model"
+        named = [("model", spec.model, "model_"), *((param, name, "file_") for param, name, _ in _uses(spec))]
+        yield from (Problem(param, f"{name!r} {rule}") for param, name, prefix in named if not name.startswith(prefix))
 
     def _missing(self, spec: JobSpec, files: Mapping[str, Path | None], model_path: Path | None) -> Iterator[Problem]:
         if model_path is None:

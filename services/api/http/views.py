@@ -20,7 +20,8 @@ def unix(moment: datetime) -> int:
     return int(moment.timestamp())
 
 
-def _unix_or_none(moment: datetime | None) -> int | None:
+def unix_or_none(moment: datetime | None) -> int | None:
+    """Whole Unix seconds, None for none."""
     return None if moment is None else unix(moment)
 
 
@@ -109,8 +110,8 @@ def job_view(job: Job) -> JobView:
     return JobView(
         id=job.id,
         created_at=unix(job.created_at),
-        started_at=_unix_or_none(job.started_at),
-        finished_at=_unix_or_none(job.finished_at),
+        started_at=unix_or_none(job.started_at),
+        finished_at=unix_or_none(job.finished_at),
         state=job.job_state,
         status=job.job_state,
         method=job.method,
@@ -181,8 +182,8 @@ def attempt_view(attempt: Attempt) -> AttemptView:
         number=attempt.number,
         state=attempt.state,
         created_at=unix(attempt.created_at),
-        started_at=_unix_or_none(attempt.started_at),
-        ended_at=_unix_or_none(attempt.ended_at),
+        started_at=unix_or_none(attempt.started_at),
+        ended_at=unix_or_none(attempt.ended_at),
         trainer=attempt.trainer_address,
         replicas=attempt.rollout_addresses,
         resumed_from=attempt.resumed_from,
@@ -265,7 +266,7 @@ def checkpoint_view(checkpoint: Checkpoint) -> CheckpointView:
         weight_version=checkpoint.weight_version,
         weight_digest=checkpoint.weight_digest,
         bytes=checkpoint.num_bytes,
-        deleted_at=_unix_or_none(checkpoint.deleted_at),
+        deleted_at=unix_or_none(checkpoint.deleted_at),
     )
 
 
@@ -370,7 +371,7 @@ def export_view(export: Export) -> ExportView:
     return ExportView(
         id=export.id,
         created_at=unix(export.created_at),
-        finished_at=_unix_or_none(export.finished_at),
+        finished_at=unix_or_none(export.finished_at),
         checkpoint_id=export.checkpoint_id,
         state=export.state,
         model_id=export.model_id if export.state == "succeeded" else None,

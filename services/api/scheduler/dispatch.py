@@ -8,12 +8,20 @@ it has lost only the hint to start the learner, which the beat repeats.
 from collections.abc import Sequence
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from services.api.db.heartbeats import beat
 from services.api.db.job_tables import Attempt, ServiceLease
-from services.api.db.jobs import awaiting_placement, lock_job, open_attempt, running_attempt, set_waiting
+from services.api.db.jobs import (
+    awaiting_placement,
+    jobs_with_services,
+    lock_job,
+    open_attempt,
+    running_attempt,
+    set_waiting,
+)
 from services.api.domain.job_state import JobState
-from services.api.domain.placement import FreeServices, Need, Placement, Waiting, place_all
+from services.api.domain.placement import FreeServices, Need, Placement, Waiter, Waiting, fair_order, place_all
 from services.api.scheduler.context import SchedulerContext
 from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import rollout_pb2, trainer_pb2
@@ -23,10 +31,10 @@ log = get_logger()
 
 
 def dispatch(context: SchedulerContext) -> None:
-    """Place every waiting job that can be placed, oldest first; say of the others what they wait for."""
+    """Place every waiting job that can be placed, in a fair order; say of the others what they wait for."""
     with context.database.begin() as session:
         beat(session, "scheduler")
-        needs = [Need(job.id, job.rollout_replicas) for job in awaiting_placement(session)]
+        needs = _needs(session)
         leased = set(session.scalars(select(ServiceLease.address)))
     if not needs:
         return
@@ -38,6 +46,14 @@ def dispatch(context: SchedulerContext) -> None:
             _note_waiting(context, outcome)
         elif _take(context, outcome):
             context.hints.reconcile(outcome.job_id)
+
+
+def _needs(session: Session) -> list[Need]:
+    """Of waiting jobs, in the order of their turn."""
+    jobs = {job.id: job for job in awaiting_placement(session)}
+    waiting = [Waiter(job.id, job.priority, job.key_id or "") for job in jobs.values()]
+    order = fair_order(waiting, jobs_with_services(session))
+    return [Need(job_id, jobs[job_id].rollout_replicas) for job_id in order]
 
 
 def _free_services(context: SchedulerContext, leased: set[str]) -> FreeServices:

@@ -10,6 +10,7 @@ from typing import Final
 from sqlalchemy import select
 
 from services.api.db.base import utc_now
+from services.api.db.job_tables import Job
 from services.api.db.locks import claim, open_locked
 from services.api.db.record_tables import Checkpoint, Export, RegisteredModel
 from services.api.fleet import UNREACHABLE_CODES
@@ -104,6 +105,7 @@ def _register(context: SchedulerContext, export: Export, token: str, checkpoint:
         session.add(
             RegisteredModel(
                 id=export.model_id,
+                project=session.get_one(Job, checkpoint.job_id).project,
                 name=f"{checkpoint.job_id} step {checkpoint.step}",
                 path=export.output_path,
                 card=asdict(card),

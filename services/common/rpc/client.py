@@ -9,6 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.common.errors import ERROR_KINDS, GRPC_CODE_METADATA, PlatformError
 from services.common.rpc.options import CHANNEL_OPTIONS, REQUEST_ID_METADATA
+from services.common.rpc.security import open_channel
 
 Request = TypeVar("Request", contravariant=True)
 Response = TypeVar("Response", covariant=True)
@@ -35,8 +36,11 @@ class Method(Protocol[Request, Response]):
 
 
 def channel(address: str) -> grpc.Channel:
-    """Channel to host:port: messages up to 64 MiB, keepalive; connects lazily and again."""
-    return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+    """Channel to host:port: messages up to 64 MiB, keepalive; connects lazily and again.
+
+    Raises PlatformError("permission_denied") for another machine without TLS.
+    """
+    return open_channel(address, CHANNEL_OPTIONS)
 
 
 def call(

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from services.common.errors import GRPC_CODE_METADATA, PlatformError
 from services.common.rpc.options import REQUEST_ID_METADATA
+from services.common.rpc.security import require_token
 from services.common.telemetry.logs import get_logger
 
 _HEALTH: Final = "/grpc.health.v1.Health/"
@@ -73,6 +74,7 @@ def _translated(method: str, context: grpc.ServicerContext) -> Iterator[None]:
     if REQUEST_ID_METADATA in metadata:
         structlog.contextvars.bind_contextvars(request_id=metadata[REQUEST_ID_METADATA])
     try:
+        require_token(metadata)
         _require_deadline(method, context)
         yield
     except PlatformError as error:

@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from services.common.rpc.interceptor import ErrorInterceptor
 from services.common.rpc.options import SERVER_OPTIONS
+from services.common.rpc.security import add_port
 from services.common.telemetry.logs import get_logger
 
 _THREADS: Final = 16
@@ -33,7 +34,7 @@ class RpcServer:
         )
         register(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        port = self._server.add_insecure_port(listen)
+        port = add_port(self._server, listen)
         self.address = f"{listen.rpartition(':')[0]}:{port}"
         for name in service_names:
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)

@@ -2,10 +2,12 @@
 
 import logging
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from services.common.settings import redacted
 
 LogFormat = Literal["json", "console"]
 
@@ -52,5 +54,11 @@ def _renderers(format: LogFormat) -> list[Processor]:
                 # Drawn frames with all locals take seconds and may print secrets.
                 exception_formatter=structlog.dev.plain_traceback,
             ),
+            _redact,
         ]
-    return [remove, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    return [remove, structlog.processors.format_exc_info, structlog.processors.JSONRenderer(), _redact]
+
+
+def _redact(_logger: WrappedLogger, _method: str, line: Any) -> str:
+    """No secret stands in a log, whatever a library put into its message."""
+    return redacted(line)

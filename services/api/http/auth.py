@@ -1,0 +1,165 @@
+"""Who makes a request, whether they may, and a line in the audit log for what is to change something.
+
+On a loopback address every user of the machine is trusted and needs no key; elsewhere every request to /v1 needs one.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from services.api.db.access import SECRET_PREFIX, caller_of
+from services.api.db.access_tables import AuditEntry
+from services.api.db.job_tables import Job
+from services.api.db.record_tables import Checkpoint, Export, RegisteredModel, StoredFile, TrajectoryGroup
+from services.api.domain.access import LOCAL, Caller, require_scope
+from services.api.http.resources import Res, Resources
+from services.common.errors import PlatformError
+from services.common.rpc.security import is_loopback
+
+_PREFIX: Final = "/v1/"
+_READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_bearer: Final = HTTPBearer(auto_error=False, description="An API key; not needed on loopback addresses.")
+
+
+def authorise(
+    request: Request,
+    resources: Res,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> Iterator[None]:
+    """Set request.state.caller; raises PlatformError "unauthenticated", "permission_denied", "rate_limited".
+
+    What belongs to another project does not exist for the caller: "not_found".
+    """
+    if not request.url.path.startswith(_PREFIX):
+        yield
+        return
+    caller = _caller(request, resources, credentials)
+    request.state.caller = caller
+    outcome = "done"
+    try:
+        _require_rate(resources, caller)
+        require_scope(caller, request.method, request.url.path)
+        _require_ownership(resources, caller, request.path_params)
+        yield
+    except PlatformError as error:
+        outcome = error.code
+        raise
+    except Exception:
+        outcome = "internal"
+        raise
+    finally:
+        if request.method not in _READING:
+            _note(request, resources, caller, outcome)
+
+
+def _caller(request: Request, resources: Resources, credentials: HTTPAuthorizationCredentials | None) -> Caller:
+    is_local = is_loopback(resources.settings.api_listen)
+    secret = None if credentials is None else credentials.credentials
+    # OpenAI's clients must send some key: on loopback one that is none of ours is as good as none.
+    if is_local and (secret is None or not secret.startswith(SECRET_PREFIX)):
+        _require_local_page(request)
+        return LOCAL
+    if secret is None:
+        raise PlatformError(
+            "unauthenticated",
+            "The request has no API key.",
+            hint="Send `Authorization: Bearer sk-dirl-…`; an admin makes keys with POST /v1/api_keys.",
+        )
+    with resources.database.begin() as session:
+        return caller_of(session, secret)
+
+
+def _require_local_page(request: Request) -> None:
+    """Refuse pages of the web that reach for the user's own machine: by another origin, or by a name they own."""
+    named = [urlsplit(f"//{request.headers.get('host', '')}").hostname]
+    if "origin" in request.headers:
+        named.append(urlsplit(request.headers["origin"]).hostname)
+    for host in named:
+        if host is None or not is_loopback(f"{host}:0"):
+            raise PlatformError(
+                "permission_denied",
+                f"A page of {host!r} must not use the API of this machine.",
+                hint="Open the API by its loopback address, or send an API key.",
+            )
+
+
+def _require_rate(resources: Resources, caller: Caller) -> None:
+    if caller.key_id is None:
+        return
+    wait_s = resources.rates.wait_s(caller.key_id, time.monotonic())
+    if wait_s > 0:
+        limit = resources.settings.rate_limit_per_s
+        raise PlatformError(
+            "rate_limited", f"The key makes more than {limit:g} requests per second.", hint=f"Wait {wait_s:.2f} s."
+        )
+
+
+_Finder = Callable[[Session, str], str | None]
+
+
+def _of_checkpoint(session: Session, checkpoint_id: str) -> str | None:
+    return session.scalar(select(Job.project).join(Checkpoint).where(Checkpoint.id == checkpoint_id))
+
+
+def _of_export(session: Session, export_id: str) -> str | None:
+    joined = select(Job.project).join(Checkpoint).join(Export, Export.checkpoint_id == Checkpoint.id)
+    return session.scalar(joined.where(Export.id == export_id))
+
+
+def _of_trajectory(session: Session, trajectory_id: str) -> str | None:
+    group = f"grp_{trajectory_id.removeprefix('traj_').rpartition('_')[0]}"
+    joined = select(Job.project).join(TrajectoryGroup, TrajectoryGroup.job_id == Job.id)
+    return session.scalar(joined.where(TrajectoryGroup.group_id == group))
+
+
+_OWNERS: Final[Mapping[str, _Finder]] = {
+    "job_id": lambda session, job_id: session.scalar(select(Job.project).where(Job.id == job_id)),
+    "file_id": lambda session, file_id: session.scalar(select(StoredFile.project).where(StoredFile.id == file_id)),
+    "model_id": lambda session, model_id: session.scalar(
+        select(RegisteredModel.project).where(RegisteredModel.id == model_id)
+    ),
+    "checkpoint_id": _of_checkpoint,
+    "export_id": _of_export,
+    "trajectory_id": _of_trajectory,
+}
+"""Project of what a parameter of the path names."""
+
+
+def _require_ownership(resources: Resources, caller: Caller, named: Mapping[str, Any]) -> None:
+    if caller.is_admin:
+        return
+    with resources.database.begin() as session:
+        for parameter, value in named.items():
+            if parameter not in _OWNERS:
+                continue
+            project = _OWNERS[parameter](session, value)
+            if project is None or not caller.owns(project):
+                raise PlatformError("not_found", f"There is no {value!r}.", param=parameter)
+
+
+def _note(request: Request, resources: Resources, caller: Caller, outcome: str) -> None:
+    with resources.database.begin() as session:
+        session.add(
+            AuditEntry(
+                key_id=caller.key_id,
+                project=caller.project,
+                method=request.method,
+                path=request.url.path,
+                outcome=outcome,
+                request_id=request.scope["state"]["request_id"],
+            )
+        )
+
+
+def _caller_of_request(request: Request) -> Caller:
+    caller: Caller = request.state.caller
+    return caller
+
+
+Who = Annotated[Caller, Depends(_caller_of_request)]

@@ -1,0 +1,120 @@
+"""Who may call whom: a token that all services share, TLS with certificates of both sides beyond this machine.
+
+Read from the environment once per process: DIRL_RPC_TOKEN, and DIRL_RPC_TLS_DIR with `ca.pem` (who signed the
+certificates of all services), `cert.pem` and `key.pem` (this one's). Plaintext stays on loopback addresses.
+"""
+
+import functools
+import hmac
+import ipaddress
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.common.errors import PlatformError
+
+TOKEN_METADATA: Final = "dirl-rpc-token"
+_WAY_OUT: Final = "Set DIRL_RPC_TLS_DIR to a directory with ca.pem, cert.pem and key.pem; docs/security.md says how."
+
+
+class RpcSecurity(BaseSettings):
+    """What the environment says."""
+
+    model_config = SettingsConfigDict(env_prefix="DIRL_", frozen=True, extra="ignore", env_ignore_empty=True)
+
+    rpc_token: SecretStr | None = None
+    rpc_tls_dir: Path | None = None
+
+    @property
+    def token(self) -> str:
+        """Empty when none is set."""
+        return "" if self.rpc_token is None else self.rpc_token.get_secret_value()
+
+
+@functools.cache
+def rpc_security() -> RpcSecurity:
+    """This process's."""
+    return RpcSecurity()
+
+
+def is_loopback(address: str) -> bool:
+    """Whether host:port can be reached from this machine only."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def open_channel(address: str, options: Any) -> grpc.Channel:
+    """A channel that proves who we are; raises PlatformError("permission_denied") for plaintext beyond loopback."""
+    security = rpc_security()
+    if security.rpc_tls_dir is not None:
+        channel = grpc.secure_channel(address, _channel_credentials(security.rpc_tls_dir), options=options)
+    elif is_loopback(address):
+        channel = grpc.insecure_channel(address, options=options)
+    else:
+        raise PlatformError("permission_denied", f"Cannot call {address}: it is not of this machine.", hint=_WAY_OUT)
+    return grpc.intercept_channel(channel, _Token(security.token)) if security.token else channel
+
+
+def add_port(server: grpc.Server, listen: str) -> int:
+    """Listen; raises RuntimeError when the address cannot be bound, or would be open to others in plaintext."""
+    directory = rpc_security().rpc_tls_dir
+    if directory is not None:
+        return int(server.add_secure_port(listen, _server_credentials(directory)))
+    if not is_loopback(listen):
+        raise RuntimeError(f"the address can be reached from other machines, and nothing is encrypted. {_WAY_OUT}")
+    return int(server.add_insecure_port(listen))
+
+
+def require_token(metadata: Mapping[str, str | bytes]) -> None:
+    """Raise PlatformError("unauthenticated") unless the call has the token that this process has, if it has one."""
+    expected, given = rpc_security().token, metadata.get(TOKEN_METADATA, "")
+    if expected and not hmac.compare_digest(str(given).encode(), expected.encode()):
+        raise PlatformError(
+            "unauthenticated",
+            "The call has no valid token; services of one installation share DIRL_RPC_TOKEN.",
+        )
+
+
+class _Token(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor, grpc.StreamUnaryClientInterceptor):
+    """Sends the token with every call."""
+
+    def __init__(self, token: str) -> None:
+        self._entry = (TOKEN_METADATA, token)
+
+    def intercept_unary_unary(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
+        """A call."""
+        return continuation(self._named(details), request)
+
+    def intercept_unary_stream(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
+        """A call whose answer is streamed."""
+        return continuation(self._named(details), request)
+
+    def intercept_stream_unary(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
+        """A call whose request is streamed."""
+        return continuation(self._named(details), request)
+
+    def _named(self, details: Any) -> Any:
+        return details._replace(metadata=(*(details.metadata or ()), self._entry))
+
+
+def _channel_credentials(directory: Path) -> grpc.ChannelCredentials:
+    authority, key, certificate = _files(directory)
+    return grpc.ssl_channel_credentials(authority, key, certificate)
+
+
+def _server_credentials(directory: Path) -> grpc.ServerCredentials:
+    authority, key, certificate = _files(directory)
+    return grpc.ssl_server_credentials([(key, certificate)], authority, require_client_auth=True)
+
+
+def _files(directory: Path) -> tuple[bytes, bytes, bytes]:
+    """Of the authority, the key, the certificate."""
+    authority, key, certificate = (directory.joinpath(f"{name}.pem").read_bytes() for name in ("ca", "key", "cert"))
+    return authority, key, certificate
