@@ -11,7 +11,15 @@ from pydantic import ValidationError
 
 from services.common.errors import PlatformError
 from services.common.events import Event
-from services.common.pb.dirl.v1 import rollout_pb2, rollout_pb2_grpc, trainer_pb2, trainer_pb2_grpc
+from services.common.pb.dirl.v1 import (
+    reward_pb2,
+    reward_pb2_grpc,
+    rollout_pb2,
+    rollout_pb2_grpc,
+    trainer_pb2,
+    trainer_pb2_grpc,
+    types_pb2,
+)
 from services.common.rpc.client import call, call_stream, channel, probe
 
 STATUS_TIMEOUT_S: Final = 2.0
@@ -112,6 +120,17 @@ class Fleet:
             what=f"Generate on rollout replica {address}",
             unavailable_code="rollout_unavailable",
         )
+
+    def verify(self, items: Sequence[reward_pb2.VerifyItem], timeout_s: float) -> Sequence[types_pb2.Verdict]:
+        """Verdicts of the accuracy grader, in the order of the items; each may take `timeout_s`."""
+        answer = call(
+            reward_pb2_grpc.RewardServiceStub(self._channel(self.reward)).Verify,
+            reward_pb2.VerifyRequest(items=items, graders=("accuracy",), profile="rl", timeout_s=timeout_s),
+            timeout_s=timeout_s * len(items) + _SHORT_TIMEOUT_S,
+            what=f"Verify on reward service {self.reward}",
+            unavailable_code="verifier_unavailable",
+        )
+        return answer.verdicts
 
     def start_job(self, address: str, request: trainer_pb2.StartJobRequest) -> None:
         """Start the learner of an attempt."""

@@ -13,14 +13,13 @@ from typing import Any, Final, Literal
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from services.api.db.job_tables import ServiceLease
 from services.api.db.jobs import get_job, newest_checkpoint
 from services.api.db.record_tables import Checkpoint, RegisteredModel
 from services.api.domain.access import Caller
 from services.api.http.auth import Who
+from services.api.http.forecasting import free_replica
 from services.api.http.resources import Res, Resources
 from services.common.errors import PlatformError
 from services.common.ids import new_id
@@ -191,8 +190,7 @@ def _ask(
 ) -> _Answer:
     with resources.database.begin() as session:
         request.model_path = _model_path(session, caller, model)
-        leased = set(session.scalars(select(ServiceLease.address)))
-    pieces = resources.fleet.generate(_free_replica(resources, leased), request)
+    pieces = resources.fleet.generate(free_replica(resources), request)
     identity = f"{prefix}-{new_id('evt').removeprefix('evt_')}"
     return _Answer(identity, int(time.time()), model, next(pieces), pieces)
 
@@ -217,19 +215,6 @@ def _model_path(session: Session, caller: Caller, model: str) -> str:
 def _can_be_read(session: Session, caller: Caller, checkpoint: Checkpoint) -> bool:
     exists = checkpoint.deleted_at is None and Path(checkpoint.path).is_dir()
     return exists and caller.owns(get_job(session, checkpoint.job_id).project)
-
-
-def _free_replica(resources: Resources, leased: set[str]) -> str:
-    fleet = resources.fleet
-    statuses = fleet.ask_all(fleet.rollout_status, [address for address in fleet.replicas if address not in leased])
-    for address, status in statuses.items():
-        if not isinstance(status, PlatformError) and status.state == "idle":
-            return address
-    raise PlatformError(
-        "busy",
-        f"None of the {len(fleet.replicas)} rollout replicas is free: {len(leased)} services are leased to jobs.",
-        hint="Wait for a job's end, pause one, or add a replica (DIRL_ROLLOUT_ADDRESSES).",
-    )
 
 
 def _usage(last: rollout_pb2.GenerateResponse) -> Usage:

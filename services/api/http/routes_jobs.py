@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Body, Header, Query, Request, Response
+from fastapi.responses import JSONResponse
 
 from services.api.db.job_tables import Job
 from services.api.db.jobs import get_job, lock_job, queue_again, running_attempt, transition
@@ -11,6 +12,7 @@ from services.api.domain.access import Caller
 from services.api.domain.job_state import RESUMABLE, JobState, require_state
 from services.api.http.auth import Who
 from services.api.http.envelope import Page, page_of
+from services.api.http.forecasting import JobForecast, forecast
 from services.api.http.paging import newest_first, owned_by
 from services.api.http.resources import After, Limit, Res, Resources
 from services.api.http.submission import Submissions
@@ -21,7 +23,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 _CREATED: Final = 201
 
 
-@router.post("", status_code=_CREATED, responses={200: {"model": JobView}})
+@router.post("", status_code=_CREATED, response_model=JobView, responses={200: {"model": JobView | JobForecast}})
 def create_job(
     resources: Res,
     caller: Who,
@@ -31,18 +33,30 @@ def create_job(
         str | None,
         Header(min_length=1, max_length=255, description="Repeating a request with its key gives the same job."),
     ] = None,
-) -> JobView:
-    """Submit a job spec. All that is wrong with it is said at once. 200 when the key was used for this job before."""
+    dry_run: Annotated[bool, Query(description="Answer with a forecast; nothing is submitted.")] = False,
+) -> JobView | Response:
+    """Submit a job spec. All that is wrong with it is said at once. 200 when the key was used for this job before.
+
+    With `dry_run` the answer is a forecast (200): rows, steps, memory and disk, and what the base model does with some
+    of the prompts when a replica is free.
+    """
+    if dry_run:
+        foretold = forecast(resources, submissions_of(resources, caller).check(body))
+        return JSONResponse(foretold.model_dump(mode="json"))
     job, is_new = submit(resources, caller, body, idempotency_key)
     if not is_new:
         response.status_code = 200
     return job_view(job)
 
 
+def submissions_of(resources: Resources, caller: Caller) -> Submissions:
+    """What checks and stores the caller's jobs."""
+    return Submissions(resources.database, len(resources.settings.rollout_addresses), caller)
+
+
 def submit(resources: Resources, caller: Caller, body: Any, idempotency_key: str | None) -> tuple[Job, bool]:
     """The job, and whether it is new."""
-    submissions = Submissions(resources.database, len(resources.settings.rollout_addresses), caller)
-    job, is_new = submissions.submit(body, idempotency_key)
+    job, is_new = submissions_of(resources, caller).submit(body, idempotency_key)
     if is_new:
         resources.hints.dispatch()
     return job, is_new

@@ -78,7 +78,7 @@ class Submissions:
     def _submit(self, body: Any, key: str | None, request_hash: str) -> tuple[Job, bool]:
         if key is not None and (known := self._known(key, request_hash)):
             return known, False
-        submission = self._check(body)
+        submission = self.check(body)
         job = submission.to_row()
         job.project, job.key_id = self._caller.project, self._caller.key_id
         if not self._store(job, key, request_hash):
@@ -114,7 +114,8 @@ class Submissions:
             transition(session, job, JobState.QUEUED)
         return True
 
-    def _check(self, body: Any) -> Submission:
+    def check(self, body: Any) -> Submission:
+        """What could be accepted; raises PlatformError and ProblemsError."""
         spec = parse_spec(body)
         if paths := list(self._server_paths(spec)):
             raise ProblemsError("permission_denied", "The job cannot be accepted", paths)

@@ -10,14 +10,13 @@ import numpy as np
 from services.common.answers.gold_types import GoldType
 from services.common.checkpoint.format import file_sha256
 from services.common.data.rows import Needs, Row, read_rows
+from services.common.data.turns import messages_of
 from services.common.errors import PlatformError
 from services.common.job_spec import JobSpec, PromptSpec
 from services.common.model.loading import LoadedModel
 from services.common.model.prompts import encode_prompt
 from services.common.trajectory import Int32s
 from services.trainer.sft import SftExample, encode_example
-
-PLACEHOLDER = "{prompt}"
 
 
 @dataclass(frozen=True)
@@ -80,15 +79,6 @@ def load_prompts(
     prompts = [_encode_prompt(row, loaded, prompt) for row in rows]
     kept = [item for item in prompts if _prompt_fits(item, limits, max_new_tokens, loaded.block_size)]
     return _dataset(path, prompts, kept, limits)
-
-
-def messages_of(row: Row, prompt: PromptSpec) -> list[dict[str, str]]:
-    """Turns of a row's prompt: the template around the last user turn, the system turn before all unless it has one."""
-    turns = [{"role": message.role, "content": message.content} for message in row.messages]
-    turns[-1] = {**turns[-1], "content": prompt.template.replace(PLACEHOLDER, turns[-1]["content"])}
-    if prompt.system is not None and turns[0]["role"] != "system":
-        turns.insert(0, {"role": "system", "content": prompt.system})
-    return turns
 
 
 def _encode_example(row: Row, loaded: LoadedModel, prompt: PromptSpec) -> SftExample:

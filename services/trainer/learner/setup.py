@@ -8,6 +8,7 @@ import redis
 import structlog
 import torch
 
+from services.common.data.turns import PLACEHOLDER
 from services.common.diffusion.config import DecodingConfig
 from services.common.errors import PlatformError
 from services.common.job_spec import JobSpec, resolve_decoding
@@ -16,7 +17,6 @@ from services.common.model_card import read_model_card
 from services.trainer.learner.certificate import certify_resume
 from services.trainer.learner.checkpointing import Checkpointer, ResumePoint, find_resume_point
 from services.trainer.learner.datasets import (
-    PLACEHOLDER,
     Dataset,
     EncodedPrompt,
     limits_of,

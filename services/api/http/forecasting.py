@@ -1,0 +1,215 @@
+"""The forecast of a job that is not submitted: rows, length, room, and a probe of its prompts if a replica is free."""
+
+import json
+import shutil
+import struct
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import psutil
+from pydantic import BaseModel
+from sqlalchemy import select
+
+from services.api.db.job_tables import ServiceLease
+from services.api.domain.forecast import Probe, objections, room, steps_of
+from services.api.http.envelope import ProblemBody
+from services.api.http.resources import Resources
+from services.api.http.submission import Submission
+from services.common.data.rows import FileReport, Row, check_file, read_rows
+from services.common.data.turns import messages_of
+from services.common.errors import PlatformError
+from services.common.job_spec import JobSpec
+from services.common.pb.dirl.v1 import reward_pb2, rollout_pb2, types_pb2
+from services.common.rpc.security import is_loopback
+
+_PROBED_PROMPTS: Final = 4
+_MOST_GENERATIONS: Final = 4
+
+
+class FileForecast(BaseModel):
+    """What a file holds."""
+
+    rows: int
+    sft_rows: int
+    """Rows with a completion."""
+    rl_rows: int
+    """Rows with a gold answer."""
+    longest_prompt_chars: int
+    longest_completion_chars: int
+
+
+class ProbeForecast(BaseModel):
+    """What the base model did with some of the prompts."""
+
+    prompts: int
+    generations: int
+    zero_variance_rate: float
+    all_correct: int
+    all_wrong: int
+
+
+class JobForecast(BaseModel):
+    """What can be said of a job before it runs."""
+
+    object: Literal["job.forecast"] = "job.forecast"
+    accepted: bool
+    """False when the job cannot fit or cannot learn; `problems` say why."""
+    problems: list[ProblemBody]
+    spec: dict[str, Any]
+    """The job spec with all defaults."""
+    files: dict[str, FileForecast]
+    steps: dict[str, int]
+    """Optimizer steps by stage."""
+    parameters: int
+    memory_bytes: int
+    """At least: weights, gradients and optimizer state."""
+    disk_bytes: int
+    """Of the checkpoints that are kept at once."""
+    disk_free_bytes: int
+    probe: ProbeForecast | None
+    probe_skipped: str | None
+    """Why the prompts were not tried."""
+
+
+def forecast(resources: Resources, submission: Submission) -> JobForecast:
+    """The forecast of a submission that is sound in itself."""
+    spec = submission.spec
+    resources.data_dir.mkdir(parents=True, exist_ok=True)
+    reports = {name: check_file(Path(path)) for name, path in submission.files.items()}
+    needed = room(
+        _parameters(submission.model_path), spec, _trainer_memory(resources), shutil.disk_usage(resources.data_dir).free
+    )
+    probe, skipped = _probe(resources, submission)
+    problems = objections(needed, probe, spec)
+    sft_file = spec.training_file_of("sft")
+    return JobForecast(
+        accepted=not problems,
+        problems=[ProblemBody(path=problem.path, message=problem.message) for problem in problems],
+        spec=spec.model_dump(mode="json"),
+        files={name: _file(report) for name, report in reports.items()},
+        steps=steps_of(spec, 0 if sft_file is None else reports[sft_file].sft_rows),
+        parameters=needed.parameters,
+        memory_bytes=needed.memory_bytes,
+        disk_bytes=needed.disk_bytes,
+        disk_free_bytes=needed.disk_free_bytes,
+        probe=None if probe is None else _probe_view(probe),
+        probe_skipped=skipped,
+    )
+
+
+def _file(report: FileReport) -> FileForecast:
+    return FileForecast(
+        rows=report.rows,
+        sft_rows=report.sft_rows,
+        rl_rows=report.rl_rows,
+        longest_prompt_chars=report.longest_prompt_chars,
+        longest_completion_chars=report.longest_completion_chars,
+    )
+
+
+def _probe_view(probe: Probe) -> ProbeForecast:
+    return ProbeForecast(
+        prompts=probe.prompts,
+        generations=probe.generations,
+        zero_variance_rate=probe.zero_variance_rate,
+        all_correct=probe.correct,
+        all_wrong=probe.wrong,
+    )
+
+
+def _trainer_memory(resources: Resources) -> int | None:
+    """Of this machine, when the trainers are on it."""
+    local = all(is_loopback(address) for address in resources.settings.trainer_addresses)
+    return int(psutil.virtual_memory().total) if local else None
+
+
+def _parameters(model: Path) -> int:
+    """Numbers in the model's safetensors files, by their headers."""
+    return sum(_numbers_in(path) for path in sorted(model.glob("*.safetensors")))
+
+
+def _numbers_in(path: Path) -> int:
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
+        if length > path.stat().st_size:
+            raise PlatformError("model_invalid", f"{path} is no safetensors file: its header would be longer than it.")
+        header = json.loads(file.read(length))
+    total = 0
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            size = 1
+            for extent in tensor["shape"]:
+                size *= extent
+            total += size
+    return total
+
+
+def _probe(resources: Resources, submission: Submission) -> tuple[Probe | None, str | None]:
+    """What the base model does with the first prompts, or why nobody asked it."""
+    spec = submission.spec
+    if spec.method.stages[0] != "rl":
+        return None, "The job does not begin with reinforcement learning: its policy is not the base model."
+    try:
+        rows = list(islice(read_rows(Path(submission.files[spec.training_file_of("rl") or ""]), "rl"), _PROBED_PROMPTS))
+        replica = free_replica(resources)
+        generations = min(_MOST_GENERATIONS, spec.rl.num_generations)
+        groups = [_outcomes(resources, replica, submission, row, generations) for row in rows]
+    except PlatformError as error:
+        return None, error.message
+    correct = sum(all(group) for group in groups)
+    wrong = sum(not any(group) for group in groups)
+    return Probe(len(groups), generations, correct, wrong), None
+
+
+def free_replica(resources: Resources) -> str:
+    """A replica that no job has; raises PlatformError("busy")."""
+    fleet = resources.fleet
+    with resources.database.begin() as session:
+        leased = set(session.scalars(select(ServiceLease.address)))
+    statuses = fleet.ask_all(fleet.rollout_status, [address for address in fleet.replicas if address not in leased])
+    for address, status in statuses.items():
+        if not isinstance(status, PlatformError) and status.state == "idle":
+            return address
+    raise PlatformError(
+        "busy",
+        f"None of the {len(fleet.replicas)} rollout replicas is free: {len(leased)} services are leased to jobs.",
+        hint="Wait for a job's end, pause one, or add a replica (DIRL_ROLLOUT_ADDRESSES).",
+    )
+
+
+def _outcomes(resources: Resources, replica: str, submission: Submission, row: Row, generations: int) -> Sequence[bool]:
+    """Whether each response to the row's prompt was correct."""
+    spec = submission.spec
+    items = []
+    for index in range(generations):
+        pieces = list(resources.fleet.generate(replica, _request(submission, row, spec.seed + index)))
+        text, last = "".join(piece.text for piece in pieces), pieces[-1]
+        items.append(
+            reward_pb2.VerifyItem(
+                item_id=f"{row.row_id}-{index}",
+                gold=row.answer or "",
+                response=text,
+                finish_reason=last.finish_reason,
+                num_tokens=last.completion_tokens,
+                num_steps=last.num_steps,
+                max_new_tokens=spec.sampling.max_new_tokens,
+            )
+        )
+    verdicts = resources.fleet.verify(items, spec.reward.timeout_s)
+    return [verdict.outcome == types_pb2.OUTCOME_CORRECT for verdict in verdicts]
+
+
+def _request(submission: Submission, row: Row, seed: int) -> rollout_pb2.GenerateRequest:
+    spec: JobSpec = submission.spec
+    turns = messages_of(row, spec.prompt)
+    return rollout_pb2.GenerateRequest(
+        model_path=str(submission.model_path),
+        messages=[rollout_pb2.ChatMessage(role=turn["role"], content=turn["content"]) for turn in turns],
+        max_new_tokens=spec.sampling.max_new_tokens,
+        temperature=spec.sampling.temperature,
+        top_p=spec.sampling.top_p,
+        confidence_threshold=spec.diffusion.confidence_threshold,
+        seed=seed,
+    )

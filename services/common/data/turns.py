@@ -1,0 +1,18 @@
+"""How a row of a data file becomes the turns of a prompt."""
+
+from typing import Final
+
+from services.common.data.rows import Row
+from services.common.job_spec import PromptSpec
+
+PLACEHOLDER: Final = "{prompt}"
+"""Where the row's problem stands in `prompt.template`."""
+
+
+def messages_of(row: Row, prompt: PromptSpec) -> list[dict[str, str]]:
+    """Turns of a row's prompt: the template around the last user turn, the system turn before all unless it has one."""
+    turns = [{"role": message.role, "content": message.content} for message in row.messages]
+    turns[-1] = {**turns[-1], "content": prompt.template.replace(PLACEHOLDER, turns[-1]["content"])}
+    if prompt.system is not None and turns[0]["role"] != "system":
+        turns.insert(0, {"role": "system", "content": prompt.system})
+    return turns
