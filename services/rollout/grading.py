@@ -26,9 +26,10 @@ from services.common.trajectory import (
 )
 
 _THREADS: Final = 8
-_BACKOFFS_S: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
 # No new attempt is made after this long, whatever the attempts' own deadlines were.
 _RETRY_WINDOW_S: Final = 60.0
+# They fill the window: a reward service that is being restarted must not turn responses into unverifiable ones.
+_BACKOFFS_S: Final = (0.25, 0.5, 1.0, 2.0, *(4.0,) * 14)
 # What a call may take beside the verifications themselves.
 _CALL_MARGIN_S: Final = 10.0
 _PROFILES: Final = {Purpose.TRAIN: "rl", Purpose.EVAL: "eval"}

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.api.domain.progress import Progress, advance
-from services.api.domain.series import Point, downsample, surviving
 from services.api.domain.storable import storable
+from tests.support.series import Point, downsample, surviving
 
 
 def progress(step: int, stage: str = "rl") -> dict[str, object]:

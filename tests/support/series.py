@@ -1,4 +1,4 @@
-"""Metric series as they are shown: one value per step of the surviving lineage, thinned to a number of points."""
+"""The slow, obvious way to thin metric series: what services.api.db.series is compared with."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

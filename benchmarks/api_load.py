@@ -1,0 +1,269 @@
+"""The API under load: 1,000 jobs and 10 million metric points in PostgreSQL, everything for real.
+
+One JSON object per line: seconds per request (p50, p99) of the list, of metrics thinned by the database, of
+trajectories, of a submission, with eight clients at once; metric points stored per second through the recorder's own
+code; and 200 clients that follow the events of a job for a minute, with the number of events that each missed. The
+`share` of a read is its p99 over that of `/healthz`, measured in the same run: what the server's bare answer costs.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from sqlalchemy import text
+
+from services.api.db.database import Database
+from services.api.db.job_tables import Attempt
+from services.api.embedded.ports import free_ports
+from services.api.embedded.processes import Supervisor
+from services.api.embedded.servers import ServerUrls, start_servers
+from services.api.embedded.services import choose_addresses, migration_command, platform_services, shared_environment
+from services.api.recorder_apply import apply_events
+from services.common.events import Event, EventType
+
+CLIENTS = 8
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything."""
+
+    jobs: int
+    points: int
+    requests: int
+    streams: int
+    stream_s: float
+
+
+FULL = Size(jobs=1000, points=10_000_000, requests=400, streams=200, stream_s=60.0)
+QUICK = Size(jobs=30, points=60_000, requests=40, streams=10, stream_s=3.0)
+
+
+@contextmanager
+def running_api(directory: Path) -> Iterator[tuple[str, Database]]:
+    """Base URL of an API process, and its database; no other service runs."""
+    with Supervisor(directory / "logs", print) as supervisor:
+        urls: ServerUrls = start_servers(supervisor, directory, lambda _service: None)
+        addresses = choose_addresses(free_ports(1)[0], 1)
+        env = shared_environment(directory, urls, addresses)
+        subprocess.run(migration_command(), env=env, check=True)
+        services = platform_services(env, addresses, directory, supervisor.log_path)
+        supervisor.start(next(service for service in services if service.name == "api"))
+        database = Database(urls.database)
+        yield addresses.api_url, database
+        database.dispose()
+
+
+def fill(database: Database, size: Size) -> list[str]:
+    """Ids of jobs with their share of the points and trajectories, written by the database itself."""
+    per_job = size.points // size.jobs
+    names, steps = 20, max(1, per_job // 20)
+    with database.begin() as session:
+        spec = json.dumps({"model": "m", "suffix": None, "seed": 0, "training_file": None, "validation_file": None})
+        session.execute(
+            text(
+                "INSERT INTO jobs (id, created_at, spec, spec_hash, method, labels, model_path, files, "
+                "max_sequence_tokens, rollout_replicas, state, attempt, latest_metrics, event_count, lock_token) "
+                "SELECT 'job_' || lpad(n::text, 24, '0'), now() - n * interval '1 minute', CAST(:spec AS jsonb), 'h', "
+                "'rl', '{}', '/m', '{}', 64, 1, 'running', 1, '{}', 0, '' FROM generate_series(1, :jobs) n"
+            ),
+            {"spec": spec, "jobs": size.jobs},
+        )
+        session.execute(
+            text(
+                "INSERT INTO attempts (id, job_id, number, state, trainer_address, rollout_addresses, last_event_seq, "
+                "events_complete, reported_event_seq, created_at) "
+                "SELECT 'att_' || id, id, 1, 'running', '127.0.0.1:9', '{}', 0, false, 0, now() FROM jobs"
+            )
+        )
+        session.execute(
+            text(
+                "INSERT INTO metrics (job_id, name, attempt, step, value) SELECT id, 'metric/' || name, 1, step, "
+                "random() FROM jobs, generate_series(1, :names) name, generate_series(1, :steps) step"
+            ),
+            {"names": names, "steps": steps},
+        )
+        session.execute(
+            text(
+                "INSERT INTO trajectory_groups (group_id, job_id, attempt, step, purpose, disposition, outcomes, "
+                "max_reward, payload, created_at) SELECT 'grp_' || substr(id, 5) || '_' || step, id, 1, step, 'train', "
+                "'trained', '{correct,incorrect}', 1.0, CAST(:payload AS jsonb), now() "
+                "FROM jobs, generate_series(1, 20) step"
+            ),
+            {"payload": json.dumps({"group": _group(), "advantages": [1.0, -1.0]})},
+        )
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE"))
+        return list(connection.execute(text("SELECT id FROM jobs ORDER BY id")).scalars())
+
+
+def _group() -> dict[str, Any]:
+    """Two responses of 200 tokens."""
+    response = {
+        "trajectory_id": "traj_x_0",
+        "response_index": 0,
+        "text": "x" * 600,
+        "visible_len": 200,
+        "num_steps": 100,
+        "num_forwards": 120,
+        "finish_reason": "stop",
+        "weight_version": 1,
+        "token_ids": list(range(200)),
+        "unmask_step": list(range(200)),
+        "logprobs": [-0.5] * 200,
+        "confidences": [0.9] * 200,
+        "verdict": {"outcome": "correct", "rewards": {"accuracy": 1.0}},
+    }
+    return {"group_id": "grp_x", "gold": "4", "trajectories": [response, response]}
+
+
+def measure(url: str, size: Size, path_of: Callable[[int], str]) -> dict[str, float]:
+    """p50 and p99 in milliseconds of GET requests by several clients at once."""
+
+    def client(number: int) -> list[float]:
+        seconds = []
+        with httpx.Client(base_url=url, timeout=60, trust_env=False) as http:
+            for index in range(size.requests // CLIENTS):
+                began = time.perf_counter()
+                answer = http.get(path_of(number * 1000 + index))
+                seconds.append(time.perf_counter() - began)
+                answer.raise_for_status()
+        return seconds
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        seconds = [value for values in pool.map(client, range(CLIENTS)) for value in values]
+    return _percentiles(seconds)
+
+
+def _percentiles(seconds: list[float]) -> dict[str, float]:
+    cuts = statistics.quantiles(seconds, n=100, method="inclusive")
+    return {"p50_ms": round(1000 * cuts[49], 2), "p99_ms": round(1000 * cuts[98], 2), "requests": len(seconds)}
+
+
+def submit(url: str, size: Size, directory: Path) -> dict[str, float]:
+    """p50 and p99 of accepted submissions, one after another."""
+    rows = directory / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"{n}?", "answer": str(n)}) + "\n" for n in range(100)))
+    model = directory / "model"
+    model.mkdir()
+    config = {"model_type": "sdar", "block_size": 4, "mask_token_id": 7, "vocab_size": 64}
+    (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 2048}))
+    spec = {"model": str(model), "method": "rl", "training_file": str(rows)}
+    seconds = []
+    with httpx.Client(base_url=url, timeout=60, trust_env=False) as http:
+        for _ in range(size.requests // CLIENTS):
+            began = time.perf_counter()
+            http.post("/v1/jobs", json=spec).raise_for_status()
+            seconds.append(time.perf_counter() - began)
+    return _percentiles(seconds)
+
+
+def ingest(database: Database, job_id: str, steps: int) -> dict[str, float]:
+    """Metric points per second through the recorder's code, 20 a step, 200 events a transaction."""
+    with database.begin() as session:
+        first = session.get_one(Attempt, f"att_{job_id}").last_event_seq
+    events = [_metrics_event(job_id, first + 1 + n, 1_000_000 + n) for n in range(steps)]
+    began = time.perf_counter()
+    for start in range(0, steps, 200):
+        with database.begin() as session:
+            apply_events(session, job_id, 1, events[start : start + 200])
+    seconds = time.perf_counter() - began
+    return {"points": 20 * steps, "points_per_s": round(20 * steps / seconds)}
+
+
+def _metrics_event(job_id: str, seq: int, step: int) -> Event:
+    values = {f"metric/{name}": float(step) for name in range(20)}
+    data = {"step": step, "values": values}
+    return Event(job_id=job_id, attempt=1, seq=seq, type=EventType.METRICS, time=time.time(), data=data)
+
+
+def follow(url: str, database: Database, job_id: str, size: Size) -> dict[str, float]:
+    """Clients that follow a job's events while ten a second are recorded; how many events all of them missed."""
+    received: list[set[str]] = [set() for _ in range(size.streams)]
+    delays: list[float] = []
+    ready, ended = threading.Barrier(size.streams + 1), threading.Event()
+
+    def listen(number: int) -> None:
+        headers = {"accept": "text/event-stream"}
+        with (
+            httpx.Client(base_url=url, timeout=60, trust_env=False) as http,
+            http.stream("GET", f"/v1/jobs/{job_id}/events", params={"type": "log"}, headers=headers) as answer,
+        ):
+            ready.wait()
+            for line in answer.iter_lines():
+                if line.startswith("data: "):
+                    event = json.loads(line.removeprefix("data: "))
+                    received[number].add(event["id"])
+                    delays.append(time.time() - event["time"])
+                if ended.is_set() and len(received[number]) >= sent[0]:
+                    return
+
+    sent = [0]
+    threads = [threading.Thread(target=listen, args=(number,), daemon=True) for number in range(size.streams)]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    with database.begin() as session:
+        seq = session.get_one(Attempt, f"att_{job_id}").last_event_seq
+    deadline = time.monotonic() + size.stream_s
+    while time.monotonic() < deadline:
+        seq, sent[0] = seq + 1, sent[0] + 1
+        data = {"level": "info", "code": "note", "message": str(seq)}
+        event = Event(job_id=job_id, attempt=1, seq=seq, type=EventType.LOG, time=time.time(), data=data)
+        with database.begin() as session:
+            apply_events(session, job_id, 1, [event])
+        time.sleep(0.1)
+    ended.set()
+    for thread in threads:
+        thread.join(15)
+    lost = sum(sent[0] - len(ids) for ids in received)
+    return {"streams": size.streams, "events_each": sent[0], "lost": lost, **_percentiles(delays)}
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes")
+    size = QUICK if parser.parse_args().quick else FULL
+    with tempfile.TemporaryDirectory(prefix="dirl-bench-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        with running_api(directory) as (url, database):
+            began = time.perf_counter()
+            jobs = fill(database, size)
+            told("fill", {"jobs": len(jobs), "points": size.points, "seconds": round(time.perf_counter() - began, 1)})
+            bare = measure(url, size, lambda _: "/healthz")
+            told("healthz", bare)
+            reads: dict[str, Callable[[int], str]] = {
+                "list": lambda n: f"/v1/jobs?limit=50&after={jobs[n % len(jobs)]}",
+                "job": lambda n: f"/v1/jobs/{jobs[n % len(jobs)]}",
+                "metrics": lambda n: f"/v1/jobs/{jobs[n % len(jobs)]}/metrics?names=metric/1,metric/2&downsample=200",
+                "trajectories": lambda n: f"/v1/jobs/{jobs[n % len(jobs)]}/trajectories?limit=20",
+                "events": lambda n: f"/v1/jobs/{jobs[n % len(jobs)]}/events?limit=100",
+            }
+            for kind, path_of in reads.items():
+                found = measure(url, size, path_of)
+                told(kind, {**found, "share": round(found["p99_ms"] / bare["p99_ms"], 1)})
+            told("submit", submit(url, size, directory))
+            told("ingest", ingest(database, jobs[0], max(200, size.points // 5000)))
+            told("event_streams", follow(url, database, jobs[1], size))
+
+
+def told(what: str, figures: dict[str, float]) -> None:
+    """One line."""
+    print(json.dumps({"benchmark": "api_load", "what": what, **figures}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
