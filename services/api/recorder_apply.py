@@ -46,8 +46,9 @@ def apply_events(session: Session, job_id: str, attempt_number: int, events: Seq
     attempt = _attempt(session, job_id, attempt_number)
     ahead = sorted({event.seq: event for event in events if event.seq > attempt.last_event_seq}.items())
     batch = [event for offset, (seq, event) in enumerate(ahead, 1) if seq == attempt.last_event_seq + offset]
-    for event in batch:
-        _apply(session, job, attempt, event)
+    with session.no_autoflush:  # the job's row is written once, not once per event
+        for event in batch:
+            _apply(session, job, attempt, event)
     attempt.last_event_seq += len(batch)
     if batch and _is_current(job, attempt):
         job.heard_at = utc_now()
@@ -121,11 +122,15 @@ def _metrics(session: Session, job: Job, attempt: Attempt, _event: Event, data: 
     ]
     if not rows:
         return
-    statement = insert(Metric).values(rows)
-    key = [Metric.job_id, Metric.name, Metric.attempt, Metric.step]
-    session.execute(statement.on_conflict_do_update(index_elements=key, set_={"value": statement.excluded.value}))
+    session.execute(_STORE_METRIC, rows)
     if _is_current(job, attempt):
         job.latest_metrics = {**job.latest_metrics, **values}
+
+
+_METRIC: Final = insert(Metric)
+_STORE_METRIC: Final = _METRIC.on_conflict_do_update(
+    index_elements=[Metric.job_id, Metric.name, Metric.attempt, Metric.step], set_={"value": _METRIC.excluded.value}
+)
 
 
 def _checkpoint(session: Session, job: Job, attempt: Attempt, event: Event, data: dict[str, Any]) -> None:
