@@ -9,7 +9,6 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from services.api.http import (
     routes_access,
-    routes_access,
     routes_chat,
     routes_demo,
     routes_files,

@@ -64,4 +64,3 @@ def _resumed_from(session: Session, job_ids: Sequence[str]) -> dict[str, dict[in
         if row.resumed_from is not None:
             starts[row.job_id][row.number] = row.resumed_from
     return starts
-

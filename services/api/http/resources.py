@@ -15,6 +15,7 @@ from services.api.broker import Hints
 from services.api.db.database import Database
 from services.api.domain.rate import RateLimits
 from services.api.fleet import Fleet
+from services.api.http.event_feed import EventFeed
 from services.api.settings import ApiSettings
 from services.common.release import release
 from services.common.streams import connect
@@ -30,6 +31,7 @@ class Resources:
     redis: redis.Redis
     hints: Hints
     rates: RateLimits
+    feed: EventFeed
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     version: str = field(default_factory=release)
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -44,9 +46,11 @@ class Resources:
 @contextmanager
 def open_resources(settings: ApiSettings) -> Iterator[Resources]:
     """Connections by settings, closed at the end of the block."""
+    database = Database(settings.database_url)
     resources = Resources(
         settings=settings,
-        database=Database(settings.database_url),
+        database=database,
+        feed=EventFeed(database),
         fleet=Fleet(settings.trainer_addresses, settings.rollout_addresses, settings.reward_address),
         redis=connect(settings.redis_url),
         hints=Hints(settings.redis_url),

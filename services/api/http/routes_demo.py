@@ -6,8 +6,9 @@ from fastapi import APIRouter, Query
 
 from services.api.cli.failure import CommandError
 from services.api.demo_job import make_demo_job
+from services.api.http.auth import Who
 from services.api.http.resources import Res
-from services.api.http.submission import Submissions
+from services.api.http.routes_jobs import submit
 from services.api.http.views import JobView, job_view
 from services.common.errors import PlatformError
 
@@ -16,7 +17,9 @@ router = APIRouter(tags=["jobs"])
 
 @router.post("/v1/demo", status_code=201)
 def create_demo_job(
-    resources: Res, seed: Annotated[int, Query(ge=0, lt=2**31, description="Of the data, the model and the job.")] = 0
+    resources: Res,
+    caller: Who,
+    seed: Annotated[int, Query(ge=0, lt=2**31, description="Of the data, the model and the job.")] = 0,
 ) -> JobView:
     """Make a tiny model and arithmetic problems on the server, and submit the job that trains it; takes seconds."""
     try:
@@ -27,6 +30,5 @@ def create_demo_job(
             f"Cannot make the demo's model: {error}",
             hint="Making it needs torch beside the API: run `dirl demo`, or submit a job with a model of your own.",
         ) from error
-    job, _ = Submissions(resources.database, len(resources.settings.rollout_addresses)).submit(spec, None)
-    resources.hints.dispatch()
+    job, _ = submit(resources, caller, spec, None)
     return job_view(job)

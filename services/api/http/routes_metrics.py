@@ -5,9 +5,11 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query
 
 from services.api.db.jobs import get_job
+from services.api.http.auth import Who
 from services.api.http.envelope import Page, page_of
 from services.api.http.metric_series import Downsample, MetricSeries, Names, SeriesQuery, read_series
 from services.api.http.resources import Res
+from services.common.errors import PlatformError
 
 router = APIRouter(tags=["records"])
 _MAX_JOBS: Final = 100
@@ -16,6 +18,7 @@ _MAX_JOBS: Final = 100
 @router.get("/v1/metrics")
 def compare_metrics(
     resources: Res,
+    caller: Who,
     job_id: Annotated[list[str], Query(min_length=1, max_length=_MAX_JOBS, description="Jobs, repeated.")],
     names: Names = None,
     downsample: Downsample = None,
@@ -24,6 +27,7 @@ def compare_metrics(
     job_ids = list(dict.fromkeys(job_id))
     with resources.database.begin() as session:
         for wanted in job_ids:
-            get_job(session, wanted)
+            if not caller.owns(get_job(session, wanted).project):
+                raise PlatformError("not_found", f"There is no job {wanted!r}.", param="job_id")
         series = read_series(session, job_ids, SeriesQuery(names=names or (), downsample=downsample))
     return page_of([(f"{item.job_id}/{item.name}", item) for item in series], len(series))

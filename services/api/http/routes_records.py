@@ -11,9 +11,10 @@ from services.api.db.job_tables import Attempt
 from services.api.db.jobs import get_job
 from services.api.db.record_tables import Checkpoint, Evaluation, JobEvent
 from services.api.http.envelope import Page, page_after, page_of
+from services.api.http.event_feed import events_after, events_before
 from services.api.http.metric_series import Downsample, MetricSeries, Names, SeriesQuery, read_series
 from services.api.http.resources import After, Limit, Res
-from services.api.http.sse import event_stream, events_after, events_before
+from services.api.http.sse import event_stream
 from services.api.http.views import (
     AttemptView,
     CheckpointView,
