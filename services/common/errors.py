@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 GRPC_CODE_METADATA: Final = "dirl-error-code"
+GRPC_RETRY_METADATA: Final = "dirl-retry-after-s"
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,15 @@ ERROR_KINDS: Final[Mapping[str, ErrorKind]] = {
 class PlatformError(Exception):
     """A failure with a code of ERROR_KINDS and a message fit for the user."""
 
-    def __init__(self, code: str, message: str, *, hint: str | None = None, param: str | None = None) -> None:
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        hint: str | None = None,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
         if code not in ERROR_KINDS:
             raise ValueError(f"{code!r} is no error code; the codes are {sorted(ERROR_KINDS)}")
         super().__init__(message if hint is None else f"{message} {hint}")
@@ -82,6 +91,8 @@ class PlatformError(Exception):
         self.message = str(self)
         self.param = param
         """Path of the offending field, e.g. `rl.num_generations`, when there is one."""
+        self.retry_after_s = retry_after_s
+        """When to come back, where the one who refused knows it."""
 
     @property
     def kind(self) -> ErrorKind:

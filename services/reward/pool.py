@@ -12,13 +12,22 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
 
+from prometheus_client import CollectorRegistry
+
 from services.common.errors import PlatformError
 from services.common.telemetry.logs import get_logger
 from services.common.trajectory import Outcome
+from services.reward.cancellation import Cancellation
+from services.reward.metrics import RewardMetrics
 from services.reward.process import Worker, WorkerLostError, Zygote, ZygoteLostError
 
 _MAX_CRASHES: Final = 2
 _MAX_TRIES: Final = 4
+SHUTTING_DOWN: Final = "shutting_down"
+_FIRST_GUESS_S: Final = 0.005
+_MEMORY: Final = 100
+"""Comparisons over which the mean is taken."""
+_LEAST_WAIT_S: Final = 0.1
 _OUTCOMES: Final = {
     "correct": (Outcome.CORRECT, ""),
     "string_only": (Outcome.CORRECT, "string_only"),
@@ -71,14 +80,18 @@ class _Task:
     timeout_s: float
     arrived_at: float
     expires_at: float
+    cancellation: Cancellation
     future: "Future[Graded]"
 
 
 class Pool:
     """Starts with `start`, which returns when every worker has passed its self-test; ends with `close`."""
 
-    def __init__(self, config: PoolConfig) -> None:
+    def __init__(self, config: PoolConfig, metrics: RewardMetrics | None = None) -> None:
         self._config = config
+        self.metrics = metrics or RewardMetrics(CollectorRegistry())
+        self.metrics.watch(lambda: self.waiting, lambda: len(self.worker_pids))
+        self._load = _Load(config.workers)
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._admission = threading.Lock()
         self._zygote = Zygote(config.memory_bytes)
@@ -95,6 +108,11 @@ class Pool:
         """Process ids of the live workers."""
         return [slot.worker.pid for slot in self._slots if slot.worker is not None]
 
+    @property
+    def waiting(self) -> int:
+        """Comparisons that no worker has begun."""
+        return self._tasks.qsize()
+
     def start(self) -> None:
         """Start zygote and workers; raises PlatformError("verifier_unavailable")."""
         try:
@@ -107,31 +125,44 @@ class Pool:
         except PlatformError:
             self.close()
             raise
-        self._slots = [_Slot(self._config, self._zygote, self._tasks, self._closing, worker) for worker in workers]
+        self._slots = [_Slot(self, worker) for worker in workers]
 
     def submit(
-        self, pairs: Sequence[tuple[str, str]], *, timeout_s: float, expires_at: float
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        timeout_s: float,
+        expires_at: float,
+        cancellation: Cancellation | None = None,
     ) -> "list[Future[Graded]]":
         """Compare (gold, answer) pairs; futures in their order, which always complete and never raise.
 
         `timeout_s` is wall time from dispatch; a pair not dispatched by `expires_at` (monotonic) is unverifiable.
-        Raises PlatformError("busy") when the queue cannot take all of them.
+        `cancellation` frees the workers early. Raises PlatformError("busy"), with a hint when to come back, when the
+        queue cannot take all of them, and "verifier_unavailable" once it closes.
         """
         now = time.monotonic()
-        tasks = [_Task(gold, answer, timeout_s, now, expires_at, Future()) for gold, answer in pairs]
+        shared = cancellation or Cancellation()
+        tasks = [_Task(gold, answer, timeout_s, now, expires_at, shared, Future()) for gold, answer in pairs]
         with self._admission:
             if self._closing.is_set():
                 raise PlatformError("verifier_unavailable", "The verifier is shutting down; it takes no more answers.")
-            waiting = self._tasks.qsize()
+            waiting = self.waiting
             if waiting + len(tasks) > self._config.queue_size:
                 raise PlatformError(
                     "busy",
                     f"{len(tasks)} comparisons were asked for while {waiting} of {self._config.queue_size} wait.",
                     hint="Try again later, or run more reward services.",
+                    retry_after_s=self._load.seconds_for(waiting),
                 )
+            self._load.add(len(tasks))
             for task in tasks:
                 self._tasks.put(task)
         return [task.future for task in tasks]
+
+    def drain(self, timeout_s: float) -> None:
+        """Wait until all that was submitted is judged, at most so long; callers stop submitting before."""
+        self._load.wait_idle(timeout_s)
 
     def close(self) -> None:
         """End every process; what waits becomes unverifiable. May be called twice."""
@@ -147,18 +178,9 @@ class Pool:
 class _Slot:
     """One thread with one worker."""
 
-    def __init__(
-        self,
-        config: PoolConfig,
-        zygote: Zygote,
-        tasks: "queue.SimpleQueue[_Task | None]",
-        closing: threading.Event,
-        worker: Worker,
-    ) -> None:
-        self._config = config
-        self._zygote = zygote
-        self._tasks = tasks
-        self._closing = closing
+    def __init__(self, pool: Pool, worker: Worker) -> None:
+        self._config, self._metrics = pool._config, pool.metrics
+        self._zygote, self._tasks, self._closing, self._load = pool._zygote, pool._tasks, pool._closing, pool._load
         self.worker: Worker | None = worker
         self.thread = threading.Thread(target=self._run, name="verifier-slot", daemon=True)
         self.thread.start()
@@ -169,10 +191,12 @@ class _Slot:
                 graded = self._grade(task)
             except Exception:  # the thread must outlive any fault, and the caller must get an answer
                 log.exception("verifier slot failed", gold=task.gold, answer=task.answer)
-                self._discard()
+                self._discard("internal_error")
                 graded = Graded(Outcome.UNVERIFIABLE, "internal_error")
             task.future.set_result(graded)
-        self._discard()
+            self._load.remove(graded.wall_ms / 1000)
+            self._metrics.latency.observe((graded.queue_ms + graded.wall_ms) / 1000)
+        self._discard("closing")
 
     def _grade(self, task: _Task) -> Graded:
         """Try until there is a verdict: again after a crash, once, and after the loss of the zygote."""
@@ -180,13 +204,16 @@ class _Slot:
         crashes = 0
         for _ in range(_MAX_TRIES):
             if self._closing.is_set():
-                return Graded(Outcome.UNVERIFIABLE, "shutting_down", queue_ms=queue_ms)
+                return Graded(Outcome.UNVERIFIABLE, SHUTTING_DOWN, queue_ms=queue_ms)
+            if task.cancellation.is_cancelled:
+                return Graded(Outcome.UNVERIFIABLE, "cancelled", queue_ms=queue_ms)
             if time.monotonic() > task.expires_at:
                 return Graded(Outcome.UNVERIFIABLE, "overloaded", queue_ms=queue_ms)
             try:
                 return self._dispatch(task, queue_ms)
             except WorkerLostError:
-                crashes += self._discard() is not None
+                lost = "cancelled" if task.cancellation.is_cancelled else "crash"
+                crashes += self._discard(lost) is not None and lost == "crash"
             except (ZygoteLostError, TimeoutError, PlatformError) as error:
                 log.warning("verifier worker could not be made", error=repr(error))
             if crashes >= _MAX_CRASHES:
@@ -198,17 +225,18 @@ class _Slot:
         worker = self.worker = self.worker or self._zygote.worker()
         started = time.monotonic()
         try:
-            reply = worker.ask(task.gold, task.answer, task.timeout_s)
+            with task.cancellation.covers(worker):
+                reply = worker.ask(task.gold, task.answer, task.timeout_s)
         except TimeoutError:
             return self._overrun(task, queue_ms)
         wall_ms = 1000 * (time.monotonic() - started)
         outcome, reason = _OUTCOMES[reply["status"]]
         if reply["status"] == "memory" or worker.items >= self._config.items_per_worker:
-            self._discard()
+            self._discard("memory" if reply["status"] == "memory" else "recycled")
         return Graded(outcome, reason, 1000 * reply["cpu_s"], wall_ms, queue_ms)
 
     def _overrun(self, task: _Task, queue_ms: float) -> Graded:
-        cpu_s = self._discard()
+        cpu_s = self._discard("deadline")
         wall_ms = 1000 * task.timeout_s
         if cpu_s is None:
             return Graded(Outcome.UNVERIFIABLE, "worker_lost", 0.0, wall_ms, queue_ms)
@@ -216,7 +244,41 @@ class _Slot:
             return Graded(Outcome.UNVERIFIABLE, "overloaded", 1000 * cpu_s, wall_ms, queue_ms)
         return Graded(Outcome.TOO_COMPLEX, "deadline", 1000 * cpu_s, wall_ms, queue_ms)
 
-    def _discard(self) -> float | None:
+    def _discard(self, reason: str) -> float | None:
         """Kill the worker; its CPU seconds since its last message, None when that cannot be known."""
         worker, self.worker = self.worker, None
-        return None if worker is None else self._zygote.reap(worker)
+        if worker is None:
+            return None
+        self._metrics.kills.labels(reason).inc()
+        return self._zygote.reap(worker)
+
+
+class _Load:
+    """How much is open, and how long one comparison takes."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._open = 0
+        self._mean_s = _FIRST_GUESS_S
+        self._changed = threading.Condition()
+
+    def add(self, count: int) -> None:
+        """Comparisons were submitted."""
+        with self._changed:
+            self._open += count
+
+    def remove(self, seconds: float) -> None:
+        """One was judged and took so long."""
+        with self._changed:
+            self._open -= 1
+            self._mean_s += (seconds - self._mean_s) / _MEMORY
+            self._changed.notify_all()
+
+    def seconds_for(self, waiting: int) -> float:
+        """When so many will be done, at the pace of late."""
+        return max(_LEAST_WAIT_S, waiting * self._mean_s / self._workers)
+
+    def wait_idle(self, timeout_s: float) -> None:
+        """Until nothing is open, at most so long."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._open == 0, timeout_s)

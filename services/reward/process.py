@@ -1,12 +1,13 @@
 """The serving process's handles on the zygote and on one worker."""
 
+import contextlib
 import os
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import dataclass
-from socket import socket
+from socket import SHUT_RDWR, socket
 from typing import Any, Final
 
 from services.common.errors import PlatformError
@@ -50,6 +51,11 @@ class Worker:
         reply = self._receive()
         self.items += 1
         return reply
+
+    def interrupt(self) -> None:
+        """Make whoever waits for the reply see a lost worker; from any thread."""
+        with contextlib.suppress(OSError):  # it may be closed already
+            self.end.shutdown(SHUT_RDWR)
 
     def wait_ready(self) -> None:
         """Wait for the self-test; raises WorkerLostError or TimeoutError."""

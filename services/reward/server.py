@@ -11,6 +11,7 @@ from services.common.codec import verdict_to_pb
 from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import reward_pb2, reward_pb2_grpc
 from services.common.trajectory import FinishReason
+from services.reward.cancellation import Cancellation
 from services.reward.extraction import Profile
 from services.reward.graders import resolve
 from services.reward.verifier import Item, Verifier
@@ -36,8 +37,14 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
         profile = _profile(request.profile)
         timeout_s = _timeout(request.timeout_s) or self._default_timeout_s
         items = [_item(item, place) for place, item in enumerate(request.items)]
-        expires_at = _expiry(context.time_remaining(), timeout_s)
-        verdicts = self._verifier.verify(items, graders, profile, timeout_s=timeout_s, expires_at=expires_at)
+        verdicts = self._verifier.verify(
+            items,
+            graders,
+            profile,
+            timeout_s=timeout_s,
+            expires_at=_expiry(context.time_remaining(), timeout_s),
+            cancellation=_cancellation(context),
+        )
         return reward_pb2.VerifyResponse(verdicts=[verdict_to_pb(verdict) for verdict in verdicts])
 
     def AuditGolds(
@@ -58,6 +65,14 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
                 for audit in audits
             ]
         )
+
+
+def _cancellation(context: grpc.ServicerContext) -> Cancellation:
+    """Cancelled when the caller hangs up or its deadline passes."""
+    cancellation = Cancellation()
+    if not context.add_callback(cancellation.cancel):
+        cancellation.cancel()
+    return cancellation
 
 
 def _expiry(remaining_s: float | None, timeout_s: float) -> float:

@@ -5,16 +5,18 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from typing import Final
+from typing import Final, NamedTuple
 
-from services.common.answers.gold_types import GoldType
+from services.common.answers.gold_types import GoldType, gold_type
+from services.common.errors import PlatformError
 from services.common.telemetry.logs import get_logger
 from services.common.trajectory import FinishReason, Outcome, Verdict
 from services.reward.audit import GoldAudit, audit_golds
+from services.reward.cancellation import Cancellation
 from services.reward.equivalence import Comparison, compare
 from services.reward.extraction import Extraction, Profile, extract
 from services.reward.graders import Grader, score_all
-from services.reward.pool import Graded, Pool
+from services.reward.pool import SHUTTING_DOWN, Graded, Pool
 from services.reward.scores import Failure, JudgedResponse, Score
 
 RULES_VERSION: Final = 1
@@ -24,8 +26,16 @@ _CUT_OFF: Final = {"unclosed_box"}
 
 log = get_logger()
 
-Pair = tuple[str, str]
-"""Normalised gold, normalised answer."""
+
+class Question(NamedTuple):
+    """What a verdict of the comparator hangs on: the key under which it is remembered."""
+
+    version: str
+    profile: Profile
+    kind: GoldType
+    gold: str
+    """Normalised, as is the answer."""
+    answer: str
 
 
 @dataclass(frozen=True)
@@ -46,12 +56,12 @@ class Item:
 
 @dataclass(frozen=True)
 class _Draft:
-    """A verdict, and the pair that the pool has to compare before it is final."""
+    """A verdict, and the question that the pool has to answer before it is final."""
 
     item: Item
     verdict: Verdict
     extraction: Extraction = field(default_factory=Extraction)
-    pair: Pair | None = None
+    question: Question | None = None
 
 
 class Verifier:
@@ -59,6 +69,7 @@ class Verifier:
 
     def __init__(self, pool: Pool, *, cache_size: int) -> None:
         self._pool = pool
+        self._metrics = pool.metrics
         self._cache = _Cache(cache_size)
         self.version = "+".join((f"rules-{RULES_VERSION}", *(f"{package}-{version(package)}" for package in _PACKAGES)))
 
@@ -70,16 +81,23 @@ class Verifier:
         *,
         timeout_s: float,
         expires_at: float,
+        cancellation: Cancellation | None = None,
     ) -> list[Verdict]:
         """Verdicts in the order of the items; equal (gold, answer) pairs are compared once.
 
         `timeout_s` is wall time of one comparison from its dispatch; what is not dispatched by `expires_at`
-        (time.monotonic) is unverifiable. Raises PlatformError("busy") when the queue is full.
+        (time.monotonic) is unverifiable. Raises PlatformError("busy") when the queue is full, and
+        "verifier_unavailable" when the pool closes meanwhile: the batch may be sent to another service.
         """
         drafts = [self._draft(item, profile) for item in items]
-        pairs = list(dict.fromkeys(draft.pair for draft in drafts if draft.pair is not None))
-        graded = self._compare(pairs, timeout_s, expires_at)
-        return self._scored([self._finish(draft, graded) for draft in drafts], graders, expires_at)
+        asked = [draft.question for draft in drafts if draft.question is not None]
+        questions = list(dict.fromkeys(asked))
+        self._metrics.duplicates.inc(len(asked) - len(questions))
+        graded = self._compare(questions, timeout_s, expires_at, cancellation)
+        verdicts = self._scored([self._finish(draft, graded) for draft in drafts], graders, expires_at)
+        for verdict in verdicts:
+            self._metrics.verifications.labels(verdict.outcome.value).inc()
+        return verdicts
 
     def audit(
         self, golds: Sequence[tuple[str, GoldType | None]], *, timeout_s: float, expires_at: float
@@ -89,26 +107,33 @@ class Verifier:
 
     def _draft(self, item: Item, profile: Profile) -> _Draft:
         try:
-            return _judge(item, profile)
+            return _judge(item, profile, self.version)
         except Exception:  # a fault of one item must not touch its neighbours
             log.exception("item failed", item_id=item.item_id, gold=item.gold)
             return _Draft(item, Verdict(outcome=Outcome.UNVERIFIABLE, reason="internal_error"))
 
-    def _compare(self, pairs: list[Pair], timeout_s: float, expires_at: float) -> dict[Pair, Graded]:
-        known = {pair: graded for pair in pairs if (graded := self._cache.get(pair)) is not None}
-        unknown = [pair for pair in pairs if pair not in known]
-        futures = self._pool.submit(unknown, timeout_s=timeout_s, expires_at=expires_at) if unknown else []
-        fresh = {pair: future.result() for pair, future in zip(unknown, futures, strict=True)}
-        for pair, graded in fresh.items():
+    def _compare(
+        self, questions: list[Question], timeout_s: float, expires_at: float, cancellation: Cancellation | None
+    ) -> dict[Question, Graded]:
+        known = {question: graded for question in questions if (graded := self._cache.get(question)) is not None}
+        unknown = [question for question in questions if question not in known]
+        self._metrics.cache.labels("hit").inc(len(known))
+        self._metrics.cache.labels("miss").inc(len(unknown))
+        pairs = [(question.gold, question.answer) for question in unknown]
+        futures = self._pool.submit(pairs, timeout_s=timeout_s, expires_at=expires_at, cancellation=cancellation)
+        fresh = {question: future.result() for question, future in zip(unknown, futures, strict=True)}
+        if any(graded.reason == SHUTTING_DOWN for graded in fresh.values()):
+            raise PlatformError("verifier_unavailable", "The verifier is shutting down; ask again.")
+        for question, graded in fresh.items():
             if graded.is_deterministic:
-                self._cache.put(pair, replace(graded, cpu_ms=0.0, wall_ms=0.0, queue_ms=0.0))
+                self._cache.put(question, replace(graded, cpu_ms=0.0, wall_ms=0.0, queue_ms=0.0))
         return {**known, **fresh}
 
-    def _finish(self, draft: _Draft, graded: Mapping[Pair, Graded]) -> _Draft:
+    def _finish(self, draft: _Draft, graded: Mapping[Question, Graded]) -> _Draft:
         """The draft with its final outcome."""
         verdict = replace(draft.verdict, verifier_version=self.version)
-        if draft.pair is not None:
-            result = graded[draft.pair]
+        if draft.question is not None:
+            result = graded[draft.question]
             verdict = replace(
                 verdict,
                 outcome=result.outcome,
@@ -151,7 +176,7 @@ def _with_scores(verdict: Verdict, scores: Mapping[str, Score]) -> Verdict:
     return replace(verdict, outcome=Outcome.UNVERIFIABLE, reason=f"grader:{name}:{failure.reason}")
 
 
-def _judge(item: Item, profile: Profile) -> _Draft:
+def _judge(item: Item, profile: Profile, version: str) -> _Draft:
     """Everything that needs no sympy. What ran out of tokens is truncated, whatever it says."""
     if item.finish_reason is FinishReason.ABORTED:
         return _Draft(item, Verdict(outcome=Outcome.ABORTED))
@@ -161,18 +186,20 @@ def _judge(item: Item, profile: Profile) -> _Draft:
     if extraction.failure:
         outcome = Outcome.TRUNCATED if extraction.failure in _CUT_OFF else Outcome.NO_ANSWER
         return _Draft(item, _verdict(extraction, outcome, extraction.failure), extraction)
-    return _compared(item, extraction, compare(item.gold, extraction, profile, item.kind))
+    kind = item.kind or gold_type(item.gold)
+    comparison = compare(item.gold, extraction, profile, kind)
+    question = Question(version, profile, kind, comparison.gold, comparison.answer)
+    return _compared(item, extraction, comparison, question)
 
 
-def _compared(item: Item, extraction: Extraction, comparison: Comparison) -> _Draft:
+def _compared(item: Item, extraction: Extraction, comparison: Comparison, question: Question) -> _Draft:
     verdict = replace(
         _verdict(extraction, comparison.outcome or Outcome.UNVERIFIABLE, comparison.reason),
         normalized_gold=comparison.gold,
         normalized_answer=comparison.answer,
         compare_path=comparison.path,
     )
-    pair = (comparison.gold, comparison.answer) if comparison.outcome is None else None
-    return _Draft(item, verdict, extraction, pair)
+    return _Draft(item, verdict, extraction, question if comparison.outcome is None else None)
 
 
 def _verdict(extraction: Extraction, outcome: Outcome, reason: str) -> Verdict:
@@ -185,17 +212,17 @@ class _Cache:
     def __init__(self, size: int) -> None:
         self._size = size
         self._lock = threading.Lock()
-        self._entries: OrderedDict[Pair, Graded] = OrderedDict()
+        self._entries: OrderedDict[Question, Graded] = OrderedDict()
 
-    def get(self, pair: Pair) -> Graded | None:
+    def get(self, question: Question) -> Graded | None:
         with self._lock:
-            if pair in self._entries:
-                self._entries.move_to_end(pair)
-            return self._entries.get(pair)
+            if question in self._entries:
+                self._entries.move_to_end(question)
+            return self._entries.get(question)
 
-    def put(self, pair: Pair, graded: Graded) -> None:
+    def put(self, question: Question, graded: Graded) -> None:
         with self._lock:
-            self._entries[pair] = graded
-            self._entries.move_to_end(pair)
+            self._entries[question] = graded
+            self._entries.move_to_end(question)
             if len(self._entries) > self._size:
                 self._entries.popitem(last=False)

@@ -116,8 +116,9 @@ class Grader:
             except PlatformError as error:
                 if not error.retryable or backoff_s is None or time.monotonic() > give_up_at:
                     raise
-                log.info("verification is repeated", code=error.code, backoff_s=backoff_s)
-            if self._closing.wait(backoff_s):
+                pause_s = max(backoff_s, error.retry_after_s or 0.0)
+                log.info("verification is repeated", code=error.code, pause_s=pause_s)
+            if self._closing.wait(min(pause_s, max(0.0, give_up_at - time.monotonic()))):
                 break
         raise PlatformError("cancelled", "Grading was abandoned because the replica's assignment ended.")
 

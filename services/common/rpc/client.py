@@ -7,7 +7,7 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.common.errors import ERROR_KINDS, GRPC_CODE_METADATA, PlatformError
+from services.common.errors import ERROR_KINDS, GRPC_CODE_METADATA, GRPC_RETRY_METADATA, PlatformError
 from services.common.rpc.options import CHANNEL_OPTIONS, REQUEST_ID_METADATA
 from services.common.rpc.security import open_channel
 
@@ -89,9 +89,11 @@ def call_stream(
 
 def _platform_error(error: grpc.RpcError, what: str, code_of_status: Mapping[grpc.StatusCode, str]) -> PlatformError:
     outcome = cast(grpc.Call, error)
-    named = dict(outcome.trailing_metadata() or ()).get(GRPC_CODE_METADATA)
+    trailing = dict(outcome.trailing_metadata() or ())
+    named, retry = trailing.get(GRPC_CODE_METADATA), trailing.get(GRPC_RETRY_METADATA)
     if named in ERROR_KINDS:
-        return PlatformError(str(named), f"{what} failed: {outcome.details()}")
+        retry_after_s = None if retry is None else float(retry)
+        return PlatformError(str(named), f"{what} failed: {outcome.details()}", retry_after_s=retry_after_s)
     code = code_of_status.get(outcome.code(), "internal")
     return PlatformError(code, f"{what} failed ({outcome.code().name}): {outcome.details()}")
 

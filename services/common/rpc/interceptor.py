@@ -8,7 +8,7 @@ import grpc
 import structlog
 from pydantic import ValidationError
 
-from services.common.errors import GRPC_CODE_METADATA, PlatformError
+from services.common.errors import GRPC_CODE_METADATA, GRPC_RETRY_METADATA, PlatformError
 from services.common.rpc.options import REQUEST_ID_METADATA
 from services.common.rpc.security import require_token
 from services.common.telemetry.logs import get_logger
@@ -99,7 +99,8 @@ def _require_deadline(method: str, context: grpc.ServicerContext) -> None:
 def _refuse(context: grpc.ServicerContext, error: PlatformError) -> NoReturn:
     if error.code != "internal":
         log.warning("rpc refused", code=error.code, error=str(error))
-    context.set_trailing_metadata(((GRPC_CODE_METADATA, error.code),))
+    retry = () if error.retry_after_s is None else ((GRPC_RETRY_METADATA, f"{error.retry_after_s:.3f}"),)
+    context.set_trailing_metadata(((GRPC_CODE_METADATA, error.code), *retry))
     context.abort(grpc.StatusCode[error.kind.grpc_status], _clip(str(error)))
 
 
