@@ -12,6 +12,7 @@ from services.api.cli.generate import generate
 from services.api.cli.jobs import jobs_app
 from services.api.cli.models import models_app
 from services.api.cli.output import notes
+from services.api.cli.reward import reward_app
 from services.api.cli.up import up
 from services.common.errors import PlatformError
 
@@ -29,6 +30,7 @@ app.command()(generate)
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
+app.add_typer(reward_app, name="reward")
 
 
 def main() -> None:

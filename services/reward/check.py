@@ -1,0 +1,159 @@
+"""Judge a JSONL file of answers without a platform: `python -m services.reward.check FILE`, for `dirl reward check`.
+
+Each row is `{"gold": …, "answer": …}`; `expected` (true or false) may say whether the answer is correct.
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from services.common.errors import PlatformError, Problem, ProblemsError
+from services.common.telemetry.logs import configure_logging
+from services.common.trajectory import FinishReason, Outcome, Verdict
+from services.reward.extraction import Profile
+from services.reward.pool import Pool, PoolConfig
+from services.reward.settings import RewardSettings
+from services.reward.verifier import Item, Verifier
+
+_BATCH: Final = 1024
+_MAX_PROBLEMS: Final = 20
+_MAX_SHOWN: Final = 60
+_TRIES_WHEN_BUSY: Final = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row."""
+
+    number: int
+    """Line of the file, 1-based."""
+    gold: str
+    answer: str
+    expected: bool | None
+
+
+def main() -> int:
+    """Exit status 0 when every row could be read, whatever the verdicts."""
+    arguments = _parser().parse_args()
+    configure_logging("check", "warning", "console")
+    try:
+        cases = read_cases(arguments.file)
+        started = time.monotonic()
+        verdicts = judge(cases, Profile(arguments.profile))
+    except PlatformError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    if arguments.verbose:
+        for case, verdict in zip(cases, verdicts, strict=True):
+            sys.stdout.write(_row(case, verdict, as_json=arguments.json) + "\n")
+    sys.stdout.write(json.dumps(summary(cases, verdicts, time.monotonic() - started)) + "\n")
+    return 0
+
+
+def read_cases(path: Path) -> list[Case]:
+    """The rows of the file; raises ProblemsError("dataset_invalid") with every row that cannot be used."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlatformError("dataset_invalid", f"Cannot read {path}: {error}.") from None
+    read = [_case(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    problems = [item for item in read if isinstance(item, Problem)]
+    if problems or not read:
+        problems = problems or [Problem(str(path), "the file holds no rows")]
+        what = f"The file {path} cannot be judged"
+        raise ProblemsError("dataset_invalid", what, problems[:_MAX_PROBLEMS], total=len(problems))
+    return [item for item in read if isinstance(item, Case)]
+
+
+def _case(number: int, line: str) -> Case | Problem:
+    place = f"row {number}"
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        return Problem(place, f"is no JSON: {error}")
+    if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("gold", "answer")):
+        return Problem(place, "must be an object with the strings gold and answer")
+    if row.get("expected") not in (None, True, False):
+        return Problem(place, f"expected is {row['expected']!r}; it must be true, false or left out")
+    return Case(number, row["gold"], row["answer"], row.get("expected"))
+
+
+def judge(cases: Sequence[Case], profile: Profile) -> list[Verdict]:
+    """Verdicts in order, by as many workers as this process may use cores."""
+    settings = RewardSettings()
+    pool = Pool(PoolConfig(workers=settings.reward_workers))
+    pool.start()
+    try:
+        verifier = Verifier(pool, cache_size=settings.reward_cache_size)
+        items = [Item(str(case.number), case.gold, case.answer, FinishReason.STOP) for case in cases]
+        return [
+            verdict
+            for start in range(0, len(items), _BATCH)
+            for verdict in _judge_batch(verifier, items[start : start + _BATCH], profile, settings.reward_timeout_s)
+        ]
+    finally:
+        pool.close()
+
+
+def _judge_batch(verifier: Verifier, items: Sequence[Item], profile: Profile, timeout_s: float) -> list[Verdict]:
+    """What a busy machine could not judge in time is judged again with more: nobody waits for these verdicts."""
+    verdicts = verifier.verify(items, [], profile, timeout_s=timeout_s, expires_at=math.inf)
+    for _ in range(_TRIES_WHEN_BUSY):
+        late = [place for place, verdict in enumerate(verdicts) if verdict.reason == "overloaded"]
+        timeout_s *= 2
+        again = verifier.verify([items[place] for place in late], [], profile, timeout_s=timeout_s, expires_at=math.inf)
+        for place, verdict in zip(late, again, strict=True):
+            verdicts[place] = verdict
+    return verdicts
+
+
+def summary(cases: Sequence[Case], verdicts: Sequence[Verdict], seconds: float) -> dict[str, Any]:
+    """Counts by outcome; `agree` counts the rows whose `expected` was met, null when no row states any."""
+    stated = [
+        (case.expected, verdict.outcome is Outcome.CORRECT)
+        for case, verdict in zip(cases, verdicts, strict=True)
+        if case.expected is not None
+    ]
+    counts = {
+        outcome.value: sum(verdict.outcome is outcome for verdict in verdicts)
+        for outcome in Outcome
+        if outcome is not Outcome.ABORTED
+    }
+    agree = sum(expected == correct for expected, correct in stated) if stated else None
+    return {"total": len(cases), "agree": agree, **counts, "seconds": round(seconds, 3)}
+
+
+def _row(case: Case, verdict: Verdict, *, as_json: bool) -> str:
+    agrees = None if case.expected is None else case.expected == (verdict.outcome is Outcome.CORRECT)
+    if as_json:
+        fields = ("reason", "extracted", "extraction_method", "normalized_gold", "normalized_answer", "compare_path")
+        named = {name: getattr(verdict, name) for name in fields}
+        return json.dumps({"row": case.number, "outcome": verdict.outcome.value, "agrees": agrees, **named})
+    mark = {None: " ", True: "=", False: "!"}[agrees]
+    why = f" ({verdict.reason})" if verdict.reason else ""
+    texts = f"{_cut(case.gold)} | {_cut(verdict.extracted or case.answer)}"
+    return f"{case.number:>6} {mark} {verdict.outcome.value}{why}  {texts}"
+
+
+def _cut(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _MAX_SHOWN else line[: _MAX_SHOWN - 1] + "…"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--profile", choices=list(Profile), default=Profile.EVAL.value)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--verbose", action="store_true")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
