@@ -30,6 +30,7 @@ _GENERATE_TIMEOUT_S: Final = 600.0
 _START_TIMEOUT_S: Final = 30.0
 _EVENTS_TIMEOUT_S: Final = 10.0
 _EVENTS_PER_CALL: Final = 1000
+_AUDIT_TIMEOUT_S: Final = 60.0
 _THREADS: Final = 16
 
 UNREACHABLE_CODES: Final = frozenset({"trainer_unavailable", "rollout_unavailable", "deadline_exceeded", "worker_lost"})
@@ -70,6 +71,27 @@ class Fleet:
     def reward_is_up(self) -> bool:
         """Whether the reward service serves."""
         return probe(self.reward, STATUS_TIMEOUT_S)
+
+    def verify(self, request: reward_pb2.VerifyRequest, timeout_s: float) -> reward_pb2.VerifyResponse:
+        """Verdicts of the reward service."""
+        return call(
+            self._reward().Verify,
+            request,
+            timeout_s=timeout_s,
+            what=f"Verify on reward service {self.reward}",
+            unavailable_code="verifier_unavailable",
+        )
+
+    def audit_golds(self, golds: Sequence[reward_pb2.Gold]) -> Sequence[reward_pb2.GoldAudit]:
+        """What the reward service says of each gold."""
+        answer = call(
+            self._reward().AuditGolds,
+            reward_pb2.AuditGoldsRequest(golds=golds),
+            timeout_s=_AUDIT_TIMEOUT_S,
+            what=f"AuditGolds on reward service {self.reward}",
+            unavailable_code="verifier_unavailable",
+        )
+        return answer.audits
 
     def trainer_status(self, address: str) -> trainer_pb2.GetTrainerStatusResponse:
         """What the trainer is doing."""
@@ -203,6 +225,9 @@ class Fleet:
 
     def _trainer(self, address: str) -> trainer_pb2_grpc.TrainerServiceStub:
         return trainer_pb2_grpc.TrainerServiceStub(self._channel(address))
+
+    def _reward(self) -> reward_pb2_grpc.RewardServiceStub:
+        return reward_pb2_grpc.RewardServiceStub(self._channel(self.reward))
 
     def _rollout(self, address: str) -> rollout_pb2_grpc.RolloutServiceStub:
         return rollout_pb2_grpc.RolloutServiceStub(self._channel(address))

@@ -157,7 +157,9 @@ def _checkpoint(session: Session, job: Job, attempt: Attempt, event: Event, data
 def _trajectories(session: Session, job: Job, attempt: Attempt, event: Event, data: dict[str, Any]) -> None:
     group = data["group"]
     verdicts = [trajectory.get("verdict") for trajectory in group["trajectories"]]
-    rewards = [sum(verdict["rewards"].values()) for verdict in verdicts if verdict and verdict["rewards"]]
+    stated = data.get("rewards")
+    sums = [sum(verdict["rewards"].values()) for verdict in verdicts if verdict and verdict["rewards"]]
+    rewards = sums if stated is None else [reward for reward in stated if reward is not None]
     row = {
         "job_id": job.id,
         "attempt": attempt.number,

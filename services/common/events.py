@@ -26,7 +26,8 @@ class EventType(StrEnum):
     CHECKPOINT = "checkpoint"
     """{step: int, stage: str, path: str, weight_version: int, weight_digest: str, bytes: int, deleted: [path]}"""
     TRAJECTORIES = "trajectories"
-    """{step: int, purpose: str, disposition: str, group: group_to_json(ScoredGroup), advantages: [float | None]}"""
+    """{step: int, purpose: str, disposition: str, group: group_to_json(ScoredGroup), rewards: [float | None],
+    advantages: [float | None]}; rewards and advantages of training groups only"""
     EVALUATION = "evaluation"
     """{step: int, stage: str, dataset: str, results: {...}}; accuracy with its 95 % interval, tokens_per_step, …"""
     CERTIFICATE = "certificate"

@@ -173,7 +173,8 @@ def _with_scores(verdict: Verdict, scores: Mapping[str, Score]) -> Verdict:
         return replace(verdict, rewards={name: score for name, score in scores.items() if isinstance(score, float)})
     name, failure = failed
     log.warning("grader gave no score", grader=name, reason=failure.reason, detail=failure.detail)
-    return replace(verdict, outcome=Outcome.UNVERIFIABLE, reason=f"grader:{name}:{failure.reason}")
+    why = f" ({failure.detail})" if failure.detail else ""
+    return replace(verdict, outcome=Outcome.UNVERIFIABLE, reason=f"grader:{name}:{failure.reason}{why}")
 
 
 def _judge(item: Item, profile: Profile, version: str) -> _Draft:

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from services.common.advantages import group_advantages
 from services.common.diffusion.config import DecodingConfig, Selection, UnmaskingStrategy
 from services.common.diffusion.rules import commit_mask, confidences
 from services.common.job_spec import OptimSpec, RlSpec, SamplingSpec, TrainerSpec
 from services.common.model.loading import LoadedModel
 from services.common.trajectory import Candidates, Outcome
-from services.trainer.advantage import drop_reason, group_advantages
+from services.trainer.advantage import drop_reason
 from services.trainer.objective import token_weights
 from services.trainer.policy import Policy
 from services.trainer.rl_update import RlRules, train_rl_batch

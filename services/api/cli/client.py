@@ -65,6 +65,10 @@ class ApiClient:
         """Queue a paused job again."""
         return self._send("POST", f"/v1/jobs/{job_id}/resume")
 
+    def rescore(self, job_id: str, query: Json) -> Json:
+        """Judge a job's stored trajectories again."""
+        return self._send("POST", f"/v1/jobs/{job_id}/rescore", json=query)
+
     def evals(self, job_id: str) -> list[Json]:
         """Evaluations of a job, oldest first."""
         return list(self._pages(f"/v1/jobs/{job_id}/evals"))

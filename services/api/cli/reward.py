@@ -35,7 +35,9 @@ def rescore(
         list[str] | None,
         typer.Option(help="Name of a grader, or its JSON object with a weight; the job's own ones by default."),
     ] = None,
-    profile: Annotated[Profile, typer.Option(help="How answers are extracted.")] = "rl",
+    profile: Annotated[
+        Profile | None, typer.Option(help="How answers are extracted; by default as the job did.")
+    ] = None,
     max_groups: Annotated[int, typer.Option(min=1, max=1000, help="Newest groups to judge.")] = 100,
     api_url: ApiUrlOption = None,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,

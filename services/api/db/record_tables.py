@@ -93,9 +93,9 @@ class TrajectoryGroup(Created, Base):
     outcomes: Mapped[list[str]]
     """Of every trajectory, in order."""
     max_reward: Mapped[float | None]
-    """Greatest sum of a trajectory's grader scores; None when none was scored."""
+    """Greatest reward of its trajectories; None when none was scored."""
     payload: Mapped[dict[str, Any]]
-    """The event's data: {step, purpose, disposition, group, advantages}."""
+    """The event's data: {step, purpose, disposition, group, rewards, advantages}."""
 
 
 class StoredFile(Created, Base):

@@ -12,6 +12,7 @@ from services.api.db.job_tables import Job
 from services.api.db.record_tables import StoredFile
 from services.api.http.auth import Who
 from services.api.http.envelope import Page, page_of
+from services.api.http.gold_audit import audit_file
 from services.api.http.paging import newest_first, owned_by
 from services.api.http.resources import After, Limit, Res
 from services.api.http.uploads import delete_upload, keep_upload
@@ -38,9 +39,13 @@ def upload_file(
         "fine-tune"
     ),
 ) -> FileView:
-    """Upload JSON lines. Every row is checked; a file with faulty rows is refused with their numbers."""
+    """Upload JSON lines. Every row is checked; a file with faulty rows is refused with their numbers.
+
+    Gold answers are typed, and verified against themselves when the reward service is up.
+    """
     row = keep_upload(file.file, file.filename or "data.jsonl", purpose, resources.data_dir / "files")
     row.project = caller.project
+    audit_file(resources.fleet, Path(row.path))
     with resources.database.begin() as session:
         session.add(row)
     return file_view(row)

@@ -1,6 +1,6 @@
 """/v1/jobs/{id}/trajectories and /v1/trajectories/{id}"""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from itertools import islice
 from typing import Annotated, Any, Literal
@@ -39,7 +39,7 @@ class TrajectoryView(BaseModel):
     outcome: str | None
     """Null when it was not graded."""
     reward: float | None
-    """Sum of the graders' scores; null when the outcome carries no number."""
+    """What the learner made of the graders' scores; null when the outcome carries no number."""
     rewards: dict[str, float]
     advantage: float | None
     gold: str
@@ -183,8 +183,16 @@ def _summary(row: TrajectoryGroup, index: int) -> dict[str, Any]:
         "purpose": row.purpose,
         "disposition": row.disposition,
         "outcome": verdict.get("outcome"),
-        "reward": sum(rewards.values()) if rewards else None,
+        "reward": _reward(row.payload, index, rewards),
         "rewards": rewards,
         "advantage": advantages[index] if index < len(advantages) else None,
         "gold": group["gold"],
     }
+
+
+def _reward(payload: Mapping[str, Any], index: int, rewards: Mapping[str, float]) -> float | None:
+    """The weighted sum that the learner used; of evaluations, which weigh nothing, the plain sum."""
+    stated: list[float | None] | None = payload.get("rewards")
+    if stated is not None:
+        return stated[index]
+    return sum(rewards.values()) if rewards else None

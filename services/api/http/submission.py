@@ -19,6 +19,7 @@ from services.api.db.jobs import transition
 from services.api.db.record_tables import RegisteredModel, StoredFile
 from services.api.domain.access import Caller
 from services.api.domain.job_state import JobState
+from services.api.http.gold_audit import gold_problems
 from services.common.data.rows import Needs, read_rows
 from services.common.errors import PlatformError, Problem, ProblemsError
 from services.common.ids import new_id
@@ -198,6 +199,8 @@ def _row_problems(spec: JobSpec, files: Mapping[str, Path | None]) -> Iterator[P
             continue
         try:
             read_rows(path, needs)
+            if needs != "sft" and name.startswith("file_"):
+                yield from (Problem(param, str(problem)) for problem in gold_problems(path))
         except ProblemsError as error:
             yield from (Problem(param, str(problem)) for problem in error.problems)
 

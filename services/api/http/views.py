@@ -1,6 +1,7 @@
 """Answers of the API, made from rows. Times are Unix seconds."""
 
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel
@@ -9,6 +10,7 @@ from services.api.db.job_tables import Attempt, Job
 from services.api.db.record_tables import Checkpoint, Evaluation, Export, JobEvent, RegisteredModel, StoredFile
 from services.api.domain.job_state import JobState
 from services.api.domain.progress import Progress
+from services.api.http.gold_audit import GoldSummary, read_summary
 from services.common.errors import PlatformError
 
 _MAX_DIGITS: Final = 18
@@ -309,6 +311,8 @@ class FileView(BaseModel):
     purpose: str
     rows: int
     sha256: str
+    golds: GoldSummary | None
+    """Its gold answers by type, and which cannot be used; null without any."""
 
 
 def file_view(file: StoredFile) -> FileView:
@@ -321,6 +325,7 @@ def file_view(file: StoredFile) -> FileView:
         purpose=file.purpose,
         rows=file.num_rows,
         sha256=file.sha256,
+        golds=read_summary(Path(file.path)),
     )
 
 

@@ -17,7 +17,7 @@ MAX_PROBLEMS_SHOWN: Final = 20
 _MAX_VALUE_SHOWN: Final = 80
 _MAGIC: Final = {b"PAR1": "a Parquet file", b"\x1f\x8b": "a gzip archive", b"PK\x03\x04": "a zip archive"}
 
-__all__ = ["FileReport", "Message", "Needs", "Row", "check_file", "read_rows"]
+__all__ = ["FileReport", "Message", "Needs", "Row", "check_file", "iter_rows", "read_rows"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +90,11 @@ def read_rows(path: Path, needs: Needs) -> list[Row]:
         what = f"The data file {path} cannot be used for {needs}"
         raise ProblemsError("dataset_invalid", what, problems[:MAX_PROBLEMS_SHOWN], total=len(problems))
     return rows
+
+
+def iter_rows(path: Path) -> Iterator[Row]:
+    """Every row that can be read, in order; for files that were checked."""
+    return (item for item in _scan(path) if isinstance(item, Row))
 
 
 def check_file(path: Path) -> FileReport:

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from services.common.advantages import group_advantages
 from services.common.errors import PlatformError
 from services.common.job_spec import RewardSpec, RlSpec
 from services.common.trajectory import Outcome, ScoredGroup
-from services.trainer.advantage import DropReason, drop_reason, group_advantages
+from services.trainer.advantage import DropReason, drop_reason
 from services.trainer.learner.trajectory_statistics import outcome_of
 from services.trainer.rubric import group_rewards
 from services.trainer.trajectory_rows import Sample

@@ -138,5 +138,6 @@ class RlStage:
             "purpose": Purpose.TRAIN.value,
             "disposition": "trained" if item.dropped is None else f"dropped_{item.dropped}",
             "group": group_to_json(item.group),
+            "rewards": item.rewards,
             "advantages": item.advantages,
         }

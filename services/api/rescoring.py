@@ -1,0 +1,219 @@
+"""A second judgement over stored trajectories: which verdicts flip, and what the advantages would have been."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from services.api.db.job_tables import Job
+from services.api.db.record_tables import TrajectoryGroup
+from services.common.advantages import MIN_SCORED, group_advantages
+from services.common.codec import verdict_from_pb
+from services.common.grader_spec import GraderSpec, grader_text, parse_graders
+from services.common.job_spec import JobSpec, parse_spec
+from services.common.pb.dirl.v1 import reward_pb2
+from services.common.trajectory import Purpose, Verdict
+
+_GROUPS_PER_CALL: Final = 20
+_MARGIN_S: Final = 10.0
+_MAX_LISTED: Final = 1000
+_PROFILES: Final = {Purpose.TRAIN.value: "rl", Purpose.EVAL.value: "eval"}
+
+Verify = Callable[[reward_pb2.VerifyRequest, float], reward_pb2.VerifyResponse]
+
+
+class RescoreQuery(BaseModel):
+    """What is judged, and by what."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    graders: list[Any] | None = Field(None, min_length=1, max_length=16, description="Default: the job's own.")
+    profile: Literal["rl", "eval"] | None = Field(None, description="Default: rl for training groups, else eval.")
+    step: int | None = Field(None, ge=0, description="Only groups of this step.")
+    max_groups: int = Field(100, ge=1, le=1000, description="The newest so many groups.")
+
+
+class Judgement(BaseModel):
+    """One side of the comparison."""
+
+    outcome: str | None
+    reason: str
+    reward: float | None
+    advantage: float | None
+    """Null for evaluations, and where the response has no reward."""
+    verifier_version: str
+
+
+class Flip(BaseModel):
+    """A trajectory whose outcome changed."""
+
+    trajectory_id: str
+    group_id: str
+    step: int
+    gold: str
+    extracted: str
+    before: Judgement
+    now: Judgement
+
+
+class RescoreReport(BaseModel):
+    """What a second judgement changes."""
+
+    object: Literal["rescore"] = "rescore"
+    job_id: str
+    groups: int
+    trajectories: int
+    flipped: int
+    """Trajectories whose outcome changed."""
+    unverifiable: int
+    """Trajectories that could not be judged now."""
+    rewards_changed: int
+    advantages_changed: int
+    mean_abs_advantage_change: float | None
+    """Over trajectories with an advantage before and now; null without any."""
+    flips: list[Flip]
+    """The first thousand."""
+
+
+class _Tally:
+    """Counts over all groups."""
+
+    def __init__(self) -> None:
+        self.groups = self.trajectories = self.unverifiable = self.rewards_changed = 0
+        self.changes: list[float] = []
+        self.flips: list[Flip] = []
+        self.flipped = 0
+
+    def add(self, flip: Flip) -> None:
+        """Count one trajectory."""
+        before, now = flip.before, flip.now
+        self.trajectories += 1
+        self.unverifiable += now.reward is None
+        self.rewards_changed += before.reward != now.reward
+        if before.advantage is not None and now.advantage is not None:
+            self.changes.append(abs(now.advantage - before.advantage))
+        if before.outcome != now.outcome:
+            self.flipped += 1
+            self.flips += [flip] * (len(self.flips) < _MAX_LISTED)
+
+
+def rescore(session: Session, job: Job, query: RescoreQuery, verify: Verify) -> RescoreReport:
+    """Judge the newest stored groups of a job again; raises what `verify` raises, and PlatformError for graders."""
+    spec = parse_spec(job.spec)
+    graders = spec.reward.graders if query.graders is None else parse_graders(query.graders)
+    tally = _Tally()
+    for groups in _batches(session, job.id, query):
+        for group, verdicts in zip(groups, _judged(groups, spec, graders, query, verify), strict=True):
+            tally.groups += 1
+            for flip in _compared(group, verdicts, spec, graders):
+                tally.add(flip)
+    changed = [change for change in tally.changes if change > 0]
+    return RescoreReport(
+        job_id=job.id,
+        groups=tally.groups,
+        trajectories=tally.trajectories,
+        flipped=tally.flipped,
+        unverifiable=tally.unverifiable,
+        rewards_changed=tally.rewards_changed,
+        advantages_changed=len(changed),
+        mean_abs_advantage_change=sum(tally.changes) / len(tally.changes) if tally.changes else None,
+        flips=tally.flips,
+    )
+
+
+def _batches(session: Session, job_id: str, query: RescoreQuery) -> Iterator[list[TrajectoryGroup]]:
+    statement = select(TrajectoryGroup).where(TrajectoryGroup.job_id == job_id)
+    if query.step is not None:
+        statement = statement.where(TrajectoryGroup.step == query.step)
+    newest = statement.order_by(TrajectoryGroup.step.desc(), TrajectoryGroup.group_id).limit(query.max_groups)
+    rows = session.scalars(newest, execution_options={"yield_per": _GROUPS_PER_CALL})
+    while batch := list(islice(rows, _GROUPS_PER_CALL)):
+        yield batch
+
+
+def _judged(
+    groups: Sequence[TrajectoryGroup],
+    spec: JobSpec,
+    graders: Sequence[GraderSpec],
+    query: RescoreQuery,
+    verify: Verify,
+) -> Iterator[list[Verdict]]:
+    """New verdicts of each group, a call for each."""
+    for group in groups:
+        trajectories = group.payload["group"]["trajectories"]
+        request = reward_pb2.VerifyRequest(
+            items=[_item(group, trajectory, spec) for trajectory in trajectories],
+            graders=[grader_text(grader) for grader in graders],
+            profile=query.profile or _PROFILES[group.purpose],
+            timeout_s=spec.reward.timeout_s,
+        )
+        answer = verify(request, spec.reward.timeout_s * len(trajectories) + _MARGIN_S)
+        yield [verdict_from_pb(message) for message in answer.verdicts]
+
+
+def _item(group: TrajectoryGroup, trajectory: dict[str, Any], spec: JobSpec) -> reward_pb2.VerifyItem:
+    stored = group.payload["group"]
+    evaluated = group.purpose == Purpose.EVAL.value
+    return reward_pb2.VerifyItem(
+        item_id=trajectory["trajectory_id"],
+        gold=stored["gold"],
+        gold_type=stored.get("gold_type", ""),
+        response=trajectory["text"],
+        finish_reason=trajectory["finish_reason"],
+        num_tokens=trajectory["visible_len"],
+        num_steps=trajectory["num_steps"],
+        max_new_tokens=(spec.eval.max_new_tokens if evaluated else None) or spec.sampling.max_new_tokens,
+    )
+
+
+def _compared(
+    group: TrajectoryGroup, verdicts: Sequence[Verdict], spec: JobSpec, graders: Sequence[GraderSpec]
+) -> Iterator[Flip]:
+    trajectories = group.payload["group"]["trajectories"]
+    rewards = [_weighted(verdict.rewards, graders) if verdict.outcome.is_scored else None for verdict in verdicts]
+    advantages = _advantages(group, rewards, spec)
+    old_rewards = group.payload.get("rewards") or [_old_reward(one, spec) for one in trajectories]
+    old_advantages = group.payload.get("advantages") or [None] * len(trajectories)
+    for place, (trajectory, verdict) in enumerate(zip(trajectories, verdicts, strict=True)):
+        old = trajectory.get("verdict") or {}
+        yield Flip(
+            trajectory_id=trajectory["trajectory_id"],
+            group_id=group.group_id,
+            step=group.step,
+            gold=group.payload["group"]["gold"],
+            extracted=verdict.extracted,
+            before=Judgement(
+                outcome=old.get("outcome"),
+                reason=old.get("reason", ""),
+                reward=old_rewards[place],
+                advantage=old_advantages[place],
+                verifier_version=old.get("verifier_version", ""),
+            ),
+            now=Judgement(
+                outcome=verdict.outcome.value,
+                reason=verdict.reason,
+                reward=rewards[place],
+                advantage=advantages[place],
+                verifier_version=verdict.verifier_version,
+            ),
+        )
+
+
+def _advantages(group: TrajectoryGroup, rewards: Sequence[float | None], spec: JobSpec) -> list[float | None]:
+    """As the learner would compute them; none for evaluations and for groups it would not have trained on."""
+    scored = sum(reward is not None for reward in rewards)
+    if group.purpose != Purpose.TRAIN.value or scored < MIN_SCORED:
+        return [None] * len(rewards)
+    return group_advantages(rewards, spec.rl.advantage)
+
+
+def _old_reward(trajectory: dict[str, Any], spec: JobSpec) -> float | None:
+    scores = (trajectory.get("verdict") or {}).get("rewards")
+    return _weighted(scores, spec.reward.graders) if scores else None
+
+
+def _weighted(scores: dict[str, float], graders: Sequence[GraderSpec]) -> float:
+    return sum(grader.weight * scores[grader.name] for grader in graders)

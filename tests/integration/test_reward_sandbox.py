@@ -1,0 +1,112 @@
+"""Graders in Python: what they may compute, and that the kernel refuses the rest."""
+
+import math
+import time
+from typing import Any
+
+import psutil
+import pytest
+
+from services.common.grader_spec import parse_grader
+from services.common.trajectory import Outcome
+from services.reward.extraction import Extraction
+from services.reward.graders import scorer
+from services.reward.scores import Failure, JudgedResponse, Score
+
+RESPONSE = JudgedResponse(
+    response=r"so \boxed{5}", extraction=Extraction("5", "boxed"), outcome=Outcome.CORRECT, gold="5", num_tokens=7
+)
+
+
+def run(body: str, *, setup: str = "", count: int = 1, expires_at: float = math.inf, **options: Any) -> list[Score]:
+    source = f"{setup}\ndef grade(sample, item):\n    {body}\n"
+    grader = parse_grader({"name": "g", "type": "python", "source": source, **options})
+    return scorer(grader)([RESPONSE] * count, expires_at)
+
+
+def test_a_grader_sees_the_response_and_the_gold() -> None:
+    body = "return sample['num_tokens'] + float(sample['answer'] == item['reference_answer'])"
+    assert run(body, count=2) == [8.0, 8.0]
+
+
+def test_the_mathematics_of_the_standard_library_is_there() -> None:
+    setup = "import math, re, fractions, statistics, json, difflib, collections"
+    assert run("return math.sqrt(len(re.findall('5', sample['output_text']))) * 4", setup=setup) == [4.0]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return len(open('/etc/passwd').read())",
+        "open('note', 'w').write('x')",
+        "import os; return os.fork()",
+        "import os; os.kill(1, 0)",
+        "import os; return len(os.listdir('/'))",
+        "import os; return os.open('/etc/hostname', 0)",
+        "import os; os.execv('/bin/true', ['true'])",
+        "import os; return os.system('true')",
+        "import os; os.unlink('x')",
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 40, 1 << 40)); return 1",
+        "import ctypes; assert ctypes.CDLL(None).socket(2, 1, 0) < 0; import socket",
+    ],
+)
+def test_what_leaves_the_process_is_refused(body: str) -> None:
+    (score,) = run(body)
+    assert isinstance(score, Failure) or score == 32512.0, score
+
+
+def test_a_raw_system_call_makes_no_socket() -> None:
+    (score,) = run("import ctypes; return ctypes.CDLL(None).syscall(41, 2, 1, 0)")
+    assert score == -1.0
+
+
+def test_the_environment_of_the_service_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIRL_DATABASE_URL", "secret")
+    assert run("import os; return len([v for v in os.environ.values() if 'secret' in v])") == [0.0]
+
+
+def test_memory_is_limited_and_the_next_response_is_graded() -> None:
+    scores = run("return len('x' * 10**10)", count=2)
+    assert [isinstance(score, Failure) and "MemoryError" in score.detail for score in scores] == [True, True]
+
+
+@pytest.mark.parametrize(
+    "body", ["while True: pass", "import time; time.sleep(60); return 1", "import os; os._exit(0)"]
+)
+def test_a_call_that_does_not_come_back_costs_its_response_and_no_process(body: str) -> None:
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    scores = run(
+        f"if not SEEN:\n        SEEN.append(1)\n        {body}\n    return 1.0", setup="SEEN = []", timeout_s=0.3
+    )
+    assert scores[0] == Failure("python_lost", scores[0].detail if isinstance(scores[0], Failure) else "")
+    assert {child.pid for child in psutil.Process().children(recursive=True)} == before
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ("return 'good'", "finite number"),
+        ("return float('nan')", "finite number"),
+        ("return 1 / 0", "ZeroDivisionError"),
+        ("raise SystemExit", "SystemExit"),
+        ("import socket", "socket"),
+    ],
+)
+def test_what_is_no_number_is_a_failure_with_its_cause(body: str, detail: str) -> None:
+    (score,) = run(body)
+    assert isinstance(score, Failure)
+    assert (score.reason, detail in score.detail) == ("python_error", True)
+
+
+def test_what_the_code_writes_is_no_score() -> None:
+    (score,) = run("import os; os.write(1, b'{\"score\": 9' * 9999); return 1.0")
+    assert isinstance(score, Failure)
+
+
+def test_code_that_cannot_be_loaded_fails_every_response() -> None:
+    scores = run("return 1", setup="import numpy", count=2)
+    assert [score.reason for score in scores if isinstance(score, Failure)] == ["python_source"] * 2
+
+
+def test_what_is_not_begun_in_time_fails_as_overloaded() -> None:
+    assert run("return 1", count=2, expires_at=time.monotonic() - 1) == [Failure("overloaded")] * 2
