@@ -4,8 +4,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -13,6 +13,7 @@ import pytest
 
 from services.common.errors import PlatformError
 from services.common.trajectory import FinishReason, Outcome
+from services.reward.cancellation import Cancellation
 from services.reward.extraction import Profile
 from services.reward.graders import resolve
 from services.reward.pool import Graded, Pool, PoolConfig
@@ -287,3 +288,79 @@ def test_the_serving_process_imports_neither_sympy_nor_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, timeout=60, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_caller_that_hangs_up_frees_the_worker_and_loses_its_queue(pool: Pool) -> None:
+    cancellation = Cancellation()
+    dropped = pool.submit([SLOW, EASY], timeout_s=60.0, expires_at=math.inf, cancellation=cancellation)
+    wait_until(lambda: pool.waiting == 1)
+    cancellation.cancel()
+    assert {(one.result(60).outcome, one.result().reason) for one in dropped} == {(Outcome.UNVERIFIABLE, "cancelled")}
+    assert outcomes(grade(pool, EASY)) == [Outcome.CORRECT]
+    assert count(pool, "dirl_reward_kills_total", reason="cancelled") == 1
+
+
+def test_a_refusal_says_when_to_come_back() -> None:
+    pool = Pool(PoolConfig(workers=1, queue_size=1))
+    pool.start()
+    try:
+        (slow,) = submit(pool, SLOW, timeout_s=30.0)
+        wait_until(lambda: pool.waiting == 0)
+        submit(pool, EASY)
+        with pytest.raises(PlatformError, match="1 of 1 wait") as caught:
+            submit(pool, EASY)
+        assert caught.value.retry_after_s is not None
+        assert caught.value.retry_after_s > 0
+        assert not slow.done()
+    finally:
+        pool.close()
+
+
+def test_draining_waits_for_what_is_open_and_no_longer(pool: Pool) -> None:
+    futures = submit(pool, EASY, WRONG, ("x+3", "3+x"))
+    pool.drain(60.0)
+    assert all(future.done() for future in futures)
+    (slow,) = submit(pool, SLOW, timeout_s=2.0)
+    pool.drain(0.01)
+    assert not slow.done()
+    slow.result(60)
+
+
+def test_a_batch_that_the_end_overtakes_fails_as_a_whole_so_that_it_is_sent_elsewhere() -> None:
+    pool = Pool(PoolConfig(workers=1))
+    pool.start()
+    with ThreadPoolExecutor(1) as executor:
+        call = executor.submit(verify, Verifier(pool, cache_size=1), item(*SLOW), item(*EASY), timeout_s=60.0)
+        wait_until(lambda: pool.waiting == 1)
+        pool.close()
+        with pytest.raises(PlatformError, match="ask again") as caught:
+            call.result(60)
+    assert caught.value.code == "verifier_unavailable"
+
+
+def test_what_happened_is_counted(pool: Pool) -> None:
+    verifier = Verifier(pool, cache_size=4)
+    names = ("dirl_reward_duplicates_total", "dirl_reward_latency_seconds_count")
+    before = [count(pool, name) for name in names]
+    judged = count(pool, "dirl_reward_verifications_total", outcome="correct")
+    hits = count(pool, "dirl_reward_cache_lookups_total", result="hit")
+    kills = count(pool, "dirl_reward_kills_total", reason="deadline")
+    verify(verifier, item("y+1", "1+y"), item("y+1", "1+y"), item("72", "72"))
+    verify(verifier, item("y+1", "1+y"))
+    verify(verifier, item(*SLOW), timeout_s=0.3)
+    assert [count(pool, name) - old for name, old in zip(names, before, strict=True)] == [1, 2]
+    assert count(pool, "dirl_reward_verifications_total", outcome="correct") - judged == 4
+    assert count(pool, "dirl_reward_cache_lookups_total", result="hit") - hits == 1
+    assert count(pool, "dirl_reward_kills_total", reason="deadline") - kills == 1
+    assert count(pool, "dirl_reward_queue_depth") == 0
+
+
+def count(pool: Pool, name: str, **labels: str) -> float:
+    return pool.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

@@ -1,8 +1,10 @@
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import psutil
 import pytest
 
@@ -119,3 +121,54 @@ def test_a_killed_service_leaves_no_process(tmp_path: Path) -> None:
         service.kill()
         _, alive = psutil.wait_procs(family, timeout=20)
         assert [member for member in alive if member.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_a_hung_up_call_frees_its_worker_for_the_next(connection: grpc.Channel) -> None:
+    stub = reward_pb2_grpc.RewardServiceStub(connection)
+    slow = item(gold="x^{900}+42", response=r"\boxed{(x+y+z)^{900}}")
+    request = reward_pb2.VerifyRequest(items=[slow], graders=["accuracy"], profile="rl", timeout_s=60.0)
+    abandoned = stub.Verify.future(request, timeout=120)
+    time.sleep(0.2)
+    abandoned.cancel()
+    assert verify(connection, item(gold="x+1", response=r"\boxed{1+x}"))[0].outcome is Outcome.CORRECT
+
+
+def test_a_grader_without_a_number_makes_its_response_alone_unverifiable(connection: grpc.Channel) -> None:
+    broken = '{"name":"p","type":"python","source":"def grade(sample, item): return 1 / (len(sample[\'answer\']) - 1)"}'
+    verdicts = verify(connection, item(), item(gold="7", response=r"\boxed{7}"), graders=["accuracy", broken])
+    assert [verdict.outcome for verdict in verdicts] == [Outcome.CORRECT, Outcome.UNVERIFIABLE]
+    assert verdicts[0].rewards == {"accuracy": 1.0, "p": 1.0}
+    assert verdicts[1].rewards == {}
+    assert verdicts[1].reason.startswith("grader:p:python_error (ZeroDivisionError")
+
+
+def test_golds_are_audited(connection: grpc.Channel) -> None:
+    golds = ["72", r"\frac{\pi}{2}", "", r"1,2,\ldots,n", "9" * 450, r"R_{\odot}"]
+    request = reward_pb2.AuditGoldsRequest(golds=[reward_pb2.Gold(gold=gold) for gold in golds])
+    answer = call(reward_pb2_grpc.RewardServiceStub(connection).AuditGolds, request, timeout_s=60, what="AuditGolds")
+    assert [(audit.gold_type, audit.status, audit.reason) for audit in answer.audits] == [
+        ("integer", "ok", ""),
+        ("expression", "ok", ""),
+        ("expression", "invalid", "empty"),
+        ("list", "flagged", "ellipsis"),
+        ("expression", "invalid", "long_number"),
+        ("expression", "ok", ""),
+    ]
+
+
+def test_metrics_are_served_for_prometheus(tmp_path: Path) -> None:
+    address, metrics = free_address(), free_address()
+    environment = {
+        "DIRL_REWARD_LISTEN": address,
+        "DIRL_REWARD_METRICS_LISTEN": metrics,
+        "DIRL_REWARD_WORKERS": "1",
+    }
+    with (
+        running_grpc_service("services.reward", tmp_path / "log", address, environment),
+        channel(address) as connection,
+    ):
+        verify(connection, item(), item(response=r"\boxed{73}"))
+        text = httpx.get(f"http://{metrics}/metrics", trust_env=False).text
+    assert 'dirl_reward_verifications_total{outcome="correct"} 1.0' in text
+    assert 'dirl_reward_verifications_total{outcome="incorrect"} 1.0' in text
+    assert "dirl_reward_queue_depth 0.0" in text

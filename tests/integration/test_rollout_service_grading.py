@@ -1,5 +1,6 @@
 """Grading over real gRPC: verdicts keep their places, and a verifier that fails never becomes a zero."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -141,3 +142,20 @@ def test_responses_that_were_never_decoded_are_aborted_without_asking_the_verifi
 
     assert outcomes(group) == [(Outcome.ABORTED, "too long")] * 2
     assert verifier.requests == []
+
+
+def test_a_verifier_that_says_when_to_come_back_is_not_asked_before() -> None:
+    asked: list[float] = []
+
+    def busy(_request: reward_pb2.VerifyRequest) -> reward_pb2.VerifyResponse:
+        asked.append(time.monotonic())
+        raise PlatformError("busy", "The queue is full.", retry_after_s=0.3)
+
+    def answer(request: reward_pb2.VerifyRequest) -> reward_pb2.VerifyResponse:
+        asked.append(time.monotonic())
+        return by_equality(request)
+
+    with grader_of(ScriptedVerifier(busy, answer)) as grader:
+        grader.grade(decoded()).result(WAIT_S)
+
+    assert asked[1] - asked[0] >= 0.3
