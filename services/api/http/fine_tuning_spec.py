@@ -81,11 +81,11 @@ def _translated(method: str, given: Mapping[str, Any], problems: list[Problem]) 
 
 
 def _grader(grader: Any, problems: list[Problem]) -> dict[str, Any]:
-    """OpenAI's graders are named by type; here the type is the name of a grader."""
+    """A grader of OpenAI's is one of ours; it is named after its type where it has no name."""
     if not isinstance(grader, dict) or not isinstance(grader.get("type"), str):
         problems.append(Problem("method.reinforcement.grader", "must be an object whose `type` names a grader"))
         return {}
-    return {"name": grader["type"], **{key: value for key, value in grader.items() if key not in ("type", "name")}}
+    return {"name": grader["type"], **grader}
 
 
 def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
