@@ -182,7 +182,7 @@ class RewardSpec(Frozen):
     timeout_s: float = Field(3.0, gt=0, le=60)
     """Wall time of one verification, from its dispatch."""
     max_unverifiable_rate: float = Field(0.05, ge=0, le=1)
-    """Above this share of a step's responses the job stops with `reward_error_rate`."""
+    """Above this share of unverifiable responses in a step the job pauses, with `reward_error_rate` and samples."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:

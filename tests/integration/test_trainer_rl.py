@@ -227,19 +227,29 @@ def test_a_pipeline_evaluates_every_version_once_and_reports_the_held_out_loss(
     assert (progress["step"], progress["total_steps"]) == (4, 4)
 
 
-@pytest.mark.parametrize(
-    ("judge", "code"),
-    [
-        (lambda task, trajectory: Outcome.UNVERIFIABLE, "reward_error_rate"),
-        (lambda task, trajectory: Outcome.INCORRECT, "no_learning_signal"),
-    ],
-)
-def test_a_job_that_cannot_learn_ends_with_its_reason(
-    redis_url: str, model: Path, tmp_path: Path, judge: Judge, code: str
+def test_a_job_that_cannot_learn_ends_with_its_reason(redis_url: str, model: Path, tmp_path: Path) -> None:
+    result = run_with(redis_url, model, lambda task, trajectory: Outcome.INCORRECT, tmp_path)
+
+    assert (result.state, result.error_code, result.retryable) == ("failed", "no_learning_signal", False)
+
+
+def test_a_verifier_that_fails_ends_the_attempt_with_samples_and_a_checkpoint_to_go_on_from(
+    redis_url: str, model: Path, tmp_path: Path
 ) -> None:
+    def judge(task: PromptTask, _trajectory: Trajectory) -> Outcome:
+        first_step = task.min_weight_version == 0
+        return Outcome.UNVERIFIABLE if not first_step else by_index(task, _trajectory)
+
     result = run_with(redis_url, model, judge, tmp_path)
 
-    assert (result.state, result.error_code, result.retryable) == ("failed", code, False)
+    assert (result.state, result.error_code) == ("failed", "reward_error_rate")
+    events = journal_of(tmp_path / "job")
+    shown = [data for data in of_kind(events, EventType.TRAJECTORIES) if data["disposition"] == "dropped_error"]
+    assert shown
+    assert {reward for data in shown for reward in data["rewards"]} == {None}
+    assert {advantage for data in shown for advantage in data["advantages"]} == {None}
+    assert of_kind(events, EventType.CHECKPOINT)[-1]["step"] == 1
+    assert [data["step"] for data in of_kind(events, EventType.METRICS)] == [1]
 
 
 def test_a_learner_waits_for_a_replica_that_comes_late(redis_url: str, model: Path, tmp_path: Path) -> None:

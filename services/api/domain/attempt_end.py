@@ -10,7 +10,7 @@ MAX_FAILED_ATTEMPTS: Final = 3
 """Attempts of one job that may fail before the job does."""
 
 
-PAUSING_CODES: Final = frozenset({"disk_full"})
+PAUSING_CODES: Final = frozenset({"disk_full", "reward_error_rate"})
 """Failures that somebody must attend to before another attempt can do better: the job is paused, not failed."""
 
 

@@ -56,11 +56,20 @@ class RlBatch:
         return [sample for item in self.kept for sample in _samples(item)]
 
 
+class UnverifiableError(PlatformError):
+    """More responses than allowed could not be judged: no step is taken, and somebody has to look."""
+
+    def __init__(self, message: str, hint: str, groups: Sequence[JudgedGroup]) -> None:
+        super().__init__("reward_error_rate", message, hint=hint)
+        self.groups = groups
+        """Those with such responses."""
+
+
 def gather_batch(rl: RlSpec, reward: RewardSpec, collect: Collect) -> RlBatch:
     """Gather `prompts_per_step` groups worth training on, refilling at most `max_resample_rounds` times.
 
-    Raises PlatformError `reward_error_rate` when too many responses could not be judged, `no_learning_signal` when
-    fewer than `min_groups_per_step` groups are left.
+    Raises UnverifiableError when too many responses could not be judged, PlatformError `no_learning_signal` when fewer
+    than `min_groups_per_step` groups are left.
     """
     judged: list[JudgedGroup] = []
     rounds = kept = 0
@@ -107,11 +116,11 @@ def _require_verifiable(judged: Sequence[JudgedGroup], limit: float) -> None:
     reasons = [verdict.reason for verdict in verdicts if verdict.outcome is Outcome.UNVERIFIABLE]
     rate = len(reasons) / len(verdicts)
     if rate > limit:
-        raise PlatformError(
-            "reward_error_rate",
+        raise UnverifiableError(
             f"Cannot train: {len(reasons)} of {len(verdicts)} responses ({rate:.1%}) could not be judged "
             f"(reasons: {', '.join(sorted(set(reasons)))}); reward.max_unverifiable_rate is {limit:.1%}.",
-            hint="Look at the reward service's log; correct gold answers that cannot be read, or raise the limit.",
+            hint="Look at the samples and the reward service's log, cure the cause, then resume the job.",
+            groups=[item for item in judged if Outcome.UNVERIFIABLE in item.outcomes],
         )
 
 

@@ -2,15 +2,16 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from services.common.codec import group_to_json
 from services.common.diffusion.config import DecodingConfig
+from services.common.events import EventType
 from services.common.grader_spec import grader_text
 from services.common.ids import group_id
 from services.common.trajectory import PromptTask, Purpose, ScoredGroup
 from services.trainer.learner.datasets import Dataset, EncodedPrompt
-from services.trainer.learner.rl_batch import JudgedGroup, RlBatch, gather_batch
+from services.trainer.learner.rl_batch import JudgedGroup, RlBatch, UnverifiableError, gather_batch
 from services.trainer.learner.rl_metrics import batch_metrics
 from services.trainer.learner.rollouts import Rollouts
 from services.trainer.learner.session import Session
@@ -18,6 +19,9 @@ from services.trainer.learner.stage import StepOutcome
 from services.trainer.learner.state import StageLedger
 from services.trainer.ledger import StepRecord
 from services.trainer.schedule import learning_rate
+
+_SHOWN_GROUPS: Final = 4
+"""Groups with unverifiable responses that a pausing job shows, at least."""
 
 
 class RlStage:
@@ -43,7 +47,7 @@ class RlStage:
         session, spec = self._session, self._session.spec
         busy, started = self._rollouts.replicas.busy_seconds(), time.monotonic()
         with session.report.timed("rollout"):
-            batch = gather_batch(spec.rl, spec.reward, self._collect)
+            batch = self._gather()
         idle = self._idle_ratio(busy, time.monotonic() - started)
         metrics = {
             **self._train(batch),
@@ -55,6 +59,18 @@ class RlStage:
             metrics={**metrics, **self._performance(batch, started), **idle, **self._synchronisation()},
             events=[self._logged(item) for item in batch.judged[: spec.rl.logged_groups_per_step]],
         )
+
+    def _gather(self) -> RlBatch:
+        """The step's batch; what could not be judged is shown before the job pauses for it."""
+        session = self._session
+        try:
+            return gather_batch(session.spec.rl, session.spec.reward, self._collect)
+        except UnverifiableError as error:
+            for item in error.groups[: max(_SHOWN_GROUPS, session.spec.rl.logged_groups_per_step)]:
+                session.report.journal.emit(
+                    EventType.TRAJECTORIES, {**self._logged(item), "disposition": "dropped_error"}
+                )
+            raise
 
     def _collect(self, count: int) -> Sequence[ScoredGroup]:
         tasks = [self._task(position) for position in self._prompts.ledger.issue(count)]

@@ -8,6 +8,7 @@ from services.common.events import EventType
 from services.common.steering import checkpoint_wishes
 from services.trainer.learner.evaluation import Evaluation
 from services.trainer.learner.process import StopRequestedError
+from services.trainer.learner.rl_batch import UnverifiableError
 from services.trainer.learner.session import Session, peak_memory_gib
 from services.trainer.learner.steering import apply_revisions
 from services.trainer.ledger import StepRecord
@@ -39,7 +40,7 @@ class TrainingStage(Protocol):
 def run_training_stage(session: Session, stage: TrainingStage, evaluation: Evaluation | None) -> None:
     """Train from where the state stands to the stage's last step; checkpoints and evaluations as they fall due.
 
-    Asked to stop, it writes a checkpoint and raises StopRequestedError.
+    Asked to stop, or kept from going on by a failing verifier (UnverifiableError), it writes a checkpoint and raises.
     """
     session.progress(stage.name)
     try:
@@ -48,7 +49,7 @@ def run_training_stage(session: Session, stage: TrainingStage, evaluation: Evalu
             apply_revisions(session)
             _one_step(session, stage)
             _after_step(session, stage, evaluation)
-    except StopRequestedError:
+    except (StopRequestedError, UnverifiableError):
         save_checkpoint(session, stage)
         raise
 

@@ -15,6 +15,7 @@ SUCCEEDED = AttemptEnd(AttemptState.SUCCEEDED)
 STOPPED = AttemptEnd(AttemptState.STOPPED)
 BROKEN = AttemptEnd(AttemptState.FAILED, "nan_loss", "loss is NaN", retryable=False)
 FULL = AttemptEnd(AttemptState.FAILED, "disk_full", "no space", retryable=False)
+UNJUDGED = AttemptEnd(AttemptState.FAILED, "reward_error_rate", "6 of 8 could not be judged", retryable=False)
 LOST = AttemptEnd(AttemptState.FAILED, "worker_lost", "gone", retryable=True)
 
 
@@ -46,9 +47,10 @@ def test_a_wish_that_does_not_fit_the_state_names_the_wish_and_both_states() -> 
     assert e.value.code == "illegal_transition"
 
 
+@pytest.mark.parametrize("end", [FULL, UNJUDGED])
 @pytest.mark.parametrize("state", [JobState.PROVISIONING, JobState.RUNNING, JobState.PAUSING])
-def test_a_full_disk_pauses_a_job_however_often(state: JobState) -> None:
-    assert decide(state, FULL, MAX_FAILED_ATTEMPTS).states[-1] == "paused"
+def test_a_full_disk_or_a_failing_verifier_pauses_a_job_however_often(state: JobState, end: AttemptEnd) -> None:
+    assert decide(state, end, MAX_FAILED_ATTEMPTS).states[-1] == "paused"
 
 
 def test_every_state_is_reached_from_the_first() -> None:

@@ -9,7 +9,7 @@ from services.common.errors import PlatformError
 from services.common.grader_spec import parse_grader
 from services.common.job_spec import RewardSpec, RlSpec
 from services.common.trajectory import Outcome, ScoredGroup, Verdict
-from services.trainer.learner.rl_batch import RlBatch, gather_batch
+from services.trainer.learner.rl_batch import RlBatch, UnverifiableError, gather_batch
 from services.trainer.learner.rl_metrics import batch_metrics
 from tests.support.builders import prompt_task, scored_group, trajectory
 
@@ -110,6 +110,8 @@ def test_too_many_unjudged_responses_end_the_job_before_the_lack_of_signal_does(
     with pytest.raises(PlatformError, match=r"1 of 4 responses .*crash") as caught:
         gather(Prompts([U, C], [C, W]), limit=0.2)
     assert caught.value.code == "reward_error_rate"
+    assert isinstance(caught.value, UnverifiableError)
+    assert [item.position for item in caught.value.groups] == [0]
 
 
 def test_abandoned_responses_do_not_count_as_the_verifiers_failure() -> None:
