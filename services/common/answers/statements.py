@@ -1,7 +1,7 @@
 r"""Answers that stand in prose: `The answer is 5.`, `so $x=5$`, `#### 5`; for golds, and for benchmarks."""
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 from services.common.data.boxed import innermost, outer_boxes
 
@@ -9,7 +9,8 @@ _ANSWER_TAG: Final = re.compile(r"<answer>([^<]*)</answer>")
 _HASHES: Final = re.compile(r"####[ \t]*([^\n]+)")
 _PHRASE: Final = re.compile(r"(?:answer(?:\s+is)?\s*:|answer\s+is)[ \t]*([^\n]+)", re.IGNORECASE)
 _FINAL: Final = re.compile(r"final\s+answer\s+is[ \t:]*([^\n]+)", re.IGNORECASE)
-_FORMULA: Final = re.compile(r"(?<!\\)\$+((?:[^$\\]|\\.)+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_DELIMITER: Final = re.compile(r"\\.|\$+", re.DOTALL)
+_CLOSING: Final = {r"\(": r"\)", r"\[": r"\]", "$": "$"}
 _SENTENCE_END: Final = re.compile(r"\.\s+[A-Z]")
 _NUMBER: Final = re.compile(r"(?<![\w.,])[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)%?")
 _COMMAND: Final = re.compile(
@@ -24,6 +25,12 @@ _MAX_BARE_CHARS: Final = 400
 _MAX_WORDS: Final = 4
 _GAP: Final = re.compile(r"\\q?quad|\\text|(?<![a-z])[a-z]+ (?=(?:and|or) )|[\s,;$\\(){}\[\]]")
 _MAX_BOX_GAP: Final = 40
+
+
+class _Formula(NamedTuple):
+    start: int
+    end: int
+    content: str
 
 
 def gold_answer(gold: str) -> str:
@@ -67,8 +74,8 @@ def final_statement(text: str) -> str:
 def is_bare(text: str) -> bool:
     """Whether the text is an answer and nothing else: one formula, a number with a unit, a word or two."""
     text = text.strip()
-    formula = _FORMULA.match(text)
-    if formula and formula.end() == len(text):
+    formulas = _formulas(text)
+    if len(formulas) == 1 and (formulas[0].start, formulas[0].end) == (0, len(text)):
         return True
     if len(text) > _MAX_BARE_CHARS or not text:
         return False
@@ -80,18 +87,18 @@ def is_bare(text: str) -> bool:
 
 def last_value(text: str) -> tuple[str, str] | None:
     """The last formula (last_formula) or the last number after it (last_number)."""
-    formulas = [match for match in _FORMULA.finditer(text) if not _is_prose(_content(match))]
+    formulas = [formula for formula in _formulas(text) if not _is_prose(formula.content)]
     numbers = list(_NUMBER.finditer(text))
-    if numbers and (not formulas or numbers[-1].start() >= formulas[-1].end()):
+    if numbers and (not formulas or numbers[-1].start() >= formulas[-1].end):
         return "last_number", numbers[-1].group().rstrip(",")
-    return ("last_formula", _content(formulas[-1])) if formulas else None
+    return ("last_formula", formulas[-1].content) if formulas else None
 
 
 def _first_statement(line: str) -> str:
     """The formula that a line begins with, else its first sentence; of long ones the value that it ends with."""
-    formula = _FORMULA.match(line)
-    if formula:
-        return _content(formula)
+    formulas = _formulas(line)
+    if formulas and formulas[0].start == 0:
+        return formulas[0].content
     sentence = _SENTENCE_END.split(line, maxsplit=1)[0].lstrip("}").strip()
     value = last_value(sentence) if _is_prose(sentence) else None
     return value[1] if value else sentence
@@ -101,5 +108,16 @@ def _is_prose(text: str) -> bool:
     return len(_WORD.findall(_COMMAND.sub(" ", text))) > _MAX_WORDS
 
 
-def _content(formula: re.Match[str]) -> str:
-    return next(group for group in formula.groups() if group is not None).strip()
+def _formulas(text: str) -> list[_Formula]:
+    r"""What stands in `$…$`, `\(…\)` and `\[…\]`, in one pass; an opening that is never closed opens nothing."""
+    found: list[_Formula] = []
+    opening, start, inside = "", 0, 0
+    for token in _DELIMITER.finditer(text):
+        sign = token.group().replace("$", "") or "$"
+        if opening and sign == _CLOSING[opening]:
+            content = text[inside : token.start()].strip()
+            found += [_Formula(start, token.end(), content)] if content else []
+            opening = ""
+        elif sign in _CLOSING and opening != "$":
+            opening, start, inside = sign, token.start(), token.end()
+    return found
