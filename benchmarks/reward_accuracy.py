@@ -1,0 +1,208 @@
+"""How often the verdict is right: ours beside math-verify, plain and with the gold wrapped, in one run.
+
+One JSON line per set and method: agreement with the labels, false accepts, false rejects. Sets: `verifier_cases`
+(labelled by other projects), `rewrites` (tests/golden/reward_cases.jsonl). Then for ours and wrapped math-verify: golds
+against themselves, changed golds (all must be refused) and rewrites that keep the meaning (all must be accepted). The
+last lines name the cases that one gets right and the other does not.
+
+plain: `verify(parse(gold), parse(answer))`, the documented call. wrapped: bare golds and bare answers in `\\boxed{}`.
+"""
+
+import argparse
+import json
+import logging
+import math
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+from reward_inputs import Pair, data_dir, golds_of
+
+from services.common.answers.gold_types import GoldType, gold_type
+from services.common.trajectory import FinishReason, Outcome
+from services.reward.extraction import Profile
+from services.reward.pool import Pool, PoolConfig
+from services.reward.verifier import Item, Verifier
+
+ROOT = Path(__file__).resolve().parents[1]
+SETS = ("math500/test.jsonl", "gsm8k/test.jsonl", "aime24/test.jsonl", "aime25/test.jsonl", "amc23/test.jsonl",
+        "olympiadbench/test.jsonl", "svamp/test.jsonl", "gsm8k/train.jsonl")  # fmt: skip
+MUTATED = ("math500/test.jsonl", "gsm8k/test.jsonl", "aime24/test.jsonl", "aime25/test.jsonl")
+BOXED_FIRST = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
+MAX_BARE_WORDS = 6
+
+Judge = Callable[[Sequence[Pair]], list[bool]]
+
+
+def plain(pairs: Sequence[Pair]) -> list[bool]:
+    """As documented."""
+    return [bool(verify(parse(gold), parse(answer))) for gold, answer in pairs]
+
+
+def wrapped(pairs: Sequence[Pair]) -> list[bool]:
+    """As it must be called."""
+    return [
+        bool(verify(gold=parse(_wrap(gold), BOXED_FIRST), target=parse(_wrap(answer), BOXED_FIRST)))
+        for gold, answer in pairs
+    ]
+
+
+def _wrap(text: str) -> str:
+    bare = not re.search(r"\\boxed|\\fbox|\$|</think>", text) and len(text.split()) <= MAX_BARE_WORDS
+    return rf"\boxed{{{text}}}" if bare else text
+
+
+def ours(pool: Pool, profile: Profile) -> Judge:
+    """The service's verifier."""
+
+    def judge(pairs: Sequence[Pair]) -> list[bool]:
+        items = [Item(str(place), gold, answer, FinishReason.STOP) for place, (gold, answer) in enumerate(pairs)]
+        verifier = Verifier(pool, cache_size=1)
+        verdicts = [
+            verdict
+            for start in range(0, len(items), 1024)
+            for verdict in verifier.verify(
+                items[start : start + 1024], [], profile, timeout_s=10.0, expires_at=math.inf
+            )
+        ]
+        return [verdict.outcome is Outcome.CORRECT for verdict in verdicts]
+
+    return judge
+
+
+def labelled(path: Path) -> list[dict[str, Any]]:
+    """Cases with `gold`, `answer`, `expected`."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def report(name: str, method: str, judged: Sequence[bool], expected: Sequence[bool]) -> None:
+    """One line."""
+    pairs = list(zip(judged, expected, strict=True))
+    agree = sum(one == other for one, other in pairs)
+    line = {
+        "set": name,
+        "method": method,
+        "total": len(pairs),
+        "agree": agree,
+        "accuracy": round(agree / len(pairs), 4) if pairs else None,
+        "false_accepts": sum(one and not other for one, other in pairs),
+        "false_rejects": sum(other and not one for one, other in pairs),
+    }
+    print(json.dumps(line), flush=True)
+
+
+def compare(name: str, cases: list[dict[str, Any]], judges: dict[str, Judge]) -> None:
+    """Every method on labelled cases, and where the last two differ."""
+    pairs = [(case["gold"], case["answer"]) for case in cases]
+    expected = [case["expected"] for case in cases]
+    judged = {method: judge(pairs) for method, judge in judges.items()}
+    for method, verdicts in judged.items():
+        report(name, method, verdicts, expected)
+    right = {method: [one == other for one, other in zip(judged[method], expected, strict=True)] for method in judged}
+    rows = list(zip(pairs, right["wrapped"], right["ours"], strict=True))
+    missed = sum(not theirs for _, theirs, _ in rows)
+    line = {
+        "set": name,
+        "missed_by_wrapped": missed,
+        "mended": sum(us and not theirs for _, theirs, us in rows),
+        "lost": [pair for pair, theirs, us in rows if theirs and not us],
+    }
+    print(json.dumps(line), flush=True)
+
+
+def mutations(golds: Sequence[str], rng: random.Random) -> Iterator[Pair]:
+    """A digit changed, the sign turned, another problem's gold."""
+    for place, gold in enumerate(golds):
+        digits = [match.start() for match in re.finditer(r"\d", gold)]
+        if digits:
+            at = rng.choice(digits)
+            other = rng.choice([digit for digit in "123456789" if digit != gold[at]])
+            yield gold, gold[:at] + other + gold[at + 1 :]
+        if gold_type(gold) in (GoldType.INTEGER, GoldType.RATIONAL) and re.search(r"[1-9]", gold):
+            yield gold, gold[1:] if gold.startswith("-") else f"-{gold}"
+        another = golds[(place + 1) % len(golds)]
+        if another.strip() != gold.strip():
+            yield gold, another
+
+
+def rewrites(gold: str) -> Iterator[str]:
+    """Spellings of the same answer."""
+    kind, number = gold_type(gold), re.fullmatch(r"\d+", gold)
+    yield from (f"{gold}.", rf"\text{{The answer is }}{gold}", f"${gold}$", gold.replace(r"\frac", r"\dfrac"))
+    yield from (gold.replace("(", r"\left(").replace(")", r"\right)") if r"\left" not in gold else gold,)
+    if number:
+        yield from (
+            rf"\textbf{{{gold}}}",
+            rf"\mathbf{{{gold}}}",
+            rf"\text{{{gold}}}",
+            f"+{gold}",
+            f"0{gold}",
+            f"{gold}.0",
+        )
+        yield from (f"x = {gold}", rf"{gold} \text{{ units}}", rf"{gold}^\circ", rf"\${gold}", f"{int(gold):,}")
+        grouped = f"{int(gold):,}"
+        yield from (grouped.replace(",", sign) for sign in ("{,}", r"\,", r",\!", " ") if "," in grouped)
+    if simple := re.fullmatch(r"(-?)\\frac\{(\d+)\}\{(\d+)\}", gold):
+        sign, top, bottom = simple.groups()
+        yield from (
+            f"{sign}{top}/{bottom}",
+            f"{sign}({top})/({bottom})",
+            rf"{sign}\frac{{{2 * int(top)}}}{{{2 * int(bottom)}}}",
+        )
+        yield f"{sign}{int(top) / int(bottom):.12f}"
+    if re.search(r"\\sqrt\{\d+\}", gold):
+        yield from (re.sub(r"\\sqrt\{(\d+)\}", r"√\1", gold), re.sub(r"\\sqrt\{(\d+)\}", r"sqrt(\1)", gold))
+    if kind is GoldType.TUPLE and gold.startswith("("):
+        yield from (
+            (gold.strip("()"), gold.replace("(", r"\langle ").replace(")", r"\rangle")) if gold.count("(") == 1 else ()
+        )
+    if kind is GoldType.EXPRESSION and re.search(r"\d[a-z](?![a-z])", gold) and "\\" not in gold:
+        yield re.sub(r"(\d)([a-z])(?![a-z])", r"\1*\2", gold)
+    if kind is GoldType.MATRIX:
+        yield gold.replace("pmatrix", "bmatrix")
+
+
+def self_and_changes(judges: dict[str, Judge], limit: int | None) -> None:
+    """Golds against themselves, changed, and rewritten."""
+    rng = random.Random(0)
+    for name in SETS:
+        pairs = [(gold, rf"\boxed{{{gold}}}") for gold in golds_of(name)[:limit]]
+        report(f"self:{name}", "ours", judges["ours"](pairs), [True] * len(pairs))
+    for name in MUTATED:
+        pairs = [(gold, rf"\boxed{{{changed}}}") for gold, changed in mutations(golds_of(name)[:limit], rng)]
+        for method in ("wrapped", "ours"):
+            verdicts = judges[method](pairs)
+            report(f"changed:{name}", method, verdicts, [False] * len(pairs))
+        accepted = [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict]
+        print(json.dumps({"set": f"changed:{name}", "accepted_by_ours": accepted}), flush=True)
+    for name in ("math500/test.jsonl", "olympiadbench/test.jsonl"):
+        pairs = [(gold, rf"\boxed{{{text}}}") for gold in golds_of(name)[:limit] for text in rewrites(gold)]
+        for method in ("wrapped", "ours"):
+            verdicts = judges[method](pairs)
+            report(f"rewritten:{name}", method, verdicts, [True] * len(pairs))
+        refused = [pair for pair, accepted in zip(pairs, verdicts, strict=True) if not accepted]
+        print(json.dumps({"set": f"rewritten:{name}", "refused_by_ours": refused}), flush=True)
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="40 cases and golds of each set")
+    limit = 40 if parser.parse_args().quick else None
+    logging.disable(logging.WARNING)
+    pool = Pool(PoolConfig(workers=2))
+    pool.start()
+    judges = {"plain": plain, "wrapped": wrapped, "ours": ours(pool, Profile.EVAL)}
+    try:
+        compare("verifier_cases", labelled(data_dir() / "verifier_cases.jsonl")[:limit], judges)
+        compare("rewrites", labelled(ROOT / "tests/golden/reward_cases.jsonl")[:limit], judges)
+        self_and_changes({**judges, "ours": ours(pool, Profile.RL)}, limit)
+    finally:
+        pool.close()
+
+
+if __name__ == "__main__":
+    main()
