@@ -72,8 +72,8 @@ class Fleet:
         """Whether the reward service serves."""
         return probe(self.reward, STATUS_TIMEOUT_S)
 
-    def verify(self, request: reward_pb2.VerifyRequest, timeout_s: float) -> reward_pb2.VerifyResponse:
-        """Verdicts of the reward service."""
+    def grade(self, request: reward_pb2.VerifyRequest, timeout_s: float) -> reward_pb2.VerifyResponse:
+        """Verdicts of the reward service, by any graders."""
         return call(
             self._reward().Verify,
             request,
@@ -145,14 +145,8 @@ class Fleet:
 
     def verify(self, items: Sequence[reward_pb2.VerifyItem], timeout_s: float) -> Sequence[types_pb2.Verdict]:
         """Verdicts of the accuracy grader, in the order of the items; each may take `timeout_s`."""
-        answer = call(
-            reward_pb2_grpc.RewardServiceStub(self._channel(self.reward)).Verify,
-            reward_pb2.VerifyRequest(items=items, graders=("accuracy",), profile="rl", timeout_s=timeout_s),
-            timeout_s=timeout_s * len(items) + _SHORT_TIMEOUT_S,
-            what=f"Verify on reward service {self.reward}",
-            unavailable_code="verifier_unavailable",
-        )
-        return answer.verdicts
+        request = reward_pb2.VerifyRequest(items=items, graders=("accuracy",), profile="rl", timeout_s=timeout_s)
+        return self.grade(request, timeout_s * len(items) + _SHORT_TIMEOUT_S).verdicts
 
     def start_job(self, address: str, request: trainer_pb2.StartJobRequest) -> None:
         """Start the learner of an attempt."""

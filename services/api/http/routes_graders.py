@@ -110,7 +110,7 @@ def run_grader(resources: Res, body: RunBody) -> RunResult:
     asked = [grader, *(part.model_copy(update={"name": key}) for key, part in parts.items() if key != grader.name)]
     request = reward_pb2.VerifyRequest(items=[item], graders=[grader_text(one) for one in asked], profile=body.profile)
     started = time.monotonic()
-    verdict = verdict_from_pb(resources.fleet.verify(request, _RUN_TIMEOUT_S).verdicts[0])
+    verdict = verdict_from_pb(resources.fleet.grade(request, _RUN_TIMEOUT_S).verdicts[0])
     return RunResult(
         reward=verdict.rewards.get(grader.name),
         sub_rewards={name: score for name, score in verdict.rewards.items() if name != grader.name},
@@ -138,4 +138,4 @@ def rescore_job(resources: Res, job_id: str, query: RescoreQuery) -> RescoreRepo
     """Judge stored trajectories again; changes nothing. What flips is listed with the advantages before and now."""
     with resources.database.begin() as session:
         job = get_job(session, job_id)
-        return rescore(session, job, query, resources.fleet.verify)
+        return rescore(session, job, query, resources.fleet.grade)
