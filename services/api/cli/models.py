@@ -48,7 +48,7 @@ def make(
 
 @models_app.command()
 def convert(
-    source: Annotated[Path, typer.Option("--source", help="Directory of a Hugging Face decoder.")],
+    source: Annotated[Path, typer.Option("--source", help="Directory of a Hugging Face decoder, or a GGUF file.")],
     directory: OutOption,
     block_size: BlockSizeOption = 4,
     as_json: JsonOption = False,

@@ -1,61 +1,100 @@
-"""Turn a Hugging Face decoder into a block-diffusion model: a mask token, a block length, and nothing else."""
+"""Turn a decoder into a block-diffusion model: a mask token, a block length, and nothing else."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from services.common.errors import PlatformError
+from services.common.model.gguf import read_gguf
 from services.common.model.loading import assemble, read_tokenizer, read_weights, save_model
-from services.common.model.sdar import SDARConfig, SDARMoeConfig
+from services.common.model.sdar import block_diffusion_config
 from services.common.model.tiny import MASK_TOKEN
 from services.common.model_card import read_config
 
-SDAR_CONFIGS: Final[Mapping[str, type[PreTrainedConfig]]] = {"qwen3": SDARConfig, "qwen3_moe": SDARMoeConfig}
-"""Architectures that are SDAR's own once they have a mask token; others keep their model type."""
+EMBEDDING_ROWS_MULTIPLE: Final = 64
+"""An embedding that must grow grows to a multiple of this: odd sizes are slow on a GPU and cannot be split."""
 
 
 def convert_model(source: Path | str, out: Path | str, block_size: int) -> None:
     """Write `source` to `out` with a mask token and a block length; raises PlatformError("model_invalid").
 
-    Weights are kept bit for bit, in their dtype; where the embedding has no row left for the mask token it grows, and
-    the new rows start at the mean of the others.
+    `source` is a Hugging Face directory, a GGUF file, or a directory that holds one. Weights are kept bit for bit, in
+    their dtype (quantised ones as fp32). A mask token that the model has is used. A new one takes the first row of the
+    embedding that no token has; where there is none the embedding grows. Its row starts at the mean of all tokens'.
     """
-    _refuse_other_formats(Path(source))
     if block_size < 1:
         raise PlatformError("invalid_request", f"A block length of {block_size} was asked for; it must be at least 1.")
-    model, tokenizer = _load(source)
+    model, tokenizer = _load(Path(source))
     mask_token_id = _mask_token(model, tokenizer)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # fills the last block of an answer
     save_model(assemble(model, tokenizer, block_size, mask_token_id), out)
 
 
-def _refuse_other_formats(source: Path) -> None:
-    """GGUF holds quantised weights under other names."""
-    if source.suffix == ".gguf" or (source.is_dir() and any(source.glob("*.gguf"))):
+def _load(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model, under SDAR's config class where there is one, and tokenizer."""
+    file = _gguf_file(source)
+    if file is not None:
+        return read_gguf(file)
+    config = block_diffusion_config(read_config(source))
+    return read_weights(source, "auto", config=config).eval(), read_tokenizer(source)
+
+
+def _gguf_file(source: Path) -> Path | None:
+    """The GGUF file that is meant, or None for a Hugging Face directory."""
+    if source.suffix == ".gguf":
+        return source
+    if (source / "config.json").is_file():
+        return None
+    files = sorted(source.glob("*.gguf"))
+    if len(files) > 1:
         raise PlatformError(
             "model_invalid",
-            f"{source} is in the GGUF format; conversion reads safetensors in the Hugging Face layout only.",
-            hint="Fetch the original model directory.",
+            f"{source} holds {len(files)} GGUF files ({', '.join(file.name for file in files[:5])}); which one?",
+            hint="Name the file itself.",
         )
-
-
-def _load(source: Path | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model, under SDAR's config class where there is one, and tokenizer."""
-    written = read_config(source)
-    config_class = SDAR_CONFIGS.get(str(written.get("model_type")))
-    options = {} if config_class is None else {"config": config_class.from_dict(written)}
-    return read_weights(source, "auto", **options).eval(), read_tokenizer(source)
+    return files[0] if files else None
 
 
 def _mask_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Id of the mask token, added where there is none."""
+    known = len(tokenizer)
+    stated = getattr(model.config, "mask_token_id", None)
+    if tokenizer.mask_token_id is None and stated is not None and stated < known:
+        tokenizer.mask_token = tokenizer.convert_ids_to_tokens(stated)
     if tokenizer.mask_token_id is None:
         tokenizer.add_special_tokens({"mask_token": MASK_TOKEN})
-    rows = model.get_input_embeddings().num_embeddings
-    if tokenizer.mask_token_id >= rows:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
-            weight = embedding.get_parameter("weight").data
-            weight[rows:] = weight[:rows].mean(0)
-    return int(tokenizer.mask_token_id)
+    mask = int(tokenizer.mask_token_id)
+    _refuse_contradiction(tokenizer, mask, stated)
+    if mask >= known:
+        _start_at_mean(model, known, mask)
+    return mask
+
+
+def _refuse_contradiction(tokenizer: PreTrainedTokenizerBase, mask: int, stated: int | None) -> None:
+    """One mask token, which is nothing else besides."""
+    others = {"end-of-sequence": tokenizer.eos_token_id, "padding": tokenizer.pad_token_id}
+    same = [name for name, number in others.items() if number == mask]
+    if stated not in (None, mask) or same:
+        said = f"config.json names {stated}" if not same else f"that is its {' and '.join(same)} token too"
+        raise PlatformError(
+            "model_invalid",
+            f"The tokenizer's mask token is {tokenizer.mask_token!r} (id {mask}), but {said}; a mask token stands for "
+            "an unknown token and nothing else.",
+            hint="Correct mask_token in tokenizer_config.json or mask_token_id in config.json.",
+        )
+
+
+def _start_at_mean(model: PreTrainedModel, known: int, mask: int) -> None:
+    """Give a new token the mean of the first `known` rows; rows that must be added start there too."""
+    rows = model.get_input_embeddings().get_parameter("weight").shape[0]
+    if mask >= rows:
+        model.resize_token_embeddings(mask + 1, pad_to_multiple_of=EMBEDDING_ROWS_MULTIPLE, mean_resizing=False)
+    for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
+        weight: Tensor = embedding.get_parameter("weight").data
+        mean = weight[: min(known, rows)].to(torch.float32).mean(0).to(weight.dtype)
+        weight[mask] = mean
+        weight[rows:] = mean

@@ -61,18 +61,26 @@ def load_skeleton(path: Path | str, dtype: torch.dtype | str, device: torch.devi
     """Like load_model, but from config and tokenizer only: all weights are zero until they are pushed."""
     read_model_card(path)
     _check_family(path)
-    with _reading(path):
+    with reading(path):
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         _check_attention(path, config)
-        with no_init_weights(), torch.device(device):
-            model = AutoModelForCausalLM.from_config(config, dtype=as_dtype(dtype), attn_implementation=IMPLEMENTATION)
-        model.tie_weights()
+        model = blank_model(config, as_dtype(dtype), device)
         if (Path(path) / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(path, local_files_only=True)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
     return _complete(path, model)
+
+
+def blank_model(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device | str) -> PreTrainedModel:
+    """A model whose weights hold whatever the memory held."""
+    with no_init_weights(), torch.device(device):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation=IMPLEMENTATION
+        )
+    model.tie_weights()
+    return model
 
 
 def save_model(loaded: LoadedModel, path: Path | str, state: Mapping[str, Tensor] | None = None) -> None:
@@ -104,7 +112,7 @@ def read_weights(path: Path | str, dtype: torch.dtype | str, **options: Any) -> 
     `options` go to from_pretrained; a dtype "auto" keeps that of the file.
     """
     _check_family(path)
-    with _reading(path):
+    with reading(path):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=dtype,
@@ -117,13 +125,13 @@ def read_weights(path: Path | str, dtype: torch.dtype | str, **options: Any) -> 
         )
     model: PreTrainedModel = loaded[0]
     _check_attention(path, model.config)
-    _check_report(path, loaded[1])
+    check_report(path, loaded[1])
     return model
 
 
 def read_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
     """Tokenizer of a directory; raises PlatformError("model_invalid")."""
-    with _reading(path):
+    with reading(path):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path, local_files_only=True, trust_remote_code=False
         )
@@ -172,7 +180,9 @@ def _check_family(path: Path | str) -> None:
     family = read_config(path).get("model_type")
     if family not in FAMILIES:
         raise PlatformError(
-            "model_invalid", f"{path} is a model of type {family!r}; supported are {', '.join(FAMILIES)}."
+            "model_invalid",
+            f"{path} is a model of type {family!r}; supported are the decoders {', '.join(FAMILIES)}.",
+            hint="Other architectures are added in services/common/model/sdar.py, once their forward was checked.",
         )
 
 
@@ -184,11 +194,12 @@ def _check_attention(path: Path | str, config: PreTrainedConfig) -> None:
             "model_invalid",
             f"{path} has sliding window {window} and attention dropout {dropout}; block-diffusion attention sees all "
             "earlier blocks and drops nothing.",
+            hint="Where the model was trained without a window (use_sliding_window), set sliding_window to null.",
         )
 
 
-def _check_report(path: Path | str, report: Mapping[str, Any]) -> None:
-    """Weights on disk must be exactly the model's."""
+def check_report(path: Path | str, report: Mapping[str, Any]) -> None:
+    """Weights on disk must be exactly the model's; raises PlatformError("model_invalid")."""
     faults = {kind: report.get(kind) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")}
     named = [f"{kind.replace('_', ' ')}: {sorted(map(str, found))[:5]}" for kind, found in faults.items() if found]
     if named:
@@ -200,7 +211,7 @@ def _check_report(path: Path | str, report: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _reading(path: Path | str) -> Iterator[None]:
+def reading(path: Path | str) -> Iterator[None]:
     """Faults of the directory become PlatformError("model_invalid")."""
     try:
         with _no_progress_bar():

@@ -4,11 +4,13 @@ The architecture is Qwen3's; what differs is the attention (services.common.mode
 under their own model types and weight names; no remote code is run.
 """
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    PreTrainedConfig,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3MoeConfig,
@@ -54,3 +56,12 @@ register_checkpoint_conversion_mapping("sdar_moe", get_checkpoint_conversion_map
 
 FAMILIES: Final = ("sdar", "sdar_moe", "qwen3", "qwen3_moe", "qwen2", "llama", "mistral")
 """Model types whose forward was checked to reproduce, under block length 1, their own causal forward."""
+
+_SDAR_CONFIGS: Final[Mapping[str, type[PreTrainedConfig]]] = {"qwen3": SDARConfig, "qwen3_moe": SDARMoeConfig}
+"""Architectures that are SDAR's own once they have a mask token; others keep their model type."""
+
+
+def block_diffusion_config(written: Mapping[str, Any]) -> PreTrainedConfig | None:
+    """The config of a decoder as that of a block-diffusion model; None when the family keeps its own."""
+    config_class = _SDAR_CONFIGS.get(str(written.get("model_type")))
+    return None if config_class is None else config_class.from_dict(dict(written))

@@ -8,7 +8,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     LlamaConfig,
+    MistralConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen3Config,
@@ -55,7 +57,9 @@ def _without_mask(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast
     state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] != "<|MASK|>"]
     del state["model"]["vocab"]["<|MASK|>"]
     backend = type(tokenizer.backend_tokenizer).from_str(json.dumps(state))
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>", chat_template="x")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|endoftext|>", pad_token="<|endoftext|>", chat_template="x"
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,7 +74,8 @@ def test_a_decoder_keeps_its_weights_and_gets_a_mask_and_a_block_length(
 
     before, after = (load_file(path / "model.safetensors") for path in (source, tmp_path / "out"))
     assert after.keys() == before.keys()
-    assert all(torch.equal(after[name], before[name]) for name in before)
+    learnt = {name: slice(0, MASK) if "embed" in name or "lm_head" in name else slice(None) for name in before}
+    assert all(torch.equal(after[name][rows], before[name][rows]) for name, rows in learnt.items())
     card = read_model_card(tmp_path / "out")
     assert (card.model_type, card.block_size, card.mask_token_id) == (model_type, 8, MASK)
     loaded = load_model(tmp_path / "out", "float32", "cpu")
@@ -97,14 +102,68 @@ def test_a_full_embedding_grows_by_the_mean_of_its_rows(tmp_path: Path) -> None:
         torch.testing.assert_close(after[name][MASK], before[name].float().mean(0).bfloat16())
 
 
-def test_gguf_and_impossible_block_lengths_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "model.gguf").touch()
-
-    for source in (tmp_path, tmp_path / "model.gguf"):
-        with pytest.raises(PlatformError, match="GGUF"):
-            convert_model(source, tmp_path / "out", 4)
+def test_an_impossible_block_length_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PlatformError, match="at least 1"):
         convert_model(tmp_path / "none", tmp_path / "out", 0)
+
+
+def test_a_vocabulary_with_padding_rows_keeps_its_size_and_the_mask_takes_the_first_of_them(tmp_path: Path) -> None:
+    source = _decoder(tmp_path / "source", Qwen3Config, rows=MASK + 5)
+
+    convert_model(source, tmp_path / "out", 4)
+
+    before, after = (load_file(path / "model.safetensors") for path in (source, tmp_path / "out"))
+    embedding = "model.embed_tokens.weight"
+    assert after[embedding].shape == before[embedding].shape
+    torch.testing.assert_close(after[embedding][MASK], before[embedding][:MASK].float().mean(0).bfloat16())
+    assert torch.equal(after[embedding][MASK + 1 :], before[embedding][MASK + 1 :])
+
+
+def test_a_block_diffusion_model_keeps_its_mask_when_its_block_length_is_changed(tmp_path: Path) -> None:
+    convert_model(_decoder(tmp_path / "source", Qwen3Config), tmp_path / "four", 4)
+
+    convert_model(tmp_path / "four", tmp_path / "eight", 8)
+
+    four, eight = (load_file(tmp_path / name / "model.safetensors") for name in ("four", "eight"))
+    assert all(torch.equal(four[name], eight[name]) for name in four)
+    assert read_model_card(tmp_path / "eight").mask_token_id == MASK
+
+
+def test_a_mask_token_that_config_and_tokenizer_disagree_on_is_refused(tmp_path: Path) -> None:
+    convert_model(_decoder(tmp_path / "source", Qwen3Config), tmp_path / "out", 4)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    (tmp_path / "out" / "config.json").write_text(json.dumps({**config, "mask_token_id": 3}))
+
+    with pytest.raises(PlatformError, match=rf"mask token is '<\|MASK\|>' \(id {MASK}\), but config.json names 3"):
+        convert_model(tmp_path / "out", tmp_path / "again", 4)
+
+
+def test_a_mask_token_that_also_ends_sequences_is_refused(tmp_path: Path) -> None:
+    source = _decoder(tmp_path / "source", Qwen3Config)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.mask_token = tokenizer.eos_token
+    tokenizer.save_pretrained(source)
+
+    with pytest.raises(PlatformError, match="its end-of-sequence and padding token too"):
+        convert_model(source, tmp_path / "out", 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"model_type": "bert"}, "is a model of type 'bert'; supported are the decoders sdar"),
+        ({"model_type": "mistral", "sliding_window": 64}, "has sliding window 64"),
+    ],
+)
+def test_what_block_diffusion_attention_cannot_do_is_refused(
+    tmp_path: Path, change: dict[str, object], reason: str
+) -> None:
+    source = _decoder(tmp_path / "source", MistralConfig)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, **change}))
+
+    with pytest.raises(PlatformError, match=reason):
+        convert_model(source, tmp_path / "out", 4)
 
 
 def test_the_commands_write_models_and_say_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
