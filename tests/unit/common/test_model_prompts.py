@@ -48,10 +48,10 @@ def test_a_tokenizer_without_a_template_or_an_end_is_refused() -> None:
 
 def test_a_tokenizer_without_any_end_token_is_refused() -> None:
     class Endless:
-        eos_token_id = None
+        eos_token_id = unk_token_id = None
 
-        def get_vocab(self) -> dict[str, int]:
-            return {"a": 0}
+        def convert_tokens_to_ids(self, token: str) -> int | None:
+            return {"a": 0}.get(token)
 
         def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
             return {"input_ids": [0]}
