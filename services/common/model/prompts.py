@@ -1,7 +1,7 @@
 """Text to token ids: the prompt through the chat template, the answer with its end of turn."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from transformers import PreTrainedTokenizerBase
 
@@ -33,8 +33,8 @@ def encode_completion(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int
 def end_of_turn_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The id that ends a turn, then the tokenizer's end-of-sequence id; raises PlatformError("model_invalid")."""
     # One by one: the whole vocabulary is a dictionary built anew, too slow for every row of a data set.
-    found = (tokenizer.convert_tokens_to_ids(token) for token in END_OF_TURN_TOKENS)
-    ids = [number for number in found if number not in (None, tokenizer.unk_token_id)]
+    found: list[Any] = [tokenizer.convert_tokens_to_ids(token) for token in END_OF_TURN_TOKENS]
+    ids: list[int] = [number for number in found if number not in (None, tokenizer.unk_token_id)]
     if tokenizer.eos_token_id is not None:
         ids.append(tokenizer.eos_token_id)
     if not ids:
