@@ -25,7 +25,7 @@ from services.trainer.learner.trainee import Trainee
 from services.trainer.sft import SftExample
 
 BLOCK_SIZE = 4
-MAX_TOKENS = 512
+LIMITS = Limits(max_prompt_tokens=1024, max_sequence_tokens=2048)
 
 
 def smollm2_file() -> Path:
@@ -43,9 +43,8 @@ def measure(model_dir: Path, data: Path, *, steps: int, batch_size: int, held_ou
     trainee = Trainee(loaded, _spec(data, batch_size))
     prepared = time.perf_counter()
 
-    limits = Limits(MAX_TOKENS, MAX_TOKENS)
     training, held_out = (
-        load_examples(data / name, loaded, trainee.spec.prompt, limits).items[:count]
+        load_examples(_first_rows(data / name, count, model_dir.parent), loaded, trainee.spec.prompt, LIMITS).items
         for name, count in (("train.jsonl", steps * batch_size), ("test.jsonl", held_out_rows))
     )
     before = trainee.sft_loss(held_out)
@@ -69,8 +68,17 @@ def measure(model_dir: Path, data: Path, *, steps: int, batch_size: int, held_ou
     }
 
 
+def _first_rows(file: Path, count: int, directory: Path) -> Path:
+    """The first rows of a file, in a file of their own."""
+    with file.open(encoding="utf-8") as rows:
+        first = [next(rows) for _ in range(count)]
+    part = directory / file.name
+    part.write_text("".join(first), encoding="utf-8")
+    return part
+
+
 def _train(trainee: Trainee, examples: tuple[SftExample, ...], steps: int, batch_size: int) -> list[float]:
-    trainee.begin("sft", None)
+    trainee.begin("sft", None, None)
     lr = trainee.spec.optim.lr
     batches = [examples[step * batch_size : (step + 1) * batch_size] for step in range(steps)]
     return [trainee.train_sft(batch, step + 1, lr)["train/loss"] for step, batch in enumerate(batches)]

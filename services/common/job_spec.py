@@ -103,6 +103,18 @@ class SftSpec(Frozen):
     """Overrides the job's."""
 
 
+class LoraSpec(Frozen):
+    """Low-rank adapters beside frozen weights, for SFT and RL alike; what is served and exported is merged."""
+
+    rank: int = Field(16, gt=0)
+    alpha: int = Field(32, gt=0)
+    """The adapter's product is scaled by alpha / rank."""
+    dropout: Literal[0] = 0
+    """Must be 0: dropout would make the trained policy another one than the one that decodes, and resuming inexact."""
+    target_modules: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(None, min_length=1)
+    """Last names of linear layers, such as q_proj; None takes all of the decoder's blocks."""
+
+
 class RlSpec(Frozen):
     """DiPO: policy gradient on the denoising steps that really happened."""
 
@@ -171,7 +183,8 @@ class TrainerSpec(Frozen):
     """Longest prompt + response in tokens; longer rows are dropped and counted."""
     max_tokens_per_microbatch: int = Field(16384, gt=0)
     """Row tokens (clean and noisy) of one forward pass."""
-    precision: Literal["fp32"] = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 computes passes in bf16 on a GPU; weights, optimizer and log-softmax stay fp32. A CPU trains in fp32."""
     gradient_checkpointing: bool = False
 
 
@@ -218,6 +231,8 @@ class EvalSpec(Frozen):
 class ResourcesSpec(Frozen):
     """What the job asks the platform for."""
 
+    trainer_ranks: int = Field(1, gt=0)
+    """Processes of the learner; the weights are sharded over them. On GPUs, one device each."""
     rollout_replicas: int = Field(1, gt=0)
     rollout_batch_size: int = Field(0, ge=0)
     """Responses decoded side by side per replica; 0 lets the replica choose."""
@@ -245,6 +260,8 @@ class JobSpec(Frozen):
     optim: OptimSpec = OptimSpec()
     sft: SftSpec = SftSpec()
     rl: RlSpec = RlSpec()
+    lora: LoraSpec | None = None
+    """None trains all weights."""
     trainer: TrainerSpec = TrainerSpec()
     reward: RewardSpec = RewardSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()

@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from services.common.checkpoint.format import MANIFEST, OPTIMIZER, STATE, CheckpointManifest, verify
+from services.common.checkpoint.format import ADAPTER, MANIFEST, OPTIMIZER, STATE, CheckpointManifest, verify
 from services.common.checkpoint.store import fsync_path
 from services.common.errors import PlatformError
 
 PROVENANCE: Final = "dirl_export.json"
-_NOT_THE_MODEL: Final = frozenset({OPTIMIZER, STATE, MANIFEST})
+_NOT_THE_MODEL: Final = frozenset({OPTIMIZER, ADAPTER, STATE, MANIFEST})
 
 
 def export_checkpoint(checkpoint: Path, output: Path) -> None:

@@ -1,4 +1,4 @@
-"""One learner as a child process: its own process group, watched until it is gone, never left behind."""
+"""One learner as child processes, one per rank: a process group, watched until it is gone, never left behind."""
 
 import os
 import signal
@@ -7,13 +7,13 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import psutil
 import structlog
 
 from services.common.errors import PlatformError
-from services.trainer.learner.request import LearnerRequest, read_result, request_path
+from services.trainer.learner.request import RANK_VARIABLE, LearnerRequest, read_result, request_path
 
 _CGROUP_EVENTS: Final = Path("/sys/fs/cgroup/memory.events")
 _LOG_TAIL_BYTES: Final = 2000
@@ -45,7 +45,14 @@ class LearnerProcess:
         self._stop_asked = False
         self._kill_timer: threading.Timer | None = None
         self._oom_kills = _oom_kills()
-        self._process = _spawn(request, program)
+        self._process, *self._followers = _spawn(request, program)
+        self._fallen: int | None = None
+        self._follower_watchers = [
+            threading.Thread(target=self._watch_follower, args=(follower.pid,), daemon=True)
+            for follower in self._followers
+        ]
+        for thread in self._follower_watchers:
+            thread.start()
         self._watcher = threading.Thread(target=self._watch, name=f"learner-{self._process.pid}", daemon=True)
         self._watcher.start()
 
@@ -94,12 +101,16 @@ class LearnerProcess:
     def _watch(self) -> None:
         """Wait without reaping, clear the group, then reap: until then nobody else can get the group's id."""
         os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        fallen = self._fallen or _first_failure(self._followers) or 0  # before the rest of the group is killed
         _kill_group(self.pid, signal.SIGKILL)
+        for thread in self._follower_watchers:
+            thread.join()  # they look at processes that are reaped below
         if self._kill_timer is not None:
             self._kill_timer.cancel()
-        status = self._exit_status()
-        self._end = self._interpret(status)
-        self._process.wait()
+        status = fallen if fallen < 0 else _exit_status(self.pid)
+        self._end = self._interpret(status, is_follower=fallen < 0)
+        for process in (*self._followers, self._process):
+            process.wait()
         log.info(
             "learner ended",
             job_id=self.request.job_id,
@@ -109,13 +120,16 @@ class LearnerProcess:
             exit_status=status,
         )
 
-    def _exit_status(self) -> int:
-        """Exit status, or minus the number of the signal, without reaping."""
-        found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        assert found is not None
-        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+    def _watch_follower(self, pid: int) -> None:
+        """The death of any rank is the end of all: the others would wait for it for good."""
+        status = _exit_status(pid)
+        if status != 0:
+            self._fallen = self._fallen or status
+            self._signal_group(signal.SIGKILL)
 
-    def _interpret(self, status: int) -> AttemptEnd:
+    def _interpret(self, status: int, *, is_follower: bool) -> AttemptEnd:
+        if is_follower and not self._stop_asked:
+            return self._crash(status)  # what rank 0 says is only that a rank is gone
         result = read_result(self.request.job_dir, self.request.attempt)
         if result is not None:
             return AttemptEnd(result.state, result.error_code, result.error_message, result.retryable)
@@ -148,7 +162,8 @@ def log_path(request: LearnerRequest) -> Path:
     return request.job_dir / "logs" / f"attempt-{request.attempt:04d}.log"
 
 
-def _spawn(request: LearnerRequest, program: Sequence[str]) -> "subprocess.Popen[bytes]":
+def _spawn(request: LearnerRequest, program: Sequence[str]) -> "list[subprocess.Popen[bytes]]":
+    """One process per rank, all in the process group that rank 0 leads."""
     if request_path(request.job_dir, request.attempt).exists():
         raise PlatformError(
             "worker_lost",
@@ -156,19 +171,43 @@ def _spawn(request: LearnerRequest, program: Sequence[str]) -> "subprocess.Popen
             "is gone, and its learner with it. An attempt runs once.",
             hint="Start the next attempt; it continues from the newest checkpoint.",
         )
+    ranks: list[subprocess.Popen[bytes]] = []
     try:
         file = request.save()
         log_path(request).parent.mkdir(parents=True, exist_ok=True)
         with log_path(request).open("ab") as output:
-            return subprocess.Popen(
-                [*program, str(file)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            for rank in range(request.ranks):
+                ranks.append(_spawn_rank([*program, str(file)], rank, output, ranks[0].pid if ranks else 0))
+            return ranks
     except OSError as error:
+        if ranks:
+            _kill_group(ranks[0].pid, signal.SIGKILL)
         raise PlatformError("internal", f"Cannot start the learner of {request.job_id}: {error}.") from error
+
+
+def _spawn_rank(command: Sequence[str], rank: int, output: BinaryIO, group: int) -> "subprocess.Popen[bytes]":
+    """`group` 0 opens a new process group."""
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        process_group=group,
+        env={**os.environ, RANK_VARIABLE: str(rank)},
+    )
+
+
+def _exit_status(pid: int) -> int:
+    """Wait for a child's exit status, or minus the number of the signal that ended it, without reaping it."""
+    found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert found is not None
+    return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+
+
+def _first_failure(processes: "Sequence[subprocess.Popen[bytes]]") -> int | None:
+    """Status of a process that has ended badly, or None."""
+    ended = [p.pid for p in processes if os.waitid(os.P_PID, p.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)]
+    return next((status for pid in ended if (status := _exit_status(pid)) != 0), None)
 
 
 def _kill_group(pgid: int, number: signal.Signals) -> None:

@@ -18,9 +18,11 @@ from services.common.errors import PlatformError
 from services.common.job_spec import OptimSpec, SftSpec, TrainerSpec
 from services.common.model.forward import hidden_states, token_logprobs
 from services.common.model.loading import LoadedModel
+from services.trainer.adapter import adapter_off
 from services.trainer.ranks import ALONE, Ranks
 from services.trainer.reference import Reference
 from services.trainer.sft import NoisyExample, SftExample, add_noise, denoising_loss
+from services.trainer.sharding import shard, whole
 from services.trainer.trajectory_rows import PackedRow, sft_rows
 
 LOGITS_PER_CHUNK: Final = 2**25
@@ -37,11 +39,20 @@ class Policy:
     reference: Reference | None = None
     """What rl.kl_beta is the weight of the divergence from; needed when it is above 0."""
 
+    def __post_init__(self) -> None:
+        """With several ranks the weights are sharded, and a pass gathers them layer by layer."""
+        self._scorer = _RowScorer(self.loaded)
+        if self.ranks.size > 1:
+            shard(self._scorer, self.loaded.model, self.ranks)
+
     def score(
         self, row: PackedRow, temperature: float, observe: Callable[[torch.Tensor], None] | None = None
     ) -> tuple[torch.Tensor, float]:
-        """score_row of a row from the host."""
-        return score_row(self.loaded, row.to(self.loaded.model.device), temperature, observe=observe)
+        """score_row of a row from the host, its matrix products in the precision of the job."""
+        device = self.loaded.model.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.trainer.precision == "bf16"):
+            scored: tuple[torch.Tensor, float] = self._scorer(row.to(device), temperature, observe)
+        return scored
 
     @property
     def layout(self) -> dict[str, int]:
@@ -109,6 +120,32 @@ def score_row(
     return torch.cat([logprobs for logprobs, _ in parts]), float(sum(entropy for _, entropy in parts))
 
 
+class AdapterOffReference:
+    """The base of a model with a LoRA adapter; see services.trainer.reference.Reference."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    def logprobs(self, row: PackedRow, temperature: float) -> torch.Tensor:
+        """See Reference."""
+        with adapter_off(self._policy.loaded.model):
+            return self._policy.score(row, temperature)[0]
+
+
+class _RowScorer(torch.nn.Module):
+    """score_row as one module, from whose inputs to whose outputs a sharded model is gathered."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        super().__init__()
+        self.model = loaded.model
+        self._loaded = loaded
+
+    def forward(
+        self, row: PackedRow, temperature: float, observe: Callable[[torch.Tensor], None] | None
+    ) -> tuple[torch.Tensor, float]:
+        return score_row(self._loaded, row, temperature, observe=observe)
+
+
 def _score(
     loaded: LoadedModel, hidden: torch.Tensor, targets: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -137,7 +174,7 @@ def optimizer_step(
     policy: Policy, optimizer: torch.optim.Optimizer, loss: float, max_grad_norm: float
 ) -> dict[str, float]:
     """Clip the accumulated gradient and step once; the norm returned is the one before clipping."""
-    norm = float(torch.nn.utils.clip_grad_norm_(policy.loaded.model.parameters(), max_grad_norm))
+    norm = float(whole(torch.nn.utils.clip_grad_norm_(policy.loaded.model.parameters(), max_grad_norm)))
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise PlatformError(
             "nan_loss",

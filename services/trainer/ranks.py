@@ -2,12 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from services.common.errors import PlatformError
+
 T = TypeVar("T")
+_PATIENCE: Final = timedelta(days=7)
+"""Ranks wait as long as rank 0 waits for rollouts; that one of them died is noticed by the supervisor."""
 _CPU: Final = torch.device("cpu")
 
 
@@ -46,3 +52,27 @@ class Ranks:
 
 ALONE: Final = Ranks()
 """One process, without torch.distributed."""
+
+
+def join(rendezvous: Path, rank: int, size: int) -> Ranks:
+    """Meet the other ranks through a file; a single one stays alone. Raises PlatformError("preflight_failed")."""
+    if size == 1:
+        return ALONE
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < size:
+        raise PlatformError(
+            "preflight_failed",
+            f"Cannot start {size} ranks: the trainer has {gpus} GPUs, and each rank needs one.",
+            hint="Lower resources.trainer_ranks.",
+            param="resources.trainer_ranks",
+        )
+    if gpus:
+        torch.cuda.set_device(rank)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if gpus else "gloo",
+        init_method=f"file://{rendezvous.absolute()}",
+        rank=rank,
+        world_size=size,
+        timeout=_PATIENCE,
+    )
+    return Ranks(rank, size)

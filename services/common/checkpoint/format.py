@@ -21,6 +21,7 @@ FORMAT_VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
 STATE: Final = "state.json"
 OPTIMIZER: Final = "optimizer.safetensors"
+ADAPTER: Final = "adapter.safetensors"
 _NAME = re.compile(r"step-(\d{6,})")
 _READ_BYTES: Final = 1 << 20
 

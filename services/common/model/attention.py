@@ -52,6 +52,8 @@ def _attention(
             hint="Use a decoder with plain softmax attention over all earlier positions (Qwen3, Llama).",
         )
     layer: int = module.layer_idx  # type: ignore[assignment]  # nn.Module types every attribute as Tensor | Module
+    # Under autocast the rotary embedding leaves query and key in fp32.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     return attend(layer, query, key, value, scaling).transpose(1, 2), None
 
 

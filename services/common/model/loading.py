@@ -86,7 +86,7 @@ def blank_model(config: PreTrainedConfig, dtype: torch.dtype, device: torch.devi
 def save_model(loaded: LoadedModel, path: Path | str, state: Mapping[str, Tensor] | None = None) -> None:
     """Write a complete directory: config, generation config, tokenizer and safetensors under checkpoint names.
 
-    `state` replaces the weights; its names are those of `model.state_dict()` (gathered from several ranks, say).
+    `state` replaces the weights; its names are those of own_state (gathered from several ranks, say).
     """
     model = loaded.model
     model.config.block_size = loaded.block_size

@@ -18,13 +18,16 @@ SHOWN_NAMES = 5
 def export_state(model: PreTrainedModel, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The weights by checkpoint name, as views of the model's own tensors.
 
-    `state` replaces the tensors (gathered from several ranks, say); its names are those of `model.state_dict()`.
+    `state` replaces the tensors (gathered from several ranks, say); its names are those of `own_state(model)`.
     """
+    own = own_state(model) if state is None else state
+    return {part: view for name, tensor in own.items() for part, view in _unfused(name, tensor.detach())}
+
+
+def own_state(model: PreTrainedModel) -> dict[str, Tensor]:
+    """`model.state_dict()` with each tied weight once."""
     once = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
-    own = model.state_dict() if state is None else state
-    return {
-        part: view for name, tensor in own.items() if name in once for part, view in _unfused(name, tensor.detach())
-    }
+    return {name: tensor for name, tensor in model.state_dict().items() if name in once}
 
 
 def _unfused(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:

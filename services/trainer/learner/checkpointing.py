@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from services.common.checkpoint.format import (
+    ADAPTER,
     OPTIMIZER,
     ORIGIN,
     STATE,
@@ -26,6 +27,7 @@ from services.common.checkpoint.store import apply_retention, write_checkpoint
 from services.common.errors import PlatformError
 from services.common.job_spec import JobSpec
 from services.common.model.loading import save_model
+from services.common.model.state import export_state
 from services.common.model_card import ModelCard
 from services.common.weights import weight_digest
 from services.trainer.learner.request import LearnerRequest
@@ -80,18 +82,20 @@ class Checkpointer:
 
     def save(self, trainee: Trainee, state: RunState) -> SavedCheckpoint:
         """Write the current step and apply retention; raises `disk_full` or `checkpoint_failed`."""
-        tensors, moments = trainee.tensors(), trainee.moments()
-        self._require_space([*tensors.values(), *moments.values()])
+        snapshot = trainee.snapshot()
+        parts = {OPTIMIZER: snapshot.moments, ADAPTER: snapshot.adapter}
+        self._require_space([tensor for part in (snapshot.weights, *parts.values()) for tensor in part.values()])
         stored = state.to_stored(self._spec).model_dump_json()
 
         def write_payload(directory: Path) -> None:
             with _safetensors_errors():
-                save_model(trainee.loaded, directory)
-                if moments:
-                    save_file(moments, directory / OPTIMIZER)
+                save_model(trainee.loaded, directory, snapshot.weights)
+                for name, tensors in parts.items():
+                    if tensors:
+                        save_file(dict(tensors), directory / name)
             (directory / STATE).write_text(stored, encoding="utf-8")
 
-        header = self._header(state, weight_digest(tensors))
+        header = self._header(state, weight_digest(export_state(trainee.loaded.model, snapshot.weights)))
         path, manifest = write_checkpoint(self._request.checkpoints, header, write_payload)
         self._parent = path
         return SavedCheckpoint(path, manifest, self._retire())

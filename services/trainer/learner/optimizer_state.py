@@ -6,14 +6,18 @@ import torch
 from torch import Tensor, nn
 
 from services.common.errors import PlatformError
+from services.trainer.sharding import placed_like, whole
 
 _SEPARATOR = "/"
 
 
 def export_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Tensors named `<parameter>/<quantity>`, e.g. `lm_head.weight/exp_avg`. Empty before the first step."""
+    """Tensors named `<parameter>/<quantity>`, e.g. `lm_head.weight/exp_avg`. Empty before the first step.
+
+    Collective where the model is sharded: every rank gets the whole.
+    """
     return {
-        f"{name}{_SEPARATOR}{quantity}": value.detach().contiguous().cpu()
+        f"{name}{_SEPARATOR}{quantity}": whole(value.detach()).contiguous().cpu()
         for name, parameter in model.named_parameters()
         for quantity, value in optimizer.state.get(parameter, {}).items()
     }
@@ -30,6 +34,5 @@ def import_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors
                 f"Cannot load the optimizer: it has state for {parameter_name!r}, which the model does not have.",
             )
         parameter = parameters[parameter_name]
-        # AdamW counts steps on the CPU; the moments lie beside the parameter.
-        value = tensor if quantity == "step" else tensor.to(parameter.device)
-        optimizer.state[parameter][quantity] = value
+        # AdamW counts steps on the CPU; the moments lie beside the parameter, sharded as it is.
+        optimizer.state[parameter][quantity] = tensor if quantity == "step" else placed_like(tensor, parameter)

@@ -1,7 +1,7 @@
 """What a learner is told, and what it leaves behind when it ends; both are files in the job's directory."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field
 
@@ -9,6 +9,9 @@ from services.common.checkpoint.store import write_file_durably
 from services.common.diffusion.config import Frozen
 from services.common.errors import PlatformError
 from services.common.job_spec import JobSpec
+
+RANK_VARIABLE: Final = "DIRL_LEARNER_RANK"
+"""Environment variable by which a learner's process knows its rank; rank 0 where it is not set."""
 
 
 class LearnerRequest(Frozen):
@@ -39,6 +42,16 @@ class LearnerRequest(Frozen):
     def spec(self) -> JobSpec:
         """The job spec; raises pydantic.ValidationError."""
         return JobSpec.model_validate_json(self.spec_json)
+
+    @property
+    def ranks(self) -> int:
+        """Processes that train together."""
+        return self.spec.resources.trainer_ranks
+
+    @property
+    def rendezvous(self) -> Path:
+        """File through which the attempt's ranks find each other."""
+        return request_path(self.job_dir, self.attempt).with_suffix(".ranks")
 
     @property
     def checkpoints(self) -> Path:

@@ -25,18 +25,20 @@ from services.trainer.learner.session import Session
 from services.trainer.learner.setup import Prepared, prepare
 from services.trainer.learner.sft_stage import SftStage
 from services.trainer.learner.stage import TrainingStage, run_training_stage
+from services.trainer.ranks import ALONE, Ranks
 
+_RANK_LOST = re.compile(r"connection (was )?closed|connection reset|broken pipe|gloo|nccl", re.IGNORECASE)
 _CPU_ALLOCATION_FAILED = re.compile(r"can't allocate memory|not enough memory", re.IGNORECASE)
 
 log = structlog.get_logger()
 
 
-def run_attempt(request: LearnerRequest, stop: StopSignal) -> LearnerResult:
+def run_attempt(request: LearnerRequest, stop: StopSignal, ranks: Ranks = ALONE) -> LearnerResult:
     """Run the job's stages; never raises for what happens to the job, the result says it."""
     client = connect(request.redis_url)
     journal = Journal(request.job_dir, request.job_id, request.attempt, EventQueue(client))
     try:
-        _run_stages(request, client, journal, stop)
+        _run_stages(request, client, journal, stop, ranks)
         result = LearnerResult(state="succeeded", last_event_seq=journal.last_seq)
     except StopRequestedError:
         result = LearnerResult(state="stopped", last_event_seq=journal.last_seq)
@@ -68,6 +70,12 @@ def as_platform_error(error: Exception) -> PlatformError:
             f"Training ran out of memory: {error}",
             hint="Lower trainer.max_tokens_per_microbatch or trainer.seq_len.",
         )
+    if _is_lost_rank(error):
+        return PlatformError(
+            "worker_lost",
+            f"A rank of the learner was lost: {error}",
+            hint="The next attempt continues from the newest checkpoint.",
+        )
     return PlatformError("internal", f"The learner failed: {type(error).__name__}: {error}", hint="Its log has more.")
 
 
@@ -77,9 +85,13 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and _CPU_ALLOCATION_FAILED.search(str(error)) is not None
 
 
-def _run_stages(request: LearnerRequest, client: redis.Redis, journal: Journal, stop: StopSignal) -> None:
+def _is_lost_rank(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and _RANK_LOST.search(str(error)) is not None
+
+
+def _run_stages(request: LearnerRequest, client: redis.Redis, journal: Journal, stop: StopSignal, ranks: Ranks) -> None:
     with ExitStack() as resources:
-        prepared = prepare(request, client, Reporter(journal), stop, resources)
+        prepared = prepare(request, client, Reporter(journal), stop, resources, ranks)
         session, evaluation = prepared.session, _evaluation(prepared)
         stages = session.spec.method.stages
         for index in range(session.state.stage_index, len(stages)):
@@ -89,6 +101,7 @@ def _run_stages(request: LearnerRequest, client: redis.Redis, journal: Journal, 
             if evaluation is not None and _evaluates_at_end(prepared, index):
                 evaluation.run(stages[index])
         certify_end(session)
+        session.trainee.dismiss()
 
 
 def _enter(session: Session, index: int) -> None:

@@ -12,7 +12,7 @@ from services.common.data.turns import PLACEHOLDER
 from services.common.diffusion.config import DecodingConfig
 from services.common.errors import PlatformError
 from services.common.job_spec import JobSpec, resolve_decoding
-from services.common.model.loading import LoadedModel, load_model
+from services.common.model.loading import LoadedModel
 from services.common.model_card import read_model_card
 from services.trainer.learner.certificate import certify_resume
 from services.trainer.learner.checkpointing import Checkpointer, ResumePoint, find_resume_point
@@ -33,6 +33,7 @@ from services.trainer.learner.session import Session
 from services.trainer.learner.sft_stage import sft_steps
 from services.trainer.learner.state import RunState, StoredRows
 from services.trainer.learner.trainee import Trainee
+from services.trainer.ranks import Ranks
 from services.trainer.sft import SftExample
 from services.trainer.step_log import StepLog
 
@@ -62,11 +63,11 @@ class Prepared:
 
 
 def prepare(
-    request: LearnerRequest, client: redis.Redis, report: Reporter, stop: StopSignal, resources: ExitStack
+    request: LearnerRequest, client: redis.Redis, report: Reporter, stop: StopSignal, resources: ExitStack, ranks: Ranks
 ) -> Prepared:
     """Load everything; raises PlatformError for whatever makes the job impossible, before any step.
 
-    What must be closed is entered into `resources`.
+    What must be closed is entered into `resources`. Ranks that follow wait for the checkpoint that is chosen here.
     """
     spec = request.spec
     report.phase("loading")
@@ -74,13 +75,15 @@ def prepare(
     if request.torch_threads is not None:
         torch.set_num_threads(request.torch_threads)
     resume = find_resume_point(request, spec)
-    loaded = _load(_model_path(request, resume), spec)
+    ranks.from_leader(None if resume is None else resume.path)
+    trainee = Trainee.load(request, spec, None if resume is None else resume.path, ranks)
+    loaded = trainee.loaded
     train_decoding, eval_decoding = (_decoding(spec, loaded, evaluation) for evaluation in (False, True))
     data = _load_data(request, spec, loaded, report, eval_decoding.max_new_tokens)
     session = Session(
         request=request,
         spec=spec,
-        trainee=Trainee(loaded, spec),
+        trainee=trainee,
         state=RunState() if resume is None else resume.state,
         report=report,
         stop=stop,
@@ -101,17 +104,6 @@ def _model_path(request: LearnerRequest, resume: ResumePoint | None) -> Path:
     return request.model_path if resume is None else resume.path
 
 
-def _load(path: Path, spec: JobSpec) -> LoadedModel:
-    loaded = load_model(path, "float32", "cuda" if torch.cuda.is_available() else "cpu")
-    if spec.trainer.gradient_checkpointing:
-        # Renamed by transformers 5.23; the GPU image may hold an older release.
-        name = "activation_checkpointing_enable"
-        enable = getattr(loaded.model, name if hasattr(loaded.model, name) else "gradient_checkpointing_enable")
-        enable({"use_reentrant": False})
-        loaded.model.train()  # layers recompute in training mode only; without dropout it changes nothing else
-    return loaded
-
-
 def _checkpointer(request: LearnerRequest, spec: JobSpec, resume: ResumePoint | None) -> Checkpointer:
     card = read_model_card(_model_path(request, resume))
     return Checkpointer(request, spec, card, None if resume is None else resume.path)
@@ -129,6 +121,14 @@ def _refuse_impossible(request: LearnerRequest, spec: JobSpec) -> None:
             f"Cannot build prompts: prompt.template is {spec.prompt.template!r}, which does not contain {PLACEHOLDER}.",
             hint="Put {prompt} where the row's problem belongs.",
             param="prompt.template",
+        )
+    if spec.trainer.precision == "bf16" and not torch.cuda.is_available():
+        raise PlatformError(
+            "preflight_failed",
+            f"Cannot start {request.job_id}: trainer.precision is 'bf16', and this trainer has no CUDA device. A CPU "
+            "trains in fp32.",
+            hint="Set trainer.precision to fp32, or run the trainer where there is a GPU.",
+            param="trainer.precision",
         )
     if spec.needs_rollout() and not request.rollout_addresses:
         raise PlatformError(

@@ -4,7 +4,8 @@ Rank 0 calls the methods; each is announced to the other ranks, which run the sa
 their own part. Everything else of an attempt (streams, journal, ledger, checkpoints) is rank 0's alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
@@ -12,17 +13,23 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from services.common.checkpoint.format import ADAPTER
+from services.common.errors import PlatformError
 from services.common.job_spec import JobSpec, resolve_decoding
 from services.common.model.loading import LoadedModel, load_model
-from services.common.model.state import export_state
+from services.common.model.state import export_state, own_state
+from services.trainer import adapter
 from services.trainer.learner.optimizer_state import export_optimizer, import_optimizer
-from services.trainer.policy import Policy, evaluate_sft_loss, train_sft_batch
+from services.trainer.learner.request import LearnerRequest
+from services.trainer.policy import AdapterOffReference, Policy, evaluate_sft_loss, train_sft_batch
 from services.trainer.ranks import ALONE, Ranks
-from services.trainer.reference import FrozenReference
+from services.trainer.reference import FrozenReference, Reference
 from services.trainer.rl_update import RlRules, train_rl_batch
 from services.trainer.schedule import make_optimizer, set_learning_rate
 from services.trainer.sft import SftExample, noise_generator
+from services.trainer.sharding import local_device, whole
 from services.trainer.trajectory_rows import Sample
 
 P = ParamSpec("P")
@@ -41,13 +48,40 @@ def _on_every_rank(method: Callable[Concatenate["Trainee", P], R]) -> Callable[C
     return announced
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds of a trainee."""
+
+    weights: Mapping[str, Tensor]
+    """By the names of services.common.model.state.own_state, an adapter merged in."""
+    adapter: Mapping[str, Tensor]
+    """The adapter by itself; empty without one."""
+    moments: Mapping[str, Tensor]
+    """State of the optimizer; empty before the stage's first step."""
+
+
 class Trainee:
     """One model, trained stage after stage."""
 
-    def __init__(self, loaded: LoadedModel, spec: JobSpec, ranks: Ranks = ALONE) -> None:
+    def __init__(self, loaded: LoadedModel, spec: JobSpec, ranks: Ranks = ALONE, base: Path | None = None) -> None:
+        """`base` is the directory that the model, or what lies under its adapter, was loaded from."""
+        self._base = base
         self.loaded, self.spec, self.ranks = loaded, spec, ranks
         self._policy = Policy(loaded=loaded, trainer=spec.trainer, ranks=ranks)
         self._optimizer: torch.optim.Optimizer | None = None
+
+    @classmethod
+    def load(cls, request: LearnerRequest, spec: JobSpec, checkpoint: Path | None, ranks: Ranks) -> "Trainee":
+        """The job's model, or where a checkpoint left it; with LoRA that is the model plus the stored adapter."""
+        path = request.model_path if checkpoint is None or spec.lora is not None else checkpoint
+        loaded = load_model(path, "float32", local_device(ranks))
+        if spec.trainer.gradient_checkpointing:
+            _recompute_activations(loaded.model)
+        if spec.lora is not None:
+            adapter.attach(loaded, spec.lora, spec.seed)
+            if checkpoint is not None:
+                adapter.restore(loaded.model, _adapter_tensors(checkpoint))
+        return cls(loaded, spec, ranks, path)
 
     @_on_every_rank
     def begin(self, stage: Literal["sft", "rl"], optimizer_file: Path | None, reference: Path | None) -> None:
@@ -55,7 +89,7 @@ class Trainee:
 
         `reference` is the directory of the model that the stage is not to stray far from, where it needs one.
         """
-        self._policy.reference = None if reference is None else FrozenReference(self._frozen(reference))
+        self._policy.reference = None if reference is None else self._reference(reference)
         self._optimizer = make_optimizer(self.loaded.model, self.spec.optim_of(stage))
         if optimizer_file is not None:
             import_optimizer(self.loaded.model, self._optimizer, load_file(optimizer_file))
@@ -92,13 +126,15 @@ class Trainee:
 
     @_on_every_rank
     def tensors(self) -> dict[str, Tensor]:
-        """The weights by checkpoint name; views of the model's own tensors, valid until the next step."""
-        return export_state(self.loaded.model)
+        """The weights by checkpoint name, an adapter merged in; they may be views, valid until the next step."""
+        return export_state(self.loaded.model, self._weights(self._state()))
 
     @_on_every_rank
-    def moments(self) -> dict[str, Tensor]:
-        """The optimizer's state by name; empty before the stage's first step."""
-        return {} if self._optimizer is None else export_optimizer(self.loaded.model, self._optimizer)
+    def snapshot(self) -> Snapshot:
+        """Everything that a checkpoint holds of the trainee."""
+        state = self._state()
+        moments = {} if self._optimizer is None else export_optimizer(self.loaded.model, self._optimizer)
+        return Snapshot(self._weights(state), adapter.adapter_tensors(state), moments)
 
     def dismiss(self) -> None:
         """Let the ranks that follow end."""
@@ -111,13 +147,53 @@ class Trainee:
             name, args, kwargs = call
             getattr(self, name)(*args, **kwargs)
 
+    def _reference(self, path: Path) -> Reference:
+        """With LoRA on top of the reference itself, the adapter need only be switched off."""
+        if self.spec.lora is not None and path == self._base:
+            return AdapterOffReference(self._policy)
+        return FrozenReference(self._frozen(path))
+
     def _frozen(self, path: Path) -> LoadedModel:
         weight = next(self.loaded.model.parameters())
         frozen = load_model(path, weight.dtype, weight.device)
         frozen.model.requires_grad_(False)
         return frozen
 
+    def _state(self) -> dict[str, Tensor]:
+        """The model's tensors, gathered from all ranks."""
+        return {name: whole(tensor.detach()) for name, tensor in own_state(self.loaded.model).items()}
+
+    def _weights(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return state if self.spec.lora is None else adapter.merged(self.loaded.model, state)
+
     def _at(self, lr: float) -> torch.optim.Optimizer:
         assert self._optimizer is not None, "a stage begins before it trains"
         set_learning_rate(self._optimizer, lr)
         return self._optimizer
+
+
+def follow_attempt(request: LearnerRequest, ranks: Ranks) -> None:
+    """What a rank other than 0 does all attempt long."""
+    if request.torch_threads is not None:
+        torch.set_num_threads(request.torch_threads)
+    checkpoint: Path | None = ranks.from_leader()
+    Trainee.load(request, request.spec, checkpoint, ranks).follow()
+
+
+def _recompute_activations(model: PreTrainedModel) -> None:
+    # Renamed by transformers 5.23; the GPU image may hold an older release.
+    name = "activation_checkpointing_enable"
+    enable = getattr(model, name if hasattr(model, name) else "gradient_checkpointing_enable")
+    enable({"use_reentrant": False})
+    model.train()  # layers recompute in training mode only; without dropout it changes nothing else
+
+
+def _adapter_tensors(checkpoint: Path) -> dict[str, Tensor]:
+    file = checkpoint / ADAPTER
+    if not file.is_file():
+        raise PlatformError(
+            "checkpoint_invalid",
+            f"Cannot resume from {checkpoint}: the job trains an adapter, and the checkpoint holds none.",
+            hint="Resume with the `lora` that the job was started with.",
+        )
+    return load_file(file)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from services.common.checkpoint.format import list_checkpoints, newest_valid, verify
 from services.common.events import EventType
@@ -231,6 +232,8 @@ def test_a_resume_with_other_rows_is_refused(tmp_path: Path, model: Path, rows: 
         ({"prompt": {"max_prompt_tokens": 1}}, "dataset_invalid"),
         ({"validation_file": "rows.jsonl"}, "preflight_failed"),
         ({"optim": {"lr": 1e30}}, "nan_loss"),
+        ({"trainer": {"precision": "bf16"}}, "preflight_failed"),
+        ({"lora": {"target_modules": ["nothing_proj"]}}, "spec_invalid"),
     ],
 )
 def test_an_impossible_job_fails_with_a_code_and_an_event(
@@ -299,3 +302,32 @@ def test_every_step_draws_its_own_noise(tmp_path: Path, model: Path) -> None:
         if "train/loss" in data["values"]
     ]
     assert len(set(masked)) > 2
+
+
+def test_a_stopped_and_resumed_lora_job_ends_with_the_weights_of_an_uninterrupted_one(
+    tmp_path: Path, model: Path, rows: Path
+) -> None:
+    lora = {"rank": 2, "alpha": 8}
+    run(tmp_path / "whole", model, rows, lora=lora)
+
+    first = run(tmp_path / "parts", model, rows, lora=lora, stop_after=3)
+    second = run(tmp_path / "parts", model, rows, lora=lora, attempt=2)
+
+    assert (first.state, second.state) == ("stopped", "succeeded")
+    assert final_digest(tmp_path / "parts") == final_digest(tmp_path / "whole")
+    certificate = of_kind(journal_of(tmp_path / "parts", 2), EventType.CERTIFICATE)[0]
+    assert certificate["digest_before"] == certificate["digest_after"]
+
+
+def test_a_lora_checkpoint_is_a_merged_model_with_the_adapter_and_its_optimizer_beside_it(
+    tmp_path: Path, model: Path, rows: Path
+) -> None:
+    run(tmp_path, model, rows, lora={"rank": 2})
+
+    found = newest_valid(tmp_path / "checkpoints")
+    assert found is not None
+    path, manifest = found
+    assert weight_digest(export_state(load_model(path, "float32", "cpu").model)) == manifest.weight_digest
+    assert load_file(path / "adapter.safetensors").keys() == {
+        name.removesuffix("/exp_avg") for name in load_file(path / "optimizer.safetensors") if name.endswith("/exp_avg")
+    }

@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,8 @@ import torch
 
 from services.common.errors import PlatformError
 from services.common.job_spec import OptimSpec, RlSpec, SamplingSpec, SftSpec, TrainerSpec
-from services.common.model.loading import LoadedModel
+from services.common.model.loading import LoadedModel, load_model
+from services.common.model.tiny import make_tiny_model
 from services.trainer.policy import Policy, evaluate_sft_loss, score_row, train_sft_batch
 from services.trainer.rl_update import RlRules, train_rl_batch
 from services.trainer.schedule import make_optimizer
@@ -272,3 +274,20 @@ def _nothing_masked(seed: int) -> bool:
     generator = noise_generator(seed, 0)
     rate = generator.uniform(1e-3, 1.0, size=1)
     return not bool((generator.random(1) < rate).any())
+
+
+def test_bf16_passes_leave_weights_gradients_and_log_probs_in_fp32(tmp_path: Path) -> None:
+    """Jobs may ask for it on a GPU only; what stays fp32 can be seen on a CPU too."""
+    make_tiny_model(tmp_path / "tiny", seed=0, hidden_size=16, layers=1, heads=2)
+    loaded = load_model(tmp_path / "tiny", "float32", "cpu")
+    samples = random_samples(loaded, 4)
+    (row,) = rl_rows(samples, block_size=4, mask_token_id=loaded.mask_token_id, max_tokens=10**6)
+    full, half = (Policy(loaded=loaded, trainer=TrainerSpec(precision=name)) for name in ("fp32", "bf16"))
+
+    logprobs, _ = half.score(row, 1.0)
+    logprobs.sum().backward()
+
+    assert logprobs.dtype == torch.float32
+    assert {p.grad.dtype for p in loaded.model.parameters() if p.grad is not None} == {torch.float32}
+    difference = (logprobs - full.score(row, 1.0)[0]).abs().max()
+    assert 1e-5 < difference < 0.2

@@ -42,6 +42,34 @@ SUCCEED = """result('{"state":"succeeded","last_event_seq":9}'); ready()"""
 FAIL = """
 result('{"state":"failed","error_code":"nan_loss","error_message":"no","retryable":false,"last_event_seq":9}'); ready()
 """
+WAIT_FOR_A_FOLLOWER = """
+rank = int(os.environ["DIRL_LEARNER_RANK"])
+if rank == 1: (directory / "follower").write_text(str(os.getpid()))
+while not (directory / "follower").exists() or not (directory / "follower").read_text(): time.sleep(0.01)
+"""
+FOLLOWER_SLEEPS = (
+    WAIT_FOR_A_FOLLOWER
+    + """
+if rank == 0: ready((directory / "follower").read_text())
+time.sleep(600)
+"""
+)
+FOLLOWER_FAILS = (
+    WAIT_FOR_A_FOLLOWER
+    + """
+if rank == 1:
+    result('{"state":"failed","error_code":"nan_loss","error_message":"no","retryable":false,"last_event_seq":9}')
+    sys.exit(1)
+ready(); time.sleep(600)
+"""
+)
+RANK_0_ENDS = (
+    WAIT_FOR_A_FOLLOWER
+    + """
+if rank == 1: time.sleep(600)
+result('{"state":"succeeded","last_event_seq":9}'); ready((directory / "follower").read_text())
+"""
+)
 CRASH = "ready(); sys.exit('Traceback: something broke')"
 
 
@@ -269,3 +297,55 @@ def test_a_result_survives_the_way_through_its_file(tmp_path: Path) -> None:
 
     stored = LearnerResult.model_validate_json(result_path(tmp_path, 1).read_bytes())
     assert (stored.error_code, stored.retryable, stored.last_event_seq) == ("oom_train", True, 12)
+
+
+def two_ranks(job_dir: Path) -> Any:
+    return learner_request(job_dir, {**SPEC, "resources": {"trainer_ranks": 2}})
+
+
+def started_ranks(supervisor: Supervisor, job_dir: Path) -> tuple[int, int]:
+    """Process ids of rank 0 and rank 1."""
+    pid = supervisor.start(two_ranks(job_dir))
+    wait_until((job_dir / "requests" / "ready").exists, "the ranks run")
+    return pid, int((job_dir / "requests" / "follower").read_text())
+
+
+def test_a_rank_that_is_killed_ends_all_of_them_as_a_lost_worker(supervisors: list[Supervisor], tmp_path: Path) -> None:
+    supervisor = supervisor_of(supervisors, FOLLOWER_SLEEPS)
+    leader, follower = started_ranks(supervisor, tmp_path)
+
+    os.kill(follower, signal.SIGKILL)
+    wait_for_end(supervisor)
+
+    status = supervisor.status()
+    assert (status.state, status.end.error_code, status.end.retryable) == ("failed", "worker_lost", True)
+    assert not is_alive(leader)
+
+
+def test_a_rank_that_fails_says_why_and_ends_all_of_them(supervisors: list[Supervisor], tmp_path: Path) -> None:
+    supervisor = supervisor_of(supervisors, FOLLOWER_FAILS)
+    leader = supervisor.start(two_ranks(tmp_path))
+    wait_for_end(supervisor)
+
+    assert supervisor.status().end.error_code == "nan_loss"
+    assert not is_alive(leader)
+
+
+def test_no_rank_outlives_rank_0(supervisors: list[Supervisor], tmp_path: Path) -> None:
+    supervisor = supervisor_of(supervisors, RANK_0_ENDS)
+    _, follower = started_ranks(supervisor, tmp_path)
+    wait_for_end(supervisor)
+
+    assert supervisor.status().state == "succeeded"
+    wait_until(lambda: not is_alive(follower), "the end of rank 1")
+
+
+def test_ranks_that_do_not_stop_in_time_are_all_killed(supervisors: list[Supervisor], tmp_path: Path) -> None:
+    supervisor = supervisor_of(supervisors, "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + FOLLOWER_SLEEPS)
+    leader, follower = started_ranks(supervisor, tmp_path)
+
+    supervisor.stop("job_1", 1, grace_s=0.05)
+    wait_for_end(supervisor)
+
+    assert supervisor.status().state == "stopped"
+    wait_until(lambda: not is_alive(leader) and not is_alive(follower), "the end of both ranks")

@@ -1,0 +1,106 @@
+"""LoRA (arXiv 2106.09685) through peft: small trainable matrices beside frozen linear layers, W + (alpha / rank) B A.
+
+Whoever serves, stores or exports the model sees merged weights under the model's own names. With the adapter off the
+model is its base, which is the reference policy of reinforcement learning.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+
+from services.common.errors import PlatformError
+from services.common.job_spec import LoraSpec
+from services.common.model.loading import LoadedModel
+
+_NAME: Final = "default"
+_BASE: Final = ".base_layer"
+_ADAPTER: Final = ".lora_"
+
+
+def attach(loaded: LoadedModel, lora: LoraSpec, seed: int) -> None:
+    """Freeze the model and put an adapter beside its linear layers; B starts at 0, so nothing changes yet.
+
+    Raises PlatformError("spec_invalid") for target modules that the model does not have.
+    """
+    known = linear_layers(loaded.model)
+    targets = lora.target_modules or known
+    unknown = [name for name in targets if name not in known]
+    if unknown:
+        raise PlatformError(
+            "spec_invalid",
+            f"Cannot attach the LoRA adapter: {', '.join(unknown)} in lora.target_modules is no linear layer of the "
+            f"decoder's blocks; they have {', '.join(known)}.",
+            hint="Name some of these, or leave it out for all of them.",
+            param="lora.target_modules",
+        )
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(targets), lora_dropout=0.0, bias="none")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, loaded.model)
+
+
+def linear_layers(model: nn.Module) -> tuple[str, ...]:
+    """Last names of the linear layers inside the decoder's blocks, e.g. q_proj, down_proj; not the output layer's."""
+    layers = model.base_model.layers  # type: ignore[union-attr]  # nn.Module types every attribute as Tensor | Module
+    found = {name.rpartition(".")[2] for name, part in layers.named_modules() if isinstance(part, nn.Linear)}  # type: ignore[union-attr]
+    return tuple(sorted(found))
+
+
+def merged(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under the model's own names, the adapter added in; `state` is by the names of the model with adapter.
+
+    The product is summed rank by rank, elementwise: a matrix product would round differently on other machines, and a
+    resumed job could not show that its weights are those of the checkpoint.
+    """
+    whole = {name.replace(_BASE, ""): tensor for name, tensor in state.items() if _ADAPTER not in name}
+    for name, layer in _modules(model).items():
+        if isinstance(layer, LoraLinear):
+            down, up = (state[f"{name}.lora_{part}.{_NAME}.weight"] for part in "AB")
+            delta = torch.zeros_like(whole[f"{name}.weight"])
+            for row, column in zip(down, up.T, strict=True):
+                delta += column[:, None] * row[None, :]
+            whole[f"{name}.weight"] = whole[f"{name}.weight"] + delta * layer.scaling[_NAME]
+    return whole
+
+
+def adapter_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The adapter's own part of a state."""
+    return {name: tensor for name, tensor in state.items() if _ADAPTER in name}
+
+
+def restore(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy stored adapter tensors into the model; raises PlatformError("checkpoint_invalid") unless names agree."""
+    own = adapter_tensors(dict(model.named_parameters()))
+    if own.keys() != tensors.keys() or any(own[name].shape != tensors[name].shape for name in own):
+        raise PlatformError(
+            "checkpoint_invalid",
+            f"Cannot load the adapter: the checkpoint has {len(tensors)} tensors of it, the job's `lora` makes "
+            f"{len(own)}, and their names or shapes differ.",
+            hint="Resume with the `lora` that the job was started with.",
+        )
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
+
+
+@contextmanager
+def adapter_off(model: nn.Module) -> Iterator[None]:
+    """The base model's weights for the time of the block, without gradient: the reference policy."""
+    layers = [part for part in model.modules() if isinstance(part, LoraLinear)]
+    with torch.no_grad():
+        for layer in layers:
+            layer.enable_adapters(False)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
+
+
+def _modules(model: nn.Module) -> dict[str, nn.Module]:
+    return dict(model.named_modules())
