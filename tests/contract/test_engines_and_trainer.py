@@ -1,10 +1,12 @@
 """The log-probability that the engine records is the one that the trainer computes for the same token."""
 
+import copy
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from services.common.diffusion.config import DecodingConfig, UnmaskingStrategy
 from services.common.model.forward import hidden_states, token_logprobs
@@ -19,6 +21,8 @@ from tests.support.tiny_models import decode, decoding, request, tiny_model
 
 PROMPT_LENGTHS = (1, 3, 16, 21, 30, 37)
 RESPONSES_PER_PROMPT = 2
+STOP_IDS = tuple(range(6))
+"""So many that most responses end early, some of them inside a block."""
 
 
 def _requests(config: DecodingConfig) -> Iterator[GenerationRequest]:
@@ -29,10 +33,10 @@ def _requests(config: DecodingConfig) -> Iterator[GenerationRequest]:
             yield request(prompt, config, ledger=place, index=index)
 
 
-def _samples(loaded: LoadedModel, config: DecodingConfig) -> list[Sample]:
+def _samples(loaded: LoadedModel, config: DecodingConfig, slots: int = 12) -> list[Sample]:
     """Decoded responses as the trainer gets them."""
     requests = list(_requests(config))
-    done = decode(TorchEngine(loaded, max_sequence_tokens=96, max_batch_size=len(requests)), requests)
+    done = decode(TorchEngine(loaded, max_sequence_tokens=96, max_batch_size=slots), requests)
     return [
         Sample(
             trajectory_id=each.request_id,
@@ -48,9 +52,9 @@ def _samples(loaded: LoadedModel, config: DecodingConfig) -> list[Sample]:
 
 
 @torch.no_grad()
-def _largest_gap(loaded: LoadedModel, config: DecodingConfig) -> tuple[float, int]:
+def _largest_gap(loaded: LoadedModel, config: DecodingConfig, slots: int = 12) -> tuple[float, int]:
     """Largest |trainer - engine| / max(1, |engine|) over all response tokens, and their number."""
-    samples = _samples(loaded, config)
+    samples = _samples(loaded, config, slots)
     gap, count = 0.0, 0
     rows = rl_rows(samples, block_size=loaded.block_size, mask_token_id=loaded.mask_token_id, max_tokens=600)
     for row in rows:
@@ -149,3 +153,32 @@ def test_drift_is_left_out_where_rejected_candidates_would_be_needed() -> None:
     (row,) = rl_rows(_samples(loaded, config), block_size=4, mask_token_id=loaded.mask_token_id, max_tokens=10**6)
 
     assert drift_observer(loaded, row, config, PolicyStatistics(), logits_per_chunk=5000) is None
+
+
+@pytest.mark.parametrize("slots", [1, 5, 64])
+@pytest.mark.parametrize("block_size", [1, 4, 16])
+def test_so_it_is_for_responses_that_end_inside_a_block_and_in_batches_of_any_size(block_size: int, slots: int) -> None:
+    loaded = tiny_model(block_size=block_size)
+    config = decoding(block_size=block_size, max_new_tokens=24, stop_token_ids=STOP_IDS)
+
+    gap, count = _largest_gap(loaded, config, slots)
+
+    assert 12 <= count < 12 * 24
+    assert gap <= 1e-5
+
+
+@torch.no_grad()
+def test_at_block_length_one_the_engine_is_the_causal_model_read_at_a_mask_behind_the_prefix() -> None:
+    loaded = tiny_model(block_size=1)
+    config = copy.deepcopy(loaded.model.config)
+    causal = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    causal.load_state_dict(loaded.model.state_dict())
+    gap = 0.0
+    for sample in _samples(loaded, decoding(block_size=1, denoising_steps=1, max_new_tokens=20), slots=12):
+        for place, (token, recorded) in enumerate(zip(sample.token_ids, sample.logprobs, strict=True)):
+            prefix = [*sample.prompt_ids, *sample.token_ids[:place], loaded.mask_token_id]
+            logits = causal(torch.tensor([prefix])).logits[0, -1].masked_fill(~loaded.sampleable, -torch.inf)
+            expected = float(torch.log_softmax(logits, -1)[token])
+            gap = max(gap, abs(expected - recorded) / max(1.0, abs(expected)))
+
+    assert 0 < gap <= 1e-5
