@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from services.common.errors import PlatformError
+from services.common.parity import ParityProbe, probe_to_pb
 from services.common.pb.dirl.v1 import rollout_pb2, rollout_pb2_grpc
 from services.common.rpc.client import call, channel
 
@@ -41,7 +42,11 @@ def weight_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def weight_chunks(
-    job_id: str, attempt: int, weight_version: int, tensors: Mapping[str, Tensor]
+    job_id: str,
+    attempt: int,
+    weight_version: int,
+    tensors: Mapping[str, Tensor],
+    probe: ParityProbe | None = None,
 ) -> Iterator[rollout_pb2.WeightChunk]:
     """The stream of UpdateWeights: manifest, data of at most 4 MiB each, digest.
 
@@ -49,7 +54,13 @@ def weight_chunks(
     chunk.
     """
     specs = [_spec(name, tensors[name]) for name in sorted(tensors)]
-    manifest = rollout_pb2.WeightManifest(job_id=job_id, attempt=attempt, weight_version=weight_version, tensors=specs)
+    manifest = rollout_pb2.WeightManifest(
+        job_id=job_id,
+        attempt=attempt,
+        weight_version=weight_version,
+        tensors=specs,
+        probe=None if probe is None else probe_to_pb(probe),
+    )
     return _chunks(manifest, tensors)
 
 
@@ -228,14 +239,20 @@ def _check_manifest(manifest: rollout_pb2.WeightManifest) -> None:
 
 
 def push_weights(
-    address: str, job_id: str, attempt: int, weight_version: int, tensors: Mapping[str, Tensor], timeout_s: float
+    address: str,
+    job_id: str,
+    attempt: int,
+    weight_version: int,
+    tensors: Mapping[str, Tensor],
+    timeout_s: float,
+    probe: ParityProbe | None = None,
 ) -> rollout_pb2.UpdateWeightsResponse:
     """Send a version to the replica at host:port and wait until it is loaded.
 
-    Raises PlatformError: the replica's own code ("stale_weights", "stale_attempt", "weight_digest_mismatch", …),
+    Raises PlatformError: the replica's own code ("stale_weights", "weight_digest_mismatch", "parity_violation", …),
     "rollout_unavailable" when it cannot be reached, "weight_sync_timeout" after `timeout_s` seconds.
     """
-    chunks = weight_chunks(job_id, attempt, weight_version, tensors)
+    chunks = weight_chunks(job_id, attempt, weight_version, tensors, probe)
     with channel(address) as connection:
         return call(
             rollout_pb2_grpc.RolloutServiceStub(connection).UpdateWeights,

@@ -62,6 +62,8 @@ class Weights:
 
     version: int
     digest: str
+    parity_gap: float | None = None
+    """Distance of its log-probabilities from the learner's on the probe; None when none came with the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)

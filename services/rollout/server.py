@@ -9,6 +9,7 @@ import grpc
 import psutil
 
 from services.common.errors import PlatformError
+from services.common.parity import probe_from_pb
 from services.common.pb.dirl.v1 import rollout_pb2, rollout_pb2_grpc
 from services.common.release import release
 from services.common.rpc.server import run_server
@@ -58,8 +59,8 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
             for chunk in request_iterator:
                 assembler.feed(chunk)
             tensors, digest = assembler.finish()
-            weights = Weights(manifest.weight_version, digest)
-            update = WeightUpdate(manifest.job_id, manifest.attempt, weights, tensors)
+            weights, probe = Weights(manifest.weight_version, digest), probe_from_pb(manifest.probe)
+            update = WeightUpdate(manifest.job_id, manifest.attempt, weights, tensors, probe)
             loaded = self._worker.update_weights(update, context.time_remaining())
         in_use = self._worker.replica.weights
         return rollout_pb2.UpdateWeightsResponse(
@@ -68,6 +69,7 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
             loaded=loaded,
             seconds=time.monotonic() - started,
             num_bytes=assembler.num_bytes,
+            parity_gap=in_use.parity_gap if in_use else None,
         )
 
     def Generate(

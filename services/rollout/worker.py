@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from services.common.errors import PlatformError
+from services.common.parity import ParityProbe
 from services.common.telemetry.logs import get_logger
 from services.rollout.assignment import Assignment, Replica, ReplicaState, Weights
+from services.rollout.engines.base import RolloutEngine
 from services.rollout.session import Session
 
 _POLL_S: Final = 0.01
@@ -41,6 +43,7 @@ class WeightUpdate:
     attempt: int
     weights: Weights
     tensors: Mapping[str, Tensor]
+    probe: ParityProbe | None = None
 
 
 @dataclass(frozen=True)
@@ -114,8 +117,9 @@ class RolloutWorker:
     def update_weights(self, update: WeightUpdate, timeout_s: float) -> bool:
         """Load a version once what is being decoded is finished; False when it was loaded already.
 
-        Raises PlatformError: "stale_attempt", "stale_weights", "deadline_exceeded" after `timeout_s` seconds (the
-        version is then not loaded, unless loading had begun), or what the engine raises for unsuitable tensors.
+        Raises PlatformError: "stale_attempt", "stale_weights", "parity_violation", "deadline_exceeded" after
+        `timeout_s` seconds (the version is then not loaded, unless loading had begun), or what the engine raises for
+        unsuitable tensors.
         """
         future = self._post(partial(self._load, update), drained=True)
         return self._wait(future, timeout_s, f"loading weight version {update.weights.version}")
@@ -198,13 +202,14 @@ class RolloutWorker:
         try:
             session = self._session or self._reopen()
             session.engine.load_weights(update.tensors)
+            weights = replace(update.weights, parity_gap=_probed(session.engine, update))
         except Exception as error:
             # The model may hold parts of both versions.
             self._become_unhealthy(error)
             raise
-        self._replica = self._replica.moved(ReplicaState.READY, weights=update.weights, last_error="")
-        session.use(update.weights)
-        log.info("weights loaded", weight_version=update.weights.version, weight_digest=update.weights.digest)
+        self._replica = self._replica.moved(ReplicaState.READY, weights=weights, last_error="")
+        session.use(weights)
+        log.info("weights loaded", weight_version=weights.version, weight_digest=weights.digest, gap=weights.parity_gap)
         return True
 
     def _reopen(self) -> Session:
@@ -236,6 +241,25 @@ class RolloutWorker:
             self._commands.get().future.cancel()
         for command in self._updates:
             command.future.cancel()
+
+
+def _probed(engine: RolloutEngine, update: WeightUpdate) -> float | None:
+    """How far the loaded weights' log-probabilities are from the learner's; None without a probe.
+
+    Raises PlatformError("parity_violation") beyond the probe's tolerance.
+    """
+    if update.probe is None:
+        return None
+    gap = update.probe.gap(engine.replay(update.probe.paths))
+    if gap > update.probe.tolerance:
+        raise PlatformError(
+            "parity_violation",
+            f"Weight version {update.weights.version} of {update.job_id} is not used: the replica's log-probabilities "
+            f"differ from the learner's by {gap:.3g} on the probe (relative to max(1, |log-prob|)); at most "
+            f"{update.probe.tolerance:.3g} is allowed by rl.parity_tolerance.",
+            hint="Look for another release, dtype or broken memory on that replica.",
+        )
+    return gap
 
 
 def _resolve(command: _Command) -> None:

@@ -18,12 +18,13 @@ from services.common.errors import PlatformError
 from services.common.job_spec import OptimSpec, SftSpec, TrainerSpec
 from services.common.model.forward import hidden_states, token_logprobs
 from services.common.model.loading import LoadedModel
+from services.common.trajectory import Float32s
 from services.trainer.adapter import adapter_off
 from services.trainer.ranks import ALONE, Ranks
 from services.trainer.reference import Reference
 from services.trainer.sft import NoisyExample, SftExample, add_noise, denoising_loss
 from services.trainer.sharding import shard, whole
-from services.trainer.trajectory_rows import PackedRow, sft_rows
+from services.trainer.trajectory_rows import PackedRow, Sample, rl_rows, sft_rows
 
 LOGITS_PER_CHUNK: Final = 2**25
 """Logits held at once, 128 MiB in fp32: with a vocabulary of 152k, those of a packed row would fill a device."""
@@ -90,6 +91,17 @@ def evaluate_sft_loss(
 ) -> float:
     """The supervised loss on held-out examples with one draw of noise, per answer token, in nats."""
     return _sft_loss(policy, add_noise(examples, sft, policy.loaded.block_size, generator), backward=False)
+
+
+@torch.no_grad()
+def response_logprobs(policy: Policy, samples: Sequence[Sample]) -> list[Float32s]:
+    """Log-probabilities [R] of given responses at temperature 1, as training computes them. Collective."""
+    logprobs = [np.zeros(len(sample.token_ids), np.float32) for sample in samples]
+    for row in rl_rows(samples, **policy.layout):
+        scored = policy.score(row, temperature=1.0)[0].float().cpu().numpy()
+        for sample, token, value in zip(row.sample.tolist(), row.token.tolist(), scored, strict=True):
+            logprobs[sample][token] = value
+    return logprobs
 
 
 def score_row(

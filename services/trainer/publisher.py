@@ -9,6 +9,7 @@ from typing import Final
 from torch import Tensor
 
 from services.common.errors import PlatformError
+from services.common.parity import ParityProbe
 from services.common.pb.dirl.v1 import rollout_pb2
 from services.common.weights import push_weights, weight_digest
 
@@ -29,10 +30,17 @@ class Publication:
     """Addresses that hold the version."""
     failed: dict[str, PlatformError]
     """By address."""
+    parity_gap: float | None = None
+    """Largest one of the replicas that loaded the version; None without a probe."""
 
 
 def publish(
-    addresses: Sequence[str], job_id: str, attempt: int, weight_version: int, tensors: Mapping[str, Tensor]
+    addresses: Sequence[str],
+    job_id: str,
+    attempt: int,
+    weight_version: int,
+    tensors: Mapping[str, Tensor],
+    probe: ParityProbe | None = None,
 ) -> Publication:
     """Send a version to all addresses; a replica that fails is reported, never raised: others may go on without it.
 
@@ -43,22 +51,25 @@ def publish(
     num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     timeout_s = _BASE_TIMEOUT_S + num_bytes / _SLOWEST_BYTES_PER_S
 
-    def send(address: str) -> PlatformError | None:
+    def send(address: str) -> rollout_pb2.UpdateWeightsResponse | PlatformError:
         try:
-            answer = push_weights(address, job_id, attempt, weight_version, tensors, timeout_s)
+            answer = push_weights(address, job_id, attempt, weight_version, tensors, timeout_s, probe)
         except PlatformError as error:
             return error
-        return None if answer.weight_digest == digest else _mismatch(address, weight_version, digest, answer)
+        return answer if answer.weight_digest == digest else _mismatch(address, weight_version, digest, answer)
 
     with ThreadPoolExecutor(max_workers=max(1, len(addresses)), thread_name_prefix="publish") as pool:
         outcomes = dict(zip(addresses, pool.map(send, addresses), strict=True))
+    failed = {address: answer for address, answer in outcomes.items() if isinstance(answer, PlatformError)}
+    loaded = {address: answer for address, answer in outcomes.items() if not isinstance(answer, PlatformError)}
     return Publication(
         weight_version=weight_version,
         weight_digest=digest,
         num_bytes=num_bytes,
         seconds=time.monotonic() - started,
-        loaded=tuple(address for address, error in outcomes.items() if error is None),
-        failed={address: error for address, error in outcomes.items() if error is not None},
+        loaded=tuple(loaded),
+        failed=failed,
+        parity_gap=max((each.parity_gap for each in loaded.values() if each.HasField("parity_gap")), default=None),
     )
 
 

@@ -1,12 +1,13 @@
 """Rollout replicas in the test's own process: a scripted one, and a real one with a scripted grader."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import grpc
+from torch import Tensor
 
 from services.common.errors import PlatformError
 from services.common.model.loading import load_skeleton
@@ -95,6 +96,7 @@ class ScriptedGrader:
     """Grades at once, by `judge`."""
 
     judge: Judge
+    replica: str
 
     def grade(self, group: DecodedGroup) -> "Future[ScoredGroup]":
         """A finished future."""
@@ -103,7 +105,7 @@ class ScriptedGrader:
             ScoredGroup(
                 task=group.task,
                 trajectories=tuple(self._graded(group.task, trajectory) for trajectory in group.trajectories),
-                replica="scripted",
+                replica=self.replica,
                 rollout_s=group.rollout_s,
                 reward_s=0.0,
                 finished_at=0.0,
@@ -120,14 +122,23 @@ class ScriptedGrader:
         return replace(trajectory, verdict=Verdict(outcome=outcome, rewards=rewards))
 
 
+class CorruptEngine(TorchEngine):
+    """Its memory is not what was loaded: one matrix is off by a percent."""
+
+    def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
+        """What arrives is right, what is kept is not."""
+        name = "model.layers.0.self_attn.v_proj.weight"
+        super().load_weights({**tensors, name: tensors[name] * 1.01})
+
+
 class RealReplica:
     """Worker, engine, streams and transport of the rollout service; only the verdicts are scripted."""
 
-    def __init__(self, redis_url: str, judge: Judge) -> None:
+    def __init__(self, redis_url: str, judge: Judge, name: str, engine: type[TorchEngine]) -> None:
         self._client = connect(redis_url)
-        self._judge = judge
+        self._judge, self._name, self._engine = judge, name, engine
         self.worker = RolloutWorker(self._open)
-        self.servicer = RolloutServicer(self.worker, "replica-0")
+        self.servicer = RolloutServicer(self.worker, name)
 
     def assign(self, job_id: str, attempt: int, model_path: Path) -> None:
         """Lease it to an attempt."""
@@ -152,19 +163,21 @@ class RealReplica:
 
     def _open(self, assignment: Assignment) -> Session:
         loaded = load_skeleton(assignment.model_path, assignment.dtype, "cpu")
-        engine = TorchEngine(loaded, max_sequence_tokens=assignment.max_sequence_tokens, max_batch_size=4)
+        engine = self._engine(loaded, max_sequence_tokens=assignment.max_sequence_tokens, max_batch_size=4)
         streams = StreamEnds(
-            prompts=PromptConsumer(self._client, assignment.prompts_stream, "replica-0", round(LEASE_S * 1000)),
+            prompts=PromptConsumer(self._client, assignment.prompts_stream, self._name, round(LEASE_S * 1000)),
             groups=GroupQueue(self._client, assignment.groups_stream),
             lease_s=LEASE_S,
         )
-        return Session(engine, 4, streams, ScriptedGrader(self._judge))
+        return Session(engine, 4, streams, ScriptedGrader(self._judge, self._name))
 
 
 @contextmanager
-def real_replica(redis_url: str, judge: Judge = by_index) -> Iterator[tuple[RealReplica, str]]:
+def real_replica(
+    redis_url: str, judge: Judge = by_index, name: str = "replica-0", engine: type[TorchEngine] = TorchEngine
+) -> Iterator[tuple[RealReplica, str]]:
     """A replica and its address."""
-    replica = RealReplica(redis_url, judge)
+    replica = RealReplica(redis_url, judge, name, engine)
     try:
         with serving(replica.servicer) as address:
             yield replica, address

@@ -8,7 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from services.common.errors import PlatformError
-from services.common.trajectory import FinishReason, Outcome, ScoredGroup, Verdict
+from services.common.parity import DenoisingPath
+from services.common.trajectory import FinishReason, Float32s, Outcome, ScoredGroup, Verdict
 from services.rollout.engines.base import Completion, GenerationRequest
 from services.rollout.grading import DecodedGroup
 
@@ -22,6 +23,7 @@ class ScriptedEngine:
         self.paused = False
         self.step_error: Exception | None = None
         self.load_error: Exception | None = None
+        self.replayed_logprob = 0.0
         self.refuses: Callable[[GenerationRequest], bool] = lambda request: False
         self.loads: list[Mapping[str, Tensor]] = []
         self.queued: list[GenerationRequest] = []
@@ -43,6 +45,9 @@ class ScriptedEngine:
         finished, self.queued = self.queued[::-1], []
         self.generated_tokens += 4 * len(finished)
         return [_completion(request) for request in finished]
+
+    def replay(self, paths: Sequence[DenoisingPath]) -> list[Float32s]:
+        return [np.full(len(path.token_ids), self.replayed_logprob, np.float32) for path in paths]
 
     def abort_all(self) -> None:
         self.queued.clear()

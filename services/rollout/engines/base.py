@@ -10,6 +10,7 @@ from typing import Protocol
 from torch import Tensor
 
 from services.common.diffusion.config import DecodingConfig
+from services.common.parity import DenoisingPath
 from services.common.trajectory import NO_CANDIDATES, Candidates, FinishReason, Float32s, Int32s
 
 
@@ -76,6 +77,12 @@ class RolloutEngine(Protocol):
 
     def step(self) -> list[Completion]:
         """One forward for everything in flight; the responses that it finished."""
+
+    def replay(self, paths: Sequence[DenoisingPath]) -> list[Float32s]:
+        """Log-probabilities [R] of given responses at temperature 1, each token in the state it is committed from.
+
+        Raises PlatformError("invalid_request") for a path that does not fit the model or the cache.
+        """
 
     def abort_all(self) -> None:
         """Forget everything queued and in flight."""

@@ -88,18 +88,28 @@ class Lane:
         slots = self._slots
         _require_numbers(logits)
         logprobs = scaled_logprobs(config, logits)
-        draws = uniforms(slots.keys[rows], slots.positions[rows], slots.steps[rows] + 1)
-        candidates = sample_candidates(config, logprobs, draws)
+        candidates = self._candidates(config, rows, logprobs)
         confidence = confidences(config, logprobs, candidates)
         slots.record(
             Commitments(
                 slots=rows,
-                commit=commit_mask(config, slots.masked[rows], confidence, logprobs),
+                commit=self._commit(config, rows, confidence, logprobs),
                 candidates=candidates,
                 logprobs=logprobs.gather(-1, candidates[..., None])[..., 0],
                 confidences=confidence,
             )
         )
+
+    def _candidates(self, config: DecodingConfig, rows: Tensor, logprobs: Tensor) -> Tensor:
+        """A token for each position [n, B], from log-probabilities [n, B, V]."""
+        slots = self._slots
+        return sample_candidates(
+            config, logprobs, uniforms(slots.keys[rows], slots.positions[rows], slots.steps[rows] + 1)
+        )
+
+    def _commit(self, config: DecodingConfig, rows: Tensor, confidence: Tensor, logprobs: Tensor) -> Tensor:
+        """Which positions the step commits, bool [n, B]."""
+        return commit_mask(config, self._slots.masked[rows], confidence, logprobs)
 
     def _finish(self, denoising: Tensor) -> list[Completion]:
         """Responses whose block is complete and holds a stop token or exhausts the budget; their slots become free."""

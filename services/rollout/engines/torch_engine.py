@@ -19,9 +19,12 @@ from services.common.model.forward import attended_states
 from services.common.model.index import RowIndex
 from services.common.model.loading import LoadedModel
 from services.common.model.state import import_state
+from services.common.parity import DenoisingPath
+from services.common.trajectory import Float32s
 from services.rollout.engines.base import Completion, DenoisingEvent, GenerationRequest
 from services.rollout.engines.kv_cache import Prefix, slot_bytes
 from services.rollout.engines.lane import Lane
+from services.rollout.engines.replay import ReplayLane, replay_request
 from services.rollout.engines.slots import last_position
 
 LANE_SLOTS: Final = 128
@@ -85,6 +88,19 @@ class TorchEngine:
                     self.generated_tokens += tokens
         self.busy_s += time.perf_counter() - began
         return finished
+
+    def replay(self, paths: Sequence[DenoisingPath]) -> list[Float32s]:
+        """Log-probabilities of given responses; see RolloutEngine."""
+        began = time.perf_counter()
+        with torch.inference_mode():
+            lane = ReplayLane(self._loaded, paths)
+            for slot, path in enumerate(paths):
+                request = replay_request(self._loaded, path, slot)
+                self._check(request)
+                lane.seat([request], self._prefill(request))
+            logprobs = lane.run()
+        self.busy_s += time.perf_counter() - began
+        return logprobs
 
     def abort_all(self) -> None:
         """Forget everything queued and in flight."""

@@ -1,7 +1,7 @@
 """The leased rollout replicas: who is alive, who holds which weights, and getting them the current ones."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -48,6 +48,8 @@ class Replicas:
         self._next_check = 0.0
         self._holding = 0
         self._failed_pushes = 0
+        self._unlike: dict[str, int] = {}
+        """Weight version whose probe a replica did not reproduce, by address; it waits for the next one."""
         self._last_error: PlatformError | None = None
         self._generated: dict[str, int] = {}
         self._busy: dict[str, float] = {}
@@ -56,17 +58,23 @@ class Replicas:
     def supply(self, weights: Weights) -> int:
         """Push the weights to every assigned replica that can take them and does not hold them; returns how many do.
 
-        Raises the replica's own error once every push has failed several times in a row, and what `watch` raises.
+        A replica that does not reproduce the weights' parity probe is left out until the next version. Raises
+        `parity_violation` when that leaves none, the replica's own error once every push has failed several times in a
+        row, and what `watch` raises.
         """
         statuses = self._statuses()
         lacking = [address for address, status in statuses.items() if _wants(status, weights.version)]
+        lacking = [address for address in lacking if self._unlike.get(address) != weights.version]
         holding = sum(_holds(status, weights.version) for status in statuses.values())
         if lacking:
             self._report.phase("weight_sync")
             with self._report.timed("weight_sync"):
-                publication = publish(lacking, self._job_id, self._attempt, weights.version, weights.tensors)
+                publication = publish(
+                    lacking, self._job_id, self._attempt, weights.version, weights.tensors, weights.probe
+                )
             self._note(publication)
             holding += len(publication.loaded)
+            self._require_parity(publication, statuses)
         self._require_motion()
         return holding
 
@@ -154,7 +162,10 @@ class Replicas:
         for address, error in publication.failed.items():
             self._last_error = error
             message = f"Replica {address} did not take weight version {publication.weight_version}: {error.message}"
-            self._report.journal.say("warning", error.code, message, replica=address)
+            unlike = error.code == "parity_violation"
+            self._report.journal.say("error" if unlike else "warning", error.code, message, replica=address)
+            if unlike:
+                self._unlike[address] = publication.weight_version
         if self._failed_pushes >= _MAX_FAILED_PUSHES:
             raise next(iter(publication.failed.values()))
         if publication.loaded:
@@ -165,6 +176,11 @@ class Replicas:
                 bytes=publication.num_bytes,
                 seconds=round(publication.seconds, 3),
             )
+
+    def _require_parity(self, publication: Publication, statuses: Mapping[str, Status]) -> None:
+        """Raises `parity_violation` when no assigned replica is left that computes like the learner."""
+        if all(self._unlike.get(address) == publication.weight_version for address in statuses):
+            raise next(iter(publication.failed.values()))
 
     def _gone(self, seconds: float) -> PlatformError:
         last = "" if self._last_error is None else f" Last failure: {self._last_error.message}"

@@ -17,6 +17,7 @@ from services.trainer.learner.rollouts import Rollouts
 from services.trainer.learner.session import Session
 from services.trainer.learner.stage import StepOutcome
 from services.trainer.learner.state import StageLedger
+from services.trainer.learner.trajectory_statistics import present
 from services.trainer.ledger import StepRecord
 from services.trainer.schedule import learning_rate
 
@@ -145,6 +146,7 @@ class RlStage:
             "weights/sync_bytes": float(publication.num_bytes),
             "weights/sync_s": publication.seconds,
             "weights/digest_ok": float(not publication.failed),
+            **present({"weights/parity_gap": publication.parity_gap}),
         }
         return {**staleness, **sync}
 

@@ -11,6 +11,7 @@ from services.common.events import EventType
 from services.common.job_spec import JobSpec
 from services.common.model.loading import LoadedModel
 from services.trainer.learner.checkpointing import Checkpointer
+from services.trainer.learner.parity import ParityGate
 from services.trainer.learner.process import StopSignal
 from services.trainer.learner.report import Reporter
 from services.trainer.learner.request import LearnerRequest
@@ -41,8 +42,11 @@ class Session:
     """Global step of the checkpoint that the attempt started from; 0 for none."""
     revision: int = 0
     """Newest revision of the spec that the attempt has applied."""
+    gate: ParityGate | None = None
+    """What replicas must reproduce at every weight version; None without rollouts."""
     stage_steps: dict[str, int] = field(default_factory=dict)
     """Optimizer steps of each stage, once known."""
+    _weights: Weights | None = None
 
     @property
     def loaded(self) -> LoadedModel:
@@ -50,8 +54,12 @@ class Session:
         return self.trainee.loaded
 
     def weights(self) -> Weights:
-        """The current weights under checkpoint names; the version is the global step."""
-        return Weights(self.state.global_step, self.trainee.tensors())
+        """The current weights under checkpoint names, with their probe; the version is the global step."""
+        version = self.state.global_step
+        if self._weights is None or self._weights.version != version:
+            probe = None if self.gate is None else self.gate.probe(self.trainee)
+            self._weights = Weights(version, self.trainee.tensors(), probe)
+        return self._weights
 
     def progress(self, stage: str) -> None:
         """PROGRESS of the running stage and of the job."""

@@ -24,6 +24,7 @@ from services.trainer.learner.datasets import (
     load_held_out,
     load_prompts,
 )
+from services.trainer.learner.parity import PROMPTS, ParityGate, parity_gate
 from services.trainer.learner.process import StopSignal
 from services.trainer.learner.replicas import Replicas
 from services.trainer.learner.report import Reporter
@@ -91,6 +92,7 @@ def prepare(
         step_log=_step_log(request, resume, resources),
         rollouts=_rollouts(request, client, report, stop, resources) if spec.needs_rollout() else None,
         resumed_from=0 if resume is None else resume.manifest.global_step,
+        gate=_gate(spec, loaded, data, min(train_decoding.max_new_tokens, eval_decoding.max_new_tokens)),
         stage_steps=_stage_steps(spec, data),
     )
     _enter_ledgers(session, data)
@@ -202,6 +204,16 @@ def _rollouts(
     replicas = Replicas(request.rollout_addresses, request.job_id, request.attempt, report)
     resources.callback(replicas.close)
     return Rollouts(request, client, report, stop, replicas)
+
+
+def _gate(spec: JobSpec, loaded: LoadedModel, data: Data, max_new_tokens: int) -> ParityGate | None:
+    items = data.evaluation if data.rl is None else data.rl.items
+    if items is None:
+        return None
+    prompts = [item.prompt_ids for item in items[:PROMPTS]]
+    return parity_gate(
+        prompts, loaded, seed=spec.seed, max_new_tokens=max_new_tokens, tolerance=spec.rl.parity_tolerance
+    )
 
 
 def _stage_steps(spec: JobSpec, data: Data) -> dict[str, int]:

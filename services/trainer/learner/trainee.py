@@ -20,10 +20,11 @@ from services.common.errors import PlatformError
 from services.common.job_spec import JobSpec, resolve_decoding
 from services.common.model.loading import LoadedModel, load_model
 from services.common.model.state import export_state, own_state
+from services.common.trajectory import Float32s
 from services.trainer import adapter
 from services.trainer.learner.optimizer_state import export_optimizer, import_optimizer
 from services.trainer.learner.request import LearnerRequest
-from services.trainer.policy import AdapterOffReference, Policy, evaluate_sft_loss, train_sft_batch
+from services.trainer.policy import AdapterOffReference, Policy, evaluate_sft_loss, response_logprobs, train_sft_batch
 from services.trainer.ranks import ALONE, Ranks
 from services.trainer.reference import FrozenReference, Reference
 from services.trainer.rl_update import RlRules, train_rl_batch
@@ -123,6 +124,11 @@ class Trainee:
     def revise(self, spec: JobSpec) -> None:
         """Go by another revision of the spec from now on."""
         self.spec = spec
+
+    @_on_every_rank
+    def logprobs(self, samples: Sequence[Sample]) -> list[Float32s]:
+        """What response_logprobs returns."""
+        return response_logprobs(self._policy, samples)
 
     @_on_every_rank
     def tensors(self) -> dict[str, Tensor]:

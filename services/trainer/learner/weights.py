@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from services.common.parity import ParityProbe
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -13,3 +15,5 @@ class Weights:
     version: int
     tensors: Mapping[str, Tensor]
     """By checkpoint name."""
+    probe: ParityProbe | None = None
+    """What every replica must reproduce before it uses them."""

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x64irl/v1/rollout.proto\x12\x07\x64irl.v1\"\xcf\x01\n\rAssignRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x12\n\nmodel_path\x18\x03 \x01(\t\x12\x16\n\x0eprompts_stream\x18\x04 \x01(\t\x12\x15\n\rgroups_stream\x18\x05 \x01(\t\x12\x16\n\x0ereward_address\x18\x06 \x01(\t\x12\x1b\n\x13max_sequence_tokens\x18\x07 \x01(\x05\x12\x16\n\x0emax_batch_size\x18\x08 \x01(\x05\x12\r\n\x05\x64type\x18\t \x01(\t\"!\n\x0e\x41ssignResponse\x12\x0f\n\x07replica\x18\x01 \x01(\t\"1\n\x0eReleaseRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\"#\n\x0fReleaseResponse\x12\x10\n\x08released\x18\x01 \x01(\x08\"K\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x11\n\tnum_bytes\x18\x04 \x01(\x03\"o\n\x0eWeightManifest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x16\n\x0eweight_version\x18\x03 \x01(\x03\x12$\n\x07tensors\x18\x04 \x03(\x0b\x32\x13.dirl.v1.TensorSpec\"d\n\x0bWeightChunk\x12+\n\x08manifest\x18\x01 \x01(\x0b\x32\x17.dirl.v1.WeightManifestH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x10\n\x06\x64igest\x18\x03 \x01(\tH\x00\x42\x06\n\x04part\"z\n\x15UpdateWeightsResponse\x12\x16\n\x0eweight_version\x18\x01 \x01(\x03\x12\x15\n\rweight_digest\x18\x02 \x01(\t\x12\x0e\n\x06loaded\x18\x03 \x01(\x08\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\x12\x11\n\tnum_bytes\x18\x05 \x01(\x03\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xc5\x01\n\x0fGenerateRequest\x12\x12\n\nmodel_path\x18\x01 \x01(\t\x12&\n\x08messages\x18\x02 \x03(\x0b\x32\x14.dirl.v1.ChatMessage\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x16\n\x0emax_new_tokens\x18\x04 \x01(\x05\x12\x13\n\x0btemperature\x18\x05 \x01(\x01\x12\r\n\x05top_p\x18\x06 \x01(\x01\x12\x1c\n\x14\x63onfidence_threshold\x18\x07 \x01(\x01\x12\x0c\n\x04seed\x18\x08 \x01(\x03\"|\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x15\n\rfinish_reason\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x04 \x01(\x05\x12\x11\n\tnum_steps\x18\x05 \x01(\x05\"\x19\n\x17GetRolloutStatusRequest\"\x85\x02\n\x18GetRolloutStatusResponse\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x16\n\x0eweight_version\x18\x04 \x01(\x03\x12\x15\n\rweight_digest\x18\x05 \x01(\t\x12\r\n\x05state\x18\x06 \x01(\t\x12\x17\n\x0finflight_groups\x18\x07 \x01(\x05\x12\x18\n\x10generated_tokens\x18\x08 \x01(\x03\x12\x12\n\nlast_error\x18\t \x01(\t\x12\x11\n\trss_bytes\x18\n \x01(\x03\x12\x0f\n\x07version\x18\x0b \x01(\t\x12\x0e\n\x06\x62usy_s\x18\x0c \x01(\x01\x32\xe7\x02\n\x0eRolloutService\x12\x39\n\x06\x41ssign\x12\x16.dirl.v1.AssignRequest\x1a\x17.dirl.v1.AssignResponse\x12<\n\x07Release\x12\x17.dirl.v1.ReleaseRequest\x1a\x18.dirl.v1.ReleaseResponse\x12G\n\rUpdateWeights\x12\x14.dirl.v1.WeightChunk\x1a\x1e.dirl.v1.UpdateWeightsResponse(\x01\x12\x41\n\x08Generate\x12\x18.dirl.v1.GenerateRequest\x1a\x19.dirl.v1.GenerateResponse0\x01\x12P\n\tGetStatus\x12 .dirl.v1.GetRolloutStatusRequest\x1a!.dirl.v1.GetRolloutStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x64irl/v1/rollout.proto\x12\x07\x64irl.v1\"\xcf\x01\n\rAssignRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x12\n\nmodel_path\x18\x03 \x01(\t\x12\x16\n\x0eprompts_stream\x18\x04 \x01(\t\x12\x15\n\rgroups_stream\x18\x05 \x01(\t\x12\x16\n\x0ereward_address\x18\x06 \x01(\t\x12\x1b\n\x13max_sequence_tokens\x18\x07 \x01(\x05\x12\x16\n\x0emax_batch_size\x18\x08 \x01(\x05\x12\r\n\x05\x64type\x18\t \x01(\t\"!\n\x0e\x41ssignResponse\x12\x0f\n\x07replica\x18\x01 \x01(\t\"1\n\x0eReleaseRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\"#\n\x0fReleaseResponse\x12\x10\n\x08released\x18\x01 \x01(\x08\"K\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x11\n\tnum_bytes\x18\x04 \x01(\x03\"Y\n\tProbeItem\x12\x12\n\nprompt_ids\x18\x01 \x01(\x0c\x12\x11\n\ttoken_ids\x18\x02 \x01(\x0c\x12\x13\n\x0bunmask_step\x18\x03 \x01(\x0c\x12\x10\n\x08logprobs\x18\x04 \x01(\x0c\"C\n\x0bParityProbe\x12!\n\x05items\x18\x01 \x03(\x0b\x32\x12.dirl.v1.ProbeItem\x12\x11\n\ttolerance\x18\x02 \x01(\x01\"\x94\x01\n\x0eWeightManifest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x16\n\x0eweight_version\x18\x03 \x01(\x03\x12$\n\x07tensors\x18\x04 \x03(\x0b\x32\x13.dirl.v1.TensorSpec\x12#\n\x05probe\x18\x05 \x01(\x0b\x32\x14.dirl.v1.ParityProbe\"d\n\x0bWeightChunk\x12+\n\x08manifest\x18\x01 \x01(\x0b\x32\x17.dirl.v1.WeightManifestH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12\x10\n\x06\x64igest\x18\x03 \x01(\tH\x00\x42\x06\n\x04part\"\xa2\x01\n\x15UpdateWeightsResponse\x12\x16\n\x0eweight_version\x18\x01 \x01(\x03\x12\x15\n\rweight_digest\x18\x02 \x01(\t\x12\x0e\n\x06loaded\x18\x03 \x01(\x08\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\x12\x11\n\tnum_bytes\x18\x05 \x01(\x03\x12\x17\n\nparity_gap\x18\x06 \x01(\x01H\x00\x88\x01\x01\x42\r\n\x0b_parity_gap\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xc5\x01\n\x0fGenerateRequest\x12\x12\n\nmodel_path\x18\x01 \x01(\t\x12&\n\x08messages\x18\x02 \x03(\x0b\x32\x14.dirl.v1.ChatMessage\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x16\n\x0emax_new_tokens\x18\x04 \x01(\x05\x12\x13\n\x0btemperature\x18\x05 \x01(\x01\x12\r\n\x05top_p\x18\x06 \x01(\x01\x12\x1c\n\x14\x63onfidence_threshold\x18\x07 \x01(\x01\x12\x0c\n\x04seed\x18\x08 \x01(\x03\"|\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x15\n\rfinish_reason\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x04 \x01(\x05\x12\x11\n\tnum_steps\x18\x05 \x01(\x05\"\x19\n\x17GetRolloutStatusRequest\"\x85\x02\n\x18GetRolloutStatusResponse\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x16\n\x0eweight_version\x18\x04 \x01(\x03\x12\x15\n\rweight_digest\x18\x05 \x01(\t\x12\r\n\x05state\x18\x06 \x01(\t\x12\x17\n\x0finflight_groups\x18\x07 \x01(\x05\x12\x18\n\x10generated_tokens\x18\x08 \x01(\x03\x12\x12\n\nlast_error\x18\t \x01(\t\x12\x11\n\trss_bytes\x18\n \x01(\x03\x12\x0f\n\x07version\x18\x0b \x01(\t\x12\x0e\n\x06\x62usy_s\x18\x0c \x01(\x01\x32\xe7\x02\n\x0eRolloutService\x12\x39\n\x06\x41ssign\x12\x16.dirl.v1.AssignRequest\x1a\x17.dirl.v1.AssignResponse\x12<\n\x07Release\x12\x17.dirl.v1.ReleaseRequest\x1a\x18.dirl.v1.ReleaseResponse\x12G\n\rUpdateWeights\x12\x14.dirl.v1.WeightChunk\x1a\x1e.dirl.v1.UpdateWeightsResponse(\x01\x12\x41\n\x08Generate\x12\x18.dirl.v1.GenerateRequest\x1a\x19.dirl.v1.GenerateResponse0\x01\x12P\n\tGetStatus\x12 .dirl.v1.GetRolloutStatusRequest\x1a!.dirl.v1.GetRolloutStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,22 +41,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RELEASERESPONSE']._serialized_end=365
   _globals['_TENSORSPEC']._serialized_start=367
   _globals['_TENSORSPEC']._serialized_end=442
-  _globals['_WEIGHTMANIFEST']._serialized_start=444
-  _globals['_WEIGHTMANIFEST']._serialized_end=555
-  _globals['_WEIGHTCHUNK']._serialized_start=557
-  _globals['_WEIGHTCHUNK']._serialized_end=657
-  _globals['_UPDATEWEIGHTSRESPONSE']._serialized_start=659
-  _globals['_UPDATEWEIGHTSRESPONSE']._serialized_end=781
-  _globals['_CHATMESSAGE']._serialized_start=783
-  _globals['_CHATMESSAGE']._serialized_end=827
-  _globals['_GENERATEREQUEST']._serialized_start=830
-  _globals['_GENERATEREQUEST']._serialized_end=1027
-  _globals['_GENERATERESPONSE']._serialized_start=1029
-  _globals['_GENERATERESPONSE']._serialized_end=1153
-  _globals['_GETROLLOUTSTATUSREQUEST']._serialized_start=1155
-  _globals['_GETROLLOUTSTATUSREQUEST']._serialized_end=1180
-  _globals['_GETROLLOUTSTATUSRESPONSE']._serialized_start=1183
-  _globals['_GETROLLOUTSTATUSRESPONSE']._serialized_end=1444
-  _globals['_ROLLOUTSERVICE']._serialized_start=1447
-  _globals['_ROLLOUTSERVICE']._serialized_end=1806
+  _globals['_PROBEITEM']._serialized_start=444
+  _globals['_PROBEITEM']._serialized_end=533
+  _globals['_PARITYPROBE']._serialized_start=535
+  _globals['_PARITYPROBE']._serialized_end=602
+  _globals['_WEIGHTMANIFEST']._serialized_start=605
+  _globals['_WEIGHTMANIFEST']._serialized_end=753
+  _globals['_WEIGHTCHUNK']._serialized_start=755
+  _globals['_WEIGHTCHUNK']._serialized_end=855
+  _globals['_UPDATEWEIGHTSRESPONSE']._serialized_start=858
+  _globals['_UPDATEWEIGHTSRESPONSE']._serialized_end=1020
+  _globals['_CHATMESSAGE']._serialized_start=1022
+  _globals['_CHATMESSAGE']._serialized_end=1066
+  _globals['_GENERATEREQUEST']._serialized_start=1069
+  _globals['_GENERATEREQUEST']._serialized_end=1266
+  _globals['_GENERATERESPONSE']._serialized_start=1268
+  _globals['_GENERATERESPONSE']._serialized_end=1392
+  _globals['_GETROLLOUTSTATUSREQUEST']._serialized_start=1394
+  _globals['_GETROLLOUTSTATUSREQUEST']._serialized_end=1419
+  _globals['_GETROLLOUTSTATUSRESPONSE']._serialized_start=1422
+  _globals['_GETROLLOUTSTATUSRESPONSE']._serialized_end=1683
+  _globals['_ROLLOUTSERVICE']._serialized_start=1686
+  _globals['_ROLLOUTSERVICE']._serialized_end=2045
 # @@protoc_insertion_point(module_scope)

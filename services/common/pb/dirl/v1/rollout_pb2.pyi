@@ -161,6 +161,64 @@ class TensorSpec(_message.Message):
 Global___TensorSpec: _TypeAlias = TensorSpec  # noqa: Y015
 
 @_typing.final
+class ProbeItem(_message.Message):
+    """A response with the log-probabilities that the learner computes for it under the weights it sends."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPT_IDS_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    UNMASK_STEP_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    prompt_ids: _builtins.bytes
+    """[P] int32"""
+    token_ids: _builtins.bytes
+    """[R] int32; P + R is a whole number of blocks."""
+    unmask_step: _builtins.bytes
+    """[R] int32; denoising step of the token's commitment, 1-based, without gaps."""
+    logprobs: _builtins.bytes
+    """[R] float32; at temperature 1, the ids that are never sampled banned."""
+    def __init__(
+        self,
+        *,
+        prompt_ids: _builtins.bytes = ...,
+        token_ids: _builtins.bytes = ...,
+        unmask_step: _builtins.bytes = ...,
+        logprobs: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "prompt_ids", b"prompt_ids", "token_ids", b"token_ids", "unmask_step", b"unmask_step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProbeItem: _TypeAlias = ProbeItem  # noqa: Y015
+
+@_typing.final
+class ParityProbe(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    TOLERANCE_FIELD_NUMBER: _builtins.int
+    tolerance: _builtins.float
+    """Largest |replica - learner| / max(1, |learner|) at which the weights may be used."""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProbeItem]: ...
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___ProbeItem] | None = ...,
+        tolerance: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "tolerance", b"tolerance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ParityProbe: _TypeAlias = ParityProbe  # noqa: Y015
+
+@_typing.final
 class WeightManifest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -168,11 +226,18 @@ class WeightManifest(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     WEIGHT_VERSION_FIELD_NUMBER: _builtins.int
     TENSORS_FIELD_NUMBER: _builtins.int
+    PROBE_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     attempt: _builtins.int
     weight_version: _builtins.int
     @_builtins.property
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorSpec]: ...
+    @_builtins.property
+    def probe(self) -> Global___ParityProbe:
+        """What the replica must reproduce with these weights before it uses them; beyond the tolerance it answers with
+        parity_violation and is unhealthy. Without items nothing is compared.
+        """
+
     def __init__(
         self,
         *,
@@ -180,10 +245,11 @@ class WeightManifest(_message.Message):
         attempt: _builtins.int = ...,
         weight_version: _builtins.int = ...,
         tensors: _abc.Iterable[Global___TensorSpec] | None = ...,
+        probe: Global___ParityProbe | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["probe", b"probe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "job_id", b"job_id", "tensors", b"tensors", "weight_version", b"weight_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "job_id", b"job_id", "probe", b"probe", "tensors", b"tensors", "weight_version", b"weight_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -228,6 +294,7 @@ class UpdateWeightsResponse(_message.Message):
     LOADED_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
     NUM_BYTES_FIELD_NUMBER: _builtins.int
+    PARITY_GAP_FIELD_NUMBER: _builtins.int
     weight_version: _builtins.int
     weight_digest: _builtins.str
     loaded: _builtins.bool
@@ -235,6 +302,8 @@ class UpdateWeightsResponse(_message.Message):
     seconds: _builtins.float
     """Seconds from the manifest to the swap."""
     num_bytes: _builtins.int
+    parity_gap: _builtins.float
+    """Largest relative difference on the probe; absent when there was none."""
     def __init__(
         self,
         *,
@@ -243,12 +312,15 @@ class UpdateWeightsResponse(_message.Message):
         loaded: _builtins.bool = ...,
         seconds: _builtins.float = ...,
         num_bytes: _builtins.int = ...,
+        parity_gap: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_parity_gap", b"_parity_gap", "parity_gap", b"parity_gap"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["loaded", b"loaded", "num_bytes", b"num_bytes", "seconds", b"seconds", "weight_digest", b"weight_digest", "weight_version", b"weight_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parity_gap", b"_parity_gap", "loaded", b"loaded", "num_bytes", b"num_bytes", "parity_gap", b"parity_gap", "seconds", b"seconds", "weight_digest", b"weight_digest", "weight_version", b"weight_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__parity_gap: _TypeAlias = _typing.Literal["parity_gap"]  # noqa: Y015
+    _WhichOneofArgType__parity_gap: _TypeAlias = _typing.Literal["_parity_gap", b"_parity_gap"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parity_gap) -> _WhichOneofReturnType__parity_gap | None: ...
 
 Global___UpdateWeightsResponse: _TypeAlias = UpdateWeightsResponse  # noqa: Y015
 

@@ -87,8 +87,8 @@ class RolloutServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateWeights(self, request_iterator, context):
-        """Load a version: one manifest, then chunks, then the digest. Visible only after all names arrived and the digest
-        matched; a failed load makes the replica unhealthy until a full load succeeds.
+        """Load a version: one manifest, then chunks, then the digest. Visible only after all names arrived, the digest
+        matched and the manifest's probe was reproduced; a failed load makes the replica unhealthy until a full load succeeds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,8 +44,8 @@ class RolloutServiceStub:
     Release: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.ReleaseRequest, _rollout_pb2.ReleaseResponse]
     """End the lease: stop consuming, abandon what is being decoded, free model and cache."""
     UpdateWeights: _grpc.StreamUnaryMultiCallable[_rollout_pb2.WeightChunk, _rollout_pb2.UpdateWeightsResponse]
-    """Load a version: one manifest, then chunks, then the digest. Visible only after all names arrived and the digest
-    matched; a failed load makes the replica unhealthy until a full load succeeds.
+    """Load a version: one manifest, then chunks, then the digest. Visible only after all names arrived, the digest
+    matched and the manifest's probe was reproduced; a failed load makes the replica unhealthy until a full load succeeds.
     """
     Generate: _grpc.UnaryStreamMultiCallable[_rollout_pb2.GenerateRequest, _rollout_pb2.GenerateResponse]
     """Answer one question with a model directory, apart from any job; streams the answer as its blocks are finished.
@@ -69,8 +69,8 @@ class RolloutServiceAsyncStub(RolloutServiceStub):
     Release: _aio.UnaryUnaryMultiCallable[_rollout_pb2.ReleaseRequest, _rollout_pb2.ReleaseResponse]  # type: ignore[assignment]
     """End the lease: stop consuming, abandon what is being decoded, free model and cache."""
     UpdateWeights: _aio.StreamUnaryMultiCallable[_rollout_pb2.WeightChunk, _rollout_pb2.UpdateWeightsResponse]  # type: ignore[assignment]
-    """Load a version: one manifest, then chunks, then the digest. Visible only after all names arrived and the digest
-    matched; a failed load makes the replica unhealthy until a full load succeeds.
+    """Load a version: one manifest, then chunks, then the digest. Visible only after all names arrived, the digest
+    matched and the manifest's probe was reproduced; a failed load makes the replica unhealthy until a full load succeeds.
     """
     Generate: _aio.UnaryStreamMultiCallable[_rollout_pb2.GenerateRequest, _rollout_pb2.GenerateResponse]  # type: ignore[assignment]
     """Answer one question with a model directory, apart from any job; streams the answer as its blocks are finished.
@@ -109,8 +109,8 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_rollout_pb2.WeightChunk],
         context: _ServicerContext,
     ) -> _typing.Union[_rollout_pb2.UpdateWeightsResponse, _abc.Awaitable[_rollout_pb2.UpdateWeightsResponse]]:
-        """Load a version: one manifest, then chunks, then the digest. Visible only after all names arrived and the digest
-        matched; a failed load makes the replica unhealthy until a full load succeeds.
+        """Load a version: one manifest, then chunks, then the digest. Visible only after all names arrived, the digest
+        matched and the manifest's probe was reproduced; a failed load makes the replica unhealthy until a full load succeeds.
         """
 
     @_abc_1.abstractmethod
