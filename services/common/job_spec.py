@@ -142,7 +142,9 @@ class RlSpec(Frozen):
     kl_beta: float = Field(0.0, ge=0)
     """Weight of the KL divergence from the weights that the stage began with; 0 keeps no copy of them."""
     kl_estimator: Literal["k3", "k2"] = "k3"
-    max_staleness: Literal[0] = 0
+    max_staleness: int = Field(0, ge=0)
+    """Weight versions that a trajectory may be older than those it trains. 0 is strictly on-policy and reproducible;
+    above, replicas decode while the learner trains."""
     dynamic_sampling: bool = True
     """Drop groups whose correctness does not vary, and refill."""
     max_resample_rounds: int = Field(2, ge=0)

@@ -1,5 +1,6 @@
 """Rollout replicas in the test's own process: a scripted one, and a real one with a scripted grader."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -39,7 +40,10 @@ class ScriptedReplica(rollout_pb2_grpc.RolloutServiceServicer):
     """Raised for every push."""
     digest: str | None = None
     """Answered in place of the true digest."""
+    held: threading.Event | None = None
+    """Every push waits for it."""
     pushed: list[int] = field(default_factory=list)
+    received: list[Mapping[str, Tensor]] = field(default_factory=list)
 
     def GetStatus(
         self, request: rollout_pb2.GetRolloutStatusRequest, context: grpc.ServicerContext
@@ -63,7 +67,10 @@ class ScriptedReplica(rollout_pb2_grpc.RolloutServiceServicer):
         self.pushed.append(assembler.manifest.weight_version)
         if self.refusal is not None:
             raise self.refusal
-        _, digest = assembler.finish()
+        tensors, digest = assembler.finish()
+        self.received.append(tensors)
+        if self.held is not None:
+            self.held.wait(10)
         self.weight_version, self.state = assembler.manifest.weight_version, "ready"
         return rollout_pb2.UpdateWeightsResponse(
             weight_version=self.weight_version, weight_digest=self.digest or digest, loaded=True

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -48,6 +49,11 @@ class Replicas:
         self._next_check = 0.0
         self._holding = 0
         self._failed_pushes = 0
+        self._pusher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="renew")
+        self._pushing: Future[Publication] | None = None
+        self._decoding = 0
+        self._ours: frozenset[str] = frozenset()
+        """Replicas that were assigned to this attempt and answering when last asked."""
         self._unlike: dict[str, int] = {}
         """Weight version whose probe a replica did not reproduce, by address; it waits for the next one."""
         self._last_error: PlatformError | None = None
@@ -62,30 +68,43 @@ class Replicas:
         `parity_violation` when that leaves none, the replica's own error once every push has failed several times in a
         row, and what `watch` raises.
         """
+        self._settle()
         statuses = self._statuses()
-        lacking = [address for address, status in statuses.items() if _wants(status, weights.version)]
-        lacking = [address for address in lacking if self._unlike.get(address) != weights.version]
+        lacking = self._lacking(statuses, weights.version)
         holding = sum(_holds(status, weights.version) for status in statuses.values())
         if lacking:
             self._report.phase("weight_sync")
             with self._report.timed("weight_sync"):
-                publication = publish(
-                    lacking, self._job_id, self._attempt, weights.version, weights.tensors, weights.probe
-                )
+                publication = self._publish(lacking, weights)
             self._note(publication)
             holding += len(publication.loaded)
-            self._require_parity(publication, statuses)
         self._require_motion()
         return holding
 
-    def watch(self, weights: Weights) -> int:
-        """Every few seconds, what `supply` does; returns how many replicas held the weights when last asked.
+    def renew(self, weights: Weights) -> int:
+        """Like `supply`, but a copy of the weights is pushed beside the caller, who may change them meanwhile.
+
+        One version travels at a time; a later call begins the newest. Returns how many replicas decode, under
+        whatever version.
+        """
+        if self._pushing is None or self._pushing.done():
+            self._settle()
+            statuses = self._statuses()
+            self._decoding = sum(status.state == "ready" for status in statuses.values())
+            if lacking := self._lacking(statuses, weights.version):
+                copied = replace(weights, tensors={name: each.clone() for name, each in weights.tensors.items()})
+                self._pushing = self._pusher.submit(self._publish, lacking, copied)
+        self._require_motion()
+        return self._decoding
+
+    def watch(self, weights: Weights, *, beside: bool) -> int:
+        """Every few seconds what `supply`, or `beside` training what `renew` does; returns what it returned last.
 
         A restarted replica gets its weights again in this way, and a wait that cannot end well ends.
         """
         if self._clock() >= self._next_check:
             self._next_check = self._clock() + _CHECK_EVERY_S
-            self._holding = self.supply(weights)
+            self._holding = self.renew(weights) if beside else self.supply(weights)
         return self._holding
 
     def poll(self) -> None:
@@ -106,15 +125,31 @@ class Replicas:
         return sum(self._busy.values())
 
     def close(self) -> None:
-        """Close the channels."""
+        """Close the channels, once what is being pushed has arrived or failed."""
+        self._pusher.shutdown()
         for connection in self._channels.values():
             connection.close()
+
+    def _publish(self, addresses: Sequence[str], weights: Weights) -> Publication:
+        return publish(addresses, self._job_id, self._attempt, weights.version, weights.tensors, weights.probe)
+
+    def _settle(self) -> None:
+        """Wait for what is being pushed beside the caller, and note how it went."""
+        pushing, self._pushing = self._pushing, None
+        if pushing is not None:
+            self._note(pushing.result())
+
+    def _lacking(self, statuses: Mapping[str, Status], version: int) -> list[str]:
+        """Replicas that can take the version, do not hold it, and did not fail to reproduce its probe."""
+        wanting = [address for address, status in statuses.items() if _wants(status, version)]
+        return [address for address in wanting if self._unlike.get(address) != version]
 
     def _statuses(self) -> dict[str, Status]:
         """Status of every replica that answers and is assigned to this attempt."""
         with ThreadPoolExecutor(max_workers=max(1, len(self._addresses)), thread_name_prefix="status") as pool:
             answers = dict(zip(self._addresses, pool.map(self._status, self._addresses), strict=True))
         ours = {address: status for address, status in answers.items() if status is not None and self._is_ours(status)}
+        self._ours = frozenset(ours)
         self._note_alive(ours)
         return ours
 
@@ -166,6 +201,8 @@ class Replicas:
             self._report.journal.say("error" if unlike else "warning", error.code, message, replica=address)
             if unlike:
                 self._unlike[address] = publication.weight_version
+        if self._ours and all(self._unlike.get(address) == publication.weight_version for address in self._ours):
+            raise next(iter(publication.failed.values()))
         if self._failed_pushes >= _MAX_FAILED_PUSHES:
             raise next(iter(publication.failed.values()))
         if publication.loaded:
@@ -176,11 +213,6 @@ class Replicas:
                 bytes=publication.num_bytes,
                 seconds=round(publication.seconds, 3),
             )
-
-    def _require_parity(self, publication: Publication, statuses: Mapping[str, Status]) -> None:
-        """Raises `parity_violation` when no assigned replica is left that computes like the learner."""
-        if all(self._unlike.get(address) == publication.weight_version for address in statuses):
-            raise next(iter(publication.failed.values()))
 
     def _gone(self, seconds: float) -> PlatformError:
         last = "" if self._last_error is None else f" Last failure: {self._last_error.message}"

@@ -39,6 +39,18 @@ def batch_metrics(batch: RlBatch, graders: Sequence[GraderSpec], threshold: floa
     }
 
 
+def staleness_metrics(batch: RlBatch, version: int, dropped_groups: int) -> dict[str, float]:
+    """How many weight versions the trajectories that are trained on lag behind the weights they train."""
+    groups = [[version - t.weight_version for t in item.group.trajectories] for item in batch.kept]
+    ages = [age for group in groups for age in group]
+    return {
+        "staleness/mean": float(np.mean(ages)),
+        "staleness/max": float(max(ages)),
+        "staleness/version_span_max": float(max(max(group) - min(group) for group in groups)),
+        "staleness/dropped_groups": float(dropped_groups),
+    }
+
+
 def _reward_metrics(judged: Sequence[JudgedGroup]) -> dict[str, float]:
     rewards = [reward for item in judged for reward in item.rewards if reward is not None]
     scored = [outcome for item in judged for outcome in item.outcomes if outcome.is_scored]

@@ -1,4 +1,4 @@
-"""Reinforcement learning: prompts out, groups back, one policy-gradient step, strictly on-policy."""
+"""Reinforcement learning: prompts out, groups back, one policy-gradient step; on-policy, or a few versions behind."""
 
 import time
 from collections.abc import Sequence
@@ -10,9 +10,10 @@ from services.common.events import EventType
 from services.common.grader_spec import grader_text
 from services.common.ids import group_id
 from services.common.trajectory import PromptTask, Purpose, ScoredGroup
+from services.trainer.learner.admission import Admission
 from services.trainer.learner.datasets import Dataset, EncodedPrompt
 from services.trainer.learner.rl_batch import JudgedGroup, RlBatch, UnverifiableError, gather_batch
-from services.trainer.learner.rl_metrics import batch_metrics
+from services.trainer.learner.rl_metrics import batch_metrics, staleness_metrics
 from services.trainer.learner.rollouts import Rollouts
 from services.trainer.learner.session import Session
 from services.trainer.learner.stage import StepOutcome
@@ -41,21 +42,26 @@ class RlStage:
         self._session, self._rollouts = session, rollouts
         self._dataset, self._prompts, self._decoding = dataset, prompts, decoding
         self.num_steps = session.spec.rl.steps
-        self._refused = 0
+        self._admission = Admission(rollouts, session.spec.rl, self._issue)
+        self._idle_since = (0.0, 0.0)
+        """Engines' busy seconds and the clock when `perf/rollout_idle_ratio` was last taken."""
 
     def step(self) -> StepOutcome:
         """Gather a batch under the current weights and train on it once."""
         session, spec = self._session, self._session.spec
-        busy, started = self._rollouts.replicas.busy_seconds(), time.monotonic()
+        started = time.monotonic()
+        if spec.rl.max_staleness == 0 or self._idle_since == (0.0, 0.0):
+            self._idle_since = (self._rollouts.replicas.busy_seconds(), started)
         with session.report.timed("rollout"):
             batch = self._gather()
-        idle = self._idle_ratio(busy, time.monotonic() - started)
+        idle, stale = self._idle_ratio(), self._admission.take_dropped()
         metrics = {
             **self._train(batch),
             **batch_metrics(batch, spec.reward.graders, self._decoding.confidence_threshold),
+            **staleness_metrics(batch, session.state.global_step, len(stale)),
         }
         return StepOutcome(
-            record=self._record(batch),
+            record=self._record(batch, stale),
             group_ids=[item.group.task.group_id for item in batch.kept],
             metrics={**metrics, **self._performance(batch, started), **idle, **self._synchronisation()},
             events=[self._logged(item) for item in batch.judged[: spec.rl.logged_groups_per_step]],
@@ -74,8 +80,11 @@ class RlStage:
             raise
 
     def _collect(self, count: int) -> Sequence[ScoredGroup]:
-        tasks = [self._task(position) for position in self._prompts.ledger.issue(count)]
-        return self._rollouts.collect(tasks, self._session.weights(), "rollout")
+        steps_left = self.num_steps - self._session.state.stage_step
+        return self._admission.collect(count, self._session.weights(), steps_left)
+
+    def _issue(self, count: int) -> Sequence[PromptTask]:
+        return [self._task(position) for position in self._prompts.ledger.issue(count)]
 
     def _task(self, position: int) -> PromptTask:
         request, spec, state = self._session.request, self._session.spec, self._session.state
@@ -106,12 +115,13 @@ class RlStage:
         with session.report.timed("train"):
             return session.trainee.train_rl(batch.samples(), lr)
 
-    def _record(self, batch: RlBatch) -> StepRecord:
+    def _record(self, batch: RlBatch, stale: Sequence[int]) -> StepRecord:
+        dropped: dict[int, str] = dict.fromkeys(stale, "stale")
         return StepRecord(
             stage=self.name,
             step=self._session.state.global_step + 1,
             trained=tuple(item.position for item in batch.kept),
-            dropped={item.position: item.dropped for item in batch.judged if item.dropped is not None},
+            dropped=dropped | {item.position: item.dropped for item in batch.judged if item.dropped is not None},
         )
 
     def _performance(self, batch: RlBatch, started: float) -> dict[str, float]:
@@ -128,27 +138,25 @@ class RlStage:
             "time/reward_s": sum(grading) / len(grading),
         }
 
-    def _idle_ratio(self, busy_before: float, seconds: float) -> dict[str, float]:
-        """Share of the rollout phase in which engines did not compute; left out when a replica was restarted."""
-        replicas = self._rollouts.replicas
+    def _idle_ratio(self) -> dict[str, float]:
+        """Share of the time in which engines did not compute: that of the rollout phase, or of the whole step when
+        replicas decode beside training. Left out when a replica was restarted."""
+        replicas, (busy_before, since) = self._rollouts.replicas, self._idle_since
         replicas.poll()
-        busy = replicas.busy_seconds() - busy_before
-        capacity = seconds * replicas.count
+        self._idle_since = (replicas.busy_seconds(), time.monotonic())
+        busy, capacity = self._idle_since[0] - busy_before, (self._idle_since[1] - since) * replicas.count
         return {"perf/rollout_idle_ratio": max(0.0, 1 - busy / capacity)} if busy > 0 else {}
 
     def _synchronisation(self) -> dict[str, float]:
-        refused, self._refused = self._rollouts.refused - self._refused, self._rollouts.refused
-        staleness = {"staleness/mean": 0.0, "staleness/max": 0.0, "staleness/dropped_groups": float(refused)}
         publication = self._rollouts.replicas.last_publication
         if publication is None:
-            return staleness
-        sync = {
+            return {}
+        return {
             "weights/sync_bytes": float(publication.num_bytes),
             "weights/sync_s": publication.seconds,
             "weights/digest_ok": float(not publication.failed),
             **present({"weights/parity_gap": publication.parity_gap}),
         }
-        return {**staleness, **sync}
 
     def _logged(self, item: JudgedGroup) -> dict[str, Any]:
         return {

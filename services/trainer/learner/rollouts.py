@@ -22,7 +22,10 @@ _MAX_REFUSALS: Final = 3
 
 
 class Rollouts:
-    """Issues prompts and waits for their groups; strictly on-policy."""
+    """Issues prompts, and keeps the groups that come back until they are asked for.
+
+    A group that was not asked for is left out: a prompt may be answered twice.
+    """
 
     def __init__(
         self, request: LearnerRequest, client: redis.Redis, report: Reporter, stop: StopSignal, replicas: Replicas
@@ -30,9 +33,10 @@ class Rollouts:
         self._prompts = PromptQueue(client, request.prompts_stream)
         self._groups = GroupConsumer(client, request.groups_stream)
         self._report, self._stop = report, stop
+        self._pending: deque[PromptTask] = deque()
+        self._issued: dict[str, PromptTask] = {}
+        self._arrived: dict[str, ScoredGroup] = {}
         self.replicas = replicas
-        self.refused = 0
-        """Groups of other weights than asked for, since the attempt began."""
 
     def ready(self, weights: Weights) -> None:
         """Wait until a replica holds the weights. Raises what Replicas.supply raises."""
@@ -42,61 +46,68 @@ class Rollouts:
             self._stop.check()
             self._stop.wait(_POLL_MS / 1000)
 
-    def collect(self, tasks: Sequence[PromptTask], weights: Weights, phase: str) -> list[ScoredGroup]:
-        """One group per task, by ledger position, every trajectory sampled under `weights`.
+    def issue(self, tasks: Sequence[PromptTask]) -> None:
+        """Send prompts to the replicas, in order, as far as the stream's bound allows; the rest follows."""
+        if not self._issued:
+            self.replicas.moved()
+        self._pending.extend(tasks)
+        self._feed()
 
-        Groups that were not asked for are left out (a prompt may be answered twice); a group with another weight
-        version is refused and its prompt issued again. Raises StopRequestedError, `rollout_unavailable`,
-        `queue_unavailable`, `deadline_exceeded`, `stale_weights`.
+    def take(self, task: PromptTask, weights: Weights, phase: str, *, beside: bool = False) -> ScoredGroup:
+        """Wait for the group of a prompt that was issued.
+
+        Meanwhile replicas that lack the weights get them, `beside` training or not (see Replicas.renew). Raises
+        StopRequestedError, `rollout_unavailable`, `queue_unavailable`, `deadline_exceeded`, `parity_violation`.
+        """
+        while task.group_id not in self._arrived:
+            self._stop.check()
+            self._receive()
+            self._feed()
+            alive = self.replicas.watch(weights, beside=beside) > 0
+            self._report.phase(phase if alive else "waiting", waiting_for=None if alive else "rollout")
+        return self._arrived.pop(task.group_id)
+
+    def collect(self, tasks: Sequence[PromptTask], weights: Weights, phase: str) -> list[ScoredGroup]:
+        """One group per task, in order, every trajectory sampled under `weights`.
+
+        A group of another weight version is refused and its prompt issued again. Raises what `take` raises, and
+        `stale_weights`.
         """
         self.ready(weights)
         self._report.phase(phase)
-        pending, issued = deque(tasks), dict[str, PromptTask]()
-        refusals: dict[str, int] = {}
-        groups: list[ScoredGroup] = []
-        while pending or issued:
-            self._stop.check()
-            self._issue(pending, issued)
-            for group in self._take(issued):
-                if _is_current(group, weights):
-                    groups.append(group)
-                else:
-                    pending.append(self._refuse(group, weights, refusals))
-            alive = self.replicas.watch(weights) > 0
-            self._report.phase(phase if alive else "waiting", waiting_for=None if alive else "rollout")
-        return sorted(groups, key=lambda group: group.task.ledger_position)
+        self.issue(tasks)
+        return [self._take_current(task, weights, phase) for task in tasks]
 
-    def _issue(self, pending: deque[PromptTask], issued: dict[str, PromptTask]) -> None:
-        while pending and len(issued) < _MAX_OUTSTANDING:
-            task = pending.popleft()
-            issued[task.group_id] = task
+    def _take_current(self, task: PromptTask, weights: Weights, phase: str) -> ScoredGroup:
+        for _ in range(_MAX_REFUSALS + 1):
+            group = self.take(task, weights, phase)
+            versions = sorted({trajectory.weight_version for trajectory in group.trajectories})
+            if versions == [weights.version]:
+                return group
+            message = (
+                f"Group {task.group_id} was sampled under weight version {versions}; version {weights.version} was "
+                "asked for."
+            )
+            again = f"{message} It is issued again."
+            self._report.journal.say("warning", "stale_weights", again, replica=group.replica)
+            self.issue([task])
+        raise PlatformError("stale_weights", f"{message} It was refused {_MAX_REFUSALS + 1} times.")
+
+    def _feed(self) -> None:
+        while self._pending and len(self._issued) < _MAX_OUTSTANDING:
+            task = self._pending.popleft()
+            self._issued[task.group_id] = task
             self._prompts.add(task)
 
-    def _take(self, issued: dict[str, PromptTask]) -> list[ScoredGroup]:
-        expected = []
+    def _receive(self) -> None:
         for group in self._groups.take(_POLL_MS):
             self.replicas.moved()
-            task = issued.pop(group.task.group_id, None)
+            task = self._issued.pop(group.task.group_id, None)
             if task is None:
                 self._report.journal.say("warning", "unexpected_group", f"Group {group.task.group_id} was left out.")
             else:
                 _require_complete(group, task)
-                expected.append(group)
-        return expected
-
-    def _refuse(self, group: ScoredGroup, weights: Weights, refusals: dict[str, int]) -> PromptTask:
-        name, versions = group.task.group_id, sorted({t.weight_version for t in group.trajectories})
-        self.refused += 1
-        refusals[name] = refusals.get(name, 0) + 1
-        message = f"Group {name} was sampled under weight version {versions}; version {weights.version} was asked for."
-        if refusals[name] > _MAX_REFUSALS:
-            raise PlatformError("stale_weights", f"{message} It was refused {refusals[name]} times.")
-        self._report.journal.say("warning", "stale_weights", f"{message} It is issued again.", replica=group.replica)
-        return group.task
-
-
-def _is_current(group: ScoredGroup, weights: Weights) -> bool:
-    return all(trajectory.weight_version == weights.version for trajectory in group.trajectories)
+                self._arrived[task.group_id] = group
 
 
 def _require_complete(group: ScoredGroup, task: PromptTask) -> None:

@@ -1,5 +1,6 @@
 """Watching replicas and getting them weights: scripted replicas behind real gRPC."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -87,7 +88,7 @@ def test_a_replica_that_was_restarted_gets_the_weights_again(stack: ExitStack, t
 
     two.weight_version, two.state = -1, "waiting_for_weights"
     watcher.clock.now += 3
-    watcher.replicas.watch(version(3))
+    watcher.replicas.watch(version(3), beside=False)
 
     assert (one.pushed, two.pushed) == ([3], [3, 3])
 
@@ -150,13 +151,13 @@ def test_replicas_that_answer_but_generate_nothing_end_the_attempt_too(stack: Ex
 
     watcher.clock.now = 599
     stuck.generated_tokens = 8
-    watcher.replicas.watch(version(1))
+    watcher.replicas.watch(version(1), beside=False)
     watcher.clock.now = 599 + 599
-    watcher.replicas.watch(version(1))
+    watcher.replicas.watch(version(1), beside=False)
     watcher.clock.now += 3
 
     with pytest.raises(PlatformError) as caught:
-        watcher.replicas.watch(version(1))
+        watcher.replicas.watch(version(1), beside=False)
     assert (caught.value.code, caught.value.retryable) == ("deadline_exceeded", True)
 
 
@@ -171,6 +172,34 @@ def test_a_replica_that_refuses_every_push_ends_the_attempt_with_its_reason(stac
 
     assert caught.value.code == "weight_digest_mismatch"
     assert watcher.codes() == ["weight_digest_mismatch"] * 5
+
+
+def test_weights_that_are_renewed_beside_training_are_those_of_the_moment(stack: ExitStack, tmp_path: Path) -> None:
+    replica = ScriptedReplica(held=threading.Event())
+    watcher = watched(stack, tmp_path, replica)
+    live = torch.zeros(3)
+
+    watcher.replicas.renew(Weights(1, {"w": live}))
+    live += 1  # training goes on while version 1 travels
+    watcher.replicas.renew(Weights(2, {"w": live}))
+    replica.held.set()
+    while replica.pushed != [1, 2]:
+        watcher.replicas.renew(Weights(2, {"w": live}))
+    watcher.replicas.supply(Weights(2, {"w": live}))
+
+    assert replica.pushed == [1, 2]
+    assert [tensors["w"].tolist() for tensors in replica.received] == [[0.0] * 3, [1.0] * 3]
+    assert watcher.replicas.last_publication is not None
+    assert watcher.replicas.last_publication.weight_version == 2
+
+
+def test_a_replica_that_did_not_reproduce_a_version_waits_for_the_next_one(stack: ExitStack, tmp_path: Path) -> None:
+    good, odd = ScriptedReplica(), ScriptedReplica(refusal=PlatformError("parity_violation", "Off by 3."))
+    watcher = watched(stack, tmp_path, good, odd)
+
+    assert [watcher.replicas.supply(version(number)) for number in (1, 1, 2)] == [1, 1, 1]
+
+    assert (odd.pushed, watcher.codes()) == ([1, 2], ["parity_violation"] * 2)
 
 
 def test_a_publication_states_digest_bytes_and_who_has_it(stack: ExitStack) -> None:
