@@ -59,6 +59,7 @@ class Rollouts:
         Meanwhile replicas that lack the weights get them, `beside` training or not (see Replicas.renew). Raises
         StopRequestedError, `rollout_unavailable`, `queue_unavailable`, `deadline_exceeded`, `parity_violation`.
         """
+        self._report.phase(phase)
         while task.group_id not in self._arrived:
             self._stop.check()
             self._receive()
@@ -74,7 +75,6 @@ class Rollouts:
         `stale_weights`.
         """
         self.ready(weights)
-        self._report.phase(phase)
         self.issue(tasks)
         return [self._take_current(task, weights, phase) for task in tasks]
 
