@@ -36,7 +36,9 @@ class Piece:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     num_steps: int = 0
-    """Denoising steps of the whole answer; of the last piece only."""
+    """Denoising steps of the whole answer; of the last piece only, unless the question wants every step."""
+    draft: tuple[str, ...] = ()
+    """Text of every token behind what was said, empty where it is still masked; where the question wants steps."""
 
 
 class Playground:
@@ -82,11 +84,14 @@ def _answer(loaded: LoadedModel, question: Question) -> Iterator[Piece]:
     engine.submit([request])
     told, finished = "", list[Completion]()
     while not finished:
+        steps_before = len(seen)
         finished = engine.step()
         text = _text(loaded, _finished_blocks(loaded, prompt, seen[-1])[: question.max_new_tokens]) if seen else ""
-        if not finished and text.startswith(told) and len(text) > len(told):
-            yield Piece(text[len(told) :])
-            told = text
+        added = text[len(told) :] if text.startswith(told) else ""
+        is_news = bool(added) or (question.shows_steps and len(seen) > steps_before)
+        if is_news and not finished:
+            yield _piece(loaded, prompt, seen[-1], added) if question.shows_steps else Piece(added)
+            told += added
     completion = finished[0]
     visible = min(completion.visible_len, question.max_new_tokens)  # the last block may reach beyond what was asked for
     whole = _text(loaded, completion.token_ids[:visible], cut=False)
@@ -97,6 +102,14 @@ def _answer(loaded: LoadedModel, question: Question) -> Iterator[Piece]:
         completion_tokens=visible,
         num_steps=int(completion.unmask_step.max(initial=0)),
     )
+
+
+def _piece(loaded: LoadedModel, prompt: list[int], event: DenoisingEvent, added: str) -> Piece:
+    """What was added, and the state of the block that is being written."""
+    open_from = _first_open(loaded, prompt, event.token_ids)
+    draft = event.token_ids[open_from:].tolist()
+    texts = ("" if token == loaded.mask_token_id else str(loaded.tokenizer.decode([token])) for token in draft)
+    return Piece(added, num_steps=event.step, draft=tuple(texts))
 
 
 def _prompt(loaded: LoadedModel, question: Question) -> list[int]:
@@ -112,13 +125,18 @@ def _finished_blocks(loaded: LoadedModel, prompt: list[int], event: DenoisingEve
     The block grid begins with the prompt, whose last block the answer may share.
     """
     token_ids = event.token_ids
-    masked = (token_ids == loaded.mask_token_id).nonzero()[0]
-    end = len(token_ids)
-    if len(masked):
-        first = int(masked[0])
-        end = max(0, first - (len(prompt) + first) % loaded.block_size)
+    end = _first_open(loaded, prompt, token_ids)
     stops = [place for place, token in enumerate(token_ids[:end].tolist()) if token in loaded.stop_token_ids]
     return token_ids[: stops[0] if stops else end]
+
+
+def _first_open(loaded: LoadedModel, prompt: list[int], token_ids: Int32s) -> int:
+    """Place of the first token of the first block that has a mask; the length when none has."""
+    masked = (token_ids == loaded.mask_token_id).nonzero()[0]
+    if not len(masked):
+        return len(token_ids)
+    first = int(masked[0])
+    return max(0, first - (len(prompt) + first) % loaded.block_size)
 
 
 def _text(loaded: LoadedModel, token_ids: Int32s, *, cut: bool = True) -> str:

@@ -26,6 +26,8 @@ class Question:
     confidence_threshold: float
     """Positions at least this confident are committed."""
     seed: int
+    shows_steps: bool = False
+    """Whether a piece is wanted after every denoising step."""
 
 
 def request_of(loaded: LoadedModel, prompt_ids: Sequence[int], question: Question) -> GenerationRequest:

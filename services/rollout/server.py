@@ -89,6 +89,7 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
             top_p=request.top_p,
             confidence_threshold=request.confidence_threshold,
             seed=request.seed,
+            shows_steps=request.show_steps,
         )
         for piece in self._playground.answer(request.model_path, question, context.time_remaining()):
             yield rollout_pb2.GenerateResponse(**asdict(piece))

@@ -170,6 +170,25 @@ def test_a_model_answers_a_chat_and_streams_the_same_answer_in_finished_blocks(w
     assert [chunk.choices[0].finish_reason for chunk in chunks][-1] == answer.finish_reason
 
 
+def test_every_denoising_step_is_streamed_on_demand(world: World, tiny: Path) -> None:
+    chunks = list(
+        world.client.chat.completions.create(  # type: ignore[call-overload]
+            model=world.registered(tiny),
+            messages=QUESTION,
+            max_tokens=12,
+            stream=True,
+            extra_body={"denoising": True, "confidence_threshold": 1.0},
+        )
+    )
+
+    drafts = [chunk.denoising for chunk in chunks if hasattr(chunk, "denoising")]
+    # A threshold of 1 commits one token a step, so that three of a block's four steps leave masks behind.
+    assert [draft["step"] for draft in drafts] == sorted({draft["step"] for draft in drafts})
+    assert all(None in draft["draft"] for draft in drafts)
+    assert any(text is not None for draft in drafts for text in draft["draft"])
+    assert chunks[-1].usage.denoising_steps > len(drafts)
+
+
 def test_a_completion_goes_on_from_a_text(world: World, tiny: Path) -> None:
     model = world.registered(tiny)
 

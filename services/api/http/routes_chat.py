@@ -42,6 +42,9 @@ class Decoding(BaseModel):
     top_p: float = Field(1.0, gt=0, le=1)
     seed: int = Field(0, ge=0, lt=2**31)
     stream: bool = False
+    denoising: bool = Field(
+        False, description="With `stream`: a chunk after every denoising step, with the state of the unfinished block."
+    )
     n: Literal[1] = 1
     user: str | None = Field(None, max_length=256)
     confidence_threshold: float = Field(0.9, ge=0, le=1, description="Positions at least this confident are committed.")
@@ -161,6 +164,7 @@ def _request(body: Decoding, max_tokens: int | None, **prompt: Any) -> rollout_p
         top_p=body.top_p,
         confidence_threshold=body.confidence_threshold,
         seed=body.seed,
+        show_steps=body.denoising and body.stream,
         **prompt,
     )
 
@@ -239,10 +243,17 @@ def _frames(answer: _Answer, kind: str, delta: _Delta) -> Iterator[str]:
         for number, piece in enumerate(answer.pieces()):
             choice = {"index": 0, **delta(piece, number == 0), "finish_reason": piece.finish_reason or None}
             usage = _usage(piece).model_dump() if piece.finish_reason else None
-            yield _frame({**head, "choices": [choice], "usage": usage})
+            yield _frame({**head, "choices": [choice], "usage": usage, **_denoising(piece)})
     except PlatformError as error:  # the answer began, so its status cannot say it any more
         yield _frame({"error": {"type": error.kind.http_type, "code": error.code, "message": error.message}})
     yield "data: [DONE]\n\n"
+
+
+def _denoising(piece: rollout_pb2.GenerateResponse) -> dict[str, Any]:
+    """Not OpenAI's: the step, and the text of every token of the unfinished block; null where it is masked."""
+    if not piece.draft:
+        return {}
+    return {"denoising": {"step": piece.num_steps, "draft": [text or None for text in piece.draft]}}
 
 
 def _frame(content: dict[str, Any]) -> str:

@@ -35,7 +35,7 @@ export function authorization(): Record<string, string> {
   return key === null ? {} : { Authorization: `Bearer ${key}` };
 }
 
-export const api = createClient<paths, "application/json">({ baseUrl: window.location.origin, fetch: (request) => globalThis.fetch(request) });
+export const api = createClient<paths, "application/json">({ baseUrl: globalThis.location.origin, fetch: (request) => globalThis.fetch(request) });
 api.use({
   onRequest({ request }) {
     for (const [name, value] of Object.entries(authorization())) request.headers.set(name, value);

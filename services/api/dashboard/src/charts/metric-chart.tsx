@@ -47,7 +47,7 @@ export const MetricChart = memo(function MetricChart({ chart, lines, markers, sm
   const x = cursor === null ? undefined : drawn.data[0][cursor];
   return (
     <figure className="chart card" aria-label={chart.title}>
-      <figcaption className="chart-head">
+      <figcaption className={`chart-head ${lines.length > 2 ? "tall" : ""}`}>
         <h3 title={chart.about}>{chart.title}</h3>
         <ul className="legend">
           {lines.map((line, place) => (

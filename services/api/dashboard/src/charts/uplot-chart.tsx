@@ -102,9 +102,9 @@ function options(element: HTMLElement, props: () => Props): uPlot.Options {
   return {
     width: Math.max(120, Math.floor(element.clientWidth)),
     height,
-    padding: [8, 8, 0, 0],
+    padding: [8, 18, 0, 0],
     legend: { show: false },
-    cursor: { sync: { key: sync }, drag: { x: true, y: false, setScale: false }, points: { size: 5 }, y: false },
+    cursor: { sync: { key: sync, scales: ["x", null] }, drag: { x: true, y: false, setScale: false }, points: { size: 5 }, y: false },
     scales: {
       x: { time: false },
       y: log

@@ -359,6 +359,7 @@ class GenerateRequest(_message.Message):
     TOP_P_FIELD_NUMBER: _builtins.int
     CONFIDENCE_THRESHOLD_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    SHOW_STEPS_FIELD_NUMBER: _builtins.int
     model_path: _builtins.str
     """Directory of the model, visible to the replica."""
     prompt: _builtins.str
@@ -370,6 +371,8 @@ class GenerateRequest(_message.Message):
     confidence_threshold: _builtins.float
     """Positions at least this confident are committed."""
     seed: _builtins.int
+    show_steps: _builtins.bool
+    """Whether a message is wanted after every denoising step, with the state of the block that is being written."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
         """Turns for the chat template; empty when `prompt` is given."""
@@ -385,10 +388,11 @@ class GenerateRequest(_message.Message):
         top_p: _builtins.float = ...,
         confidence_threshold: _builtins.float = ...,
         seed: _builtins.int = ...,
+        show_steps: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidence_threshold", b"confidence_threshold", "max_new_tokens", b"max_new_tokens", "messages", b"messages", "model_path", b"model_path", "prompt", b"prompt", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidence_threshold", b"confidence_threshold", "max_new_tokens", b"max_new_tokens", "messages", b"messages", "model_path", b"model_path", "prompt", b"prompt", "seed", b"seed", "show_steps", b"show_steps", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -403,6 +407,7 @@ class GenerateResponse(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_STEPS_FIELD_NUMBER: _builtins.int
+    DRAFT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Text of the blocks that were finished since the last message."""
     finish_reason: _builtins.str
@@ -410,7 +415,11 @@ class GenerateResponse(_message.Message):
     prompt_tokens: _builtins.int
     completion_tokens: _builtins.int
     num_steps: _builtins.int
-    """Denoising steps."""
+    """Denoising steps; with `show_steps` those made so far."""
+    @_builtins.property
+    def draft(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Text of every token behind what was said, empty where it is still masked; only with `show_steps`."""
+
     def __init__(
         self,
         *,
@@ -419,10 +428,11 @@ class GenerateResponse(_message.Message):
         prompt_tokens: _builtins.int = ...,
         completion_tokens: _builtins.int = ...,
         num_steps: _builtins.int = ...,
+        draft: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "finish_reason", b"finish_reason", "num_steps", b"num_steps", "prompt_tokens", b"prompt_tokens", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion_tokens", b"completion_tokens", "draft", b"draft", "finish_reason", b"finish_reason", "num_steps", b"num_steps", "prompt_tokens", b"prompt_tokens", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -35,7 +35,7 @@ function AttemptCard({ attempt, proof }: { attempt: Attempt; proof: Proof | unde
         {took && <><dt>Took</dt><dd className="num">{took}</dd></>}
         <dt>Trainer</dt><dd><code>{attempt.trainer}</code></dd>
         {attempt.replicas.length > 0 && <><dt>Replicas</dt><dd><code>{attempt.replicas.join(", ")}</code></dd></>}
-        {attempt.resumed_from !== null && <><dt>Went on from</dt><dd className="num">step {number(attempt.resumed_from)}</dd></>}
+        {attempt.number > 1 && attempt.resumed_from !== null && <><dt>Went on from</dt><dd className="num">step {number(attempt.resumed_from)}</dd></>}
       </dl>
       {attempt.error && <div className="note bad">{attempt.error.message}</div>}
       {proof && <Certificate proof={proof} />}
@@ -50,7 +50,7 @@ function Certificate({ proof }: { proof: Proof }) {
   const holds = count("lost") === 0 && count("trained_twice") === 0 && proof["digest_before"] === proof["digest_after"];
   return (
     <div className={`note ${holds ? "good" : "bad"}`}>
-      <strong>{holds ? "Resume certificate: it holds" : "Resume certificate: it does not hold"}</strong>
+      <strong>Certificate: {holds ? "it holds" : "it does not hold"}</strong>
       <span className="num">
         {number(count("issued"))} prompts issued = {number(count("trained"))} trained + {number(droppedSum)} dropped
         {dropped.length > 0 ? ` (${dropped.map(([reason, value]) => `${value} ${reason.replaceAll("_", " ")}`).join(", ")})` : ""} + {number(count("open"))} open;{" "}

@@ -8,7 +8,8 @@ import { Diagnosis } from "./diagnosis";
 import { JobActions } from "./job-actions";
 import type { LiveJob } from "./use-live-job";
 
-export function JobHeader({ live, job }: { live: LiveJob; job: Job }) {
+/** `isBrief` leaves the figures out, for parts of the page that need the room. */
+export function JobHeader({ live, job, isBrief }: { live: LiveJob; job: Job; isBrief: boolean }) {
   const metrics = job.latest_metrics;
   const isFinished = FINISHED.includes(job.state);
   return (
@@ -19,18 +20,21 @@ export function JobHeader({ live, job }: { live: LiveJob; job: Job }) {
             <h1>{jobName(job)}</h1>
             <StateBadge job={job} />
             {job.waiting_for !== null && <Badge tone="warn">waits for {job.waiting_for}</Badge>}
+            {job.stalled && <Badge tone="bad">stalled in {words(job.stalled.phase)} since <When time={job.stalled.since} /></Badge>}
+            {job.revision > 0 && <Badge plain>revision {job.revision}</Badge>}
             {!live.connected && !isFinished && <Badge tone="warn">connection lost, trying again</Badge>}
           </div>
           <div className="row muted small">
             <span className="copyable"><code>{job.id}</code></span>
             <Copy text={job.id} label="Copy id" />
+            {job.forked_from !== null && <span>forked from <code>{job.forked_from}</code></span>}
             <span>submitted <When time={job.created_at} /></span>
             {Object.entries(job.metadata).map(([key, value]) => <Badge key={key} plain>{key}: {value}</Badge>)}
           </div>
         </div>
         <JobActions job={job} onDone={live.refresh} />
       </div>
-      <div className="card stack tight">
+      {isBrief ? null : <div className="card stack tight">
         <JobProgress job={job} />
         <div className="stats">
           <Stat name="Stage">{job.stage === null || job.stage === "" ? "–" : `${job.stage}${job.progress ? ` ${number(job.progress.stage_step)}/${number(job.progress.stage_steps)}` : ""}`}</Stat>
@@ -41,7 +45,7 @@ export function JobHeader({ live, job }: { live: LiveJob; job: Job }) {
           <Stat name="Tokens per step" title="Tokens per denoising step">{number(metrics["diffusion/tokens_per_step"] ?? metrics["eval/validation/tokens_per_step"])}</Stat>
           <Stat name="Loss">{number(metrics["train/loss"])}</Stat>
         </div>
-      </div>
+      </div>}
       {job.error !== null && <ErrorNote error={new ApiError(job.error.message, 0, job.error.code)} />}
       {live.error && <ErrorNote error={live.error} />}
       <Diagnosis job={job} />

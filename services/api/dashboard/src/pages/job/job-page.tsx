@@ -40,7 +40,7 @@ export function JobPage({ jobId, tab, trajectoryId = null }: Props) {
   if (live.job === undefined) return live.error ? <ErrorNote error={live.error} /> : <Loading what="the job" height={400} />;
   return (
     <div className="stack">
-      <JobHeader live={live} job={live.job} />
+      <JobHeader live={live} job={live.job} isBrief={tab !== "charts"} />
       <Tabs label="Parts of the job" tabs={tabs} current={tab} />
       {tabContent(tab, live, trajectoryId) ?? <Empty title="There is no such part of a job"><p>Choose one above.</p></Empty>}
     </div>

@@ -23,7 +23,7 @@ export function useMarkers(job: Job, news: Readonly<Record<string, number>>): re
     return [
       ...checkpoints.data.map((item): Marker => ({ x: item.step, kind: "checkpoint", label: `checkpoint at ${item.step}` })),
       ...evaluations.data.map((item): Marker => ({ x: item.step, kind: "evaluation", label: `evaluation at ${item.step}` })),
-      ...attempts.data.filter((item) => item.resumed_from !== null).map((item): Marker => ({ x: item.resumed_from ?? 0, kind: "attempt", label: `attempt ${item.number}` })),
+      ...attempts.data.filter((item) => item.number > 1 && item.resumed_from !== null).map((item): Marker => ({ x: item.resumed_from ?? 0, kind: "attempt", label: `attempt ${item.number}` })),
       ...revisions.data.map((item): Marker => ({ x: Number(item.data["step"]), kind: "revision", label: `revision ${String(item.data["revision"])}` })),
       ...stages.map((item): Marker => ({ x: lastOf(checkpoints.data, item.stage), kind: "stage", label: item.stage })),
     ];

@@ -10,7 +10,7 @@ import { navigate, useSearchParam } from "../../router";
 import { CodeBlock, ErrorNote, Loading, Segments } from "../../ui/parts";
 import { cliCommand, curlCommand } from "./commands";
 import { SchemaForm } from "./schema-form";
-import { sectionsOf, type Spec } from "./spec-fields";
+import { type Section, sectionsOf, type Spec, withoutDefaults } from "./spec-fields";
 
 type View = "form" | "json";
 type Shown = "curl" | "cli" | "json";
@@ -21,24 +21,25 @@ export default function NewJobPage() {
   const { data, error } = useQuery(`template ${from ?? ""}`, (signal) => answer(api.GET("/v1/jobs/{job_id}", { params: { path: { job_id: from ?? "" } }, signal })), { enabled: from !== null });
   if (error) return <ErrorNote error={error} />;
   if (from !== null && data === undefined) return <Loading what="the template" height={400} />;
-  return <Editor key={from ?? ""} first={data === undefined ? EMPTY : withoutNulls(data.spec as Spec)} />;
+  return <Editor key={from ?? ""} template={data?.spec as Spec | undefined} />;
 }
 
-/** A stored spec without the keys that say nothing. */
-function withoutNulls(spec: Spec): Spec {
-  const entries = Object.entries(spec).filter(([, value]) => value !== null);
-  return Object.fromEntries(entries.map(([key, value]) => [key, value !== null && typeof value === "object" && !Array.isArray(value) ? withoutNulls(value) : value]));
+/** Waits for the schema, which says what of a template is merely a default. */
+function Editor({ template }: { template: Spec | undefined }) {
+  const { schemas } = useCapabilities();
+  const sections = useMemo(() => (schemas === undefined ? undefined : sectionsOf(schemas)), [schemas]);
+  if (sections === undefined) return <Loading what="the schema" height={400} />;
+  return <SpecEditor sections={sections} first={template === undefined ? EMPTY : withoutDefaults(template, sections)} />;
 }
 
-function Editor({ first }: { first: Spec }) {
-  const { schemas, takes } = useCapabilities();
+function SpecEditor({ sections, first }: { sections: readonly Section[]; first: Spec }) {
+  const { takes } = useCapabilities();
   const [spec, setSpec] = useState<Spec>(first);
   const [view, setView] = useState<View>("form");
   const [error, setError] = useState<ApiError>();
   const [forecast, setForecast] = useState<unknown>();
   const [busy, setBusy] = useState(false);
   const models = useQuery("models", (signal) => answer(api.GET("/v1/models", { params: { query: { limit: 100 } }, signal })));
-  const sections = useMemo(() => (schemas === undefined ? undefined : sectionsOf(schemas)), [schemas]);
   const problems = useMemo(() => new Map((error?.problems ?? []).map((problem) => [problem.path, problem.message])), [error]);
   const attempt = async (action: () => Promise<void>) => {
     setBusy(true);
@@ -58,7 +59,7 @@ function Editor({ first }: { first: Spec }) {
       <Examples onChoose={(chosen) => { setError(undefined); setSpec(chosen); }} />
       <div className="editor">
         <form className="stack tight" onSubmit={(event) => { event.preventDefault(); void submit(); }}>
-          {view === "json" ? <JsonEditor key={JSON.stringify(spec).length} spec={spec} onChange={setSpec} /> : sections === undefined ? <Loading what="the schema" height={400} /> : (
+          {view === "json" ? <JsonEditor key={JSON.stringify(spec).length} spec={spec} onChange={setSpec} /> : (
             <SchemaForm sections={sections} spec={spec} problems={problems} models={models.data?.data ?? []} onChange={setSpec} />
           )}
           {error && <ErrorNote error={error} />}

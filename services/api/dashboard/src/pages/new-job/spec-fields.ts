@@ -106,6 +106,15 @@ function withKey(spec: Spec, key: string, value: Json | undefined): Spec {
   return Object.fromEntries(value === undefined ? others.filter(([name]) => name !== key) : others);
 }
 
+/** A stored spec, which has every key, with only those that say something. */
+export function withoutDefaults(spec: Spec, sections: readonly Section[]): Spec {
+  return sections.flatMap((section) => section.fields).reduce((rest, field) => {
+    const text = showInput(valueAt(spec, field.path));
+    const saysNothing = text === "" || text === "{}" || (!field.isRequired && text === field.placeholder);
+    return saysNothing ? withValue(rest, field.path, undefined) : rest;
+  }, spec);
+}
+
 /** What somebody typed as the field's value; undefined for nothing. Text that is no number stays for the server to refuse. */
 export function parseInput(field: Field, text: string): Json | undefined {
   if (text.trim() === "") return undefined;

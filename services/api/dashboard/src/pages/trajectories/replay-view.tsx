@@ -66,7 +66,7 @@ export function ReplayView({ detail, onSibling }: Props) {
               />
             ))}
           </div>
-          <p className="muted small keys"><kbd>←</kbd> <kbd>→</kbd> step <kbd>Space</kbd> play <kbd>Home</kbd> <kbd>End</kbd> <kbd>↑</kbd> <kbd>↓</kbd> other response{answer?.wrong ? <> <kbd>w</kbd> wrong commitment</> : null}</p>
+          <p className="muted small keys"><kbd>←</kbd> <kbd>→</kbd> step <kbd>Space</kbd> play <kbd>Home</kbd> <kbd>End</kbd> <kbd>↑</kbd> <kbd>↓</kbd> other response{answer?.wrong ? <> <kbd>w</kbd> wrong commitment</> : null} · bars: tokens per step, coloured by the least confidence among them</p>
         </section>
         <details className="card">
           <summary>Prompt, as the model was given it ({number(detail.prompt_ids.length)} tokens)</summary>

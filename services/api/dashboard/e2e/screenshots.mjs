@@ -1,0 +1,47 @@
+/** One picture of every page in light and dark: node e2e/screenshots.mjs BASE_URL JOB_ID TRAJECTORY_ID TARGET_DIR */
+import process from "node:process";
+
+import { openBrowser } from "./browser.mjs";
+
+const [base, job, trajectory, target] = process.argv.slice(2);
+const PAGES = [
+  ["jobs", "/"],
+  ["job", `/jobs/${job}`],
+  ["timeline", `/jobs/${job}/timeline`],
+  ["trajectories", `/jobs/${job}/trajectories?purpose=train&group=${trajectory.replace(/^traj_/, "grp_").replace(/_\d+$/, "")}`],
+  ["replay", `/jobs/${job}/trajectories/${trajectory}`],
+  ["evaluations", `/jobs/${job}/evaluations`],
+  ["new-job", `/new?from=${job}`],
+  ["system", "/system"],
+  ["playground", `/playground?model=${job}`],
+];
+
+/** Where a page is more telling after something was done with it. */
+const ACTIONS = {
+  async replay(page) {
+    await page.getByRole("button", { name: "Show that step" }).click();
+    await page.keyboard.press("ArrowLeft");
+    await page.locator(".film .token").first().hover();
+  },
+  async playground(page) {
+    await page.getByLabel("Confidence threshold").fill("1");
+    await page.getByLabel("Message").fill("Tom had 27 figs, got 45");
+    await page.getByRole("button", { name: "Send" }).click();
+    await page.getByText("denoising steps").waitFor({ timeout: 60_000 });
+  },
+};
+
+const browser = await openBrowser();
+for (const colorScheme of ["light", "dark"]) {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 860 }, colorScheme });
+  const page = await context.newPage();
+  for (const [name, path] of PAGES) {
+    await page.goto(base + path);
+    await page.waitForTimeout(1800);
+    await ACTIONS[name]?.(page);
+    await page.waitForTimeout(300);
+    await page.screenshot({ path: `${target}/${name}-${colorScheme}.png` });
+  }
+  await context.close();
+}
+await browser.close();

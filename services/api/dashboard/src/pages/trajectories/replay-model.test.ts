@@ -1,0 +1,62 @@
+import { expect, test } from "vitest";
+
+import { exampleTrajectory } from "./example";
+import { blockPosition, buildReplay, findAnswer, leastSure } from "./replay-model";
+
+test("blocks lie on the grid of prompt and response together", () => {
+  const { blocks } = buildReplay(exampleTrajectory());
+  // Three prompt tokens in blocks of four leave one place in the first block.
+  expect(blocks.map((block) => block.tokens.length)).toEqual([1, 4, 4, 4]);
+  expect(blocks.map((block) => [block.firstStep, block.lastStep])).toEqual([[1, 1], [2, 3], [4, 6], [7, 7]]);
+});
+
+test("every token is committed by exactly one step", () => {
+  const { commits, tokens, numSteps } = buildReplay(exampleTrajectory());
+  expect(commits.map((step) => step.length)).toEqual([1, 2, 2, 2, 1, 1, 4]);
+  expect(commits.flat()).toHaveLength(tokens.length);
+  expect(numSteps).toBe(7);
+});
+
+test("the order of commitment is counted within the block", () => {
+  const { tokens } = buildReplay(exampleTrajectory());
+  expect(tokens.slice(5, 9).map((token) => token.order)).toEqual([0, 0, 1, 2]);
+});
+
+test("a block is not begun before the step that first commits in it is next", () => {
+  const third = buildReplay(exampleTrajectory()).blocks[2];
+  if (third === undefined) throw new Error("no third block");
+  expect([2, 3, 4, 6, 7].map((at) => blockPosition(third, at))).toEqual([-1, 3, 4, 6, 7]);
+});
+
+test("tokens behind the end are marked", () => {
+  const { tokens } = buildReplay(exampleTrajectory());
+  expect(tokens.filter((token) => token.isAfterEnd).map((token) => token.text)).toEqual(["x", "y"]);
+});
+
+test("the commitment to the wrong number is found", () => {
+  const found = findAnswer(buildReplay(exampleTrajectory()), "71", "72", false);
+  expect(found?.tokens.map((token) => token.text)).toEqual(["7", "1"]);
+  expect([found?.firstStep, found?.lastStep]).toEqual([5, 6]);
+  expect([found?.wrong?.text, found?.wrong?.step]).toEqual(["1", 6]);
+});
+
+test("of several wrong tokens the one committed first is named, wherever it stands", () => {
+  const unmask = [1, 2, 2, 3, 3, 4, 4, 6, 5, 7, 7, 7, 7];
+  const found = findAnswer(buildReplay(exampleTrajectory({ unmask_step: unmask })), "71", "95", false);
+  expect([found?.wrong?.text, found?.wrong?.step]).toEqual(["1", 5]);
+});
+
+test("a right answer has no wrong token, and an absent one no place", () => {
+  const replay = buildReplay(exampleTrajectory());
+  expect(findAnswer(replay, "71", "71", true)?.wrong).toBeNull();
+  expect(findAnswer(replay, "", "72", false)).toBeNull();
+  expect(findAnswer(replay, "1000", "72", false)).toBeNull();
+});
+
+test("the tokens of least confidence are those of the answer, not those behind the end", () => {
+  expect(leastSure(buildReplay(exampleTrajectory()), 2).map((token) => token.text)).toEqual(["1", "7"]);
+});
+
+test("without a tokenizer the ids stand for the tokens", () => {
+  expect(buildReplay(exampleTrajectory({ tokens: null })).tokens[0]?.text).toBe("#10");
+});
