@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.api.cli.client import ApiClient
+from services.api.client import ApiClient
 from services.api.embedded.locations import running_platform
 from services.api.embedded.platform import LocalPlatform
 from services.common.checkpoint.format import verify

@@ -5,7 +5,7 @@ import signal
 
 import psutil
 
-from services.api.cli.client import ApiClient, Json
+from services.api.client import ApiClient, Json
 from tests.support.embedded import local_platform, tiny_spec, watch
 
 RL_STEPS = 8

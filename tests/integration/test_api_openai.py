@@ -112,7 +112,7 @@ def test_a_reinforcement_job_is_created_with_a_grader_and_followed_through_its_s
     assert messages[-1] == "The job went from validating_files to queued."
     spec = world.client.get(f"/jobs/{job.id}", cast_to=dict[str, dict[str, object]])["spec"]
     assert (spec["rl"]["steps"], spec["rl"]["num_generations"], spec["rl"]["prompts_per_step"]) == (9, 4, 4)  # type: ignore[index]
-    assert spec["reward"]["graders"] == [{"name": "boxed", "weight": 1.0}]  # type: ignore[index]
+    assert spec["reward"]["graders"] == [{"name": "boxed", "type": "boxed", "weight": 1.0}]  # type: ignore[index]
 
 
 def test_what_has_no_meaning_here_is_refused_by_name(world: World) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from services.api.cli.client import ApiClient, Json
+from services.api.client import ApiClient, Json
 from services.api.embedded.platform import LocalPlatform
 from services.api.embedded.ports import free_ports
 from services.common.data.arithmetic import make_arithmetic

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import redis
 
-from services.api.cli.client import ApiClient, Json
+from services.api.client import ApiClient, Json
 from services.api.embedded.platform import LocalPlatform
 from services.common.streams import StreamNames, stream_names
 from tests.support.embedded import local_platform, tiny_spec, watch

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from services.api.cli.client import ApiClient
 from services.api.cli.demo_report import DemoReport, read_figures
 from services.api.cli.memory import PeakMemory
 from services.api.cli.options import JsonOption
@@ -17,6 +16,7 @@ from services.api.cli.output import notes, out, print_json
 from services.api.cli.submission import upload_files
 from services.api.cli.up import Interrupted, stop_signals, tell, tell_ready
 from services.api.cli.watching import failure_of, watch_job
+from services.api.client import ApiClient
 from services.api.demo_job import TEST_PROBLEMS, TRAIN_PROBLEMS, make_demo_job
 from services.api.embedded.locations import default_data_dir
 from services.api.embedded.platform import LocalPlatform

@@ -4,8 +4,8 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from services.api.cli.client import ApiClient, Json
 from services.api.cli.output import duration, size
+from services.api.client import ApiClient, Json
 
 _GAP_METRIC: Final = "train/logprob_gap_max"
 _EVAL_PHASE: Final = "eval"

@@ -1,10 +1,7 @@
 """What ends a command: one message for the user, exit status 1."""
 
+from services.api.client import ClientError
 
-class CommandError(Exception):
-    """A command that cannot be carried out; the message says what was tried, what is wrong and the way out."""
 
-    def __init__(self, message: str, *, code: str = "command_failed") -> None:
-        super().__init__(message)
-        self.code = code
-        """Code of the API's error envelope when it came from there."""
+class CommandError(ClientError):
+    """A command that cannot be carried out, whether or not the API was asked."""

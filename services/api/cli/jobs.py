@@ -1,4 +1,4 @@
-"""`dirl jobs`: submit, list, show, watch and cancel."""
+"""`dirl jobs`: submit, list, show, watch and steer."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
-from services.api.cli.client import ApiClient, Json, connect
+from services.api.cli.connection import connect
 from services.api.cli.options import DEFAULT_DATA_DIR, ApiUrlOption, DataDirOption, JsonOption
 from services.api.cli.output import notes, out, print_json, print_table, size
 from services.api.cli.submission import read_spec, upload_files
 from services.api.cli.watching import facts, failure_of, headline, watch_job
+from services.api.client import ApiClient, Json
 
-jobs_app = typer.Typer(help="Submit, list, show, watch and cancel jobs.", no_args_is_help=True)
+jobs_app = typer.Typer(help="Submit, list, show, watch and steer jobs.", no_args_is_help=True)
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job (job_…).")]
 
@@ -108,7 +109,81 @@ def cancel(
 ) -> None:
     """End a job for good; it writes a checkpoint first."""
     with connect(api_url, data_dir) as api:
-        job = api.cancel(job_id)
+        _answer(api.cancel(job_id), as_json)
+
+
+@jobs_app.command()
+def pause(
+    job_id: JobArgument,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    api_url: ApiUrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """End a job for now; it writes a checkpoint first."""
+    with connect(api_url, data_dir) as api:
+        _answer(api.pause(job_id), as_json)
+
+
+@jobs_app.command()
+def resume(
+    job_id: JobArgument,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    api_url: ApiUrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Queue a paused job again; it goes on from its newest checkpoint."""
+    with connect(api_url, data_dir) as api:
+        _answer(api.resume(job_id), as_json)
+
+
+@jobs_app.command()
+def rerun(
+    job_id: JobArgument,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    api_url: ApiUrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Queue a failed or cancelled job again; it goes on from its newest checkpoint."""
+    with connect(api_url, data_dir) as api:
+        _answer(api.rerun(job_id), as_json)
+
+
+@jobs_app.command()
+def diagnose(
+    job_id: JobArgument,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    api_url: ApiUrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what holds a job up, and what would help."""
+    with connect(api_url, data_dir) as api:
+        found = api.diagnosis(job_id)
+    if as_json:
+        print_json(found)
+        return
+    out.print(f"{found['code']}: {found['sentence']}", markup=False)
+    for key, value in found["suggestion"].items():
+        out.print(f"  try {key}={value}", markup=False)
+
+
+@jobs_app.command()
+def logs(
+    job_id: JobArgument,
+    service: Annotated[str, typer.Option(help="learner, or a service beside the API, e.g. rollout-1.")] = "learner",
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    api_url: ApiUrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What a service wrote about the newest attempt."""
+    with connect(api_url, data_dir) as api:
+        for line in api.log_lines(job_id, service):
+            if as_json:
+                print_json(line)
+            else:
+                out.print(f"{line['level']:<8}{line['message']}", markup=False)
+
+
+def _answer(job: Json, as_json: bool) -> None:
     if as_json:
         print_json(job)
     else:

@@ -7,13 +7,14 @@ import typer
 from services.api.cli.data import data_app
 from services.api.cli.demo import demo
 from services.api.cli.doctor import doctor
-from services.api.cli.failure import CommandError
 from services.api.cli.generate import generate
 from services.api.cli.jobs import jobs_app
+from services.api.cli.keys import keys_app
 from services.api.cli.models import models_app
 from services.api.cli.output import notes
 from services.api.cli.reward import reward_app
 from services.api.cli.up import up
+from services.api.client import ClientError
 from services.common.errors import PlatformError
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ app.command()(generate)
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
+app.add_typer(keys_app, name="keys")
 app.add_typer(reward_app, name="reward")
 
 
@@ -37,7 +39,7 @@ def main() -> None:
     """Exit status 0; 1 with one message on standard error when the command failed; 2 for a wrong call."""
     try:
         app()
-    except (CommandError, PlatformError) as error:
+    except (ClientError, PlatformError) as error:
         notes.print(f"dirl: {error}", markup=False)
         sys.exit(1)
 

@@ -7,11 +7,12 @@ from typing import Annotated, Final
 
 import typer
 
-from services.api.cli.client import ApiClient, Json, connect
+from services.api.cli.connection import connect
 from services.api.cli.failure import CommandError
 from services.api.cli.options import DEFAULT_DATA_DIR, ApiUrlOption, DataDirOption, JsonOption
 from services.api.cli.output import out, print_json, print_table
 from services.api.cli.programs import run_module
+from services.api.client import ApiClient, Json
 
 models_app = typer.Typer(help="Make, convert, list and export models.", no_args_is_help=True)
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from services.api.cli.client import ApiClient
 from services.api.cli.failure import CommandError
+from services.api.client import ApiClient
 from services.common.job_spec import parse_spec, read_spec_file
 from services.common.model_source import resolve_model
 

@@ -8,9 +8,9 @@ from typing import Final, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from services.api.cli.client import ApiClient, Json
 from services.api.cli.failure import CommandError
 from services.api.cli.output import duration
+from services.api.client import ApiClient, ClientError, Json
 from services.api.domain.job_state import JobState
 
 _POLL_S: Final = 0.5
@@ -130,7 +130,7 @@ def _snapshots(api: ApiClient, job_id: str) -> Iterator[Json]:
     while True:
         try:
             job = api.job(job_id)
-        except CommandError as error:
+        except ClientError as error:
             if error.code != "unreachable" or time.monotonic() - answered_at > _PATIENCE_S:
                 raise
         else:

@@ -52,13 +52,14 @@ def list_events(
 ) -> Page[EventView] | StreamingResponse:
     """Events, oldest first. With `Accept: text/event-stream` they are streamed live, after Last-Event-ID or `after`."""
     cursor = last_event_id or query.after
+    position = event_position(cursor)
     with resources.database.begin() as session:
         get_job(session, job_id)
         if _STREAM not in request.headers.get("accept", ""):
             rows = session.scalars(_listed(job_id, cursor, query).limit(query.limit + 1)).all()
             views = [event_view(row) for row in rows]
             return page_of([(view.id, view) for view in views], query.limit)
-    stream = event_stream(resources, job_id, event_position(cursor), query.type)
+    stream = event_stream(resources, job_id, position, query.type)
     return StreamingResponse(stream, media_type=_STREAM, headers={"cache-control": "no-store"})
 
 

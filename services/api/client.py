@@ -1,4 +1,4 @@
-"""The REST API as the commands see it; every failure is a CommandError with the server's own message."""
+"""A client of the REST API, for programs and the command line; every failure is a ClientError in the server's words."""
 
 import os
 from collections.abc import Iterator
@@ -7,20 +7,28 @@ from typing import Any, Final, Self
 
 import httpx
 
-from services.api.cli.failure import CommandError
-from services.api.embedded.locations import running_platform
-
 _TIMEOUT_S: Final = 60.0
 _PAGE: Final = 1000
 
 Json = dict[str, Any]
+"""An object as the API answers it; /openapi.json says what it holds."""
+
+
+class ClientError(Exception):
+    """What was asked for was refused or not answered; the message says what was tried, what is wrong, the way out."""
+
+    def __init__(self, message: str, *, code: str = "command_failed") -> None:
+        super().__init__(message)
+        self.code = code
+        """Code of the API's error envelope when it came from there, `unreachable` when nothing did."""
 
 
 class ApiClient:
     """One connection to the API; use as a context manager."""
 
-    def __init__(self, url: str) -> None:
-        key = os.environ.get("DIRL_API_KEY")
+    def __init__(self, url: str, key: str | None = None) -> None:
+        """`key` is by default the one in DIRL_API_KEY; a platform on this machine needs none."""
+        key = key or os.environ.get("DIRL_API_KEY")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.url = url.rstrip("/")
         # The platform is local or named explicitly: proxies of the environment are not asked.
@@ -69,6 +77,51 @@ class ApiClient:
         """Judge a job's stored trajectories again."""
         return self._send("POST", f"/v1/jobs/{job_id}/rescore", json=query)
 
+    def rerun(self, job_id: str) -> Json:
+        """Queue a failed or cancelled job again."""
+        return self._send("POST", f"/v1/jobs/{job_id}/rerun")
+
+    def rewind(self, job_id: str, checkpoint: str) -> Json:
+        """Queue a job to go on from an earlier checkpoint."""
+        return self._send("POST", f"/v1/jobs/{job_id}/rewind", json={"checkpoint": checkpoint})
+
+    def fork(self, job_id: str, checkpoint: str | None, changes: Json) -> Json:
+        """A new job that goes on from a checkpoint, the newest by default, with another spec."""
+        return self._send("POST", f"/v1/jobs/{job_id}/fork", json={"checkpoint": checkpoint, "changes": changes})
+
+    def change(self, job_id: str, hyperparameters: Json) -> Json:
+        """Change hyperparameters, by dotted key, between two steps."""
+        return self._send("PATCH", f"/v1/jobs/{job_id}", json={"hyperparameters": hyperparameters})
+
+    def delete(self, job_id: str) -> Json:
+        """Delete a job with its data."""
+        return self._send("DELETE", f"/v1/jobs/{job_id}")
+
+    def diagnosis(self, job_id: str) -> Json:
+        """What holds a job up."""
+        return self._send("GET", f"/v1/jobs/{job_id}/diagnosis")
+
+    def forecast(self, spec: Json) -> Json:
+        """What can be said of a job before it runs."""
+        return self._send("POST", "/v1/jobs", params={"dry_run": True}, json=spec)
+
+    def log_lines(self, job_id: str, service: str) -> Iterator[Json]:
+        """What a service wrote about the newest attempt, oldest first."""
+        return self._pages(f"/v1/jobs/{job_id}/logs", service=service)
+
+    def create_key(self, name: str, project: str, scopes: list[str], expires_at: int | None) -> Json:
+        """A new API key, with its secret."""
+        body = {"name": name, "project": project, "scopes": scopes, "expires_at": expires_at}
+        return self._send("POST", "/v1/api_keys", json=body)
+
+    def keys(self) -> list[Json]:
+        """API keys, without secrets."""
+        return list(self._pages("/v1/api_keys"))
+
+    def revoke_key(self, key_id: str) -> Json:
+        """Revoke an API key."""
+        return self._send("DELETE", f"/v1/api_keys/{key_id}")
+
     def evals(self, job_id: str) -> list[Json]:
         """Evaluations of a job, oldest first."""
         return list(self._pages(f"/v1/jobs/{job_id}/evals"))
@@ -101,10 +154,10 @@ class ApiClient:
         """How an export goes."""
         return self._send("GET", f"/v1/exports/{export_id}")
 
-    def _pages(self, path: str) -> Iterator[Json]:
+    def _pages(self, path: str, **selection: str) -> Iterator[Json]:
         after: str | None = None
         while True:
-            params: dict[str, str | int] = {"limit": _PAGE} if after is None else {"limit": _PAGE, "after": after}
+            params = {**selection, "limit": _PAGE, **({} if after is None else {"after": after})}
             page = self._send("GET", path, params=params)
             yield from page["data"]
             if not page.get("has_more"):
@@ -115,7 +168,7 @@ class ApiClient:
         try:
             answer = self._http.request(method, path, **arguments)
         except httpx.TransportError as error:
-            raise CommandError(
+            raise ClientError(
                 f"The API at {self.url} does not answer ({error}). Is the platform running? Start it with `dirl up`.",
                 code="unreachable",
             ) from None
@@ -124,29 +177,16 @@ class ApiClient:
         raise _refusal(answer)
 
 
-def connect(api_url: str | None, data_dir: Path) -> ApiClient:
-    """The API that was named, else the one of the platform on the data directory; raises CommandError."""
-    if api_url is not None:
-        return ApiClient(api_url)
-    platform = running_platform(data_dir)
-    if platform is None:
-        raise CommandError(
-            f"No platform runs on {data_dir}. Start one with `dirl up`, or name its API with --api-url.",
-            code="unreachable",
-        )
-    return ApiClient(platform.api_url)
-
-
 def _opened(path: Path) -> Any:
     try:
         return path.open("rb")
     except OSError as error:
-        raise CommandError(f"Cannot read {path}: {error.strerror}.") from None
+        raise ClientError(f"Cannot read {path}: {error.strerror}.") from None
 
 
-def _refusal(answer: httpx.Response) -> CommandError:
+def _refusal(answer: httpx.Response) -> ClientError:
     try:
         error = answer.json()["error"]
-        return CommandError(str(error["message"]), code=str(error["code"]))
+        return ClientError(str(error["message"]), code=str(error["code"]))
     except (ValueError, KeyError, TypeError):
-        return CommandError(f"{answer.request.url} answered {answer.status_code}: {answer.text[:200]}")
+        return ClientError(f"{answer.request.url} answered {answer.status_code}: {answer.text[:200]}")
