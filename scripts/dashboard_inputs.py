@@ -8,8 +8,8 @@ from typing import Any
 from services.api.http.app import create_app
 from services.api.http.resources import open_resources
 from services.api.settings import ApiSettings
-from services.common.job_spec import read_spec_file
 from services.common.settings import read_settings
+from services.common.spec_file import read_spec_file
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "services" / "api" / "dashboard" / "src" / "generated"

@@ -5,8 +5,6 @@ Defaults are practical ones for a small model; docs/algorithm.md says which of t
 
 import hashlib
 import json
-import tomllib
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -341,25 +339,6 @@ def _problem(location: tuple[int | str, ...], message: str, value: Any) -> Probl
         return Problem(path, "unknown key")
     shown = "" if isinstance(value, dict | list) else f" (got {value!r})"
     return Problem(path, message.removeprefix("Value error, ") + shown)
-
-
-def load_spec(path: Path) -> JobSpec:
-    """Read a .toml or .json file; raises ProblemsError."""
-    return parse_spec(read_spec_file(path))
-
-
-def read_spec_file(path: Path) -> dict[str, Any]:
-    """The mapping in a .toml or .json file; raises ProblemsError for unreadable or malformed files."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        data = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
-        raise ProblemsError(
-            "spec_invalid", f"Cannot read the job spec {path}", [Problem(str(path), str(error))]
-        ) from None
-    if not isinstance(data, dict):
-        raise ProblemsError("spec_invalid", f"Cannot read the job spec {path}", [Problem("spec", "must be an object")])
-    return data
 
 
 def resolve_decoding(
