@@ -10,7 +10,6 @@ plain: `verify(parse(gold), parse(answer))`, the documented call. wrapped: bare 
 
 import argparse
 import json
-import logging
 import math
 import random
 import re
@@ -22,6 +21,7 @@ from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, veri
 from reward_inputs import Pair, data_dir, golds_of
 
 from services.common.answers.gold_types import GoldType, gold_type
+from services.common.telemetry.logs import configure_logging
 from services.common.trajectory import FinishReason, Outcome
 from services.reward.extraction import Profile
 from services.reward.pool import Pool, PoolConfig
@@ -124,7 +124,7 @@ def mutations(golds: Sequence[str], rng: random.Random) -> Iterator[Pair]:
         if gold_type(gold) in (GoldType.INTEGER, GoldType.RATIONAL) and re.search(r"[1-9]", gold):
             yield gold, gold[1:] if gold.startswith("-") else f"-{gold}"
         another = golds[(place + 1) % len(golds)]
-        if another.strip() != gold.strip():
+        if another.rpartition("=")[2].strip() != gold.strip():  # `x=5` is 5
             yield gold, another
 
 
@@ -192,7 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="40 cases and golds of each set")
     limit = 40 if parser.parse_args().quick else None
-    logging.disable(logging.WARNING)
+    configure_logging("benchmark", "error", "console")
     pool = Pool(PoolConfig(workers=2))
     pool.start()
     judges = {"plain": plain, "wrapped": wrapped, "ours": ours(pool, Profile.EVAL)}

@@ -31,6 +31,8 @@ _CLOCK: Final = re.compile(r"(\d+(?: ?: ?\d+)+)(?: ?([ap])\.?m\.?)?", re.IGNOREC
 _ELLIPSIS: Final = re.compile(r"\\[lcd]?dots|\.\.\.|…")
 _NAME: Final = r"(?:[a-zA-Z]|\\[a-zA-Z]+) ?(?:_ ?(?:\w|\{(?:[^{}]|\{[^{}]*\})*\}))? ?(?:\(\\?[a-zA-Z]+ ?\))?"
 _LABEL: Final = re.compile(rf"(?:{_NAME}|\([a-z](?: ?, ?[a-z])+\)) ?= ?(?=[^=<>]+$)")
+_BARE_LIST: Final = re.compile(r"[^()\[\]=<>,;]+(?:,[^()\[\]=<>,;]+)+")
+_ENDS_IN_VARIABLE: Final = re.compile(r"(?<![\d.])(\d+)(?:\\cdot )?([cdghlmost])\Z")
 _GUESSED_UNIT: Final = re.compile(r"[\d.,]+ ?([mgsh])")
 _EQUALS: Final = re.compile(r"(?<![\\<>!])=")
 _BRACKETS: Final = ("{}", "()", "[]")
@@ -76,7 +78,8 @@ def compare(gold: str, extraction: Extraction, profile: Profile, kind: GoldType 
     text = extraction.listed if extraction.listed and kind is GoldType.LIST else extraction.text
     if len(text) > MAX_CHARS:
         return Comparison(Outcome.TOO_COMPLEX, "none", normal_gold.text, reason="too_long")
-    return _decide(_without_label(_Pair(normal_gold, normalise(text), profile, kind)))
+    pair = _Pair(normal_gold, normalise(text), profile, kind)
+    return _decide(_with_variable(_bracketed(_without_label(pair))))
 
 
 def _decide(pair: _Pair) -> Comparison:
@@ -96,6 +99,24 @@ def _without_label(pair: _Pair) -> _Pair:
     if (not gold and _EQUALS.search(pair.gold.text)) or (not answer and _EQUALS.search(pair.answer.text)):
         return pair
     return replace(pair, gold=_after(gold, pair.gold), answer=_after(answer, pair.answer))
+
+
+def _bracketed(pair: _Pair) -> _Pair:
+    """`1,2` against `(1,2)`: who is asked for a tuple may leave its brackets out."""
+    text = pair.answer.text
+    if pair.kind is not GoldType.TUPLE or not _BARE_LIST.fullmatch(text):
+        return pair
+    return replace(pair, answer=replace(pair.answer, text=f"({text})"))
+
+
+def _with_variable(pair: _Pair) -> _Pair:
+    """`6m` is six times m where the gold says so; the comparator would strip the m as a unit."""
+    if pair.kind is not GoldType.EXPRESSION or not _ENDS_IN_VARIABLE.search(pair.gold.text):
+        return pair
+    gold, answer = (
+        replace(side, text=_ENDS_IN_VARIABLE.sub(r"\2\\cdot \1", side.text)) for side in (pair.gold, pair.answer)
+    )
+    return replace(pair, gold=gold, answer=answer)
 
 
 def _after(label: re.Match[str] | None, side: Normalised) -> Normalised:

@@ -35,6 +35,7 @@ def judged(gold: str, answer: str, profile: Profile = Profile.RL) -> Comparison:
         (r"(2,\infty)", "x > 2", "string"),
         (r"\text{1:03 PM}", "1:03 pm", "string"),
         ("I_{\\max}=4", "4", "string"),
+        ("(7,5,5)", "7, 5, 5", "string"),
         ("The final answer is $28$.", "28", "string"),
     ],
 )

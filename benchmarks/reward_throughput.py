@@ -1,0 +1,116 @@
+"""Answers judged per second: two workers beside plain math-verify in one process, on the same pairs, in one run.
+
+Pairs are solutions of MATH-500 and GSM8K with their own gold (right) and with another problem's (mostly wrong). The
+verdict cache is off but where stated; equal pairs within a batch are still compared once. Lines: `plain`, `ours`, the
+ratio, `cached` (the same pairs again, remembered), 1 % and 5 % hostile responses mixed in as a share of the clean rate,
+a batch of 1,024, latencies of the comparisons that needed a worker, cold start, memory of all processes.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Sequence
+
+import psutil
+from math_verify import parse, verify
+from reward_inputs import Pair, data_dir, realistic_pairs, with_hostile
+
+from services.common.telemetry.logs import configure_logging
+from services.common.trajectory import FinishReason, Outcome, Verdict
+from services.reward.extraction import Profile
+from services.reward.pool import Pool, PoolConfig
+from services.reward.verifier import Item, Verifier
+
+WORKERS = 2
+BATCH = 1024
+
+
+def say(**line: object) -> None:
+    """One JSON object."""
+    print(json.dumps(line), flush=True)
+
+
+def plain_rate(pairs: Sequence[Pair]) -> tuple[float, int]:
+    """Pairs per second, and how many it accepts."""
+    verify(parse(r"\boxed{1}"), parse(r"\boxed{1}"))
+    started = time.monotonic()
+    accepted = sum(bool(verify(parse(rf"\boxed{{{gold}}}"), parse(response))) for gold, response in pairs)
+    return len(pairs) / (time.monotonic() - started), accepted
+
+
+def judge(verifier: Verifier, pairs: Sequence[Pair]) -> tuple[float, list[Verdict]]:
+    """Pairs per second, and the verdicts."""
+    items = [Item(str(place), gold, response, FinishReason.STOP) for place, (gold, response) in enumerate(pairs)]
+    started = time.monotonic()
+    verdicts = [
+        verdict
+        for start in range(0, len(items), BATCH)
+        for verdict in verifier.verify(items[start : start + BATCH], [], Profile.RL, timeout_s=3.0, expires_at=math.inf)
+    ]
+    return len(pairs) / (time.monotonic() - started), verdicts
+
+
+def memory_mb() -> float:
+    """Proportional set size of this process and its children."""
+    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    return round(sum(member.memory_full_info().pss for member in family) / 2**20, 1)
+
+
+def percentile(values: Sequence[float], share: float) -> float | None:
+    """By rank; None without values."""
+    ordered = sorted(values)
+    return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 2) if ordered else None
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="150 pairs")
+    count = 150 if parser.parse_args().quick else 3000
+    configure_logging("benchmark", "error", "console")
+    data_dir()
+    pairs = realistic_pairs(count)
+    plain, plain_accepted = plain_rate(pairs)
+    say(method="plain math-verify, one process", pairs=count, per_second=round(plain, 1), accepted=plain_accepted)
+    started = time.monotonic()
+    pool = Pool(PoolConfig(workers=WORKERS))
+    pool.start()
+    say(cold_start_s=round(time.monotonic() - started, 2))
+    try:
+        measure(pool, pairs, plain)
+    finally:
+        pool.close()
+
+
+def measure(pool: Pool, pairs: Sequence[Pair], plain: float) -> None:
+    """Everything but the reference."""
+    judge(Verifier(pool, cache_size=1), pairs[:64])
+    before = memory_mb()
+    clean, verdicts = judge(Verifier(pool, cache_size=1), pairs)
+    accepted = sum(verdict.outcome is Outcome.CORRECT for verdict in verdicts)
+    walls = [verdict.wall_ms for verdict in verdicts if verdict.wall_ms > 0]
+    say(
+        method="ours, 2 workers, no cache",
+        per_second=round(clean, 1),
+        ratio=round(clean / plain, 2),
+        accepted=accepted,
+        needed_a_worker=len(walls),
+        worker_ms={"p50": percentile(walls, 0.5), "p99": percentile(walls, 0.99), "max": percentile(walls, 1.0)},
+        unverifiable=sum(verdict.outcome is Outcome.UNVERIFIABLE for verdict in verdicts),
+    )
+    remembering = Verifier(pool, cache_size=65_536)
+    judge(remembering, pairs)
+    cached, _ = judge(remembering, pairs)
+    say(method="ours, every pair remembered", per_second=round(cached, 1), ratio=round(cached / plain, 2))
+    for share in (0.01, 0.05):
+        mixed, judged = judge(Verifier(pool, cache_size=1), with_hostile(list(pairs), share))
+        killed = sum(verdict.reason in ("deadline", "memory", "crash") for verdict in judged)
+        say(hostile=share, per_second=round(mixed, 1), of_clean=round(mixed / clean, 3), killed=killed)
+    rate, batch = judge(Verifier(pool, cache_size=1), pairs[:BATCH])
+    say(batch=len(batch), seconds=round(len(batch) / rate, 3))
+    say(memory_mb={"before": before, "after": memory_mb()})
+
+
+if __name__ == "__main__":
+    main()
