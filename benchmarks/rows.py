@@ -253,7 +253,7 @@ def main() -> None:
     if options.quick:
         settings = [Setting(length, 2, 32, 32) for length in (64, 128)] + [Setting(64, 1, 32, 32)]
     else:
-        settings = [Setting(length, 2, repetitions=repeats) for length, repeats in ((256, 5), (1024, 2), (2048, 1))]
+        settings = [Setting(length, 2, repetitions=repeats) for length, repeats in ((256, 3), (1024, 2), (2048, 1))]
         settings += [Setting(4096, 2), Setting(1024, 1), Setting(1024, 4)]
     results = []
     for setting in settings:

@@ -98,11 +98,19 @@ def test_the_practical_settings_change_the_direction(loaded: LoadedModel, change
     assert (table.cosine, table.length) == pytest.approx((bias.cosine, bias.length), rel=1e-9)
 
 
-def test_replacing_groups_without_a_signal_changes_the_direction_between_prompts(loaded: LoadedModel) -> None:
-    prompts = ScoredPrompts([Enumeration(loaded, p, MAX) for p in (UNALIGNED, [2, 2, 2])], correct_above=0.5)
+def test_replacing_groups_without_a_signal_stretches_the_gradient_and_with_shaped_rewards_turns_it(
+    loaded: LoadedModel,
+) -> None:
+    """Groups of equal rewards have no advantage, so leaving them out only divides by the share that is kept."""
+    enumerations = [Enumeration(loaded, prompt, MAX) for prompt in (UNALIGNED, [2, 2, 2])]
+    exact = RlSpec(preset="exact")
+    replacing = exact.model_copy(update={"dynamic_sampling": True})
 
-    kept = prompts.bias(RlSpec(preset="exact"))
-    replaced = prompts.bias(RlSpec(advantage="leave_one_out", normaliser="constant", dynamic_sampling=True))
+    binary = ScoredPrompts(enumerations, correct_above=0.5)
+    shaped = ScoredPrompts(enumerations)
 
-    assert kept.relative_error < 1e-9
-    assert replaced.relative_error > 0.1
+    assert binary.bias(exact).relative_error < 1e-9
+    assert binary.bias(replacing).cosine == pytest.approx(1, abs=1e-12)
+    assert binary.bias(replacing).length > 1.5
+    assert shaped.bias(exact).relative_error < 1e-9
+    assert shaped.bias(replacing).cosine < 0.999
