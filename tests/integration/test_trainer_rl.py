@@ -285,3 +285,22 @@ def test_a_redis_that_is_away_ends_the_attempt_but_not_the_job(model: Path, redi
 
     error = PlatformError(result.error_code, result.error_message)
     assert (result.state, error.code, result.retryable) == ("failed", "queue_unavailable", True)
+
+
+def test_every_rule_of_the_objective_together_trains_and_reports(redis_url: str, model: Path, tmp_path: Path) -> None:
+    rl = {
+        "steps": STEPS, "prompts_per_step": 2, "num_generations": 2, "dynamic_sampling": False, "min_groups_per_step": 2,
+        "estimator": "all_candidates", "ratio": "proximal", "num_iterations": 2, "minibatches": 2, "kl_beta": 0.1,
+    }  # fmt: skip
+
+    result = run_with(redis_url, model, by_index, tmp_path, rl=rl, diffusion={"selection": "sampled"})
+
+    assert result.state == "succeeded", result.error_message
+    steps = [data["values"] for data in of_kind(journal_of(tmp_path / "job"), EventType.METRICS)]
+    first, second = (values for values in steps if "train/updates" in values)
+    assert first["train/updates"] == 4.0
+    assert first["train/kl"] > 0.0
+    assert second["train/kl"] > 0.0
+    assert 0.0 <= first["train/selection_drift"] <= 1.0
+    assert first["train/is_capped_fraction"] == 0.0
+    assert (tmp_path / "job" / "reference" / "model.safetensors").is_file()

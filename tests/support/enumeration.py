@@ -29,7 +29,7 @@ from services.trainer.trajectory_rows import Sample
 from tests.support.numerics import gradient, state_logprobs, tiny_loaded
 
 BLOCK, MASK, STOP, MAX_TOKENS = 2, 3, 0, 4
-THRESHOLD, ENTROPY_BOUND = 0.6, 1.9
+THRESHOLD, ENTROPY_BOUND = 0.6, 1.85
 
 Drawn = tuple[tuple[int, int], ...]
 """(offset in the block, token) pairs."""

@@ -42,7 +42,7 @@ def _bias(enumeration: Enumeration, **rl: str) -> Bias:
         (MAX, ALIGNED, "accepted"),
         (MAX, UNALIGNED, "accepted"),
         (SEQUENTIAL, UNALIGNED, "accepted"),
-        (ENTROPY_BOUNDED, UNALIGNED, "accepted"),
+        (ENTROPY_BOUNDED, ALIGNED, "accepted"),
         (SAMPLED, UNALIGNED, "all_candidates"),
     ],
     ids=["max-aligned", "max", "sequential", "entropy_bounded", "sampled-all_candidates"],
