@@ -210,6 +210,31 @@ def test_acknowledged_events_leave_the_stream(client: redis.Redis) -> None:
     assert client.xlen("dirl:events") == 0
 
 
+def test_entries_that_are_no_events_are_dropped_and_cost_nobody_else(client: redis.Redis) -> None:
+    client.xadd("dirl:events", {"m": b"\x00 no event"})
+    EventQueue(client).send(event(1))
+    client.xadd("dirl:events", {"x": b"no field of ours"})
+
+    taken = EventConsumer(client, "recorder-0").take(10, 0)
+
+    assert [item.value for item in taken] == [event(1)]
+    assert client.xlen("dirl:events") == 1
+    assert client.xpending("dirl:events", "recorder")["pending"] == 1
+
+
+def test_a_learner_notices_that_the_server_was_restarted_and_its_prompts_are_gone() -> None:
+    with running_valkey() as server, connect(f"{server.connection_url}/0") as client:
+        learner = GroupConsumer(client, NAMES.groups)
+        assert learner.take(0) == []
+        server.terminate()
+        server.start()
+
+        with pytest.raises(PlatformError, match="was restarted") as raised:
+            learner.take(0)
+
+    assert raised.value.code == "queue_unavailable"
+
+
 def test_deleting_streams_deletes_those_of_the_attempt_only(client: redis.Redis) -> None:
     issue(client, "a")
     PromptQueue(client, stream_names("job_1", 2).prompts).add(prompt_task())

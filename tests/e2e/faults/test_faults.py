@@ -135,6 +135,7 @@ def test_a_prompt_that_is_delivered_twice_is_trained_once(hurt: Arena) -> None:
     job.survive("a duplicated prompt")
 
 
+@SLOW
 def test_an_entry_that_is_no_event_does_not_stop_the_recorder(hurt: Arena) -> None:
     job = hurt.start()
 
@@ -161,7 +162,8 @@ def test_celery_messages_that_are_delivered_twice_do_their_work_once(hurt: Arena
     assert len(hurt.api.attempts(job.id)) == 1
 
 
-@pytest.mark.parametrize("planted", ["trained_twice", pytest.param("lost", marks=SLOW)])
+@SLOW
+@pytest.mark.parametrize("planted", ["trained_twice", "lost"])
 def test_the_certificate_fails_when_a_duplicate_or_a_loss_is_planted(hurt: Arena, planted: str) -> None:
     job = hurt.start()
     hurt.api.pause(job.id)
