@@ -290,7 +290,8 @@ def test_a_redis_that_is_away_ends_the_attempt_but_not_the_job(model: Path, redi
 def test_every_rule_of_the_objective_together_trains_and_reports(redis_url: str, model: Path, tmp_path: Path) -> None:
     rl = {
         "steps": STEPS, "prompts_per_step": 2, "num_generations": 2, "min_groups_per_step": 2,
-        "dynamic_sampling": False, "estimator": "all_candidates", "ratio": "proximal", "num_iterations": 2, "minibatches": 2, "kl_beta": 0.1,
+        "dynamic_sampling": False, "estimator": "all_candidates", "ratio": "proximal", "num_iterations": 2,
+        "minibatches": 2, "kl_beta": 0.1,
     }  # fmt: skip
 
     result = run_with(redis_url, model, by_index, tmp_path, rl=rl, diffusion={"selection": "sampled"})
