@@ -93,8 +93,12 @@ class SftSpec(Frozen):
     """Ends the stage earlier than `epochs` would."""
     batch_size: int = Field(64, gt=0)
     """Rows per optimizer step."""
-    noise: Literal["document", "block"] = "document"
-    """Whether a document or each of its blocks draws its own mask rate."""
+    validation_file: str | None = None
+    """Rows whose loss is reported; None takes those of the job's validation_file that have a completion."""
+    validation_interval_steps: int | None = Field(None, gt=0)
+    """Steps between validations, with one after the last; the checkpoint of the lowest loss is kept. None is never."""
+    noise: Literal["document", "block", "trace"] = "document"
+    """Whether a document or each of its blocks draws its own mask rate, or a row's own `unmask_step` is followed."""
     min_noise: float = Field(1e-3, gt=0, lt=1)
     """Lower end of the mask rate."""
     optim: OptimSpec | None = None
@@ -281,6 +285,12 @@ class JobSpec(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _sft_validates(self) -> Self:
+        if self.sft.validation_interval_steps is not None and self.sft_validation_file() is None:
+            raise ValueError("sft.validation_interval_steps needs sft.validation_file (or validation_file)")
+        return self
+
+    @model_validator(mode="after")
     def _rl_samples(self) -> Self:
         if "rl" in self.method.stages and self.sampling.temperature == 0:
             raise ValueError(
@@ -302,13 +312,18 @@ class JobSpec(Frozen):
         own = self.sft.training_file if stage == "sft" else self.rl.training_file
         return own or self.training_file
 
+    def sft_validation_file(self) -> str | None:
+        """The supervised stage's own validation file, else the job's."""
+        return self.sft.validation_file or self.validation_file
+
     def optim_of(self, stage: Literal["sft", "rl"]) -> OptimSpec:
         """The stage's own optimizer settings, else the job's."""
         return (self.sft.optim if stage == "sft" else self.rl.optim) or self.optim
 
     def files(self) -> tuple[str, ...]:
         """Every file the job reads, each once."""
-        named = (self.training_file, self.validation_file, self.sft.training_file, self.rl.training_file)
+        stages = (self.sft.training_file, self.sft.validation_file, self.rl.training_file)
+        named = (self.training_file, self.validation_file, *stages)
         return tuple(dict.fromkeys(name for name in named if name is not None))
 
     def needs_rollout(self) -> bool:

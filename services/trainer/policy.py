@@ -81,7 +81,7 @@ def train_sft_batch(
     noisy = add_noise(examples, sft, policy.loaded.block_size, generator)
     optimizer.zero_grad(set_to_none=True)
     loss = _sft_loss(policy, noisy, backward=True)
-    masked = float(sum(example.masked.sum() for example in noisy))
+    masked = float(sum((example.state > 0).sum() for example in noisy))
     return {**optimizer_step(policy, optimizer, loss, optim.max_grad_norm), "diffusion/masked_tokens_trained": masked}
 
 

@@ -29,6 +29,8 @@ class SftExample:
     """[P]"""
     token_ids: Int32s
     """[R] answer, end of turn, and padding to the end of the block; all of them are learnt."""
+    unmask_step: Int32s | None = None
+    """[R] recorded step of each token's commitment, from 1; None where none was recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +41,10 @@ class NoisyExample:
     """[P]"""
     token_ids: Int32s
     """[R]"""
-    masked: NDArray[np.bool_]
-    """[R]"""
+    state: NDArray[np.integer]
+    """[R] state of its block from which the token is learnt, by rank; 0 for a token that no state masks."""
     weight: NDArray[np.float64]
-    """[R] 1/t."""
+    """[R] 1/t; 1 for a recorded order."""
 
 
 def encode_example(loaded: LoadedModel, messages: list[dict[str, str]], completion: str) -> SftExample:
@@ -58,6 +60,28 @@ def encode_example(loaded: LoadedModel, messages: list[dict[str, str]], completi
         prompt_ids=np.array(prompt_ids, dtype=np.int32),
         token_ids=np.array(answer_ids + [_pad_token_id(loaded)] * padding, dtype=np.int32),
     )
+
+
+def encode_trace(
+    loaded: LoadedModel, messages: list[dict[str, str]], token_ids: Sequence[int], unmask_step: Sequence[int]
+) -> SftExample:
+    """A conversation with the response that a rollout decoded and the step at which it committed each token.
+
+    Raises PlatformError("dataset_invalid") unless they are a whole trajectory of this model.
+    """
+    prompt_ids = np.array(encode_prompt(loaded.tokenizer, messages), dtype=np.int32)
+    tokens, steps = (np.array(values, dtype=np.int32) for values in (token_ids, unmask_step))
+    total = len(prompt_ids) + len(tokens)
+    is_whole = len(tokens) == len(steps) > 0 and total % loaded.block_size == 0 and steps.min() >= 1
+    if not is_whole or tokens.min() < 0 or not all(loaded.sampleable[tokens.tolist()]):
+        raise PlatformError(
+            "dataset_invalid",
+            f"Cannot follow a recorded order: {len(prompt_ids)} prompt tokens, {len(tokens)} token_ids and "
+            f"{len(steps)} unmask_steps. Prompt and response fill blocks of {loaded.block_size}, each token has a "
+            "step from 1, and every token is one that the model may sample.",
+            hint="Record trajectories with the same model, block length, prompt template and chat template.",
+        )
+    return SftExample(prompt_ids=prompt_ids, token_ids=tokens, unmask_step=steps)
 
 
 def _pad_token_id(loaded: LoadedModel) -> int:
@@ -80,8 +104,24 @@ def noise_generator(seed: int, step: int) -> np.random.Generator:
 def add_noise(
     examples: Sequence[SftExample], config: SftSpec, block_size: int, generator: np.random.Generator
 ) -> list[NoisyExample]:
-    """Draw t ~ U(min_noise, 1) per document or per block, then mask each answer token with probability t."""
+    """Draw t ~ U(min_noise, 1) per document or per block, then mask each answer token with probability t.
+
+    `trace` draws nothing: the states are those of the recorded order, and each token is learnt from the state in which
+    it was committed. The loss is then the negative log-likelihood of the recorded trajectory per token.
+    """
+    if config.noise == "trace":
+        return [_traced(example) for example in examples]
     return [_add_noise(example, config, block_size, generator) for example in examples]
+
+
+def _traced(example: SftExample) -> NoisyExample:
+    assert example.unmask_step is not None  # encode_trace gave it
+    return NoisyExample(
+        prompt_ids=example.prompt_ids,
+        token_ids=example.token_ids,
+        state=example.unmask_step,
+        weight=np.ones(len(example.token_ids)),
+    )
 
 
 def _add_noise(example: SftExample, config: SftSpec, block_size: int, generator: np.random.Generator) -> NoisyExample:
@@ -91,7 +131,7 @@ def _add_noise(example: SftExample, config: SftSpec, block_size: int, generator:
     return NoisyExample(
         prompt_ids=example.prompt_ids,
         token_ids=example.token_ids,
-        masked=generator.random(length) < rate,
+        state=(generator.random(length) < rate).astype(np.int32),
         weight=1.0 / rate,
     )
 

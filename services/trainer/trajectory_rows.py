@@ -121,11 +121,11 @@ def rl_rows(samples: Sequence[Sample], *, block_size: int, mask_token_id: int, m
 def sft_rows(
     examples: Sequence[NoisyExample], *, block_size: int, mask_token_id: int, max_tokens: int
 ) -> list[PackedRow]:
-    """Rows for the supervised loss: one state per block in which the noise masked something, loss on the masked tokens.
+    """Rows for the supervised loss: the states of every block in which anything is masked, loss on the masked tokens.
 
-    An example of which nothing was masked adds no row: it has no loss, yet counts in the loss's denominator.
+    An example of which nothing is masked adds no row: it has no loss, yet counts in the loss's denominator.
     """
-    blocks = cut([(e.prompt_ids, e.token_ids, e.masked) for e in examples], block_size)
+    blocks = cut([(e.prompt_ids, e.token_ids, e.state) for e in examples], block_size)
     return _pack(blocks, committed(blocks), mask_token_id, max_tokens)
 
 

@@ -62,10 +62,13 @@ def remove_leftovers(directory: Path) -> None:
             shutil.rmtree(path)
 
 
-def apply_retention(directory: Path, *, keep_last: int, keep_every: int | None) -> list[Path]:
-    """Delete checkpoints beyond the newest `keep_last`, except multiples of `keep_every`; returns what was deleted."""
+def apply_retention(directory: Path, *, keep_last: int, keep_every: int | None, best: str | None = None) -> list[Path]:
+    """Delete checkpoints beyond the newest `keep_last`, except multiples of `keep_every` and the one named `best`.
+
+    Returns what was deleted.
+    """
     checkpoints = list_checkpoints(directory)
-    doomed = [path for path in checkpoints[:-keep_last] if not _kept_for_good(path, keep_every)]
+    doomed = [path for path in checkpoints[:-keep_last] if path.name != best and not _kept_for_good(path, keep_every)]
     with _translated(f"delete old checkpoints in {directory}"):
         for path in doomed:
             _retire(path)

@@ -21,6 +21,7 @@ from services.common.checkpoint.format import (
     STATE,
     CheckpointHeader,
     CheckpointManifest,
+    checkpoint_name,
     newest_valid,
 )
 from services.common.checkpoint.store import apply_retention, write_checkpoint
@@ -98,11 +99,12 @@ class Checkpointer:
         header = self._header(state, weight_digest(export_state(trainee.loaded.model, snapshot.weights)))
         path, manifest = write_checkpoint(self._request.checkpoints, header, write_payload)
         self._parent = path
-        return SavedCheckpoint(path, manifest, self._retire())
+        return SavedCheckpoint(path, manifest, self._retire(state))
 
-    def _retire(self) -> list[Path]:
-        rules = self._spec.checkpoint
-        return apply_retention(self._request.checkpoints, keep_last=rules.keep_last, keep_every=rules.keep_every)
+    def _retire(self, state: RunState) -> list[Path]:
+        rules, best = self._spec.checkpoint, None if state.best is None else checkpoint_name(state.best.step)
+        directory = self._request.checkpoints
+        return apply_retention(directory, keep_last=rules.keep_last, keep_every=rules.keep_every, best=best)
 
     def _header(self, state: RunState, digest: str) -> CheckpointHeader:
         return CheckpointHeader(

@@ -16,7 +16,7 @@ from services.common.job_spec import JobSpec, PromptSpec
 from services.common.model.loading import LoadedModel
 from services.common.model.prompts import encode_prompt
 from services.common.trajectory import Int32s
-from services.trainer.sft import SftExample, encode_example
+from services.trainer.sft import SftExample, encode_example, encode_trace
 
 
 @dataclass(frozen=True)
@@ -57,17 +57,21 @@ def limits_of(spec: JobSpec, max_positions: int) -> Limits:
     return Limits(spec.prompt.max_prompt_tokens, min(spec.trainer.seq_len, max_positions))
 
 
-def load_examples(path: Path, loaded: LoadedModel, prompt: PromptSpec, limits: Limits) -> Dataset[SftExample]:
+def load_examples(
+    path: Path, loaded: LoadedModel, prompt: PromptSpec, limits: Limits, *, trace: bool = False
+) -> Dataset[SftExample]:
     """Examples for supervised fine-tuning; raises `dataset_invalid` when none can be used."""
     rows = read_rows(path, "sft")
-    examples = [_encode_example(row, loaded, prompt) for row in rows]
+    examples = [_encode_example(row, loaded, prompt, trace) for row in rows]
     return _dataset(path, examples, [example for example in examples if _example_fits(example, limits)], limits)
 
 
-def load_held_out(path: Path, loaded: LoadedModel, prompt: PromptSpec, limits: Limits) -> tuple[SftExample, ...]:
+def load_held_out(
+    path: Path, needs: Needs, loaded: LoadedModel, prompt: PromptSpec, limits: Limits, *, trace: bool = False
+) -> tuple[SftExample, ...]:
     """Examples among the rows of a validation file: those with a completion that fit. May be none."""
-    rows = [row for row in read_rows(path, "eval") if row.completion is not None]
-    examples = [_encode_example(row, loaded, prompt) for row in rows]
+    rows = [row for row in read_rows(path, needs) if row.completion is not None]
+    examples = [_encode_example(row, loaded, prompt, trace) for row in rows]
     return tuple(example for example in examples if _example_fits(example, limits))
 
 
@@ -81,9 +85,26 @@ def load_prompts(
     return _dataset(path, prompts, kept, limits)
 
 
-def _encode_example(row: Row, loaded: LoadedModel, prompt: PromptSpec) -> SftExample:
+def _encode_example(row: Row, loaded: LoadedModel, prompt: PromptSpec, trace: bool) -> SftExample:
     assert row.completion is not None  # read_rows refuses rows without one
+    if trace:
+        tokens, steps = (_recorded(row, name) for name in ("token_ids", "unmask_step"))
+        return encode_trace(loaded, messages_of(row, prompt), tokens, steps)
     return encode_example(loaded, messages_of(row, prompt), row.completion)
+
+
+def _recorded(row: Row, name: str) -> list[int]:
+    """A list of integers that a rollout recorded."""
+    values = row.metadata.get(name)
+    if not isinstance(values, list) or not all(type(value) is int for value in values):
+        raise PlatformError(
+            "dataset_invalid",
+            f"Cannot follow the recorded order of row {row.number}: its {name} is {str(values)[:80]}; a list of "
+            "integers is needed for sft.noise = 'trace'.",
+            hint="Export trajectories with their token_ids and unmask_step, or choose another noise.",
+            param="sft.noise",
+        )
+    return values
 
 
 def _encode_prompt(row: Row, loaded: LoadedModel, prompt: PromptSpec) -> EncodedPrompt:

@@ -19,6 +19,7 @@ from services.trainer.learner.session import Session
 from services.trainer.learner.stage import StepOutcome
 from services.trainer.learner.state import StageLedger
 from services.trainer.learner.trajectory_statistics import present
+from services.trainer.learner.validation import Validation
 from services.trainer.ledger import StepRecord
 from services.trainer.schedule import learning_rate
 
@@ -30,6 +31,7 @@ class RlStage:
     """One reinforcement stage."""
 
     name: Literal["sft", "rl"] = "rl"
+    validation: Validation | None = None
 
     def __init__(
         self,

@@ -139,7 +139,7 @@ def _training_stage(prepared: Prepared) -> TrainingStage:
     session, data, state = prepared.session, prepared.data, prepared.session.state
     if session.spec.method.stages[state.stage_index] == "sft":
         assert data.sft is not None
-        return SftStage(session, data.sft, state.stages["sft"], session.stage_steps["sft"])
+        return SftStage(session, data.sft, state.stages["sft"], session.stage_steps["sft"], data.held_out)
     assert data.rl is not None
     assert session.rollouts is not None
     return RlStage(session, session.rollouts, data.rl, state.stages["rl"], prepared.train_decoding)

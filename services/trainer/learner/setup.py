@@ -8,6 +8,7 @@ import redis
 import structlog
 import torch
 
+from services.common.data.rows import Needs
 from services.common.data.turns import PLACEHOLDER
 from services.common.diffusion.config import DecodingConfig
 from services.common.errors import PlatformError
@@ -159,7 +160,7 @@ def _load_data(
     held_out: tuple[SftExample, ...] = ()
     if "sft" in stages:
         path = _file(request, spec.training_file_of("sft"))
-        sft = load_examples(path, loaded, spec.prompt, limits)
+        sft = load_examples(path, loaded, spec.prompt, limits, trace=spec.sft.noise == "trace")
         _tell_dropped(report, path, sft)
     if "rl" in stages:
         path = _file(request, spec.training_file_of("rl"))
@@ -170,9 +171,24 @@ def _load_data(
         validation = load_prompts(path, "eval", loaded, spec.prompt, limits, eval_new_tokens)
         _tell_dropped(report, path, validation)
         evaluation = validation.items[: spec.eval.num_samples]
-        if sft is not None:
-            held_out = load_held_out(path, loaded, spec.prompt, limits)[: spec.eval.num_samples]
+    held_out_file = spec.sft_validation_file() if "sft" in stages else None
+    if held_out_file is not None:
+        path, trace = _file(request, held_out_file), spec.sft.noise == "trace"
+        needs: Needs = "eval" if held_out_file == spec.validation_file else "sft"
+        held_out = load_held_out(path, needs, loaded, spec.prompt, limits, trace=trace)[: spec.eval.num_samples]
+        _require_held_out(spec, held_out)
     return Data(sft, rl, evaluation, held_out)
+
+
+def _require_held_out(spec: JobSpec, held_out: tuple[SftExample, ...]) -> None:
+    if spec.sft.validation_interval_steps is not None and not held_out:
+        raise PlatformError(
+            "dataset_invalid",
+            f"Cannot validate every {spec.sft.validation_interval_steps} steps: no row of "
+            f"{spec.sft_validation_file()!r} has a completion that fits.",
+            hint="Give sft.validation_file with rows like those of the training file.",
+            param="sft.validation_interval_steps",
+        )
 
 
 def _file(request: LearnerRequest, name: str | None) -> Path:

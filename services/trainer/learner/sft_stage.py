@@ -1,11 +1,13 @@
 """Supervised fine-tuning: batches in the seeded order, one optimizer step each."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from services.trainer.learner.datasets import Dataset
 from services.trainer.learner.session import Session
 from services.trainer.learner.stage import StepOutcome
 from services.trainer.learner.state import StageLedger
+from services.trainer.learner.validation import Validation
 from services.trainer.ledger import StepRecord
 from services.trainer.schedule import learning_rate
 from services.trainer.sft import SftExample
@@ -28,9 +30,11 @@ class SftStage:
         dataset: Dataset[SftExample],
         prompts: StageLedger,
         num_steps: int,
+        held_out: Sequence[SftExample],
     ) -> None:
         self._session, self._dataset, self._prompts = session, dataset, prompts
         self.num_steps = num_steps
+        self.validation = Validation(session, held_out, num_steps) if held_out else None
 
     def step(self) -> StepOutcome:
         """Train on the next batch."""

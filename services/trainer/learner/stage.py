@@ -11,6 +11,7 @@ from services.trainer.learner.process import StopRequestedError
 from services.trainer.learner.rl_batch import UnverifiableError
 from services.trainer.learner.session import Session, peak_memory_gib
 from services.trainer.learner.steering import apply_revisions
+from services.trainer.learner.validation import Validation
 from services.trainer.ledger import StepRecord
 
 
@@ -31,6 +32,8 @@ class TrainingStage(Protocol):
 
     name: Literal["sft", "rl"]
     num_steps: int
+    validation: Validation | None
+    """None for a stage that has no held-out loss."""
 
     def step(self) -> StepOutcome:
         """One optimizer step; raises StopRequestedError while it waits for rollouts, never once it updates."""
@@ -100,8 +103,11 @@ def _after_step(session: Session, stage: TrainingStage, evaluation: Evaluation |
     step, spec = session.state.global_step, session.spec
     ended = session.state.stage_step == stage.num_steps
     wishes = checkpoint_wishes(session.request.job_dir)
-    if ended or wishes or step % spec.checkpoint.interval_steps == 0:
+    best = stage.validation is not None and stage.validation.run_when_due()
+    if ended or wishes or best or step % spec.checkpoint.interval_steps == 0:
         save_checkpoint(session, stage)
+    if best and stage.validation is not None:
+        stage.validation.mark_best()
     for wish in wishes:
         wish.unlink(missing_ok=True)
     interval = spec.eval.interval_steps

@@ -25,6 +25,14 @@ class StoredStage(Frozen):
     ledger: dict[str, Any]
 
 
+class Best(Frozen):
+    """The supervised step with the lowest validation loss."""
+
+    step: int
+    """Global step."""
+    loss: float
+
+
 class StoredState(Frozen):
     """state.json. Learning rate and noise are functions of seed and step, so no generator state is kept."""
 
@@ -34,6 +42,8 @@ class StoredState(Frozen):
     global_step: int
     seed: int
     stages: dict[str, StoredStage]
+    best: Best | None = None
+    """None before the first validation."""
 
 
 @dataclass
@@ -55,6 +65,8 @@ class RunState:
     global_step: int = 0
     """Steps of all stages that are done; also the version of the weights."""
     stages: dict[str, StageLedger] = field(default_factory=dict)
+    best: Best | None = None
+    """Of the validations so far."""
 
     def to_stored(self, spec: JobSpec) -> StoredState:
         """What is written into a checkpoint."""
@@ -67,6 +79,7 @@ class RunState:
             stages={
                 name: StoredStage(rows=stage.rows, ledger=stage.ledger.to_json()) for name, stage in self.stages.items()
             },
+            best=self.best,
         )
 
     def enter_stage(self, name: str, spec: JobSpec, rows: StoredRows) -> StageLedger:
@@ -102,7 +115,7 @@ def parse_state(text: str, spec: JobSpec) -> RunState:
         )
         for name, stage in stored.stages.items()
     }
-    return RunState(stored.stage_index, stored.stage_step, stored.global_step, stages)
+    return RunState(stored.stage_index, stored.stage_step, stored.global_step, stages, stored.best)
 
 
 def _refuse_other_job(stored: StoredState, spec: JobSpec) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from services.common.checkpoint.format import list_checkpoints, newest_valid, verify
 from services.common.events import EventType
 from services.common.model.loading import load_model
+from services.common.model.prompts import encode_prompt
 from services.common.model.state import export_state
 from services.common.model.tiny import make_tiny_model
 from services.common.weights import weight_digest
@@ -233,6 +234,7 @@ def test_a_resume_with_other_rows_is_refused(tmp_path: Path, model: Path, rows: 
         ({"validation_file": "rows.jsonl"}, "preflight_failed"),
         ({"optim": {"lr": 1e30}}, "nan_loss"),
         ({"trainer": {"precision": "bf16"}}, "preflight_failed"),
+        ({"sft": {"noise": "trace"}}, "dataset_invalid"),
         ({"lora": {"target_modules": ["nothing_proj"]}}, "spec_invalid"),
     ],
 )
@@ -331,3 +333,59 @@ def test_a_lora_checkpoint_is_a_merged_model_with_the_adapter_and_its_optimizer_
     assert load_file(path / "adapter.safetensors").keys() == {
         name.removesuffix("/exp_avg") for name in load_file(path / "optimizer.safetensors") if name.endswith("/exp_avg")
     }
+
+
+def test_the_checkpoint_with_the_lowest_validation_loss_is_named_and_kept(
+    tmp_path: Path, model: Path, rows: Path
+) -> None:
+    # What is learnt makes these answers ever less likely.
+    held_out = write_rows(tmp_path / "held_out.jsonl", [{**row, "completion": "zzzzzzz"} for row in ROWS])
+    validation = {"validation_file": str(held_out), "validation_interval_steps": 2}
+    sft = {"batch_size": 4, "epochs": 3, "max_steps": STEPS, **validation}
+    run(tmp_path, model, rows, sft=sft, optim={"lr": 0.03}, checkpoint={"interval_steps": 9, "keep_last": 1})
+
+    metrics = of_kind(journal_of(tmp_path), EventType.METRICS)
+    losses = {m["step"]: m["values"]["eval/validation/loss"] for m in metrics if "eval/validation/loss" in m["values"]}
+    best = json.loads((tmp_path / "checkpoints" / "best.json").read_text())
+    assert losses.keys() == {2, 4, 6}
+    assert best == {"checkpoint": "step-000002", "step": 2, "loss": losses[2]}
+    assert losses[2] == min(losses.values())
+    assert checkpoint_steps(tmp_path) == [2, 6]
+
+
+def test_the_best_checkpoint_is_remembered_over_a_resume_and_gives_way_to_a_better_one(
+    tmp_path: Path, model: Path, rows: Path
+) -> None:
+    sft = {
+        "batch_size": 4,
+        "epochs": 3,
+        "max_steps": STEPS,
+        "validation_file": str(rows),
+        "validation_interval_steps": 2,
+    }
+    settings = {"sft": sft, "checkpoint": {"interval_steps": 9, "keep_last": 1}}
+    run(tmp_path, model, rows, stop_after=3, **settings)
+    kept = checkpoint_steps(tmp_path)
+    run(tmp_path, model, rows, attempt=2, **settings)
+
+    best = json.loads((tmp_path / "checkpoints" / "best.json").read_text())
+    said = [e["step"] for n in (1, 2) for e in of_kind(journal_of(tmp_path, n), EventType.LOG) if "loss" in e]
+    assert kept == [2, 3]
+    assert said == [2, 4, 6]
+    assert (best["step"], checkpoint_steps(tmp_path)) == (6, [6])
+
+
+def test_recorded_orders_are_learnt_from_rows_that_carry_them(tmp_path: Path, model: Path) -> None:
+    loaded = load_model(model, "float32", "cpu")
+    prompt = len(encode_prompt(loaded.tokenizer, [{"role": "user", "content": "1+1=?"}]))
+    length = 8 - prompt % 4
+    trace = {"token_ids": [20] * length, "unmask_step": list(range(length, 0, -1))}
+    rows = write_rows(tmp_path / "rows.jsonl", [{"prompt": "1+1=?", "completion": "2", **trace}] * 2)
+
+    run(tmp_path / "job", model, rows, sft={"batch_size": 2, "epochs": STEPS, "noise": "trace"})
+
+    steps = [
+        m["values"] for m in of_kind(journal_of(tmp_path / "job"), EventType.METRICS) if "train/loss" in m["values"]
+    ]
+    assert {values["diffusion/masked_tokens_trained"] for values in steps} == {2.0 * length}
+    assert steps[-1]["train/loss"] < steps[0]["train/loss"]

@@ -291,3 +291,14 @@ def test_bf16_passes_leave_weights_gradients_and_log_probs_in_fp32(tmp_path: Pat
     assert {p.grad.dtype for p in loaded.model.parameters() if p.grad is not None} == {torch.float32}
     difference = (logprobs - full.score(row, 1.0)[0]).abs().max()
     assert 1e-5 < difference < 0.2
+
+
+def test_the_loss_along_a_recorded_order_is_the_negative_log_likelihood_of_the_trajectory(loaded: LoadedModel) -> None:
+    samples = random_samples(loaded, 5)
+    (row,) = rl_rows(samples, block_size=4, mask_token_id=loaded.mask_token_id, max_tokens=10**6)
+    expected = -score_row(loaded, row, 1.0)[0].detach().mean()
+    examples = [SftExample(prompt_ids=s.prompt_ids, token_ids=s.token_ids, unmask_step=s.unmask_step) for s in samples]
+
+    loss = evaluate_sft_loss(_policy(loaded), examples, noise_generator(0, 0), SftSpec(noise="trace"))
+
+    assert loss == pytest.approx(float(expected), rel=1e-12)

@@ -30,7 +30,10 @@ def _rows(samples: list[Sample], block_size: int, max_tokens: int = 10_000) -> l
 def _noisy(prompt_len: int, masked: list[bool]) -> NoisyExample:
     ids = np.arange(prompt_len + len(masked), dtype=np.int32)
     return NoisyExample(
-        prompt_ids=ids[:prompt_len], token_ids=ids[prompt_len:], masked=np.array(masked), weight=np.ones(len(masked))
+        prompt_ids=ids[:prompt_len],
+        token_ids=ids[prompt_len:],
+        state=np.array(masked, np.int32),
+        weight=np.ones(len(masked)),
     )
 
 

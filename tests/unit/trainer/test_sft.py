@@ -8,9 +8,11 @@ import torch
 from services.common.errors import PlatformError
 from services.common.job_spec import SftSpec
 from services.common.model.loading import LoadedModel
+from services.common.model.prompts import encode_prompt
 from services.common.model.tiny import character_tokenizer
-from services.trainer.sft import SftExample, add_noise, denoising_loss, encode_example, noise_generator
+from services.trainer.sft import SftExample, add_noise, denoising_loss, encode_example, encode_trace, noise_generator
 from tests.support.numerics import tiny_loaded
+from tests.support.tiny_models import tiny_model
 
 
 def _example(prompt_len: int, answer_len: int) -> SftExample:
@@ -27,7 +29,7 @@ def test_the_weight_is_one_over_the_mask_rate() -> None:
     (noisy,) = add_noise([_example(2, 6)], SftSpec(), 4, draw)  # type: ignore[arg-type]
 
     assert noisy.weight.tolist() == pytest.approx([1 / 0.25075] * 6)
-    assert noisy.masked.all()
+    assert noisy.state.all()
 
 
 def test_the_expected_weight_of_every_token_is_one() -> None:
@@ -36,7 +38,7 @@ def test_the_expected_weight_of_every_token_is_one() -> None:
 
     noisy = add_noise(examples, SftSpec(min_noise=0.05), 4, noise_generator(0, 0))
 
-    terms = np.stack([example.masked * example.weight for example in noisy])
+    terms = np.stack([example.state * example.weight for example in noisy])
     deviation = terms.std(axis=0) / np.sqrt(len(noisy))
     assert np.all(np.abs(terms.mean(axis=0) - 1) < 4 * deviation)
     assert np.all(deviation < 0.02)
@@ -46,7 +48,7 @@ def test_a_draw_that_masks_nothing_is_kept() -> None:
     # With a rate t a single-token answer stays whole with probability 1 − t; over t ~ U(ε, 1) that is about one half.
     noisy = add_noise([_example(3, 1)] * 2_000, SftSpec(), 4, noise_generator(1, 0))
 
-    unmasked = sum(not example.masked.any() for example in noisy)
+    unmasked = sum(not example.state.any() for example in noisy)
     assert 900 < unmasked < 1_100
 
 
@@ -71,7 +73,7 @@ def test_rates_stay_above_the_least_noise() -> None:
 
 def test_noise_is_a_function_of_seed_and_step() -> None:
     def masks(seed: int, step: int) -> list[list[bool]]:
-        return [e.masked.tolist() for e in add_noise([_example(4, 20)] * 3, SftSpec(), 4, noise_generator(seed, step))]
+        return [e.state.tolist() for e in add_noise([_example(4, 20)] * 3, SftSpec(), 4, noise_generator(seed, step))]
 
     assert masks(1, 5) == masks(1, 5)
     assert masks(1, 5) != masks(1, 6)
@@ -112,3 +114,27 @@ def test_a_tokenizer_without_a_usable_pad_token_is_refused(loaded: LoadedModel, 
     with pytest.raises(PlatformError, match="the tokenizer's pad token id is") as caught:
         encode_example(loaded, [{"role": "user", "content": "abc"}], "x")
     assert caught.value.code == "model_invalid"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "steps"),
+    [
+        ([20] * 5, [1] * 4),
+        ([20] * 5, [1] * 5),
+        ([20] * 4, [0, 1, 1, 1]),
+        ([20] * 3 + [-1], [1] * 4),
+        ([], []),
+    ],
+    ids=["lengths differ", "no whole block", "a step of 0", "no token", "empty"],
+)
+def test_a_record_that_is_no_whole_trajectory_is_refused(tokens: list[int], steps: list[int]) -> None:
+    loaded = tiny_model()
+    content = next("x" * n for n in range(4) if not len(_prompt(loaded, "x" * n)) % 4)
+
+    with pytest.raises(PlatformError, match="Cannot follow a recorded order") as caught:
+        encode_trace(loaded, [{"role": "user", "content": content}], tokens, steps)
+    assert caught.value.code == "dataset_invalid"
+
+
+def _prompt(loaded: LoadedModel, content: str) -> list[int]:
+    return encode_prompt(loaded.tokenizer, [{"role": "user", "content": content}])

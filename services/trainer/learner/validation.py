@@ -1,0 +1,54 @@
+"""Validation of a supervised stage: the held-out loss at an interval, and which checkpoint had the lowest."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from services.common.checkpoint.format import checkpoint_name
+from services.common.checkpoint.store import write_file_durably
+from services.trainer.learner.session import Session
+from services.trainer.learner.state import Best
+from services.trainer.sft import SftExample
+
+BEST_FILE: Final = "best.json"
+
+
+@dataclass
+class Validation:
+    """The held-out examples of one supervised stage."""
+
+    session: Session
+    held_out: Sequence[SftExample]
+    num_steps: int
+
+    def run_when_due(self) -> bool:
+        """Report the loss of the current weights at the interval and after the last step; True when it is the lowest.
+
+        Weights of the lowest loss so far are the caller's to store; `mark_best` names their checkpoint.
+        """
+        state, interval = self.session.state, self.session.spec.sft.validation_interval_steps
+        if interval is None or (state.stage_step % interval and state.stage_step != self.num_steps):
+            return False
+        with self.session.report.timed("eval"):
+            loss = self.session.trainee.sft_loss(self.held_out)
+        self.session.report.metrics(state.global_step, {"eval/validation/loss": loss})
+        if state.best is not None and state.best.loss <= loss:
+            return False
+        state.best = Best(step=state.global_step, loss=loss)
+        return True
+
+    def mark_best(self) -> None:
+        """Name the best checkpoint in `checkpoints/best.json`, for people and programs that choose one."""
+        best = self.session.state.best
+        assert best is not None
+        name = checkpoint_name(best.step)
+        text = json.dumps({"checkpoint": name, **best.model_dump()}, indent=2)
+        write_file_durably(self.session.request.checkpoints / BEST_FILE, f"{text}\n".encode())
+        self.session.report.journal.say(
+            "info",
+            "best_checkpoint",
+            f"{name} has the lowest validation loss so far, {best.loss:.4f}; it is kept until a better one exists.",
+            step=best.step,
+            loss=best.loss,
+        )
