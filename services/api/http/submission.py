@@ -23,7 +23,8 @@ from services.api.http.gold_audit import gold_problems
 from services.common.data.rows import Needs, read_rows
 from services.common.errors import PlatformError, Problem, ProblemsError
 from services.common.ids import new_id
-from services.common.job_spec import JobSpec, parse_spec, resolve_decoding
+from services.common.job_decoding import resolve_decoding
+from services.common.job_spec import JobSpec, parse_spec
 from services.common.model_card import ModelCard, read_model_card
 
 Owned = TypeVar("Owned", StoredFile, RegisteredModel)

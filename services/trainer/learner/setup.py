@@ -12,7 +12,8 @@ from services.common.data.rows import Needs
 from services.common.data.turns import PLACEHOLDER
 from services.common.diffusion.config import DecodingConfig
 from services.common.errors import PlatformError
-from services.common.job_spec import JobSpec, resolve_decoding
+from services.common.job_decoding import resolve_decoding
+from services.common.job_spec import JobSpec
 from services.common.model.loading import LoadedModel
 from services.common.model_card import read_model_card
 from services.trainer.learner.certificate import certify_resume

@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 
 from services.common.checkpoint.format import ADAPTER
 from services.common.errors import PlatformError
-from services.common.job_spec import JobSpec, resolve_decoding
+from services.common.job_decoding import resolve_decoding
+from services.common.job_spec import JobSpec
 from services.common.model.loading import LoadedModel, load_model
 from services.common.model.state import export_state, own_state
 from services.common.trajectory import Float32s

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from services.common.errors import ProblemsError
 from services.common.exactness import EXACT
-from services.common.job_spec import JobSpec, parse_spec, resolve_decoding
+from services.common.job_decoding import resolve_decoding
+from services.common.job_spec import JobSpec, parse_spec
 from services.common.spec_file import load_spec
 
 MINIMAL = {"model": "m", "method": "pipeline", "training_file": "train", "validation_file": "test"}

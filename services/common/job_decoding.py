@@ -1,0 +1,56 @@
+"""The one description of decoding that rollout, training and evaluation use: of the job spec and the checkpoint."""
+
+from services.common.diffusion.config import DecodingConfig
+from services.common.errors import Problem, ProblemsError
+from services.common.job_spec import DiffusionSpec, JobSpec
+
+
+def resolve_decoding(
+    spec: JobSpec, *, block_size: int, mask_token_id: int, stop_token_ids: tuple[int, ...], evaluation: bool
+) -> DecodingConfig:
+    """The decoding of training rollouts or of evaluation, completed from the checkpoint's own values.
+
+    Raises ProblemsError when spec and checkpoint contradict each other.
+    """
+    _refuse_contradictions(spec.diffusion, block_size, mask_token_id)
+    diffusion = spec.diffusion
+    budget = (spec.eval.max_new_tokens if evaluation else None) or spec.sampling.max_new_tokens
+    return DecodingConfig(
+        block_size=block_size,
+        denoising_steps=diffusion.denoising_steps or block_size,
+        unmasking_strategy=diffusion.unmasking_strategy,
+        confidence_threshold=diffusion.confidence_threshold,
+        entropy_bound=diffusion.entropy_bound,
+        selection=diffusion.selection,
+        mask_token_id=mask_token_id,
+        temperature=spec.eval.temperature if evaluation else spec.sampling.temperature,
+        top_p=1.0 if evaluation else spec.sampling.top_p,
+        top_k=0 if evaluation else spec.sampling.top_k,
+        max_new_tokens=budget,
+        stop_token_ids=stop_token_ids,
+        record_candidates=not evaluation and spec.rl.estimator == "all_candidates",
+    )
+
+
+def _refuse_contradictions(diffusion: DiffusionSpec, block_size: int, mask_token_id: int) -> None:
+    pairs = (
+        ("block_size", diffusion.block_size, block_size),
+        ("mask_token_id", diffusion.mask_token_id, mask_token_id),
+    )
+    problems = [
+        Problem(
+            f"diffusion.{name}",
+            f"is {asked} but the checkpoint was made with {own}; leave it out to take the checkpoint's",
+        )
+        for name, asked, own in pairs
+        if asked is not None and asked != own
+    ]
+    if diffusion.denoising_steps is not None and diffusion.denoising_steps > block_size:
+        problems.append(
+            Problem(
+                "diffusion.denoising_steps",
+                f"is {diffusion.denoising_steps}, more than the {block_size} tokens of a block",
+            )
+        )
+    if problems:
+        raise ProblemsError("spec_invalid", "The job spec contradicts the model", problems)
