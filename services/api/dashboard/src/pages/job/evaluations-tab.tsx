@@ -14,7 +14,7 @@ export function EvaluationsTab({ job, news }: { job: Job; news: number }) {
   if (data.data.length === 0) return <Empty title="No evaluation yet"><p>A job with a validation file is evaluated at the end of each stage, and every <code>eval.interval_steps</code> steps.</p></Empty>;
   return (
     <div className="stack">
-      <Frontier points={pointsOf(data.data)} />
+      <Frontier points={pointsOf(data.data, [job])} />
       <div className="card flush table-scroll" tabIndex={0} role="region" aria-label="Evaluations">
         <table>
           <thead>
@@ -24,14 +24,14 @@ export function EvaluationsTab({ job, news }: { job: Job; news: number }) {
               <th scope="col" className="num">Tokens per step</th><th scope="col" className="num">Length</th><th scope="col" className="num">Prompts</th><th scope="col" className="num">Took</th><th scope="col" className="num">When</th>
             </tr>
           </thead>
-          <tbody>{[...data.data].reverse().map((item) => <Row key={item.id} item={item} />)}</tbody>
+          <tbody>{[...data.data].reverse().map((item) => <Row key={item.id} item={item} job={job} />)}</tbody>
         </table>
       </div>
     </div>
   );
 }
 
-function Row({ item }: { item: Evaluation }) {
+function Row({ item, job }: { item: Evaluation; job: Job }) {
   const value = (name: string) => item.results[name] as number | undefined;
   const unverifiable = value("num_unverifiable") ?? 0;
   return (
@@ -39,7 +39,7 @@ function Row({ item }: { item: Evaluation }) {
       <td className="num">{number(item.step)}</td>
       <td>{item.stage}</td>
       <td>{item.dataset}</td>
-      <td className="muted">{settingOf(item.results)}</td>
+      <td className="muted">{settingOf(item, job)}</td>
       <td className="num"><strong>{percent(value("accuracy"))}</strong></td>
       <td className="num muted">{percent(value("accuracy_low"))} to {percent(value("accuracy_high"))}</td>
       <td className="num">{percent(value("pass_at_k"))}</td>

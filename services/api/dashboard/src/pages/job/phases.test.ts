@@ -1,8 +1,7 @@
 import { expect, test } from "vitest";
 
 import type { JobEvent } from "../../api/types";
-import { spansOf, totals } from "./phases";
-import { timesOf } from "./use-step-times";
+import { spansOf, timesOf, totals } from "./phases";
 
 function event(type: string, time: number, data: Record<string, unknown>): JobEvent {
   return { id: `evt_${time}`, object: "job.event", job_id: "job_1", attempt: 1, type, created_at: time, time, data };

@@ -36,3 +36,22 @@ export function totals(spans: readonly Span[]): { phase: string; seconds: number
   for (const span of spans) sums.set(span.phase, (sums.get(span.phase) ?? 0) + span.end - span.start);
   return [...sums].map(([phase, seconds]) => ({ phase, seconds })).sort((a, b) => b.seconds - a.seconds);
 }
+
+/** Seconds from `start` to a step's end, of progress events; between known steps on a straight line. */
+export function timesOf(events: readonly JobEvent[], start: number): (step: number) => number {
+  const known = new Map<number, number>();
+  for (const event of events) known.set(event.data["step"] as number, event.time - start);
+  const steps = [...known.keys()].sort((a, b) => a - b);
+  return (step) => {
+    let low = 0;
+    let high = steps.length - 1;
+    while (low < high) {
+      const middle = (low + high + 1) >> 1;
+      if ((steps[middle] ?? 0) <= step) low = middle;
+      else high = middle - 1;
+    }
+    const [left = 0, right = left] = [steps[low], steps[low + 1]];
+    const [from = 0, to = from] = [known.get(left), known.get(right)];
+    return right > left ? from + ((to - from) * (step - left)) / (right - left) : from;
+  };
+}

@@ -4,6 +4,7 @@ import { useMemo } from "react";
 import { answer, api } from "../../api/client";
 import type { Job, JobEvent } from "../../api/types";
 import { useQuery } from "../../api/use-query";
+import { timesOf } from "./phases";
 
 const PAGE = 1000;
 const MOST_PAGES = 20;
@@ -26,23 +27,4 @@ async function readProgress(jobId: string, signal: AbortSignal): Promise<JobEven
     if (!read.has_more) break;
   }
   return events;
-}
-
-/** Interpolation over the last time that each step was reached. */
-export function timesOf(events: readonly JobEvent[], start: number): (step: number) => number {
-  const known = new Map<number, number>();
-  for (const event of events) known.set(event.data["step"] as number, event.time - start);
-  const steps = [...known.keys()].sort((a, b) => a - b);
-  return (step) => {
-    let low = 0;
-    let high = steps.length - 1;
-    while (low < high) {
-      const middle = (low + high + 1) >> 1;
-      if ((steps[middle] ?? 0) <= step) low = middle;
-      else high = middle - 1;
-    }
-    const [left = 0, right = left] = [steps[low], steps[low + 1]];
-    const [from = 0, to = from] = [known.get(left), known.get(right)];
-    return right > left ? from + ((to - from) * (step - left)) / (right - left) : from;
-  };
 }

@@ -11,6 +11,8 @@ import type { Range } from "../../charts/uplot-chart";
 import { percent } from "../../format";
 import { Link, useSearchParam } from "../../router";
 import { Empty, ErrorNote, Loading, Segments } from "../../ui/parts";
+import { Frontier } from "../job/frontier";
+import { pointsOf } from "../job/frontier-points";
 import { Eta, jobName, StateBadge } from "../job-state";
 import { differences } from "./spec-differences";
 
@@ -66,6 +68,7 @@ function Comparison({ jobs }: { jobs: readonly Job[] }) {
           <ComparedChart key={chart.id} chart={chart} jobs={jobs} lookUp={lookUp} smoothing={Number(smoothing)} range={range} onRange={setRange} />
         ))}
       </div>
+      <ComparedFrontier jobs={jobs} />
       <SpecDifferences jobs={jobs} />
     </>
   );
@@ -116,6 +119,15 @@ function Figures({ jobs }: { jobs: readonly Job[] }) {
       </table>
     </div>
   );
+}
+
+/** The last evaluation of each job: how thresholds and steps trade accuracy against speed. */
+function ComparedFrontier({ jobs }: { jobs: readonly Job[] }) {
+  const finished = jobs.map((job) => job.progress?.step ?? 0).join();
+  const { data } = useQuery(`last evals ${jobs.map((job) => job.id).join()} ${finished}`, (signal) =>
+    Promise.all(jobs.map((job) => answer(api.GET("/v1/jobs/{job_id}/evals", { params: { path: { job_id: job.id } }, signal })))));
+  const last = (data ?? []).flatMap((page) => page.data.slice(-1));
+  return <Frontier points={pointsOf(last, jobs, jobName)} />;
 }
 
 function SpecDifferences({ jobs }: { jobs: readonly Job[] }) {

@@ -121,10 +121,10 @@ function Responses({ job, group }: { job: Job; group: Group }) {
   return (
     <div className="responses fade-in" style={{ minHeight: 150 }}>
       {data?.data.map((item) => (
-        <Link key={item.id} to={`/jobs/${job.id}/trajectories/${item.id}`} className="response card" aria-label={`Response ${item.response_index + 1}: ${item.outcome ?? "ungraded"}. Replay it.`}>
+        <Link key={item.id} to={`/jobs/${job.id}/trajectories/${item.id}`} className="response card">
           <div className="row apart"><OutcomeBadge outcome={item.outcome} /><span className="num small muted">{item.advantage === null ? "" : signed(item.advantage)}</span></div>
           <pre>{item.text || " "}</pre>
-          <div className="small muted num">{number(item.visible_len)} tokens · {number(item.num_steps)} steps</div>
+          <div className="small muted num">{number(item.visible_len)} tokens · {number(item.num_steps)} steps · replay</div>
         </Link>
       ))}
     </div>
