@@ -151,9 +151,9 @@ class RlSpec(Frozen):
     """Drop groups whose correctness does not vary, and refill."""
     max_resample_rounds: int = Field(2, ge=0)
     min_groups_per_step: int = Field(1, gt=0)
-    parity_tolerance: float = Field(1e-4, gt=0)
+    parity_tolerance: float | None = Field(None, gt=0)
     """Largest |engine - trainer| / max(1, |trainer|) of a log-probability on the parity probe; a replica beyond it does
-    not use a weight version. In fp32 the two agree to 1e-5, but for a tail."""
+    not use a weight version. None takes 1e-4 in fp32, where the two agree to 1e-5 but for a tail, and 0.1 in bf16."""
     logged_groups_per_step: int = Field(8, ge=0)
     """Groups whose trajectories are kept in full for inspection."""
     optim: OptimSpec | None = None

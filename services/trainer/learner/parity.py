@@ -13,6 +13,8 @@ from services.trainer.learner.trainee import Trainee
 from services.trainer.trajectory_rows import Sample
 
 PROMPTS: Final = 4
+TOLERANCES: Final = {"fp32": 1e-4, "bf16": 0.1}
+"""By the trainer's precision: in fp32 ten times what engine and trainer differ by; in bf16 an estimate."""
 _BLOCKS: Final = 2
 """Enough that the second block reads the first one's keys and values from the replica's cache."""
 _STEPS_PER_BLOCK: Final = 3

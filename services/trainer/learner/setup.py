@@ -26,7 +26,7 @@ from services.trainer.learner.datasets import (
     load_held_out,
     load_prompts,
 )
-from services.trainer.learner.parity import PROMPTS, ParityGate, parity_gate
+from services.trainer.learner.parity import PROMPTS, TOLERANCES, ParityGate, parity_gate
 from services.trainer.learner.process import StopSignal
 from services.trainer.learner.replicas import Replicas
 from services.trainer.learner.report import Reporter
@@ -228,9 +228,8 @@ def _gate(spec: JobSpec, loaded: LoadedModel, data: Data, max_new_tokens: int) -
     if items is None:
         return None
     prompts = [item.prompt_ids for item in items[:PROMPTS]]
-    return parity_gate(
-        prompts, loaded, seed=spec.seed, max_new_tokens=max_new_tokens, tolerance=spec.rl.parity_tolerance
-    )
+    tolerance = spec.rl.parity_tolerance or TOLERANCES[spec.trainer.precision]
+    return parity_gate(prompts, loaded, seed=spec.seed, max_new_tokens=max_new_tokens, tolerance=tolerance)
 
 
 def _stage_steps(spec: JobSpec, data: Data) -> dict[str, int]:
