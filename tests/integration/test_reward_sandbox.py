@@ -1,5 +1,6 @@
 """Graders in Python: what they may compute, and that the kernel refuses the rest."""
 
+import errno
 import math
 import time
 from typing import Any
@@ -39,25 +40,22 @@ def test_the_mathematics_of_the_standard_library_is_there() -> None:
     [
         "return len(open('/etc/passwd').read())",
         "open('note', 'w').write('x')",
-        "import os; return os.fork()",
-        "import os; os.kill(1, 0)",
-        "import os; return len(os.listdir('/'))",
-        "import os; return os.open('/etc/hostname', 0)",
+        "import os; os.fork()",
+        "import os; os.kill(os.getpid(), 0)",
+        "import os; os.listdir('/')",
         "import os; os.execv('/bin/true', ['true'])",
-        "import os; return os.system('true')",
         "import os; os.unlink('x')",
-        "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 40, 1 << 40)); return 1",
-        "import ctypes; assert ctypes.CDLL(None).socket(2, 1, 0) < 0; import socket",
     ],
 )
-def test_what_leaves_the_process_is_refused(body: str) -> None:
+def test_the_kernel_refuses_what_leaves_the_process(body: str) -> None:
     (score,) = run(body)
-    assert isinstance(score, Failure) or score == 32512.0, score
+    assert isinstance(score, Failure)
+    assert "PermissionError" in score.detail
 
 
-def test_a_raw_system_call_makes_no_socket() -> None:
-    (score,) = run("import ctypes; return ctypes.CDLL(None).syscall(41, 2, 1, 0)")
-    assert score == -1.0
+def test_a_socket_made_without_python_is_refused_for_want_of_permission() -> None:
+    body = "import ctypes; libc = ctypes.CDLL(None, use_errno=True); libc.socket(2, 1, 0); return ctypes.get_errno()"
+    assert run(body) == [float(errno.EPERM)]
 
 
 def test_the_environment_of_the_service_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,8 @@ from services.trainer.rubric import group_rewards
 from tests.support.builders import prompt_task, scored_group, trajectory
 
 GRADERS = (parse_grader("accuracy"), parse_grader({"name": "boxed", "weight": 0.5}))
-UNSCORED = [outcome for outcome in Outcome if not outcome.is_scored]
-SCORED = [outcome for outcome in Outcome if outcome.is_scored]
+UNSCORED = [Outcome.UNVERIFIABLE, Outcome.ABORTED]
+SCORED = [outcome for outcome in Outcome if outcome not in UNSCORED]
 
 
 def group(*outcomes: Outcome) -> ScoredGroup:
@@ -31,7 +31,7 @@ def group(*outcomes: Outcome) -> ScoredGroup:
                 verdict=Verdict(
                     outcome=outcome,
                     reason="overloaded",
-                    rewards={"accuracy": float(outcome is Outcome.CORRECT), "boxed": 1.0} if outcome.is_scored else {},
+                    rewards={"accuracy": float(outcome is Outcome.CORRECT), "boxed": 1.0} if outcome in SCORED else {},
                 ),
             )
             for place, outcome in enumerate(outcomes)
