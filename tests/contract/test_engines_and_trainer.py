@@ -163,7 +163,8 @@ def test_so_it_is_for_responses_that_end_inside_a_block_and_in_batches_of_any_si
 
     gap, count = _largest_gap(loaded, config, slots)
 
-    assert 12 <= count < 12 * 24
+    whole_blocks = [-(-(length + 24) // block_size) * block_size - length for length in PROMPT_LENGTHS]
+    assert 12 <= count < RESPONSES_PER_PROMPT * sum(whole_blocks)
     assert gap <= 1e-5
 
 
