@@ -25,6 +25,7 @@ def shard(root: nn.Module, model: PreTrainedModel, ranks: Ranks) -> None:
     for module in root.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
 
 
 def whole(tensor: Tensor) -> Tensor:
