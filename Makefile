@@ -21,7 +21,7 @@ NODE := $(shell node -e 'const [a, b] = process.versions.node.split("."); consol
 NO_NODE := "Node 20.19 or newer is not here: the dashboard is left out (the API says so at /)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto pins fmt check test test-all dashboard demo bench up
+.PHONY: help setup proto pins fmt check test test-all dashboard lmdeploy demo bench up
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,11 @@ $(TYPES): $(STAMP) $(API_SOURCES) $(MODULES)
 $(MODULES): $(DASHBOARD)/package-lock.json
 	cd $(DASHBOARD) && npm ci --no-audit --no-fund
 	touch $@
+
+lmdeploy: $(STAMP) ## LMDeploy's Python part, for its contract tests (102 MB from the package index, 47 MB kept)
+	$(BIN)/python -m pip install --quiet --no-deps --no-compile --target $(VENV)/lmdeploy -r lmdeploy-constraints.txt
+	rm -rf $(VENV)/lmdeploy/lmdeploy/lib $(VENV)/lmdeploy/lmdeploy/turbomind/lib64
+	find $(VENV)/lmdeploy/lmdeploy -name '*.so' -delete
 
 demo: $(STAMP) ## SFT, RL and evaluation of a tiny model, start to end
 ifeq ($(NODE),yes)

@@ -105,6 +105,7 @@ class Session:
             self._streams.prompts.give_back(self._leased_entries())
         except PlatformError as error:
             log.warning("prompts not given back, their leases must lapse", error=str(error))
+        self.engine.close()
 
     def _exchange(self, taking: bool) -> None:
         if time.monotonic() < self._queue_retry_at:

@@ -52,6 +52,9 @@ class ScriptedEngine:
     def abort_all(self) -> None:
         self.queued.clear()
 
+    def close(self) -> None:
+        self.abort_all()
+
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         if self.load_error is not None:
             raise self.load_error

@@ -51,11 +51,16 @@ def import_state(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> None:
     Raises PlatformError("model_invalid"), before anything is written, unless names and shapes are exactly the model's.
     """
     own = export_state(model)
-    _check_names(own, tensors)
-    _check_shapes(own, tensors)
+    check_state(own, tensors)
     with torch.no_grad():
         for name, target in own.items():
             target.copy_(tensors[name])
+
+
+def check_state(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Raises PlatformError("model_invalid") unless names and shapes are exactly the model's own."""
+    _check_names(own, given)
+    _check_shapes(own, given)
 
 
 def _check_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:

@@ -87,6 +87,9 @@ class RolloutEngine(Protocol):
     def abort_all(self) -> None:
         """Forget everything queued and in flight."""
 
+    def close(self) -> None:
+        """Give back what the engine holds beside memory of its own; it is not used again."""
+
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Replace the weights, given by checkpoint name.
 

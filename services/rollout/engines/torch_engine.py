@@ -22,10 +22,10 @@ from services.common.model.state import import_state
 from services.common.parity import DenoisingPath
 from services.common.trajectory import Float32s
 from services.rollout.engines.base import Completion, DenoisingEvent, GenerationRequest
+from services.rollout.engines.fitting import require_fits
 from services.rollout.engines.kv_cache import Prefix, slot_bytes
 from services.rollout.engines.lane import Lane
 from services.rollout.engines.replay import ReplayLane, replay_request
-from services.rollout.engines.slots import last_position
 
 LANE_SLOTS: Final = 128
 """Slots of one forward at most; a larger batch is decoded in several forwards, those without work being left out."""
@@ -71,7 +71,7 @@ class TorchEngine:
     def submit(self, requests: Sequence[GenerationRequest]) -> None:
         """Queue requests; see RolloutEngine."""
         for request in requests:
-            self._check(request)
+            require_fits(request, self._loaded, self._max_tokens)
         self._queue.extend(requests)
         self._waiting.update(request.prompt_ids.tobytes() for request in requests)
 
@@ -96,7 +96,7 @@ class TorchEngine:
             lane = ReplayLane(self._loaded, paths)
             for slot, path in enumerate(paths):
                 request = replay_request(self._loaded, path, slot)
-                self._check(request)
+                require_fits(request, self._loaded, self._max_tokens)
                 lane.seat([request], self._prefill(request))
             logprobs = lane.run()
         self.busy_s += time.perf_counter() - began
@@ -111,6 +111,10 @@ class TorchEngine:
             for lane in self._lanes:
                 lane.clear()
 
+    def close(self) -> None:
+        """Nothing but memory is held; see RolloutEngine."""
+        self.abort_all()
+
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Replace the weights in place; see RolloutEngine."""
         if self.has_work:
@@ -121,24 +125,6 @@ class TorchEngine:
             )
         self.abort_all()
         import_state(self._loaded.model, tensors)
-
-    def _check(self, request: GenerationRequest) -> None:
-        """Refuse what this engine cannot decode."""
-        loaded, config = self._loaded, request.decoding
-        if (config.block_size, config.mask_token_id) != (loaded.block_size, loaded.mask_token_id):
-            raise PlatformError(
-                "invalid_request",
-                f"Request {request.request_id} wants block size {config.block_size} and mask id "
-                f"{config.mask_token_id}; the model has {loaded.block_size} and {loaded.mask_token_id}.",
-            )
-        needed = last_position(request, loaded.block_size)
-        if needed > self._max_tokens:
-            raise PlatformError(
-                "invalid_request",
-                f"Request {request.request_id} needs {needed} tokens (a prompt of {len(request.prompt_ids)} and "
-                f"up to {config.max_new_tokens} new ones, in whole blocks); the engine holds {self._max_tokens}.",
-                hint="Shorten the prompt, lower max_new_tokens, or raise the sequence length.",
-            )
 
     def _seat(self, lane: Lane) -> None:
         """Fill the lane's free slots from the queue, requests of one prompt together."""

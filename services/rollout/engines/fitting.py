@@ -1,0 +1,25 @@
+"""Which requests an engine can serve at all."""
+
+from services.common.errors import PlatformError
+from services.common.model.loading import LoadedModel
+from services.rollout.engines.base import GenerationRequest
+from services.rollout.engines.slots import last_position
+
+
+def require_fits(request: GenerationRequest, loaded: LoadedModel, max_tokens: int) -> None:
+    """Raises PlatformError("invalid_request") for another block grid or mask, or more than `max_tokens` positions."""
+    config = request.decoding
+    if (config.block_size, config.mask_token_id) != (loaded.block_size, loaded.mask_token_id):
+        raise PlatformError(
+            "invalid_request",
+            f"Request {request.request_id} wants block size {config.block_size} and mask id "
+            f"{config.mask_token_id}; the model has {loaded.block_size} and {loaded.mask_token_id}.",
+        )
+    needed = last_position(request, loaded.block_size)
+    if needed > max_tokens:
+        raise PlatformError(
+            "invalid_request",
+            f"Request {request.request_id} needs {needed} tokens (a prompt of {len(request.prompt_ids)} and "
+            f"up to {config.max_new_tokens} new ones, in whole blocks); the engine holds {max_tokens}.",
+            hint="Shorten the prompt, lower max_new_tokens, or raise the sequence length.",
+        )

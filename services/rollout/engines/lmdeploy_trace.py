@@ -1,0 +1,261 @@
+"""What LMDeploy does not tell about block-diffusion responses, taken from inside: positions, steps, log-probabilities.
+
+Five methods and one constant of LMDeploy 0.18.0 are replaced; docs/lmdeploy.md describes the fault behind each:
+
+* sampling parameters stand in the order of the logits' rows, and the positions of a block draw independently;
+* confidences are computed in fp32, of the sampled token or of the most likely one;
+* every forward hands its log-probabilities to the scheduler, where what it committed is recorded per session;
+* the mask id is the checkpoint's.
+
+Another version, or another signature, is refused. Legend: N sequences, B block length, V vocabulary.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import torch
+from lmdeploy.pytorch import consts
+from lmdeploy.pytorch.configurations.sdar import SDARModelConfigBuilder
+from lmdeploy.pytorch.messages import MessageStatus
+from lmdeploy.pytorch.strategies.dllm.model_agent import DLLMExtraOutputs, DLLMModelAgentStrategy
+from lmdeploy.pytorch.strategies.dllm.sampling import DLLMSamplingStrategy
+from lmdeploy.pytorch.strategies.dllm.sequence import DLLMSequenceStrategy
+from lmdeploy.pytorch.strategies.dllm.unmasking import UnmaskingProcessor
+from lmdeploy.version import __version__
+from numpy.typing import NDArray
+from torch import Tensor
+
+from services.common.diffusion.config import Selection
+from services.common.errors import PlatformError
+from services.common.trajectory import Float32s, Int32s
+
+SUPPORTED_VERSION: Final = "0.18.0"
+"""The release whose private names are known here."""
+PATCHED: Final[Mapping[tuple[type, str], tuple[str, ...]]] = {
+    (DLLMSamplingStrategy, "make_sampling_inputs"): ("self", "seqs"),
+    (DLLMModelAgentStrategy, "post_sampling"): ("self", "inputs", "logits", "next_token_ids", "extra_inputs"),
+    (DLLMModelAgentStrategy, "make_extra_outputs"): ("self", "extra_inputs"),
+    (UnmaskingProcessor, "_get_scores"): ("self", "logits", "token_ids"),
+    (DLLMSequenceStrategy, "update_running"): (
+        "self", "running", "batched_outputs", "model_inputs", "delta", "kwargs",
+    ),
+    (SDARModelConfigBuilder, "build"): ("hf_config", "model_path", "kwargs"),
+}  # fmt: skip
+"""What is replaced, and the signature it must have."""
+POSITION_STRIDE: Final = 1 << 20
+"""Distance of the random offsets of neighbouring positions: more than the forwards of any response."""
+ROWS_PER_CHUNK: Final = 64
+"""Rows whose logits are widened to fp32 at a time (39 MB for SDAR's vocabulary)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """A response as it was decoded: whole blocks, the prompt's part of the first one left out. Arrays are [R]."""
+
+    token_ids: Int32s
+    unmask_step: Int32s
+    logprobs: Float32s
+    confidences: Float32s
+    num_forwards: int
+
+
+@dataclass
+class TracedOutputs(DLLMExtraOutputs):  # type: ignore[misc]
+    """What a forward gives the scheduler: LMDeploy's mask [N B], and our two rows beside it."""
+
+    logprobs: Tensor
+    """fp32 [N B], of the sampled tokens."""
+    confidences: Tensor
+    """fp32 [N B]"""
+
+
+@dataclass
+class _Recording:
+    """A response so far, by position in the sequence."""
+
+    committed: dict[int, tuple[int, int, float, float]] = field(default_factory=dict)
+    """position → token, step, log-probability, confidence"""
+    num_steps: int = 0
+    num_forwards: int = 0
+
+
+@dataclass
+class Tracer:
+    """Recordings of the sessions in flight, by session id."""
+
+    selection: Selection = Selection.MAX
+    """What a confidence is; may change only while nothing is decoded."""
+    recordings: dict[int, _Recording] = field(default_factory=dict)
+
+    def take(self, session_id: int, prompt_length: int) -> Trace:
+        """The finished trace of a session, which is forgotten.
+
+        Raises PlatformError("internal") unless every position behind the prompt was committed once, in its order.
+        """
+        recording = self.recordings.pop(session_id, _Recording())
+        positions = sorted(recording.committed)
+        if not positions or positions != list(range(prompt_length, prompt_length + len(positions))):
+            raise PlatformError(
+                "internal",
+                f"LMDeploy finished session {session_id}, but its trace holds {len(positions)} positions that do not "
+                f"run on from the prompt's end at {prompt_length}.",
+                hint="Is the trace shim installed before the engine is built?",
+            )
+        tokens, steps, logprobs, confidences = zip(*(recording.committed[at] for at in positions), strict=True)
+        return Trace(
+            token_ids=np.array(tokens, np.int32),
+            unmask_step=np.array(steps, np.int32),
+            logprobs=np.array(logprobs, np.float32),
+            confidences=np.array(confidences, np.float32),
+            num_forwards=recording.num_forwards,
+        )
+
+    def forget(self, session_id: int) -> None:
+        """Drop what an aborted session left."""
+        self.recordings.pop(session_id, None)
+
+    def record(self, sequence: Any, tokens: NDArray[np.int64], mask: NDArray[np.uint8], scores: NDArray[Any]) -> None:
+        """Compare the last block of a sequence, before it is updated, with what a forward made of it.
+
+        `tokens` and `mask` are [B]; `scores` [2, B] are log-probabilities and confidences.
+        """
+        start = sequence.num_history_ids + sequence.num_token_ids - len(mask)
+        before = sequence.history_dllm_mask[start : start + len(mask)]
+        masked = before == consts.DLLM_MASKED
+        recording = self.recordings.setdefault(sequence.session_id, _Recording())
+        # A prefill that only fills the cache is shared by all engines' accounts as "not counted".
+        recording.num_forwards += bool(masked.any() or recording.num_steps)
+        offsets = np.flatnonzero(masked & (mask != consts.DLLM_MASKED))
+        recording.num_steps += bool(len(offsets))
+        for at in offsets:
+            recording.committed[start + int(at)] = (
+                int(tokens[at]), recording.num_steps, float(scores[0, at]), float(scores[1, at])
+            )  # fmt: skip
+
+
+def install(mask_token_id: int) -> Tracer:
+    """Replace what is wrong in this process's LMDeploy, once, before an engine is built.
+
+    Raises PlatformError("preflight_failed") for an LMDeploy that is not the one known here.
+    """
+    _require_known(__version__)
+    tracer = Tracer()
+    _patch(DLLMSamplingStrategy, "make_sampling_inputs", _in_row_order)
+    _patch(DLLMModelAgentStrategy, "post_sampling", lambda original: _scoring(original, tracer))
+    _patch(DLLMModelAgentStrategy, "make_extra_outputs", _traced_outputs)
+    _patch(UnmaskingProcessor, "_get_scores", lambda original: lambda self, logits, token_ids: self.confidences)
+    _patch(DLLMSequenceStrategy, "update_running", lambda original: _recording(original, tracer))
+    _patch_mask(mask_token_id)
+    return tracer
+
+
+def _require_known(version: str) -> None:
+    """Version and signatures."""
+    wrong = [
+        f"{owner.__name__}.{name}"
+        for (owner, name), expected in PATCHED.items()
+        if tuple(inspect.signature(getattr(owner, name, lambda: None)).parameters) != expected
+    ]
+    if version != SUPPORTED_VERSION or wrong:
+        changed = f" with other signatures of {', '.join(wrong)}" if wrong else ""
+        raise PlatformError(
+            "preflight_failed",
+            f"LMDeploy {version}{changed} cannot be traced; the shim knows {SUPPORTED_VERSION}.",
+            hint="Install the version in lmdeploy-constraints.txt.",
+        )
+
+
+def _patch(owner: type, name: str, replace: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Put a replacement over the class's own method; a second time over the same original."""
+    current = getattr(owner, name)
+    original = getattr(current, "replaced", current)
+    replacement = replace(original)
+    replacement.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
+    replacement.replaced = original  # type: ignore[attr-defined]
+    setattr(owner, name, replacement)
+
+
+def _patch_mask(mask_token_id: int) -> None:
+    """LMDeploy takes 151669 for every SDAR; the checkpoint knows better."""
+    current = SDARModelConfigBuilder.build
+    original = getattr(current.__func__, "replaced", current)
+
+    def build(cls: type[Any], /, hf_config: Any, model_path: str | None = None, **kwargs: Any) -> Any:
+        config = original(hf_config, model_path, **kwargs)
+        config.dllm_mask_token = mask_token_id
+        return config
+
+    build.replaced = original  # type: ignore[attr-defined]
+    SDARModelConfigBuilder.build = classmethod(build)
+
+
+def _in_row_order(original: Callable[..., Any]) -> Callable[..., Any]:
+    """make_sampling_inputs: one parameter per row in the order s0 s0 … s1 s1 …, and an own random offset per row."""
+
+    def make_sampling_inputs(self: Any, seqs: Any) -> Any:
+        inputs, block = original(self, seqs), self.dllm_block_length
+        for name, value in vars(inputs).items():
+            if isinstance(value, Tensor) and value.dim() == 1:
+                setattr(inputs, name, value.view(block, -1).T.reshape(-1))
+        places = torch.arange(len(inputs.random_offsets)) % block
+        inputs.random_offsets = inputs.random_offsets + places * POSITION_STRIDE
+        return inputs
+
+    return make_sampling_inputs
+
+
+def _scoring(original: Callable[..., Any], tracer: Tracer) -> Callable[..., Any]:
+    """post_sampling: score the candidates [N B] before the rule decides which of them to commit."""
+
+    def post_sampling(self: Any, inputs: Any, logits: Tensor, next_token_ids: Tensor, extra_inputs: Any) -> Any:
+        logprobs, confidences = score(logits, next_token_ids, tracer.selection)
+        self.unmasking_processor.confidences = confidences
+        tokens, extra_inputs = original(self, inputs, logits, next_token_ids, extra_inputs)
+        extra_inputs.logprobs, extra_inputs.confidences = logprobs, confidences
+        return tokens, extra_inputs
+
+    return post_sampling
+
+
+def score(logits: Tensor, token_ids: Tensor, selection: Selection) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of tokens and confidences, fp32 [rows], from logits [rows, V] after temperature and bans."""
+    chunks = []
+    for start in range(0, len(logits), ROWS_PER_CHUNK):
+        rows, tokens = logits[start : start + ROWS_PER_CHUNK], token_ids[start : start + ROWS_PER_CHUNK]
+        wide = rows.float()
+        total = wide.logsumexp(-1)
+        chosen = wide.gather(-1, tokens[:, None])[:, 0] - total
+        confidence = chosen if selection is Selection.SAMPLED else wide.amax(-1) - total
+        chunks.append(torch.stack((chosen, confidence.exp())))
+    logprobs, confidences = torch.cat(chunks, dim=1)
+    return logprobs, confidences
+
+
+def _traced_outputs(original: Callable[..., Any]) -> Callable[..., Any]:
+    """make_extra_outputs: the rows travel to the host with the mask."""
+
+    def make_extra_outputs(self: Any, extra_inputs: Any) -> TracedOutputs:
+        return TracedOutputs(
+            dllm_mask=extra_inputs.dllm_mask, logprobs=extra_inputs.logprobs, confidences=extra_inputs.confidences
+        )
+
+    return make_extra_outputs
+
+
+def _recording(original: Callable[..., Any], tracer: Tracer) -> Callable[..., Any]:
+    """update_running: record what the forward committed, then let the scheduler go on."""
+
+    def update_running(self: Any, running: Any, batched_outputs: Any, *args: Any, **kwargs: Any) -> None:
+        extra, count = batched_outputs.extra_outputs, len(running)
+        tokens = batched_outputs.next_token_ids.view(count, -1).numpy()
+        masks = extra.dllm_mask.view(count, -1).numpy()
+        scores = torch.stack((extra.logprobs, extra.confidences)).view(2, count, -1).numpy()
+        for place, sequence in enumerate(running):
+            if sequence.status == MessageStatus.RUNNING:
+                tracer.record(sequence, tokens[place], masks[place], scores[:, place])
+        original(self, running, batched_outputs, *args, **kwargs)
+
+    return update_running
