@@ -22,7 +22,8 @@ from services.common.diffusion.randomness import response_keys
 from services.common.errors import PlatformError
 from services.common.model.loading import LoadedModel
 from services.common.model.state import check_state, export_state
-from services.common.trajectory import FinishReason
+from services.common.parity import DenoisingPath
+from services.common.trajectory import FinishReason, Float32s
 from services.rollout.engines.base import Completion, GenerationRequest
 from services.rollout.engines.fitting import require_fits
 from services.rollout.engines.lmdeploy_trace import Trace, Tracer
@@ -93,6 +94,14 @@ class LMDeployEngine:
         finished = self._loop.run_until_complete(self._advance())
         self.busy_s += time.perf_counter() - began
         return finished
+
+    def replay(self, paths: Sequence[DenoisingPath]) -> list[Float32s]:
+        """LMDeploy cannot be given a path; raises PlatformError("invalid_request")."""
+        raise PlatformError(
+            "invalid_request",
+            f"{len(paths)} denoising paths were to be replayed; LMDeploy cannot follow a given path.",
+            hint="Replay them on the engine torch.",
+        )
 
     def abort_all(self) -> None:
         """Forget everything queued and in flight."""

@@ -1,10 +1,11 @@
 """What LMDeploy does not tell about block-diffusion responses, taken from inside: positions, steps, log-probabilities.
 
-Five methods and one constant of LMDeploy 0.18.0 are replaced; docs/lmdeploy.md describes the fault behind each:
+Six methods and one constant of LMDeploy 0.18.0 are replaced; docs/lmdeploy.md describes the fault behind each:
 
 * sampling parameters stand in the order of the logits' rows, and the positions of a block draw independently;
 * confidences are computed in fp32, of the sampled token or of the most likely one;
 * every forward hands its log-probabilities to the scheduler, where what it committed is recorded per session;
+* a stop token in the block that the prompt began stops the response;
 * the mask id is the checkpoint's.
 
 Another version, or another signature, is refused. Legend: N sequences, B block length, V vocabulary.
@@ -38,6 +39,7 @@ PATCHED: Final[Mapping[tuple[type, str], tuple[str, ...]]] = {
     (DLLMSamplingStrategy, "make_sampling_inputs"): ("self", "seqs"),
     (DLLMModelAgentStrategy, "post_sampling"): ("self", "inputs", "logits", "next_token_ids", "extra_inputs"),
     (DLLMModelAgentStrategy, "make_extra_outputs"): ("self", "extra_inputs"),
+    (DLLMModelAgentStrategy, "make_stopping_criteria"): ("self", "seqs"),
     (UnmaskingProcessor, "_get_scores"): ("self", "logits", "token_ids"),
     (DLLMSequenceStrategy, "update_running"): (
         "self", "running", "batched_outputs", "model_inputs", "delta", "kwargs",
@@ -146,6 +148,7 @@ def install(mask_token_id: int) -> Tracer:
     _patch(DLLMSamplingStrategy, "make_sampling_inputs", _in_row_order)
     _patch(DLLMModelAgentStrategy, "post_sampling", lambda original: _scoring(original, tracer))
     _patch(DLLMModelAgentStrategy, "make_extra_outputs", _traced_outputs)
+    _patch(DLLMModelAgentStrategy, "make_stopping_criteria", _from_the_prompts_end)
     _patch(UnmaskingProcessor, "_get_scores", lambda original: lambda self, logits, token_ids: self.confidences)
     _patch(DLLMSequenceStrategy, "update_running", lambda original: _recording(original, tracer))
     _patch_mask(mask_token_id)
@@ -205,6 +208,17 @@ def _in_row_order(original: Callable[..., Any]) -> Callable[..., Any]:
         return inputs
 
     return make_sampling_inputs
+
+
+def _from_the_prompts_end(original: Callable[..., Any]) -> Callable[..., Any]:
+    """make_stopping_criteria: stop tokens count from the prompt's end, not from the end of its last block."""
+
+    def make_stopping_criteria(self: Any, seqs: Any) -> Any:
+        criteria = original(self, seqs)
+        criteria.output_start_pos = torch.tensor([sequence.input_end_pos for sequence in seqs])
+        return criteria
+
+    return make_stopping_criteria
 
 
 def _scoring(original: Callable[..., Any], tracer: Tracer) -> Callable[..., Any]:
