@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from services.api.cli.client import ApiClient
 
 from services.api.cli.submission import upload_files
 from services.api.cli.watching import failure_of, watch_job
+from services.api.client import ApiClient
 from services.api.demo_job import make_demo_job
 from services.api.embedded.platform import LocalPlatform
 
