@@ -105,7 +105,7 @@ def test_golds_are_typed_and_audited_when_a_file_comes_in(http: httpx.Client, tm
     assert (golds["audited"], golds["num_invalid"], golds["num_flagged"]) == (5, 1, 1)
     assert golds["invalid"] == [{"row": 5, "gold": "9^{9^{9^9}}", "type": "expression", "reason": "large_exponent"}]
     assert golds["flagged"][0]["reason"] == "ellipsis"
-    lines = next((tmp_path / "data" / "files").glob("*/golds.jsonl")).read_text().splitlines()
+    lines = next((tmp_path / "data" / "files").glob("*/.golds.jsonl")).read_text().splitlines()
     assert json.loads(lines[2]) == {"row": 3, "type": "interval", "status": "ok", "reason": ""}
 
 

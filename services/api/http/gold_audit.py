@@ -1,7 +1,7 @@
 """Gold answers of an uploaded file: typed, verified against themselves, and kept beside the file.
 
-`golds.jsonl` has a line for every row with a gold, `golds.json` the summary that the API shows. A reward service that
-does not answer leaves the golds typed and not audited; the file says so.
+`.golds.jsonl` has a line for every row with a gold, `.golds.json` is the summary that the API shows. A reward service
+that does not answer leaves the golds typed and not audited; the file says so.
 """
 
 import json
@@ -18,6 +18,9 @@ from services.common.errors import PlatformError, Problem
 from services.common.pb.dirl.v1 import reward_pb2
 from services.common.telemetry.logs import get_logger
 
+ROWS: Final = ".golds.jsonl"
+SUMMARY: Final = ".golds.json"
+"""An upload never has a name with a leading dot, so it cannot have one of these."""
 _BATCH: Final = 1024
 _MAX_AUDITED: Final = 16_384
 """Distinct golds of a file that are audited; the others are typed."""
@@ -64,7 +67,7 @@ def audit_file(fleet: Fleet, path: Path) -> None:
     audits = _audits(fleet, sorted(golds)[:_MAX_AUDITED])
     summary = GoldSummary(types={}, audited=0, num_invalid=0, num_flagged=0, invalid=[], flagged=[])
     types: Counter[str] = Counter()
-    with (path.parent / "golds.jsonl").open("w", encoding="utf-8") as file:
+    with (path.parent / ROWS).open("w", encoding="utf-8") as file:
         for row in _rows_with_gold(path):
             audit = audits.get((row.answer or "", row.gold_type or ""))
             types[str(row.gold_type)] += 1
@@ -73,12 +76,12 @@ def audit_file(fleet: Fleet, path: Path) -> None:
             line = {"row": row.number, "type": row.gold_type, "status": status, "reason": reason}
             file.write(json.dumps(line) + "\n")
     summary.types = dict(types)
-    (path.parent / "golds.json").write_text(summary.model_dump_json(), encoding="utf-8")
+    (path.parent / SUMMARY).write_text(summary.model_dump_json(), encoding="utf-8")
 
 
 def read_summary(path: Path) -> GoldSummary | None:
     """What was found in the file's golds; None for a file without any."""
-    stored = path.parent / "golds.json"
+    stored = path.parent / SUMMARY
     return GoldSummary.model_validate_json(stored.read_bytes()) if stored.exists() else None
 
 

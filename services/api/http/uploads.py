@@ -67,5 +67,5 @@ def _copy(source: IO[bytes], path: Path) -> tuple[str, int]:
 
 def _safe_name(filename: str) -> str:
     """A name that is one path component, whatever a client called its file."""
-    name = _UNSAFE.sub("_", PurePosixPath(filename.replace("\\", "/")).name)[-_MAX_NAME:]
-    return name if name.strip(".") else "data.jsonl"
+    name = _UNSAFE.sub("_", PurePosixPath(filename.replace("\\", "/")).name)[-_MAX_NAME:].lstrip(".")
+    return name or "data.jsonl"
