@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Final
 
 import redis
+from prometheus_client import Counter, Histogram
 from sqlalchemy.exc import OperationalError
 
 from services.api.db.database import Database
@@ -29,6 +30,7 @@ from services.common.events import Event
 from services.common.settings import read_settings
 from services.common.streams import EventConsumer, Leased, connect
 from services.common.telemetry.logs import configure_logging, get_logger
+from services.common.telemetry.metrics import new_registry, serving_metrics
 
 _BATCH: Final = 200
 _BLOCK_MS: Final = 500
@@ -38,11 +40,23 @@ _HEARTBEAT_S: Final = 5.0
 log = get_logger()
 
 
+class RecorderMetrics:
+    """What the recorder counts, for Prometheus."""
+
+    def __init__(self) -> None:
+        self.registry = new_registry()
+        self.events = Counter("dirl_recorder_events", "Events taken over, repeats included.", registry=self.registry)
+        self.seconds = Histogram(
+            "dirl_recorder_batch_seconds", "Seconds to record the events of one attempt.", registry=self.registry
+        )
+
+
 class Recorder:
     """One consumer of the events stream."""
 
     def __init__(self, database: Database, journals: JournalReader, client: redis.Redis) -> None:
         self._database, self._journals, self._redis = database, journals, client
+        self.metrics = RecorderMetrics()
         self._next_heartbeat = 0.0
 
     def run(self, ended: threading.Event) -> None:
@@ -65,7 +79,8 @@ class Recorder:
         self._beat()
         leased = consumer.take(_BATCH, block_ms)
         for (job_id, attempt), events in _by_attempt(leased).items():
-            self._record(job_id, attempt, events)
+            with self.metrics.seconds.time():
+                self._record(job_id, attempt, events)
         consumer.ack([item.entry_id for item in leased])
         return len(leased)
 
@@ -73,6 +88,7 @@ class Recorder:
         try:
             with self._database.begin() as session:
                 applied = apply_events(session, job_id, attempt, events)
+            self.metrics.events.inc(len(events))
         except PlatformError as error:
             log.warning("events dropped", job_id=job_id, attempt=attempt, count=len(events), reason=error.message)
             return
@@ -110,7 +126,9 @@ def main() -> None:
     fleet = Fleet(settings.trainer_addresses, settings.rollout_addresses, settings.reward_address)
     client = connect(settings.redis_url)
     log.info("recorder ready", redis=settings.redis_url.rpartition("@")[2])
-    Recorder(database, JournalReader(database, fleet, settings.data_dir), client).run(ended)
+    recorder = Recorder(database, JournalReader(database, fleet, settings.data_dir), client)
+    with serving_metrics(settings.metrics_listen, recorder.metrics.registry):
+        recorder.run(ended)
     fleet.close()
     client.close()
     database.dispose()

@@ -41,6 +41,8 @@ class CommonSettings(BaseSettings):
     """Directory shared by all services of one installation."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
+    metrics_listen: HostPort | None = None
+    """Where Prometheus may ask this process for /metrics; nowhere by default. The API has it beside its routes."""
 
 
 _SECRETS: Final = re.compile(r"(://)[^/@\s]*@|(sk-dirl-)[\w-]+")

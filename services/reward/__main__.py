@@ -1,11 +1,10 @@
 """Run the reward service: `python -m services.reward`."""
 
-from prometheus_client import CollectorRegistry, start_http_server
-
 from services.common.pb.dirl.v1 import reward_pb2_grpc
 from services.common.rpc.server import run_server
 from services.common.settings import read_settings
 from services.common.telemetry.logs import configure_logging
+from services.common.telemetry.metrics import new_registry, serving_metrics
 from services.reward.metrics import RewardMetrics
 from services.reward.pool import Pool, PoolConfig
 from services.reward.server import SERVICE_NAME, RewardService
@@ -24,24 +23,18 @@ def main() -> None:
             items_per_worker=settings.reward_items_per_worker,
             queue_size=settings.reward_queue_size,
         ),
-        RewardMetrics(CollectorRegistry()),
+        RewardMetrics(new_registry()),
     )
     pool.start()
-    _serve_metrics(settings.reward_metrics_listen, pool.metrics)
     service = RewardService(Verifier(pool, cache_size=settings.reward_cache_size), settings.reward_timeout_s)
-    run_server(
-        "reward",
-        settings.reward_listen,
-        lambda server: reward_pb2_grpc.add_RewardServiceServicer_to_server(service, server),
-        [SERVICE_NAME],
-        lambda: _end(pool, settings.reward_drain_s),
-    )
-
-
-def _serve_metrics(listen: str | None, metrics: RewardMetrics) -> None:
-    if listen is not None:
-        host, _, port = listen.rpartition(":")
-        start_http_server(int(port), host, metrics.registry)
+    with serving_metrics(settings.metrics_listen, pool.metrics.registry):
+        run_server(
+            "reward",
+            settings.reward_listen,
+            lambda server: reward_pb2_grpc.add_RewardServiceServicer_to_server(service, server),
+            [SERVICE_NAME],
+            lambda: _end(pool, settings.reward_drain_s),
+        )
 
 
 def _end(pool: Pool, drain_s: float) -> None:

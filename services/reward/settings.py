@@ -23,7 +23,5 @@ class RewardSettings(CommonSettings):
     """Comparisons that may wait; more are refused as busy."""
     reward_cache_size: int = Field(65_536, ge=1)
     """Verdicts that are remembered."""
-    reward_metrics_listen: HostPort | None = None
-    """Where Prometheus may ask for /metrics; nowhere by default."""
     reward_drain_s: float = Field(2.5, ge=0, le=3)
     """How long the end waits for what is being judged."""

@@ -13,8 +13,10 @@ from services.common.parity import probe_from_pb
 from services.common.pb.dirl.v1 import rollout_pb2, rollout_pb2_grpc
 from services.common.release import release
 from services.common.rpc.server import run_server
+from services.common.telemetry.metrics import serving_metrics
 from services.common.weights import WeightAssembler
 from services.rollout.assignment import Assignment, Weights
+from services.rollout.metrics import RolloutMetrics
 from services.rollout.opening import session_opener
 from services.rollout.playground import Playground
 from services.rollout.question import Question
@@ -27,8 +29,8 @@ _NO_VERSION: Final = -1
 class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
     """Retry semantics stand in rollout.proto."""
 
-    def __init__(self, worker: RolloutWorker, name: str) -> None:
-        self._worker, self._name = worker, name
+    def __init__(self, worker: RolloutWorker, name: str, metrics: RolloutMetrics) -> None:
+        self._worker, self._name, self._metrics = worker, name, metrics
         self._playground = Playground()
         self._process = psutil.Process()
 
@@ -62,12 +64,14 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
             weights, probe = Weights(manifest.weight_version, digest), probe_from_pb(manifest.probe)
             update = WeightUpdate(manifest.job_id, manifest.attempt, weights, tensors, probe)
             loaded = self._worker.update_weights(update, context.time_remaining())
-        in_use = self._worker.replica.weights
+        in_use, seconds = self._worker.replica.weights, time.monotonic() - started
+        if loaded:
+            self._metrics.load_seconds.observe(seconds)
         return rollout_pb2.UpdateWeightsResponse(
             weight_version=manifest.weight_version,
             weight_digest=in_use.digest if in_use else "",
             loaded=loaded,
-            seconds=time.monotonic() - started,
+            seconds=seconds,
             num_bytes=assembler.num_bytes,
             parity_gap=in_use.parity_gap if in_use else None,
         )
@@ -119,11 +123,13 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
 def serve(settings: RolloutSettings) -> None:
     """Serve until SIGTERM."""
     worker = RolloutWorker(session_opener(settings))
-    servicer = RolloutServicer(worker, settings.rollout_name)
-    run_server(
-        "rollout",
-        settings.rollout_listen,
-        lambda server: rollout_pb2_grpc.add_RolloutServiceServicer_to_server(servicer, server),
-        [rollout_pb2.DESCRIPTOR.services_by_name["RolloutService"].full_name],
-        worker.stop,
-    )
+    metrics = RolloutMetrics(worker, settings.rollout_name)
+    servicer = RolloutServicer(worker, settings.rollout_name, metrics)
+    with serving_metrics(settings.metrics_listen, metrics.registry):
+        run_server(
+            "rollout",
+            settings.rollout_listen,
+            lambda server: rollout_pb2_grpc.add_RolloutServiceServicer_to_server(servicer, server),
+            [rollout_pb2.DESCRIPTOR.services_by_name["RolloutService"].full_name],
+            worker.stop,
+        )

@@ -10,9 +10,11 @@ from services.common.job_spec import JobSpec
 from services.common.pb.dirl.v1 import trainer_pb2, trainer_pb2_grpc
 from services.common.release import release
 from services.common.rpc.server import run_server
+from services.common.telemetry.metrics import serving_metrics
 from services.trainer.exporter import Exporter, ExportStatus
 from services.trainer.journal import read_events
 from services.trainer.learner.request import LearnerRequest
+from services.trainer.metrics import trainer_registry
 from services.trainer.settings import TrainerSettings
 from services.trainer.supervisor import Supervisor
 
@@ -95,7 +97,8 @@ def serve(settings: TrainerSettings) -> None:
     def register(server: grpc.Server) -> None:
         trainer_pb2_grpc.add_TrainerServiceServicer_to_server(servicer, server)
 
-    run_server("trainer", settings.trainer_listen, register, [SERVICE_NAME], stop)
+    with serving_metrics(settings.metrics_listen, trainer_registry(supervisor)):
+        run_server("trainer", settings.trainer_listen, register, [SERVICE_NAME], stop)
 
 
 def _learner_request(message: trainer_pb2.StartJobRequest, settings: TrainerSettings) -> LearnerRequest:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 from typing import Final
 
@@ -14,7 +15,7 @@ import psutil
 import structlog
 
 from services.common.errors import PlatformError
-from services.trainer.journal import last_seq
+from services.trainer.journal import journal_path, last_seq
 from services.trainer.learner.request import LearnerRequest
 from services.trainer.learner_process import AttemptEnd, LearnerProcess
 
@@ -107,6 +108,12 @@ class Supervisor:
             last_event_seq=last_seq(request.job_dir, request.attempt),
             rss_bytes=own + learner.rss_bytes(),
         )
+
+    def journal(self) -> Path | None:
+        """Journal of the attempt last started, or None."""
+        with self._lock:
+            learner = self._learner
+        return None if learner is None else journal_path(learner.request.job_dir, learner.request.attempt)
 
     def shutdown(self, grace_s: float) -> None:
         """End the running learner, if any, and return when it is gone."""

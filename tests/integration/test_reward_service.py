@@ -160,7 +160,7 @@ def test_metrics_are_served_for_prometheus(tmp_path: Path) -> None:
     address, metrics = free_address(), free_address()
     environment = {
         "DIRL_REWARD_LISTEN": address,
-        "DIRL_REWARD_METRICS_LISTEN": metrics,
+        "DIRL_METRICS_LISTEN": metrics,
         "DIRL_REWARD_WORKERS": "1",
     }
     with (

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 import pytest
 import redis
 import torch
+from prometheus_client import generate_latest
 
 from services.common.errors import PlatformError
 from services.common.streams import GroupConsumer, GroupQueue, PromptConsumer, PromptQueue, connect, stream_names
 from services.common.trajectory import FinishReason, Outcome, ScoredGroup
 from services.rollout.assignment import Assignment, ReplicaState, Weights
+from services.rollout.metrics import RolloutMetrics
 from services.rollout.session import Session, StreamEnds
 from services.rollout.worker import RolloutWorker, WeightUpdate
 from tests.support.builders import prompt_task
@@ -375,3 +377,23 @@ def test_verdicts_of_the_group_travel_with_it(replica: Bench) -> None:
     (group,) = replica.groups(1)
 
     assert [t.verdict.outcome for t in group.trajectories if t.verdict] == [Outcome.CORRECT] * 2
+
+
+def test_prometheus_is_told_of_state_assignment_and_work(replica: Bench) -> None:
+    registry = RolloutMetrics(replica.worker, "r0").registry
+    idle = generate_latest(registry).decode()
+    replica.make_ready(version=3)
+    replica.issue("grp_a")
+    replica.groups(1)
+
+    ready = generate_latest(registry).decode()
+
+    labels = '{attempt="1",job_id="job_1",replica="r0"}'
+    assert 'dirl_rollout_state{replica="r0",state="idle"} 1.0' in idle
+    assert "job_1" not in idle
+    assert 'dirl_rollout_state{replica="r0",state="ready"} 1.0' in ready
+    assert f"dirl_rollout_weight_version{labels} 3.0" in ready
+    assert f"dirl_rollout_inflight_groups{labels} 0.0" in ready
+    assert (
+        f'dirl_rollout_generated_tokens_total{{replica="r0"}} {float(replica.worker.totals.generated_tokens)}' in ready
+    )

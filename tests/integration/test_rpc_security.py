@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,3 +115,13 @@ def certificates(directory: Path) -> Path:
     for command in commands:
         subprocess.run(["openssl", *command.split()], cwd=directory, check=True, capture_output=True)
     return directory
+
+
+def test_the_command_for_probes_says_whether_a_server_serves() -> None:
+    command = [sys.executable, "-m", "services.common.rpc.health"]
+    with serving(ScriptedTrainer()) as address:
+        up = subprocess.run([*command, address], capture_output=True, text=True, check=False)
+    down = subprocess.run([*command, address], capture_output=True, text=True, check=False)
+
+    assert (up.returncode, down.returncode) == (0, 1), up.stderr
+    assert f"{address} does not say SERVING" in down.stderr

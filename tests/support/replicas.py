@@ -20,6 +20,7 @@ from services.common.weights import WeightAssembler
 from services.rollout.assignment import Assignment
 from services.rollout.engines.torch_engine import TorchEngine
 from services.rollout.grading import DecodedGroup
+from services.rollout.metrics import RolloutMetrics
 from services.rollout.server import RolloutServicer
 from services.rollout.session import Session, StreamEnds
 from services.rollout.worker import RolloutWorker
@@ -145,7 +146,7 @@ class RealReplica:
         self._client = connect(redis_url)
         self._judge, self._name, self._engine = judge, name, engine
         self.worker = RolloutWorker(self._open)
-        self.servicer = RolloutServicer(self.worker, name)
+        self.servicer = RolloutServicer(self.worker, name, RolloutMetrics(self.worker, name))
 
     def assign(self, job_id: str, attempt: int, model_path: Path) -> None:
         """Lease it to an attempt."""

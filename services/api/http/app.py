@@ -30,8 +30,8 @@ from services.api.http.envelope import ErrorEnvelope
 from services.api.http.errors import install_error_handlers
 from services.api.http.middleware import BodyLimitMiddleware, RequestMiddleware
 from services.api.http.pages import DASHBOARD, dashboard_router
+from services.api.http.platform_metrics import PlatformCollector
 from services.api.http.resources import Resources
-from services.api.http.routes_system import JobCollector
 from services.common.job_spec import JobSpec
 
 _ROUTES: Final = (
@@ -74,7 +74,7 @@ def create_app(resources: Resources, *, dashboard: Path = DASHBOARD) -> FastAPI:
         responses={"default": {"model": ErrorEnvelope, "description": "An error."}},
     )
     app.state.resources = resources
-    JobCollector(resources.database, resources.registry)
+    PlatformCollector(resources.database, resources.redis, resources.registry)
     upload_bytes = resources.settings.max_upload_bytes + _MULTIPART_BYTES
     app.add_middleware(BodyLimitMiddleware, max_bytes=_MAX_BODY_BYTES, uploads={"/v1/files": upload_bytes})
     app.add_middleware(GZipMiddleware, minimum_size=_GZIP_BYTES, compresslevel=_GZIP_LEVEL)

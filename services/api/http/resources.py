@@ -19,6 +19,7 @@ from services.api.http.event_feed import EventFeed
 from services.api.settings import ApiSettings
 from services.common.release import release
 from services.common.streams import connect
+from services.common.telemetry.metrics import new_registry
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Resources:
     hints: Hints
     rates: RateLimits
     feed: EventFeed
-    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    registry: CollectorRegistry = field(default_factory=new_registry)
     version: str = field(default_factory=release)
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the process is asked to end: streams of events close themselves."""

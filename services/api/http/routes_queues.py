@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 from sqlalchemy import select
 
+from services.api.db.database import Database
 from services.api.db.job_tables import Attempt
 from services.api.http.envelope import Page, page_of
 from services.api.http.resources import Res
@@ -41,16 +42,21 @@ class QueueView(BaseModel):
 @router.get("/v1/queues")
 def list_queues(resources: Res) -> Page[QueueView]:
     """The streams of every running attempt, and the platform's events."""
-    with resources.database.begin() as session:
+    views = read_queues(resources.database, resources.redis)
+    return page_of([(view.id, view) for view in views], len(views))
+
+
+def read_queues(database: Database, client: redis.Redis) -> list[QueueView]:
+    """Streams of running attempts, oldest first, then the events; raises PlatformError("queue_unavailable")."""
+    with database.begin() as session:
         running = session.scalars(select(Attempt).where(Attempt.ended_at.is_(None)).order_by(Attempt.created_at)).all()
     try:
-        views = [view for attempt in running for view in _attempt_queues(resources.redis, attempt)]
-        views.append(_events(resources.redis))
+        views = [view for attempt in running for view in _attempt_queues(client, attempt)]
+        return [*views, _events(client)]
     except redis.RedisError as error:
         raise PlatformError(
             "queue_unavailable", f"Cannot look at the queues: {error}.", hint="Check the server at DIRL_REDIS_URL."
         ) from error
-    return page_of([(view.id, view) for view in views], len(views))
 
 
 def _attempt_queues(client: redis.Redis, attempt: Attempt) -> Iterator[QueueView]:

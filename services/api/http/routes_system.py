@@ -7,16 +7,13 @@ from typing import Annotated, Any, Final, Literal
 import redis
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from services.api.db.base import utc_now
-from services.api.db.database import Database
 from services.api.db.heartbeats import last_beats
-from services.api.db.job_tables import Job, ServiceLease
-from services.api.domain.job_state import JobState
+from services.api.db.job_tables import ServiceLease
 from services.api.http.resources import Res, Resources
 from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import rollout_pb2, trainer_pb2
@@ -172,28 +169,3 @@ def _replica(status: rollout_pb2.GetRolloutStatusResponse) -> dict[str, Any]:
 def prometheus_metrics(resources: Res) -> Response:
     """Prometheus text format."""
     return Response(generate_latest(resources.registry), media_type=CONTENT_TYPE_LATEST)
-
-
-class JobCollector:
-    """Jobs by state, counted when asked."""
-
-    def __init__(self, database: Database, registry: CollectorRegistry) -> None:
-        self._database = database
-        registry.register(self)
-
-    def describe(self) -> list[GaugeMetricFamily]:
-        """Names only, so that registering asks no database."""
-        return [self._family()]
-
-    def collect(self) -> list[GaugeMetricFamily]:
-        """Every state, zero included."""
-        family = self._family()
-        with self._database.begin() as session:
-            counts = dict(session.execute(select(Job.state, func.count()).group_by(Job.state)).all())
-        for state in JobState:
-            family.add_metric([state.value], counts.get(state.value, 0))
-        return [family]
-
-    @staticmethod
-    def _family() -> GaugeMetricFamily:
-        return GaugeMetricFamily("dirl_jobs", "Jobs by state.", labels=["status"])

@@ -1,15 +1,18 @@
 """The Celery application: `celery --app services.api.scheduler.app:app worker` (and `beat`)."""
 
 import logging
+from contextlib import ExitStack
 from typing import Any
 
-from celery.signals import setup_logging, worker_ready
+from celery.signals import setup_logging, worker_ready, worker_shutdown
 
 from services.api.broker import DISPATCH, HINT_EXPIRES_S, PRUNE, RECONCILE_ALL, make_celery
+from services.api.scheduler.metrics import SchedulerMetrics
 from services.api.scheduler.tasks import register_tasks
 from services.api.settings import ApiSettings
 from services.common.settings import read_settings
 from services.common.telemetry.logs import configure_logging, get_logger
+from services.common.telemetry.metrics import serving_metrics
 
 _BEAT_S = 1.0
 _PRUNE_S = 60.0
@@ -24,7 +27,9 @@ app.conf.beat_schedule = {
     "reconcile": {"task": RECONCILE_ALL, "schedule": _BEAT_S, "options": {"expires": HINT_EXPIRES_S}},
     "prune": {"task": PRUNE, "schedule": _PRUNE_S, "options": {"expires": _PRUNE_S}},
 }
-register_tasks(app, settings)
+metrics = SchedulerMetrics()
+register_tasks(app, settings, metrics)
+_while_working = ExitStack()
 
 
 def _not_a_due_task(record: logging.LogRecord) -> bool:
@@ -39,8 +44,14 @@ def _configure_logging(**_: Any) -> None:
 
 
 def _say_ready(**_: Any) -> None:
+    _while_working.enter_context(serving_metrics(settings.metrics_listen, metrics.registry))
     get_logger().info("scheduler ready", broker=app.connection().as_uri())
+
+
+def _end(**_: Any) -> None:
+    _while_working.close()
 
 
 setup_logging.connect(_configure_logging, weak=False)
 worker_ready.connect(_say_ready, weak=False)
+worker_shutdown.connect(_end, weak=False)

@@ -14,6 +14,7 @@ from services.api.db.locks import StaleTokenError
 from services.api.scheduler.context import SchedulerContext, open_context
 from services.api.scheduler.dispatch import dispatch
 from services.api.scheduler.exports import advance_export, open_exports
+from services.api.scheduler.metrics import SchedulerMetrics
 from services.api.scheduler.prune import prune
 from services.api.scheduler.reconcile import active_jobs, reconcile
 from services.api.settings import ApiSettings
@@ -55,21 +56,24 @@ class _Contexts:
             return self._context
 
 
-def register_tasks(app: Celery, settings: ApiSettings) -> None:
+def register_tasks(app: Celery, settings: ApiSettings, metrics: SchedulerMetrics) -> None:
     """Register every action under its name."""
     contexts = _Contexts(settings)
     for name, action in _ACTIONS.items():
-        app.task(name=name)(_task(name, action, contexts))
+        app.task(name=name)(_task(name, action, contexts, metrics))
 
 
-def _task(name: str, action: Callable[..., Any], contexts: _Contexts) -> Callable[..., None]:
+def _task(name: str, action: Callable[..., Any], contexts: _Contexts, metrics: SchedulerMetrics) -> Callable[..., None]:
+    short = name.rpartition(".")[2]
+
     def run(*ids: str) -> None:
         try:
-            action(contexts.get(), *ids)
+            with metrics.observed(short):
+                action(contexts.get(), *ids)
         except StaleTokenError as error:
             log.warning("result dropped", task=name, reason=str(error))
         except PlatformError as error:
             log.warning("task put off", task=name, ids=ids, code=error.code, reason=error.message)
 
-    run.__name__ = name.rpartition(".")[2]
+    run.__name__ = short
     return run

@@ -1,0 +1,62 @@
+"""What the API tells Prometheus about the installation: jobs, queues and processes that listen nowhere, when asked."""
+
+from collections.abc import Iterator
+
+import redis
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from sqlalchemy import func, select
+
+from services.api.db.database import Database
+from services.api.db.heartbeats import last_beats
+from services.api.db.job_tables import Job
+from services.api.domain.job_state import JobState
+from services.api.http.routes_queues import QueueView, read_queues
+from services.common.errors import PlatformError
+
+
+class PlatformCollector(Collector):
+    """One look at the database and at Redis per question. Where Redis is away, its series are missing, not zero."""
+
+    def __init__(self, database: Database, client: redis.Redis, registry: CollectorRegistry) -> None:
+        self._database, self._redis = database, client
+        registry.register(self)
+
+    def describe(self) -> list[Metric]:
+        """Nothing, so that registering asks neither."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Jobs by state, stalled ones, signs of life, streams."""
+        with self._database.begin() as session:
+            counts = dict(session.execute(select(Job.state, func.count()).group_by(Job.state)).all())
+            stalled = session.scalar(select(func.count()).where(Job.stalled.is_not(None)))
+            beats = last_beats(session)
+        jobs = GaugeMetricFamily("dirl_jobs", "Jobs by state.", labels=["status"])
+        for state in JobState:
+            jobs.add_metric([state.value], counts.get(state.value, 0))
+        yield jobs
+        yield GaugeMetricFamily("dirl_jobs_stalled", "Jobs that make no progress.", value=stalled)
+        seen = GaugeMetricFamily("dirl_service_last_seen_timestamp_seconds", "Last sign of life.", labels=["service"])
+        for name, moment in beats.items():
+            seen.add_metric([name], moment.timestamp())
+        yield seen
+        try:
+            yield from _queues(read_queues(self._database, self._redis))
+        except PlatformError:
+            return
+
+
+def _queues(views: list[QueueView]) -> Iterator[Metric]:
+    labels = ["queue", "job_id", "attempt"]
+    depth = GaugeMetricFamily("dirl_queue_depth", "Entries that wait or are held.", labels=labels)
+    size = GaugeMetricFamily("dirl_queue_bytes", "Memory of the stream.", labels=labels)
+    age = GaugeMetricFamily("dirl_queue_oldest_age_seconds", "Age of the oldest entry.", labels=labels)
+    for view in views:
+        whose = [view.name, view.job_id or "", "" if view.attempt is None else str(view.attempt)]
+        depth.add_metric(whose, view.entries)
+        size.add_metric(whose, view.bytes)
+        if view.oldest_age_s is not None:
+            age.add_metric(whose, view.oldest_age_s)
+    yield from (depth, size, age)

@@ -1,0 +1,16 @@
+"""`python -m services.common.rpc.health HOST:PORT`: ends with status 0 when the gRPC server there says SERVING.
+
+For probes of containers: the probe that Kubernetes has built in cannot show a certificate.
+"""
+
+import sys
+from typing import Final
+
+from services.common.rpc.client import probe
+
+_TIMEOUT_S: Final = 3.0
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m services.common.rpc.health HOST:PORT")
+    sys.exit(0 if probe(sys.argv[1], _TIMEOUT_S) else f"{sys.argv[1]} does not say SERVING")

@@ -1,0 +1,108 @@
+"""What a trainer tells Prometheus: the supervisor's own state, and the newest values in its learner's journal.
+
+The learner is another process and serves nothing; what it reports is read from its journal when Prometheus asks.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Final
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from services.common.telemetry.metrics import new_registry
+from services.trainer.supervisor import Supervisor
+
+_OF_ATTEMPT: Final = ("job_id", "attempt")
+_STATES: Final = ("idle", "running", "succeeded", "stopped", "failed")
+_MARK: Final = b'"type":"metrics"'
+_HEAD_BYTES: Final = 512
+"""The type stands near the beginning of a journal's line; trajectories are long."""
+_NAMED: Final = {
+    "train/global_step": ("dirl_trainer_step", "Optimizer steps done."),
+    "time/step_s": ("dirl_trainer_step_seconds", "Seconds of the last step."),
+    "weights/sync_s": ("dirl_weights_sync_seconds", "Seconds of the last push of weights to all replicas."),
+    "weights/sync_bytes": ("dirl_weights_sync_bytes", "Bytes of the last push, to all replicas together."),
+}
+"""Metrics of a job with a series of their own; the others share `dirl_trainer_metric`."""
+
+
+@dataclass
+class JournalTail:
+    """The newest value of every metric in a journal that grows; reads each line once."""
+
+    path: Path
+    values: dict[str, float] = field(default_factory=dict)
+    time: float | None = None
+    """Unix seconds of the newest metrics."""
+    _offset: int = 0
+
+    def read(self) -> None:
+        """Take in the whole lines that were added."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._offset += len(line)
+                if _MARK in line[:_HEAD_BYTES] and (event := json.loads(line))["type"] == "metrics":
+                    self.values.update(event["data"]["values"])
+                    self.time = event["time"]
+
+
+class TrainerCollector(Collector):
+    """State of the supervisor and the last words of its learner."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._tail: JournalTail | None = None
+        self._lock = Lock()
+
+    def collect(self) -> Iterator[Metric]:
+        """Of the attempt last started; nothing of a job before the first."""
+        status = self._supervisor.status()
+        states = GaugeMetricFamily("dirl_trainer_state", "1 for the state that the trainer is in.", labels=["state"])
+        for state in _STATES:
+            states.add_metric([state], float(state == status.state))
+        yield states
+        memory = GaugeMetricFamily("dirl_trainer_resident_bytes", "Memory of the service with its learner.")
+        memory.add_metric([], status.rss_bytes)
+        yield memory
+        journal = self._supervisor.journal()
+        if journal is not None and status.state == "running":
+            yield from self._of_learner([status.job_id, str(status.attempt)], journal)
+
+    def _of_learner(self, labels: list[str], journal: Path) -> Iterator[Metric]:
+        values, newest = self._newest(journal)
+        if newest is None:
+            return
+        last = GaugeMetricFamily("dirl_trainer_last_step_timestamp_seconds", "When a step ended.", labels=_OF_ATTEMPT)
+        last.add_metric(labels, newest)
+        yield last
+        for key in _NAMED.keys() & values.keys():
+            family = GaugeMetricFamily(*_NAMED[key], labels=_OF_ATTEMPT)
+            family.add_metric(labels, values[key])
+            yield family
+        others = GaugeMetricFamily("dirl_trainer_metric", "Metrics of the job.", labels=[*_OF_ATTEMPT, "name"])
+        for key in sorted(values.keys() - _NAMED.keys()):
+            others.add_metric([*labels, key], values[key])
+        yield others
+
+    def _newest(self, journal: Path) -> tuple[dict[str, float], float | None]:
+        with self._lock:
+            if self._tail is None or self._tail.path != journal:
+                self._tail = JournalTail(journal)
+            self._tail.read()
+            return dict(self._tail.values), self._tail.time
+
+
+def trainer_registry(supervisor: Supervisor) -> CollectorRegistry:
+    """Everything that a trainer tells."""
+    registry = new_registry()
+    registry.register(TrainerCollector(supervisor))
+    return registry
