@@ -45,12 +45,13 @@ fmt: $(STAMP) ## Format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-check: $(STAMP) ## Format, lint, types, import contracts, generated code
+check: $(STAMP) ## Format, lint, types, import contracts, generated code, Kubernetes manifests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p services
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/gen_proto.py --check
+	$(BIN)/python scripts/check_k8s.py
 ifeq ($(NODE),yes)
 	$(MAKE) --no-print-directory $(TYPES)
 	cd $(DASHBOARD) && npm run --silent check

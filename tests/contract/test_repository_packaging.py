@@ -71,7 +71,7 @@ def test_every_package_that_is_imported_is_declared() -> None:
         f"{name} in {path.relative_to(ROOT)}"
         for folder in ("services", "tests", "scripts", "benchmarks")
         for path in (ROOT / folder).rglob("*.py")
-        for name in _imported(path) - sys.stdlib_module_names - {"services", "tests", "benchmarks"}
+        for name in _imported(path) - sys.stdlib_module_names - {"services", "tests", "benchmarks", "scripts"}
         if not (path.parent / f"{name}.py").is_file()  # a script's neighbour
         and not declared & {_canonical(distribution) for distribution in known.get(name, (name,))}
     }
