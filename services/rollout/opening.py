@@ -5,10 +5,11 @@ from collections.abc import Callable
 import redis
 import torch
 
-from services.common.model.loading import load_skeleton
+from services.common.model.loading import LoadedModel, load_skeleton
 from services.common.streams import GroupQueue, PromptConsumer, connect
 from services.common.trajectory import Int32s
 from services.rollout.assignment import Assignment
+from services.rollout.engines.base import RolloutEngine
 from services.rollout.engines.torch_engine import TorchEngine
 from services.rollout.grading import Grader
 from services.rollout.session import Session, StreamEnds
@@ -27,9 +28,8 @@ def session_opener(settings: RolloutSettings) -> Callable[[Assignment], Session]
 
 def _open(assignment: Assignment, settings: RolloutSettings, client: redis.Redis) -> Session:
     slots = assignment.max_batch_size or settings.rollout_batch_size
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = load_skeleton(assignment.model_path, assignment.dtype, device)
-    engine = TorchEngine(loaded, max_sequence_tokens=assignment.max_sequence_tokens, max_batch_size=slots)
+    open_engine = _open_lmdeploy if settings.rollout_engine == "lmdeploy" else _open_torch
+    engine, loaded = open_engine(assignment, settings, slots)
     lease_ms = round(settings.rollout_lease_s * 1000)
     streams = StreamEnds(
         prompts=PromptConsumer(client, assignment.prompts_stream, settings.rollout_name, lease_ms),
@@ -41,3 +41,25 @@ def _open(assignment: Assignment, settings: RolloutSettings, client: redis.Redis
         return str(loaded.tokenizer.decode(token_ids.tolist(), skip_special_tokens=True))
 
     return Session(engine, slots, streams, Grader(assignment.reward_address, detokenise, settings.rollout_name))
+
+
+def _open_torch(assignment: Assignment, settings: RolloutSettings, slots: int) -> tuple[RolloutEngine, LoadedModel]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded = load_skeleton(assignment.model_path, assignment.dtype, device)
+    return TorchEngine(loaded, max_sequence_tokens=assignment.max_sequence_tokens, max_batch_size=slots), loaded
+
+
+def _open_lmdeploy(assignment: Assignment, settings: RolloutSettings, slots: int) -> tuple[RolloutEngine, LoadedModel]:
+    from services.rollout.engines import lmdeploy_backend, lmdeploy_engine  # noqa: PLC0415 - an extra, import LMDeploy
+
+    loaded = load_skeleton(assignment.model_path, assignment.dtype, "meta")
+    tokens = assignment.max_sequence_tokens
+    config = lmdeploy_backend.engine_config(
+        loaded,
+        assignment.dtype,
+        -(-tokens // loaded.block_size) * loaded.block_size,
+        slots,
+        settings.rollout_cache_share,
+    )
+    backend = lmdeploy_backend.open_backend(assignment.model_path, loaded, config)
+    return lmdeploy_engine.LMDeployEngine(backend, loaded, max_sequence_tokens=tokens), loaded

@@ -1,6 +1,7 @@
 """Environment of the rollout service."""
 
 import socket
+from typing import Literal
 
 from pydantic import Field
 
@@ -13,6 +14,10 @@ class RolloutSettings(CommonSettings):
     rollout_listen: HostPort = "127.0.0.1:50051"
     rollout_name: str = Field(default_factory=socket.gethostname, min_length=1)
     """Name of the replica in logs and scored groups."""
+    rollout_engine: Literal["torch", "lmdeploy"] = "torch"
+    """What decodes; lmdeploy needs a CUDA device (docs/lmdeploy.md)."""
+    rollout_cache_share: float = Field(0.8, gt=0, lt=1)
+    """Of the device memory that the weights leave free, the share that LMDeploy's cache takes."""
     rollout_batch_size: int = Field(32, gt=0)
     """Responses decoded side by side when the job leaves the choice to the replica."""
     rollout_lease_s: float = Field(30.0, gt=0)

@@ -1,36 +1,34 @@
-"""LMDeploy's own block-diffusion classes, driven on a CPU.
+"""LMDeploy's own engine, driven on a CPU.
 
-Sequence, sampling parameters, logits processing, unmasking, stopping and scheduling are LMDeploy's; the model is one
-of ours without a cache, and the Triton kernel that draws is replaced by one that, like it, depends on seed and offset
-only. Import after `lmdeploy_package.put_on_path()`.
+Engine loop, scheduler, paging, requests, step inputs, sampling parameters, logits processing, unmasking, stopping and
+sleep are LMDeploy's. What needs a device is replaced: streams and events, the Triton kernel that draws (by one that,
+like it, depends on seed and offset only), and the model (by one of ours; the pages of the cache hold token ids in place
+of keys and values, and every forward attends anew). Import after `lmdeploy_package.put_on_path()`.
 """
 
-import asyncio
-import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import contextlib
+import copy
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from lmdeploy.messages import GenerationConfig
-from lmdeploy.pytorch.config import DLLMConfig
 from lmdeploy.pytorch.engine import logits_process
-from lmdeploy.pytorch.engine.model_agent.agent import BatchedOutputs
-from lmdeploy.pytorch.messages import MessageStatus, SamplingParam, SchedulerSession, SequenceMeta
-from lmdeploy.pytorch.strategies.dllm.model_agent import DLLMExtraInputs, DLLMModelAgentStrategy
-from lmdeploy.pytorch.strategies.dllm.sampling import DLLMSamplingStrategy
-from lmdeploy.pytorch.strategies.dllm.sequence import DLLMSequenceStrategy
-from torch import Tensor
+from lmdeploy.pytorch.engine.executor.base import ExecutorBase
+from lmdeploy.pytorch.engine.model_agent import agent as model_agent
+from torch import Tensor, nn
 
 from services.common.diffusion.randomness import uniforms
 from services.common.model.forward import hidden_states
 from services.common.model.index import RowIndex
-from services.common.model.loading import LoadedModel
-from services.common.model.state import import_state
-from services.rollout.engines import lmdeploy_trace
+from services.common.model.loading import LoadedModel, blank_model
+from services.common.model.state import export_state, import_state
+from services.rollout.engines import lmdeploy_backend, lmdeploy_trace
+from services.rollout.engines.lmdeploy_engine import LMDeployEngine
+
+PAGES = 256
+"""Of the cache."""
 
 
 def untouched(patch: pytest.MonkeyPatch) -> None:
@@ -40,170 +38,118 @@ def untouched(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(logits_process, "_multinomial_sampling", _draw)
 
 
+def open_engine(
+    patch: pytest.MonkeyPatch, directory: Path, loaded: LoadedModel, max_sequence_tokens: int
+) -> LMDeployEngine:
+    """An engine of the model, whose configuration stands in the directory and whose weights are given."""
+    _without_device(patch, loaded)
+    config = lmdeploy_backend.engine_config(loaded, "bfloat16", max_sequence_tokens, 16, 0.8)
+    backend = lmdeploy_backend.open_backend(directory, loaded, config)
+    return LMDeployEngine(backend, loaded, max_sequence_tokens=max_sequence_tokens)
+
+
+def _without_device(patch: pytest.MonkeyPatch, loaded: LoadedModel) -> None:
+    for name in ("Stream", "Event", "current_stream"):
+        patch.setattr(torch.cuda, name, _Done)
+    patch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    patch.setattr(torch.cuda, "synchronize", lambda: None)
+    patch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None, raising=False)
+    patch.setattr(model_agent, "_try_to_cuda", _copied)
+    patch.setattr(ExecutorBase, "update_configs", _with_pages)
+    agent = model_agent.BaseModelAgent
+    patch.setattr(agent, "_push_output", lambda self, output: self._out_que.put_nowait((_copied(output), _Done())))
+    patch.setattr(agent, "build_model", lambda self: _build(self, loaded))
+    patch.setattr(agent, "build_cache_plans", _no_plans)
+    patch.setattr(agent, "build_graph_runner", lambda self: None)
+    patch.setattr(agent, "build_cache_engine", _build_pages)
+    patch.setattr(agent, "warmup", lambda self: None)
+    patch.setattr(agent, "_forward_impl", _forward)
+
+
+def _copied(value: Any, non_blocking: bool = False) -> Any:
+    """What a transfer between host and device gives: the same, in other memory."""
+    value = copy.deepcopy(value)
+    return value.to_device("cpu") if hasattr(value, "to_device") else value
+
+
+class _Done:
+    """A stream or event on which nothing is ever pending."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def query(self) -> bool:
+        return True
+
+    def _nothing(self, *_: Any) -> None: ...
+
+    record = wait = wait_event = synchronize = _nothing
+
+
+class PagedModel(nn.Module):
+    """A model of ours under the methods that LMDeploy asks of its own."""
+
+    def __init__(self, loaded: LoadedModel, *, empty: bool) -> None:
+        super().__init__()
+        self.decoder = blank_model(loaded.model.config, torch.float32, "cpu").eval()
+        self.block_size = loaded.block_size
+        if not empty:
+            import_state(self.decoder, export_state(loaded.model))
+
+    def get_model(self) -> "PagedModel":
+        return self
+
+    def get_input_processor(self) -> None: ...
+
+    def reset(self) -> None: ...
+
+    def get_prefill_warmup_token_sizes(self) -> tuple[int, ...]:
+        return ()
+
+    def get_logits(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.decoder.get_output_embeddings()(hidden)
+        return logits
+
+    def load_weights(self, weights: Any) -> None:
+        import_state(self.decoder, dict(weights))
+
+
+def _build(self: Any, loaded: LoadedModel) -> None:
+    self.patched_model = PagedModel(loaded, empty=self.misc_config.empty_init)
+
+
+def _with_pages(self: Any) -> None:
+    self.cache_config.num_gpu_blocks = PAGES
+    self.cache_config.states_shapes = self.model_config.states_shapes
+    self.set_cache_config(self.cache_config, None)
+    self.set_model_config(self.model_config, None)
+    self._prepare_worker_cache_plans(self.cache_config, None)
+
+
+def _no_plans(self: Any, *_: Any) -> tuple[int, int, int]:
+    self._cache_plan_block_nbytes = (0, 0)
+    return 0, 0, 0
+
+
+def _build_pages(self: Any) -> None:
+    self.cache_engine = SimpleNamespace(tokens=torch.zeros(PAGES, lmdeploy_backend.PAGE_TOKENS, dtype=torch.int64))
+
+
+def _forward(self: Any, inputs: Any, cache_inputs: Any = None) -> dict[str, Any]:
+    """Hidden states [1, T, H] of the tokens given, each sequence in the light of what its pages hold."""
+    model, pages, hidden = self.patched_model, self.cache_engine.tokens, []
+    given = inputs.input_ids[0].split(inputs.seq_length.tolist())
+    for row, (history, new) in enumerate(zip(inputs.history_lengths.tolist(), given, strict=True)):
+        places = torch.arange(history + len(new))
+        page, offset = inputs.block_offsets[row][places // pages.shape[1]].long(), places % pages.shape[1]
+        pages[page[history:], offset[history:]] = new
+        index = RowIndex.clean(len(places), model.block_size)
+        hidden.append(hidden_states(model.decoder, pages[page, offset], index)[history:])
+    return {"hidden_states": torch.cat(hidden)[None], "seq_length": inputs.seq_length, "model_metas": None}
+
+
 def _draw(scores: Tensor, seeds: Tensor, offsets: Tensor, indices: Tensor) -> Tensor:
     """One token per row from sorted probabilities; the uniform number is a function of seed and offset alone."""
     numbers = uniforms(seeds, offsets[:, None], torch.zeros_like(seeds))
     cdf = scores.double().cumsum(-1)
     places = torch.searchsorted(cdf, numbers * cdf[:, -1:], right=True).clamp(max=scores.shape[1] - 1)
     return indices.gather(1, places)[:, 0]
-
-
-@dataclass
-class _State:
-    """Where a sequence stands; what LMDeploy's scheduler would manage."""
-
-    status: Any = MessageStatus.RUNNING
-
-    def finish(self) -> None:
-        self.status = MessageStatus.STOPPED
-
-
-@dataclass
-class _Seat:
-    """A response in flight."""
-
-    sequence: Any
-    stopping: Any
-    offsets: Tensor
-    done: "asyncio.Future[None]"
-    is_prefill: bool = True
-
-
-@dataclass
-class CpuBackend:
-    """LMDeploy without a GPU; see services.rollout.engines.lmdeploy_engine.Backend."""
-
-    loaded: LoadedModel
-    tracer: Any
-    rule: DLLMConfig = field(init=False)
-
-    def __post_init__(self) -> None:
-        block, mask = self.loaded.block_size, self.loaded.mask_token_id
-        self.rule = DLLMConfig(block_length=block, denoising_steps=block)
-        self._sampling = DLLMSamplingStrategy(0, block)
-        self._agent = DLLMModelAgentStrategy(self.rule, mask)
-        self._scheduler = DLLMSequenceStrategy(block, mask)
-        self._ids = itertools.count()
-        self._seats: list[_Seat] = []
-        self._pump: asyncio.Task[None] | None = None
-        self.closed = False
-
-    async def generate(self, session_id: int, prompt_ids: list[int], config: GenerationConfig) -> None:
-        seat = self._seat(session_id, prompt_ids, config)
-        self._seats.append(seat)
-        if self._pump is None or self._pump.done():
-            self._pump = asyncio.get_running_loop().create_task(self._decode())
-        try:
-            await seat.done
-        finally:
-            if seat in self._seats:
-                self._seats.remove(seat)
-
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        import_state(self.loaded.model, tensors)
-
-    async def sleep(self) -> None:
-        pass
-
-    async def wake(self) -> None:
-        pass
-
-    async def close(self) -> None:
-        self.closed = True
-
-    def _seat(self, session_id: int, prompt_ids: list[int], config: GenerationConfig) -> _Seat:
-        lifecycle = SimpleNamespace(
-            new_sequence_id=lambda: next(self._ids), add_sequence=lambda sequence, status: sequence.set_state(_State())
-        )
-        session = SchedulerSession(session_id, SequenceMeta(64, strategy=self._scheduler), lifecycle)
-        sequence = session.add_sequence(np.array(prompt_ids), SamplingParam.from_gen_config(config))
-        stopping = self._agent.make_stopping_criteria([sequence])
-        return _Seat(sequence, stopping, torch.empty(0), asyncio.get_running_loop().create_future())
-
-    async def _decode(self) -> None:
-        await asyncio.sleep(0)
-        while self._seats:
-            for is_prefill in (True, False):
-                batch = [seat for seat in self._seats if seat.is_prefill is is_prefill]
-                if batch:
-                    try:
-                        with torch.inference_mode():
-                            await self._forward(batch, is_prefill)
-                    except Exception as error:
-                        self._fail(error)
-                        raise
-            for seat in [each for each in self._seats if each.sequence.status is MessageStatus.STOPPED]:
-                self._seats.remove(seat)
-                seat.done.set_result(None)
-            await asyncio.sleep(0)
-
-    def _fail(self, error: Exception) -> None:
-        """Whoever waits for a response gets the error."""
-        for seat in self._seats:
-            seat.done.set_exception(error)
-
-    async def _forward(self, batch: list[_Seat], is_prefill: bool) -> None:
-        block, sequences = self.loaded.block_size, [seat.sequence for seat in batch]
-        sampling = self._sampling.make_sampling_inputs(sequences)
-        self._continue_offsets(batch, sampling)
-        processor = logits_process.FusedLogitsProcessor(sampling)
-        logits, _ = await processor(torch.cat([self._logits(sequence) for sequence in sequences]))
-        candidates = processor.sampling(logits)
-        lengths = torch.full((len(batch),), block)
-        inputs = SimpleNamespace(
-            input_ids=torch.from_numpy(np.concatenate([_tokens(each)[-block:] for each in sequences]))[None],
-            seq_length=lengths,
-            history_lengths=torch.tensor([len(_tokens(each)) - block for each in sequences]),
-            is_decoding=not is_prefill,
-        )
-        masks = np.concatenate([sequence.dllm_mask[-block:] for sequence in sequences])
-        extra = DLLMExtraInputs(dllm_mask=torch.from_numpy(masks.copy()))
-        tokens, extra = self._agent.post_sampling(inputs, logits, candidates, extra)
-        stopped, stop_pos = self._stops(batch, tokens, sampling, inputs, extra)
-        outputs = BatchedOutputs(
-            next_token_ids=tokens,
-            stopped=stopped,
-            stop_pos=stop_pos,
-            extra_outputs=self._agent.make_extra_outputs(extra),
-        )
-        self._scheduler.update_running(
-            running=sequences, batched_outputs=outputs.to_cpu(), model_inputs=inputs, delta=None
-        )
-        for seat in batch:
-            seat.is_prefill = False
-
-    def _continue_offsets(self, batch: list[_Seat], sampling: Any) -> None:
-        """LMDeploy keeps the random offsets on the device from step to step and adds one at each."""
-        rows = sampling.random_offsets.view(len(batch), -1)
-        for seat, fresh in zip(batch, rows, strict=True):
-            seat.offsets = fresh if seat.is_prefill else seat.offsets + 1
-        sampling.random_offsets = torch.cat([seat.offsets for seat in batch])
-
-    def _logits(self, sequence: Any) -> Tensor:
-        """Of the last block [B, V], by a full forward."""
-        tokens = torch.from_numpy(_tokens(sequence).astype(np.int64))
-        hidden = hidden_states(self.loaded.model, tokens, RowIndex.clean(len(tokens), self.loaded.block_size))
-        logits: Tensor = self.loaded.model.get_output_embeddings()(hidden[-self.loaded.block_size :])
-        return logits
-
-    def _stops(
-        self, batch: list[_Seat], tokens: Tensor, sampling: Any, inputs: Any, extra: Any
-    ) -> tuple[Tensor, Tensor]:
-        """LMDeploy's stopping rule, one sequence at a time, since a batch here changes from forward to forward."""
-        results = []
-        for place, seat in enumerate(batch):
-            rows = slice(place * self.loaded.block_size, (place + 1) * self.loaded.block_size)
-            words = None if sampling.stop_words is None else sampling.stop_words[rows]
-            own = SimpleNamespace(
-                history_lengths=inputs.history_lengths[place : place + 1], seq_length=inputs.seq_length[:1]
-            )
-            mask = DLLMExtraInputs(dllm_mask=extra.dllm_mask[rows])
-            stopped, position, seat.stopping = seat.stopping.step(tokens[rows], words, inputs=own, extra_inputs=mask)
-            results.append((stopped, position))
-        return torch.cat([stopped for stopped, _ in results]), torch.cat([position for _, position in results])
-
-
-def _tokens(sequence: Any) -> np.ndarray:
-    """Everything up to the end of the current block."""
-    tokens: np.ndarray = sequence.history_cache[: sequence.num_history_ids + sequence.num_token_ids]
-    return tokens

@@ -55,6 +55,9 @@ class ScriptedEngine:
     def close(self) -> None:
         self.abort_all()
 
+    def sleep(self) -> None:
+        self.asleep = True
+
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         if self.load_error is not None:
             raise self.load_error

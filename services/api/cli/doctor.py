@@ -17,7 +17,7 @@ import typer
 from services.api.cli.failure import CommandError
 from services.api.cli.options import DEFAULT_DATA_DIR, DataDirOption, JsonOption
 from services.api.cli.output import out, print_json, size
-from services.api.cli.programs import run_program
+from services.api.cli.programs import run_module, run_program
 from services.api.embedded.locations import running_platform
 from services.api.embedded.ports import is_free
 
@@ -52,7 +52,17 @@ class Check:
 
 def doctor(data_dir: DataDirOption = DEFAULT_DATA_DIR, as_json: JsonOption = False) -> None:
     """Say what this machine has, what is missing, and how to get it; exit status 1 when something needed is missing."""
-    checks = [_python(), _memory(), _disk(data_dir), *_extras(), _device(), _node(), _port(), _platform(data_dir)]
+    checks = [
+        _python(),
+        _memory(),
+        _disk(data_dir),
+        *_extras(),
+        _device(),
+        _lmdeploy(),
+        _node(),
+        _port(),
+        _platform(data_dir),
+    ]
     if as_json:
         print_json({"checks": [asdict(check) for check in checks]})
     else:
@@ -123,6 +133,17 @@ def _device() -> Check:
     if devices:
         return Check("device", "ok", ", ".join(devices))
     return Check("device", "note", "CPU", "enough for tiny models; larger ones want an NVIDIA GPU and a CUDA build")
+
+
+def _lmdeploy() -> Check:
+    """Whether replicas could decode with LMDeploy here."""
+    try:
+        obstacles: list[str] = json.loads(run_module("services.rollout.engines.lmdeploy_check"))
+    except CommandError as error:
+        obstacles = [str(error).splitlines()[-1]]
+    if not obstacles:
+        return Check("LMDeploy", "ok", "can decode here", "choose it with DIRL_ROLLOUT_ENGINE=lmdeploy")
+    return Check("LMDeploy", "note", "; ".join(obstacles), "replicas decode with torch instead (docs/lmdeploy.md)")
 
 
 def _node() -> Check:

@@ -47,7 +47,8 @@ class LoadedModel:
     stop_token_ids: tuple[int, ...]
     """End-of-sequence ids of the generation config and the config, and the tokenizer's end of turn; ascending."""
     sampleable: Tensor
-    """bool [V] on the model's device: False for the mask id and for rows of the embedding beyond the tokenizer."""
+    """bool [V] on the model's device (the CPU for a meta model): False for the mask id and for rows of the embedding
+    beyond the tokenizer."""
 
 
 def load_model(path: Path | str, dtype: torch.dtype | str, device: torch.device | str) -> LoadedModel:
@@ -149,7 +150,7 @@ def assemble(
 ) -> LoadedModel:
     """A LoadedModel of its parts."""
     head = model.get_output_embeddings().weight
-    ids = torch.arange(head.shape[0], device=head.device)
+    ids = torch.arange(head.shape[0], device="cpu" if head.is_meta else head.device)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,

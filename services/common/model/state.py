@@ -4,7 +4,7 @@ Transformers fuses the experts of a mixture in memory; checkpoints and the wire 
 weights appear once.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -55,6 +55,19 @@ def import_state(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, target in own.items():
             target.copy_(tensors[name])
+
+
+def drop_weights(model: PreTrainedModel) -> Callable[[], None]:
+    """Free the memory of all weights; what is returned takes it again, with undefined values."""
+    shapes = [(parameter, parameter.shape) for parameter in model.parameters()]
+    for parameter, _ in shapes:
+        parameter.data = parameter.data.new_empty(0)
+
+    def restore() -> None:
+        for parameter, shape in shapes:
+            parameter.data = parameter.data.new_empty(shape)
+
+    return restore
 
 
 def check_state(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:

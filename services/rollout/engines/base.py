@@ -87,6 +87,12 @@ class RolloutEngine(Protocol):
     def abort_all(self) -> None:
         """Forget everything queued and in flight."""
 
+    def sleep(self) -> None:
+        """Give the memory of weights and cache back until load_weights(); nothing is decoded meanwhile.
+
+        Raises PlatformError("busy") while there is work.
+        """
+
     def close(self) -> None:
         """Give back what the engine holds beside memory of its own; it is not used again."""
 

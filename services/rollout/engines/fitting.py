@@ -23,3 +23,21 @@ def require_fits(request: GenerationRequest, loaded: LoadedModel, max_tokens: in
             f"up to {config.max_new_tokens} new ones, in whole blocks); the engine holds {max_tokens}.",
             hint="Shorten the prompt, lower max_new_tokens, or raise the sequence length.",
         )
+
+
+def require_awake(asleep: bool) -> None:
+    """Raises PlatformError("busy") for an engine whose weights were given back."""
+    if asleep:
+        raise PlatformError(
+            "busy", "Responses were asked of an engine that sleeps.", hint="Load weights first; that wakes it."
+        )
+
+
+def require_idle(has_work: bool, attempt: str) -> None:
+    """Raises PlatformError("busy") while responses are being decoded."""
+    if has_work:
+        raise PlatformError(
+            "busy",
+            f"{attempt} while responses are being decoded; each response has one weight version.",
+            hint="Finish or abort them first.",
+        )

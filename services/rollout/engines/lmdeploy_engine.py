@@ -23,10 +23,11 @@ from services.common.errors import PlatformError
 from services.common.model.loading import LoadedModel
 from services.common.model.state import check_state, export_state
 from services.common.parity import DenoisingPath
-from services.common.trajectory import FinishReason, Float32s
+from services.common.trajectory import NO_CANDIDATES, FinishReason, Float32s
 from services.rollout.engines.base import Completion, GenerationRequest
-from services.rollout.engines.fitting import require_fits
+from services.rollout.engines.fitting import require_awake, require_fits, require_idle
 from services.rollout.engines.lmdeploy_trace import Trace, Tracer
+from services.rollout.engines.replay import replay_request
 
 STEP_S: Final = 0.05
 """How long one step() lets LMDeploy decode when nothing finishes."""
@@ -34,6 +35,8 @@ HOTTEST: Final = 2.0
 """LMDeploy refuses a higher temperature."""
 STALL_S: Final = 120.0
 """Without any forward for so long the engine counts as failed."""
+FOLLOWING: Final = {"unmasking_strategy": UnmaskingStrategy.LOW_CONFIDENCE_DYNAMIC, "confidence_threshold": 1.0}
+"""The rule under which a path is followed: what the path commits next has confidence 1, the rest 0."""
 T = TypeVar("T")
 
 
@@ -41,20 +44,28 @@ class Backend(Protocol):
     """The part of LMDeploy that needs a GPU."""
 
     tracer: Tracer
-    rule: Any
-    """LMDeploy's own DLLMConfig, read by every forward."""
+
+    @property
+    def rule(self) -> Any:
+        """LMDeploy's own DLLMConfig, read by every forward."""
 
     async def generate(self, session_id: int, prompt_ids: list[int], config: GenerationConfig) -> None:
-        """Decode one response to its end; raises PlatformError("internal") when LMDeploy gives up."""
+        """Decode one response to its end; raises PlatformError("internal") when LMDeploy gives up or is told to."""
+
+    async def abort(self, session_id: int) -> None:
+        """Have a response given up."""
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Overwrite the model's weights in place."""
 
     async def sleep(self) -> None:
-        """Give weights and cache back to the device."""
+        """Give weights and cache back to the device; what the weights were is lost."""
 
     async def wake(self) -> None:
-        """Take them again; the weights are those from before."""
+        """Take memory for weights again, whose values are undefined until load()."""
+
+    async def open_cache(self) -> None:
+        """Take memory for the cache again, after load()."""
 
     async def close(self) -> None:
         """Stop LMDeploy and free the device."""
@@ -73,6 +84,7 @@ class LMDeployEngine:
         self._queue: deque[GenerationRequest] = deque()
         self._running: dict[asyncio.Task[None], tuple[int, GenerationRequest]] = {}
         self._progress = (0, time.monotonic())
+        self._asleep = False
         self.busy_s = 0.0
         self.generated_tokens = 0
 
@@ -83,6 +95,7 @@ class LMDeployEngine:
 
     def submit(self, requests: Sequence[GenerationRequest]) -> None:
         """Queue requests; see RolloutEngine."""
+        require_awake(self._asleep)
         for request in requests:
             require_fits(request, self._skeleton, self._max_tokens)
             _require_expressible(request)
@@ -96,23 +109,28 @@ class LMDeployEngine:
         return finished
 
     def replay(self, paths: Sequence[DenoisingPath]) -> list[Float32s]:
-        """LMDeploy cannot be given a path; raises PlatformError("invalid_request")."""
-        raise PlatformError(
-            "invalid_request",
-            f"{len(paths)} denoising paths were to be replayed; LMDeploy cannot follow a given path.",
-            hint="Replay them on the engine torch.",
-        )
+        """Log-probabilities of given responses; see RolloutEngine. Raises "busy" while there is work."""
+        require_idle(self.has_work, "Denoising paths were to be replayed")
+        require_awake(self._asleep)
+        requests = [replay_request(self._skeleton, path, slot) for slot, path in enumerate(paths)]
+        for request in requests:
+            require_fits(request, self._skeleton, self._max_tokens)
+        began, tracer = time.perf_counter(), self._backend.tracer
+        self._enforce(requests[0].decoding.model_copy(update=FOLLOWING))
+        tracer.paths = dict(zip(self._sessions, paths, strict=False))
+        try:
+            self._within(self._follow(requests), STALL_S, "replaying denoising paths")
+            traces = [tracer.take(session, len(path.prompt_ids)) for session, path in tracer.paths.items()]
+            return [_followed(trace, path) for trace, path in zip(traces, paths, strict=True)]
+        finally:
+            tracer.paths = {}
+            self.busy_s += time.perf_counter() - began
 
     def abort_all(self) -> None:
         """Forget everything queued and in flight."""
         self._queue.clear()
-        for task in self._running:
-            task.cancel()
         if self._running:
-            self._loop.run_until_complete(asyncio.wait(self._running, timeout=STALL_S))
-        for session_id, _ in self._running.values():
-            self._backend.tracer.forget(session_id)
-        self._running.clear()
+            self._within(self._abort_running(), STALL_S, "aborting responses")
 
     def close(self) -> None:
         """Stop LMDeploy; see RolloutEngine."""
@@ -121,33 +139,44 @@ class LMDeployEngine:
         self._loop.close()
 
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
-        """Replace the weights in place; see RolloutEngine."""
-        self._require_idle("Weights were to be replaced")
+        """Replace the weights in place, and end sleep(); see RolloutEngine."""
+        require_idle(self.has_work, "Weights were to be replaced")
         check_state(export_state(self._skeleton.model), tensors)
+        if self._asleep:
+            self._within(self._backend.wake(), STALL_S, "waking")
         self._backend.load(tensors)
+        if self._asleep:
+            self._within(self._backend.open_cache(), STALL_S, "opening the cache")
+        self._asleep = False
 
-    def sleep(self, timeout_s: float) -> None:
-        """Give the device's memory back; raises PlatformError "busy" while there is work, or "deadline_exceeded"."""
-        self._require_idle("The engine was to sleep")
-        self._within(self._backend.sleep(), timeout_s, "sleeping")
-
-    def wake(self, timeout_s: float) -> None:
-        """Decode again after sleep(); raises PlatformError("deadline_exceeded")."""
-        self._within(self._backend.wake(), timeout_s, "waking")
-
-    def _require_idle(self, attempt: str) -> None:
-        if self.has_work:
-            raise PlatformError(
-                "busy",
-                f"{attempt} while responses are being decoded; each response has one weight version.",
-                hint="Finish or abort them first.",
-            )
+    def sleep(self) -> None:
+        """Give the device's memory back until load_weights(); see RolloutEngine."""
+        require_idle(self.has_work, "The engine was to sleep")
+        if not self._asleep:
+            self._within(self._backend.sleep(), STALL_S, "going to sleep")
+        self._asleep = True
 
     def _within(self, work: Coroutine[Any, Any, T], timeout_s: float, what: str) -> T:
         try:
             return self._loop.run_until_complete(asyncio.wait_for(work, timeout_s))
         except TimeoutError:
             raise PlatformError("deadline_exceeded", f"LMDeploy took more than {timeout_s:.0f} s for {what}.") from None
+
+    async def _follow(self, requests: Sequence[GenerationRequest]) -> None:
+        """One session for each of the tracer's paths."""
+        sessions = zip(self._backend.tracer.paths, requests, strict=True)
+        await asyncio.gather(*(self._generate(session_id, request) for session_id, request in sessions))
+
+    def _generate(self, session_id: int, request: GenerationRequest) -> Coroutine[Any, Any, None]:
+        return self._backend.generate(session_id, request.prompt_ids.tolist(), self._settings(request))
+
+    async def _abort_running(self) -> None:
+        for session_id, _ in self._running.values():
+            await self._backend.abort(session_id)
+        await asyncio.gather(*self._running, return_exceptions=True)
+        for session_id, _ in self._running.values():
+            self._backend.tracer.forget(session_id)
+        self._running.clear()
 
     async def _advance(self) -> list[Completion]:
         self._admit()
@@ -165,9 +194,8 @@ class LMDeployEngine:
                 return
             self._enforce(config)
             request, session_id = self._queue.popleft(), next(self._sessions)
-            work = self._backend.generate(session_id, request.prompt_ids.tolist(), self._settings(request))
             self._progress = (-1, time.monotonic())
-            self._running[self._loop.create_task(work)] = (session_id, request)
+            self._running[self._loop.create_task(self._generate(session_id, request))] = (session_id, request)
 
     def _is_in_force(self, config: DecodingConfig) -> bool:
         rule = self._backend.rule
@@ -248,4 +276,14 @@ def _completion(request: GenerationRequest, trace: Trace) -> Completion:
         visible_len=int(stops[0]) + 1 if len(stops) else len(trace.token_ids),
         finish_reason=FinishReason.STOP if len(stops) else FinishReason.LENGTH,
         num_forwards=trace.num_forwards,
+        rejected=trace.rejected if request.decoding.record_candidates else NO_CANDIDATES,
     )
+
+
+def _followed(trace: Trace, path: DenoisingPath) -> Float32s:
+    """Log-probabilities of a path; raises PlatformError("invalid_request") when its steps are in no possible order."""
+    if trace.unmask_step.tolist() != path.unmask_step.tolist():
+        raise PlatformError(
+            "invalid_request", "Responses were not replayed: a block has denoising steps of an earlier one, or gaps."
+        )
+    return trace.logprobs

@@ -1,11 +1,12 @@
 """What LMDeploy does not tell about block-diffusion responses, taken from inside: positions, steps, log-probabilities.
 
-Six methods and one constant of LMDeploy 0.18.0 are replaced; docs/lmdeploy.md describes the fault behind each:
+Methods and one constant of LMDeploy 0.18.0 are replaced; docs/lmdeploy.md describes the fault behind each:
 
 * sampling parameters stand in the order of the logits' rows, and the positions of a block draw independently;
 * confidences are computed in fp32, of the sampled token or of the most likely one;
 * every forward hands its log-probabilities to the scheduler, where what it committed is recorded per session;
 * a stop token in the block that the prompt began stops the response;
+* a session can be made to follow a given path, so that its log-probabilities are those of another's response;
 * the mask id is the checkpoint's.
 
 Another version, or another signature, is refused. Legend: N sequences, B block length, V vocabulary.
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from lmdeploy.pytorch import consts
 from lmdeploy.pytorch.configurations.sdar import SDARModelConfigBuilder
+from lmdeploy.pytorch.engine.logits_process import FusedLogitsProcessor
 from lmdeploy.pytorch.messages import MessageStatus
 from lmdeploy.pytorch.strategies.dllm.model_agent import DLLMExtraOutputs, DLLMModelAgentStrategy
 from lmdeploy.pytorch.strategies.dllm.sampling import DLLMSamplingStrategy
@@ -31,7 +33,8 @@ from torch import Tensor
 
 from services.common.diffusion.config import Selection
 from services.common.errors import PlatformError
-from services.common.trajectory import Float32s, Int32s
+from services.common.parity import DenoisingPath
+from services.common.trajectory import Candidates, Float32s, Int32s
 
 SUPPORTED_VERSION: Final = "0.18.0"
 """The release whose private names are known here."""
@@ -40,6 +43,7 @@ PATCHED: Final[Mapping[tuple[type, str], tuple[str, ...]]] = {
     (DLLMModelAgentStrategy, "post_sampling"): ("self", "inputs", "logits", "next_token_ids", "extra_inputs"),
     (DLLMModelAgentStrategy, "make_extra_outputs"): ("self", "extra_inputs"),
     (DLLMModelAgentStrategy, "make_stopping_criteria"): ("self", "seqs"),
+    (FusedLogitsProcessor, "sampling"): ("self", "logits"),
     (UnmaskingProcessor, "_get_scores"): ("self", "logits", "token_ids"),
     (DLLMSequenceStrategy, "update_running"): (
         "self", "running", "batched_outputs", "model_inputs", "delta", "kwargs",
@@ -62,6 +66,7 @@ class Trace:
     logprobs: Float32s
     confidences: Float32s
     num_forwards: int
+    rejected: Candidates
 
 
 @dataclass
@@ -80,6 +85,8 @@ class _Recording:
 
     committed: dict[int, tuple[int, int, float, float]] = field(default_factory=dict)
     """position → token, step, log-probability, confidence"""
+    rejected: list[tuple[int, int, int, float]] = field(default_factory=list)
+    """position, step, token, log-probability of what a step sampled and did not commit"""
     num_steps: int = 0
     num_forwards: int = 0
 
@@ -90,6 +97,10 @@ class Tracer:
 
     selection: Selection = Selection.MAX
     """What a confidence is; may change only while nothing is decoded."""
+    paths: Mapping[int, DenoisingPath] = field(default_factory=dict)
+    """Paths to be followed, by session id; either every session in flight has one or none has."""
+    sessions: list[int] = field(default_factory=list)
+    """Of the forward being computed, in the order of its rows."""
     recordings: dict[int, _Recording] = field(default_factory=dict)
 
     def take(self, session_id: int, prompt_length: int) -> Trace:
@@ -113,6 +124,7 @@ class Tracer:
             logprobs=np.array(logprobs, np.float32),
             confidences=np.array(confidences, np.float32),
             num_forwards=recording.num_forwards,
+            rejected=_candidates(recording, prompt_length),
         )
 
     def forget(self, session_id: int) -> None:
@@ -136,6 +148,19 @@ class Tracer:
             recording.committed[start + int(at)] = (
                 int(tokens[at]), recording.num_steps, float(scores[0, at]), float(scores[1, at])
             )  # fmt: skip
+        for at in np.flatnonzero(masked & (mask == consts.DLLM_MASKED)):
+            recording.rejected.append((start + int(at), recording.num_steps, int(tokens[at]), float(scores[0, at])))
+
+
+def _candidates(recording: _Recording, prompt_length: int) -> Candidates:
+    """What was rejected, by position and step."""
+    columns = np.array(sorted(recording.rejected), np.float64).reshape(-1, 4)
+    return Candidates(
+        position=columns[:, 0].astype(np.int32) - prompt_length,
+        step=columns[:, 1].astype(np.int32),
+        token_ids=columns[:, 2].astype(np.int32),
+        logprobs=columns[:, 3].astype(np.float32),
+    )
 
 
 def install(mask_token_id: int) -> Tracer:
@@ -143,20 +168,21 @@ def install(mask_token_id: int) -> Tracer:
 
     Raises PlatformError("preflight_failed") for an LMDeploy that is not the one known here.
     """
-    _require_known(__version__)
+    require_known()
     tracer = Tracer()
     _patch(DLLMSamplingStrategy, "make_sampling_inputs", _in_row_order)
     _patch(DLLMModelAgentStrategy, "post_sampling", lambda original: _scoring(original, tracer))
     _patch(DLLMModelAgentStrategy, "make_extra_outputs", _traced_outputs)
     _patch(DLLMModelAgentStrategy, "make_stopping_criteria", _from_the_prompts_end)
+    _patch(FusedLogitsProcessor, "sampling", lambda original: _noting_sessions(original, tracer))
     _patch(UnmaskingProcessor, "_get_scores", lambda original: lambda self, logits, token_ids: self.confidences)
     _patch(DLLMSequenceStrategy, "update_running", lambda original: _recording(original, tracer))
     _patch_mask(mask_token_id)
     return tracer
 
 
-def _require_known(version: str) -> None:
-    """Version and signatures."""
+def require_known(version: str = __version__) -> None:
+    """Raises PlatformError("preflight_failed") for another version, or other signatures, than those known here."""
     wrong = [
         f"{owner.__name__}.{name}"
         for (owner, name), expected in PATCHED.items()
@@ -221,17 +247,49 @@ def _from_the_prompts_end(original: Callable[..., Any]) -> Callable[..., Any]:
     return make_stopping_criteria
 
 
+def _noting_sessions(original: Callable[..., Any], tracer: Tracer) -> Callable[..., Any]:
+    """FusedLogitsProcessor.sampling: whose rows these are; LMDeploy says it nowhere later."""
+
+    def sampling(self: Any, logits: Tensor) -> Any:
+        tracer.sessions = [each["session_id"] for each in self.sampling_inputs.session_ctx]
+        return original(self, logits)
+
+    return sampling
+
+
 def _scoring(original: Callable[..., Any], tracer: Tracer) -> Callable[..., Any]:
     """post_sampling: score the candidates [N B] before the rule decides which of them to commit."""
 
     def post_sampling(self: Any, inputs: Any, logits: Tensor, next_token_ids: Tensor, extra_inputs: Any) -> Any:
+        if tracer.paths:
+            next_token_ids, due = _prescribed(tracer, inputs, extra_inputs.dllm_mask)
         logprobs, confidences = score(logits, next_token_ids, tracer.selection)
+        if tracer.paths:
+            confidences = due.to(confidences)
         self.unmasking_processor.confidences = confidences
         tokens, extra_inputs = original(self, inputs, logits, next_token_ids, extra_inputs)
         extra_inputs.logprobs, extra_inputs.confidences = logprobs, confidences
         return tokens, extra_inputs
 
     return post_sampling
+
+
+def _prescribed(tracer: Tracer, inputs: Any, dllm_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens [N B] that the sessions' paths have in their current blocks, and which of them are committed next."""
+    ends = (inputs.history_lengths + inputs.seq_length).tolist()
+    block = len(dllm_mask) // len(ends)
+    places = zip(tracer.sessions, ends, strict=True)
+    blocks = np.stack([_block_of(tracer.paths[session], end - block, end) for session, end in places], axis=1)
+    tokens, steps = torch.from_numpy(blocks).to(dllm_mask.device, torch.int64)
+    steps = steps.masked_fill(dllm_mask.view_as(steps) != consts.DLLM_MASKED, torch.iinfo(torch.int64).max)
+    return tokens.flatten(), (steps == steps.amin(1, keepdim=True)).flatten()
+
+
+def _block_of(path: DenoisingPath, start: int, end: int) -> Int32s:
+    """Tokens and steps [2, B] at positions start … end; a prompt has step 0."""
+    tokens = np.concatenate([path.prompt_ids, path.token_ids])
+    steps = np.concatenate([np.zeros_like(path.prompt_ids), path.unmask_step])
+    return np.stack([tokens, steps])[:, start:end]
 
 
 def score(logits: Tensor, token_ids: Tensor, selection: Selection) -> tuple[Tensor, Tensor]:

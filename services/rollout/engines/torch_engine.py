@@ -13,16 +13,15 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from services.common.errors import PlatformError
 from services.common.model.attention import packed_attention
 from services.common.model.forward import attended_states
 from services.common.model.index import RowIndex
 from services.common.model.loading import LoadedModel
-from services.common.model.state import import_state
+from services.common.model.state import drop_weights, import_state
 from services.common.parity import DenoisingPath
 from services.common.trajectory import Float32s
 from services.rollout.engines.base import Completion, DenoisingEvent, GenerationRequest
-from services.rollout.engines.fitting import require_fits
+from services.rollout.engines.fitting import require_awake, require_fits, require_idle
 from services.rollout.engines.kv_cache import Prefix, slot_bytes
 from services.rollout.engines.lane import Lane
 from services.rollout.engines.replay import ReplayLane, replay_request
@@ -54,9 +53,10 @@ class TorchEngine:
         self._loaded = loaded
         self._max_tokens = -(-max_sequence_tokens // block) * block
         slots = max_batch_size or default_slots(loaded, self._max_tokens)
-        num_lanes = -(-slots // LANE_SLOTS)
-        lane_slots = -(-slots // num_lanes)
-        self._lanes = [Lane(loaded, lane_slots, self._max_tokens, on_step) for _ in range(num_lanes)]
+        self._slots, self._on_step = slots, on_step
+        self._lanes = self._open_lanes()
+        self._wake: Callable[[], None] | None = None
+        """Takes the weights' memory again; None while awake."""
         self._queue: deque[GenerationRequest] = deque()
         self._waiting: Counter[bytes] = Counter()
         self._prefixes: dict[bytes, Prefix | None] = {}
@@ -70,6 +70,7 @@ class TorchEngine:
 
     def submit(self, requests: Sequence[GenerationRequest]) -> None:
         """Queue requests; see RolloutEngine."""
+        require_awake(self._wake is not None)
         for request in requests:
             require_fits(request, self._loaded, self._max_tokens)
         self._queue.extend(requests)
@@ -91,6 +92,7 @@ class TorchEngine:
 
     def replay(self, paths: Sequence[DenoisingPath]) -> list[Float32s]:
         """Log-probabilities of given responses; see RolloutEngine."""
+        require_awake(self._wake is not None)
         began = time.perf_counter()
         with torch.inference_mode():
             lane = ReplayLane(self._loaded, paths)
@@ -116,15 +118,26 @@ class TorchEngine:
         self.abort_all()
 
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
-        """Replace the weights in place; see RolloutEngine."""
-        if self.has_work:
-            raise PlatformError(
-                "busy",
-                "Weights were to be replaced while responses are being decoded; each response has one weight version.",
-                hint="Finish or abort them first.",
-            )
+        """Replace the weights in place, and end sleep(); see RolloutEngine."""
+        require_idle(self.has_work, "Weights were to be replaced")
         self.abort_all()
+        if self._wake is not None:
+            self._wake()
         import_state(self._loaded.model, tensors)
+        if self._wake is not None:
+            self._lanes, self._wake = self._open_lanes(), None
+
+    def sleep(self) -> None:
+        """Give the memory of weights and cache back until load_weights(); see RolloutEngine."""
+        require_idle(self.has_work, "The engine was to sleep")
+        if self._wake is None:
+            self._wake = drop_weights(self._loaded.model)
+            self._lanes = []
+
+    def _open_lanes(self) -> list[Lane]:
+        count = -(-self._slots // LANE_SLOTS)
+        size = -(-self._slots // count)
+        return [Lane(self._loaded, size, self._max_tokens, self._on_step) for _ in range(count)]
 
     def _seat(self, lane: Lane) -> None:
         """Fill the lane's free slots from the queue, requests of one prompt together."""

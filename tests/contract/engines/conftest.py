@@ -1,11 +1,13 @@
 """Every test here runs on every engine that this machine has."""
 
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.common.model.loading import LoadedModel
+from services.common.model.loading import LoadedModel, save_model
 from services.rollout.engines.base import RolloutEngine
 from services.rollout.engines.torch_engine import TorchEngine
 from tests.support import lmdeploy_package
@@ -32,17 +34,17 @@ def _torch(loaded: LoadedModel, max_sequence_tokens: int = 128) -> RolloutEngine
 
 
 def _lmdeploy(patch: pytest.MonkeyPatch) -> MakeEngine:
-    """LMDeploy's strategy classes on the CPU; its real engine needs a GPU, see tests/gpu."""
+    """LMDeploy's engine on the CPU, what needs a device replaced; on a GPU see tests/gpu."""
     if not lmdeploy_package.is_there():
         pytest.skip(lmdeploy_package.ABSENT)
     lmdeploy_package.put_on_path()
-    from services.rollout.engines import lmdeploy_engine, lmdeploy_trace  # noqa: PLC0415 - import LMDeploy
-    from tests.support import lmdeploy_cpu  # noqa: PLC0415
+    from tests.support import lmdeploy_cpu  # noqa: PLC0415 - imports LMDeploy
 
     lmdeploy_cpu.untouched(patch)
 
     def make(loaded: LoadedModel, max_sequence_tokens: int = 128) -> Any:
-        backend = lmdeploy_cpu.CpuBackend(loaded, lmdeploy_trace.install(loaded.mask_token_id))
-        return lmdeploy_engine.LMDeployEngine(backend, loaded, max_sequence_tokens=max_sequence_tokens)
+        with tempfile.TemporaryDirectory() as directory:
+            save_model(loaded, directory)
+            return lmdeploy_cpu.open_engine(patch, Path(directory), loaded, max_sequence_tokens)
 
     return make

@@ -146,3 +146,43 @@ def test_work_is_counted(make_engine: MakeEngine) -> None:
 
     assert engine.generated_tokens == sum(len(each.token_ids) for each in done.values()) == 64
     assert engine.busy_s > 0
+
+
+def test_an_engine_that_sleeps_takes_no_requests_until_weights_are_loaded(make_engine: MakeEngine) -> None:
+    loaded, one = tiny_model.__wrapped__(seed=0), request(_prompt(9), decoding())
+    state = {name: tensor.clone() for name, tensor in export_state(loaded.model).items()}
+    engine = make_engine(loaded)
+    expected = decode(engine, [one])["0-0"].token_ids.tolist()
+
+    engine.sleep()
+
+    with pytest.raises(PlatformError, match="sleeps") as caught:
+        engine.submit([one])
+    assert (caught.value.code, engine.has_work) == ("busy", False)
+    engine.load_weights(state)
+    assert decode(engine, [one])["0-0"].token_ids.tolist() == expected
+
+
+def test_an_engine_does_not_sleep_while_responses_are_being_decoded(make_engine: MakeEngine) -> None:
+    engine = make_engine(tiny_model())
+    engine.submit(_group(1))
+
+    with pytest.raises(PlatformError) as caught:
+        engine.sleep()
+
+    assert caught.value.code == "busy"
+
+
+@pytest.mark.parametrize("record", [False, True])
+def test_rejected_candidates_are_recorded_where_they_are_asked_for(make_engine: MakeEngine, record: bool) -> None:
+    changes = {"unmasking_strategy": "low_confidence_static", "record_candidates": record}
+    done = decode(make_engine(tiny_model()), _group(3, 9, **changes))
+
+    for each in done.values():
+        candidates = each.rejected
+        # Blocks of 3, 4, 4, 4 and 4 positions, one committed per step: the rest of each step is rejected.
+        assert len(candidates.step) == (3 + 4 * 6 if record else 0)
+        assert (candidates.step < each.unmask_step[candidates.position]).all()
+        assert (candidates.logprobs <= 0).all()
+        places = list(zip(candidates.position.tolist(), candidates.step.tolist(), strict=True))
+        assert places == sorted(set(places))

@@ -1,11 +1,15 @@
 """What an engine says about a response is complete, and is what the trainer finds again."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
+from services.common.errors import PlatformError
 from services.common.model.forward import hidden_states, token_logprobs
 from services.common.model.loading import LoadedModel
+from services.common.parity import DenoisingPath
 from services.common.trajectory import FinishReason
 from services.rollout.engines.base import Completion, GenerationRequest
 from services.trainer.trajectory_rows import Sample, rl_rows
@@ -69,20 +73,22 @@ def test_a_response_ends_at_its_first_stop_token_or_with_its_budget(
             assert (got.finish_reason, got.visible_len, len(got.token_ids)) == (FinishReason.LENGTH, budget, budget)
 
 
-@torch.no_grad()
+def _path_of(asked: GenerationRequest, got: Completion) -> DenoisingPath:
+    return DenoisingPath(prompt_ids=asked.prompt_ids, token_ids=got.token_ids, unmask_step=got.unmask_step)
+
+
+def _sample(path: DenoisingPath, logprobs: np.ndarray) -> Sample:
+    return Sample(**vars(path), trajectory_id="", logprobs=logprobs, advantage=1.0)
+
+
 def _gap(loaded: LoadedModel, temperature: float, pairs: list[tuple[GenerationRequest, Completion]]) -> float:
     """Largest |trainer - engine| / max(1, |engine|) over all response tokens."""
-    samples = [
-        Sample(
-            trajectory_id=asked.request_id,
-            prompt_ids=asked.prompt_ids,
-            token_ids=got.token_ids,
-            unmask_step=got.unmask_step,
-            logprobs=got.logprobs,
-            advantage=1.0,
-        )
-        for asked, got in pairs
-    ]
+    samples = [_sample(_path_of(asked, got), got.logprobs) for asked, got in pairs]
+    return _sample_gap(loaded, temperature, samples)
+
+
+@torch.no_grad()
+def _sample_gap(loaded: LoadedModel, temperature: float, samples: list[Sample]) -> float:
     gap, count = 0.0, 0
     for row in rl_rows(samples, block_size=loaded.block_size, mask_token_id=loaded.mask_token_id, max_tokens=600):
         hidden = hidden_states(loaded.model, row.token_ids, row.index)[row.loss_at]
@@ -90,7 +96,7 @@ def _gap(loaded: LoadedModel, temperature: float, pairs: list[tuple[GenerationRe
         recorded = torch.tensor([samples[s].logprobs[t] for s, t in zip(row.sample, row.token, strict=True)])
         gap = max(gap, float(((ours - recorded).abs() / recorded.abs().clamp(min=1)).max()))
         count += len(row.targets)
-    assert count == sum(len(got.token_ids) for _, got in pairs) > 0
+    assert count == sum(len(sample.token_ids) for sample in samples) > 0
     return gap
 
 
@@ -127,3 +133,47 @@ def test_greedy_responses_are_those_of_the_other_engines(
     )  # fmt: skip
     assert got.num_forwards == expected.num_forwards
     np.testing.assert_allclose(got.confidences, expected.confidences, rtol=1e-4)
+
+
+def _path(rng: np.random.Generator, prompt_length: int, loaded: LoadedModel) -> DenoisingPath:
+    """A random response in a random possible order."""
+    size = -(-(prompt_length + 10) // loaded.block_size) * loaded.block_size - prompt_length
+    draws = (prompt_length + np.arange(size)) // loaded.block_size * 3 + rng.integers(0, 3, size)
+    return DenoisingPath(
+        prompt_ids=rng.integers(0, 90, prompt_length).astype(np.int32),
+        token_ids=rng.integers(0, 90, size).astype(np.int32),
+        unmask_step=(np.unique(draws, return_inverse=True)[1] + 1).astype(np.int32),
+    )
+
+
+@pytest.mark.parametrize("block_size", [1, 4, 8])
+def test_the_trainer_agrees_with_the_replay_of_any_response(make_engine: MakeEngine, block_size: int) -> None:
+    loaded, rng = tiny_model(block_size=block_size), np.random.default_rng(3)
+    paths = [_path(rng, length, loaded) for length in PROMPT_LENGTHS]
+
+    replayed = make_engine(loaded).replay(paths)
+
+    samples = [_sample(path, logprobs) for path, logprobs in zip(paths, replayed, strict=True)]
+    assert _sample_gap(loaded, 1.0, samples) <= 1e-5
+
+
+def test_a_replay_gives_what_was_recorded_and_changes_nothing(make_engine: MakeEngine) -> None:
+    loaded = tiny_model()
+    engine, asked = make_engine(loaded), [request(_prompt(n), decoding(), ledger=n) for n in (3, 8)]
+    done = [decode(engine, [each])[each.request_id] for each in asked]
+
+    replayed = engine.replay([_path_of(*pair) for pair in zip(asked, done, strict=True)])
+
+    for got, expected in zip(replayed, done, strict=True):
+        np.testing.assert_allclose(got, expected.logprobs, atol=2e-6)
+    assert decode(engine, [asked[0]])[asked[0].request_id].token_ids.tolist() == done[0].token_ids.tolist()
+
+
+def test_a_path_in_an_impossible_order_is_not_replayed(make_engine: MakeEngine) -> None:
+    loaded = tiny_model()
+    path = _path(np.random.default_rng(0), 4, loaded)
+
+    with pytest.raises(PlatformError) as caught:
+        make_engine(loaded).replay([dataclasses.replace(path, unmask_step=path.unmask_step[::-1].copy())])
+
+    assert caught.value.code == "invalid_request"

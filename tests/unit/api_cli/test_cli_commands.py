@@ -94,7 +94,9 @@ def test_doctor_lists_what_it_found_and_how_to_get_the_rest(tmp_path: Path) -> N
     done = _dirl("doctor", "--data-dir", "here", "--json", cwd=tmp_path)
 
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
-    assert {"Python", "memory", "disk", "device", "Node.js", "port", "platform"} <= set(checks)
+    assert {"Python", "memory", "disk", "device", "LMDeploy", "Node.js", "port", "platform"} <= set(checks)
+    assert checks["LMDeploy"]["status"] in ("ok", "note")
+    assert checks["LMDeploy"]["detail"]
     assert checks["Python"]["status"] == "ok"
     assert checks["platform"]["advice"] == "start one with `dirl up`"
     assert checks["Node.js"]["status"] == "note"  # PATH is empty

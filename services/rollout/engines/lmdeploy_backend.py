@@ -1,0 +1,156 @@
+"""LMDeploy's own engine on a CUDA device: in this process, one device, no server, no ray.
+
+Written against LMDeploy 0.18.0, some of whose private names it uses; `install` of the trace shim refuses any other.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from lmdeploy.messages import GenerationConfig, PytorchEngineConfig, ResponseType
+from lmdeploy.pytorch import envs
+from lmdeploy.pytorch.engine import Engine
+from torch import Tensor
+
+from services.common.errors import PlatformError
+from services.common.model.loading import LoadedModel
+from services.rollout.engines.lmdeploy_trace import Tracer, install
+
+PAGE_TOKENS: Final = 64
+"""Tokens of a page of the cache; a multiple of the block length, and LMDeploy's own choice."""
+PREFILL_TOKENS: Final = 8192
+"""Tokens of one prefill forward at least."""
+
+
+class CudaBackend:
+    """Backend of LMDeployEngine."""
+
+    def __init__(self, engine: Engine, tracer: Tracer) -> None:
+        self._engine, self.tracer = engine, tracer
+        self._instance = engine.create_instance()
+
+    @property
+    def rule(self) -> Any:
+        """The DLLMConfig that every forward reads."""
+        return self._agent.agent_strategy.unmasking_processor.dllm_config
+
+    @property
+    def _agent(self) -> Any:
+        return self._engine.executor.model_agent
+
+    async def generate(self, session_id: int, prompt_ids: list[int], config: GenerationConfig) -> None:
+        """See Backend."""
+        self._engine.start_loop()
+        status = ResponseType.INTERNAL_ENGINE_ERROR
+        async for output in self._instance.async_stream_infer(session_id, prompt_ids, config):
+            status = output.status
+        if status is not ResponseType.FINISH:
+            raise PlatformError(
+                "internal", f"LMDeploy ended session {session_id} with {status.name}; its log says why."
+            )
+
+    async def abort(self, session_id: int) -> None:
+        """See Backend."""
+        await self._instance.async_cancel(session_id)
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """See Backend. Graphs that were captured stay valid unless a module replaced its parameters."""
+        agent = self._agent
+        with torch.inference_mode(), agent.all_context():
+            torch.cuda.synchronize()
+            agent._load_updated_weight_bucket(list(tensors.items()), "rollout")
+            if any(".experts." in name for name in tensors):
+                agent._finalize_updated_weights()
+            torch.cuda.synchronize()
+
+    async def sleep(self) -> None:
+        """See Backend."""
+        await self._engine.sleep(level=2)
+
+    async def wake(self) -> None:
+        """See Backend."""
+        self._engine.wakeup(["weights"])
+
+    async def open_cache(self) -> None:
+        """See Backend."""
+        self._engine.wakeup(["kv_cache"])
+
+    async def close(self) -> None:
+        """See Backend."""
+        self._engine.close()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._engine.wait_tasks()
+        torch.cuda.empty_cache()
+
+
+def engine_config(
+    loaded: LoadedModel, dtype: str, max_tokens: int, max_batch_size: int, cache_share: float
+) -> PytorchEngineConfig:
+    """LMDeploy's settings for a model; the rule is set anew by every request.
+
+    Raises PlatformError("model_invalid") for a block length that does not divide a page of the cache, and
+    "invalid_request" for a dtype that LMDeploy has no kernels for.
+    """
+    if PAGE_TOKENS % loaded.block_size:
+        raise PlatformError(
+            "model_invalid",
+            f"The model has blocks of {loaded.block_size} tokens; LMDeploy's cache has pages of {PAGE_TOKENS}, which "
+            "must hold whole blocks.",
+            hint="Use the engine torch.",
+        )
+    if dtype not in ("bfloat16", "float16"):
+        raise PlatformError(
+            "invalid_request",
+            f"Rollouts in {dtype} were asked of LMDeploy, which computes in bfloat16 or float16.",
+            hint='Set trainer.precision = "bf16", or use the engine torch.',
+        )
+    return PytorchEngineConfig(
+        dtype=dtype,
+        session_len=max_tokens,
+        max_batch_size=max_batch_size,
+        cache_max_entry_count=cache_share,
+        block_size=PAGE_TOKENS,
+        max_prefill_token_num=max(PREFILL_TOKENS, max_tokens, max_batch_size * loaded.block_size),
+        enable_prefix_caching=False,
+        distributed_executor_backend="uni",
+        enable_mp_engine=False,
+        dllm_block_length=loaded.block_size,
+        dllm_denoising_steps=loaded.block_size,
+    )
+
+
+def open_backend(path: Path | str, loaded: LoadedModel, config: PytorchEngineConfig) -> CudaBackend:
+    """Start LMDeploy on a model directory, whose weights it reads; `loaded` may be a skeleton.
+
+    Raises PlatformError: "preflight_failed" for an unknown LMDeploy, "oom_rollout" when the cache that fits is smaller
+    than one response.
+    """
+    tracer = install(loaded.mask_token_id)
+    _log_where_we_log()
+    envs.enable_check_env = False  # it checks in a child process and ends ours when it does not like what it finds
+    try:
+        engine = Engine.from_pretrained(os.fspath(path), config)
+    except SystemExit as error:
+        raise PlatformError("internal", f"LMDeploy refused to start on {path} ({error}); its log says why.") from error
+    if engine.max_session_len < config.session_len:
+        held = engine.max_session_len
+        engine.close()
+        raise PlatformError(
+            "oom_rollout",
+            f"LMDeploy's cache holds {held} tokens; one response may need {config.session_len}.",
+            hint="Lower sampling.max_new_tokens or prompt.max_prompt_tokens, or give the replica more memory.",
+        )
+    return CudaBackend(engine, tracer)
+
+
+def _log_where_we_log() -> None:
+    """LMDeploy writes every request to standard output otherwise."""
+    logger = logging.getLogger("lmdeploy")
+    logger.handlers.clear()
+    logger.propagate = True
+    logger.setLevel(logging.WARNING)
