@@ -128,9 +128,10 @@ class LearnerProcess:
             self._signal_group(signal.SIGKILL)
 
     def _interpret(self, status: int, *, is_follower: bool) -> AttemptEnd:
-        if is_follower and not self._stop_asked:
-            return self._crash(status)  # what rank 0 says is only that a rank is gone
         result = read_result(self.request.job_dir, self.request.attempt)
+        succeeded = result is not None and result.state == "succeeded"
+        if is_follower and not (self._stop_asked or succeeded):
+            return self._crash(status)  # what rank 0 says is only that a rank is gone
         if result is not None:
             return AttemptEnd(result.state, result.error_code, result.error_message, result.retryable)
         if self._stop_asked and status in (-signal.SIGTERM, -signal.SIGKILL):

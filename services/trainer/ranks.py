@@ -49,6 +49,15 @@ class Ranks:
             dist.broadcast_object_list(box, src=0, device=_CPU)
         return box[0]
 
+    def dismiss(self) -> None:
+        """Rank 0: let the ranks that follow end (services.trainer.learner.trainee.Trainee.follow)."""
+        self.from_leader(None)
+
+    def leave(self) -> None:
+        """Close the connections to the other ranks: a process that ends with them open may abort as it ends."""
+        if self.size > 1:
+            dist.destroy_process_group()
+
 
 ALONE: Final = Ranks()
 """One process, without torch.distributed."""

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from services.common.checkpoint.format import newest_valid
 from services.common.model.tiny import make_tiny_model
 from services.trainer.supervisor import Supervisor
@@ -26,11 +28,12 @@ def _request(directory: Path, **changes: Any) -> Any:
     return learner_request(directory / "job", {**spec, **changes}, model_path=directory / "tiny", torch_threads=1)
 
 
+@pytest.mark.timeout(900)  # two processes that load torch first: minutes where the machine has other work
 def test_two_ranks_train_a_job_to_its_end_and_leave_one_checkpoint(tmp_path: Path) -> None:
     supervisor = Supervisor()
     try:
         supervisor.start(_request(tmp_path))
-        wait_until(lambda: supervisor.status().state != "running", "the learner's end", 240)
+        wait_until(lambda: supervisor.status().state != "running", "the learner's end", 850)
         assert supervisor.status().end.error_message == ""
         assert supervisor.status().state == "succeeded"
     finally:

@@ -49,7 +49,7 @@ def _work(ranks: Ranks, directory: Path, spec: dict[str, Any]) -> None:
     metrics.append(trainee.train_rl(samples, 1e-2))
     torch.save(metrics, directory / "metrics.pt")
     save_file({name: tensor.contiguous() for name, tensor in trainee.tensors().items()}, directory / "weights")
-    trainee.dismiss()
+    ranks.dismiss()
 
 
 def _rank(rank: int, size: int, directory: Path) -> None:
@@ -57,7 +57,7 @@ def _rank(rank: int, size: int, directory: Path) -> None:
     for name, spec in (("all", SPEC), ("lora", {**SPEC, **LORA})):
         ranks = join(directory / f"{name}.ranks", rank, size)
         _work(ranks, directory / name, spec)
-        torch.distributed.destroy_process_group()
+        ranks.leave()
 
 
 @pytest.fixture(scope="module", params=[2, 3])

@@ -29,32 +29,44 @@ def main(request_file: str) -> None:
     stop = StopSignal()
     stop.listen()
     rank = int(os.environ.get(RANK_VARIABLE, "0"))
-    result = _lead(request, stop) if rank == 0 else _follow(request, rank)
-    # The first to fail says why; the others only notice that it is gone.
-    if result is not None and read_result(request.job_dir, request.attempt) is None:
-        result.save(request.job_dir, request.attempt)
-    if rank > 0 and result is not None:
+    if rank == 0:
+        _lead(request, stop)
+    elif not _follow(request, rank):
         sys.exit(1)
 
 
-def _lead(request: LearnerRequest, stop: StopSignal) -> LearnerResult:
-    """Rank 0: the attempt itself."""
+def _lead(request: LearnerRequest, stop: StopSignal) -> None:
+    """Rank 0: the attempt itself. The others are dismissed last, when no end of theirs can change the result."""
     try:
         ranks = join(request.rendezvous, 0, request.ranks)
     except PlatformError as error:
-        return LearnerResult.failure(error, last_event_seq=0)
-    return run_attempt(request, stop, ranks)
+        _save(request, LearnerResult.failure(error, last_event_seq=0))
+        return
+    result = run_attempt(request, stop, ranks)
+    _save(request, result)
+    if result.state == "succeeded":
+        ranks.dismiss()
+        ranks.leave()
 
 
-def _follow(request: LearnerRequest, rank: int) -> LearnerResult | None:
-    """Any other rank: None when it was dismissed. It heeds no stop of its own, rank 0 ends at a step's end."""
+def _follow(request: LearnerRequest, rank: int) -> bool:
+    """Any other rank: whether it was dismissed. It heeds no stop of its own, rank 0 ends at a step's end."""
     try:
-        follow_attempt(request, join(request.rendezvous, rank, request.ranks))
+        ranks = join(request.rendezvous, rank, request.ranks)
+        follow_attempt(request, ranks)
+        ranks.leave()
     except Exception as error:
         failure = as_platform_error(error)
         log.exception("rank failed", rank=rank, code=failure.code)
-        return LearnerResult.failure(failure, last_seq(request.job_dir, request.attempt))
-    return None
+        _save(request, LearnerResult.failure(failure, last_seq(request.job_dir, request.attempt)))
+        return False
+    return True
+
+
+def _save(request: LearnerRequest, result: LearnerResult) -> None:
+    """The first to fail says why; the others only notice that it is gone."""
+    if read_result(request.job_dir, request.attempt) is None:
+        result.save(request.job_dir, request.attempt)
 
 
 if __name__ == "__main__":

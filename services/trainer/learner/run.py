@@ -101,7 +101,6 @@ def _run_stages(request: LearnerRequest, client: redis.Redis, journal: Journal, 
             if evaluation is not None and _evaluates_at_end(prepared, index):
                 evaluation.run(stages[index])
         certify_end(session)
-        session.trainee.dismiss()
 
 
 def _enter(session: Session, index: int) -> None:

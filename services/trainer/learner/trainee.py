@@ -143,12 +143,8 @@ class Trainee:
         moments = {} if self._optimizer is None else export_optimizer(self.loaded.model, self._optimizer)
         return Snapshot(self._weights(state), adapter.adapter_tensors(state), moments)
 
-    def dismiss(self) -> None:
-        """Let the ranks that follow end."""
-        self.ranks.from_leader(None)
-
     def follow(self) -> None:
-        """Do what rank 0 does until it dismisses this rank."""
+        """Do what rank 0 does until it dismisses the ranks."""
         call: tuple[str, Any, Any] | None
         while (call := self.ranks.from_leader()) is not None:
             name, args, kwargs = call

@@ -70,6 +70,15 @@ if rank == 1: time.sleep(600)
 result('{"state":"succeeded","last_event_seq":9}'); ready((directory / "follower").read_text())
 """
 )
+FOLLOWER_ABORTS_AFTER_THE_END = (
+    WAIT_FOR_A_FOLLOWER
+    + """
+if rank == 0:
+    result('{"state":"succeeded","last_event_seq":9}'); ready(); time.sleep(600)
+while not (directory / "ready").exists(): time.sleep(0.01)
+os.abort()
+"""
+)
 CRASH = "ready(); sys.exit('Traceback: something broke')"
 
 
@@ -329,6 +338,16 @@ def test_a_rank_that_fails_says_why_and_ends_all_of_them(supervisors: list[Super
 
     assert supervisor.status().end.error_code == "nan_loss"
     assert not is_alive(leader)
+
+
+def test_a_rank_that_dies_after_the_result_was_written_does_not_change_it(
+    supervisors: list[Supervisor], tmp_path: Path
+) -> None:
+    supervisor = supervisor_of(supervisors, FOLLOWER_ABORTS_AFTER_THE_END)
+    supervisor.start(two_ranks(tmp_path))
+    wait_for_end(supervisor)
+
+    assert supervisor.status().state == "succeeded"
 
 
 def test_no_rank_outlives_rank_0(supervisors: list[Supervisor], tmp_path: Path) -> None:
