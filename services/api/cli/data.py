@@ -37,7 +37,7 @@ def arithmetic(
 
 @data_app.command()
 def check(
-    file: Annotated[Path, typer.Argument(help="A JSONL file.")],
+    file: Annotated[Path, typer.Argument(help="A JSONL or Parquet file.")],
     as_json: JsonOption = False,
 ) -> None:
     """Say what a file can be used for, and every problem with its row."""

@@ -17,6 +17,7 @@ from services.api.http.paging import newest_first, owned_by
 from services.api.http.resources import After, Limit, Res
 from services.api.http.uploads import delete_upload, keep_upload
 from services.api.http.views import FileView, file_view
+from services.common.data.parquet import is_parquet
 from services.common.errors import PlatformError
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
@@ -39,7 +40,7 @@ def upload_file(
         "fine-tune"
     ),
 ) -> FileView:
-    """Upload JSON lines. Every row is checked; a file with faulty rows is refused with their numbers.
+    """Upload JSON lines or Parquet. Every row is checked; a file with faulty rows is refused with their numbers.
 
     Gold answers are typed, and verified against themselves when the reward service is up.
     """
@@ -74,7 +75,8 @@ def get_file(resources: Res, file_id: str) -> FileView:
 def get_file_content(resources: Res, file_id: str) -> FileResponse:
     """The file as it was uploaded."""
     row = _file(resources, file_id)
-    return FileResponse(row.path, filename=row.filename, media_type="application/jsonl")
+    kind = "application/vnd.apache.parquet" if is_parquet(Path(row.path)) else "application/jsonl"
+    return FileResponse(row.path, filename=row.filename, media_type=kind)
 
 
 @router.delete("/{file_id}")

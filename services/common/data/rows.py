@@ -1,4 +1,4 @@
-"""Rows of a JSONL file: read, checked, and refused with every problem's place; nothing is skipped silently."""
+"""Rows of a data file (JSON lines or Parquet): read, checked, refused with every problem's place; none is skipped."""
 
 import hashlib
 import json
@@ -9,13 +9,14 @@ from typing import Any, Final, Literal
 
 from services.common.answers.gold_types import GoldType, gold_type
 from services.common.data.fields import ID_FIELDS, FieldError, Fields, Message, read_fields
+from services.common.data.parquet import is_parquet, iter_parquet
 from services.common.errors import Problem, ProblemsError
 
 Needs = Literal["sft", "rl", "eval"]
 
 MAX_PROBLEMS_SHOWN: Final = 20
 _MAX_VALUE_SHOWN: Final = 80
-_MAGIC: Final = {b"PAR1": "a Parquet file", b"\x1f\x8b": "a gzip archive", b"PK\x03\x04": "a zip archive"}
+_MAGIC: Final = {b"\x1f\x8b": "a gzip archive", b"PK\x03\x04": "a zip archive"}
 
 __all__ = ["FileReport", "Message", "Needs", "Row", "check_file", "iter_rows", "read_rows"]
 
@@ -27,7 +28,7 @@ class Row:
     row_id: str
     """The row's own id, else the sha256 of the canonical row (equal rows share it)."""
     number: int
-    """Line of the file, 1-based."""
+    """Line or row of the file, 1-based."""
     messages: tuple[Message, ...]
     """Prompt turns; the last one is the user's."""
     answer: str | None
@@ -135,40 +136,56 @@ def _scan(path: Path) -> Iterator[Row | Problem]:
 
 def _scan_with_layout(path: Path) -> Iterator[tuple[Row | Problem, str]]:
     """Every row or what is wrong with it, and the names of the fields it used."""
-    number = 0
+    empty = True
+    try:
+        for item in _parquet_rows(path) if is_parquet(path) else _json_rows(path):
+            empty = False
+            yield item
+    except OSError as error:
+        problem = Problem(str(path), f"{error.strerror or error}; give the path of a readable JSONL or Parquet file")
+        raise ProblemsError("dataset_invalid", "The data file cannot be opened", [problem]) from None
+    if empty:
+        yield Problem(str(path), "the file holds no rows; write one JSON object per line"), ""
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[Row | Problem, str]]:
+    number = 0  # of the last row that could be read
+    try:
+        for number, record in enumerate(iter_parquet(path), start=1):
+            yield _row_or_problem(number, record)
+    except FieldError as error:
+        yield _problem(number + 1, str(error)), ""
+
+
+def _json_rows(path: Path) -> Iterator[tuple[Row | Problem, str]]:
     for number, line in _lines(path):
         if number == 1 and (kind := _foreign(line)):
-            yield _problem(1, f"the file is {kind}; JSON lines are needed, one object per line"), ""
+            yield _problem(1, f"the file is {kind}; JSON lines are needed, one object per line, or Parquet"), ""
             return
-        yield _row_or_problem(number, line)
-    if number == 0:
-        yield Problem(str(path), "the file holds no rows; write one JSON object per line"), ""
+        yield _row_or_problem(number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Numbered lines; blank lines at the end of the file are left out, others kept so that they are reported."""
     blank: list[tuple[int, bytes]] = []
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    blank.append((number, line))
-                    continue
-                yield from blank
-                blank.clear()
-                yield number, line
-    except OSError as error:
-        problem = Problem(str(path), f"{error.strerror or error}; give the path of a readable JSONL file")
-        raise ProblemsError("dataset_invalid", "The data file cannot be opened", [problem]) from None
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                blank.append((number, line))
+                continue
+            yield from blank
+            blank.clear()
+            yield number, line
 
 
 def _foreign(line: bytes) -> str | None:
     return next((kind for magic, kind in _MAGIC.items() if line.startswith(magic)), None)
 
 
-def _row_or_problem(number: int, line: bytes) -> tuple[Row | Problem, str]:
+def _row_or_problem(number: int, source: bytes | dict[str, Any]) -> tuple[Row | Problem, str]:
+    """A line of JSON, or an object that was read already."""
     try:
-        record = _record(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
+        record = _record(source) if isinstance(source, bytes) else _storable(source)
         fields = read_fields(record)
         return _row(number, record, fields), "/".join(fields.used)
     except FieldError as error:
@@ -194,6 +211,15 @@ def _record(line: bytes) -> dict[str, Any]:
         raise FieldError(
             f"is {_shown(record)}, not a JSON object; write one object per line, without a list around them"
         )
+    return record
+
+
+def _storable(record: dict[str, Any]) -> dict[str, Any]:
+    """The record, when JSON could say it: dates, bytes and the like have no one way to be told."""
+    try:
+        json.dumps(record, allow_nan=False, ensure_ascii=False).encode("utf-8")
+    except (TypeError, ValueError) as error:
+        raise FieldError(f"holds a value that JSON does not have ({error}); store it as text or number") from None
     return record
 
 

@@ -171,7 +171,7 @@ def test_an_empty_file_is_refused(tmp_path: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("magic", "kind"),
-    [(b"PAR1", "a Parquet file"), (b"\x1f\x8b\x08", "a gzip archive"), (b"PK\x03\x04", "a zip archive")],
+    [(b"\x1f\x8b\x08", "a gzip archive"), (b"PK\x03\x04", "a zip archive")],
 )
 def test_other_file_formats_are_named(tmp_path: Path, magic: bytes, kind: str) -> None:
     path = tmp_path / "rows.jsonl"

@@ -1,0 +1,83 @@
+"""Parquet files: the same rows as from JSON lines, the same refusals, and no row group beyond the bound."""
+
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from services.common.data import parquet as reader
+from services.common.data.rows import check_file, iter_rows, read_rows
+from services.common.errors import ProblemsError
+
+ROWS: list[dict[str, Any]] = [
+    {"prompt": "1+1?", "answer": "2", "metadata": {"level": 1}},
+    {"prompt": "2+2?", "answer": "4", "id": "mine", "completion": r"\boxed{4}"},
+]
+
+
+def write(path: Path, rows: list[dict[str, Any]], **options: Any) -> Path:
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path, **options)
+    return path
+
+
+def test_rows_are_those_of_the_same_objects_as_json_lines(tmp_path: Path) -> None:
+    # pyarrow takes the columns from the first row alone
+    columns = {name: None for row in ROWS for name in row}
+    stored = write(tmp_path / "rows.parquet", [{**columns, **row} for row in ROWS])
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    assert list(iter_rows(stored)) == list(iter_rows(lines))
+
+
+def test_verls_layout_is_read(tmp_path: Path) -> None:
+    row = {
+        "data_source": "gsm8k",
+        "prompt": [{"role": "user", "content": "3+4?"}],
+        "ability": "math",
+        "reward_model": {"style": "rule", "ground_truth": "7"},
+        "extra_info": {"split": "train", "index": 0},
+    }
+    (read,) = read_rows(write(tmp_path / "train.parquet", [row]), "rl")
+    assert (read.messages[0].content, read.answer, read.data_source) == ("3+4?", "7", "gsm8k")
+
+
+def test_a_faulty_row_is_named_by_its_number_across_batches(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n}?", "answer": str(n)} for n in range(3000)]
+    rows[2500]["prompt"] = " "
+    with pytest.raises(ProblemsError, match="row 2501: the prompt is empty"):
+        read_rows(write(tmp_path / "rows.parquet", rows, row_group_size=700), "rl")
+
+
+def test_a_value_that_json_does_not_have_is_refused(tmp_path: Path) -> None:
+    day = datetime.date(2026, 1, 1)
+    path = write(tmp_path / "rows.parquet", [{"prompt": "q", "answer": "1", "day": day}])
+    with pytest.raises(ProblemsError, match="row 1: holds a value that JSON does not have"):
+        read_rows(path, "rl")
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.parquet", ROWS[:1])
+    path.write_bytes(path.read_bytes()[:-20])
+    report = check_file(path)
+    assert report.num_problems == 1
+    assert "cannot be read as Parquet" in str(report.problems[0])
+
+
+def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pyarrow.table({"prompt": pyarrow.array([], pyarrow.string())}), path)
+    with pytest.raises(ProblemsError, match="holds no rows"):
+        read_rows(path, "sft")
+
+
+def test_a_file_that_would_unfold_beyond_the_bound_is_not_unfolded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "rows.parquet", [{"prompt": "x" * 1000, "answer": "1"}] * 500)
+    monkeypatch.setattr(reader, "_MAX_GROUP_BYTES", 100)
+    with pytest.raises(ProblemsError, match="a row group unfolds to"):
+        read_rows(path, "rl")
