@@ -18,6 +18,7 @@ MethodType = Literal["sft", "rl", "eval", "pipeline"]
 Stage = Literal["sft", "rl", "eval"]
 _METHOD_SYNONYMS = {"supervised": "sft", "reinforcement": "rl"}
 _MAX_METADATA = 16
+_MAX_MIXED = 32
 
 
 class Method(Frozen):
@@ -245,6 +246,15 @@ class ResourcesSpec(Frozen):
     """Responses decoded side by side per replica; 0 lets the replica choose."""
 
 
+class MixturePart(Frozen):
+    """One file of a mixture."""
+
+    file: str = Field(min_length=1)
+    """File id (`file_…`) or path."""
+    weight: float = Field(1.0, gt=0, le=1e6)
+    """Share of the prompts relative to the other files, whatever their lengths."""
+
+
 class JobSpec(Frozen):
     """A whole job."""
 
@@ -255,6 +265,8 @@ class JobSpec(Frozen):
     method: Annotated[Method, BeforeValidator(_method_object)]
     training_file: str | None = None
     """File id (`file_…`) or path."""
+    training_mixture: tuple[MixturePart, ...] = Field((), max_length=_MAX_MIXED)
+    """Files that are trained on side by side, in place of training_file. An epoch has as many rows as all of them."""
     validation_file: str | None = None
     suffix: str | None = Field(None, max_length=64)
     seed: int = Field(0, ge=0, lt=2**31)
@@ -276,12 +288,20 @@ class JobSpec(Frozen):
     resources: ResourcesSpec = ResourcesSpec()
 
     @model_validator(mode="after")
+    def _one_file_or_a_mixture(self) -> Self:
+        if self.training_file is not None and self.training_mixture:
+            raise ValueError("training_file and training_mixture exclude each other; name the file in the mixture")
+        return self
+
+    @model_validator(mode="after")
     def _files_for_stages(self) -> Self:
         for stage in self.method.stages:
             if stage == "eval" and self.validation_file is None:
                 raise ValueError(f"method {self.method.type!r} evaluates, so validation_file is required")
-            if stage != "eval" and self.training_file_of(stage) is None:
-                raise ValueError(f"method {self.method.type!r} needs training_file (or {stage}.training_file)")
+            if stage != "eval" and not self.training_files_of(stage):
+                raise ValueError(
+                    f"method {self.method.type!r} needs training_file (or training_mixture, or {stage}.training_file)"
+                )
         return self
 
     @model_validator(mode="after")
@@ -307,10 +327,11 @@ class JobSpec(Frozen):
             require_exact_estimator(self.rl.estimator, diffusion.unmasking_strategy, diffusion.selection)
         return self
 
-    def training_file_of(self, stage: Literal["sft", "rl"]) -> str | None:
-        """The stage's own training file, else the job's."""
+    def training_files_of(self, stage: Literal["sft", "rl"]) -> tuple[MixturePart, ...]:
+        """The stage's own training file, else the job's mixture, which may be of one file."""
         own = self.sft.training_file if stage == "sft" else self.rl.training_file
-        return own or self.training_file
+        single = own or self.training_file
+        return self.training_mixture if single is None else (MixturePart(file=single),)
 
     def sft_validation_file(self) -> str | None:
         """The supervised stage's own validation file, else the job's."""
@@ -323,7 +344,8 @@ class JobSpec(Frozen):
     def files(self) -> tuple[str, ...]:
         """Every file the job reads, each once."""
         stages = (self.sft.training_file, self.sft.validation_file, self.rl.training_file)
-        named = (self.training_file, self.validation_file, *stages)
+        mixed = (part.file for part in self.training_mixture)
+        named = (self.training_file, self.validation_file, *stages, *mixed)
         return tuple(dict.fromkeys(name for name in named if name is not None))
 
     def needs_rollout(self) -> bool:

@@ -20,16 +20,17 @@ _Value = TypeVar("_Value", int, str)
 
 
 class PromptOrder:
-    """Seeded order of rows: position p is row `permutation(p // num_rows)[p % num_rows]`.
+    """Seeded order of a file's rows: position p is row `permutation(p // num_rows)[p % num_rows]`.
 
-    A permutation sorts the rows by a hash of (seed, stage, epoch, row), so that it is the same in every release of
-    every library; it costs one hash per row and epoch.
+    A permutation sorts the rows by a hash of (key, epoch, row), so that it is the same in every release of every
+    library; it costs one hash per row and epoch.
     """
 
-    def __init__(self, *, seed: int, stage: str, num_rows: int) -> None:
+    def __init__(self, key: str, num_rows: int) -> None:
+        """`key` names seed and stage."""
         if num_rows < 1:
             raise ValueError("an order needs at least one row")
-        self._key = f"{seed}:{stage}"
+        self._key = key
         self._num_rows = num_rows
         self._epoch = -1
         self._permutation: list[int] = []
@@ -48,6 +49,40 @@ class PromptOrder:
             return hashlib.blake2b(f"{self._key}:{epoch}:{row}".encode(), digest_size=16).digest()
 
         return sorted(range(self._num_rows), key=rank)
+
+
+class MixedOrder:
+    """Order of the rows of several files, each in its own seeded order and with its share of the positions.
+
+    The next position is of the file that is furthest behind its share, so that every batch has the mixture, not only
+    their sum. Rows are numbered through, file after file.
+    """
+
+    def __init__(self, key: str, parts: Sequence[tuple[int, float]]) -> None:
+        """`parts` are (rows, weight) of each file."""
+        total = sum(weight for _, weight in parts)
+        self._shares = [weight / total for _, weight in parts]
+        self._orders = [PromptOrder(f"{key}:{index}", rows) for index, (rows, _) in enumerate(parts)]
+        self._offsets = [sum(rows for rows, _ in parts[:index]) for index in range(len(parts))]
+        self._taken = [0] * len(parts)
+        self._places: list[tuple[int, int]] = []
+        """File, and place in its order, of every position so far."""
+
+    def row(self, position: int) -> int:
+        """Row at a position; raises ValueError for a negative one."""
+        if position < 0:
+            raise ValueError(f"position {position} is negative")
+        while len(self._places) <= position:
+            self._places.append(self._next())
+        part, place = self._places[position]
+        return self._offsets[part] + self._orders[part].row(place)
+
+    def _next(self) -> tuple[int, int]:
+        due = len(self._places) + 1
+        behind = [share * due - taken for share, taken in zip(self._shares, self._taken, strict=True)]
+        part = behind.index(max(behind))
+        self._taken[part] += 1
+        return part, self._taken[part] - 1
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ class PolicyStatistics:
     """Sums and maxima over tokens, added up over micro-batches; `*_max` are maxima."""
 
     tokens: float = 0.0
+    surprise: float = 0.0
+    """-log π."""
     clipped: float = 0.0
     capped: float = 0.0
     """Importance weights that the cap cut."""
@@ -136,6 +138,7 @@ def _statistics(logprobs: torch.Tensor, behaviour: torch.Tensor) -> PolicyStatis
     diff, ratio = (logprobs - behaviour).abs(), ratio_of(logprobs - behaviour)
     return PolicyStatistics(
         tokens=len(logprobs),
+        surprise=-float(logprobs.sum()),
         ratio=float(ratio.sum()),
         ratio_max=float(ratio.max()),
         mismatch_kl=float(kl_k3(behaviour - logprobs).sum()),

@@ -2,7 +2,8 @@
 
 A mini-batch is packed into rows and summed over rows and ranks before one optimizer step. Every denominator is taken
 over the whole mini-batch before the first row is computed, so that loss and gradient depend neither on how it is packed
-nor on how many ranks share its rows. A loss or gradient that is not finite stops the job before the weights move.
+nor on how many ranks share its rows. A loss or gradient that is not finite stops the job before the weights move, and
+so does a model that has come to predict far worse than chance.
 """
 
 import math
@@ -28,6 +29,10 @@ from services.trainer.trajectory_rows import PackedRow, Sample, rl_rows, sft_row
 
 LOGITS_PER_CHUNK: Final = 2**25
 """Logits held at once, 128 MiB in fp32: with a vocabulary of 152k, those of a packed row would fill a device."""
+
+_EXPLODED: Final = 4.0
+"""Times the nats of a uniform guess at which a model's mean surprise says that it has exploded: no model that anybody
+starts from is near, and one whose weights blew up passes it within a step or two."""
 
 
 @dataclass(kw_only=True)
@@ -80,9 +85,10 @@ def train_sft_batch(
     """
     noisy = add_noise(examples, sft, policy.loaded.block_size, generator)
     optimizer.zero_grad(set_to_none=True)
-    loss = _sft_loss(policy, noisy, backward=True)
+    loss, surprise = _sft_loss(policy, noisy, backward=True)
     masked = float(sum((example.state > 0).sum() for example in noisy))
-    return {**optimizer_step(policy, optimizer, loss, optim.max_grad_norm), "diffusion/masked_tokens_trained": masked}
+    metrics = optimizer_step(policy, optimizer, loss, surprise, optim.max_grad_norm)
+    return {**metrics, "diffusion/masked_tokens_trained": masked}
 
 
 @torch.no_grad()
@@ -90,7 +96,7 @@ def evaluate_sft_loss(
     policy: Policy, examples: Sequence[SftExample], generator: np.random.Generator, sft: SftSpec
 ) -> float:
     """The supervised loss on held-out examples with one draw of noise, per answer token, in nats."""
-    return _sft_loss(policy, add_noise(examples, sft, policy.loaded.block_size, generator), backward=False)
+    return _sft_loss(policy, add_noise(examples, sft, policy.loaded.block_size, generator), backward=False)[0]
 
 
 @torch.no_grad()
@@ -166,12 +172,12 @@ def _score(
     return logprobs.gather(1, targets[:, None]).squeeze(1), entropy
 
 
-def _sft_loss(policy: Policy, noisy: Sequence[NoisyExample], *, backward: bool) -> float:
-    """The batch's loss over all ranks; `backward` adds this rank's part of the gradient."""
+def _sft_loss(policy: Policy, noisy: Sequence[NoisyExample], *, backward: bool) -> tuple[float, float]:
+    """The batch's loss and its targets' mean surprise over all ranks; `backward` adds this rank's gradient."""
     lengths = torch.tensor([len(example.token_ids) for example in noisy])
     first = lengths.cumsum(0) - lengths
     weight = torch.from_numpy(np.concatenate([example.weight for example in noisy]))
-    own = 0.0
+    own, own_surprise, own_targets = 0.0, 0.0, 0
     for row, counts in policy.ranks.share(sft_rows(noisy, **policy.layout)):
         logprobs, _ = policy.score(row, temperature=1.0)
         weight_of_row = float(counts) * weight[first[row.sample] + row.token].to(logprobs.device)
@@ -179,19 +185,34 @@ def _sft_loss(policy: Policy, noisy: Sequence[NoisyExample], *, backward: bool) 
         if backward:
             loss.backward()  # type: ignore[no-untyped-call]
         own += float(loss.detach())
-    return sum(policy.ranks.collect(own))
+        own_surprise -= counts * float(logprobs.detach().sum())
+        own_targets += counts * len(logprobs)
+    losses, surprises, targets = zip(*policy.ranks.collect((own, own_surprise, own_targets)), strict=True)
+    return sum(losses), sum(surprises) / max(1, sum(targets))
 
 
 def optimizer_step(
-    policy: Policy, optimizer: torch.optim.Optimizer, loss: float, max_grad_norm: float
+    policy: Policy, optimizer: torch.optim.Optimizer, loss: float, surprise: float, max_grad_norm: float
 ) -> dict[str, float]:
-    """Clip the accumulated gradient and step once; the norm returned is the one before clipping."""
+    """Clip the accumulated gradient and step once; the norm returned is the one before clipping.
+
+    `surprise` is the mean of -log p of the update's targets, in nats. Raises PlatformError("nan_loss").
+    """
     norm = float(whole(torch.nn.utils.clip_grad_norm_(policy.loaded.model.parameters(), max_grad_norm)))
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise PlatformError(
             "nan_loss",
             f"Cannot update the weights: the loss is {loss} and the gradient norm {norm}; both must be finite.",
             hint="The weights were not changed. Resume from the last checkpoint with a lower optim.lr.",
+        )
+    limit = _EXPLODED * math.log(len(policy.loaded.sampleable))
+    if surprise > limit:
+        raise PlatformError(
+            "nan_loss",
+            f"Cannot update the weights: the model has exploded. Its targets have {surprise:.1f} nats on the mean, "
+            f"and a uniform guess has {limit / _EXPLODED:.1f}.",
+            hint="The weights were not changed. Rewind to a checkpoint before the rise of train/loss, with a lower "
+            "optim.lr.",
         )
     optimizer.step()
     return {"train/loss": loss, "train/grad_norm": norm, "train/lr": float(optimizer.param_groups[0]["lr"])}

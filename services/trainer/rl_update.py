@@ -116,7 +116,8 @@ def _update(policy: Policy, optimizer: torch.optim.Optimizer, samples: Sequence[
     loss, statistics = sum(policy.ranks.collect(own_loss)), PolicyStatistics()
     for part in policy.ranks.collect(own_statistics):
         statistics.add(part)
-    metrics = optimizer_step(policy, optimizer, loss, rules.optim.max_grad_norm)
+    surprise = statistics.surprise / statistics.tokens
+    metrics = optimizer_step(policy, optimizer, loss, surprise, rules.optim.max_grad_norm)
     return _Update(metrics={**metrics, "train/policy_loss": loss - statistics.kl_loss}, statistics=statistics)
 
 

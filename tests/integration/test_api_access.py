@@ -140,14 +140,19 @@ def test_projects_see_only_their_own(api: Api) -> None:
 def test_paths_of_the_server_are_for_admins(api: Api) -> None:
     mine = api.user("a")
 
-    spec = api.http.post("/v1/jobs", json=job_body(api.directory), headers=mine)
+    held_out = str(write_rows(api.directory / "held-out.jsonl"))
+    body = job_body(api.directory, sft={"validation_file": held_out})
+    del body["training_file"]
+    body["training_mixture"] = [{"file": str(write_rows(api.directory / "mixed.jsonl"))}]
+    spec = api.http.post("/v1/jobs", json=body, headers=mine)
     model = api.http.post("/v1/models", json={"path": "/etc"}, headers=mine)
 
     assert (spec.status_code, model.status_code) == (403, 403)
     assert {problem["path"] for problem in spec.json()["error"]["problems"]} == {
         "model",
-        "training_file",
+        "training_mixture",
         "validation_file",
+        "sft.validation_file",
     }
 
 

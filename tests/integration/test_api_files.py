@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from tests.support.control_plane import (
     job_body,
@@ -55,6 +57,24 @@ def test_malformed_rows_are_named_by_number_and_the_file_is_not_kept(http: httpx
     assert "truncated JSON" in error["problems"][0]["message"]
     assert http.get("/v1/files").json()["data"] == []
     assert list((tmp_path / "data" / "files").iterdir()) == []
+
+
+def test_a_parquet_file_is_taken_and_comes_back_as_it_was(http: httpx.Client, tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(
+        pyarrow.Table.from_pylist([{"prompt": "1+1?", "answer": "2"}, {"prompt": "2+2?", "answer": "4"}]), path
+    )
+
+    file = upload(http, path.read_bytes(), path.name).json()
+    content = http.get(f"/v1/files/{file['id']}/content")
+    job = {**job_body(tmp_path, method="rl", training_file=file["id"]), "validation_file": None}
+
+    assert (file["filename"], file["rows"]) == ("rows.parquet", 2)
+    assert (content.content, content.headers["content-type"]) == (
+        path.read_bytes(),
+        "application/vnd.apache.parquet",
+    )
+    assert http.post("/v1/jobs", json=job).status_code == 201
 
 
 def test_an_empty_file_is_refused(http: httpx.Client) -> None:

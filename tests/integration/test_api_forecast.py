@@ -9,6 +9,7 @@ import grpc
 import httpx
 import pytest
 
+from services.api.db.record_tables import Metric
 from services.common.model.tiny import make_tiny_model
 from services.common.pb.dirl.v1 import reward_pb2, reward_pb2_grpc, types_pb2
 from services.common.rpc.server import RpcServer
@@ -94,6 +95,8 @@ def test_a_probe_says_whether_the_base_model_can_learn_from_the_prompts(
     assert found["steps"] == {"rl": 100}
     [file] = found["files"].values()
     assert (file["rows"], file["rl_rows"]) == (4, 4)
+    assert 0 < file["longest_prompt_tokens"] == file["longest_sample_tokens"] - 8
+    assert (file["rows_too_long"], found["seconds"], found["seconds_from"]) == (0, None, None)
     assert found["parameters"] > 1000
     assert found["memory_bytes"] == 16 * found["parameters"]
 
@@ -104,10 +107,60 @@ def test_a_job_without_room_for_its_checkpoints_is_refused_by_the_forecast(
     spec = body(tmp_path, tiny, checkpoint={"keep_last": 10**12})
     with api(postgres_server, redis_url, tmp_path, NOWHERE) as http:
         found = http.post("/v1/jobs", params={"dry_run": True}, json=spec).json()
+        refused = http.post("/v1/jobs", json=spec)
 
     assert (found["accepted"], [problem["path"] for problem in found["problems"]]) == (False, ["checkpoint.keep_last"])
     assert found["probe"] is None
     assert "Verify" in found["probe_skipped"]
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "preflight_failed")
+    assert refused.json()["error"]["param"] == "checkpoint.keep_last"
+
+
+def test_a_preflight_refuses_a_job_that_its_forecast_speaks_against(
+    postgres_server: Postgres, redis_url: str, tmp_path: Path, tiny: Path
+) -> None:
+    with verifier(0) as reward, api(postgres_server, redis_url, tmp_path, reward) as http:
+        refused = http.post("/v1/jobs", params={"preflight": True}, json=body(tmp_path, tiny))
+        unasked = http.post("/v1/jobs", json=body(tmp_path, tiny))
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "preflight_failed")
+    assert "cannot learn" in refused.json()["error"]["message"]
+    assert unasked.status_code == 201
+
+
+def test_rows_that_are_all_too_long_are_measured_and_objected_to(
+    postgres_server: Postgres, redis_url: str, tmp_path: Path, tiny: Path
+) -> None:
+    with api(postgres_server, redis_url, tmp_path, NOWHERE) as http:
+        spec = body(tmp_path, tiny, prompt={"max_prompt_tokens": 1})
+        found = http.post("/v1/jobs", params={"dry_run": True}, json=spec).json()
+
+    [file] = found["files"].values()
+    assert file["rows_too_long"] == file["rows"] == 4
+    assert (found["accepted"], {problem["path"] for problem in found["problems"]}) == (
+        False,
+        {"training_file", "validation_file"},
+    )
+
+
+def test_the_time_of_a_job_is_foretold_from_the_pace_of_an_earlier_one(
+    postgres_server: Postgres, redis_url: str, tmp_path: Path, tiny: Path
+) -> None:
+    spec = body(tmp_path, tiny, rl={"steps": 10, "prompts_per_step": 4})
+    with migrated_database(postgres_server) as url:
+        settings = make_settings(url, redis_url, tmp_path / "data")
+        with running_api(settings) as (http, resources):
+            earlier = http.post("/v1/jobs", json=spec).json()["id"]
+            with resources.database.begin() as session:
+                session.add_all(
+                    Metric(job_id=earlier, name="time/step_s", attempt=1, step=step, value=seconds)
+                    for step, seconds in enumerate((90.0, 2.0, 3.0, 4.0, 2.0))
+                )
+            twice = {**spec, "rl": {"steps": 10, "prompts_per_step": 8}}
+            found = http.post("/v1/jobs", params={"dry_run": True}, json=twice).json()
+
+    # the median of 3 s a step, twice the prompts in each of 10 steps
+    assert (found["seconds"], found["seconds_from"]) == (60.0, earlier)
 
 
 def test_a_spec_with_faults_gets_all_of_them_and_no_forecast(

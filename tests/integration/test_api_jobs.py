@@ -26,6 +26,7 @@ from tests.support.control_plane import (
     run_attempt,
     running_api,
     write_model,
+    write_rows,
 )
 from tests.support.servers import Postgres
 
@@ -116,6 +117,21 @@ def test_everything_that_contradicts_the_installation_is_said_at_once(api: Api) 
     }
     assert "validation_file: row 2: has no gold answer" in error["message"]
     assert api.count() == 0
+
+
+def test_every_file_of_a_mixture_is_checked(api: Api) -> None:
+    good, bad = write_rows(api.directory / "good.jsonl"), api.directory / "bad.jsonl"
+    bad.write_text('{"prompt": "no answer"}\n')
+
+    def mixture(*parts: Path) -> dict[str, Any]:
+        return {"training_file": None, "training_mixture": [{"file": str(part), "weight": 2} for part in parts]}
+
+    error = api.refusal(method="rl", **mixture(good, bad))
+    job = api.submit(method="rl", **mixture(good, write_rows(api.directory / "more.jsonl")))
+
+    assert [problem["path"] for problem in error["problems"]] == ["training_mixture"]
+    assert "has no gold answer" in error["problems"][0]["message"]
+    assert [part["weight"] for part in job["spec"]["training_mixture"]] == [2.0, 2.0]
 
 
 @pytest.mark.parametrize("model", ["model_unknown", "relative/model", "/nowhere", "org/name-on-the-hub"])

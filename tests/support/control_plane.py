@@ -285,7 +285,7 @@ def job_body(directory: Path, **values: Any) -> dict[str, Any]:
 
 def submit(database: Database, directory: Path, *, max_replicas: int = 8, **values: Any) -> str:
     """Id of a queued job."""
-    job, _ = Submissions(database, max_replicas, LOCAL).submit(job_body(directory, **values), None)
+    job, _ = Submissions(database, max_replicas, LOCAL, lambda _job: None).submit(job_body(directory, **values), None)
     return job.id
 
 

@@ -18,6 +18,7 @@ _FILE_KEYS: Final = (
     ("training_file",),
     ("validation_file",),
     ("sft", "training_file"),
+    ("sft", "validation_file"),
     ("rl", "training_file"),
 )
 
@@ -89,13 +90,19 @@ def _value(text: str) -> Any:
 
 
 def _file_places(spec: Spec) -> Iterator[tuple[Spec, str]]:
+    mixture = ((part, "file") for part in spec.get("training_mixture", ()))
+    for place, key in (*_single_places(spec), *mixture):
+        name = place.get(key)
+        if isinstance(name, str) and not name.startswith(_UPLOADED_PREFIX):
+            yield place, key
+
+
+def _single_places(spec: Spec) -> Iterator[tuple[Spec, str]]:
     for *parents, key in _FILE_KEYS:
         place = spec
         for parent in parents:
             place = place.get(parent, {})
-        name = place.get(key)
-        if isinstance(name, str) and not name.startswith(_UPLOADED_PREFIX):
-            yield place, key
+        yield place, key
 
 
 def _uploaded(name: str, api: ApiClient, base: Path, tell: Callable[[str], None]) -> str:

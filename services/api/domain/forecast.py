@@ -7,9 +7,10 @@ from typing import Final
 from services.common.errors import Problem
 from services.common.job_spec import JobSpec
 
-_BYTES_PER_PARAMETER: Final = 16
+_WEIGHT_BYTES: Final = 4
+_TRAINED_BYTES: Final = 16
 """fp32 weights, gradients, and the two moments of AdamW; activations come on top."""
-_CHECKPOINT_BYTES_PER_PARAMETER: Final = 12
+_CHECKPOINT_BYTES: Final = 12
 """fp32 weights and moments."""
 
 
@@ -47,12 +48,15 @@ class Probe:
 
 def room(parameters: int, spec: JobSpec, memory_total: int | None, disk_free: int) -> Room:
     """What the job takes."""
-    kept = spec.checkpoint.keep_last + 1  # the new one is written before the oldest is removed
+    trains = spec.method.stages != ("eval",)
+    kept = spec.checkpoint.keep_last + 1 if trains else 0  # the new one is written before the oldest is removed
+    # Of a job with adapters, gradients and moments are theirs: next to nothing beside the weights.
+    whole = trains and spec.lora is None
     return Room(
         parameters=parameters,
-        memory_bytes=parameters * _BYTES_PER_PARAMETER,
+        memory_bytes=parameters * (_TRAINED_BYTES if whole else _WEIGHT_BYTES),
         memory_total_bytes=memory_total,
-        disk_bytes=parameters * _CHECKPOINT_BYTES_PER_PARAMETER * kept,
+        disk_bytes=parameters * (_CHECKPOINT_BYTES if whole else _WEIGHT_BYTES) * kept,
         disk_free_bytes=disk_free,
     )
 
@@ -68,8 +72,20 @@ def steps_of(spec: JobSpec, sft_rows: int) -> dict[str, int]:
     return steps
 
 
-def objections(room: Room, probe: Probe | None, spec: JobSpec) -> Sequence[Problem]:
-    """Why the job cannot fit or cannot learn; empty when nothing speaks against it."""
+def seconds_of(spec: JobSpec, steps: int, earlier: JobSpec, step_s: float) -> float:
+    """Time of `steps` at the pace of an earlier job of the same model and method, by the work that a step has."""
+    return steps * step_s * _work(spec) / _work(earlier)
+
+
+def _work(spec: JobSpec) -> int:
+    """Responses' tokens of a step, at most; of supervised training, rows."""
+    if spec.method.type == "sft":
+        return spec.sft.batch_size
+    return spec.rl.prompts_per_step * spec.rl.num_generations * spec.sampling.max_new_tokens
+
+
+def does_not_fit(room: Room, spec: JobSpec) -> Sequence[Problem]:
+    """What of the job exceeds the machines; empty when nothing does."""
     found: list[Problem] = []
     if room.memory_total_bytes is not None and room.memory_bytes > room.memory_total_bytes:
         needs = f"{room.parameters} parameters take {room.memory_bytes} bytes to train"
@@ -77,6 +93,12 @@ def objections(room: Room, probe: Probe | None, spec: JobSpec) -> Sequence[Probl
     if room.disk_bytes > room.disk_free_bytes:
         needs = f"{spec.checkpoint.keep_last} checkpoints and a new one take {room.disk_bytes} bytes"
         found.append(Problem("checkpoint.keep_last", f"does not fit: {needs}, {room.disk_free_bytes} are free"))
+    return found
+
+
+def objections(room: Room, probe: Probe | None, spec: JobSpec) -> Sequence[Problem]:
+    """Why the job cannot fit or cannot learn; empty when nothing speaks against it."""
+    found = list(does_not_fit(room, spec))
     if probe is not None and probe.zero_variance_rate == 1.0 and spec.rl.dynamic_sampling:
         counts = f"{probe.correct} all correct, {probe.wrong} all wrong"
         what = f"all {probe.prompts} groups of a probe had equal rewards ({counts})"

@@ -3,8 +3,8 @@
 import json
 import shutil
 import struct
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -13,17 +13,21 @@ from pydantic import BaseModel
 from sqlalchemy import select
 
 from services.api.db.job_tables import ServiceLease
-from services.api.domain.forecast import Probe, objections, room, steps_of
+from services.api.db.paces import earlier_pace
+from services.api.domain.access import Caller
+from services.api.domain.forecast import Probe, Room, does_not_fit, objections, room, seconds_of, steps_of
 from services.api.http.envelope import ProblemBody
 from services.api.http.resources import Resources
-from services.api.http.submission import Submission
-from services.common.data.rows import FileReport, Row, check_file, read_rows
+from services.api.http.sample_lengths import Lengths, length_problems, measure
+from services.api.http.submission import FileUse, Submission
+from services.common.data.rows import FileReport, Row, check_file, iter_rows
 from services.common.data.turns import messages_of
-from services.common.errors import PlatformError
+from services.common.errors import PlatformError, Problem, ProblemsError
 from services.common.job_spec import JobSpec
 from services.common.pb.dirl.v1 import reward_pb2, rollout_pb2, types_pb2
 from services.common.rpc.security import is_loopback
 
+_GPU: Final = Path("/dev/nvidiactl")
 _PROBED_PROMPTS: Final = 4
 _MOST_GENERATIONS: Final = 4
 
@@ -38,6 +42,12 @@ class FileForecast(BaseModel):
     """Rows with a gold answer."""
     longest_prompt_chars: int
     longest_completion_chars: int
+    longest_prompt_tokens: int | None
+    """Without what a chat template adds; null when the model has no tokenizer to measure with."""
+    longest_sample_tokens: int | None
+    """Prompt with its completion, or with the longest response that rollouts may give."""
+    rows_too_long: int | None
+    """Of the file's 256 longest rows: beyond prompt.max_prompt_tokens or trainer.seq_len, so that they are dropped."""
 
 
 class ProbeForecast(BaseModel):
@@ -68,44 +78,94 @@ class JobForecast(BaseModel):
     disk_bytes: int
     """Of the checkpoints that are kept at once."""
     disk_free_bytes: int
+    seconds: float | None
+    """Of all steps, at the pace of an earlier job; null without one, and without reinforcement or supervised steps."""
+    seconds_from: str | None
+    """Job whose pace it is: the newest of this model and method that did a few steps."""
     probe: ProbeForecast | None
     probe_skipped: str | None
     """Why the prompts were not tried."""
 
 
-def forecast(resources: Resources, submission: Submission) -> JobForecast:
+def forecast(resources: Resources, caller: Caller, submission: Submission) -> JobForecast:
     """The forecast of a submission that is sound in itself."""
     spec = submission.spec
-    resources.data_dir.mkdir(parents=True, exist_ok=True)
-    reports = {name: check_file(Path(path)) for name, path in submission.files.items()}
-    needed = room(
-        _parameters(submission.model_path), spec, _trainer_memory(resources), shutil.disk_usage(resources.data_dir).free
-    )
+    reports = {use.file: check_file(use.path) for use in submission.uses}
+    lengths = {use.file: _lengths(use, submission) for use in submission.uses}
+    needed = _room(resources, submission)
     probe, skipped = _probe(resources, submission)
-    problems = objections(needed, probe, spec)
-    sft_file = spec.training_file_of("sft")
+    problems = [*objections(needed, probe, spec), *_length_problems(submission, reports, lengths)]
+    steps = steps_of(spec, sum(reports[use.file].sft_rows for use in submission.uses if use.needs == "sft"))
+    seconds, seconds_from = _time(resources, caller, submission, sum(steps.values()))
     return JobForecast(
         accepted=not problems,
         problems=[ProblemBody(path=problem.path, message=problem.message) for problem in problems],
         spec=spec.model_dump(mode="json"),
-        files={name: _file(report) for name, report in reports.items()},
-        steps=steps_of(spec, 0 if sft_file is None else reports[sft_file].sft_rows),
+        files={name: _file(report, lengths[name]) for name, report in reports.items()},
+        steps=steps,
         parameters=needed.parameters,
         memory_bytes=needed.memory_bytes,
         disk_bytes=needed.disk_bytes,
         disk_free_bytes=needed.disk_free_bytes,
+        seconds=seconds,
+        seconds_from=seconds_from,
         probe=None if probe is None else _probe_view(probe),
         probe_skipped=skipped,
     )
 
 
-def _file(report: FileReport) -> FileForecast:
+def require_room(resources: Resources, submission: Submission) -> None:
+    """Refuse what the machines cannot hold: PlatformError("preflight_failed")."""
+    if problems := does_not_fit(_room(resources, submission), submission.spec):
+        raise ProblemsError("preflight_failed", "The job cannot be accepted", list(problems))
+
+
+def require_prospects(resources: Resources, caller: Caller, submission: Submission) -> None:
+    """Refuse what the forecast speaks against: PlatformError("preflight_failed")."""
+    found = forecast(resources, caller, submission)
+    if not found.accepted:
+        problems = [Problem(problem.path, problem.message) for problem in found.problems]
+        raise ProblemsError("preflight_failed", "The forecast speaks against the job", problems)
+
+
+def _room(resources: Resources, submission: Submission) -> Room:
+    resources.data_dir.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(resources.data_dir).free
+    return room(_parameters(submission.model_path), submission.spec, _trainer_memory(resources), free)
+
+
+def _lengths(use: FileUse, submission: Submission) -> Lengths | None:
+    return measure(use.path, submission.model_path, submission.spec, learns_completions=use.needs == "sft")
+
+
+def _length_problems(
+    submission: Submission, reports: Mapping[str, FileReport], lengths: Mapping[str, Lengths | None]
+) -> Iterator[Problem]:
+    for use in submission.uses:
+        found = lengths[use.file]
+        if found is not None:
+            yield from length_problems(use.param, found, reports[use.file].rows)
+
+
+def _time(resources: Resources, caller: Caller, submission: Submission, steps: int) -> tuple[float | None, str | None]:
+    spec = submission.spec
+    with resources.database.begin() as session:
+        pace = earlier_pace(session, caller.project, str(submission.model_path), spec.method.type)
+    if pace is None or steps == 0:
+        return None, None
+    return seconds_of(spec, steps, JobSpec.model_validate(pace.spec), pace.step_s), pace.job_id
+
+
+def _file(report: FileReport, lengths: Lengths | None) -> FileForecast:
     return FileForecast(
         rows=report.rows,
         sft_rows=report.sft_rows,
         rl_rows=report.rl_rows,
         longest_prompt_chars=report.longest_prompt_chars,
         longest_completion_chars=report.longest_completion_chars,
+        longest_prompt_tokens=None if lengths is None else lengths.longest_prompt,
+        longest_sample_tokens=None if lengths is None else lengths.longest_sample,
+        rows_too_long=None if lengths is None else lengths.too_long,
     )
 
 
@@ -120,9 +180,9 @@ def _probe_view(probe: Probe) -> ProbeForecast:
 
 
 def _trainer_memory(resources: Resources) -> int | None:
-    """Of this machine, when the trainers are on it."""
+    """Of this machine, when the trainers are on it and compute in it."""
     local = all(is_loopback(address) for address in resources.settings.trainer_addresses)
-    return int(psutil.virtual_memory().total) if local else None
+    return int(psutil.virtual_memory().total) if local and not _GPU.exists() else None
 
 
 def _parameters(model: Path) -> int:
@@ -152,7 +212,7 @@ def _probe(resources: Resources, submission: Submission) -> tuple[Probe | None, 
     if spec.method.stages[0] != "rl":
         return None, "The job does not begin with reinforcement learning: its policy is not the base model."
     try:
-        rows = list(islice(read_rows(Path(submission.files[spec.training_file_of("rl") or ""]), "rl"), _PROBED_PROMPTS))
+        rows = _probed_rows(submission)
         replica = free_replica(resources)
         generations = min(_MOST_GENERATIONS, spec.rl.num_generations)
         groups = [_outcomes(resources, replica, submission, row, generations) for row in rows]
@@ -161,6 +221,13 @@ def _probe(resources: Resources, submission: Submission) -> tuple[Probe | None, 
     correct = sum(all(group) for group in groups)
     wrong = sum(not any(group) for group in groups)
     return Probe(len(groups), generations, correct, wrong), None
+
+
+def _probed_rows(submission: Submission) -> list[Row]:
+    """Rows of every file that the stage trains on, by turns."""
+    files = [iter_rows(use.path) for use in submission.uses if use.needs == "rl"]
+    turns = (row for turn in zip_longest(*files) for row in turn if row is not None)
+    return list(islice(turns, _PROBED_PROMPTS))
 
 
 def free_replica(resources: Resources) -> str:

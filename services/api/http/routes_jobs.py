@@ -12,10 +12,10 @@ from services.api.domain.access import Caller
 from services.api.domain.job_state import RESUMABLE, JobState, require_state
 from services.api.http.auth import Who
 from services.api.http.envelope import Page, page_of
-from services.api.http.forecasting import JobForecast, forecast
+from services.api.http.forecasting import JobForecast, forecast, require_prospects, require_room
 from services.api.http.paging import newest_first, owned_by
 from services.api.http.resources import After, Limit, Res, Resources
-from services.api.http.submission import Submissions
+from services.api.http.submission import Submission, Submissions
 from services.api.http.views import JobView, job_view
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -34,29 +34,40 @@ def create_job(
         Header(min_length=1, max_length=255, description="Repeating a request with its key gives the same job."),
     ] = None,
     dry_run: Annotated[bool, Query(description="Answer with a forecast; nothing is submitted.")] = False,
+    preflight: Annotated[bool, Query(description="Refuse the job when its forecast speaks against it.")] = False,
 ) -> JobView | Response:
     """Submit a job spec. All that is wrong with it is said at once. 200 when the key was used for this job before.
 
     With `dry_run` the answer is a forecast (200): rows, steps, memory and disk, and what the base model does with some
-    of the prompts when a replica is free.
+    of the prompts when a replica is free. A job that cannot fit is always refused; with `preflight` one that cannot
+    learn is, too.
     """
     if dry_run:
-        foretold = forecast(resources, submissions_of(resources, caller).check(body))
+        foretold = forecast(resources, caller, submissions_of(resources, caller).check(body))
         return JSONResponse(foretold.model_dump(mode="json"))
-    job, is_new = submit(resources, caller, body, idempotency_key)
+    job, is_new = submit(resources, caller, body, idempotency_key, preflight=preflight)
     if not is_new:
         response.status_code = 200
     return job_view(job)
 
 
-def submissions_of(resources: Resources, caller: Caller) -> Submissions:
+def submissions_of(resources: Resources, caller: Caller, *, preflight: bool = False) -> Submissions:
     """What checks and stores the caller's jobs."""
-    return Submissions(resources.database, len(resources.settings.rollout_addresses), caller)
+
+    def require(submission: Submission) -> None:
+        if preflight:
+            require_prospects(resources, caller, submission)
+        else:
+            require_room(resources, submission)
+
+    return Submissions(resources.database, len(resources.settings.rollout_addresses), caller, require)
 
 
-def submit(resources: Resources, caller: Caller, body: Any, idempotency_key: str | None) -> tuple[Job, bool]:
+def submit(
+    resources: Resources, caller: Caller, body: Any, idempotency_key: str | None, *, preflight: bool = False
+) -> tuple[Job, bool]:
     """The job, and whether it is new."""
-    job, is_new = submissions_of(resources, caller).submit(body, idempotency_key)
+    job, is_new = submissions_of(resources, caller, preflight=preflight).submit(body, idempotency_key)
     if is_new:
         resources.hints.dispatch()
     return job, is_new

@@ -41,6 +41,7 @@ _FIXED_IN_A_FORK: Final = (
     "method",
     "seed",
     "training_file",
+    "training_mixture",
     "validation_file",
     "sft.training_file",
     "rl.training_file",

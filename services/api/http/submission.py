@@ -5,7 +5,7 @@ Idempotent with a key: the same key with the same body gives the same job, with 
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +31,17 @@ Owned = TypeVar("Owned", StoredFile, RegisteredModel)
 
 
 @dataclass(frozen=True)
+class FileUse:
+    """What a stage reads."""
+
+    param: str
+    file: str
+    """As the spec names it."""
+    path: Path
+    needs: Needs
+
+
+@dataclass(frozen=True)
 class Submission:
     """A job that can be accepted."""
 
@@ -39,6 +50,11 @@ class Submission:
     card: ModelCard
     files: dict[str, str]
     """Path of every file that the spec names."""
+
+    @property
+    def uses(self) -> list["FileUse"]:
+        """Every use of a file by a stage."""
+        return [FileUse(param, name, Path(self.files[name]), needs) for param, name, needs in _uses(self.spec)]
 
     def to_row(self) -> Job:
         """A new job."""
@@ -65,10 +81,14 @@ class Submission:
 class Submissions:
     """Checks and stores jobs."""
 
-    def __init__(self, database: Database, max_replicas: int, caller: Caller) -> None:
+    def __init__(
+        self, database: Database, max_replicas: int, caller: Caller, require: Callable[[Submission], None]
+    ) -> None:
+        """`require` refuses a sound job that the installation cannot take."""
         self._database = database
         self._max_replicas = max_replicas
         self._caller = caller
+        self._require = require
 
     def submit(self, body: Any, key: str | None) -> tuple[Job, bool]:
         """The job, and whether it is new; raises PlatformError and ProblemsError."""
@@ -81,6 +101,7 @@ class Submissions:
         if key is not None and (known := self._known(key, request_hash)):
             return known, False
         submission = self.check(body)
+        self._require(submission)
         job = submission.to_row()
         job.project, job.key_id = self._caller.project, self._caller.key_id
         if not self._store(job, key, request_hash):
@@ -162,7 +183,9 @@ class Submissions:
         if self._caller.is_admin:
             return
         rule = "is a path of the server, which needs a key with the scope admin; upload the file, export the model"
-        named = [("model", spec.model, "model_"), *((param, name, "file_") for param, name, _ in _uses(spec))]
+        params = {name: param for param, name, _ in _uses(spec)}
+        files = ((params.get(name, "a file that no stage reads"), name, "file_") for name in spec.files())
+        named = [("model", spec.model, "model_"), *files]
         yield from (Problem(param, f"{name!r} {rule}") for param, name, prefix in named if not name.startswith(prefix))
 
     def _missing(self, spec: JobSpec, files: Mapping[str, Path | None], model_path: Path | None) -> Iterator[Problem]:
@@ -185,11 +208,13 @@ def _uses(spec: JobSpec) -> list[tuple[str, str, Needs]]:
         if stage == "eval":
             continue
         own = spec.sft.training_file if stage == "sft" else spec.rl.training_file
-        name = spec.training_file_of(stage)
-        if name is not None:
-            uses.append((f"{stage}.training_file" if own else "training_file", name, stage))
+        place = f"{stage}.training_file" if own else "training_file" if spec.training_file else "training_mixture"
+        uses.extend((place, part.file, stage) for part in spec.training_files_of(stage))
     if spec.validation_file is not None:
         uses.append(("validation_file", spec.validation_file, "eval"))
+    held_out = spec.sft.validation_file
+    if held_out not in (None, spec.validation_file) and "sft" in spec.method.stages:
+        uses.append(("sft.validation_file", held_out, "sft"))
     return uses
 
 

@@ -30,6 +30,14 @@ def whole_text(model_path: str, token_ids: Sequence[int]) -> str | None:
     return None if tokenizer is None else str(tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
 
+def count_tokens(model_path: Path, texts: Sequence[str]) -> list[int] | None:
+    """Tokens of every text; None as for `token_texts`."""
+    tokenizer = _tokenizer(str(model_path))
+    if tokenizer is None:
+        return None
+    return [len(encoding.ids) for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+
 def _tokenizer(model_path: str) -> Tokenizer | None:
     path = Path(model_path) / "tokenizer.json"
     return _read(path) if path.is_file() else None

@@ -4,7 +4,7 @@ import errno
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,9 +82,10 @@ class Checkpointer:
         return 0 if self._parent is None else int(self._parent.name.removeprefix("step-"))
 
     def save(self, trainee: Trainee, state: RunState) -> SavedCheckpoint:
-        """Write the current step and apply retention; raises `disk_full` or `checkpoint_failed`."""
+        """Write the current step and apply retention; raises `nan_loss`, `disk_full` or `checkpoint_failed`."""
         snapshot = trainee.snapshot()
         parts = {OPTIMIZER: snapshot.moments, ADAPTER: snapshot.adapter}
+        _require_finite(snapshot.weights, state.global_step)
         self._require_space([tensor for part in (snapshot.weights, *parts.values()) for tensor in part.values()])
         stored = state.to_stored(self._spec).model_dump_json()
 
@@ -131,6 +132,18 @@ class Checkpointer:
                 "free. Earlier checkpoints are untouched.",
                 hint="Free space, or lower checkpoint.keep_last; the job resumes from its newest checkpoint.",
             )
+
+
+def _require_finite(weights: Mapping[str, Tensor], step: int) -> None:
+    """A checkpoint of broken weights would push sound ones out of those that are kept."""
+    broken = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if broken:
+        raise PlatformError(
+            "nan_loss",
+            f"Cannot write the checkpoint of step {step}: {len(broken)} tensors, first {broken[0]}, have values that "
+            "are not finite. Earlier checkpoints are untouched.",
+            hint="Rewind to one of them with a lower optim.lr.",
+        )
 
 
 def find_resume_point(request: LearnerRequest, spec: JobSpec) -> ResumePoint | None:

@@ -1,5 +1,6 @@
 """Rows of the job's files as token ids; what does not fit is dropped and counted, never cut."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,8 @@ class Dataset(Generic[Item]):
     """Rows left out because they exceed prompt.max_prompt_tokens, trainer.seq_len or the model's positions."""
     file_sha256: str
     """A resumed ledger is only valid for the same rows."""
+    mixture: tuple[tuple[int, float], ...] = ()
+    """(rows, weight) of each file, when there are several."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,20 @@ def load_prompts(
     prompts = [_encode_prompt(row, loaded, prompt) for row in rows]
     kept = [item for item in prompts if _prompt_fits(item, limits, max_new_tokens, loaded.block_size)]
     return _dataset(path, prompts, kept, limits)
+
+
+def mixed(parts: Sequence[tuple[Dataset[Item], float]]) -> Dataset[Item]:
+    """Files with their weights as one data set, in the order given; a single file stays what it is."""
+    datasets = [dataset for dataset, _ in parts]
+    if len(datasets) == 1:
+        return datasets[0]
+    digests = "".join(dataset.file_sha256 for dataset in datasets)
+    return Dataset(
+        items=tuple(item for dataset in datasets for item in dataset.items),
+        too_long=sum(dataset.too_long for dataset in datasets),
+        file_sha256=hashlib.sha256(digests.encode()).hexdigest(),
+        mixture=tuple((len(dataset.items), weight) for dataset, weight in parts),
+    )
 
 
 def _encode_example(row: Row, loaded: LoadedModel, prompt: PromptSpec, trace: bool) -> SftExample:

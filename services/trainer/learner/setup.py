@@ -1,8 +1,10 @@
 """From a request to a session that can train: files, model or checkpoint, ledger, replicas; checked before any step."""
 
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import redis
 import structlog
@@ -21,10 +23,12 @@ from services.trainer.learner.checkpointing import Checkpointer, ResumePoint, fi
 from services.trainer.learner.datasets import (
     Dataset,
     EncodedPrompt,
+    Item,
     limits_of,
     load_examples,
     load_held_out,
     load_prompts,
+    mixed,
 )
 from services.trainer.learner.parity import PROMPTS, TOLERANCES, ParityGate, parity_gate
 from services.trainer.learner.process import StopSignal
@@ -160,13 +164,11 @@ def _load_data(
     sft = rl = evaluation = None
     held_out: tuple[SftExample, ...] = ()
     if "sft" in stages:
-        path = _file(request, spec.training_file_of("sft"))
-        sft = load_examples(path, loaded, spec.prompt, limits, trace=spec.sft.noise == "trace")
-        _tell_dropped(report, path, sft)
+        trace = spec.sft.noise == "trace"
+        sft = _mixed(request, spec, "sft", report, lambda p: load_examples(p, loaded, spec.prompt, limits, trace=trace))
     if "rl" in stages:
-        path = _file(request, spec.training_file_of("rl"))
-        rl = load_prompts(path, "rl", loaded, spec.prompt, limits, spec.sampling.max_new_tokens)
-        _tell_dropped(report, path, rl)
+        longest = spec.sampling.max_new_tokens
+        rl = _mixed(request, spec, "rl", report, lambda p: load_prompts(p, "rl", loaded, spec.prompt, limits, longest))
     if spec.validation_file is not None:
         path = _file(request, spec.validation_file)
         validation = load_prompts(path, "eval", loaded, spec.prompt, limits, eval_new_tokens)
@@ -181,6 +183,23 @@ def _load_data(
     return Data(sft, rl, evaluation, held_out)
 
 
+def _mixed(
+    request: LearnerRequest,
+    spec: JobSpec,
+    stage: Literal["sft", "rl"],
+    report: Reporter,
+    load: Callable[[Path], Dataset[Item]],
+) -> Dataset[Item]:
+    """The stage's files as one data set."""
+    parts = []
+    for part in spec.training_files_of(stage):
+        path = _file(request, part.file)
+        dataset = load(path)
+        _tell_dropped(report, path, dataset)
+        parts.append((dataset, part.weight))
+    return mixed(parts)
+
+
 def _require_held_out(spec: JobSpec, held_out: tuple[SftExample, ...]) -> None:
     if spec.sft.validation_interval_steps is not None and not held_out:
         raise PlatformError(
@@ -192,8 +211,8 @@ def _require_held_out(spec: JobSpec, held_out: tuple[SftExample, ...]) -> None:
         )
 
 
-def _file(request: LearnerRequest, name: str | None) -> Path:
-    if name is None or name not in request.files:
+def _file(request: LearnerRequest, name: str) -> Path:
+    if name not in request.files:
         raise PlatformError(
             "dataset_invalid",
             f"Cannot read the file {name!r} of {request.job_id}: the request gives paths for {sorted(request.files)}.",
@@ -202,7 +221,7 @@ def _file(request: LearnerRequest, name: str | None) -> Path:
     return request.files[name]
 
 
-def _tell_dropped(report: Reporter, path: Path, dataset: Dataset[SftExample] | Dataset[EncodedPrompt]) -> None:
+def _tell_dropped(report: Reporter, path: Path, dataset: Dataset[Item]) -> None:
     if dataset.too_long:
         kept = len(dataset.items)
         report.journal.say(
@@ -244,7 +263,7 @@ def _stage_steps(spec: JobSpec, data: Data) -> dict[str, int]:
 def _enter_ledgers(session: Session, data: Data) -> None:
     for name, dataset in (("sft", data.sft), ("rl", data.rl)):
         if dataset is not None:
-            rows = StoredRows(file_sha256=dataset.file_sha256, num_rows=len(dataset.items))
+            rows = StoredRows(file_sha256=dataset.file_sha256, num_rows=len(dataset.items), mixture=dataset.mixture)
             session.state.enter_stage(name, session.spec, rows)
 
 

@@ -8,14 +8,22 @@ from pydantic import ValidationError
 from services.common.diffusion.config import Frozen
 from services.common.errors import PlatformError
 from services.common.job_spec import JobSpec
-from services.trainer.ledger import PromptLedger, PromptOrder
+from services.trainer.ledger import MixedOrder, PromptLedger, PromptOrder
 
 
 class StoredRows(Frozen):
     """The rows that a stage's ledger positions refer to."""
 
     file_sha256: str
+    """Of the file; of the digests of all files in a mixture."""
     num_rows: int
+    mixture: tuple[tuple[int, float], ...] = ()
+    """(rows, weight) of each file, when there are several."""
+
+    def order(self, seed: int, stage: str) -> PromptOrder | MixedOrder:
+        """In which the stage goes through them."""
+        key = f"{seed}:{stage}"
+        return MixedOrder(key, self.mixture) if self.mixture else PromptOrder(key, self.num_rows)
 
 
 class StoredStage(Frozen):
@@ -51,7 +59,7 @@ class StageLedger:
     """Order and ledger of one stage."""
 
     rows: StoredRows
-    order: PromptOrder
+    order: PromptOrder | MixedOrder
     ledger: PromptLedger
 
 
@@ -87,14 +95,13 @@ class RunState:
 
         Raises PlatformError `dataset_invalid` when the resumed one was kept for other rows.
         """
-        stage = self.stages.setdefault(
-            name, StageLedger(rows, PromptOrder(seed=spec.seed, stage=name, num_rows=rows.num_rows), PromptLedger())
-        )
+        stage = self.stages.setdefault(name, StageLedger(rows, rows.order(spec.seed, name), PromptLedger()))
         if stage.rows != rows:
             raise PlatformError(
                 "dataset_invalid",
                 f"Cannot resume stage {name}: its prompt ledger was kept for {stage.rows.num_rows} rows of a file with "
-                f"sha256 {stage.rows.file_sha256}; now there are {rows.num_rows} rows of one with {rows.file_sha256}.",
+                f"sha256 {stage.rows.file_sha256}; now there are {rows.num_rows} rows of one with {rows.file_sha256}, "
+                f"or other weights of a mixture ({stage.rows.mixture}, now {rows.mixture}).",
                 hint="Restore the file, or submit a new job that starts from the exported checkpoint.",
             )
         return stage
@@ -110,7 +117,7 @@ def parse_state(text: str, spec: JobSpec) -> RunState:
     stages = {
         name: StageLedger(
             rows=stage.rows,
-            order=PromptOrder(seed=stored.seed, stage=name, num_rows=stage.rows.num_rows),
+            order=stage.rows.order(stored.seed, name),
             ledger=PromptLedger.from_json(stage.ledger),
         )
         for name, stage in stored.stages.items()

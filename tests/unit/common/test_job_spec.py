@@ -61,6 +61,8 @@ def test_all_problems_are_reported_at_once_each_with_its_path() -> None:
         ({"reward": {"graders": [{"name": "format"}, {"name": "format"}]}}, "names of their own"),
         ({"reward": {"graders": [{"name": "judge"}]}}, "'judge'"),
         ({"optim": {"lr": float("nan")}}, "finite"),
+        ({"training_mixture": [{"file": "a"}]}, "exclude each other"),
+        ({"training_file": None, "training_mixture": [{"file": "a", "weight": 0}]}, "greater than 0"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_starts(changes: dict[str, Any], part: str) -> None:
@@ -70,9 +72,18 @@ def test_what_cannot_work_is_refused_before_anything_starts(changes: dict[str, A
 def test_a_stage_may_have_its_own_file_and_optimizer() -> None:
     spec = _spec(optim={"lr": 1e-3}, rl={"training_file": "prompts", "optim": {"lr": 1e-6}})
 
-    assert (spec.training_file_of("sft"), spec.training_file_of("rl")) == ("train", "prompts")
+    assert [part.file for stage in ("sft", "rl") for part in spec.training_files_of(stage)] == ["train", "prompts"]
     assert (spec.optim_of("sft").lr, spec.optim_of("rl").lr) == (1e-3, 1e-6)
     assert spec.files() == ("train", "test", "prompts")
+
+
+def test_a_mixture_stands_in_for_the_training_file_of_every_stage_without_its_own() -> None:
+    mixture = [{"file": "a", "weight": 3}, {"file": "b"}]
+    spec = _spec(training_file=None, training_mixture=mixture, rl={"training_file": "prompts"})
+
+    assert [(part.file, part.weight) for part in spec.training_files_of("sft")] == [("a", 3.0), ("b", 1.0)]
+    assert [part.file for part in spec.training_files_of("rl")] == ["prompts"]
+    assert spec.files() == ("test", "prompts", "a", "b")
 
 
 def test_the_hash_is_that_of_the_meaning_not_of_the_text() -> None:

@@ -225,6 +225,23 @@ def test_a_resume_with_other_rows_is_refused(tmp_path: Path, model: Path, rows: 
     assert (result.state, result.error_code, result.retryable) == ("failed", "dataset_invalid", False)
 
 
+def test_a_mixture_is_trained_in_its_proportions_and_resumes_exactly(tmp_path: Path, model: Path, rows: Path) -> None:
+    other = write_rows(tmp_path / "other.jsonl", [{"prompt": f"{n}-1=?", "completion": str(n - 1)} for n in range(3)])
+    parts = [{"file": str(rows), "weight": 1}, {"file": str(other), "weight": 3}]
+    mixture: dict[str, Any] = {"training_file": None, "training_mixture": parts}
+
+    run(tmp_path / "whole", model, rows, **mixture)
+    run(tmp_path / "halves", model, rows, stop_after=3, **mixture)
+    run(tmp_path / "halves", model, rows, attempt=2, **mixture)
+    reweighted = [{**parts[0], "weight": 2}, parts[1]]
+    refused = run(tmp_path / "halves", model, rows, attempt=3, **{**mixture, "training_mixture": reweighted})
+
+    stages = json.loads((tmp_path / "whole" / "checkpoints" / "step-000006" / "state.json").read_text())["stages"]
+    assert stages["sft"]["rows"]["mixture"] == [[NUM_ROWS, 1.0], [3, 3.0]]
+    assert final_digest(tmp_path / "halves") == final_digest(tmp_path / "whole")
+    assert (refused.state, refused.error_code) == ("failed", "dataset_invalid")
+
+
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
@@ -247,6 +264,17 @@ def test_an_impossible_job_fails_with_a_code_and_an_event(
     last = journal_of(tmp_path)[-1]
     assert (last.type, last.data["level"], last.data["code"]) == (EventType.LOG, "error", code)
     assert result.last_event_seq == last.seq == last_seq(tmp_path, 1)
+
+
+@pytest.mark.parametrize("lr", [1e3, 1e30], ids=["explodes", "not finite"])
+def test_a_loss_that_blows_up_ends_the_job_with_sound_checkpoints_in_place(
+    tmp_path: Path, model: Path, rows: Path, lr: float
+) -> None:
+    run(tmp_path, model, rows, stop_after=2)
+    result = run(tmp_path, model, rows, attempt=2, optim={"lr": lr, "max_grad_norm": 1e9})
+
+    assert (result.state, result.error_code, result.retryable) == ("failed", "nan_loss", False)
+    assert checkpoint_steps(tmp_path) == [2]
 
 
 def test_a_checkpoint_of_another_job_is_refused(tmp_path: Path, model: Path, rows: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.errors import PlatformError
-from services.trainer.ledger import PromptLedger, PromptOrder, StepRecord, from_ranges, to_ranges
+from services.trainer.ledger import MixedOrder, PromptLedger, PromptOrder, StepRecord, from_ranges, to_ranges
 
 
 def record(step: int, trained: tuple[int, ...], dropped: dict[int, str] | None = None) -> StepRecord:
@@ -22,23 +22,53 @@ def resumed(ledger: PromptLedger) -> PromptLedger:
 
 @given(num_rows=st.integers(1, 40), seed=st.integers(0, 2**31 - 1), epoch=st.integers(0, 5))
 def test_every_epoch_visits_every_row_once(num_rows: int, seed: int, epoch: int) -> None:
-    order = PromptOrder(seed=seed, stage="rl", num_rows=num_rows)
+    order = PromptOrder(f"{seed}:rl", num_rows)
 
     rows = [order.row(epoch * num_rows + place) for place in range(num_rows)]
 
     assert sorted(rows) == list(range(num_rows))
 
 
+@given(
+    parts=st.lists(st.tuples(st.integers(1, 9), st.floats(0.1, 10)), min_size=2, max_size=3), length=st.integers(1, 60)
+)
+def test_a_mixture_keeps_its_proportions_at_every_place_and_visits_each_file_in_epochs(
+    parts: list[tuple[int, float]], length: int
+) -> None:
+    order = MixedOrder("0:sft", parts)
+    offsets = [sum(rows for rows, _ in parts[:index]) for index in range(len(parts) + 1)]
+
+    rows = [order.row(position) for position in range(length)]
+
+    for index, (count, weight) in enumerate(parts):
+        own = [row for row in rows if offsets[index] <= row < offsets[index + 1]]
+        share = weight / sum(weight for _, weight in parts)
+        for due in range(1, length + 1):
+            taken = sum(offsets[index] <= row < offsets[index + 1] for row in rows[:due])
+            assert abs(taken - share * due) < len(parts)
+        for start in range(0, len(own) - count + 1, count):
+            assert len(set(own[start : start + count])) == count
+
+
+def test_a_mixtures_order_is_the_same_in_every_release_and_read_from_anywhere() -> None:
+    expected = [MixedOrder("7:rl", [(3, 1.0), (4, 2.0)]).row(position) for position in range(9)]
+
+    again = MixedOrder("7:rl", [(3, 1.0), (4, 2.0)])
+
+    assert [again.row(position) for position in (8, 0, 4)] == [expected[8], expected[0], expected[4]]
+    assert expected == [6, 2, 3, 5, 0, 4, 3, 1, 5]
+
+
 def test_the_order_is_the_same_in_every_release() -> None:
     """A changed order would map the positions of every stored ledger to other rows."""
-    order = PromptOrder(seed=7, stage="rl", num_rows=8)
+    order = PromptOrder("7:rl", 8)
 
     assert [order.row(position) for position in range(16)] == [3, 0, 1, 2, 6, 7, 5, 4, 6, 2, 3, 0, 4, 7, 5, 1]
 
 
 def test_seed_stage_and_epoch_each_change_the_order() -> None:
     def rows(seed: int, stage: str, epoch: int) -> list[int]:
-        order = PromptOrder(seed=seed, stage=stage, num_rows=50)
+        order = PromptOrder(f"{seed}:{stage}", 50)
         return [order.row(epoch * 50 + place) for place in range(50)]
 
     orders = {tuple(rows(*key)) for key in [(0, "rl", 0), (1, "rl", 0), (0, "sft", 0), (0, "rl", 1)]}
@@ -46,7 +76,7 @@ def test_seed_stage_and_epoch_each_change_the_order() -> None:
 
 
 def test_an_epoch_can_be_read_again_after_a_later_one() -> None:
-    order = PromptOrder(seed=0, stage="rl", num_rows=10)
+    order = PromptOrder("0:rl", 10)
     first = [order.row(position) for position in range(10)]
     order.row(35)
 
