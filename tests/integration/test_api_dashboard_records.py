@@ -61,6 +61,7 @@ def test_groups_are_selected_by_outcome_and_by_disagreement(records: Records) ->
     assert found(mixed=True) == ["1_0"]
     assert found(step=1) == ["1_1", "1_0"]
     assert found(purpose="eval") == []
+    assert found(group_id="grp_1_1_train_1_1") == ["1_1"]
     assert records.http.get(f"/v1/jobs/{records.job_id}/groups", params={"after": "grp_9"}).status_code == 404
 
 

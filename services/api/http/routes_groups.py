@@ -51,6 +51,7 @@ class GroupQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     step: int | None = Field(None, ge=0)
+    group_id: str | None = None
     purpose: Purpose | None = None
     outcome: Outcome | None = Field(None, description="Some response was judged so.")
     mixed: bool = Field(False, description="Only groups whose responses were judged differently.")
@@ -63,6 +64,8 @@ class GroupQuery(BaseModel):
         statement = select(table).where(table.job_id == job_id)
         if self.step is not None:
             statement = statement.where(table.step == self.step)
+        if self.group_id is not None:
+            statement = statement.where(table.group_id == self.group_id)
         if self.purpose is not None:
             statement = statement.where(table.purpose == self.purpose)
         if self.outcome is not None:

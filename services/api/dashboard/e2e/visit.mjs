@@ -11,17 +11,20 @@ import { openBrowser } from "./browser.mjs";
 const [base, specFile] = process.argv.slice(2);
 const AXE = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 const PATIENCE_MS = 240_000;
+const FITTING_MS = 3000;
 const VIEWPORT = { width: 1280, height: 860 };
 const PHONE = { width: 390, height: 844 };
 
 const seen = { complaints: [], violations: [], wide: [] };
 
+/** Two frames: what was just changed is laid out and drawn. */
+const drawn = (page) => page.evaluate(() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve))));
+
 /** The rules of axe that a page breaks seriously, in both themes. */
 async function examine(page, name) {
   for (const colorScheme of ["light", "dark"]) {
     await page.emulateMedia({ colorScheme });
-    await page.waitForTimeout(150);
-    await page.addScriptTag({ path: AXE });
+    await drawn(page);
     const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
     for (const { id, impact, nodes } of violations) {
       if (impact === "serious" || impact === "critical") seen.violations.push(`${name}, ${colorScheme}: ${id} at ${nodes[0].target.join(" ")}: ${nodes[0].failureSummary}`);
@@ -30,16 +33,19 @@ async function examine(page, name) {
   await page.emulateMedia({ colorScheme: "light" });
 }
 
-/** Whether the page itself scrolls sideways on a phone. */
+/** Whether the page itself scrolls sideways on a phone, once its charts have followed. */
 async function narrow(page, name) {
   await page.setViewportSize(PHONE);
-  await page.waitForTimeout(200);
-  const excess = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
-  if (excess > 0) seen.wide.push(`${name}: ${excess} px`);
+  const excess = () => document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  const fits = await page.waitForFunction(`(${excess})() <= 0`, undefined, { timeout: FITTING_MS }).catch(() => null);
+  if (fits === null) seen.wide.push(`${name}: ${await page.evaluate(excess)} px`);
   await page.setViewportSize(VIEWPORT);
 }
 
+/** A page that has what it waited for. */
 async function look(page, name) {
+  await page.waitForFunction(() => document.querySelector("main > *") !== null && document.querySelector(".loading") === null);
+  await page.addScriptTag({ path: AXE });
   await examine(page, name);
   await narrow(page, name);
 }
@@ -69,39 +75,44 @@ async function submitFromTheForm(page, spec) {
 /** The loss of the first step, and one of a later step, as the chart's own label tells them. */
 async function watchTheCurve(page) {
   const chart = page.locator("figure[aria-label=Loss] [role=img]");
-  await chart.waitFor({ timeout: PATIENCE_MS });
+  await chart.waitFor();
   const first = await chart.getAttribute("aria-label");
-  await page.waitForFunction((old) => document.querySelector("figure[aria-label=Loss] [role=img]")?.getAttribute("aria-label") !== old, first, { timeout: PATIENCE_MS });
+  await page.waitForFunction((old) => document.querySelector("figure[aria-label=Loss] [role=img]")?.getAttribute("aria-label") !== old, first);
   seen.curve = [first, await chart.getAttribute("aria-label")];
   seen.charts = await page.locator("figure.chart").count();
 }
 
 async function pauseAndResume(page) {
-  await page.getByRole("button", { name: "Pause", exact: true }).click({ timeout: PATIENCE_MS });
-  await state(page).filter({ hasText: "paused" }).waitFor({ timeout: PATIENCE_MS });
+  await page.getByRole("button", { name: "Pause", exact: true }).click();
+  await state(page).filter({ hasText: "paused" }).waitFor();
   seen.paused = true;
   await page.getByRole("button", { name: "Resume", exact: true }).click();
-  await state(page).filter({ hasText: "running" }).waitFor({ timeout: PATIENCE_MS });
+  await state(page).filter({ hasText: "running" }).waitFor();
   seen.resumed = true;
 }
 
 const film = (page) => page.locator(".film .token-text").allInnerTexts();
 
+/** The film after a key, once the scrubber stands where it leads. */
+async function filmAfter(page, key, step) {
+  await page.keyboard.press(key);
+  await page.waitForFunction((at) => document.querySelector(".scrubber").value === String(at), step);
+  return film(page);
+}
+
 async function scrubATrajectory(page, id) {
   await page.goto(`${base}/jobs/${id}/trajectories`);
-  await page.locator(".row-button").first().click({ timeout: PATIENCE_MS });
+  await page.locator(".row-button").first().click();
   await page.locator("a.response").first().waitFor();
   await look(page, "groups");
   await page.locator("a.response").first().click();
-  await page.getByLabel("Denoising step").waitFor();
+  const scrubber = page.getByLabel("Denoising step");
+  const last = Number(await scrubber.getAttribute("max"));
   seen.whole = await film(page);
-  await page.keyboard.press("Home");
-  seen.beginning = await film(page);
-  await page.keyboard.press("ArrowRight");
-  seen.afterOneStep = await film(page);
-  await page.getByLabel("Denoising step").focus();
-  await page.keyboard.press("End");
-  seen.again = await film(page);
+  seen.beginning = await filmAfter(page, "Home", 0);
+  seen.afterOneStep = await filmAfter(page, "ArrowRight", 1);
+  await scrubber.focus();
+  seen.again = await filmAfter(page, "End", last);
   await look(page, "replay");
 }
 
@@ -110,16 +121,15 @@ async function cancelAnother(page, spec) {
   await page.goto(`${base}/jobs/${(await answer.json()).id}`);
   await page.getByRole("button", { name: "Cancel", exact: true }).click();
   await page.getByRole("button", { name: "Cancel the job" }).click();
-  await state(page).filter({ hasText: "cancelled" }).waitFor({ timeout: PATIENCE_MS });
+  await state(page).filter({ hasText: "cancelled" }).waitFor();
   seen.cancelled = true;
 }
 
 async function lookAtTheRest(page, id) {
   await page.goto(`${base}/jobs/${id}`);
-  await state(page).filter({ hasText: "succeeded" }).waitFor({ timeout: PATIENCE_MS });
+  await state(page).filter({ hasText: "succeeded" }).waitFor();
   for (const tab of ["charts", "timeline", "evaluations", "checkpoints", "attempts", "events", "spec"]) {
     await page.goto(`${base}/jobs/${id}/${tab}`);
-    await page.waitForLoadState("networkidle").catch(() => undefined);
     await look(page, tab);
   }
   await page.goto(`${base}/jobs/${id}/attempts`);
@@ -127,14 +137,14 @@ async function lookAtTheRest(page, id) {
   const jobs = (await (await page.request.get(`${base}/v1/jobs`)).json()).data.map((job) => job.id);
   for (const [name, path] of [["jobs", "/"], ["compare", `/compare?jobs=${jobs.join(",")}`], ["system", "/system"], ["playground", "/playground"], ["nowhere", "/nowhere"]]) {
     await page.goto(base + path);
-    await page.waitForTimeout(600);
     await look(page, name);
   }
 }
 
 const browser = await openBrowser();
 try {
-  const context = await browser.newContext({ viewport: VIEWPORT });
+  const context = await browser.newContext({ viewport: VIEWPORT, reducedMotion: "reduce" });
+  context.setDefaultTimeout(PATIENCE_MS);
   const page = await context.newPage();
   page.on("pageerror", (error) => seen.complaints.push(`error: ${error.message}`));
   page.on("console", (message) => {

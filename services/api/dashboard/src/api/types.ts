@@ -1,4 +1,6 @@
 /** Names of the API's shapes as the dashboard uses them. */
+import type { operations } from "../generated/schema";
+
 export type {
   AttemptView as Attempt,
   CertificateView as Certificate,
@@ -15,3 +17,6 @@ export type {
   SystemView as System,
   TrajectoryDetail,
 } from "../generated/schema";
+
+/** Which groups are wanted. */
+export type GroupQuery = NonNullable<operations["list_groups"]["parameters"]["query"]>;

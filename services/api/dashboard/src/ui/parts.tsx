@@ -50,10 +50,10 @@ export function Empty({ title, children }: { title: string; children: ReactNode 
   );
 }
 
-/** A line of `–` keeps the room until there is something to show. */
+/** Keeps the room until there is something to show. */
 export function Loading({ what, height = 120 }: { what: string; height?: number }) {
   return (
-    <div className="empty muted" style={{ minHeight: height, padding: 0, justifyContent: "center" }} role="status">
+    <div className="empty loading" style={{ minHeight: height }} role="status">
       Loading {what} …
     </div>
   );

@@ -11,8 +11,8 @@ type Proof = Record<string, unknown> & { dropped?: Record<string, number> };
 
 export function AttemptsTab({ job, news }: { job: Job; news: number }) {
   const path = { path: { job_id: job.id } };
-  const { data, error } = useQuery(`attempts ${job.id} ${news}`, (signal) =>
-    Promise.all([answer(api.GET("/v1/jobs/{job_id}/attempts", { params: path, signal })), answer(api.GET("/v1/jobs/{job_id}/certificate", { params: path, signal }))]));
+  const { data, error } = useQuery(`attempts ${job.id}`, (signal) =>
+    Promise.all([answer(api.GET("/v1/jobs/{job_id}/attempts", { params: path, signal })), answer(api.GET("/v1/jobs/{job_id}/certificate", { params: path, signal }))]), { news });
   if (error) return <ErrorNote error={error} />;
   if (data === undefined) return <Loading what="attempts" height={240} />;
   const [attempts, certificates] = data;

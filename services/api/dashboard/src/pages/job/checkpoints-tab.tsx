@@ -11,7 +11,7 @@ import { Badge, CodeBlock, Digest, Empty, ErrorNote, Loading, When } from "../..
 import { FINISHED } from "../job-state";
 
 export function CheckpointsTab({ job, news }: { job: Job; news: number }) {
-  const { data, error } = useQuery(`checkpoints ${job.id} ${news}`, (signal) => answer(api.GET("/v1/jobs/{job_id}/checkpoints", { params: { path: { job_id: job.id } }, signal })));
+  const { data, error } = useQuery(`checkpoints ${job.id}`, (signal) => answer(api.GET("/v1/jobs/{job_id}/checkpoints", { params: { path: { job_id: job.id } }, signal })), { news });
   const [failure, setFailure] = useState<ApiError>();
   if (error) return <ErrorNote error={error} />;
   if (data === undefined) return <Loading what="checkpoints" height={240} />;

@@ -8,7 +8,7 @@ import { Frontier } from "./frontier";
 import { pointsOf, settingOf } from "./frontier-points";
 
 export function EvaluationsTab({ job, news }: { job: Job; news: number }) {
-  const { data, error } = useQuery(`evals ${job.id} ${news}`, (signal) => answer(api.GET("/v1/jobs/{job_id}/evals", { params: { path: { job_id: job.id } }, signal })));
+  const { data, error } = useQuery(`evals ${job.id}`, (signal) => answer(api.GET("/v1/jobs/{job_id}/evals", { params: { path: { job_id: job.id } }, signal })), { news });
   if (error) return <ErrorNote error={error} />;
   if (data === undefined) return <Loading what="evaluations" height={300} />;
   if (data.data.length === 0) return <Empty title="No evaluation yet"><p>A job with a validation file is evaluated at the end of each stage, and every <code>eval.interval_steps</code> steps.</p></Empty>;

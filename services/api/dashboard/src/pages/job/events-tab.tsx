@@ -16,20 +16,18 @@ export function EventsTab({ job, news }: { job: Job; news: number }) {
   const [kind, setKind] = useState<Kind>("notable");
   const [size, setSize] = useState(PAGE);
   const type = kind === "all" ? {} : { type: NOTABLE };
-  const { data, error } = useQuery(`events ${job.id} ${kind} ${size} ${Math.floor(news / 5)}`, (signal) =>
-    answer(api.GET("/v1/jobs/{job_id}/events", { params: { path: { job_id: job.id }, query: { order: "desc", limit: size, ...type } }, signal })));
-  const [kept, setKept] = useState(data);
-  if (data !== undefined && data !== kept) setKept(data);
+  const { data, error } = useQuery(`events ${job.id} ${kind} ${size}`, (signal) =>
+    answer(api.GET("/v1/jobs/{job_id}/events", { params: { path: { job_id: job.id }, query: { order: "desc", limit: size, ...type } }, signal })), { news, keeps: true });
   return (
     <div className="stack">
       <Segments label="Kinds" value={kind} onChange={setKind} options={[{ value: "notable", label: "Notable" }, { value: "all", label: "All, with phases and metrics" }]} />
       {error && <ErrorNote error={error} />}
-      {kept === undefined ? <Loading what="events" height={300} /> : (
+      {data === undefined ? !error && <Loading what="events" height={300} /> : (
         <div className="card flush table-scroll" tabIndex={0} role="region" aria-label="Events">
           <table className="events">
             <thead><tr><th scope="col">When</th><th scope="col">Event</th><th scope="col">What</th><th scope="col" className="num">Attempt</th></tr></thead>
             <tbody>
-              {kept.data.map((event) => (
+              {data.data.map((event) => (
                 <tr key={event.id}>
                   <td><When time={event.time} /></td>
                   <td><Badge plain tone={LEVELS[String(event.data["level"])] ?? "neutral"}>{event.type}</Badge></td>
@@ -41,7 +39,7 @@ export function EventsTab({ job, news }: { job: Job; news: number }) {
           </table>
         </div>
       )}
-      {kept?.has_more && size < 1000 && <button type="button" className="button" onClick={() => setSize(Math.min(1000, size + PAGE))}>Show older</button>}
+      {data?.has_more && size < 1000 && <button type="button" className="button" onClick={() => setSize(Math.min(1000, size + PAGE))}>Show older</button>}
     </div>
   );
 }

@@ -15,16 +15,14 @@ const MOST_EVENTS = 1000;
 export function TimelineTab({ job, news }: { job: Job; news: number }) {
   const [shown, setShown] = useState<Window>("600");
   const now = useNow();
-  const { data, error } = useQuery(`phases ${job.id} ${news}`, (signal) =>
-    answer(api.GET("/v1/jobs/{job_id}/events", { params: { path: { job_id: job.id }, query: { type: ["phase", "attempt"], order: "desc", limit: MOST_EVENTS } }, signal })));
-  const [kept, setKept] = useState(data);
-  if (data !== undefined && data !== kept) setKept(data);
+  const { data, error } = useQuery(`phases ${job.id}`, (signal) =>
+    answer(api.GET("/v1/jobs/{job_id}/events", { params: { path: { job_id: job.id }, query: { type: ["phase", "attempt"], order: "desc", limit: MOST_EVENTS } }, signal })), { news });
   const isOver = FINISHED.includes(job.state) || job.state === "paused";
-  const end = isOver ? (job.finished_at ?? lastTime(kept?.data)) : now;
-  const spans = useMemo(() => spansOf([...(kept?.data ?? [])].reverse(), end), [kept, end]);
+  const end = isOver ? (job.finished_at ?? lastTime(data?.data)) : now;
+  const spans = useMemo(() => spansOf([...(data?.data ?? [])].reverse(), end), [data, end]);
   const visible = useMemo(() => within(spans, shown === "all" ? 0 : end - Number(shown)), [spans, shown, end]);
   if (error) return <ErrorNote error={error} />;
-  if (kept === undefined) return <Loading what="the timeline" height={300} />;
+  if (data === undefined) return <Loading what="the timeline" height={300} />;
   if (spans.length === 0) return <Empty title="Nothing happened yet"><p>Phases appear once the learner has started.</p></Empty>;
   return (
     <div className="stack">

@@ -12,7 +12,7 @@ const NONE: readonly Marker[] = [];
 export function useMarkers(job: Job, news: Readonly<Record<string, number>>): readonly Marker[] {
   const path = { path: { job_id: job.id } };
   const count = (news["checkpoint"] ?? 0) + (news["evaluation"] ?? 0) + (news["attempt"] ?? 0) + (news["certificate"] ?? 0) + (news["revision"] ?? 0);
-  const { data } = useQuery(`markers ${job.id} ${count}`, async (signal) => {
+  const { data } = useQuery(`markers ${job.id}`, async (signal) => {
     const [checkpoints, evaluations, attempts, revisions] = await Promise.all([
       answer(api.GET("/v1/jobs/{job_id}/checkpoints", { params: { ...path, query: { deleted: true } }, signal })),
       answer(api.GET("/v1/jobs/{job_id}/evals", { params: path, signal })),
@@ -27,7 +27,7 @@ export function useMarkers(job: Job, news: Readonly<Record<string, number>>): re
       ...revisions.data.map((item): Marker => ({ x: Number(item.data["step"]), kind: "revision", label: `revision ${String(item.data["revision"])}` })),
       ...stages.map((item): Marker => ({ x: lastOf(checkpoints.data, item.stage), kind: "stage", label: item.stage })),
     ];
-  });
+  }, { news: count });
   return useMemo(() => data ?? NONE, [data]);
 }
 

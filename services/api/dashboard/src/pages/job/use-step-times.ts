@@ -11,8 +11,7 @@ const MOST_PAGES = 20;
 
 /** Seconds from the job's start to a step's end; between known steps on a straight line. Reads only when asked. */
 export function useStepTimes(job: Job, wanted: boolean, news: number): (step: number) => number {
-  const every = Math.floor(news / 20);
-  const { data } = useQuery(`step times ${job.id} ${every}`, (signal) => readProgress(job.id, signal), { enabled: wanted });
+  const { data } = useQuery(`step times ${job.id}`, (signal) => readProgress(job.id, signal), { enabled: wanted, news: Math.floor(news / 20) });
   return useMemo(() => timesOf(data ?? [], job.started_at ?? job.created_at), [data, job.started_at, job.created_at]);
 }
 

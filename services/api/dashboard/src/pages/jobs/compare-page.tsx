@@ -123,9 +123,9 @@ function Figures({ jobs }: { jobs: readonly Job[] }) {
 
 /** The last evaluation of each job: how thresholds and steps trade accuracy against speed. */
 function ComparedFrontier({ jobs }: { jobs: readonly Job[] }) {
-  const finished = jobs.map((job) => job.progress?.step ?? 0).join();
-  const { data } = useQuery(`last evals ${jobs.map((job) => job.id).join()} ${finished}`, (signal) =>
-    Promise.all(jobs.map((job) => answer(api.GET("/v1/jobs/{job_id}/evals", { params: { path: { job_id: job.id } }, signal })))));
+  const progress = jobs.map((job) => job.progress?.step ?? 0).join();
+  const { data } = useQuery(`last evals ${jobs.map((job) => job.id).join()}`, (signal) =>
+    Promise.all(jobs.map((job) => answer(api.GET("/v1/jobs/{job_id}/evals", { params: { path: { job_id: job.id } }, signal })))), { news: progress });
   const last = (data ?? []).flatMap((page) => page.data.slice(-1));
   return <Frontier points={pointsOf(last, jobs, jobName)} />;
 }

@@ -33,7 +33,7 @@ export function JobsPage() {
   const jobs = useQuery(
     `jobs ${state} ${method} ${size}`,
     (signal) => answer(api.GET("/v1/jobs", { params: { query: { limit: size, ...(states ? { status: [...states] } : {}), ...(method ? { method } : {}) } }, signal })),
-    { every: EVERY_MS },
+    { every: EVERY_MS, keeps: true },
   );
   const found = useMemo(() => (jobs.data?.data ?? []).filter((job) => matches(job, search ?? "")), [jobs.data, search]);
   const curves = useAccuracy(found);
@@ -86,19 +86,17 @@ function useAccuracy(jobs: readonly Job[]): Map<string, number[]> {
   const ids = jobs.map((job) => job.id);
   const progress = jobs.map((job) => job.progress?.step ?? 0).join();
   const { data } = useQuery(
-    `accuracy ${ids.join()} ${progress}`,
+    `accuracy ${ids.join()}`,
     (signal) => answer(api.GET("/v1/metrics", { params: { query: { job_id: ids.slice(0, 100), names: ACCURACY, downsample: 40 } }, signal })),
-    { enabled: ids.length > 0 },
+    { enabled: ids.length > 0, news: progress, keeps: true },
   );
-  const [kept, setKept] = useState(data);
-  if (data !== undefined && data !== kept) setKept(data);
   return useMemo(() => {
     const curves = new Map<string, number[]>();
-    for (const series of kept?.data ?? []) {
+    for (const series of data?.data ?? []) {
       if (series.name === ACCURACY[0] || !curves.has(series.job_id)) curves.set(series.job_id, series.values);
     }
     return curves;
-  }, [kept]);
+  }, [data]);
 }
 
 interface TableProps {

@@ -2,7 +2,7 @@
 import { useCallback, useState } from "react";
 
 import { answer, api } from "../../api/client";
-import type { Group, Job } from "../../api/types";
+import type { Group, GroupQuery, Job } from "../../api/types";
 import { useQuery } from "../../api/use-query";
 import { number, words } from "../../format";
 import { Link, navigate, useSearchParam } from "../../router";
@@ -22,6 +22,7 @@ export function TrajectoriesTab({ job, trajectoryId, news }: Props) {
 }
 
 const PAGE = 30;
+const MOST = 200;
 type Outcome = (typeof OUTCOMES)[number];
 
 function GroupTable({ job, news }: { job: Job; news: number }) {
@@ -36,39 +37,59 @@ function GroupTable({ job, news }: { job: Job; news: number }) {
     ...(purpose ? { purpose: purpose as "train" | "eval" } : {}),
     ...(step ? { step: Number(step) } : {}),
   };
-  const { data, error } = useQuery(`groups ${job.id} ${JSON.stringify(query)} ${Math.floor(news / 8)}`, (signal) =>
-    answer(api.GET("/v1/jobs/{job_id}/groups", { params: { path: { job_id: job.id }, query }, signal })));
-  const [kept, setKept] = useState(data);
-  if (data !== undefined && data !== kept) setKept(data);
+  const { groups, error, hasMore, newer, showNewer } = useGroups(job, query, news);
+  const pinned = useGroup(job, groups?.some((group) => group.id === open) === false ? open : null);
+  const shown = pinned === undefined ? groups : [pinned, ...(groups ?? [])];
+  const narrow = (set: (value: string) => void) => (event: { target: { value: string } }) => {
+    setOpen(null);
+    set(event.target.value);
+  };
   return (
     <div className="stack">
       <div className="row">
-        <select aria-label="Outcome" value={outcome ?? ""} onChange={(event) => setOutcome(event.target.value)}>
+        <select aria-label="Outcome" value={outcome ?? ""} onChange={narrow(setOutcome)}>
           <option value="">Any outcome</option>
           <option value="mixed">Mixed outcomes</option>
           {OUTCOMES.map((name) => <option key={name} value={name}>some {words(name)}</option>)}
         </select>
-        <select aria-label="Purpose" value={purpose ?? ""} onChange={(event) => setPurpose(event.target.value)}>
+        <select aria-label="Purpose" value={purpose ?? ""} onChange={narrow(setPurpose)}>
           <option value="">Training and evaluation</option>
           <option value="train">Training</option>
           <option value="eval">Evaluation</option>
         </select>
-        <input type="number" min={0} aria-label="Step" placeholder="Step" style={{ width: 90 }} value={step ?? ""} onChange={(event) => setStep(event.target.value)} />
+        <input type="number" min={0} aria-label="Step" placeholder="Step" style={{ width: 90 }} value={step ?? ""} onChange={narrow(setStep)} />
+        {newer > 0 && <button type="button" className="button" title="Groups that were kept since this list was read" onClick={showNewer}>Show newer ({number(newer)})</button>}
       </div>
       {error && <ErrorNote error={error} />}
-      {kept === undefined ? !error && <Loading what="groups" height={320} /> : kept.data.length === 0 ? <NoGroups job={job} isFiltered={Boolean(outcome || purpose || step)} /> : (
+      {shown === undefined ? !error && <Loading what="groups" height={320} /> : shown.length === 0 ? <NoGroups job={job} isFiltered={Boolean(outcome || purpose || step)} /> : (
         <div className="card flush table-scroll" tabIndex={0} role="region" aria-label="Groups">
           <table className="groups">
             <thead>
               <tr><th scope="col" className="num">Step</th><th scope="col">Prompt</th><th scope="col">Gold</th><th scope="col">Outcomes</th><th scope="col" className="num">Reward</th><th scope="col" className="num" title="Weight versions between sampling and training">Staleness</th><th scope="col">Became</th></tr>
             </thead>
-            {kept.data.map((group) => <GroupRows key={group.id} job={job} group={group} isOpen={open === group.id} onToggle={() => setOpen(open === group.id ? null : group.id)} />)}
+            {shown.map((group) => <GroupRows key={group.id} job={job} group={group} isOpen={open === group.id} onToggle={() => setOpen(open === group.id ? null : group.id)} />)}
           </table>
         </div>
       )}
-      {kept?.has_more && size < 200 && <button type="button" className="button" onClick={() => setSize(Math.min(200, size + PAGE))}>Show more</button>}
+      {hasMore && size < MOST && <button type="button" className="button" onClick={() => setSize(Math.min(MOST, size + PAGE))}>Show more</button>}
     </div>
   );
+}
+
+/** The newest groups of a query. The list holds still while new ones come: a row that is read must not move. */
+function useGroups(job: Job, query: GroupQuery, news: number) {
+  const [seen, setSeen] = useState(news);
+  const { data, error } = useQuery(`groups ${job.id} ${JSON.stringify(query)}`, (signal) =>
+    answer(api.GET("/v1/jobs/{job_id}/groups", { params: { path: { job_id: job.id }, query }, signal })), { news: seen, keeps: true });
+  if (data?.data.length === 0 && seen !== news) setSeen(news);
+  return { groups: data?.data, error, hasMore: data?.has_more ?? false, newer: news - seen, showNewer: () => setSeen(news) };
+}
+
+/** One group by its id: one that a link names, or that newer ones pushed out of the list. */
+function useGroup(job: Job, id: string | null): Group | undefined {
+  const { data } = useQuery(`group ${id}`, (signal) =>
+    answer(api.GET("/v1/jobs/{job_id}/groups", { params: { path: { job_id: job.id }, query: { group_id: id ?? "" } }, signal })), { enabled: id !== null });
+  return id === null ? undefined : data?.data[0];
 }
 
 function NoGroups({ job, isFiltered }: { job: Job; isFiltered: boolean }) {

@@ -1,0 +1,77 @@
+// @vitest-environment jsdom
+import { cleanup, fireEvent, render, screen } from "@testing-library/react";
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
+
+import type { Group, Job } from "../../api/types";
+import { TrajectoriesTab } from "./trajectories-tab";
+
+const JOB = { id: "job_1", spec: {} } as Job;
+
+const group = (step: number) => ({
+  id: `grp_${step}`, step, prompt: `question ${step}`, gold: "1", outcomes: ["correct"], rewards: [1], staleness: 0, disposition: "trained", trajectory_ids: [`traj_${step}`],
+}) as Group;
+
+/** What the server has now; the newest page holds two groups. */
+let kept: Group[];
+
+beforeEach(() => {
+  window.history.replaceState(null, "", "/");
+  vi.stubGlobal("scrollTo", vi.fn());
+  vi.stubGlobal("fetch", (request: Request) => {
+    const { pathname, searchParams } = new URL(request.url);
+    const wanted = searchParams.get("group_id");
+    const data = pathname.endsWith("/groups") ? (wanted ? kept.filter((item) => item.id === wanted) : kept.slice(0, 2)) : [{ id: `traj_of_${wanted}`, text: `answer in ${wanted}`, outcome: "correct", advantage: 0.5 }];
+    return Promise.resolve(new Response(JSON.stringify({ data, has_more: false })));
+  });
+});
+afterEach(() => {
+  cleanup();
+  vi.unstubAllGlobals();
+});
+
+const questions = () => [...document.querySelectorAll(".row-button")].map((button) => button.textContent);
+const tab = (news: number) => <TrajectoriesTab job={JOB} trajectoryId={null} news={news} />;
+
+test("an open group stays open and in its place while newer ones come", async () => {
+  kept = [group(2), group(1)];
+  const { rerender } = render(tab(0));
+  fireEvent.click(await screen.findByRole("button", { name: "question 1" }));
+  await screen.findByText("answer in grp_1");
+
+  kept = [group(4), group(3), ...kept];
+  rerender(tab(2));
+  await screen.findByRole("button", { name: "Show newer (2)" });
+  expect(questions()).toEqual(["question 2", "question 1"]);
+  expect(screen.getByText("answer in grp_1")).toBeTruthy();
+});
+
+test("an open group that newer ones push out of the list stands above them", async () => {
+  kept = [group(2), group(1)];
+  const { rerender } = render(tab(0));
+  fireEvent.click(await screen.findByRole("button", { name: "question 1" }));
+  kept = [group(4), group(3), ...kept];
+  rerender(tab(2));
+  fireEvent.click(await screen.findByRole("button", { name: "Show newer (2)" }));
+
+  await vi.waitFor(() => expect(questions()).toEqual(["question 1", "question 4", "question 3"]));
+  expect(screen.getByText("answer in grp_1")).toBeTruthy();
+  expect(screen.queryByRole("button", { name: /Show newer/ })).toBeNull();
+});
+
+test("an empty list fills by itself", async () => {
+  kept = [];
+  const { rerender } = render(tab(0));
+  await screen.findByText("No trajectories yet");
+
+  kept = [group(1)];
+  rerender(tab(1));
+  expect(await screen.findByRole("button", { name: "question 1" })).toBeTruthy();
+});
+
+test("another filter closes the open group", async () => {
+  kept = [group(2), group(1)];
+  render(tab(0));
+  fireEvent.click(await screen.findByRole("button", { name: "question 1" }));
+  fireEvent.change(screen.getByRole("combobox", { name: "Purpose" }), { target: { value: "eval" } });
+  expect(window.location.search).toBe("?purpose=eval");
+});
