@@ -9,6 +9,7 @@ export type {
   EventView as JobEvent,
   FileView as StoredFile,
   GroupView as Group,
+  JobForecast as Forecast,
   JobState,
   JobView as Job,
   MetricSeries,

@@ -2,13 +2,14 @@
 import { useMemo, useState } from "react";
 
 import { useCapabilities } from "../../api/capabilities";
-import { answer, api, ApiError, callPath } from "../../api/client";
-import type { Job } from "../../api/types";
+import { answer, api, ApiError, apiKey, callPath } from "../../api/client";
+import type { Forecast, Job } from "../../api/types";
 import { asError, useQuery } from "../../api/use-query";
 import examples from "../../generated/examples.json";
 import { navigate, useSearchParam } from "../../router";
 import { CodeBlock, ErrorNote, Loading, Segments } from "../../ui/parts";
 import { cliCommand, curlCommand } from "./commands";
+import { ForecastNote } from "./forecast-note";
 import { SchemaForm } from "./schema-form";
 import { type Section, sectionsOf, type Spec, withoutDefaults } from "./spec-fields";
 
@@ -37,7 +38,7 @@ function SpecEditor({ sections, first }: { sections: readonly Section[]; first: 
   const [spec, setSpec] = useState<Spec>(first);
   const [view, setView] = useState<View>("form");
   const [error, setError] = useState<ApiError>();
-  const [forecast, setForecast] = useState<unknown>();
+  const [forecast, setForecast] = useState<Forecast>();
   const [busy, setBusy] = useState(false);
   const models = useQuery("models", (signal) => answer(api.GET("/v1/models", { params: { query: { limit: 100 } }, signal })));
   const problems = useMemo(() => new Map((error?.problems ?? []).map((problem) => [problem.path, problem.message])), [error]);
@@ -49,7 +50,7 @@ function SpecEditor({ sections, first }: { sections: readonly Section[]; first: 
     setBusy(false);
   };
   const submit = () => attempt(async () => navigate(`/jobs/${(await callPath<Job>("POST", "/v1/jobs", spec)).id}`));
-  const check = () => attempt(async () => setForecast(await callPath("POST", "/v1/jobs?dry_run=true", spec)));
+  const check = () => attempt(async () => setForecast(await callPath<Forecast>("POST", "/v1/jobs?dry_run=true", spec)));
   return (
     <div className="stack">
       <div className="page-head">
@@ -63,7 +64,7 @@ function SpecEditor({ sections, first }: { sections: readonly Section[]; first: 
             <SchemaForm sections={sections} spec={spec} problems={problems} models={models.data?.data ?? []} onChange={setSpec} />
           )}
           {error && <ErrorNote error={error} />}
-          {forecast !== undefined && <div className="note good" role="status"><strong>The job can be submitted.</strong><CodeBlock label="Forecast" text={JSON.stringify(forecast, null, 2)} /></div>}
+          {forecast && <ForecastNote forecast={forecast} />}
           <div className="row submit-bar">
             <button type="submit" className="button primary" disabled={busy}>{busy ? "Checking …" : "Submit the job"}</button>
             {takes("post", "/v1/jobs", "dry_run") && <button type="button" className="button" disabled={busy} onClick={() => void check()}>Dry run</button>}
@@ -110,7 +111,7 @@ function JsonEditor({ spec, onChange }: { spec: Spec; onChange: (spec: Spec) => 
 
 function Commands({ spec }: { spec: Spec }) {
   const [shown, setShown] = useState<Shown>("curl");
-  const text = { curl: curlCommand(window.location.origin, spec), cli: cliCommand(spec), json: JSON.stringify(spec, null, 2) }[shown];
+  const text = { curl: curlCommand(window.location.origin, spec, apiKey() !== null), cli: cliCommand(spec), json: JSON.stringify(spec, null, 2) }[shown];
   return (
     <aside className="card stack tight commands" aria-label="The same from a terminal">
       <div className="row apart">

@@ -61,6 +61,7 @@ test("a template keeps what differs from the defaults", () => {
 
 test("commands survive quotes in a spec", () => {
   expect(quoted("it's")).toBe(`'it'\\''s'`);
-  expect(curlCommand("http://h", { model: "it's" })).toContain(`"it'\\''s"`);
+  expect(curlCommand("http://h", { model: "it's" }, false)).toContain(`"it'\\''s"`);
+  expect(curlCommand("http://h", {}, true)).toContain('jobs \\\n  -H "Authorization: Bearer $DIRL_API_KEY" \\\n  -H');
   expect(cliCommand({ model: "m" })).toContain("dirl jobs submit job.json");
 });
