@@ -51,6 +51,7 @@ ERROR_KINDS: Final[Mapping[str, ErrorKind]] = {
     "checkpoint_invalid": ErrorKind("DATA_LOSS", 409, "conflict_error"),
     "checkpoint_failed": _RETRYABLE,
     "disk_full": _INTERNAL,
+    "store_unavailable": _UNAVAILABLE,
     # The run
     "preflight_failed": _INVALID,
     "oom_rollout": _RETRYABLE,

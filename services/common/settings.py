@@ -4,8 +4,9 @@ import re
 import sys
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX: Final = "DIRL_"
@@ -25,10 +26,20 @@ def _split(value: object) -> object:
     return value
 
 
+def _s3_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
+        raise ValueError("must be s3://bucket or s3://bucket/prefix")
+    return value.rstrip("/")
+
+
 HostPort = Annotated[str, AfterValidator(_host_port)]
 """host:port; port 0 lets the system choose (for listening only)."""
 HostPorts = Annotated[tuple[HostPort, ...], NoDecode, BeforeValidator(_split)]
 """Comma-separated host:port list."""
+
+ObjectStoreUrl = Annotated[str, AfterValidator(_s3_url)]
+"""s3://bucket/prefix."""
 
 
 class CommonSettings(BaseSettings):
@@ -39,8 +50,12 @@ class CommonSettings(BaseSettings):
     redis_url: str = "redis://127.0.0.1:6379/0"
     data_dir: Path = Path("/var/lib/dirl")
     """Directory shared by all services of one installation."""
+    object_store_url: ObjectStoreUrl | None = None
+    """s3://bucket/prefix for copies of checkpoints and journals; None keeps them on the shared volume alone."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
+    otlp_endpoint: str | None = Field(None, pattern=r"^https?://[^/]+$")
+    """OTLP/gRPC collector for traces, e.g. http://collector:4317; no traces by default. Plaintext with http."""
     metrics_listen: HostPort | None = None
     """Where Prometheus may ask this process for /metrics; nowhere by default. The API has it beside its routes."""
 

@@ -115,6 +115,7 @@ def _learner_request(message: trainer_pb2.StartJobRequest, settings: TrainerSett
         prompts_stream=message.prompts_stream,
         groups_stream=message.groups_stream,
         redis_url=settings.redis_url,
+        object_store_url=settings.object_store_url,
         torch_threads=settings.torch_threads,
         log_level=settings.log_level,
         log_format=settings.log_format,

@@ -21,6 +21,7 @@ from services.api.domain.access import Caller
 from services.api.http.auth import Who
 from services.api.http.forecasting import free_replica
 from services.api.http.resources import Res, Resources
+from services.common.checkpoint.pins import pin
 from services.common.errors import PlatformError
 from services.common.ids import new_id
 from services.common.pb.dirl.v1 import rollout_pb2
@@ -29,6 +30,8 @@ router = APIRouter(tags=["playground"])
 
 _STREAM: Final = "text/event-stream"
 _MAX_TEXT: Final = 200_000
+_READ_S: Final = 600.0
+"""A replica has read a checkpoint by then; until then retention leaves it."""
 
 
 class Decoding(BaseModel):
@@ -204,6 +207,7 @@ def _model_path(session: Session, caller: Caller, model: str) -> str:
     name = (newest_checkpoint(session, model) or "") if model.startswith("job_") else model
     checkpoint = session.get(Checkpoint, name)
     if checkpoint is not None and _can_be_read(session, caller, checkpoint):
+        pin(Path(checkpoint.path), "chat", _READ_S)
         return checkpoint.path
     registered = session.get(RegisteredModel, name)
     if registered is None or not caller.owns(registered.project):

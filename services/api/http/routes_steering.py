@@ -22,6 +22,7 @@ from services.api.domain.job_state import (
 from services.api.http.resources import Res
 from services.api.http.views import JobView, job_view
 from services.api.job_files import adopt, delete_job_directory, job_directory, set_aside
+from services.common.checkpoint.archive import archive_of
 from services.common.errors import PlatformError, Problem, ProblemsError
 from services.common.ids import new_id
 from services.common.job_spec import JobSpec
@@ -254,9 +255,13 @@ class DeletedJob(BaseModel):
 @router.delete("")
 def delete_job(resources: Res, job_id: str) -> DeletedJob:
     """Delete a job that no learner works on, with its records, checkpoints and logs. Exported models stay."""
+    directory = job_directory(resources.data_dir, job_id)
     with resources.database.begin() as session:
         job = lock_job(session, job_id)
         require_state(job_id, "delete", job.job_state, TERMINAL | RESUMABLE)
+        archive = archive_of(resources.settings.object_store_url, job_id, directory)
+        if archive is not None:
+            archive.delete()
         session.delete(job)
-    delete_job_directory(job_directory(resources.data_dir, job_id))
+    delete_job_directory(directory)
     return DeletedJob(id=job_id, deleted=True)

@@ -5,6 +5,7 @@ again, a bounded number of times.
 """
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Final
 
 from sqlalchemy import select
@@ -15,6 +16,7 @@ from services.api.db.locks import claim, open_locked
 from services.api.db.record_tables import Checkpoint, Export, RegisteredModel
 from services.api.fleet import UNREACHABLE_CODES
 from services.api.scheduler.context import SchedulerContext
+from services.common.checkpoint.pins import pin
 from services.common.errors import PlatformError
 from services.common.model_card import ModelCard, read_model_card
 from services.common.pb.dirl.v1 import trainer_pb2
@@ -73,6 +75,7 @@ def _ask(
     if not up:
         raise PlatformError("trainer_unavailable", "No trainer answers; an export is written by one.")
     address = export.trainer_address if export.trainer_address in up else up[0]
+    pin(Path(checkpoint.path), export.id, _DEADLINE_S)
     return address, fleet.start_export(address, export.id, checkpoint.path, export.output_path)
 
 

@@ -8,7 +8,7 @@ leaves the previous checkpoints untouched and at most a hidden directory, which 
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -25,7 +25,9 @@ from services.common.checkpoint.format import (
     file_sha256,
     list_checkpoints,
 )
+from services.common.checkpoint.pins import pinned
 from services.common.errors import PlatformError
+from services.common.job_spec import CheckpointSpec
 
 _PARTIAL: Final = ".partial-"
 _REPLACED: Final = ".replaced-"
@@ -62,13 +64,17 @@ def remove_leftovers(directory: Path) -> None:
             shutil.rmtree(path)
 
 
-def apply_retention(directory: Path, *, keep_last: int, keep_every: int | None, best: str | None = None) -> list[Path]:
-    """Delete checkpoints beyond the newest `keep_last`, except multiples of `keep_every` and the one named `best`.
+def beyond_retention(names: Sequence[str], rules: CheckpointSpec, best: str | None) -> list[str]:
+    """Of checkpoints by ascending step, those that are neither among the newest `keep_last`, nor a multiple of
+    `keep_every`, nor the one named `best`."""
+    return [name for name in names[: -rules.keep_last] if name != best and not _kept_for_good(name, rules.keep_every)]
 
-    Returns what was deleted.
-    """
-    checkpoints = list_checkpoints(directory)
-    doomed = [path for path in checkpoints[:-keep_last] if path.name != best and not _kept_for_good(path, keep_every)]
+
+def apply_retention(directory: Path, rules: CheckpointSpec, best: str | None = None) -> list[Path]:
+    """Delete what `rules` no longer keep, unless it is pinned: somebody reads it. Returns what was deleted."""
+    checkpoints = {path.name: path for path in list_checkpoints(directory)}
+    kept = pinned(directory)
+    doomed = [checkpoints[name] for name in beyond_retention(list(checkpoints), rules, best) if name not in kept]
     with _translated(f"delete old checkpoints in {directory}"):
         for path in doomed:
             _retire(path)
@@ -95,8 +101,8 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def _kept_for_good(path: Path, keep_every: int | None) -> bool:
-    step = int(path.name.removeprefix("step-"))
+def _kept_for_good(name: str, keep_every: int | None) -> bool:
+    step = int(name.removeprefix("step-"))
     return keep_every is not None and step % keep_every == 0
 
 

@@ -24,6 +24,7 @@ def main(request_file: str) -> None:
     """Run the attempt that the request describes."""
     request = LearnerRequest.model_validate_json(Path(request_file).read_bytes())
     configure_logging("learner", request.log_level, request.log_format)
+    structlog.contextvars.bind_contextvars(job_id=request.job_id, attempt=request.attempt)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     die_with_parent(request.supervisor_pid)
     stop = StopSignal()

@@ -103,9 +103,7 @@ class Checkpointer:
         return SavedCheckpoint(path, manifest, self._retire(state))
 
     def _retire(self, state: RunState) -> list[Path]:
-        rules, best = self._spec.checkpoint, None if state.best is None else checkpoint_name(state.best.step)
-        directory = self._request.checkpoints
-        return apply_retention(directory, keep_last=rules.keep_last, keep_every=rules.keep_every, best=best)
+        return apply_retention(self._request.checkpoints, self._spec.checkpoint, best_name(state))
 
     def _header(self, state: RunState, digest: str) -> CheckpointHeader:
         return CheckpointHeader(
@@ -134,6 +132,7 @@ class Checkpointer:
             )
 
 
+<<<<<<< HEAD
 def _require_finite(weights: Mapping[str, Tensor], step: int) -> None:
     """A checkpoint of broken weights would push sound ones out of those that are kept."""
     broken = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
@@ -144,6 +143,11 @@ def _require_finite(weights: Mapping[str, Tensor], step: int) -> None:
             "are not finite. Earlier checkpoints are untouched.",
             hint="Rewind to one of them with a lower optim.lr.",
         )
+=======
+def best_name(state: RunState) -> str | None:
+    """Name of the checkpoint with the lowest validation loss, if any was measured."""
+    return None if state.best is None else checkpoint_name(state.best.step)
+>>>>>>> 08d85f0 (Copies of checkpoints and journals in an S3-compatible store; retention spares what is read)
 
 
 def find_resume_point(request: LearnerRequest, spec: JobSpec) -> ResumePoint | None:

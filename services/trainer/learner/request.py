@@ -31,6 +31,8 @@ class LearnerRequest(Frozen):
     prompts_stream: str
     groups_stream: str
     redis_url: str
+    object_store_url: str | None = None
+    """s3://bucket/prefix, or None."""
     torch_threads: int | None
     """None is torch's own choice."""
     log_level: Literal["debug", "info", "warning", "error"]

@@ -10,6 +10,7 @@ import torch
 from services.common.events import EventType
 from services.common.job_spec import JobSpec
 from services.common.model.loading import LoadedModel
+from services.trainer.learner.archiving import Archiver
 from services.trainer.learner.checkpointing import Checkpointer
 from services.trainer.learner.parity import ParityGate
 from services.trainer.learner.process import StopSignal
@@ -46,6 +47,8 @@ class Session:
     """What replicas must reproduce at every weight version; None without rollouts."""
     stage_steps: dict[str, int] = field(default_factory=dict)
     """Optimizer steps of each stage, once known."""
+    archiver: Archiver | None = None
+    """Copies checkpoints to the object store; None without one."""
     _weights: Weights | None = None
 
     @property

@@ -10,6 +10,7 @@ import redis
 import structlog
 import torch
 
+from services.common.checkpoint.archive import Archive, archive_of
 from services.common.data.rows import Needs
 from services.common.data.turns import PLACEHOLDER
 from services.common.diffusion.config import DecodingConfig
@@ -18,8 +19,9 @@ from services.common.job_decoding import resolve_decoding
 from services.common.job_spec import JobSpec
 from services.common.model.loading import LoadedModel
 from services.common.model_card import read_model_card
+from services.trainer.learner.archiving import Archiver, restored
 from services.trainer.learner.certificate import certify_resume
-from services.trainer.learner.checkpointing import Checkpointer, ResumePoint, find_resume_point
+from services.trainer.learner.checkpointing import Checkpointer, ResumePoint, best_name, find_resume_point
 from services.trainer.learner.datasets import (
     Dataset,
     EncodedPrompt,
@@ -81,7 +83,10 @@ def prepare(
     _refuse_impossible(request, spec)
     if request.torch_threads is not None:
         torch.set_num_threads(request.torch_threads)
+    archive = archive_of(request.object_store_url, request.job_id, request.job_dir)
     resume = find_resume_point(request, spec)
+    if resume is None and archive is not None and request.attempt > 1 and restored(archive, report.journal):
+        resume = find_resume_point(request, spec)
     ranks.from_leader(None if resume is None else resume.path)
     trainee = Trainee.load(request, spec, None if resume is None else resume.path, ranks)
     loaded = trainee.loaded
@@ -100,10 +105,13 @@ def prepare(
         resumed_from=0 if resume is None else resume.manifest.global_step,
         gate=_gate(spec, loaded, data, min(train_decoding.max_new_tokens, eval_decoding.max_new_tokens)),
         stage_steps=_stage_steps(spec, data),
+        archiver=None if archive is None else _archiver(archive, spec, report, resources),
     )
     _enter_ledgers(session, data)
     if resume is not None:
         certify_resume(session, resume.path)
+    if session.archiver is not None:
+        session.archiver.catch_up(request.checkpoints, best_name(session.state))
     _warn_approximate(session)
     return Prepared(session, data, train_decoding, eval_decoding, resume)
 
@@ -120,6 +128,10 @@ def _checkpointer(request: LearnerRequest, spec: JobSpec, resume: ResumePoint | 
 def _step_log(request: LearnerRequest, resume: ResumePoint | None, resources: ExitStack) -> StepLog:
     resumed_from = 0 if resume is None else resume.manifest.global_step
     return resources.enter_context(closing(StepLog(request.job_dir, request.attempt, resumed_from=resumed_from)))
+
+
+def _archiver(archive: Archive, spec: JobSpec, report: Reporter, resources: ExitStack) -> Archiver:
+    return resources.enter_context(closing(Archiver(archive, spec.checkpoint, report.journal)))
 
 
 def _refuse_impossible(request: LearnerRequest, spec: JobSpec) -> None:

@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import structlog
+
 from services.common.events import EventType
 from services.common.steering import checkpoint_wishes
+from services.trainer.learner.checkpointing import best_name
 from services.trainer.learner.evaluation import Evaluation
 from services.trainer.learner.process import StopRequestedError
 from services.trainer.learner.rl_batch import UnverifiableError
@@ -77,10 +80,13 @@ def save_checkpoint(session: Session, stage: TrainingStage) -> None:
             "deleted": [str(path) for path in saved.deleted],
         },
     )
+    if session.archiver is not None:
+        session.archiver.submit(saved.path, best_name(state))
 
 
 def _one_step(session: Session, stage: TrainingStage) -> None:
     state, report = session.state, session.report
+    structlog.contextvars.bind_contextvars(step=state.global_step + 1)
     with report.timed("step"):
         outcome = stage.step()
     state.global_step += 1

@@ -11,6 +11,7 @@ import pytest
 from services.common.checkpoint.format import CheckpointHeader, list_checkpoints, newest_valid, verify
 from services.common.checkpoint.store import apply_retention, remove_leftovers, write_checkpoint
 from services.common.errors import PlatformError
+from services.common.job_spec import CheckpointSpec
 
 WRITE_WITH_A_FILE_SIZE_LIMIT = """
 import resource, sys
@@ -143,7 +144,7 @@ def test_retention_keeps_the_newest_and_the_multiples(tmp_path: Path) -> None:
     for step in range(1, 13):
         write(tmp_path, step)
 
-    deleted = apply_retention(tmp_path, keep_last=2, keep_every=5)
+    deleted = apply_retention(tmp_path, CheckpointSpec(keep_last=2, keep_every=5))
 
     assert everything_in(tmp_path) == ["step-000005", "step-000010", "step-000011", "step-000012"]
     assert [path.name for path in deleted] == [f"step-{step:06d}" for step in (1, 2, 3, 4, 6, 7, 8, 9)]
@@ -152,5 +153,5 @@ def test_retention_keeps_the_newest_and_the_multiples(tmp_path: Path) -> None:
 def test_retention_deletes_nothing_while_there_are_few(tmp_path: Path) -> None:
     write(tmp_path, 1)
 
-    assert apply_retention(tmp_path, keep_last=3, keep_every=None) == []
+    assert apply_retention(tmp_path, CheckpointSpec(keep_last=3)) == []
     assert everything_in(tmp_path) == ["step-000001"]

@@ -1,0 +1,71 @@
+"""Copies an attempt's checkpoints to the object store beside training; a store that is away costs a warning."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Final
+
+from services.common.checkpoint.archive import Archive
+from services.common.checkpoint.format import list_checkpoints
+from services.common.checkpoint.pins import pin, unpin
+from services.common.errors import PlatformError
+from services.common.job_spec import CheckpointSpec
+from services.trainer.journal import Journal
+
+_HOLDER: Final = "archiver"
+_PIN_S: Final = 3600.0
+"""How long retention leaves a checkpoint that waits for its copy, should the learner die."""
+
+
+class Archiver:
+    """One thread that copies, in the order of the steps; the learner's thread says how it went."""
+
+    def __init__(self, archive: Archive, rules: CheckpointSpec, journal: Journal) -> None:
+        self._archive, self._rules, self._journal = archive, rules, journal
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="archiver")
+        self._failures: SimpleQueue[PlatformError] = SimpleQueue()
+
+    def catch_up(self, directory: Path, best: str | None) -> None:
+        """Copy what an earlier attempt could not."""
+        for checkpoint in list_checkpoints(directory):
+            self.submit(checkpoint, best)
+
+    def submit(self, checkpoint: Path, best: str | None) -> None:
+        """Copy a checkpoint that is complete, and report what failed until now."""
+        pin(checkpoint, _HOLDER, _PIN_S)
+        self._thread.submit(self._try, partial(self._copy, checkpoint, best))
+        self._report()
+
+    def close(self) -> None:
+        """Wait for the copies, and copy the journals as they are now."""
+        self._thread.submit(self._try, self._archive.add_journals)
+        self._thread.shutdown(wait=True)
+        self._report()
+
+    def _copy(self, checkpoint: Path, best: str | None) -> None:
+        try:
+            self._archive.add(checkpoint, self._rules, best)
+        finally:
+            unpin(checkpoint, _HOLDER)
+
+    def _try(self, copy: Callable[[], None]) -> None:
+        try:
+            copy()
+        except PlatformError as error:
+            self._failures.put(error)
+
+    def _report(self) -> None:
+        while not self._failures.empty():
+            error = self._failures.get()
+            self._journal.say("warning", error.code, f"{error.message} The next checkpoint or attempt tries again.")
+
+
+def restored(archive: Archive, journal: Journal) -> bool:
+    """Whether the newest copy could be fetched, for a volume that has no checkpoint of the job (any more)."""
+    checkpoint = archive.restore()
+    if checkpoint is not None:
+        message = f"The volume had no checkpoint of the job; {checkpoint.name} came from the object store."
+        journal.say("warning", "checkpoint_restored", message)
+    return checkpoint is not None

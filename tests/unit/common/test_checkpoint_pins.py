@@ -1,0 +1,33 @@
+"""Retention leaves what somebody reads."""
+
+from pathlib import Path
+
+from services.common.checkpoint.pins import pin, pinned, unpin
+from services.common.checkpoint.store import apply_retention
+from services.common.job_spec import CheckpointSpec
+from tests.unit.common.test_checkpoint_store import write
+
+
+def test_a_checkpoint_that_is_read_stays_until_its_pin_has_run_out(tmp_path: Path) -> None:
+    first, *_ = [write(tmp_path, step) for step in (1, 2, 3)]
+    pin(first, "export", 60)
+    pin(first, "copy", 60)
+    unpin(first, "copy")
+
+    while_read = apply_retention(tmp_path, CheckpointSpec(keep_last=1))
+    unpin(first, "export")
+    pin(first, "chat", -1)
+    afterwards = apply_retention(tmp_path, CheckpointSpec(keep_last=1))
+
+    assert [path.name for path in while_read] == ["step-000002"]
+    assert [path.name for path in afterwards] == ["step-000001"]
+    assert list((tmp_path / ".pins").iterdir()) == []
+
+
+def test_the_longest_pin_counts(tmp_path: Path) -> None:
+    path = write(tmp_path, 1)
+    pin(path, "chat", 60)
+
+    pin(path, "chat", -60)
+
+    assert pinned(tmp_path) == {"step-000001"}
