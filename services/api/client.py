@@ -142,6 +142,10 @@ class ApiClient:
         """What every attempt that took up an earlier one's work proved about the prompt ledger."""
         return list(self._send("GET", f"/v1/jobs/{job_id}/certificate")["data"])
 
+    def metrics_after(self, job_id: str, after: str | None) -> Iterator[Json]:
+        """Events with the metrics of a step, oldest first, behind the event `after`."""
+        return self._pages(f"/v1/jobs/{job_id}/events", after, type="metrics")
+
     def models(self) -> list[Json]:
         """Registered models."""
         return list(self._pages("/v1/models"))
@@ -154,8 +158,7 @@ class ApiClient:
         """How an export goes."""
         return self._send("GET", f"/v1/exports/{export_id}")
 
-    def _pages(self, path: str, **selection: str) -> Iterator[Json]:
-        after: str | None = None
+    def _pages(self, path: str, after: str | None = None, **selection: str) -> Iterator[Json]:
         while True:
             params = {**selection, "limit": _PAGE, **({} if after is None else {"after": after})}
             page = self._send("GET", path, params=params)

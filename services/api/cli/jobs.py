@@ -1,5 +1,6 @@
 """`dirl jobs`: submit, list, show, watch and steer."""
 
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -7,9 +8,11 @@ from typing import Annotated
 import typer
 
 from services.api.cli.connection import connect
+from services.api.cli.mirroring import mirror_job
 from services.api.cli.options import DEFAULT_DATA_DIR, ApiUrlOption, DataDirOption, JsonOption
 from services.api.cli.output import notes, out, print_json, print_table, size
 from services.api.cli.submission import read_spec, upload_files
+from services.api.cli.trackers import open_tracker
 from services.api.cli.watching import facts, failure_of, headline, watch_job
 from services.api.client import ApiClient, Json
 
@@ -188,6 +191,26 @@ def _answer(job: Json, as_json: bool) -> None:
         print_json(job)
     else:
         out.print(f"{job['id']}  {job['state']}", markup=False)
+
+
+@jobs_app.command()
+def mirror(
+    job_id: JobArgument,
+    target: Annotated[
+        str,
+        typer.Option("--to", metavar="TRACKER", help="tensorboard:DIR, wandb:PROJECT, mlflow:URI or trackio:PROJECT."),
+    ],
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    api_url: ApiUrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy a job's metrics to an experiment tracker until the job ends."""
+    with connect(api_url, data_dir) as api, closing(open_tracker(target, api.job(job_id))) as tracker:
+        logged = mirror_job(api, job_id, tracker)
+    if as_json:
+        print_json({"job_id": job_id, "target": target, "steps": logged})
+    else:
+        out.print(f"{logged} steps of {job_id} are in {target}", markup=False)
 
 
 def _follow(api: ApiClient, job_id: str, as_json: bool) -> None:
