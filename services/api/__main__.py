@@ -3,6 +3,7 @@
 import logging
 import socket
 import sys
+from importlib import import_module
 from types import FrameType
 from typing import Final
 
@@ -15,8 +16,13 @@ from services.api.settings import ApiSettings
 from services.common.rpc.security import is_loopback
 from services.common.settings import read_settings
 from services.common.telemetry.logs import configure_logging, get_logger
+from services.common.telemetry.tracing import configure_tracing
 
 _DRAIN_S: Final = 5
+_TRACED: Final = "opentelemetry.instrumentation.fastapi"
+_UNTRACED: Final = "healthz,readyz,metrics,assets"
+_PARTS: Final = ["receive", "send"]
+"""Pieces of a body or a stream of events have no spans of their own."""
 
 
 class _Server(uvicorn.Server):
@@ -53,13 +59,19 @@ def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     settings = read_settings(ApiSettings)
     configure_logging("api", settings.log_level, settings.log_format)
+    configure_tracing("api", settings.otlp_endpoint)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # five lines that "api ready" says in one
     host, _, port = settings.api_listen.rpartition(":")
     with open_resources(settings) as resources:
         if not is_loopback(settings.api_listen):
             _ensure_key(resources)
+        app = create_app(resources)
+        if settings.otlp_endpoint is not None:
+            import_module(_TRACED).FastAPIInstrumentor.instrument_app(
+                app, excluded_urls=_UNTRACED, exclude_spans=_PARTS
+            )
         config = uvicorn.Config(
-            create_app(resources),
+            app,
             host=host,
             port=int(port),
             log_config=None,

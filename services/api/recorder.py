@@ -31,6 +31,7 @@ from services.common.settings import read_settings
 from services.common.streams import EventConsumer, Leased, connect
 from services.common.telemetry.logs import configure_logging, get_logger
 from services.common.telemetry.metrics import new_registry, serving_metrics
+from services.common.telemetry.tracing import configure_tracing
 
 _BATCH: Final = 200
 _BLOCK_MS: Final = 500
@@ -115,6 +116,7 @@ def main() -> None:
     """Record until SIGTERM or SIGINT."""
     settings = read_settings(ApiSettings)
     configure_logging("recorder", settings.log_level, settings.log_format)
+    configure_tracing("recorder", settings.otlp_endpoint)
     ended = threading.Event()
 
     def end(_signal: int, _frame: FrameType | None) -> None:

@@ -5,6 +5,7 @@ from services.common.rpc.server import run_server
 from services.common.settings import read_settings
 from services.common.telemetry.logs import configure_logging
 from services.common.telemetry.metrics import new_registry, serving_metrics
+from services.common.telemetry.tracing import configure_tracing
 from services.reward.metrics import RewardMetrics
 from services.reward.pool import Pool, PoolConfig
 from services.reward.server import SERVICE_NAME, RewardService
@@ -26,6 +27,7 @@ def main() -> None:
         RewardMetrics(new_registry()),
     )
     pool.start()
+    configure_tracing("reward", settings.otlp_endpoint)
     service = RewardService(Verifier(pool, cache_size=settings.reward_cache_size), settings.reward_timeout_s)
     with serving_metrics(settings.metrics_listen, pool.metrics.registry):
         run_server(

@@ -2,6 +2,7 @@
 
 from services.common.settings import read_settings
 from services.common.telemetry.logs import configure_logging
+from services.common.telemetry.tracing import configure_tracing
 from services.trainer.server import serve
 from services.trainer.settings import TrainerSettings
 
@@ -10,6 +11,7 @@ def main() -> None:
     """Entry point."""
     settings = read_settings(TrainerSettings)
     configure_logging("trainer", settings.log_level, settings.log_format)
+    configure_tracing("trainer", settings.otlp_endpoint)
     serve(settings)
 
 

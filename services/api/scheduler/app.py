@@ -13,6 +13,7 @@ from services.api.settings import ApiSettings
 from services.common.settings import read_settings
 from services.common.telemetry.logs import configure_logging, get_logger
 from services.common.telemetry.metrics import serving_metrics
+from services.common.telemetry.tracing import configure_tracing
 
 _BEAT_S = 1.0
 _PRUNE_S = 60.0
@@ -20,6 +21,7 @@ _PRUNE_S = 60.0
 _CHATTY = ("celery.worker.strategy", "celery.app.trace", "celery.utils.functional")
 
 settings = read_settings(ApiSettings)
+configure_tracing("scheduler", settings.otlp_endpoint)
 app = make_celery(settings.redis_url)
 app.conf.beat_schedule_filename = str(settings.data_dir / "beat-schedule")
 app.conf.beat_schedule = {

@@ -132,7 +132,6 @@ class Checkpointer:
             )
 
 
-<<<<<<< HEAD
 def _require_finite(weights: Mapping[str, Tensor], step: int) -> None:
     """A checkpoint of broken weights would push sound ones out of those that are kept."""
     broken = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
@@ -143,11 +142,11 @@ def _require_finite(weights: Mapping[str, Tensor], step: int) -> None:
             "are not finite. Earlier checkpoints are untouched.",
             hint="Rewind to one of them with a lower optim.lr.",
         )
-=======
+
+
 def best_name(state: RunState) -> str | None:
     """Name of the checkpoint with the lowest validation loss, if any was measured."""
     return None if state.best is None else checkpoint_name(state.best.step)
->>>>>>> 08d85f0 (Copies of checkpoints and journals in an S3-compatible store; retention spares what is read)
 
 
 def find_resume_point(request: LearnerRequest, spec: JobSpec) -> ResumePoint | None:
