@@ -4,6 +4,8 @@ One JSON object per line: seconds per request (p50, p99) of the list, of metrics
 trajectories, of a submission, with eight clients at once; metric points stored per second through the recorder's own
 code; and 200 clients that follow the events of a job for a minute, with the number of events that each missed. The
 `share` of a read is its p99 over that of `/healthz`, measured in the same run: what the server's bare answer costs.
+
+Filling takes minutes: with `--keep DIR` it is done once, and `--only` measures one part of it at a time.
 """
 
 import argparse
@@ -13,7 +15,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ from services.api.embedded.servers import ServerUrls, start_servers
 from services.api.embedded.services import choose_addresses, migration_command, platform_services, shared_environment
 from services.api.recorder_apply import apply_events
 from services.common.events import Event, EventType
+from services.common.job_spec import parse_spec
 
 CLIENTS = 8
 
@@ -48,6 +51,11 @@ class Size:
 
 FULL = Size(jobs=1000, points=10_000_000, requests=400, streams=200, stream_s=60.0)
 QUICK = Size(jobs=30, points=60_000, requests=40, streams=10, stream_s=3.0)
+
+
+EVENTS = 100
+"""Of each job."""
+PARTS = ("reads", "submit", "ingest", "streams")
 
 
 @contextmanager
@@ -70,15 +78,22 @@ def fill(database: Database, size: Size) -> list[str]:
     per_job = size.points // size.jobs
     names, steps = 20, max(1, per_job // 20)
     with database.begin() as session:
-        spec = json.dumps({"model": "m", "suffix": None, "seed": 0, "training_file": None, "validation_file": None})
+        spec = parse_spec({"model": "/m", "method": "rl", "training_file": "/rows.jsonl"}).canonical_json()
         session.execute(
             text(
                 "INSERT INTO jobs (id, created_at, spec, spec_hash, method, labels, model_path, files, "
                 "max_sequence_tokens, rollout_replicas, state, attempt, latest_metrics, event_count, lock_token) "
                 "SELECT 'job_' || lpad(n::text, 24, '0'), now() - n * interval '1 minute', CAST(:spec AS jsonb), 'h', "
-                "'rl', '{}', '/m', '{}', 64, 1, 'running', 1, '{}', 0, '' FROM generate_series(1, :jobs) n"
+                "'rl', '{}', '/m', '{}', 64, 1, 'running', 1, '{}', :events, '' FROM generate_series(1, :jobs) n"
             ),
-            {"spec": spec, "jobs": size.jobs},
+            {"spec": spec, "jobs": size.jobs, "events": EVENTS},
+        )
+        session.execute(
+            text(
+                "INSERT INTO events (job_id, position, attempt, type, time, data) SELECT id, n, 1, 'phase', now(), "
+                """'{"phase": "train", "stage": "rl"}' FROM jobs, generate_series(1, :events) n"""
+            ),
+            {"events": EVENTS},
         )
         session.execute(
             text(
@@ -87,10 +102,12 @@ def fill(database: Database, size: Size) -> list[str]:
                 "SELECT 'att_' || id, id, 1, 'running', '127.0.0.1:9', '{}', 0, false, 0, now() FROM jobs"
             )
         )
+        # In the order of the primary key, which is several times as fast.
         session.execute(
             text(
-                "INSERT INTO metrics (job_id, name, attempt, step, value) SELECT id, 'metric/' || name, 1, step, "
-                "random() FROM jobs, generate_series(1, :names) name, generate_series(1, :steps) step"
+                "INSERT INTO metrics (job_id, name, attempt, step, value) SELECT id, name, 1, step, random() FROM "
+                "(SELECT id, 'metric/' || lpad(n::text, 2, '0') AS name FROM jobs, generate_series(1, :names) n "
+                "ORDER BY id, name) AS series, generate_series(1, :steps) step"
             ),
             {"names": names, "steps": steps},
         )
@@ -105,7 +122,13 @@ def fill(database: Database, size: Size) -> list[str]:
         )
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE"))
-        return list(connection.execute(text("SELECT id FROM jobs ORDER BY id")).scalars())
+    return job_ids(database)
+
+
+def job_ids(database: Database) -> list[str]:
+    """The jobs that were filled in."""
+    with database.begin() as session:
+        return list(session.execute(text("SELECT id FROM jobs WHERE spec_hash = 'h' ORDER BY id")).scalars())
 
 
 def _group() -> dict[str, Any]:
@@ -156,7 +179,7 @@ def submit(url: str, size: Size, directory: Path) -> dict[str, float]:
     rows = directory / "rows.jsonl"
     rows.write_text("".join(json.dumps({"prompt": f"{n}?", "answer": str(n)}) + "\n" for n in range(100)))
     model = directory / "model"
-    model.mkdir()
+    model.mkdir(exist_ok=True)
     config = {"model_type": "sdar", "block_size": 4, "mask_token_id": 7, "vocab_size": 64}
     (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 2048}))
     spec = {"model": str(model), "method": "rl", "training_file": str(rows)}
@@ -173,7 +196,7 @@ def ingest(database: Database, job_id: str, steps: int) -> dict[str, float]:
     """Metric points per second through the recorder's code, 20 a step, 200 events a transaction."""
     with database.begin() as session:
         first = session.get_one(Attempt, f"att_{job_id}").last_event_seq
-    events = [_metrics_event(job_id, first + 1 + n, 1_000_000 + n) for n in range(steps)]
+    events = [_metrics_event(job_id, first + 1 + n, 1_000_000 + first + n) for n in range(steps)]
     began = time.perf_counter()
     for start in range(0, steps, 200):
         with database.begin() as session:
@@ -183,7 +206,7 @@ def ingest(database: Database, job_id: str, steps: int) -> dict[str, float]:
 
 
 def _metrics_event(job_id: str, seq: int, step: int) -> Event:
-    values = {f"metric/{name}": float(step) for name in range(20)}
+    values = {f"metric/{name:02d}": float(step) for name in range(20)}
     data = {"step": step, "values": values}
     return Event(job_id=job_id, attempt=1, seq=seq, type=EventType.METRICS, time=time.time(), data=data)
 
@@ -231,33 +254,52 @@ def follow(url: str, database: Database, job_id: str, size: Size) -> dict[str, f
     return {"streams": size.streams, "events_each": sent[0], "lost": lost, **_percentiles(delays)}
 
 
+def reads(url: str, jobs: list[str], size: Size) -> None:
+    """Every read, and the bare answer that they are compared with."""
+    bare = measure(url, size, lambda _: "/healthz")
+    told("healthz", bare)
+    paths: dict[str, Callable[[int], str]] = {
+        "list": lambda n: f"/v1/jobs?limit=50&after={jobs[n % len(jobs)]}",
+        "job": lambda n: f"/v1/jobs/{jobs[n % len(jobs)]}",
+        "metrics": lambda n: f"/v1/jobs/{jobs[n % len(jobs)]}/metrics?names=metric/01,metric/02&downsample=200",
+        "trajectories": lambda n: f"/v1/jobs/{jobs[n % len(jobs)]}/trajectories?limit=20",
+        "events": lambda n: f"/v1/jobs/{jobs[n % len(jobs)]}/events?limit=100",
+    }
+    for kind, path_of in paths.items():
+        found = measure(url, size, path_of)
+        told(kind, {**found, "share": round(found["p99_ms"] / bare["p99_ms"], 1)})
+
+
+def run(directory: Path, size: Size, parts: Sequence[str]) -> None:
+    """Fill the directory's database unless that was done, and measure these parts."""
+    with running_api(directory) as (url, database):
+        began = time.perf_counter()
+        if not (jobs := job_ids(database)):
+            jobs = fill(database, size)
+            told("fill", {"jobs": len(jobs), "points": size.points, "seconds": round(time.perf_counter() - began, 1)})
+        if "reads" in parts:
+            reads(url, jobs, size)
+        if "submit" in parts:
+            told("submit", submit(url, size, directory))
+        if "ingest" in parts:
+            told("ingest", ingest(database, jobs[0], max(200, size.points // 5000)))
+        if "streams" in parts:
+            told("event_streams", follow(url, database, jobs[1], size))
+
+
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes")
-    size = QUICK if parser.parse_args().quick else FULL
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="fill this directory once, and leave it")
+    parser.add_argument("--only", choices=(*PARTS, "fill"), help="measure one part; `fill` none")
+    given = parser.parse_args()
+    size = QUICK if given.quick else FULL
     with tempfile.TemporaryDirectory(prefix="dirl-bench-") as name:
-        directory = Path(name)
+        directory = given.keep or Path(name)
+        directory.mkdir(exist_ok=True)
         directory.chmod(0o755)
-        with running_api(directory) as (url, database):
-            began = time.perf_counter()
-            jobs = fill(database, size)
-            told("fill", {"jobs": len(jobs), "points": size.points, "seconds": round(time.perf_counter() - began, 1)})
-            bare = measure(url, size, lambda _: "/healthz")
-            told("healthz", bare)
-            reads: dict[str, Callable[[int], str]] = {
-                "list": lambda n: f"/v1/jobs?limit=50&after={jobs[n % len(jobs)]}",
-                "job": lambda n: f"/v1/jobs/{jobs[n % len(jobs)]}",
-                "metrics": lambda n: f"/v1/jobs/{jobs[n % len(jobs)]}/metrics?names=metric/1,metric/2&downsample=200",
-                "trajectories": lambda n: f"/v1/jobs/{jobs[n % len(jobs)]}/trajectories?limit=20",
-                "events": lambda n: f"/v1/jobs/{jobs[n % len(jobs)]}/events?limit=100",
-            }
-            for kind, path_of in reads.items():
-                found = measure(url, size, path_of)
-                told(kind, {**found, "share": round(found["p99_ms"] / bare["p99_ms"], 1)})
-            told("submit", submit(url, size, directory))
-            told("ingest", ingest(database, jobs[0], max(200, size.points // 5000)))
-            told("event_streams", follow(url, database, jobs[1], size))
+        run(directory, size, PARTS if given.only is None else (given.only,))
 
 
 def told(what: str, figures: dict[str, float]) -> None:

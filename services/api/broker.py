@@ -12,7 +12,9 @@ DISPATCH: Final = "dirl.dispatch"
 RECONCILE_ALL: Final = "dirl.reconcile_all"
 RECONCILE: Final = "dirl.reconcile"
 EXPORT: Final = "dirl.export"
+DELIVER: Final = "dirl.deliver"
 PRUNE: Final = "dirl.prune"
+WATCH_SPACE: Final = "dirl.watch_space"
 
 HINT_EXPIRES_S: Final = 5
 """A hint that waited so long was overtaken by the beat."""
@@ -66,6 +68,10 @@ class Hints:
     def export(self, export_id: str) -> None:
         """The export is to be started."""
         self._send(EXPORT, export_id)
+
+    def deliver(self, delivery_id: str) -> None:
+        """A message to a webhook is due."""
+        self._send(DELIVER, delivery_id)
 
     def _send(self, name: str, *args: Any) -> None:
         try:

@@ -32,6 +32,8 @@ class ApiSettings(CommonSettings):
     rate_limit_per_s: float = Field(50.0, gt=0)
     """Requests that one API key may make per second, to one API process; local users without a key are not limited."""
     max_upload_bytes: int = Field(512 * 2**20, gt=0)
+    project_quota_bytes: int | None = Field(None, gt=0)
+    """Files, checkpoints and exported models that a project may keep; None sets no bound."""
     stall_budgets_s: dict[str, float] = Field(default_factory=dict)
     """Seconds that a phase of a learner may be silent before the job counts as stalled; a JSON object by phase, for
     phases whose default (services.api.domain.stall) does not fit."""

@@ -45,6 +45,7 @@ ERROR_KINDS: Final[Mapping[str, ErrorKind]] = {
     "stale_attempt": _PRECONDITION,
     "stale_weights": _PRECONDITION,
     "payload_too_large": ErrorKind("INVALID_ARGUMENT", 413, "invalid_request_error"),
+    "quota_exceeded": ErrorKind("RESOURCE_EXHAUSTED", 403, "permission_error"),
     "rate_limited": ErrorKind("RESOURCE_EXHAUSTED", 429, "rate_limit_error", retryable=True),
     "busy": ErrorKind("RESOURCE_EXHAUSTED", 503, "capacity_error", retryable=True),
     # The checkpoint

@@ -3,7 +3,7 @@
 import secrets
 from typing import Final
 
-PREFIXES: Final = frozenset({"job", "file", "ckpt", "model", "att", "evt", "key", "export"})
+PREFIXES: Final = frozenset({"job", "file", "ckpt", "model", "att", "evt", "key", "export", "whk"})
 
 
 def new_id(prefix: str) -> str:

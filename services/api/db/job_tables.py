@@ -58,6 +58,8 @@ class Job(Lockable, Base):
     stage: Mapped[str | None]
     waiting_for: Mapped[str | None]
     """Service that the scheduler sees missing."""
+    shortage: Mapped[dict[str, Any] | None]
+    """services.api.domain.space.Shortage, while the job runs short of room."""
     learner_waiting_for: Mapped[str | None]
     """What the learner itself says that it waits for."""
     heard_at: Mapped[datetime | None]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
@@ -11,8 +11,10 @@ from sqlalchemy.orm import Session
 from services.api.db.base import utc_now
 from services.api.db.job_tables import Attempt, Job, ServiceLease
 from services.api.db.record_tables import Checkpoint, JobEvent
+from services.api.db.webhooks import announce
 from services.api.domain.attempt_end import AttemptEnd, AttemptState
 from services.api.domain.job_state import JobState, check_transition
+from services.api.domain.webhooks import WebhookEvent
 from services.common.errors import PlatformError
 from services.common.ids import new_id
 
@@ -22,6 +24,13 @@ WAITING_EVENT = "waiting"
 """{waiting_for: trainer | rollout | reward | None}"""
 ATTEMPT_EVENT = "attempt"
 """{state: attempt state, trainer: host:port, error: {code, message} | None}"""
+
+_ANNOUNCED: Final = {
+    JobState.SUCCEEDED: WebhookEvent.SUCCEEDED,
+    JobState.FAILED: WebhookEvent.FAILED,
+    JobState.CANCELLED: WebhookEvent.CANCELLED,
+    JobState.PAUSED: WebhookEvent.PAUSED,
+}
 
 
 def get_job(session: Session, job_id: str) -> Job:
@@ -62,7 +71,7 @@ def transition(session: Session, job: Job, target: JobState, error: AttemptEnd |
     if target is JobState.RUNNING and job.started_at is None:
         job.started_at = utc_now()
     if target not in (JobState.RUNNING, JobState.PAUSING, JobState.CANCELLING):
-        job.phase = job.learner_waiting_for = job.stalled = None
+        job.phase = job.learner_waiting_for = job.stalled = job.shortage = None
         set_waiting(session, job, None)
     if target is JobState.QUEUED or error is not None:
         job.error_code = None if error is None else error.error_code
@@ -70,6 +79,8 @@ def transition(session: Session, job: Job, target: JobState, error: AttemptEnd |
     if target.is_terminal:
         _finish(session, job)
     append_event(session, job, STATE_EVENT, data)
+    if target in _ANNOUNCED:
+        announce(session, job, _ANNOUNCED[target])
 
 
 def queue_again(session: Session, job: Job) -> None:

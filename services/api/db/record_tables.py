@@ -124,6 +124,8 @@ class RegisteredModel(Created, Base):
     path: Mapped[str] = mapped_column(unique=True)
     card: Mapped[dict[str, Any]]
     """services.common.model_card.ModelCard"""
+    num_bytes: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Of an exported model; 0 for a directory that is the user's."""
     checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id", ondelete="SET NULL"))
     """What it was exported from; None for a registered directory."""
 

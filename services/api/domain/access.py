@@ -7,7 +7,7 @@ from typing import Final
 from services.common.errors import PlatformError
 
 DEFAULT_PROJECT: Final = "default"
-_ADMIN_PATHS: Final = ("/v1/api_keys", "/v1/audit", "/v1/queues", "/v1/demo")
+_ADMIN_PATHS: Final = ("/v1/api_keys", "/v1/audit", "/v1/queues", "/v1/demo", "/v1/webhooks")
 _OPEN_PATHS: Final = ("/v1/whoami",)
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 

@@ -22,8 +22,10 @@ from services.api.http import (
     routes_queues,
     routes_records,
     routes_steering,
+    routes_storage,
     routes_system,
     routes_trajectories,
+    routes_webhooks,
 )
 from services.api.http.auth import authorise
 from services.api.http.envelope import ErrorEnvelope
@@ -47,7 +49,9 @@ _ROUTES: Final = (
     routes_trajectories,
     routes_graders,
     routes_models,
+    routes_storage,
     routes_access,
+    routes_webhooks,
     routes_chat,
     routes_system,
     routes_queues,

@@ -9,10 +9,11 @@ from sqlalchemy.orm import Session
 from services.api.db.access_tables import ApiKey
 from services.api.db.job_tables import Job
 from services.api.db.record_tables import RegisteredModel, StoredFile
+from services.api.db.webhook_tables import Delivery, Webhook
 from services.api.domain.access import Caller
 from services.common.errors import PlatformError
 
-Row = TypeVar("Row", Job, StoredFile, RegisteredModel, ApiKey)
+Row = TypeVar("Row", Job, StoredFile, RegisteredModel, ApiKey, Webhook, Delivery)
 Owned = TypeVar("Owned", Job, StoredFile, RegisteredModel)
 
 

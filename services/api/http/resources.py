@@ -13,7 +13,9 @@ from prometheus_client import CollectorRegistry
 
 from services.api.broker import Hints
 from services.api.db.database import Database
+from services.api.db.usage import usage_of
 from services.api.domain.rate import RateLimits
+from services.api.domain.space import require_quota
 from services.api.fleet import Fleet
 from services.api.http.event_feed import EventFeed
 from services.api.settings import ApiSettings
@@ -42,6 +44,11 @@ class Resources:
     def data_dir(self) -> Path:
         """Directory shared by all services."""
         return self.settings.data_dir.absolute()
+
+    def require_quota(self, project: str, more: int = 0) -> None:
+        """Raise PlatformError("quota_exceeded") when the project may not keep so many bytes more."""
+        with self.database.begin() as session:
+            require_quota(project, usage_of(session, project, self.settings.project_quota_bytes), more)
 
 
 @contextmanager

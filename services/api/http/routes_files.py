@@ -44,6 +44,7 @@ def upload_file(
 
     Gold answers are typed, and verified against themselves when the reward service is up.
     """
+    resources.require_quota(caller.project, file.size or 0)
     row = keep_upload(file.file, file.filename or "data.jsonl", purpose, resources.data_dir / "files")
     row.project = caller.project
     audit_file(resources.fleet, Path(row.path))

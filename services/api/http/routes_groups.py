@@ -8,6 +8,7 @@ from sqlalchemy import Select, any_, func, literal, select, tuple_
 
 from services.api.db.jobs import get_job
 from services.api.db.record_tables import TrajectoryGroup
+from services.api.db.trajectories import GroupRow, without_arrays
 from services.api.http.envelope import Page, page_of
 from services.api.http.resources import Res
 from services.api.http.token_texts import whole_text
@@ -89,12 +90,12 @@ def list_groups(resources: Res, job_id: str, query: Annotated[GroupQuery, Query(
                 raise PlatformError("not_found", f"after={query.after!r} names no group of this job.", param="after")
             statement = statement.where(place < (last.step, last.group_id))
         ordered = statement.order_by(TrajectoryGroup.step.desc(), TrajectoryGroup.group_id.desc())
-        rows = session.scalars(ordered.limit(query.limit + 1)).all()
+        rows = session.execute(without_arrays(ordered.limit(query.limit + 1))).all()
     views = [_view(row, job.model_path) for row in rows]
     return page_of([(view.id, view) for view in views], query.limit)
 
 
-def _view(row: TrajectoryGroup, model_path: str) -> GroupView:
+def _view(row: GroupRow, model_path: str) -> GroupView:
     group = row.payload["group"]
     trajectories = group["trajectories"]
     return GroupView(
@@ -122,7 +123,7 @@ def _reward(trajectory: dict[str, Any]) -> float | None:
     return sum(rewards.values()) if rewards else None
 
 
-def _staleness(row: TrajectoryGroup, trajectories: list[dict[str, Any]]) -> int | None:
+def _staleness(row: GroupRow, trajectories: list[dict[str, Any]]) -> int | None:
     """Step n trains the weights of version n - 1."""
     if row.purpose != Purpose.TRAIN:
         return None

@@ -55,6 +55,7 @@ def submissions_of(resources: Resources, caller: Caller, *, preflight: bool = Fa
     """What checks and stores the caller's jobs."""
 
     def require(submission: Submission) -> None:
+        resources.require_quota(caller.project)
         if preflight:
             require_prospects(resources, caller, submission)
         else:
@@ -138,6 +139,7 @@ def resume_job(resources: Res, job_id: str) -> JobView:
     with resources.database.begin() as session:
         job = lock_job(session, job_id)
         require_state(job_id, "resume", job.job_state, RESUMABLE)
+        resources.require_quota(job.project)
         queue_again(session, job)
     resources.hints.dispatch()
     return job_view(job)

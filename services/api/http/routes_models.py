@@ -92,7 +92,7 @@ def get_checkpoint(resources: Res, checkpoint_id: str) -> CheckpointView:
 
 
 @router.post("/v1/checkpoints/{checkpoint_id}/export", status_code=201)
-def export_checkpoint(resources: Res, checkpoint_id: str) -> ExportView:
+def export_checkpoint(resources: Res, caller: Who, checkpoint_id: str) -> ExportView:
     """Have a checkpoint written as a model directory; asking again gives the same export unless it failed."""
     with resources.database.begin() as session:
         checkpoint = session.get(Checkpoint, checkpoint_id, with_for_update=True)
@@ -100,6 +100,7 @@ def export_checkpoint(resources: Res, checkpoint_id: str) -> ExportView:
             raise _no_checkpoint(checkpoint_id)
         row = session.scalar(select(Export).where(Export.checkpoint_id == checkpoint_id, Export.state != "failed"))
         if row is None:
+            resources.require_quota(caller.project)
             row = _new_export(checkpoint, resources.data_dir / "models")
             session.add(row)
     resources.hints.export(row.id)

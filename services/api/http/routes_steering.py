@@ -185,6 +185,7 @@ def fork_job(resources: Res, job_id: str, body: Annotated[ForkRequest, Body()]) 
         point = _checkpoint(session, body.checkpoint or newest_checkpoint(session, job_id) or "")
         if point.job_id != job_id:
             raise PlatformError("conflict", f"Checkpoint {point.id} is of {point.job_id}, not of {job_id}.")
+        resources.require_quota(parent.project)
         job = _child(parent, point, body)
         adopt(
             Path(point.path),

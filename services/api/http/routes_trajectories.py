@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from services.api.db.jobs import get_job
 from services.api.db.record_tables import TrajectoryGroup
+from services.api.db.trajectories import GroupRow, without_arrays
 from services.api.http.envelope import Page, page_of
 from services.api.http.resources import Res
 from services.api.http.token_texts import token_texts
@@ -20,7 +21,7 @@ from services.common.errors import PlatformError
 from services.common.trajectory import Outcome, Purpose
 
 router = APIRouter(tags=["trajectories"])
-_GROUPS_PER_READ = 50
+_GROUPS_PER_READ = 10
 
 
 class TrajectoryView(BaseModel):
@@ -125,7 +126,7 @@ def _views(
         group, skip_until = _find(session, after)
         statement = statement.where(place >= (group.step, group.group_id))
     ordered = statement.order_by(TrajectoryGroup.step, TrajectoryGroup.group_id)
-    with closing(session.scalars(ordered, execution_options={"yield_per": _GROUPS_PER_READ})) as rows:
+    with closing(session.execute(without_arrays(ordered), execution_options={"yield_per": _GROUPS_PER_READ})) as rows:
         for row in rows:
             first = skip_until + 1 if after is not None and _owns(row, after) else 0
             yield from (TrajectoryView(**_summary(row, index)) for index in range(first, len(row.outcomes)))
@@ -161,11 +162,11 @@ def _find(session: Session, trajectory_id: str) -> tuple[TrajectoryGroup, int]:
     return row, int(index)
 
 
-def _owns(row: TrajectoryGroup, trajectory_id: str) -> bool:
+def _owns(row: GroupRow, trajectory_id: str) -> bool:
     return trajectory_id.removeprefix("traj_").rpartition("_")[0] == row.group_id.removeprefix("grp_")
 
 
-def _summary(row: TrajectoryGroup, index: int) -> dict[str, Any]:
+def _summary(row: GroupRow, index: int) -> dict[str, Any]:
     group = row.payload["group"]
     trajectory = group["trajectories"][index]
     verdict = trajectory.get("verdict") or {}

@@ -62,6 +62,15 @@ class StallView(BaseModel):
     """Seconds that the phase may be silent (DIRL_STALL_BUDGETS_S)."""
 
 
+class ShortageView(BaseModel):
+    """Room that is running out."""
+
+    of: Literal["quota", "disk"]
+    """The project's quota, or the disk of the data directory."""
+    used_bytes: int
+    limit_bytes: int
+
+
 class JobView(BaseModel):
     """A job."""
 
@@ -99,6 +108,8 @@ class JobView(BaseModel):
     """Checkpoint of another job that this one goes on from."""
     stalled: StallView | None
     """Set while a running job makes no progress."""
+    shortage: ShortageView | None
+    """Set while a running job runs short of room for its checkpoints."""
     last_event_id: str | None
     """Newest event that this answer includes: a stream from here misses nothing and repeats nothing."""
     spec_hash: str
@@ -133,6 +144,7 @@ def job_view(job: Job) -> JobView:
         revision=job.revision,
         forked_from=job.forked_from,
         stalled=None if job.stalled is None else StallView(**job.stalled),
+        shortage=None if job.shortage is None else ShortageView(**job.shortage),
         last_event_id=event_id(job.id, job.event_count) if job.event_count else None,
         spec_hash=job.spec_hash,
         spec=job.spec,

@@ -26,6 +26,7 @@ class SchedulerContext:
     data_dir: Path
     trainer_lost_after_s: float
     stall_budgets_s: Mapping[str, float]
+    project_quota_bytes: int | None
 
     def job_dir(self, job_id: str) -> Path:
         """Directory of a job: checkpoints, journal."""
@@ -45,4 +46,5 @@ def open_context(settings: ApiSettings) -> SchedulerContext:
         data_dir=settings.data_dir.absolute(),
         trainer_lost_after_s=settings.trainer_lost_after_s,
         stall_budgets_s=settings.stall_budgets_s,
+        project_quota_bytes=settings.project_quota_bytes,
     )

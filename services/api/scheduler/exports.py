@@ -112,6 +112,7 @@ def _register(context: SchedulerContext, export: Export, token: str, checkpoint:
                 name=f"{checkpoint.job_id} step {checkpoint.step}",
                 path=export.output_path,
                 card=asdict(card),
+                num_bytes=sum(path.stat().st_size for path in Path(export.output_path).rglob("*") if path.is_file()),
                 checkpoint_id=checkpoint.id,
             )
         )

@@ -9,11 +9,13 @@ from sqlalchemy import delete, select
 from services.api.db.base import utc_now
 from services.api.db.job_tables import Attempt, IdempotencyKey
 from services.api.db.record_tables import StoredFile
+from services.api.db.webhook_tables import Delivery
 from services.api.scheduler.context import SchedulerContext
 from services.common.streams import delete_streams
 from services.common.telemetry.logs import get_logger
 
 _KEYS_KEPT: Final = timedelta(days=7)
+_DELIVERIES_KEPT: Final = timedelta(days=7)
 _UPLOAD_KEPT: Final = timedelta(hours=6)
 """An upload that has no row after so long was cut off."""
 _JOURNALS_PER_ROUND: Final = 20
@@ -25,6 +27,8 @@ def prune(context: SchedulerContext) -> None:
     """One round; every part may run twice."""
     with context.database.begin() as session:
         session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < utc_now() - _KEYS_KEPT))
+        settled = Delivery.due_at.is_(None), Delivery.created_at < utc_now() - _DELIVERIES_KEPT
+        session.execute(delete(Delivery).where(*settled))
     _read_left_journals(context)
     _delete_left_streams(context)
     _delete_broken_uploads(context)

@@ -10,9 +10,11 @@ from typing import Final
 from services.api.db.base import utc_now
 from services.api.db.job_tables import Attempt, Job
 from services.api.db.jobs import append_event, lock_job
+from services.api.db.webhooks import announce
 from services.api.domain.attempt_end import AttemptEnd, AttemptState
 from services.api.domain.job_state import JobState
 from services.api.domain.stall import Stall, find_stall, must_give_up
+from services.api.domain.webhooks import WebhookEvent
 from services.api.scheduler.context import SchedulerContext
 from services.common.errors import PlatformError
 from services.common.telemetry.logs import get_logger
@@ -50,6 +52,7 @@ def _note(context: SchedulerContext, job_id: str, stall: Stall | None, now: date
         if stall is not None:
             job.stalled = stall.to_json()
             append_event(session, job, STALLED_EVENT, job.stalled)
+            announce(session, job, WebhookEvent.STALLED)
         elif job.stalled is not None:
             silent_s = now.timestamp() - job.stalled["since"]
             append_event(session, job, RECOVERED_EVENT, {"phase": job.stalled["phase"], "silent_s": silent_s})

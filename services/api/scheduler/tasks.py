@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from celery import Celery
 
-from services.api.broker import DISPATCH, EXPORT, PRUNE, RECONCILE, RECONCILE_ALL
+from services.api.broker import DELIVER, DISPATCH, EXPORT, PRUNE, RECONCILE, RECONCILE_ALL, WATCH_SPACE
 from services.api.db.locks import StaleTokenError
 from services.api.scheduler.context import SchedulerContext, open_context
 from services.api.scheduler.dispatch import dispatch
@@ -17,6 +17,8 @@ from services.api.scheduler.exports import advance_export, open_exports
 from services.api.scheduler.metrics import SchedulerMetrics
 from services.api.scheduler.prune import prune
 from services.api.scheduler.reconcile import active_jobs, reconcile
+from services.api.scheduler.spaces import watch_space
+from services.api.scheduler.webhooks import deliver, open_deliveries
 from services.api.settings import ApiSettings
 from services.common.errors import PlatformError
 from services.common.telemetry.logs import get_logger
@@ -25,11 +27,13 @@ log = get_logger()
 
 
 def reconcile_all(context: SchedulerContext) -> None:
-    """One task for every job and export that has something to watch, so that a slow one keeps nobody waiting."""
+    """One task for every job, export and message that is due, so that a slow one keeps nobody waiting."""
     for job_id in active_jobs(context):
         context.hints.reconcile(job_id)
     for export_id in open_exports(context):
         context.hints.export(export_id)
+    for delivery_id in open_deliveries(context):
+        context.hints.deliver(delivery_id)
 
 
 _ACTIONS: Final[dict[str, Callable[..., Any]]] = {
@@ -37,7 +41,9 @@ _ACTIONS: Final[dict[str, Callable[..., Any]]] = {
     RECONCILE_ALL: reconcile_all,
     RECONCILE: reconcile,
     EXPORT: advance_export,
+    DELIVER: deliver,
     PRUNE: prune,
+    WATCH_SPACE: watch_space,
 }
 
 

@@ -1,0 +1,52 @@
+"""Sends what webhooks are to be told, until it is taken or has been tried for more than a day.
+
+Repeatable: a message is taken by one sender at a time, and a receiver knows a repeated one by its `webhook-id`.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import httpx
+
+from services.api.db.webhooks import Letter, due_deliveries, settle, take_letter
+from services.api.domain.webhooks import signed_headers
+from services.api.scheduler.context import SchedulerContext
+from services.common.telemetry.logs import get_logger
+
+_TIMEOUT_S: Final = 5.0
+
+log = get_logger()
+
+
+def open_deliveries(context: SchedulerContext) -> Sequence[str]:
+    """Ids of messages that are to be tried now."""
+    with context.database.begin() as session:
+        return due_deliveries(session)
+
+
+def deliver(context: SchedulerContext, delivery_id: str) -> None:
+    """Try a message once."""
+    with context.database.begin() as session:
+        letter = take_letter(session, delivery_id)
+    if letter is None:
+        return
+    error = _send(letter)
+    with context.database.begin() as session:
+        settle(session, delivery_id, error)
+    if error is not None:
+        log.warning("webhook not delivered", delivery_id=delivery_id, reason=error)
+
+
+def _send(letter: Letter) -> str | None:
+    """Why the message was not taken, or None. Redirects are not followed: the address was chosen by an admin."""
+    signed = signed_headers(letter.secret, letter.delivery_id, int(time.time()), letter.body)
+    headers = {"content-type": "application/json", "user-agent": "dirl-webhooks", **signed}
+    try:
+        with (
+            httpx.Client(timeout=_TIMEOUT_S, trust_env=False) as client,
+            client.stream("POST", letter.url, content=letter.body, headers=headers) as answer,
+        ):
+            return None if answer.is_success else f"the receiver answered {answer.status_code}"
+    except httpx.HTTPError as error:
+        return f"{type(error).__name__}: {error}"
