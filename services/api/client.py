@@ -49,9 +49,9 @@ class ApiClient:
         with _opened(path) as file:
             return self._send("POST", "/v1/files", files={"file": (path.name, file)}, data={"purpose": "fine-tune"})
 
-    def create_job(self, spec: Json) -> Json:
-        """Submit a job spec."""
-        return self._send("POST", "/v1/jobs", json=spec)
+    def create_job(self, spec: Json, *, preflight: bool = False) -> Json:
+        """Submit a job spec; with `preflight` it is refused when its forecast speaks against it."""
+        return self._send("POST", "/v1/jobs", params={"preflight": preflight}, json=spec)
 
     def job(self, job_id: str) -> Json:
         """One job."""
@@ -92,6 +92,18 @@ class ApiClient:
     def change(self, job_id: str, hyperparameters: Json) -> Json:
         """Change hyperparameters, by dotted key, between two steps."""
         return self._send("PATCH", f"/v1/jobs/{job_id}", json={"hyperparameters": hyperparameters})
+
+    def delete_checkpoint(self, job_id: str, checkpoint_id: str) -> Json:
+        """Delete a checkpoint of a job that does not run."""
+        return self._send("DELETE", f"/v1/jobs/{job_id}/checkpoints/{checkpoint_id}")
+
+    def usage(self) -> Json:
+        """What the project keeps, and what it may keep."""
+        return self._send("GET", "/v1/usage")
+
+    def create_webhook(self, url: str, events: list[str]) -> Json:
+        """Have an address told about jobs; the answer has the secret that messages are signed with."""
+        return self._send("POST", "/v1/webhooks", json={"url": url, "events": events})
 
     def delete(self, job_id: str) -> Json:
         """Delete a job with its data."""

@@ -60,11 +60,11 @@ class CommonSettings(BaseSettings):
     """Where Prometheus may ask this process for /metrics; nowhere by default. The API has it beside its routes."""
 
 
-_SECRETS: Final = re.compile(r"(://)[^/@\s]*@|(sk-dirl-)[\w-]+")
+_SECRETS: Final = re.compile(r"(://)[^/@\s]*@|(sk-dirl-|whsec_)[\w+/=-]+")
 
 
 def redacted(text: str) -> str:
-    """The text without passwords of URLs and without API keys.
+    """The text without passwords of URLs, API keys and secrets of webhooks.
 
     >>> redacted("redis://:secret@host/0")
     'redis://…@host/0'

@@ -1,5 +1,7 @@
 """Ranks: processes that share one learner's work, each with the whole mini-batch and a share of its rows."""
 
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,6 +17,7 @@ T = TypeVar("T")
 _PATIENCE: Final = timedelta(days=7)
 """Ranks wait as long as rank 0 waits for rollouts; that one of them died is noticed by the supervisor."""
 _CPU: Final = torch.device("cpu")
+_LOOPBACK: Final = "lo0" if sys.platform == "darwin" else "lo"
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,9 @@ def join(rendezvous: Path, rank: int, size: int) -> Ranks:
         )
     if gpus:
         torch.cuda.set_device(rank)
+    # Ranks share a machine, and torch.distributed pickles what they tell each other: nobody else may take part.
+    for backend in ("GLOO", "NCCL"):
+        os.environ.setdefault(f"{backend}_SOCKET_IFNAME", _LOOPBACK)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if gpus else "gloo",
         init_method=f"file://{rendezvous.absolute()}",

@@ -163,6 +163,7 @@ def test_a_key_that_asks_too_often_is_told_to_wait(api: Api) -> None:
 
     refused = [answer for answer in answers if answer.status_code == 429]
     assert refused
+    assert {answer.headers["retry-after"] for answer in refused} == {"1"}
     assert refused[0].json()["error"]["type"] == "rate_limit_error"
 
 

@@ -28,6 +28,7 @@ def submit(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. rl.steps=20.")
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print a forecast as JSON; submit nothing.")] = False,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     api_url: ApiUrlOption = None,
     as_json: JsonOption = False,
@@ -36,6 +37,9 @@ def submit(
     spec = read_spec(spec_file, assignments or [])
     with connect(api_url, data_dir) as api:
         uploaded = upload_files(spec, api, spec_file.parent, lambda line: notes.print(line, markup=False))
+        if dry_run:
+            print_json(api.forecast(uploaded))
+            return
         job = api.create_job(uploaded)
         if watch:
             notes.print(f"{job['id']} submitted", markup=False)

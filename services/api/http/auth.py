@@ -96,7 +96,10 @@ def _require_rate(resources: Resources, caller: Caller) -> None:
     if wait_s > 0:
         limit = resources.settings.rate_limit_per_s
         raise PlatformError(
-            "rate_limited", f"The key makes more than {limit:g} requests per second.", hint=f"Wait {wait_s:.2f} s."
+            "rate_limited",
+            f"The key makes more than {limit:g} requests per second.",
+            hint=f"Wait {wait_s:.2f} s.",
+            retry_after_s=wait_s,
         )
 
 

@@ -1,5 +1,6 @@
 """Exceptions to error envelopes; the table is services.common.errors.ERROR_KINDS."""
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -89,6 +90,8 @@ def _answer(
     )
     if error.code == "unauthenticated":
         headers = {**(headers or {}), "www-authenticate": "Bearer"}
+    if error.retry_after_s is not None:
+        headers = {**(headers or {}), "retry-after": str(math.ceil(error.retry_after_s))}
     return JSONResponse(
         ErrorEnvelope(error=body).model_dump(mode="json"),
         status_code=status or error.kind.http_status,

@@ -55,7 +55,8 @@ class RequestMiddleware:
         self._seconds.labels(scope["method"], route).observe(seconds)
         notable = status >= _ERROR or scope["method"] not in ("GET", "HEAD")
         say = log.info if notable else log.debug
-        say("request", method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 4))
+        about = {"job_id": job_id} if (job_id := scope.get("path_params", {}).get("job_id")) else {}
+        say("request", method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 4), **about)
 
 
 def _request_id(scope: Scope) -> str:

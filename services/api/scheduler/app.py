@@ -18,8 +18,9 @@ from services.common.telemetry.tracing import configure_tracing
 _BEAT_S = 1.0
 _SPACE_S = 5.0
 _PRUNE_S = 60.0
-# One line per task and second would bury everything else; failures are logged at a higher level.
-_CHATTY = ("celery.worker.strategy", "celery.app.trace", "celery.utils.functional")
+# One line per task and second would bury everything else; failures are logged at a higher level. httpx names the whole
+# address of a webhook, which is often a secret.
+_CHATTY = ("celery.worker.strategy", "celery.app.trace", "celery.utils.functional", "httpx")
 
 settings = read_settings(ApiSettings)
 configure_tracing("scheduler", settings.otlp_endpoint)
