@@ -15,9 +15,8 @@ GroupRow = Row[tuple[Any, ...]] | TrajectoryGroup
 def without_arrays(statement: Select[TrajectoryGroup]) -> Select[tuple[Any, ...]]:
     """The groups of a statement with a payload that lacks the arrays; the database leaves them out."""
     table = TrajectoryGroup
-    item = func.jsonb_array_elements(table.payload["group"]["trajectories"]).table_valued(
-        "value", with_ordinality="place"
-    )
+    each = func.jsonb_array_elements(table.payload["group"]["trajectories"])
+    item = each.table_valued("value", with_ordinality="place").render_derived(name="item")
     lean = item.c.value.op("-")(literal(list(_ARRAYS), ARRAY(Text)))
     trajectories = select(func.jsonb_agg(aggregate_order_by(lean, item.c.place))).select_from(item).scalar_subquery()
     payload = func.jsonb_set(table.payload, literal(["group", "trajectories"], ARRAY(Text)), trajectories)
