@@ -9,9 +9,9 @@ afterEach(cleanup);
 
 const FORECAST: Forecast = {
   object: "job.forecast", accepted: true, problems: [], spec: {}, steps: { sft: 600, rl: 40 }, parameters: 250_000,
-  files: { "train.jsonl": { rows: 64, sft_rows: 60, rl_rows: 64, longest_prompt_chars: 25, longest_completion_chars: 12 } },
+  files: { "train.jsonl": { rows: 64, sft_rows: 60, rl_rows: 64, longest_prompt_chars: 25, longest_completion_chars: 12, longest_prompt_tokens: 24, longest_sample_tokens: 32, rows_too_long: 3 } },
   memory_bytes: 4 << 20, disk_bytes: 12 << 20, disk_free_bytes: 10 * 2 ** 30,
-  probe: { prompts: 4, generations: 4, zero_variance_rate: 0.75, all_correct: 1, all_wrong: 2 }, probe_skipped: null,
+  probe: { prompts: 4, generations: 4, zero_variance_rate: 0.75, all_correct: 1, all_wrong: 2 }, probe_skipped: null, seconds: 7200, seconds_from: "job_1",
 };
 
 test("a forecast is read in words and units", () => {
@@ -20,6 +20,8 @@ test("a forecast is read in words and units", () => {
   expect(text).toContain("The job can be submitted.");
   expect(text).toContain("Steps of sft600");
   expect(text).toContain("12 MiB of 10 GiB free");
+  expect(text).toContain("longest sample 32 tokens; 3 rows are too long and will be dropped");
+  expect(text).toContain("Time, at the pace of job_12 h");
   expect(text).toContain("4, 4 responses each: 1 all right, 2 all wrong, 75.0 % without a signal");
 });
 

@@ -3,7 +3,7 @@ import type { ReactNode } from "react";
 
 import { ApiError } from "../../api/client";
 import type { Forecast } from "../../api/types";
-import { bytes, number, percent } from "../../format";
+import { bytes, duration, number, percent } from "../../format";
 import { CodeBlock, ErrorNote, Stat } from "../../ui/parts";
 
 export function ForecastNote({ forecast }: { forecast: Forecast }) {
@@ -16,12 +16,13 @@ export function ForecastNote({ forecast }: { forecast: Forecast }) {
         {Object.entries(forecast.steps).map(([stage, steps]) => <Stat key={stage} name={`Steps of ${stage}`}>{number(steps)}</Stat>)}
         <Stat name="Parameters">{number(forecast.parameters)}</Stat>
         <Stat name="Memory, at least" title="Weights, gradients and optimizer state">{bytes(forecast.memory_bytes)}</Stat>
+        {forecast.seconds !== null && <Stat name={`Time, at the pace of ${forecast.seconds_from ?? "an earlier job"}`}>{duration(forecast.seconds)}</Stat>}
         <Stat name="Checkpoints on disk">{bytes(forecast.disk_bytes)} <span className="muted small">of {bytes(forecast.disk_free_bytes)} free</span></Stat>
       </div>
       <dl className="facts small">
         {Object.entries(forecast.files).map(([file, report]) => (
           <Fact key={file} name={<code>{file}</code>}>
-            {number(report.rows)} rows: {number(report.sft_rows)} with a completion, {number(report.rl_rows)} with a gold answer; longest prompt {number(report.longest_prompt_chars)} characters
+            {number(report.rows)} rows: {number(report.sft_rows)} with a completion, {number(report.rl_rows)} with a gold answer; {longest(report)}
           </Fact>
         ))}
         <Fact name="Prompts tried">{tried(forecast)}</Fact>
@@ -29,6 +30,12 @@ export function ForecastNote({ forecast }: { forecast: Forecast }) {
       <details><summary className="small">The spec with all defaults</summary><CodeBlock label="Spec with defaults" text={JSON.stringify(forecast.spec, null, 2)} /></details>
     </section>
   );
+}
+
+function longest(report: Forecast["files"][string]): string {
+  if (report.longest_sample_tokens === null) return `longest prompt ${number(report.longest_prompt_chars)} characters`;
+  const dropped = report.rows_too_long ? `; ${number(report.rows_too_long)} rows are too long and will be dropped` : "";
+  return `longest sample ${number(report.longest_sample_tokens)} tokens${dropped}`;
 }
 
 function tried({ probe, probe_skipped: why }: Forecast): string {
