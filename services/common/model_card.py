@@ -1,9 +1,10 @@
 """What config.json of a model directory says; readable without torch."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from services.common.errors import PlatformError
 
@@ -29,9 +30,18 @@ _KEYS = {
 }
 
 
+AS_PUBLISHED: Final[Mapping[str, Mapping[str, int]]] = {
+    "sdar": {"block_size": 4, "mask_token_id": 151669},
+    "sdar_moe": {"block_size": 4, "mask_token_id": 151669},
+}
+"""What published SDAR checkpoints have and their config.json does not say (LMDeploy and SGLang have it in their code).
+Those of another block length, named …-b8 to …-b64, must have it written into their config.json."""
+
+
 def read_model_card(path: Path | str) -> ModelCard:
     """Card of a model directory; raises PlatformError("model_invalid")."""
-    config = read_config(path)
+    written = read_config(path)
+    config = {**AS_PUBLISHED.get(str(written.get("model_type")), {}), **written}
     faults = [f"{key} {_fault(config, key)}" for key in _KEYS if _fault(config, key)]
     if faults:
         raise PlatformError(

@@ -190,7 +190,11 @@ def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"block_size": ..., "mask_token_id": ...}, "block_size is missing; mask_token_id is missing"),
+        (
+            {"model_type": "qwen3", "block_size": ..., "mask_token_id": ...},
+            "block_size is missing; mask_token_id is missing",
+        ),
+        ({"mask_token_id": ...}, "mask_token_id 151669"),
         ({"mask_token_id": "5"}, "mask_token_id is '5', not an integer"),
         ({"mask_token_id": ROWS}, f"one of the {ROWS} rows"),
         ({"block_size": 0}, "block_size 0"),
