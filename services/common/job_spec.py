@@ -232,6 +232,9 @@ class EvalSpec(Frozen):
     """Rows of the validation file that are used; None is all."""
     num_generations: int = Field(1, gt=0)
     temperature: float = Field(0.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+    """0 is off."""
     max_new_tokens: int | None = Field(None, gt=0)
     """None is `sampling.max_new_tokens`."""
 

@@ -7,6 +7,7 @@ import typer
 from services.api.cli.data import data_app
 from services.api.cli.demo import demo
 from services.api.cli.doctor import doctor
+from services.api.cli.evaluate import evaluate
 from services.api.cli.generate import generate
 from services.api.cli.jobs import jobs_app
 from services.api.cli.keys import keys_app
@@ -28,6 +29,7 @@ app.command()(up)
 app.command()(demo)
 app.command()(doctor)
 app.command()(generate)
+app.command("eval")(evaluate)
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")

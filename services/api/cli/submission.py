@@ -32,7 +32,7 @@ def read_spec(path: Path, assignments: list[str]) -> Spec:
     """
     spec = read_spec_file(path)
     for assignment in assignments:
-        _assign(spec, assignment)
+        assign(spec, assignment)
     parse_spec(spec)
     return spec
 
@@ -68,7 +68,8 @@ def _model_on_disk(spec: Spec, base: Path) -> Spec:
     return {"model": str(resolve_model(name, revision)), "model_revision": None, "metadata": metadata}
 
 
-def _assign(spec: Spec, assignment: str) -> None:
+def assign(spec: Spec, assignment: str) -> None:
+    """Apply a `key.key=value`; raises CommandError when it is none."""
     key, separator, text = assignment.partition("=")
     if not separator or not key:
         raise CommandError(f"--set {assignment!r} is no assignment; write key=value, e.g. --set rl.steps=20")

@@ -115,7 +115,8 @@ def evaluation_results(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
     """What an EVALUATION event states.
 
     `accuracy` is the mean over prompts of the share of correct responses, with its 95 % Wilson interval for as many
-    trials as prompts (responses to one prompt are not independent). Responses that could not be judged are left out
+    trials as prompts (responses to one prompt are not independent), which over k responses is what papers call avg@k;
+    `pass_at_k` is the share of prompts with a correct one among them. Responses that could not be judged are left out
     and counted; raises PlatformError `verifier_unavailable` when that leaves nothing.
     """
     trajectories = trajectories_of(groups)
@@ -128,6 +129,8 @@ def evaluation_results(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
             hint="Look at the reward service's log; the next attempt evaluates again.",
         )
     low, high = wilson_interval(sum(shares), len(shares))
+    solved = sum(share > 0 for share in shares)
+    pass_low, pass_high = wilson_interval(solved, len(shares))
     finished = completed(trajectories)
     measured = {
         "tokens_per_step": tokens_per_step(finished),
@@ -139,7 +142,9 @@ def evaluation_results(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
         "accuracy": float(np.mean(shares)),
         "accuracy_low": low,
         "accuracy_high": high,
-        "pass_at_k": float(np.mean([share > 0 for share in shares])),
+        "pass_at_k": solved / len(shares),
+        "pass_at_k_low": pass_low,
+        "pass_at_k_high": pass_high,
         "num_prompts": len(groups),
         "num_generations": len(groups[0].trajectories),
         "num_responses": len(trajectories),

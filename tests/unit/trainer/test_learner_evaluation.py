@@ -64,6 +64,7 @@ def test_several_responses_to_a_prompt_are_one_trial() -> None:
 
     assert (results["accuracy"], results["pass_at_k"], results["num_correct"]) == (0.25, 0.5, 1)
     assert (results["accuracy_low"], results["accuracy_high"]) == wilson_interval(0.5, 2)
+    assert (results["pass_at_k_low"], results["pass_at_k_high"]) == wilson_interval(1, 2)
 
 
 def test_lengths_and_speed_leave_out_what_was_abandoned() -> None:

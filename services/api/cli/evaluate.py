@@ -1,0 +1,154 @@
+"""`dirl eval`: a model on the published benchmarks, in a table beside the published rows."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from services.api.cli.connection import connect
+from services.api.cli.failure import CommandError
+from services.api.cli.options import DEFAULT_DATA_DIR, ApiUrlOption, DataDirOption, JsonOption
+from services.api.cli.output import notes, out, print_json, print_table
+from services.api.cli.submission import assign, upload_files
+from services.api.cli.watching import failure_of, watch_job
+from services.api.client import ApiClient, Json
+from services.api.domain.benchmarks import BENCHMARKS, REPORTED, benchmark_spec
+from services.common.job_spec import parse_spec
+
+
+class Benchmark(StrEnum):
+    """Keys of BENCHMARKS."""
+
+    MATH500 = "MATH500"
+    GSM8K = "GSM8K"
+    AIME24 = "AIME24"
+    AIME25 = "AIME25"
+    OLYMPIADBENCH = "OlympiadBench"
+
+
+class Decoding(StrEnum):
+    """How blocks are denoised."""
+
+    STATIC = "static"
+    DYNAMIC = "dynamic"
+
+
+Results = dict[tuple[str, str], Json]
+"""Evaluation results by decoding and benchmark."""
+
+
+def evaluate(  # noqa: PLR0913 - one for each option of the command
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory, registered model, or name on the hub.")],
+    benchmarks_dir: Annotated[
+        Path, typer.Option("--benchmarks", metavar="DIR", help="Holds math500/test.jsonl, gsm8k/test.jsonl and so on.")
+    ],
+    only: Annotated[list[Benchmark] | None, typer.Option("--only", help="These benchmarks; all by default.")] = None,
+    decoding: Annotated[list[Decoding] | None, typer.Option(help="static or dynamic; both by default.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. eval.num_samples=50.")
+    ] = None,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    api_url: ApiUrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Evaluate a model by the published protocol, one job per benchmark and decoding, on a running platform."""
+    files = _files(benchmarks_dir, [each.value for each in only or Benchmark])
+    modes = [each.value for each in decoding or Decoding]
+    specs = {
+        (mode, name): _spec(model, file, mode, assignments or []) for mode in modes for name, file in files.items()
+    }
+    results: Results = {}
+    with connect(api_url, data_dir) as api:
+        for (mode, name), spec in specs.items():
+            notes.print(f"{name}, {mode} decoding", markup=False)
+            results[mode, name] = _run(api, spec)
+    if as_json:
+        print_json({"model": model, "results": _nested(results)})
+    else:
+        _print(model, results)
+
+
+def _files(directory: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Path by benchmark; every missing one is named before anything starts."""
+    files = {name: (directory / BENCHMARKS[name]).resolve() for name in names}
+    missing = [str(path) for path in files.values() if not path.is_file()]
+    if missing:
+        raise CommandError(
+            f"These benchmarks are not there: {', '.join(missing)}. Put the files there, or choose others with --only."
+        )
+    return files
+
+
+def _spec(model: str, file: Path, mode: str, assignments: Sequence[str]) -> Json:
+    """The job of one benchmark, checked."""
+    spec = benchmark_spec(model, str(file), mode)
+    for assignment in assignments:
+        assign(spec, assignment)
+    parse_spec(spec)
+    return spec
+
+
+def _run(api: ApiClient, spec: Json) -> Json:
+    job = api.create_job(upload_files(spec, api, Path.cwd(), lambda line: notes.print(line, markup=False)))
+    job = watch_job(api, job["id"], notes)
+    failure = failure_of(job)
+    if failure is not None:
+        raise failure
+    return {**api.evals(job["id"])[-1]["results"], "job_id": job["id"]}
+
+
+def _nested(results: Results) -> dict[str, dict[str, Json]]:
+    modes = dict.fromkeys(mode for mode, _ in results)
+    return {mode: {name: found for (of, name), found in results.items() if of == mode} for mode in modes}
+
+
+def _print(model: str, results: Results) -> None:
+    """The table of the paper, then what it does not have: intervals, pass@k and truncation."""
+    out.print("accuracy in % (avg@k) · tokens per step · mean length", markup=False)
+    print_table(("MODEL", "DECODING", *BENCHMARKS, "AVERAGE"), table(model, results))
+    out.print()
+    columns = ("BENCHMARK", "DECODING", "K", "PROBLEMS", "AVG@K", "PASS@K", "TOKENS/STEP", "LENGTH", "TRUNCATED")
+    print_table(columns, (_details(mode, name, found) for (mode, name), found in results.items()))
+
+
+def table(model: str, results: Results) -> Iterator[tuple[str, ...]]:
+    """Rows of ours, then the published ones."""
+    for mode, found in _nested(results).items():
+        cells = [_cell(found.get(name)) for name in BENCHMARKS]
+        yield model, mode, *cells, _average([found.get(name) for name in BENCHMARKS])
+    for row in REPORTED:
+        cells = [f"{accuracy:.1f} · {speed:.1f} · {length:.1f}" for accuracy, speed, length in row.scores]
+        yield f"{row.model} (published)", row.decoding, *cells, f"{row.average:.1f}"
+
+
+def _cell(found: Json | None) -> str:
+    if found is None:
+        return "-"
+    speed, length = (_number(found, key, 1) for key in ("tokens_per_step", "mean_response_length"))
+    return f"{100 * found['accuracy']:.1f} · {speed} · {length}"
+
+
+def _average(found: Sequence[Json | None]) -> str:
+    """Mean accuracy over all benchmarks; over a part of them it would be another figure."""
+    accuracies = [each["accuracy"] for each in found if each is not None]
+    return f"{100 * sum(accuracies) / len(found):.1f}" if len(accuracies) == len(found) else "-"
+
+
+def _details(mode: str, name: str, found: Json) -> tuple[Any, ...]:
+    return (
+        name, mode, found["num_generations"], found["num_prompts_scored"],
+        _interval(found, "accuracy"), _interval(found, "pass_at_k"),
+        _number(found, "tokens_per_step", 2), _number(found, "mean_response_length", 0),
+        f"{100 * found['truncation_rate']:.1f} %" if "truncation_rate" in found else "-",
+    )  # fmt: skip
+
+
+def _interval(found: Mapping[str, float], key: str) -> str:
+    low, high = found[f"{key}_low"], found[f"{key}_high"]
+    return f"{100 * found[key]:.1f} % ({100 * low:.1f}–{100 * high:.1f})"
+
+
+def _number(found: Mapping[str, float], key: str, digits: int) -> str:
+    return f"{found[key]:.{digits}f}" if key in found else "-"
