@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 def load(path: Path, block_size: int) -> tuple[nn.Module, ModelConfig]:
     """The model of a directory as LMDeploy reads it."""
-    with mock.patch("lmdeploy.utils.torch.cuda.current_device", return_value=0):  # asked whether it computes in bf16
+    with mock.patch("lmdeploy.pytorch.config.is_bf16_supported", return_value=True):  # it would ask a device
         config = ModelConfig.from_pretrained(
             str(path), trust_remote_code=False, dtype="bfloat16", dist_config=DistConfig(), device_type="cuda"
         )
