@@ -66,7 +66,7 @@ def running_api(directory: Path) -> Iterator[tuple[str, Database]]:
         addresses = choose_addresses(free_ports(1)[0], 1)
         env = shared_environment(directory, urls, addresses)
         subprocess.run(migration_command(), env=env, check=True)
-        services = platform_services(env, addresses, directory, supervisor.log_path)
+        services = platform_services(env, addresses, supervisor.log_path)
         supervisor.start(next(service for service in services if service.name == "api"))
         database = Database(urls.database)
         yield addresses.api_url, database

@@ -10,6 +10,7 @@ from typing import Final
 import uvicorn
 
 from services.api.db.access import create_first_key
+from services.api.db.migrate import wait_for_schema
 from services.api.http.app import create_app
 from services.api.http.resources import Resources, open_resources
 from services.api.settings import ApiSettings
@@ -61,6 +62,7 @@ def main() -> None:
     configure_logging("api", settings.log_level, settings.log_format)
     configure_tracing("api", settings.otlp_endpoint)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # five lines that "api ready" says in one
+    wait_for_schema(settings.database_url)
     host, _, port = settings.api_listen.rpartition(":")
     with open_resources(settings) as resources:
         if not is_loopback(settings.api_listen):

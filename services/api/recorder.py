@@ -21,6 +21,7 @@ from sqlalchemy.exc import OperationalError
 
 from services.api.db.database import Database
 from services.api.db.heartbeats import beat
+from services.api.db.migrate import wait_for_schema
 from services.api.fleet import Fleet
 from services.api.recorder_apply import apply_events
 from services.api.recorder_catch_up import JournalReader
@@ -117,6 +118,7 @@ def main() -> None:
     settings = read_settings(ApiSettings)
     configure_logging("recorder", settings.log_level, settings.log_format)
     configure_tracing("recorder", settings.otlp_endpoint)
+    wait_for_schema(settings.database_url)
     ended = threading.Event()
 
     def end(_signal: int, _frame: FrameType | None) -> None:

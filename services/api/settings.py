@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from services.common.settings import CommonSettings, HostPort, HostPorts
+from services.common.settings import CommonSettings, HostPort, HostPorts, not_the_example
 
 
 def _postgres_url(value: str) -> str:
@@ -22,7 +22,7 @@ def _postgres_url(value: str) -> str:
 class ApiSettings(CommonSettings):
     """Every environment variable of the control plane, DIRL_ before each name."""
 
-    database_url: Annotated[str, AfterValidator(_postgres_url)]
+    database_url: Annotated[str, AfterValidator(_postgres_url), AfterValidator(not_the_example)]
     api_listen: HostPort = "127.0.0.1:8000"
     rollout_addresses: HostPorts = ("127.0.0.1:50051",)
     """Every rollout replica of the installation."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX: Final = "DIRL_"
@@ -33,6 +33,25 @@ def _s3_url(value: str) -> str:
     return value.rstrip("/")
 
 
+EXAMPLE_SECRET: Final = "change-me"
+"""Stands for every secret in example files; nothing starts with it."""
+
+
+def not_the_example(url: str) -> str:
+    """The URL, unless its password is the example's."""
+    if urlsplit(url).password == EXAMPLE_SECRET:
+        raise ValueError(f"its password is still the example's, {EXAMPLE_SECRET!r}; {_ANOTHER}")
+    return url
+
+
+def _not_the_example(secret: SecretStr | None) -> SecretStr | None:
+    if secret is not None and secret.get_secret_value() == EXAMPLE_SECRET:
+        raise ValueError(f"is still the example's; {_ANOTHER}")
+    return secret
+
+
+_ANOTHER: Final = "choose another, e.g. with `openssl rand -hex 24`"
+
 HostPort = Annotated[str, AfterValidator(_host_port)]
 """host:port; port 0 lets the system choose (for listening only)."""
 HostPorts = Annotated[tuple[HostPort, ...], NoDecode, BeforeValidator(_split)]
@@ -47,7 +66,7 @@ class CommonSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
 
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_url: Annotated[str, AfterValidator(not_the_example)] = "redis://127.0.0.1:6379/0"
     data_dir: Path = Path("/var/lib/dirl")
     """Directory shared by all services of one installation."""
     object_store_url: ObjectStoreUrl | None = None
@@ -58,6 +77,10 @@ class CommonSettings(BaseSettings):
     """OTLP/gRPC collector for traces, e.g. http://collector:4317; no traces by default. Plaintext with http."""
     metrics_listen: HostPort | None = None
     """Where Prometheus may ask this process for /metrics; nowhere by default. The API has it beside its routes."""
+    rpc_token: Annotated[SecretStr | None, AfterValidator(_not_the_example)] = None
+    """Shared by all services of one installation, sent with every gRPC call."""
+    rpc_tls_dir: Path | None = None
+    """Directory with `ca.pem` (who signed the certificates of all services), `cert.pem` and `key.pem` (this one's)."""
 
 
 _SECRETS: Final = re.compile(r"(://)[^/@\s]*@|(sk-dirl-|whsec_)[\w+/=-]+")

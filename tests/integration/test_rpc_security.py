@@ -1,15 +1,17 @@
 """Who may call a service: the shared token, TLS of both sides, and no plaintext beyond this machine."""
 
-import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from services.api.certificates import ensure_certificates
 from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import trainer_pb2, trainer_pb2_grpc
+from services.common.rpc import security
 from services.common.rpc.client import call, channel, probe
 from services.common.rpc.security import is_loopback, rpc_security
 from services.common.rpc.server import RpcServer
@@ -83,7 +85,6 @@ def test_what_counts_as_this_machine(address: str, local: bool) -> None:
     assert is_loopback(address) is local
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
 def test_with_certificates_of_one_authority_services_talk_and_strangers_are_cut_off(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -105,15 +106,7 @@ def test_with_certificates_of_one_authority_services_talk_and_strangers_are_cut_
 def certificates(directory: Path) -> Path:
     """An authority and a certificate for 127.0.0.1 signed by it."""
     directory.mkdir()
-    names = directory / "names.cnf"
-    names.write_text("subjectAltName=IP:127.0.0.1\n")
-    commands = (
-        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca.key -out ca.pem",
-        "req -newkey rsa:2048 -nodes -subj /CN=service -keyout key.pem -out service.csr",
-        "x509 -req -in service.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names.cnf -out cert.pem",
-    )
-    for command in commands:
-        subprocess.run(["openssl", *command.split()], cwd=directory, check=True, capture_output=True)
+    ensure_certificates(directory, ["127.0.0.1"])
     return directory
 
 
@@ -125,3 +118,27 @@ def test_the_command_for_probes_says_whether_a_server_serves() -> None:
 
     assert (up.returncode, down.returncode) == (0, 1), up.stderr
     assert f"{address} does not say SERVING" in down.stderr
+
+
+def test_a_service_waits_for_certificates_that_are_not_there_yet(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    secure(monkeypatch, tls_dir=str(tmp_path))
+    later = threading.Timer(0.7, ensure_certificates, (tmp_path, ["127.0.0.1"]))
+    later.start()
+
+    with serving(ScriptedTrainer()) as address:
+        assert status(address) == "idle"
+    later.join()
+
+
+def test_without_certificates_a_service_ends_and_a_call_fails_and_both_say_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(security, "_CERTIFICATES_S", 0.0)
+    secure(monkeypatch, tls_dir=str(tmp_path))
+
+    with pytest.raises(RuntimeError, match="DIRL_RPC_TLS_DIR"):
+        RpcServer("127.0.0.1:0", lambda server: None, [])
+    with pytest.raises(PlatformError, match=r"ca\.pem"):
+        channel("trainer.example:50053")

@@ -29,9 +29,9 @@ CHECKPOINT = {"step": 4, "stage": "rl", "path": "/c/4", "weight_version": 4, "we
 
 
 @contextmanager
-def celery(environment: dict[str, str], log_path: Path, *arguments: str) -> Iterator[None]:
+def celery(environment: dict[str, str], log_path: Path, process_name: str) -> Iterator[None]:
     """A Celery process; interrupted as a supervisor does, and gone afterwards."""
-    command = [sys.executable, "-m", "celery", "--app", "services.api.scheduler.app:app", *arguments]
+    command = [sys.executable, "-m", "services.api.scheduler", process_name]
     with log_path.open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log)
         try:
@@ -70,11 +70,10 @@ def test_a_job_runs_to_its_end_and_its_checkpoint_is_exported(
             "DIRL_ROLLOUT_ADDRESSES": replica_address,
             "DIRL_REWARD_ADDRESS": reward_address,
         }
-        worker_options = ("worker", "--pool=threads", "--concurrency=2", "--without-gossip", "--without-mingle")
         with (
             running_process("services.api.recorder", tmp_path / "recorder.log", environment),
-            celery(environment, tmp_path / "worker.log", *worker_options, "--loglevel=info"),
-            celery(environment, tmp_path / "beat.log", "beat", "--pidfile=", "--loglevel=info"),
+            celery(environment, tmp_path / "worker.log", "worker"),
+            celery(environment, tmp_path / "beat.log", "beat"),
             running_api(settings) as (http, _),
         ):
             job_id = http.post("/v1/jobs", json=job_body(tmp_path)).json()["id"]
@@ -99,7 +98,26 @@ def test_a_job_runs_to_its_end_and_its_checkpoint_is_exported(
             assert replica.released == [(job_id, 1)]
             processes = {service["kind"]: service["state"] for service in http.get("/v1/system").json()["services"]}
             assert (processes["scheduler"], processes["recorder"]) == ("up", "up")
+            assert [health(name, environment) for name in ("scheduler", "beat", "recorder")] == [""] * 3
     assert "scheduler ready" in (tmp_path / "worker.log").read_text()
+
+
+def health(process_name: str, environment: dict[str, str]) -> str:
+    """What the health command of a container says; nothing when all is well."""
+    command = [sys.executable, "-m", "services.api.health", process_name]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode == 0) == (done.stderr == ""), done.stderr
+    return done.stderr
+
+
+def test_the_health_commands_say_what_is_not_there(postgres_server: Postgres) -> None:
+    api = free_address()
+    with migrated_database(postgres_server) as url:
+        environment = {"DIRL_DATABASE_URL": url, "DIRL_API_LISTEN": api}
+        assert "never" in health("recorder", environment)
+        assert api in health("api", environment)
 
 
 def test_a_hint_that_cannot_be_sent_is_no_error() -> None:

@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect, select, update
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect, select, text, update
+from structlog.testing import capture_logs
 
 from services.api.db.base import NEVER_LOCKED, Base
 from services.api.db.database import Database
 from services.api.db.job_tables import Job, ServiceLease
 from services.api.db.jobs import lock_job, open_attempt, set_waiting, transition
 from services.api.db.locks import StaleTokenError, claim, open_locked
-from services.api.db.migrate import migrate
+from services.api.db.migrate import MIGRATIONS, downgrade, migrate, revision_of, wait_for_schema
 from services.api.db.record_tables import JobEvent
 from services.api.domain.job_state import JobState
 from services.common.errors import PlatformError
@@ -45,6 +47,57 @@ def test_processes_that_start_together_migrate_one_after_another(database_url: s
     database = Database(database_url)
     assert "jobs" in inspect(database.engine).get_table_names()
     database.dispose()
+
+
+def test_every_migration_can_be_taken_back_and_done_again(database: Database, database_url: str) -> None:
+    with database.engine.connect() as connection:
+        head = revision_of(connection)
+    revisions = [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()]
+
+    for revision in [*revisions[1:], "base"]:
+        downgrade(database_url, revision)
+        left = [table for table in inspect(database.engine).get_table_names() if table != "alembic_version"]
+    migrate(database_url)
+
+    assert left == []
+    with database.engine.connect() as connection:
+        assert revision_of(connection) == head == revisions[0]
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_rows_survive_a_migration_that_is_taken_back_and_done_again(
+    database: Database, database_url: str, tmp_path: Path
+) -> None:
+    job_id = submit(database, tmp_path)
+
+    downgrade(database_url, "0002")
+    migrate(database_url)
+
+    assert read_job(database, job_id).state == JobState.QUEUED
+
+
+def test_a_schema_of_a_later_release_is_used_and_not_touched(database: Database, database_url: str) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+
+    migrate(database_url)
+    wait_for_schema(database_url)
+
+    with pytest.raises(PlatformError, match="Cannot take the schema back to '0002'"):
+        downgrade(database_url, "0002")
+    with database.engine.connect() as connection:
+        assert revision_of(connection) == "9999"
+
+
+def test_a_process_waits_for_the_schema_and_says_so(database_url: str) -> None:
+    with capture_logs() as said, ThreadPoolExecutor(1) as pool:
+        ready = pool.submit(wait_for_schema, database_url)
+        with pytest.raises(TimeoutError):
+            ready.result(0.5)
+        migrate(database_url)
+        ready.result(10)
+
+    assert [line["event"] for line in said] == ["waiting for the schema: run `python -m services.api.db`"]
 
 
 def test_a_unit_of_work_that_raises_changes_nothing(database: Database, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Signs of life of the processes that listen on no port."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
@@ -8,6 +9,9 @@ from sqlalchemy.orm import Session
 
 from services.api.db.base import utc_now
 from services.api.db.job_tables import Heartbeat
+
+LATE: Final = timedelta(seconds=15)
+"""A process that was not seen for so long does not work."""
 
 
 def beat(session: Session, name: str) -> None:

@@ -1,18 +1,111 @@
-"""Bring a database to the newest schema."""
+"""Bring a database to a schema, and wait until somebody has."""
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import create_engine, text
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.exc import OperationalError
 
-MIGRATIONS = Path(__file__).parent / "migrations"
-_LOCK = 0x6469726C
+from services.api.db.database import CONNECT_TIMEOUT_S
+from services.common.errors import PlatformError
+from services.common.telemetry.logs import get_logger
+
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
+_LOCK: Final = 0x6469726C
 """Key of the advisory lock ("dirl"): processes that start together migrate one after another."""
+_RETRY_S: Final = 1.0
+
+log = get_logger()
 
 
 def migrate(url: str) -> None:
-    """Upgrade to head in one transaction under an advisory lock; does nothing when the schema is the newest."""
+    """Upgrade to head in one transaction under an advisory lock; does nothing when the schema is the newest.
+
+    A schema that this release does not know, a newer one's, is left alone.
+    """
+    with _locked(url) as config:
+        if not _is_newer(config):
+            command.upgrade(config, "head")
+
+
+def downgrade(url: str, revision: str) -> None:
+    """Take back what came after the revision, in one transaction; what the columns taken away held is lost.
+
+    Raises PlatformError("invalid_request") for a revision that there is not, or when this release does not know the
+    schema and so cannot take it back.
+    """
+    try:
+        with _locked(url) as config:
+            command.downgrade(config, revision)
+    except CommandError as error:
+        raise PlatformError(
+            "invalid_request",
+            f"Cannot take the schema back to {revision!r}: {error}.",
+            hint="Name a revision before the present one, from the release that knows both.",
+        ) from error
+
+
+def wait_for_schema(url: str) -> None:
+    """Return when the database answers and has this release's schema or a newer one; says in the log what it misses."""
+    _wait(url, _has_schema, "waiting for the schema: run `python -m services.api.db`")
+
+
+def wait_for_database(url: str) -> None:
+    """Return when the database answers; says in the log that it waits."""
+    _wait(url, lambda _connection: True, "")
+
+
+def _wait(url: str, suffices: Callable[[Connection], bool], missing: str) -> None:
+    engine = create_engine(url, connect_args={"connect_timeout": CONNECT_TIMEOUT_S})
+    said = None
+    while True:
+        try:
+            with engine.connect() as connection:
+                if suffices(connection):
+                    break
+            lack = missing
+        except OperationalError as error:
+            lack = f"waiting for the database: {error.orig}"
+        if lack != said:
+            log.warning(lack)
+            said = lack
+        time.sleep(_RETRY_S)
+    engine.dispose()
+
+
+def _has_schema(connection: Connection) -> bool:
+    return revision_of(connection) == _scripts().get_current_head() or _is_unknown(revision_of(connection))
+
+
+def revision_of(connection: Connection) -> str | None:
+    """The database's revision; None before the first migration."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _is_newer(config: Config) -> bool:
+    return _is_unknown(revision_of(config.attributes["connection"]))
+
+
+def _is_unknown(revision: str | None) -> bool:
+    """Whether only a later release can have made it."""
+    return revision is not None and revision not in {script.revision for script in _scripts().walk_revisions()}
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory(str(MIGRATIONS))
+
+
+@contextmanager
+def _locked(url: str) -> Iterator[Config]:
+    """Alembic's configuration on a connection that holds the lock until its transaction ends."""
     engine = create_engine(url)
     try:
         with engine.begin() as connection:
@@ -20,6 +113,6 @@ def migrate(url: str) -> None:
             config = Config()
             config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            yield config
     finally:
         engine.dispose()

@@ -86,7 +86,7 @@ class LocalPlatform:
         self.addresses = choose_addresses(_api_port(self._api_port), self._rollout_replicas)
         env = shared_environment(self.data_dir, self.urls, self.addresses)
         _migrate(env)
-        services = platform_services(env, self.addresses, self.data_dir, self._supervisor.log_path)
+        services = platform_services(env, self.addresses, self._supervisor.log_path)
         self._supervisor.start(*services, on_ready=self._tell)
         self._write_platform_file()
 

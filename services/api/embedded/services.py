@@ -12,7 +12,7 @@ from services.api.embedded.probes import Probe, grpc_serving, http_ready, log_sa
 from services.api.embedded.processes import Service
 from services.api.embedded.servers import DATABASE_VARIABLE, REDIS_VARIABLE, ServerUrls
 
-_CELERY_APP: Final = "services.api.scheduler.app:app"
+_SCHEDULER: Final = "services.api.scheduler"
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,7 @@ def migration_command() -> tuple[str, ...]:
     return module_command("services.api.db")
 
 
-def platform_services(
-    env: dict[str, str], addresses: Addresses, data_dir: Path, log_path: Callable[[str], Path]
-) -> Iterator[Service]:
+def platform_services(env: dict[str, str], addresses: Addresses, log_path: Callable[[str], Path]) -> Iterator[Service]:
     """All services, in the order of their start.
 
     They are stopped in the opposite order: first what gives out work, last the recorder of what was done.
@@ -87,17 +85,7 @@ def platform_services(
         name = f"rollout-{number}"
         yield grpc_service(name, "rollout", address, {"DIRL_ROLLOUT_LISTEN": address, "DIRL_ROLLOUT_NAME": name})
     yield grpc_service("trainer", "trainer", addresses.trainer, {})
-    yield service("worker", _worker_command(), "scheduler ready")
-    yield service("beat", _beat_command(data_dir), "beat: Starting...")
+    yield service("worker", module_command(_SCHEDULER, "worker"), "scheduler ready")
+    yield service("beat", module_command(_SCHEDULER, "beat"), "beat: Starting...")
     answers = http_ready(f"{addresses.api_url}/readyz")
     yield service("api", module_command("services.api"), "api ready", answers, address=addresses.api)
-
-
-def _worker_command() -> tuple[str, ...]:
-    options = ("--pool=threads", "--concurrency=2", "--without-gossip", "--without-mingle", "--loglevel=info")
-    return module_command("celery", "--app", _CELERY_APP, "worker", *options)
-
-
-def _beat_command(data_dir: Path) -> tuple[str, ...]:
-    options = (f"--schedule={data_dir / 'beat-schedule'}", "--pidfile=", "--loglevel=info")
-    return module_command("celery", "--app", _CELERY_APP, "beat", *options)

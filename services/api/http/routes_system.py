@@ -1,7 +1,6 @@
 """/healthz, /readyz, /v1/system, /metrics: how the installation is"""
 
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from typing import Annotated, Any, Final, Literal
 
 import redis
@@ -12,7 +11,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import select
 
 from services.api.db.base import utc_now
-from services.api.db.heartbeats import last_beats
+from services.api.db.heartbeats import LATE, last_beats
 from services.api.db.job_tables import ServiceLease
 from services.api.http.resources import Res, Resources
 from services.common.errors import PlatformError
@@ -20,7 +19,6 @@ from services.common.pb.dirl.v1 import rollout_pb2, trainer_pb2
 
 router = APIRouter(tags=["system"])
 
-_BEAT_LATE: Final = timedelta(seconds=15)
 _UNAVAILABLE: Final = 503
 ServiceState = Literal["up", "down"]
 
@@ -120,7 +118,7 @@ def get_system(resources: Res) -> SystemView:
 
 def _process(name: str, beats: Mapping[str, Any]) -> ServiceView:
     seen = beats.get(name)
-    late = seen is None or utc_now() - seen > _BEAT_LATE
+    late = seen is None or utc_now() - seen > LATE
     error = None if not late else "never seen" if seen is None else f"last seen {seen.isoformat(timespec='seconds')}"
     return ServiceView(kind=name, address=None, state=_state(not late), error=error)
 

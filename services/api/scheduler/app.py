@@ -1,4 +1,4 @@
-"""The Celery application: `celery --app services.api.scheduler.app:app worker` (and `beat`)."""
+"""The Celery application of worker and beat."""
 
 import logging
 from contextlib import ExitStack
@@ -25,7 +25,8 @@ _CHATTY = ("celery.worker.strategy", "celery.app.trace", "celery.utils.functiona
 settings = read_settings(ApiSettings)
 configure_tracing("scheduler", settings.otlp_endpoint)
 app = make_celery(settings.redis_url)
-app.conf.beat_schedule_filename = str(settings.data_dir / "beat-schedule")
+# In memory: what is due every minute at least needs no file that remembers when it was last done.
+app.conf.beat_scheduler = "celery.beat:Scheduler"
 app.conf.beat_schedule = {
     "dispatch": {"task": DISPATCH, "schedule": _BEAT_S, "options": {"expires": HINT_EXPIRES_S}},
     "reconcile": {"task": RECONCILE_ALL, "schedule": _BEAT_S, "options": {"expires": HINT_EXPIRES_S}},

@@ -18,6 +18,8 @@ CHANNEL_OPTIONS: Final = (
     # A restarted service is found again within a second instead of after gRPC's backoff of up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # A container that was made anew has another address, which gRPC would look up after half a minute.
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),
 )
 SERVER_OPTIONS: Final = (
     *_SHARED,

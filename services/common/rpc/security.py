@@ -1,44 +1,39 @@
 """Who may call whom: a token that all services share, TLS with certificates of both sides beyond this machine.
 
-Read from the environment once per process: DIRL_RPC_TOKEN, and DIRL_RPC_TLS_DIR with `ca.pem` (who signed the
-certificates of all services), `cert.pem` and `key.pem` (this one's). Plaintext stays on loopback addresses.
+DIRL_RPC_TOKEN and DIRL_RPC_TLS_DIR are read once per process. Plaintext stays on loopback addresses.
 """
 
 import functools
 import hmac
 import ipaddress
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
-from pydantic import SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.common.errors import PlatformError
+from services.common.settings import CommonSettings, read_settings
+from services.common.telemetry.logs import get_logger
 
 TOKEN_METADATA: Final = "dirl-rpc-token"
 _WAY_OUT: Final = "Set DIRL_RPC_TLS_DIR to a directory with ca.pem, cert.pem and key.pem; docs/security.md says how."
-
-
-class RpcSecurity(BaseSettings):
-    """What the environment says."""
-
-    model_config = SettingsConfigDict(env_prefix="DIRL_", frozen=True, extra="ignore", env_ignore_empty=True)
-
-    rpc_token: SecretStr | None = None
-    rpc_tls_dir: Path | None = None
-
-    @property
-    def token(self) -> str:
-        """Empty when none is set."""
-        return "" if self.rpc_token is None else self.rpc_token.get_secret_value()
+_FILES: Final = ("ca", "key", "cert")
+_CERTIFICATES_S: Final = 60.0
+_RETRY_S: Final = 0.5
 
 
 @functools.cache
-def rpc_security() -> RpcSecurity:
-    """This process's."""
-    return RpcSecurity()
+def rpc_security() -> CommonSettings:
+    """This process's settings."""
+    return read_settings(CommonSettings)
+
+
+def _token() -> str:
+    """Empty when none is set."""
+    token = rpc_security().rpc_token
+    return "" if token is None else token.get_secret_value()
 
 
 def is_loopback(address: str) -> bool:
@@ -52,20 +47,24 @@ def is_loopback(address: str) -> bool:
 
 def open_channel(address: str, options: Any) -> grpc.Channel:
     """A channel that proves who we are; raises PlatformError("permission_denied") for plaintext beyond loopback."""
-    security = rpc_security()
-    if security.rpc_tls_dir is not None:
-        channel = grpc.secure_channel(address, _channel_credentials(security.rpc_tls_dir), options=options)
+    directory, token = rpc_security().rpc_tls_dir, _token()
+    if directory is not None:
+        channel = grpc.secure_channel(address, _channel_credentials(directory), options=options)
     elif is_loopback(address):
         channel = grpc.insecure_channel(address, options=options)
     else:
         raise PlatformError("permission_denied", f"Cannot call {address}: it is not of this machine.", hint=_WAY_OUT)
-    return grpc.intercept_channel(channel, _Token(security.token)) if security.token else channel
+    return grpc.intercept_channel(channel, _Token(token)) if token else channel
 
 
 def add_port(server: grpc.Server, listen: str) -> int:
-    """Listen; raises RuntimeError when the address cannot be bound, or would be open to others in plaintext."""
+    """Listen; raises RuntimeError when the address cannot be bound, or would be open to others in plaintext.
+
+    Certificates that are not there yet are waited for.
+    """
     directory = rpc_security().rpc_tls_dir
     if directory is not None:
+        _await_certificates(directory)
         return int(server.add_secure_port(listen, _server_credentials(directory)))
     if not is_loopback(listen):
         raise RuntimeError(f"the address can be reached from other machines, and nothing is encrypted. {_WAY_OUT}")
@@ -74,7 +73,7 @@ def add_port(server: grpc.Server, listen: str) -> int:
 
 def require_token(metadata: Mapping[str, str | bytes]) -> None:
     """Raise PlatformError("unauthenticated") unless the call has the token that this process has, if it has one."""
-    expected, given = rpc_security().token, metadata.get(TOKEN_METADATA, "")
+    expected, given = _token(), metadata.get(TOKEN_METADATA, "")
     if expected and not hmac.compare_digest(str(given).encode(), expected.encode()):
         raise PlatformError(
             "unauthenticated",
@@ -104,6 +103,20 @@ class _Token(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor
         return details._replace(metadata=(*(details.metadata or ()), self._entry))
 
 
+def _await_certificates(directory: Path) -> None:
+    waited_until = time.monotonic() + _CERTIFICATES_S
+    if not _has_certificates(directory):
+        get_logger().warning("waiting for certificates", directory=str(directory))
+    while not _has_certificates(directory):
+        if time.monotonic() > waited_until:
+            raise RuntimeError(f"there are no certificates in {directory}. {_WAY_OUT}")
+        time.sleep(_RETRY_S)
+
+
+def _has_certificates(directory: Path) -> bool:
+    return all((directory / f"{name}.pem").exists() for name in _FILES)
+
+
 def _channel_credentials(directory: Path) -> grpc.ChannelCredentials:
     authority, key, certificate = _files(directory)
     return grpc.ssl_channel_credentials(authority, key, certificate)
@@ -115,6 +128,9 @@ def _server_credentials(directory: Path) -> grpc.ServerCredentials:
 
 
 def _files(directory: Path) -> tuple[bytes, bytes, bytes]:
-    """Of the authority, the key, the certificate."""
-    authority, key, certificate = (directory.joinpath(f"{name}.pem").read_bytes() for name in ("ca", "key", "cert"))
+    """Of the authority, the key, the certificate; raises PlatformError("internal") when they are not there."""
+    try:
+        authority, key, certificate = (directory.joinpath(f"{name}.pem").read_bytes() for name in _FILES)
+    except OSError as error:
+        raise PlatformError("internal", f"The certificates cannot be read: {error}.", hint=_WAY_OUT) from error
     return authority, key, certificate

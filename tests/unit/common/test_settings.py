@@ -44,3 +44,22 @@ def test_all_problems_are_reported_before_anything_starts(monkeypatch: pytest.Mo
     assert "DIRL_EXAMPLE_PEERS.1" in message
     assert "DIRL_LOG_FORMAT" in message
     assert "'xml'" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("REDIS_URL", "redis://:change-me@valkey:6379/0"), ("RPC_TOKEN", "change-me")],
+)
+def test_nothing_starts_with_a_secret_of_the_example_file(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"DIRL_{name}", value)
+
+    with pytest.raises(SystemExit, match=rf"DIRL_{name}.*still the example's.*openssl rand"):
+        read_settings(Example)
+
+
+def test_the_token_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIRL_RPC_TOKEN", "very-secret")
+
+    assert "very-secret" not in repr(read_settings(Example))
