@@ -1,5 +1,6 @@
 """The demo's job: generated arithmetic problems, a tiny model with random weights, and the spec that trains it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,15 +13,22 @@ TEST_PROBLEMS: Final = 500
 _SPEC: Final = Path(__file__).parent / "cli" / "arithmetic.toml"
 
 
-def make_demo_job(directory: Path, seed: int) -> dict[str, Any]:
+def make_model_here(path: Path, seed: int) -> None:
+    """The demo's model, made on this machine; raises CommandError when it cannot be, as without torch."""
+    run_module("services.common.model", "make", "--out", str(path), "--seed", str(seed))
+
+
+def make_demo_job(
+    directory: Path, seed: int, make_model: Callable[[Path, int], None] = make_model_here
+) -> dict[str, Any]:
     """Spec of the demo's job; its data and model are written into the directory, whose model is kept if it has one.
 
-    Raises CommandError when the model cannot be made, as where torch is not installed.
+    Raises what `make_model` raises.
     """
     files = make_arithmetic(directory, seed=seed, num_train=TRAIN_PROBLEMS, num_test=TEST_PROBLEMS)
     model = directory / "model"
     if not model.exists():
-        run_module("services.common.model", "make", "--out", str(model), "--seed", str(seed))
+        make_model(model, seed)
     return {
         **read_spec_file(_SPEC),
         "model": str(model),

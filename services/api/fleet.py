@@ -31,6 +31,7 @@ _START_TIMEOUT_S: Final = 30.0
 _EVENTS_TIMEOUT_S: Final = 10.0
 _EVENTS_PER_CALL: Final = 1000
 _AUDIT_TIMEOUT_S: Final = 60.0
+_MODEL_TIMEOUT_S: Final = 60.0
 _THREADS: Final = 16
 
 UNREACHABLE_CODES: Final = frozenset({"trainer_unavailable", "rollout_unavailable", "deadline_exceeded", "worker_lost"})
@@ -214,6 +215,24 @@ class Fleet:
             trainer_pb2.GetExportRequest(export_id=export_id),
             timeout_s=_SHORT_TIMEOUT_S,
             what=f"GetExport of trainer {address}",
+            unavailable_code="trainer_unavailable",
+        )
+
+    def make_tiny_model(self, path: Path, seed: int) -> None:
+        """Have the demo's model written, by the first trainer that answers."""
+        for address in self.trainers:
+            try:
+                return self._make_tiny_model(address, path, seed)
+            except PlatformError as error:
+                if error.code not in UNREACHABLE_CODES or address == self.trainers[-1]:
+                    raise
+
+    def _make_tiny_model(self, address: str, path: Path, seed: int) -> None:
+        call(
+            self._trainer(address).MakeTinyModel,
+            trainer_pb2.MakeTinyModelRequest(output_path=str(path), seed=seed),
+            timeout_s=_MODEL_TIMEOUT_S,
+            what=f"MakeTinyModel on trainer {address}",
             unavailable_code="trainer_unavailable",
         )
 

@@ -11,6 +11,7 @@ from services.common.pb.dirl.v1 import trainer_pb2, trainer_pb2_grpc
 from services.common.release import release
 from services.common.rpc.server import run_server
 from services.common.telemetry.metrics import serving_metrics
+from services.trainer.demo_model import make_demo_model
 from services.trainer.exporter import Exporter, ExportStatus
 from services.trainer.journal import read_events
 from services.trainer.learner.request import LearnerRequest
@@ -83,6 +84,13 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     ) -> trainer_pb2.GetExportResponse:
         """State of an export."""
         return _export_response(self._exporter.status(request.export_id))
+
+    def MakeTinyModel(
+        self, request: trainer_pb2.MakeTinyModelRequest, context: grpc.ServicerContext
+    ) -> trainer_pb2.MakeTinyModelResponse:
+        """Takes seconds."""
+        make_demo_model(Path(request.output_path), request.seed, context.time_remaining())
+        return trainer_pb2.MakeTinyModelResponse()
 
 
 def serve(settings: TrainerSettings) -> None:

@@ -161,6 +161,26 @@ def test_the_root_page_says_how_to_build_the_dashboard_until_it_is_built(
     assert all("secret" not in text.replace("secret.txt", "") for text in outside)
 
 
+def test_the_demos_job_is_made_with_a_model_from_the_first_trainer_that_answers(
+    migrated_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    with serving(ScriptedTrainer()) as trainer:
+        settings = make_settings(migrated_url, redis_url, tmp_path, trainer_addresses=(free_address(), trainer))
+        with running_api(settings) as (http, _):
+            job = http.post("/v1/demo", params={"seed": 5}).json()
+
+    assert (job["state"], job["suffix"]) == ("queued", "arithmetic")
+    assert job["spec"]["model"] == str(tmp_path / "demo" / "5" / "model")
+
+
+def test_without_a_trainer_the_demo_is_refused_and_says_why(migrated_url: str, redis_url: str, tmp_path: Path) -> None:
+    settings = make_settings(migrated_url, redis_url, tmp_path, trainer_addresses=(free_address(),))
+    with running_api(settings) as (http, _):
+        answer = http.post("/v1/demo")
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "trainer_unavailable")
+
+
 def test_the_api_imports_no_torch() -> None:
     program = (
         "import sys, services.api.http.app, services.api.recorder, services.api.scheduler.tasks;"

@@ -141,3 +141,26 @@ def test_a_request_that_makes_no_sense_is_refused_at_once(trainer: Trainer, tmp_
 
     assert caught.value.code == "invalid_request"
     assert trainer.status().state == "idle"
+
+
+def test_the_demos_model_is_made_once_and_kept(trainer: Trainer, tmp_path: Path) -> None:
+    request = trainer_pb2.MakeTinyModelRequest(output_path=str(tmp_path / "tiny"), seed=3)
+
+    call(trainer.stub.MakeTinyModel, request, timeout_s=60, what="MakeTinyModel")
+    made = weight_digest(export_state(load_model(tmp_path / "tiny", "float32", "cpu").model))
+    request.seed = 4
+    call(trainer.stub.MakeTinyModel, request, timeout_s=60, what="MakeTinyModel")
+
+    make_tiny_model(tmp_path / "same", seed=3)
+    kept, same = (
+        weight_digest(export_state(load_model(tmp_path / name, "float32", "cpu").model)) for name in ("tiny", "same")
+    )
+    assert made == kept == same
+
+
+def test_a_model_that_cannot_be_made_is_refused_with_the_reason(trainer: Trainer, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    request = trainer_pb2.MakeTinyModelRequest(output_path=str(tmp_path / "file" / "model"))
+
+    with pytest.raises(PlatformError, match=r"Cannot make a model at .*Not a directory"):
+        call(trainer.stub.MakeTinyModel, request, timeout_s=60, what="MakeTinyModel")

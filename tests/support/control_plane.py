@@ -102,6 +102,12 @@ class ScriptedTrainer(trainer_pb2_grpc.TrainerServiceServicer):
         self.exports[request.export_id] = request.output_path
         return trainer_pb2.GetExportResponse(state="running")
 
+    def MakeTinyModel(
+        self, request: trainer_pb2.MakeTinyModelRequest, context: grpc.ServicerContext
+    ) -> trainer_pb2.MakeTinyModelResponse:
+        write_model(Path(request.output_path))
+        return trainer_pb2.MakeTinyModelResponse()
+
     def GetExport(
         self, request: trainer_pb2.GetExportRequest, context: grpc.ServicerContext
     ) -> trainer_pb2.GetExportResponse:

@@ -384,3 +384,41 @@ class GetExportResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetExportResponse: _TypeAlias = GetExportResponse  # noqa: Y015
+
+@_typing.final
+class MakeTinyModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTPUT_PATH_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    output_path: _builtins.str
+    seed: _builtins.int
+    """Equal seeds give equal weights."""
+    def __init__(
+        self,
+        *,
+        output_path: _builtins.str = ...,
+        seed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["output_path", b"output_path", "seed", b"seed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MakeTinyModelRequest: _TypeAlias = MakeTinyModelRequest  # noqa: Y015
+
+@_typing.final
+class MakeTinyModelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MakeTinyModelResponse: _TypeAlias = MakeTinyModelResponse  # noqa: Y015

@@ -28,7 +28,7 @@ if _version_not_supported:
 class TrainerServiceStub:
     """Retries: StartJob is idempotent per (job_id, attempt); an attempt older than the newest one seen is refused with
     FAILED_PRECONDITION, a second job while one runs with RESOURCE_EXHAUSTED. StopJob, DumpStacks, GetStatus, GetEvents, StartExport
-    (per export_id) and GetExport are idempotent.
+    (per export_id), GetExport and MakeTinyModel are idempotent.
     """
 
     def __init__(self, channel):
@@ -72,12 +72,17 @@ class TrainerServiceStub:
                 request_serializer=dirl_dot_v1_dot_trainer__pb2.GetExportRequest.SerializeToString,
                 response_deserializer=dirl_dot_v1_dot_trainer__pb2.GetExportResponse.FromString,
                 _registered_method=True)
+        self.MakeTinyModel = channel.unary_unary(
+                '/dirl.v1.TrainerService/MakeTinyModel',
+                request_serializer=dirl_dot_v1_dot_trainer__pb2.MakeTinyModelRequest.SerializeToString,
+                response_deserializer=dirl_dot_v1_dot_trainer__pb2.MakeTinyModelResponse.FromString,
+                _registered_method=True)
 
 
 class TrainerServiceServicer:
     """Retries: StartJob is idempotent per (job_id, attempt); an attempt older than the newest one seen is refused with
     FAILED_PRECONDITION, a second job while one runs with RESOURCE_EXHAUSTED. StopJob, DumpStacks, GetStatus, GetEvents, StartExport
-    (per export_id) and GetExport are idempotent.
+    (per export_id), GetExport and MakeTinyModel are idempotent.
     """
 
     def StartJob(self, request, context):
@@ -127,6 +132,13 @@ class TrainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MakeTinyModel(self, request, context):
+        """Write a tiny model with random weights, for the demo; returns when it is there, and keeps one that is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -165,6 +177,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     request_deserializer=dirl_dot_v1_dot_trainer__pb2.GetExportRequest.FromString,
                     response_serializer=dirl_dot_v1_dot_trainer__pb2.GetExportResponse.SerializeToString,
             ),
+            'MakeTinyModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.MakeTinyModel,
+                    request_deserializer=dirl_dot_v1_dot_trainer__pb2.MakeTinyModelRequest.FromString,
+                    response_serializer=dirl_dot_v1_dot_trainer__pb2.MakeTinyModelResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'dirl.v1.TrainerService', rpc_method_handlers)
@@ -176,7 +193,7 @@ def add_TrainerServiceServicer_to_server(servicer, server):
 class TrainerService:
     """Retries: StartJob is idempotent per (job_id, attempt); an attempt older than the newest one seen is refused with
     FAILED_PRECONDITION, a second job while one runs with RESOURCE_EXHAUSTED. StopJob, DumpStacks, GetStatus, GetEvents, StartExport
-    (per export_id) and GetExport are idempotent.
+    (per export_id), GetExport and MakeTinyModel are idempotent.
     """
 
     @staticmethod
@@ -358,6 +375,33 @@ class TrainerService:
             '/dirl.v1.TrainerService/GetExport',
             dirl_dot_v1_dot_trainer__pb2.GetExportRequest.SerializeToString,
             dirl_dot_v1_dot_trainer__pb2.GetExportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MakeTinyModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dirl.v1.TrainerService/MakeTinyModel',
+            dirl_dot_v1_dot_trainer__pb2.MakeTinyModelRequest.SerializeToString,
+            dirl_dot_v1_dot_trainer__pb2.MakeTinyModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

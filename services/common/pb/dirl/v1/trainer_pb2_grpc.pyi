@@ -29,7 +29,7 @@ GRPC_VERSION: str
 class TrainerServiceStub:
     """Retries: StartJob is idempotent per (job_id, attempt); an attempt older than the newest one seen is refused with
     FAILED_PRECONDITION, a second job while one runs with RESOURCE_EXHAUSTED. StopJob, DumpStacks, GetStatus, GetEvents, StartExport
-    (per export_id) and GetExport are idempotent.
+    (per export_id), GetExport and MakeTinyModel are idempotent.
     """
 
     @_typing.overload
@@ -48,12 +48,14 @@ class TrainerServiceStub:
     StartExport: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.StartExportRequest, _trainer_pb2.GetExportResponse]
     """Write a checkpoint as a Hugging Face model directory; poll with GetExport."""
     GetExport: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GetExportRequest, _trainer_pb2.GetExportResponse]
+    MakeTinyModel: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.MakeTinyModelRequest, _trainer_pb2.MakeTinyModelResponse]
+    """Write a tiny model with random weights, for the demo; returns when it is there, and keeps one that is."""
 
 @_typing.type_check_only
 class TrainerServiceAsyncStub(TrainerServiceStub):
     """Retries: StartJob is idempotent per (job_id, attempt); an attempt older than the newest one seen is refused with
     FAILED_PRECONDITION, a second job while one runs with RESOURCE_EXHAUSTED. StopJob, DumpStacks, GetStatus, GetEvents, StartExport
-    (per export_id) and GetExport are idempotent.
+    (per export_id), GetExport and MakeTinyModel are idempotent.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -69,11 +71,13 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     StartExport: _aio.UnaryUnaryMultiCallable[_trainer_pb2.StartExportRequest, _trainer_pb2.GetExportResponse]  # type: ignore[assignment]
     """Write a checkpoint as a Hugging Face model directory; poll with GetExport."""
     GetExport: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetExportRequest, _trainer_pb2.GetExportResponse]  # type: ignore[assignment]
+    MakeTinyModel: _aio.UnaryUnaryMultiCallable[_trainer_pb2.MakeTinyModelRequest, _trainer_pb2.MakeTinyModelResponse]  # type: ignore[assignment]
+    """Write a tiny model with random weights, for the demo; returns when it is there, and keeps one that is."""
 
 class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Retries: StartJob is idempotent per (job_id, attempt); an attempt older than the newest one seen is refused with
     FAILED_PRECONDITION, a second job while one runs with RESOURCE_EXHAUSTED. StopJob, DumpStacks, GetStatus, GetEvents, StartExport
-    (per export_id) and GetExport are idempotent.
+    (per export_id), GetExport and MakeTinyModel are idempotent.
     """
 
     @_abc_1.abstractmethod
@@ -129,5 +133,13 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_pb2.GetExportRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_pb2.GetExportResponse, _abc.Awaitable[_trainer_pb2.GetExportResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def MakeTinyModel(
+        self,
+        request: _trainer_pb2.MakeTinyModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.MakeTinyModelResponse, _abc.Awaitable[_trainer_pb2.MakeTinyModelResponse]]:
+        """Write a tiny model with random weights, for the demo; returns when it is there, and keeps one that is."""
 
 def add_TrainerServiceServicer_to_server(servicer: TrainerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
