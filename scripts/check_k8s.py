@@ -13,7 +13,7 @@ import kubernetes_validate
 import yaml
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-OVERLAYS: Final = ("local", "gpu")
+OVERLAYS: Final = ("local", "gpu", "multi-node")
 VERSIONS: Final = ("1.35", "1.36", "1.37")
 WORKLOADS: Final = frozenset({"Deployment", "StatefulSet", "Job"})
 RIGHTS: Final = frozenset({"Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"})
@@ -23,14 +23,16 @@ Document = dict[str, Any]
 
 
 def render(overlay: str) -> list[Document]:
-    """What `kubectl apply -k` would send; secrets are the example's. Raises CalledProcessError."""
+    """What `kubectl apply -k` would send; secrets are the example's. Ends the program when it cannot be."""
     with tempfile.TemporaryDirectory() as copy:
         tree = Path(copy) / "k8s"
         shutil.copytree(ROOT / "k8s", tree)
         for example in tree.rglob("*.example"):
             shutil.copy(example, example.with_suffix(""))
         command = [_kubectl(), "kustomize", str(tree / "overlays" / overlay)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"k8s/overlays/{overlay} cannot be rendered: {done.stderr.strip()}")
     return list(yaml.safe_load_all(done.stdout))
 
 

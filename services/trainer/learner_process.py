@@ -177,7 +177,7 @@ def _spawn(request: LearnerRequest, program: Sequence[str]) -> "list[subprocess.
         file = request.save()
         log_path(request).parent.mkdir(parents=True, exist_ok=True)
         with log_path(request).open("ab") as output:
-            for rank in range(request.ranks):
+            for rank in request.ranks_of_host(0):
                 ranks.append(_spawn_rank([*program, str(file)], rank, output, ranks[0].pid if ranks else 0))
             return ranks
     except OSError as error:

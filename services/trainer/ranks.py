@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import torch
@@ -66,26 +65,30 @@ ALONE: Final = Ranks()
 """One process, without torch.distributed."""
 
 
-def join(rendezvous: Path, rank: int, size: int) -> Ranks:
-    """Meet the other ranks through a file; a single one stays alone. Raises PlatformError("preflight_failed")."""
+def join(rendezvous: str, rank: int, size: int, here: range) -> Ranks:
+    """Meet the other ranks; a single one stays alone. `here` are those of this host, each with a GPU if there are any.
+
+    Raises PlatformError("preflight_failed").
+    """
     if size == 1:
         return ALONE
     gpus = torch.cuda.device_count()
-    if 0 < gpus < size:
+    if 0 < gpus < len(here):
         raise PlatformError(
             "preflight_failed",
-            f"Cannot start {size} ranks: the trainer has {gpus} GPUs, and each rank needs one.",
+            f"Cannot start {len(here)} ranks: the host has {gpus} GPUs, and each rank needs one.",
             hint="Lower resources.trainer_ranks.",
             param="resources.trainer_ranks",
         )
     if gpus:
-        torch.cuda.set_device(rank)
-    # Ranks share a machine, and torch.distributed pickles what they tell each other: nobody else may take part.
-    for backend in ("GLOO", "NCCL"):
-        os.environ.setdefault(f"{backend}_SOCKET_IFNAME", _LOOPBACK)
+        torch.cuda.set_device(rank - here.start)
+    if len(here) == size:
+        # torch.distributed pickles what ranks tell each other: where they share a machine, nobody else may take part.
+        for backend in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{backend}_SOCKET_IFNAME", _LOOPBACK)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if gpus else "gloo",
-        init_method=f"file://{rendezvous.absolute()}",
+        init_method=rendezvous,
         rank=rank,
         world_size=size,
         timeout=_PATIENCE,

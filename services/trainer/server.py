@@ -125,6 +125,8 @@ def _learner_request(message: trainer_pb2.StartJobRequest, settings: TrainerSett
         redis_url=settings.redis_url,
         object_store_url=settings.object_store_url,
         torch_threads=settings.torch_threads,
+        ranks_per_host=settings.trainer_ranks_per_host,
+        rendezvous_address=settings.trainer_rendezvous,
         log_level=settings.log_level,
         log_format=settings.log_format,
         supervisor_pid=os.getpid(),

@@ -17,7 +17,7 @@ from services.common.rpc.security import rpc_security
 from services.common.settings import CommonSettings
 from services.reward.settings import RewardSettings
 from services.rollout.settings import RolloutSettings
-from services.trainer.settings import TrainerSettings
+from services.trainer.settings import PeerSettings, TrainerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -26,6 +26,7 @@ SETTINGS: dict[str, type[CommonSettings]] = {
     "celery": ApiSettings,
     "services.reward": RewardSettings,
     "services.rollout": RolloutSettings,
+    "services.trainer.peer": PeerSettings,
     "services.trainer": TrainerSettings,
 }
 OURS = "dirl-platform/"
@@ -69,7 +70,7 @@ def environment(documents: list[Document], container: Document) -> dict[str, str
     values = dict(find(documents, "ConfigMap", "settings")["data"])
     for entry in container["env"]:
         reference = entry.get("valueFrom", {}).get("secretKeyRef")
-        values[entry["name"]] = entry["value"] if reference is None else _secret(entry["name"])
+        values[entry["name"]] = entry.get("value", "0") if reference is None else _secret(entry["name"])
     return {name: value for name, value in values.items() if name.startswith("DIRL_")}
 
 
@@ -164,7 +165,7 @@ def test_every_command_and_every_probe_runs_a_module_of_ours(documents: list[Doc
 def test_processes_listen_where_their_ports_and_probes_are(documents: list[Document]) -> None:
     routes = {route.path for route in routes_system.router.routes}
     for workload, container in containers(documents):
-        if workload in ("migrate", "beat"):
+        if workload in ("migrate", "beat", "trainer-peer"):
             assert "ports" not in container  # they listen nowhere
             continue
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
@@ -209,12 +210,14 @@ def test_services_disruption_budgets_and_network_policies_select_pods_that_there
     for document in documents:
         if document["kind"] == "Service":
             container = pods[document["spec"]["selector"]["app.kubernetes.io/name"]]["spec"]["containers"][0]
-            assert {p["targetPort"] for p in document["spec"]["ports"]} <= {p["name"] for p in container["ports"]}
+            named = {port["name"] for port in container.get("ports", ())}
+            assert {port["targetPort"] for port in document["spec"].get("ports", ())} <= named
         if document["kind"] == "PodDisruptionBudget":
             assert document["spec"]["selector"]["matchLabels"]["app.kubernetes.io/name"] in pods
         if document["kind"] == "NetworkPolicy":
             for rule in document["spec"].get("ingress", ()):
-                peers = [p["podSelector"]["matchLabels"] for p in rule.get("from", ()) if "podSelector" in p]
+                selectors = [peer["podSelector"] for peer in rule.get("from", ()) if "podSelector" in peer]
+                peers = [selector["matchLabels"] for selector in selectors if "matchLabels" in selector]
                 assert {peer["app.kubernetes.io/name"] for peer in peers} <= pods.keys()
 
 

@@ -55,7 +55,7 @@ def _work(ranks: Ranks, directory: Path, spec: dict[str, Any]) -> None:
 def _rank(rank: int, size: int, directory: Path) -> None:
     torch.set_num_threads(1)
     for name, spec in (("all", SPEC), ("lora", {**SPEC, **LORA})):
-        ranks = join(directory / f"{name}.ranks", rank, size)
+        ranks = join(f"file://{directory}/{name}.ranks", rank, size, range(size))
         _work(ranks, directory / name, spec)
         ranks.leave()
 

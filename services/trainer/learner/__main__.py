@@ -15,7 +15,7 @@ from services.trainer.learner.process import StopSignal, die_with_parent
 from services.trainer.learner.request import RANK_VARIABLE, LearnerRequest, LearnerResult, read_result
 from services.trainer.learner.run import as_platform_error, run_attempt
 from services.trainer.learner.trainee import follow_attempt
-from services.trainer.ranks import join
+from services.trainer.ranks import Ranks, join
 
 log = structlog.get_logger()
 
@@ -39,7 +39,7 @@ def main(request_file: str) -> None:
 def _lead(request: LearnerRequest, stop: StopSignal) -> None:
     """Rank 0: the attempt itself. The others are dismissed last, when no end of theirs can change the result."""
     try:
-        ranks = join(request.rendezvous, 0, request.ranks)
+        ranks = _join(request, 0)
     except PlatformError as error:
         _save(request, LearnerResult.failure(error, last_event_seq=0))
         return
@@ -53,7 +53,7 @@ def _lead(request: LearnerRequest, stop: StopSignal) -> None:
 def _follow(request: LearnerRequest, rank: int) -> bool:
     """Any other rank: whether it was dismissed. It heeds no stop of its own, rank 0 ends at a step's end."""
     try:
-        ranks = join(request.rendezvous, rank, request.ranks)
+        ranks = _join(request, rank)
         follow_attempt(request, ranks)
         ranks.leave()
     except Exception as error:
@@ -62,6 +62,11 @@ def _follow(request: LearnerRequest, rank: int) -> bool:
         _save(request, LearnerResult.failure(failure, last_seq(request.job_dir, request.attempt)))
         return False
     return True
+
+
+def _join(request: LearnerRequest, rank: int) -> Ranks:
+    host = 0 if request.ranks_per_host is None else rank // request.ranks_per_host
+    return join(request.rendezvous, rank, request.ranks, request.ranks_of_host(host))
 
 
 def _save(request: LearnerRequest, result: LearnerResult) -> None:

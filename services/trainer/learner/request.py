@@ -37,6 +37,10 @@ class LearnerRequest(Frozen):
     """None is torch's own choice."""
     log_level: Literal["debug", "info", "warning", "error"]
     log_format: Literal["json", "console"]
+    ranks_per_host: int | None = None
+    """Ranks that one host runs; None runs all of them on the trainer's own."""
+    rendezvous_address: str | None = None
+    """host:port of rank 0, for ranks on several hosts."""
     supervisor_pid: int
     """Process that the learner must not outlive."""
 
@@ -50,10 +54,17 @@ class LearnerRequest(Frozen):
         """Processes that train together."""
         return self.spec.resources.trainer_ranks
 
+    def ranks_of_host(self, host: int) -> range:
+        """Ranks that run on a host; host 0 is the trainer's own, the others are peers (services.trainer.peer)."""
+        each = self.ranks_per_host or self.ranks
+        return range(min(host * each, self.ranks), min((host + 1) * each, self.ranks))
+
     @property
-    def rendezvous(self) -> Path:
-        """File through which the attempt's ranks find each other."""
-        return request_path(self.job_dir, self.attempt).with_suffix(".ranks")
+    def rendezvous(self) -> str:
+        """Where the attempt's ranks find each other, as torch.distributed names it."""
+        if self.ranks_per_host is not None and self.ranks > self.ranks_per_host:
+            return f"tcp://{self.rendezvous_address}"
+        return f"file://{request_path(self.job_dir, self.attempt).with_suffix('.ranks').absolute()}"
 
     @property
     def checkpoints(self) -> Path:

@@ -1,0 +1,119 @@
+"""One learner on two hosts: a trainer with two of its three ranks, a peer with the third, and what ends them."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from services.common.checkpoint.format import list_checkpoints, newest_valid
+from services.common.model.tiny import make_tiny_model
+from services.common.pb.dirl.v1 import trainer_pb2_grpc
+from services.common.rpc.server import RpcServer
+from services.trainer.exporter import Exporter
+from services.trainer.learner.request import LearnerRequest
+from services.trainer.server import SERVICE_NAME, TrainerServicer
+from services.trainer.settings import TrainerSettings
+from services.trainer.supervisor import Supervisor
+from tests.support.learners import learner_request
+from tests.support.servers import free_address
+from tests.support.trainer import is_alive, wait_until, write_rows
+
+STEPS = 25
+ROWS = [{"prompt": f"{n}+{n}=?", "completion": str(2 * n)} for n in range(12)]
+
+
+def request(directory: Path, attempt: int, rendezvous: str) -> LearnerRequest:
+    spec: dict[str, Any] = {
+        "model": "tiny",
+        "method": "sft",
+        "training_file": str(write_rows(directory / "rows.jsonl", ROWS)),
+        "sft": {"batch_size": 6, "epochs": STEPS, "max_steps": STEPS},
+        "checkpoint": {"interval_steps": 1},
+        "resources": {"trainer_ranks": 3},
+    }
+    return learner_request(
+        directory / "jobs" / "job_1",
+        spec,
+        attempt=attempt,
+        model_path=directory / "tiny",
+        torch_threads=1,
+        ranks_per_host=2,
+        rendezvous_address=rendezvous,
+    )
+
+
+@contextmanager
+def trainer() -> Iterator[tuple[Supervisor, str, RpcServer]]:
+    """A supervisor, and the server that can be asked for its status."""
+    supervisor = Supervisor()
+    servicer = TrainerServicer(TrainerSettings(), supervisor, Exporter())
+    listen = free_address()
+    server = RpcServer(
+        listen, lambda s: trainer_pb2_grpc.add_TrainerServiceServicer_to_server(servicer, s), [SERVICE_NAME]
+    )
+    try:
+        yield supervisor, listen, server
+    finally:
+        server.stop(lambda: supervisor.shutdown(0))
+
+
+@contextmanager
+def peer(head: str, data_dir: Path) -> Iterator[psutil.Process]:
+    environment = {**os.environ, "DIRL_TRAINER_HEAD": head, "DIRL_DATA_DIR": str(data_dir)}
+    with subprocess.Popen([sys.executable, "-m", "services.trainer.peer"], env=environment) as process:
+        try:
+            yield psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            assert process.wait(20) == 0
+
+
+def lent(process: psutil.Process) -> list[int]:
+    return [child.pid for child in process.children()]
+
+
+def test_a_peer_joins_every_attempt_and_the_loss_of_its_rank_ends_one(tmp_path: Path) -> None:
+    make_tiny_model(tmp_path / "tiny", seed=0, hidden_size=16, layers=1, heads=2)
+    checkpoints = tmp_path / "jobs" / "job_1" / "checkpoints"
+    rendezvous = free_address()
+    with trainer() as (supervisor, head, _), peer(head, tmp_path) as process:
+        supervisor.start(request(tmp_path, 1, rendezvous))
+        wait_until(lambda: bool(list_checkpoints(checkpoints)), "a step of three ranks", 120)
+        (first,) = lent(process)
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: supervisor.status().state != "running", "the end of the attempt", 60)
+        lost = supervisor.status()
+        wait_until(lambda: not lent(process), "the peer has ended its ranks", 20)
+
+        supervisor.start(request(tmp_path, 2, rendezvous))
+        wait_until(lambda: bool(lent(process)), "the peer joins again", 60)
+        wait_until(lambda: supervisor.status().state != "running", "the end of the job", 240)
+        ended = supervisor.status()
+        wait_until(lambda: not lent(process), "the peer is free", 20)
+
+    assert (lost.state, lost.end.error_code, lost.end.retryable) == ("failed", "worker_lost", True)
+    assert (ended.state, ended.end.error_message) == ("succeeded", "")
+    found = newest_valid(checkpoints)
+    assert found is not None
+    assert found[1].global_step == STEPS
+    assert not is_alive(first)
+
+
+def test_a_peer_ends_its_ranks_when_its_trainer_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_tiny_model(tmp_path / "tiny", seed=0, hidden_size=16, layers=1, heads=2)
+    monkeypatch.setenv("DIRL_TRAINER_HEAD_LOST_AFTER_S", "1")
+    with trainer() as (supervisor, head, server), peer(head, tmp_path) as process:
+        supervisor.start(request(tmp_path, 1, free_address()))
+        wait_until(lambda: bool(lent(process)), "the peer joins", 60)
+        (rank,) = lent(process)
+
+        server.stop(lambda: None)
+
+        wait_until(lambda: not is_alive(rank), "its rank has ended", 60)
