@@ -34,6 +34,7 @@ def platform(directory: Path) -> LocalPlatform:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_job_goes_on_from_a_backup_that_was_taken_while_it_ran(
     postgres_server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
