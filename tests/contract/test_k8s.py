@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from scripts.check_k8s import OVERLAYS, WORKLOADS, name_of, policy_faults, render, schema_faults
 from services.api.http import routes_system
 from services.api.settings import ApiSettings
-from services.common.rpc.security import rpc_security
 from services.common.settings import CommonSettings
 from services.reward.settings import RewardSettings
 from services.rollout.settings import RolloutSettings
@@ -23,7 +23,6 @@ ROOT = Path(__file__).resolve().parents[2]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 SETTINGS: dict[str, type[CommonSettings]] = {
     "services.api": ApiSettings,
-    "celery": ApiSettings,
     "services.reward": RewardSettings,
     "services.rollout": RolloutSettings,
     "services.trainer.peer": PeerSettings,
@@ -77,7 +76,7 @@ def environment(documents: list[Document], container: Document) -> dict[str, str
 def _secret(name: str) -> str:
     lines = (ROOT / "k8s/overlays/local/secrets.env.example").read_text().splitlines()
     values = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
-    return values[name].replace("example", "s3cret-of-a-test")
+    return values[name].replace("change-me", "s3cret-of-a-test")
 
 
 def test_three_releases_of_kubernetes_accept_every_object(documents: list[Document]) -> None:
@@ -126,7 +125,7 @@ def test_the_schemas_find_an_unknown_key_and_a_wrong_type(documents: list[Docume
     _container(broken)["livenesProbe"] = {}
     find(broken, "Service", "api")["spec"]["ports"][0]["port"] = "many"
 
-    found = "\n".join(schema_faults(broken))
+    found = "\n".join(schema_faults([find(broken, kind, "api") for kind in ("Deployment", "Service")]))
 
     assert "livenesProbe" in found
     assert "Service/api: spec.ports.0.port" in found
@@ -141,13 +140,13 @@ def test_every_variable_is_a_setting_and_the_process_can_start_with_them(
         settings = settings_of(container)
         values = environment(documents, container)
         own = {name.removeprefix("DIRL_").lower() for name in values.keys() - every_process}
-        assert own <= {*settings.model_fields, *type(rpc_security()).model_fields}
+        assert own <= set(settings.model_fields)
         with monkeypatch.context() as patch:
             for name, value in values.items():
                 patch.setenv(name, value)
             settings()
     shared = {name.removeprefix("DIRL_").lower() for name in every_process}
-    assert shared <= known | type(rpc_security()).model_fields.keys()
+    assert shared <= known
 
 
 def test_every_command_and_every_probe_runs_a_module_of_ours(documents: list[Document]) -> None:
@@ -156,9 +155,14 @@ def test_every_command_and_every_probe_runs_a_module_of_ours(documents: list[Doc
         modules.add(module_of(container))
         probes = [container.get(f"{kind}Probe", {}).get("exec") for kind in ("startup", "liveness", "readiness")]
         modules |= {probe["command"][2] for probe in probes if probe}
-        modules |= {argument.partition(":")[0] for argument in container["command"] if argument.endswith(".app:app")}
 
-    assert {"services.api", "services.reward", "services.rollout", "services.trainer", "celery"} <= modules
+    assert {
+        "services.api",
+        "services.reward",
+        "services.rollout",
+        "services.trainer",
+        "services.api.scheduler",
+    } <= modules
     assert [name for name in modules if importlib.util.find_spec(name) is None] == []
 
 
@@ -242,3 +246,44 @@ def test_images_carry_the_version_of_this_release(documents: list[Document]) -> 
         d["metadata"]["labels"]["app.kubernetes.io/version"] for d in documents if name_of(d) == "Deployment/api"
     }
     assert versions == {VERSION}
+
+
+def test_compose_runs_the_same_programs_of_the_same_images_at_the_same_ports(documents: list[Document]) -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    shared = 0
+    for workload, container in containers(documents):
+        if workload not in services:
+            assert workload == "trainer-peer"  # on several hosts only
+            continue
+        service, shared = services[workload], shared + 1
+        assert container["command"] == service["command"]
+        assert container["image"].partition(":")[0] == service["image"].partition(":")[0]
+        ours, theirs = environment(documents, container), service["environment"]
+        listens = [name for name in theirs if name.endswith("_LISTEN")]
+        assert {name: ours[name] for name in listens} == {name: theirs[name] for name in listens}
+    assert shared == 8
+
+
+def test_compose_and_a_local_cluster_have_the_same_servers() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    documents = render("local")
+    for name in ("postgres", "valkey"):
+        pod = find(documents, "StatefulSet", name)["spec"]["template"]["spec"]
+        assert pod["containers"][0]["image"] == services[name]["image"]
+
+
+def test_every_image_is_one_that_compose_builds(documents: list[Document]) -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"].values()
+    built = {service["image"] for service in services if "build" in service}
+
+    assert {container["image"] for _, container in containers(documents)} <= built
+
+
+def test_the_examples_secrets_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = (ROOT / "k8s/overlays/local/secrets.env.example").read_text().splitlines()
+    for name, value in (line.split("=", 1) for line in lines if line.startswith("DIRL_")):
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(ValueError, match="still the example's") as raised:
+        ApiSettings()
+    assert {error["loc"][0] for error in raised.value.errors()} == {"database_url", "redis_url", "rpc_token"}  # type: ignore[attr-defined]
