@@ -247,6 +247,8 @@ class ResourcesSpec(Frozen):
     rollout_replicas: int = Field(1, gt=0)
     rollout_batch_size: int = Field(0, ge=0)
     """Responses decoded side by side per replica; 0 lets the replica choose."""
+    colocate: bool = False
+    """Replicas and learner share devices and take turns: replicas give their memory back while the learner trains."""
 
 
 class MixturePart(Frozen):
@@ -319,6 +321,15 @@ class JobSpec(Frozen):
             raise ValueError(
                 "sampling.temperature is 0, but greedy responses of one prompt are all equal and teach nothing; "
                 "reinforcement learning needs a temperature above 0 (1 keeps importance ratios exact)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _taking_turns_is_on_policy(self) -> Self:
+        if self.resources.colocate and self.rl.max_staleness > 0:
+            raise ValueError(
+                f"resources.colocate makes replicas and learner take turns, but rl.max_staleness is "
+                f"{self.rl.max_staleness}, with which they work at the same time; set one of them back"
             )
         return self
 

@@ -22,6 +22,8 @@ class ReplicaState(StrEnum):
     WAITING_FOR_WEIGHTS = "waiting_for_weights"
     READY = "ready"
     """Takes prompts."""
+    SLEEPING = "sleeping"
+    """Has given its memory back; takes no prompts until weights are loaded."""
     UNHEALTHY = "unhealthy"
     """Takes no prompts until weights are loaded completely, or a new assignment comes."""
 
@@ -31,7 +33,8 @@ TRANSITIONS: Final[Mapping[ReplicaState, frozenset[ReplicaState]]] = {
     _S.IDLE: frozenset({_S.LOADING}),
     _S.LOADING: frozenset({_S.WAITING_FOR_WEIGHTS, _S.IDLE}),
     _S.WAITING_FOR_WEIGHTS: frozenset({_S.READY, _S.UNHEALTHY, _S.LOADING, _S.IDLE}),
-    _S.READY: frozenset({_S.READY, _S.UNHEALTHY, _S.LOADING, _S.IDLE}),
+    _S.READY: frozenset({_S.READY, _S.SLEEPING, _S.UNHEALTHY, _S.LOADING, _S.IDLE}),
+    _S.SLEEPING: frozenset({_S.READY, _S.UNHEALTHY, _S.LOADING, _S.IDLE}),
     _S.UNHEALTHY: frozenset({_S.READY, _S.UNHEALTHY, _S.LOADING, _S.IDLE}),
 }
 
@@ -126,4 +129,18 @@ class Replica:
                 f"Cannot load weight version {version} of {job_id}: version {self.weights.version} is loaded, and "
                 "versions only grow within an attempt.",
             )
-        return self.weights is None or version > self.weights.version
+        return self.weights is None or version > self.weights.version or self.state is ReplicaState.SLEEPING
+
+    def may_sleep(self, job_id: str, attempt: int) -> bool:
+        """Whether there is memory to give back; False when it sleeps already or has no weights.
+
+        Raises PlatformError("stale_attempt") for another job or attempt than the assigned one.
+        """
+        held = self.assignment
+        if held is None or (held.job_id, held.attempt) != (job_id, attempt):
+            raise PlatformError(
+                "stale_attempt",
+                f"Cannot let {job_id} attempt {attempt} send the replica to sleep: it is assigned to "
+                f"{held or 'nothing'}.",
+            )
+        return self.state is ReplicaState.READY

@@ -76,6 +76,12 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
             parity_gap=in_use.parity_gap if in_use else None,
         )
 
+    def Sleep(self, request: rollout_pb2.SleepRequest, context: grpc.ServicerContext) -> rollout_pb2.SleepResponse:
+        """Returns when the memory is given back."""
+        started = time.monotonic()
+        freed = self._worker.sleep(request.job_id, request.attempt, context.time_remaining())
+        return rollout_pb2.SleepResponse(freed_bytes=freed, seconds=time.monotonic() - started)
+
     def Generate(
         self, request: rollout_pb2.GenerateRequest, context: grpc.ServicerContext
     ) -> Iterator[rollout_pb2.GenerateResponse]:

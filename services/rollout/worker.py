@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -124,6 +125,13 @@ class RolloutWorker:
         future = self._post(partial(self._load, update), drained=True)
         return self._wait(future, timeout_s, f"loading weight version {update.weights.version}")
 
+    def sleep(self, job_id: str, attempt: int, timeout_s: float) -> int:
+        """Give the memory of weights and cache back once what is being decoded is finished; bytes given back.
+
+        Raises PlatformError: "stale_attempt", "deadline_exceeded".
+        """
+        return self._wait(self._post(partial(self._sleep, job_id, attempt), drained=True), timeout_s, "going to sleep")
+
     def stop(self) -> None:
         """End the thread within seconds; prompts in flight go back to the stream."""
         self._stopping.set()
@@ -212,6 +220,20 @@ class RolloutWorker:
         log.info("weights loaded", weight_version=weights.version, weight_digest=weights.digest, gap=weights.parity_gap)
         return True
 
+    def _sleep(self, job_id: str, attempt: int) -> int:
+        if not self._replica.may_sleep(job_id, attempt) or self._session is None:
+            return 0
+        before = _free_bytes()
+        try:
+            self._session.engine.sleep()
+        except Exception as error:
+            # The engine may hold a part of its memory.
+            self._become_unhealthy(error)
+            raise
+        gc.collect()
+        self._replica = self._replica.moved(ReplicaState.SLEEPING)
+        return _free_bytes() - before
+
     def _reopen(self) -> Session:
         """A new session for the assignment whose engine failed."""
         if self._replica.assignment is None:
@@ -241,6 +263,14 @@ class RolloutWorker:
             self._commands.get().future.cancel()
         for command in self._updates:
             command.future.cancel()
+
+
+def _free_bytes() -> int:
+    """Of the device, after what was freed was given back; without one, less what this process holds."""
+    if not torch.cuda.is_available():
+        return -int(psutil.Process().memory_info().rss)
+    torch.cuda.empty_cache()
+    return int(torch.cuda.mem_get_info()[0])
 
 
 def _probed(engine: RolloutEngine, update: WeightUpdate) -> float | None:

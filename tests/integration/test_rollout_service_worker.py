@@ -242,6 +242,47 @@ def test_a_failed_load_makes_the_replica_unhealthy_until_a_full_load_succeeds(re
     assert replica.groups(1)[0].trajectories[0].weight_version == 1
 
 
+def test_a_replica_that_sleeps_takes_no_prompt_until_weights_wake_it(replica: Bench) -> None:
+    replica.make_ready(1)
+
+    replica.worker.sleep("job_1", 1, WAIT_S)
+
+    assert replica.engine.asleep
+    assert replica.worker.replica.state is ReplicaState.SLEEPING
+    replica.issue("g0", min_weight_version=1)
+    assert replica.worker.sleep("job_1", 1, WAIT_S) == 0  # it sleeps already
+    assert replica.worker.inflight_groups == 0
+    assert replica.load(1)  # the version that it had is loaded again
+    (group,) = replica.groups(1)
+    assert group.trajectories[0].weight_version == 1
+
+
+def test_a_replica_goes_to_sleep_when_what_it_decodes_is_finished(replica: Bench) -> None:
+    replica.make_ready()
+    replica.engine.paused = True
+    replica.issue("g0")
+    eventually(lambda: replica.worker.inflight_groups == 1)
+
+    with ThreadPoolExecutor(1) as pool:
+        sleeping = pool.submit(replica.worker.sleep, "job_1", 1, WAIT_S)
+        assert not replica.engine.asleep
+        replica.engine.paused = False
+        sleeping.result(WAIT_S)
+
+    assert len(replica.groups(1)) == 1
+    assert replica.worker.replica.state is ReplicaState.SLEEPING
+
+
+def test_only_the_attempt_that_has_a_replica_sends_it_to_sleep(replica: Bench) -> None:
+    replica.make_ready()
+
+    with pytest.raises(PlatformError) as caught:
+        replica.worker.sleep("job_1", 2, WAIT_S)
+
+    assert caught.value.code == "stale_attempt"
+    assert replica.worker.replica.state is ReplicaState.READY
+
+
 def test_an_engine_that_fails_gives_its_prompts_to_another_replica(replica: Bench, other: Bench) -> None:
     replica.make_ready().engine.step_error = RuntimeError("out of memory")
     replica.issue("a")

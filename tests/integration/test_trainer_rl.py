@@ -146,6 +146,23 @@ def test_two_runs_of_one_spec_give_the_same_weights_at_every_step(redis_url: str
     assert digests[0] == digests[1]
 
 
+def test_a_job_whose_replicas_take_turns_with_the_learner_learns_the_same(
+    redis_url: str, model: Path, tmp_path: Path
+) -> None:
+    run_with(redis_url, model, by_index, tmp_path / "apart")
+
+    with real_replica(redis_url) as (replica, address):
+        platform = Platform(replica, address, redis_url, model)
+        result = platform.run(tmp_path / "together", job_id="job_2", resources={"colocate": True})
+        state = replica.worker.replica.state
+
+    assert result.state == "succeeded", result.error_message
+    assert state == "sleeping"  # nobody needed the last weights
+    assert final_digest(tmp_path / "together") == final_digest(tmp_path / "apart")
+    metrics = of_kind(journal_of(tmp_path / "together" / "job"), EventType.METRICS)
+    assert any("perf/rollout_bytes_given_back" in data["values"] for data in metrics)
+
+
 def test_a_job_stopped_while_it_waits_for_groups_repeats_the_step_and_loses_no_prompt(
     redis_url: str, model: Path, tmp_path: Path
 ) -> None:

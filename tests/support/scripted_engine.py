@@ -21,6 +21,7 @@ class ScriptedEngine:
         self.busy_s = 0.0
         self.generated_tokens = 0
         self.paused = False
+        self.asleep = False
         self.step_error: Exception | None = None
         self.load_error: Exception | None = None
         self.replayed_logprob = 0.0
@@ -61,6 +62,7 @@ class ScriptedEngine:
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         if self.load_error is not None:
             raise self.load_error
+        self.asleep = False
         self.loads.append(tensors)
 
 

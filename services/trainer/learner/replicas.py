@@ -16,6 +16,7 @@ from services.trainer.learner.weights import Weights
 from services.trainer.publisher import Publication, publish
 
 _STATUS_TIMEOUT_S: Final = 5.0
+_SLEEP_TIMEOUT_S: Final = 60.0
 _CHECK_EVERY_S: Final = 3.0
 _ALL_GONE_S: Final = 60.0
 _NOTHING_MOVES_S: Final = 600.0
@@ -106,6 +107,23 @@ class Replicas:
             self._next_check = self._clock() + _CHECK_EVERY_S
             self._holding = self.renew(weights) if beside else self.supply(weights)
         return self._holding
+
+    def sleep(self) -> int:
+        """Have every replica give its device memory back until weights are pushed again; bytes given back by all.
+
+        Raises what the replicas answer, `rollout_unavailable` when one does not.
+        """
+        request = rollout_pb2.SleepRequest(job_id=self._job_id, attempt=self._attempt)
+        freed = 0
+        for address in self._ours:
+            freed += call(
+                rollout_pb2_grpc.RolloutServiceStub(self._channels[address]).Sleep,
+                request,
+                timeout_s=_SLEEP_TIMEOUT_S,
+                what=f"Sending replica {address} to sleep",
+                unavailable_code="rollout_unavailable",
+            ).freed_bytes
+        return freed
 
     def poll(self) -> None:
         """Ask every replica for its status; raises `rollout_unavailable` like `watch`."""
@@ -230,4 +248,4 @@ def _wants(status: Status, weight_version: int) -> bool:
 
 
 def _holds(status: Status, weight_version: int) -> bool:
-    return status.weight_version == weight_version and status.state != "unhealthy"
+    return status.weight_version == weight_version and status.state not in ("unhealthy", "sleeping")

@@ -113,9 +113,14 @@ class RlStage:
     def _train(self, batch: RlBatch) -> dict[str, float]:
         session, spec = self._session, self._session.spec
         lr = learning_rate(spec.optim_of("rl"), session.state.stage_step + 1, self.num_steps)
+        given_back = {"perf/rollout_bytes_given_back": float(self._sleep())} if spec.resources.colocate else {}
         session.report.phase("train")
         with session.report.timed("train"):
-            return session.trainee.train_rl(batch.samples(), lr)
+            return {**session.trainee.train_rl(batch.samples(), lr), **given_back}
+
+    def _sleep(self) -> int:
+        with self._session.report.timed("sleep"):
+            return self._rollouts.replicas.sleep()
 
     def _record(self, batch: RlBatch, stale: Sequence[int]) -> StepRecord:
         dropped: dict[int, str] = dict.fromkeys(stale, "stale")

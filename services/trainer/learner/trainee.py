@@ -114,7 +114,10 @@ class Trainee:
             evaluation=False,
         )
         rules = RlRules(rl=spec.rl, sampling=spec.sampling, optim=spec.optim_of("rl"), decoding=decoding)
-        return train_rl_batch(self._policy, self._at(lr), samples, rules)
+        metrics = train_rl_batch(self._policy, self._at(lr), samples, rules)
+        if spec.resources.colocate:
+            torch.cuda.empty_cache()  # replicas on this device take their memory again; nothing without one
+        return metrics
 
     @_on_every_rank
     def sft_loss(self, examples: Sequence[SftExample]) -> float:

@@ -47,6 +47,7 @@ def test_a_replica_becomes_ready_only_through_loading_and_weights() -> None:
     assert [s for s in ReplicaState if ReplicaState.READY in TRANSITIONS[s]] == [
         ReplicaState.WAITING_FOR_WEIGHTS,
         ReplicaState.READY,
+        ReplicaState.SLEEPING,
         ReplicaState.UNHEALTHY,
     ]
 

@@ -52,6 +52,11 @@ class RolloutServiceStub:
                 request_serializer=dirl_dot_v1_dot_rollout__pb2.WeightChunk.SerializeToString,
                 response_deserializer=dirl_dot_v1_dot_rollout__pb2.UpdateWeightsResponse.FromString,
                 _registered_method=True)
+        self.Sleep = channel.unary_unary(
+                '/dirl.v1.RolloutService/Sleep',
+                request_serializer=dirl_dot_v1_dot_rollout__pb2.SleepRequest.SerializeToString,
+                response_deserializer=dirl_dot_v1_dot_rollout__pb2.SleepResponse.FromString,
+                _registered_method=True)
         self.Generate = channel.unary_stream(
                 '/dirl.v1.RolloutService/Generate',
                 request_serializer=dirl_dot_v1_dot_rollout__pb2.GenerateRequest.SerializeToString,
@@ -94,6 +99,14 @@ class RolloutServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Sleep(self, request, context):
+        """Give the device memory of weights and cache back once what is being decoded is finished, so that a learner on the same
+        device can have it. The next UpdateWeights, also of the same version, wakes the replica. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Generate(self, request, context):
         """Answer one question with a model directory, apart from any job; streams the answer as its blocks are finished.
         Refused with RESOURCE_EXHAUSTED while the replica is assigned. Not idempotent in time, but in result.
@@ -125,6 +138,11 @@ def add_RolloutServiceServicer_to_server(servicer, server):
                     servicer.UpdateWeights,
                     request_deserializer=dirl_dot_v1_dot_rollout__pb2.WeightChunk.FromString,
                     response_serializer=dirl_dot_v1_dot_rollout__pb2.UpdateWeightsResponse.SerializeToString,
+            ),
+            'Sleep': grpc.unary_unary_rpc_method_handler(
+                    servicer.Sleep,
+                    request_deserializer=dirl_dot_v1_dot_rollout__pb2.SleepRequest.FromString,
+                    response_serializer=dirl_dot_v1_dot_rollout__pb2.SleepResponse.SerializeToString,
             ),
             'Generate': grpc.unary_stream_rpc_method_handler(
                     servicer.Generate,
@@ -221,6 +239,33 @@ class RolloutService:
             '/dirl.v1.RolloutService/UpdateWeights',
             dirl_dot_v1_dot_rollout__pb2.WeightChunk.SerializeToString,
             dirl_dot_v1_dot_rollout__pb2.UpdateWeightsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Sleep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dirl.v1.RolloutService/Sleep',
+            dirl_dot_v1_dot_rollout__pb2.SleepRequest.SerializeToString,
+            dirl_dot_v1_dot_rollout__pb2.SleepResponse.FromString,
             options,
             channel_credentials,
             insecure,

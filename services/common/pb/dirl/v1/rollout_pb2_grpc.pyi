@@ -47,6 +47,10 @@ class RolloutServiceStub:
     """Load a version: one manifest, then chunks, then the digest. Visible only after all names arrived, the digest
     matched and the manifest's probe was reproduced; a failed load makes the replica unhealthy until a full load succeeds.
     """
+    Sleep: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.SleepRequest, _rollout_pb2.SleepResponse]
+    """Give the device memory of weights and cache back once what is being decoded is finished, so that a learner on the same
+    device can have it. The next UpdateWeights, also of the same version, wakes the replica. Idempotent.
+    """
     Generate: _grpc.UnaryStreamMultiCallable[_rollout_pb2.GenerateRequest, _rollout_pb2.GenerateResponse]
     """Answer one question with a model directory, apart from any job; streams the answer as its blocks are finished.
     Refused with RESOURCE_EXHAUSTED while the replica is assigned. Not idempotent in time, but in result.
@@ -71,6 +75,10 @@ class RolloutServiceAsyncStub(RolloutServiceStub):
     UpdateWeights: _aio.StreamUnaryMultiCallable[_rollout_pb2.WeightChunk, _rollout_pb2.UpdateWeightsResponse]  # type: ignore[assignment]
     """Load a version: one manifest, then chunks, then the digest. Visible only after all names arrived, the digest
     matched and the manifest's probe was reproduced; a failed load makes the replica unhealthy until a full load succeeds.
+    """
+    Sleep: _aio.UnaryUnaryMultiCallable[_rollout_pb2.SleepRequest, _rollout_pb2.SleepResponse]  # type: ignore[assignment]
+    """Give the device memory of weights and cache back once what is being decoded is finished, so that a learner on the same
+    device can have it. The next UpdateWeights, also of the same version, wakes the replica. Idempotent.
     """
     Generate: _aio.UnaryStreamMultiCallable[_rollout_pb2.GenerateRequest, _rollout_pb2.GenerateResponse]  # type: ignore[assignment]
     """Answer one question with a model directory, apart from any job; streams the answer as its blocks are finished.
@@ -111,6 +119,16 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_rollout_pb2.UpdateWeightsResponse, _abc.Awaitable[_rollout_pb2.UpdateWeightsResponse]]:
         """Load a version: one manifest, then chunks, then the digest. Visible only after all names arrived, the digest
         matched and the manifest's probe was reproduced; a failed load makes the replica unhealthy until a full load succeeds.
+        """
+
+    @_abc_1.abstractmethod
+    def Sleep(
+        self,
+        request: _rollout_pb2.SleepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollout_pb2.SleepResponse, _abc.Awaitable[_rollout_pb2.SleepResponse]]:
+        """Give the device memory of weights and cache back once what is being decoded is finished, so that a learner on the same
+        device can have it. The next UpdateWeights, also of the same version, wakes the replica. Idempotent.
         """
 
     @_abc_1.abstractmethod
