@@ -237,6 +237,8 @@ class EvalSpec(Frozen):
     """0 is off."""
     max_new_tokens: int | None = Field(None, gt=0)
     """None is `sampling.max_new_tokens`."""
+    confidence_thresholds: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field((), max_length=16)
+    """Other thresholds at which the weights are evaluated too when a stage ends: accuracy against speed."""
 
 
 class ResourcesSpec(Frozen):
@@ -313,6 +315,16 @@ class JobSpec(Frozen):
     def _sft_validates(self) -> Self:
         if self.sft.validation_interval_steps is not None and self.sft_validation_file() is None:
             raise ValueError("sft.validation_interval_steps needs sft.validation_file (or validation_file)")
+        return self
+
+    @model_validator(mode="after")
+    def _thresholds_have_a_rule(self) -> Self:
+        rule = self.diffusion.unmasking_strategy
+        if self.eval.confidence_thresholds and rule is not UnmaskingStrategy.LOW_CONFIDENCE_DYNAMIC:
+            raise ValueError(
+                "eval.confidence_thresholds need diffusion.unmasking_strategy 'low_confidence_dynamic'; "
+                f"{rule.value!r} has no threshold"
+            )
         return self
 
     @model_validator(mode="after")

@@ -230,6 +230,33 @@ def test_evaluation_reports_accuracy_with_its_interval_before_and_after(
     assert results["outcomes"]["unverifiable"] == 0.5
 
 
+def test_other_thresholds_are_measured_when_a_stage_ends_and_the_jobs_own_comes_last(
+    redis_url: str, model: Path, tmp_path: Path
+) -> None:
+    decoded: list[float] = []
+
+    def note(task: PromptTask, trajectory: Trajectory) -> Outcome:
+        if task.purpose.value == "eval":
+            decoded.append(task.decoding.confidence_threshold)
+        return by_index(task, trajectory)
+
+    validation = str(write_rows(tmp_path / "validation.jsonl", ROWS))
+    wanted = {"num_samples": 2, "confidence_thresholds": [0.0, 1.0]}
+    run_with(redis_url, model, note, tmp_path, validation_file=validation, eval=wanted)
+
+    events = journal_of(tmp_path / "job")
+    evaluations = of_kind(events, EventType.EVALUATION)
+    others = [data["results"].get("decoding", {}).get("confidence_threshold") for data in evaluations]
+    assert [data["step"] for data in evaluations] == [0, STEPS, STEPS, STEPS]
+    assert others == [None, 0.0, 1.0, None]
+    assert decoded == [0.9] * 2 + [0.0] * 2 + [1.0] * 2 + [0.9] * 2
+    # The curve is the job's own.
+    curve = [
+        data["step"] for data in of_kind(events, EventType.METRICS) if "eval/validation/accuracy" in data["values"]
+    ]
+    assert curve == [0, STEPS]
+
+
 def test_a_pipeline_evaluates_every_version_once_and_reports_the_held_out_loss(
     redis_url: str, model: Path, tmp_path: Path
 ) -> None:

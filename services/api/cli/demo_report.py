@@ -99,5 +99,6 @@ def read_figures(api: ApiClient, job: Json) -> dict[str, Any]:
 
 
 def _last_results(evals: list[Json], *stages: str) -> Json:
-    found = [item for item in evals if item["stage"] in stages]
+    # Of one step the last: the job's own decoding comes after other thresholds.
+    found = [item for item in reversed(evals) if item["stage"] in stages]
     return dict(max(found, key=lambda item: (item["attempt"], item["step"]))["results"])

@@ -234,8 +234,14 @@ def _follow(api: ApiClient, job_id: str, as_json: bool) -> None:
 
 def _print_evals(evals: list[Json]) -> None:
     if evals:
-        rows = ((item["step"], item["stage"], item["dataset"], _accuracy(item["results"])) for item in evals)
-        print_table(("STEP", "STAGE", "DATASET", "ACCURACY"), rows)
+        rows = ((item["step"], item["stage"], item["dataset"], *_measured(item["results"])) for item in evals)
+        print_table(("STEP", "STAGE", "DATASET", "THRESHOLD", "TOKENS PER STEP", "ACCURACY"), rows)
+
+
+def _measured(results: Json) -> tuple[str, str, str]:
+    own = results.get("decoding", {}).get("confidence_threshold", "the job's")
+    speed = results.get("tokens_per_step")
+    return str(own), "-" if speed is None else f"{speed:.2f}", _accuracy(results)
 
 
 def _print_checkpoints(checkpoints: list[Json]) -> None:

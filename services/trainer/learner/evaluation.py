@@ -49,24 +49,38 @@ class Evaluation:
     last_version: int = -1
     """Weight version evaluated last."""
 
-    def run(self, stage: str) -> None:
-        """Evaluate the current weights unless they were; reports EVALUATION, METRICS and the first trajectories."""
-        session, version = self.session, self.session.state.global_step
+    def run(self, stage: str, *, ends_stage: bool = False) -> None:
+        """Evaluate the current weights unless they were; reports EVALUATION, METRICS and the first trajectories.
+
+        At the end of a stage at the spec's other thresholds first: the last evaluation is always the job's own.
+        """
+        version = self.session.state.global_step
         if version == self.last_version:
             return
-        started = time.monotonic()
+        for threshold in self.session.spec.eval.confidence_thresholds if ends_stage else ():
+            other = {"confidence_threshold": threshold}
+            results, _ = self._measure(self.decoding.model_copy(update=other))
+            self._state(stage, {**results, "decoding": other})
+        results, groups = self._measure(self.decoding)
+        self._report(stage, {**results, **self._loss(stage)}, groups)
+        self.last_version = version
+
+    def _measure(self, decoding: DecodingConfig) -> tuple[dict[str, Any], Sequence[ScoredGroup]]:
+        """The numbers of one evaluation, and the groups they were made from."""
+        session, started = self.session, time.monotonic()
         with session.report.timed("eval"):
-            groups = self.rollouts.collect(self._tasks(), session.weights(), "eval")
-            loss = self._loss() if stage == "sft" and self.held_out else {}
-        seconds = time.monotonic() - started
-        results = {**evaluation_results(groups), **loss, "weight_version": version, "seconds": seconds}
-        self._report(stage, results, groups)
-        self.done, self.last_version = self.done + 1, version
+            groups = self.rollouts.collect(self._tasks(decoding), session.weights(), "eval")
+        self.done += 1
+        measured = {"weight_version": session.state.global_step, "seconds": time.monotonic() - started}
+        return {**evaluation_results(groups), **measured}, groups
 
-    def _loss(self) -> dict[str, float]:
-        return {"loss": self.session.trainee.sft_loss(self.held_out)}
+    def _loss(self, stage: str) -> dict[str, float]:
+        if stage != "sft" or not self.held_out:
+            return {}
+        with self.session.report.timed("eval"):
+            return {"loss": self.session.trainee.sft_loss(self.held_out)}
 
-    def _tasks(self) -> list[PromptTask]:
+    def _tasks(self, decoding: DecodingConfig) -> list[PromptTask]:
         request, spec = self.session.request, self.session.spec
         return [
             PromptTask(
@@ -82,7 +96,7 @@ class Evaluation:
                 num_generations=spec.eval.num_generations,
                 seed=spec.seed,
                 min_weight_version=self.session.state.global_step,
-                decoding=self.decoding,
+                decoding=decoding,
                 graders=tuple(map(grader_text, spec.reward.graders)),
                 grading_timeout_s=spec.reward.timeout_s,
                 issued_at=time.time(),
@@ -90,11 +104,13 @@ class Evaluation:
             for position, prompt in enumerate(self.prompts)
         ]
 
+    def _state(self, stage: str, results: dict[str, Any]) -> None:
+        facts = {"step": self.session.state.global_step, "stage": stage, "dataset": DATASET, "results": results}
+        self.session.report.journal.emit(EventType.EVALUATION, facts)
+
     def _report(self, stage: str, results: dict[str, Any], groups: Sequence[ScoredGroup]) -> None:
         report, step = self.session.report, self.session.state.global_step
-        report.journal.emit(
-            EventType.EVALUATION, {"step": step, "stage": stage, "dataset": DATASET, "results": results}
-        )
+        self._state(stage, results)
         names = ("accuracy", "tokens_per_step", "mean_response_length", "truncation_rate", "pass_at_k", "loss")
         values = {f"eval/{DATASET}/{name}": results[name] for name in names if name in results}
         report.metrics(step, values)

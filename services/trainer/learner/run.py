@@ -99,7 +99,7 @@ def _run_stages(request: LearnerRequest, client: redis.Redis, journal: Journal, 
             if stages[index] != "eval":
                 _train(prepared, evaluation)
             if evaluation is not None and _evaluates_at_end(prepared, index):
-                evaluation.run(stages[index])
+                evaluation.run(stages[index], ends_stage=True)
         certify_end(session)
 
 

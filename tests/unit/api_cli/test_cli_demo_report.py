@@ -35,6 +35,12 @@ def test_the_last_evaluation_of_a_stage_counts() -> None:
     assert accuracy_after(evals, "rl", "eval") == Accuracy(0.75, 0.65, 0.85)
 
 
+def test_the_jobs_own_decoding_counts_and_not_the_thresholds_measured_before_it() -> None:
+    evals = [_evaluation("eval", 600, 0.25), _evaluation("eval", 600, 0.5)]
+
+    assert accuracy_after(evals, "eval") == Accuracy(0.5, 0.4, 0.6)
+
+
 def test_the_gap_is_the_largest_of_all_steps_and_missing_when_none_was_measured() -> None:
     def metrics(**values: float) -> dict[str, Any]:
         return {"type": "metrics", "data": {"values": {f"train/{name}": value for name, value in values.items()}}}

@@ -63,6 +63,10 @@ def test_all_problems_are_reported_at_once_each_with_its_path() -> None:
         ({"optim": {"lr": float("nan")}}, "finite"),
         ({"training_mixture": [{"file": "a"}]}, "exclude each other"),
         ({"training_file": None, "training_mixture": [{"file": "a", "weight": 0}]}, "greater than 0"),
+        (
+            {"diffusion": {"unmasking_strategy": "sequential"}, "eval": {"confidence_thresholds": [0.5]}},
+            "has no threshold",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_starts(changes: dict[str, Any], part: str) -> None:
