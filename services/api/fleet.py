@@ -73,6 +73,16 @@ class Fleet:
         """Whether the reward service serves."""
         return probe(self.reward, STATUS_TIMEOUT_S)
 
+    def reward_status(self, address: str) -> reward_pb2.GetRewardStatusResponse:
+        """How the verifier's pool is."""
+        return call(
+            reward_pb2_grpc.RewardServiceStub(self._channel(address)).GetStatus,
+            reward_pb2.GetRewardStatusRequest(),
+            timeout_s=STATUS_TIMEOUT_S,
+            what=f"GetStatus of reward service {address}",
+            unavailable_code="verifier_unavailable",
+        )
+
     def grade(self, request: reward_pb2.VerifyRequest, timeout_s: float) -> reward_pb2.VerifyResponse:
         """Verdicts of the reward service, by any graders."""
         return call(

@@ -30,6 +30,11 @@ class RewardMetrics:
             "dirl_reward_duplicates", "Responses that shared a comparison of their batch.", registry=registry
         )
 
+    def total_kills(self) -> int:
+        """Workers killed, for whatever reason."""
+        samples = (sample for family in self.kills.collect() for sample in family.samples)
+        return int(sum(sample.value for sample in samples if sample.name.endswith("_total")))
+
     def watch(self, queue_depth: Callable[[], int], workers: Callable[[], int]) -> None:
         """Read these when asked: comparisons that wait, live workers."""
         depth = Gauge("dirl_reward_queue_depth", "Comparisons that wait.", registry=self.registry)

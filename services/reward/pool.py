@@ -4,14 +4,17 @@ Each slot is a thread that owns one worker. The deadline runs from the dispatch 
 item never pays for the queue before it. A worker that overruns is killed and replaced while the other slots go on.
 """
 
+import contextlib
+import os
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
 
+import psutil
 from prometheus_client import CollectorRegistry
 
 from services.common.errors import PlatformError
@@ -53,6 +56,21 @@ class PoolConfig:
     """Comparisons that may wait."""
     min_cpu_share: float = 0.5
     """A worker that got less CPU than this share of its deadline was starved: our fault, not the answer's."""
+
+
+@dataclass(frozen=True)
+class PoolStatus:
+    """How the pool is."""
+
+    workers: int
+    """Live ones."""
+    max_workers: int
+    waiting: int
+    """Comparisons that no worker has begun."""
+    kills: int
+    """Workers killed since the start, for whatever reason."""
+    rss_bytes: int
+    """Resident memory of this process, zygote and workers; pages that they share count for each."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +130,12 @@ class Pool:
     def waiting(self) -> int:
         """Comparisons that no worker has begun."""
         return self._tasks.qsize()
+
+    def status(self) -> PoolStatus:
+        """Waits for nothing."""
+        pids = self.worker_pids
+        kills = self.metrics.total_kills()
+        return PoolStatus(len(pids), self._config.workers, self.waiting, kills, _resident((self.zygote_pid, *pids)))
 
     def start(self) -> None:
         """Start zygote and workers; raises PlatformError("verifier_unavailable")."""
@@ -251,6 +275,14 @@ class _Slot:
             return None
         self._metrics.kills.labels(reason).inc()
         return self._zygote.reap(worker)
+
+
+def _resident(pids: Iterable[int | None]) -> int:
+    total = 0
+    for pid in (os.getpid(), *(pid for pid in pids if pid is not None)):
+        with contextlib.suppress(psutil.NoSuchProcess):  # replaced meanwhile
+            total += psutil.Process(pid).memory_info().rss
+    return total
 
 
 class _Load:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import asdict
 from typing import Final
 
 import grpc
@@ -10,6 +11,7 @@ from services.common.answers.gold_types import GoldType
 from services.common.codec import verdict_to_pb
 from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import reward_pb2, reward_pb2_grpc
+from services.common.release import release
 from services.common.trajectory import FinishReason
 from services.reward.cancellation import Cancellation
 from services.reward.extraction import Profile
@@ -65,6 +67,12 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
                 for audit in audits
             ]
         )
+
+    def GetStatus(
+        self, request: reward_pb2.GetRewardStatusRequest, context: grpc.ServicerContext
+    ) -> reward_pb2.GetRewardStatusResponse:
+        """Never waits for a worker."""
+        return reward_pb2.GetRewardStatusResponse(version=release(), **asdict(self._verifier.pool.status()))
 
 
 def _cancellation(context: grpc.ServicerContext) -> Cancellation:

@@ -68,7 +68,7 @@ class Verifier:
     """Judges batches. `verify` may be called from many threads."""
 
     def __init__(self, pool: Pool, *, cache_size: int) -> None:
-        self._pool = pool
+        self.pool = pool
         self._metrics = pool.metrics
         self._cache = _Cache(cache_size)
         self.version = "+".join((f"rules-{RULES_VERSION}", *(f"{package}-{version(package)}" for package in _PACKAGES)))
@@ -103,7 +103,7 @@ class Verifier:
         self, golds: Sequence[tuple[str, GoldType | None]], *, timeout_s: float, expires_at: float
     ) -> list[GoldAudit]:
         """What each gold is, and whether it can be verified against itself; raises PlatformError("busy")."""
-        return audit_golds(self._pool, golds, timeout_s, expires_at)
+        return audit_golds(self.pool, golds, timeout_s, expires_at)
 
     def _draft(self, item: Item, profile: Profile) -> _Draft:
         try:
@@ -120,7 +120,7 @@ class Verifier:
         self._metrics.cache.labels("hit").inc(len(known))
         self._metrics.cache.labels("miss").inc(len(unknown))
         pairs = [(question.gold, question.answer) for question in unknown]
-        futures = self._pool.submit(pairs, timeout_s=timeout_s, expires_at=expires_at, cancellation=cancellation)
+        futures = self.pool.submit(pairs, timeout_s=timeout_s, expires_at=expires_at, cancellation=cancellation)
         fresh = {question: future.result() for question, future in zip(unknown, futures, strict=True)}
         if any(graded.reason == SHUTTING_DOWN for graded in fresh.values()):
             raise PlatformError("verifier_unavailable", "The verifier is shutting down; ask again.")

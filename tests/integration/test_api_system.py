@@ -86,6 +86,7 @@ def test_the_system_page_names_every_service_and_its_state(api: tuple[httpx.Clie
 
     states = [(service["kind"], service["state"]) for service in system["services"]]
     assert states == [
+        ("api", "up"),
         ("postgres", "up"),
         ("redis", "up"),
         ("scheduler", "up"),
@@ -96,9 +97,10 @@ def test_the_system_page_names_every_service_and_its_state(api: tuple[httpx.Clie
         ("rollout", "down"),
     ]
     assert system["healthy"] is False
-    assert (system["services"][5]["activity"], system["services"][5]["version"]) == ("idle", "test")
-    assert system["services"][6]["weight_version"] is None
-    assert "UNAVAILABLE" in system["services"][7]["error"]
+    assert all(service["version"] for service in system["services"][:3])
+    assert (system["services"][6]["activity"], system["services"][6]["version"]) == ("idle", "test")
+    assert system["services"][7]["weight_version"] is None
+    assert "UNAVAILABLE" in system["services"][8]["error"]
 
 
 def test_prometheus_metrics_count_requests_and_jobs(api: tuple[httpx.Client, Resources], tmp_path: Path) -> None:

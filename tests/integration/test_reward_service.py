@@ -47,6 +47,16 @@ def verify(connection: grpc.Channel, *items: reward_pb2.VerifyItem, **fields: An
     return [verdict_from_pb(verdict) for verdict in response.verdicts]
 
 
+def test_the_status_tells_the_release_and_the_pool(connection: grpc.Channel) -> None:
+    stub = reward_pb2_grpc.RewardServiceStub(connection)
+    status = call(stub.GetStatus, reward_pb2.GetRewardStatusRequest(), timeout_s=60, what="GetStatus")
+
+    assert (status.workers, status.max_workers, status.waiting) == (1, 1, 0)
+    assert status.version
+    # Service, zygote and one worker.
+    assert 30 << 20 < status.rss_bytes < 2 << 30
+
+
 def test_verdicts_come_back_in_order_with_their_rewards(connection: grpc.Channel) -> None:
     verdicts = verify(
         connection,

@@ -8,5 +8,5 @@ export default defineConfig({
   plugins: [react()],
   build: { target: "es2022", sourcemap: false, reportCompressedSize: true },
   server: { proxy: { "/v1": platform, "/openapi.json": platform, "/readyz": platform } },
-  test: { include: ["src/**/*.test.{ts,tsx}"], restoreMocks: true },
+  test: { include: ["src/**/*.test.{ts,tsx}"], restoreMocks: true, setupFiles: "src/test-setup.ts", testTimeout: 60_000 },
 });

@@ -7,15 +7,16 @@ import redis
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from psutil import Process
 from pydantic import BaseModel, Field
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from services.api.db.base import utc_now
 from services.api.db.heartbeats import LATE, last_beats
 from services.api.db.job_tables import ServiceLease
 from services.api.http.resources import Res, Resources
 from services.common.errors import PlatformError
-from services.common.pb.dirl.v1 import rollout_pb2, trainer_pb2
+from services.common.pb.dirl.v1 import reward_pb2, rollout_pb2, trainer_pb2
 
 router = APIRouter(tags=["system"])
 
@@ -36,12 +37,24 @@ class Readiness(BaseModel):
     dependencies: dict[str, ServiceState]
 
 
+class VerifierPoolView(BaseModel):
+    """The processes that compare answers."""
+
+    workers: int
+    """Live ones."""
+    max_workers: int
+    waiting: int
+    """Comparisons that no worker has begun."""
+    kills: int
+    """Workers killed since the service's start, for whatever reason."""
+
+
 class ServiceView(BaseModel):
     """One process or server of the installation."""
 
     object: Literal["service"] = "service"
     kind: str
-    """postgres | redis | scheduler | recorder | reward | trainer | rollout"""
+    """api | postgres | redis | scheduler | recorder | reward | trainer | rollout"""
     address: str | None
     state: ServiceState
     activity: str | None = None
@@ -55,8 +68,10 @@ class ServiceView(BaseModel):
         None
     )
     weight_digest: str | None = None
+    pool: Annotated[VerifierPoolView | None, Field(description="Of the reward service.")] = None
     rss_bytes: int | None = None
     error: str | None = None
+    """Why it is down, or what went wrong last."""
 
 
 class SystemView(BaseModel):
@@ -103,17 +118,30 @@ def get_system(resources: Res) -> SystemView:
     with resources.database.begin() as session:
         beats = last_beats(session)
         leases = {lease.address: lease.job_id for lease in session.scalars(select(ServiceLease))}
+        database_version = session.scalar(text("SHOW server_version"))
     services = [
-        ServiceView(kind="postgres", address=None, state="up"),
-        ServiceView(kind="redis", address=None, state=_state(_redis_is_up(resources))),
+        ServiceView(
+            kind="api", address=None, state="up", version=resources.version, rss_bytes=Process().memory_info().rss
+        ),
+        ServiceView(kind="postgres", address=None, state="up", version=database_version),
+        _redis(resources),
         *(_process(name, beats) for name in ("scheduler", "recorder")),
-        ServiceView(kind="reward", address=fleet.reward, state=_state(fleet.reward_is_up())),
+        *_asked("reward", fleet.ask_all(fleet.reward_status, (fleet.reward,)), leases, _reward),
         *_asked("trainer", fleet.ask_all(fleet.trainer_status, fleet.trainers), leases, _trainer),
         *_asked("rollout", fleet.ask_all(fleet.rollout_status, fleet.replicas), leases, _replica),
     ]
     return SystemView(
         version=resources.version, healthy=all(service.state == "up" for service in services), services=services
     )
+
+
+def _redis(resources: Resources) -> ServiceView:
+    try:
+        facts: Mapping[str, Any] = resources.redis.info()
+    except redis.RedisError as error:
+        return ServiceView(kind="redis", address=None, state="down", error=str(error))
+    version = f"Valkey {facts['valkey_version']}" if "valkey_version" in facts else facts["redis_version"]
+    return ServiceView(kind="redis", address=None, state="up", version=version, rss_bytes=facts["used_memory_rss"])
 
 
 def _process(name: str, beats: Mapping[str, Any]) -> ServiceView:
@@ -141,12 +169,20 @@ def _asked(
     ]
 
 
+def _reward(status: reward_pb2.GetRewardStatusResponse) -> dict[str, Any]:
+    pool = VerifierPoolView(
+        workers=status.workers, max_workers=status.max_workers, waiting=status.waiting, kills=status.kills
+    )
+    return {"version": status.version, "rss_bytes": status.rss_bytes, "pool": pool}
+
+
 def _trainer(status: trainer_pb2.GetTrainerStatusResponse) -> dict[str, Any]:
     return {
         "activity": status.state,
         "job_id": status.job_id if status.state == "running" else None,
         "version": status.version,
         "rss_bytes": status.rss_bytes,
+        "error": status.error_message or None,
     }
 
 

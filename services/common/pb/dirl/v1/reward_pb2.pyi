@@ -20,6 +20,59 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class GetRewardStatusRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRewardStatusRequest: _TypeAlias = GetRewardStatusRequest  # noqa: Y015
+
+@_typing.final
+class GetRewardStatusResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
+    MAX_WORKERS_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    KILLS_FIELD_NUMBER: _builtins.int
+    RSS_BYTES_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    workers: _builtins.int
+    """Live comparator processes, and how many there are to be."""
+    max_workers: _builtins.int
+    waiting: _builtins.int
+    """Comparisons that no worker has begun."""
+    kills: _builtins.int
+    """Workers killed since the start, for whatever reason."""
+    rss_bytes: _builtins.int
+    """Resident memory of the service and its comparators, bytes."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        workers: _builtins.int = ...,
+        max_workers: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        kills: _builtins.int = ...,
+        rss_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kills", b"kills", "max_workers", b"max_workers", "rss_bytes", b"rss_bytes", "version", b"version", "waiting", b"waiting", "workers", b"workers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRewardStatusResponse: _TypeAlias = GetRewardStatusResponse  # noqa: Y015
+
+@_typing.final
 class VerifyItem(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -46,6 +46,11 @@ class RewardServiceStub:
                 request_serializer=dirl_dot_v1_dot_reward__pb2.AuditGoldsRequest.SerializeToString,
                 response_deserializer=dirl_dot_v1_dot_reward__pb2.AuditGoldsResponse.FromString,
                 _registered_method=True)
+        self.GetStatus = channel.unary_unary(
+                '/dirl.v1.RewardService/GetStatus',
+                request_serializer=dirl_dot_v1_dot_reward__pb2.GetRewardStatusRequest.SerializeToString,
+                response_deserializer=dirl_dot_v1_dot_reward__pb2.GetRewardStatusResponse.FromString,
+                _registered_method=True)
 
 
 class RewardServiceServicer:
@@ -68,6 +73,12 @@ class RewardServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStatus(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RewardServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -80,6 +91,11 @@ def add_RewardServiceServicer_to_server(servicer, server):
                     servicer.AuditGolds,
                     request_deserializer=dirl_dot_v1_dot_reward__pb2.AuditGoldsRequest.FromString,
                     response_serializer=dirl_dot_v1_dot_reward__pb2.AuditGoldsResponse.SerializeToString,
+            ),
+            'GetStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatus,
+                    request_deserializer=dirl_dot_v1_dot_reward__pb2.GetRewardStatusRequest.FromString,
+                    response_serializer=dirl_dot_v1_dot_reward__pb2.GetRewardStatusResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -138,6 +154,33 @@ class RewardService:
             '/dirl.v1.RewardService/AuditGolds',
             dirl_dot_v1_dot_reward__pb2.AuditGoldsRequest.SerializeToString,
             dirl_dot_v1_dot_reward__pb2.AuditGoldsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dirl.v1.RewardService/GetStatus',
+            dirl_dot_v1_dot_reward__pb2.GetRewardStatusRequest.SerializeToString,
+            dirl_dot_v1_dot_reward__pb2.GetRewardStatusResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,7 @@ class RewardServiceStub:
     """
     AuditGolds: _grpc.UnaryUnaryMultiCallable[_reward_pb2.AuditGoldsRequest, _reward_pb2.AuditGoldsResponse]
     """Say of every gold answer what it is and whether it can be verified against itself."""
+    GetStatus: _grpc.UnaryUnaryMultiCallable[_reward_pb2.GetRewardStatusRequest, _reward_pb2.GetRewardStatusResponse]
 
 @_typing.type_check_only
 class RewardServiceAsyncStub(RewardServiceStub):
@@ -55,6 +56,7 @@ class RewardServiceAsyncStub(RewardServiceStub):
     """
     AuditGolds: _aio.UnaryUnaryMultiCallable[_reward_pb2.AuditGoldsRequest, _reward_pb2.AuditGoldsResponse]  # type: ignore[assignment]
     """Say of every gold answer what it is and whether it can be verified against itself."""
+    GetStatus: _aio.UnaryUnaryMultiCallable[_reward_pb2.GetRewardStatusRequest, _reward_pb2.GetRewardStatusResponse]  # type: ignore[assignment]
 
 class RewardServiceServicer(metaclass=_abc_1.ABCMeta):
     """Retries: Verify is a pure function of its request and may be repeated; verdicts of equal items are equal unless
@@ -78,5 +80,12 @@ class RewardServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_reward_pb2.AuditGoldsResponse, _abc.Awaitable[_reward_pb2.AuditGoldsResponse]]:
         """Say of every gold answer what it is and whether it can be verified against itself."""
+
+    @_abc_1.abstractmethod
+    def GetStatus(
+        self,
+        request: _reward_pb2.GetRewardStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reward_pb2.GetRewardStatusResponse, _abc.Awaitable[_reward_pb2.GetRewardStatusResponse]]: ...
 
 def add_RewardServiceServicer_to_server(servicer: RewardServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

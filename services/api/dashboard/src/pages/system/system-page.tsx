@@ -28,7 +28,7 @@ export default function SystemPage() {
         <Stat name="Version">{data.version}</Stat>
         <Stat name="Services">{number(data.services.length)}</Stat>
         <Stat name="Rollout replicas">{number(data.services.filter((service) => service.kind === "rollout").length)}</Stat>
-        <Stat name="Memory of trainers and replicas">{bytes(memory)}</Stat>
+        <Stat name="Memory" title="Of every service that says it">{bytes(memory)}</Stat>
       </div>
       <ServiceTable services={data.services} />
       {offers("get", "/v1/queues") && <Queues />}
@@ -50,7 +50,7 @@ function ServiceTable({ services }: { services: readonly Service[] }) {
             <tr key={`${service.kind} ${service.address}`}>
               <td><strong>{service.kind}</strong>{service.address && <div className="muted small"><code>{service.address}</code></div>}</td>
               <td><Badge tone={service.state === "up" ? "good" : "bad"}>{service.state}</Badge></td>
-              <td>{service.activity ? words(service.activity) : <span className="muted">–</span>}</td>
+              <td>{doing(service)}</td>
               <td>{jobOf(service)}</td>
               <td>{service.weight_version == null ? <span className="muted">–</span> : <span className="num">version {number(service.weight_version)} <Digest value={service.weight_digest ?? ""} length={8} /></span>}</td>
               <td className="num">{bytes(service.rss_bytes)}</td>
@@ -62,6 +62,11 @@ function ServiceTable({ services }: { services: readonly Service[] }) {
       </table>
     </div>
   );
+}
+
+function doing({ activity, pool }: Service) {
+  if (pool) return <span className="num" title="Worker processes; comparisons that none has begun; workers killed since the start">{pool.workers} of {pool.max_workers} workers, {number(pool.waiting)} waiting, {number(pool.kills)} killed</span>;
+  return activity ? words(activity) : <span className="muted">–</span>;
 }
 
 function jobOf(service: Service) {

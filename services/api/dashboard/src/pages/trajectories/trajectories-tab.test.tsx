@@ -1,5 +1,5 @@
 // @vitest-environment jsdom
-import { cleanup, fireEvent, render, screen } from "@testing-library/react";
+import { cleanup, fireEvent, render, screen, waitFor } from "@testing-library/react";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 
 import type { Group, Job } from "../../api/types";
@@ -49,13 +49,22 @@ test("an open group that newer ones push out of the list stands above them", asy
   kept = [group(2), group(1)];
   const { rerender } = render(tab(0));
   fireEvent.click(await screen.findByRole("button", { name: "question 1" }));
+  await screen.findByText("answer in grp_1");
   kept = [group(4), group(3), ...kept];
   rerender(tab(2));
   fireEvent.click(await screen.findByRole("button", { name: "Show newer (2)" }));
 
-  await vi.waitFor(() => expect(questions()).toEqual(["question 1", "question 4", "question 3"]));
+  await waitFor(() => expect(questions()).toEqual(["question 1", "question 4", "question 3"]));
   expect(screen.getByText("answer in grp_1")).toBeTruthy();
   expect(screen.queryByRole("button", { name: /Show newer/ })).toBeNull();
+});
+
+test("a link to a group that is not among the newest opens it above them", async () => {
+  kept = [group(4), group(3), group(2), group(1)];
+  window.history.replaceState(null, "", "/?group=grp_1");
+  render(tab(0));
+  await screen.findByText("answer in grp_1");
+  expect(questions()).toEqual(["question 1", "question 4", "question 3"]);
 });
 
 test("an empty list fills by itself", async () => {

@@ -38,7 +38,7 @@ function GroupTable({ job, news }: { job: Job; news: number }) {
     ...(step ? { step: Number(step) } : {}),
   };
   const { groups, error, hasMore, newer, showNewer } = useGroups(job, query, news);
-  const pinned = useGroup(job, groups?.some((group) => group.id === open) === false ? open : null);
+  const pinned = usePinned(job, groups, open);
   const shown = pinned === undefined ? groups : [pinned, ...(groups ?? [])];
   const narrow = (set: (value: string) => void) => (event: { target: { value: string } }) => {
     setOpen(null);
@@ -85,11 +85,17 @@ function useGroups(job: Job, query: GroupQuery, news: number) {
   return { groups: data?.data, error, hasMore: data?.has_more ?? false, newer: news - seen, showNewer: () => setSeen(news) };
 }
 
-/** One group by its id: one that a link names, or that newer ones pushed out of the list. */
-function useGroup(job: Job, id: string | null): Group | undefined {
-  const { data } = useQuery(`group ${id}`, (signal) =>
-    answer(api.GET("/v1/jobs/{job_id}/groups", { params: { path: { job_id: job.id }, query: { group_id: id ?? "" } }, signal })), { enabled: id !== null });
-  return id === null ? undefined : data?.data[0];
+/** The open group where the list lacks it: newer ones pushed it out, or a link names one that is not among the newest. */
+function usePinned(job: Job, groups: readonly Group[] | undefined, open: string | null): Group | undefined {
+  const listed = groups?.find((group) => group.id === open);
+  const [last, setLast] = useState(listed);
+  if (listed !== undefined && listed !== last) setLast(listed);
+  const isMissing = open !== null && groups !== undefined && listed === undefined;
+  const isKnown = last?.id === open;
+  const { data } = useQuery(`group ${open}`, (signal) =>
+    answer(api.GET("/v1/jobs/{job_id}/groups", { params: { path: { job_id: job.id }, query: { group_id: open ?? "" } }, signal })), { enabled: isMissing && !isKnown });
+  if (!isMissing) return undefined;
+  return isKnown ? last : data?.data[0];
 }
 
 function NoGroups({ job, isFiltered }: { job: Job; isFiltered: boolean }) {
