@@ -134,8 +134,9 @@ def test_the_variant_for_a_gpu_takes_the_place_of_the_one_for_a_cpu(compose: Doc
         assert (cpu["profiles"], gpu["profiles"]) == (["cpu"], ["gpu"])
         assert gpu["networks"] == {"data": {"aliases": [name]}}
         assert gpu["deploy"]["resources"]["reservations"]["devices"][0]["driver"] == "nvidia"
-        same = ("command", "environment", "volumes", "healthcheck", "stop_grace_period")
+        same = ("command", "volumes", "healthcheck", "stop_grace_period")
         assert [cpu[key] for key in same] == [gpu[key] for key in same]
+        assert cpu["environment"].items() <= gpu["environment"].items()
     assert _example()["COMPOSE_PROFILES"] == "cpu"
 
 
