@@ -1,0 +1,44 @@
+"""Migrations that the release before can live with, so that services are replaced one by one."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services.api.db.migrate import MIGRATIONS
+
+REVISIONS = sorted((MIGRATIONS / "versions").glob("rev_*.py"))
+ADDS = {"create_table", "add_column", "create_index", "create_unique_constraint", "create_foreign_key", "f"}
+BREAKS = (
+    'def upgrade():\n    op.drop_column("jobs", "state")\n',
+    'def upgrade():\n    op.alter_column("jobs", "state", new_column_name="status")\n',
+    'def upgrade():\n    op.add_column("jobs", sa.Column("n", sa.Text(), nullable=False))\n',
+)
+
+
+def faults(source: str) -> Iterator[str]:
+    """What an older process would stumble over in `upgrade`."""
+    tree = ast.parse(source)
+    (upgrade,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "upgrade")
+    for call in (node for node in ast.walk(upgrade) if isinstance(node, ast.Call)):
+        function = ast.unparse(call.func)
+        if function.startswith("op.") and function.removeprefix("op.") not in ADDS:
+            yield f"{function} takes something away"
+        if function == "op.add_column" and _is_missed_by_old_inserts(call):
+            yield f"{ast.unparse(call)} has no default"
+
+
+def _is_missed_by_old_inserts(call: ast.Call) -> bool:
+    values = {word.arg: ast.unparse(word.value) for node in call.args for word in getattr(node, "keywords", ())}
+    return values.get("nullable") == "False" and "server_default" not in values
+
+
+@pytest.mark.parametrize("path", REVISIONS, ids=lambda path: path.stem)
+def test_an_upgrade_only_adds(path: Path) -> None:
+    assert list(faults(path.read_text())) == []
+
+
+@pytest.mark.parametrize("source", BREAKS)
+def test_an_upgrade_that_old_processes_cannot_live_with_is_found(source: str) -> None:
+    assert len(list(faults(source))) == 1
