@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 import psutil
+import structlog
 import torch
 from torch import Tensor
 
@@ -187,6 +188,7 @@ class RolloutWorker:
         if not self._replica.needs(assignment):
             return
         self._close_session()
+        structlog.contextvars.bind_contextvars(job_id=assignment.job_id, attempt=assignment.attempt)
         self._replica = self._replica.moved(ReplicaState.LOADING, assignment=assignment, weights=None, last_error="")
         try:
             self._session = self._open_session(assignment)
@@ -194,14 +196,15 @@ class RolloutWorker:
             self._replica = self._replica.moved(ReplicaState.IDLE, assignment=None, last_error=_describe(error))
             raise
         self._replica = self._replica.moved(ReplicaState.WAITING_FOR_WEIGHTS)
-        log.info("assigned", job_id=assignment.job_id, attempt=assignment.attempt)
+        log.info("assigned")
 
     def _release(self, job_id: str, attempt: int) -> bool:
         if not self._replica.holds(job_id, attempt):
             return False
         self._close_session()
         self._replica = self._replica.moved(ReplicaState.IDLE, assignment=None, weights=None, last_error="")
-        log.info("released", job_id=job_id, attempt=attempt)
+        log.info("released")
+        structlog.contextvars.unbind_contextvars("job_id", "attempt")
         return True
 
     def _load(self, update: WeightUpdate) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from services.common.checkpoint.archive import Archive, archive_of
-from services.common.checkpoint.format import CheckpointHeader, checkpoint_name, newest_valid
+from services.common.checkpoint.format import CheckpointHeader, checkpoint_name, list_checkpoints, newest_valid
 from services.common.checkpoint.store import write_checkpoint
 from services.common.errors import PlatformError
 from services.common.events import EventType
@@ -194,3 +194,14 @@ def test_a_lost_volume_without_a_store_is_not_trained_again_from_nothing(tmp_pat
     result = run(tmp_path, model, attempt=2, url="s3://no-such-bucket")
 
     assert (result.state, result.error_code, result.retryable) == ("failed", "store_unavailable", True)
+
+
+def test_what_a_rewind_undid_is_not_taken_for_the_newest(tmp_path: Path, model: Path) -> None:
+    run(tmp_path, model)
+    for path in list_checkpoints(tmp_path / "checkpoints"):
+        if path.name != "step-000004":
+            path.rename(path.with_name(f"aside-0001-{path.name}"))
+
+    run(tmp_path, model, attempt=2, stop_after=1)
+
+    assert archive(tmp_path).steps() == [4, 5]

@@ -3,7 +3,9 @@
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import grpc
 import pytest
@@ -14,6 +16,7 @@ from structlog.testing import capture_logs
 from services.common.errors import ERROR_KINDS, PlatformError
 from services.common.pb.dirl.v1 import reward_pb2, reward_pb2_grpc
 from services.common.rpc.client import call, channel, probe
+from services.common.rpc.options import CHANNEL_OPTIONS
 from services.common.rpc.server import RpcServer
 from tests.support.processes import ROOT
 from tests.support.servers import free_address
@@ -197,3 +200,30 @@ def test_a_server_process_that_cannot_listen_says_so_and_fails(peer: Peer) -> No
 
     assert ended.returncode == 1
     assert f"cannot listen on {peer.address}" in ended.stderr
+
+
+def test_servers_behind_one_name_take_turns() -> None:
+    counts = [0, 0]
+
+    def counting(place: int) -> Callable[[grpc.ServicerContext], None]:
+        def behaviour(_context: grpc.ServicerContext) -> None:
+            counts[place] += 1
+
+        return behaviour
+
+    servers = []
+    for place in (0, 1):
+        servicer = Programmable()
+        servicer.behaviour = counting(place)
+        register = partial(reward_pb2_grpc.add_RewardServiceServicer_to_server, servicer)
+        servers.append(RpcServer("127.0.0.1:0", register, []))
+    name = f"ipv4:{','.join(server.address for server in servers)}"
+    with grpc.insecure_channel(name, options=CHANNEL_OPTIONS) as connection:
+        verify = reward_pb2_grpc.RewardServiceStub(connection).Verify
+        deadline = time.monotonic() + 20
+        while min(counts) < 5 and time.monotonic() < deadline:
+            call(verify, REQUEST, timeout_s=10, what="Verify")
+    for server in servers:
+        server.stop(lambda: None)
+
+    assert min(counts) >= 5

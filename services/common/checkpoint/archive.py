@@ -14,6 +14,7 @@ from services.common.job_spec import CheckpointSpec
 from services.common.object_store import ObjectStore
 
 _CHECKPOINTS: Final = "checkpoints"
+_ARRIVING: Final = ".restoring"
 _SIDE: Final = ("journal", ORIGIN)
 """What a resume needs besides checkpoints; append-only, so that equal sizes are equal files."""
 
@@ -40,6 +41,11 @@ class Archive:
         for name in beyond_retention([checkpoint_name(step) for step in self.steps()], rules, best):
             self._remove(name)
 
+    def drop_beyond(self, step: int) -> None:
+        """Remove checkpoints of later steps: the job was rewound, and they would be taken for its newest."""
+        for later in (each for each in self.steps() if each > step):
+            self._remove(checkpoint_name(later))
+
     def add_journals(self) -> None:
         """Store journals and step logs as far as they are written, and the parent's part of a fork."""
         there = self._store.sizes(self._prefix)
@@ -58,13 +64,10 @@ class Archive:
         if not steps:
             return None
         name = checkpoint_name(steps[-1])
-        target = self._dir / _CHECKPOINTS / name
-        for key in self._store.sizes(self._prefix):
-            relative = key.removeprefix(self._prefix)
-            if relative.startswith(f"{_CHECKPOINTS}/{name}/") or relative.split("/")[0] in _SIDE:
-                self._fetch(key, relative)
-        arrived = self._dir / ".restoring"
+        target, arrived = self._dir / _CHECKPOINTS / name, self._dir / _ARRIVING
+        shutil.rmtree(arrived, ignore_errors=True)  # of a learner that was killed
         try:
+            self._fetch(name, arrived)
             verify(arrived / _CHECKPOINTS / name)
             for folder in _SIDE:
                 if (arrived / folder).exists():
@@ -72,7 +75,7 @@ class Archive:
             target.parent.mkdir(parents=True, exist_ok=True)
             (arrived / _CHECKPOINTS / name).rename(target)
         finally:
-            shutil.rmtree(arrived)
+            shutil.rmtree(arrived, ignore_errors=True)
         return target
 
     def delete(self) -> None:
@@ -80,8 +83,11 @@ class Archive:
         keys = self._store.sizes(self._prefix)
         self._store.delete(sorted(keys, key=lambda key: not key.endswith(f"/{MANIFEST}")))
 
-    def _fetch(self, key: str, relative: str) -> None:
-        self._store.get(key, self._dir / ".restoring" / relative)
+    def _fetch(self, name: str, directory: Path) -> None:
+        for key in self._store.sizes(self._prefix):
+            relative = key.removeprefix(self._prefix)
+            if relative.startswith(f"{_CHECKPOINTS}/{name}/") or relative.split("/")[0] in _SIDE:
+                self._store.get(key, directory / relative)
 
     def _remove(self, name: str) -> None:
         prefix = f"{self._prefix}{_CHECKPOINTS}/{name}/"

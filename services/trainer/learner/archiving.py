@@ -27,8 +27,9 @@ class Archiver:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="archiver")
         self._failures: SimpleQueue[PlatformError] = SimpleQueue()
 
-    def catch_up(self, directory: Path, best: str | None) -> None:
-        """Copy what an earlier attempt could not."""
+    def catch_up(self, directory: Path, resumed_from: int, best: str | None) -> None:
+        """Make the store as the attempt finds the volume: drop what a rewind undid, copy what could not be before."""
+        self._thread.submit(self._try, partial(self._archive.drop_beyond, resumed_from))
         for checkpoint in list_checkpoints(directory):
             self.submit(checkpoint, best)
 
@@ -55,6 +56,8 @@ class Archiver:
             copy()
         except PlatformError as error:
             self._failures.put(error)
+        except OSError as error:
+            self._failures.put(PlatformError("checkpoint_failed", f"Cannot copy a checkpoint: {error}."))
 
     def _report(self) -> None:
         while not self._failures.empty():

@@ -111,7 +111,7 @@ def prepare(
     if resume is not None:
         certify_resume(session, resume.path)
     if session.archiver is not None:
-        session.archiver.catch_up(request.checkpoints, best_name(session.state))
+        session.archiver.catch_up(request.checkpoints, session.resumed_from, best_name(session.state))
     _warn_approximate(session)
     return Prepared(session, data, train_decoding, eval_decoding, resume)
 
