@@ -7,7 +7,7 @@ import pytest
 
 from services.api.db.database import Database
 from services.api.db.jobs import append_event, lock_job
-from services.api.http.event_feed import BATCH, EventFeed
+from services.api.http.event_feed import BATCH, EVERYTHING, EventFeed, Selection
 from tests.support.control_plane import migrated_database, submit
 from tests.support.servers import Postgres
 
@@ -28,12 +28,12 @@ def add(database: Database, job_id: str, count: int, kind: str = "note") -> None
             append_event(session, job, kind, {"number": number})
 
 
-def follow(feed: EventFeed, job_id: str, types: tuple[str, ...] = ()) -> list[int]:
+def follow(feed: EventFeed, job_id: str, wanted: Selection = EVERYTHING) -> list[int]:
     """Positions of everything that a stream gets."""
     position, seen = 0, list[int]()
     head = feed.head(job_id)
     while position < head.position:
-        batch = feed.batch(job_id, position, types, head)
+        batch = feed.batch(job_id, position, wanted, head)
         seen += [int(event.id.rpartition("_")[2]) for event in batch.events]
         position = batch.position
     return seen
@@ -52,7 +52,18 @@ def test_a_stream_of_one_type_gets_past_the_others(database: Database, tmp_path:
     add(database, job_id, 2, "wanted")
     add(database, job_id, 3, "other")
 
-    assert follow(EventFeed(database), job_id, ("wanted",)) == [5, 6]
+    assert follow(EventFeed(database), job_id, Selection(("wanted",))) == [5, 6]
+
+
+def test_a_level_selects_among_log_events_and_leaves_the_others(database: Database, tmp_path: Path) -> None:
+    job_id = submit(database, tmp_path)
+    with database.begin() as session:
+        job = lock_job(session, job_id)
+        for level in ("info", "error", "warning"):
+            append_event(session, job, "log", {"level": level})
+
+    assert follow(EventFeed(database), job_id, Selection(level="warning")) == [1, 3, 4]
+    assert follow(EventFeed(database), job_id, Selection(("log",), "error")) == [3]
 
 
 def test_a_head_is_read_again_after_a_quarter_of_a_second(database: Database, tmp_path: Path) -> None:

@@ -6,19 +6,23 @@ its position does it ask for events, and streams at the same place share the ans
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar, get_args
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, or_, select
 
 from services.api.db.database import Database
 from services.api.db.jobs import get_job
 from services.api.db.record_tables import JobEvent
 from services.api.http.views import EventView, event_view
+from services.common.events import EventType
+
+Level = Literal["info", "warning", "error"]
 
 BATCH: Final = 500
+_LEVELS: Final[tuple[Level, ...]] = get_args(Level)
 _HEAD_S: Final = 0.25
 _MOST_ENTRIES: Final = 256
 
@@ -44,6 +48,29 @@ class Batch:
     position: int
 
 
+@dataclass(frozen=True)
+class Selection:
+    """Which events of a job."""
+
+    types: tuple[str, ...] = ()
+    """All when empty."""
+    level: Level | None = None
+    """Of log events, those of this level or a worse one; other events have none and are not affected."""
+
+    def of(self, job_id: str) -> Select[JobEvent]:
+        """Such events, in no order."""
+        statement = select(JobEvent).where(JobEvent.job_id == job_id)
+        if self.types:
+            statement = statement.where(JobEvent.type.in_(self.types))
+        if self.level is not None:
+            levels = _LEVELS[_LEVELS.index(self.level) :]
+            statement = statement.where(or_(JobEvent.type != EventType.LOG, JobEvent.data["level"].astext.in_(levels)))
+        return statement
+
+
+EVERYTHING: Final = Selection()
+
+
 class EventFeed:
     """Reads events for all streams of this process; safe to call from several threads."""
 
@@ -51,7 +78,7 @@ class EventFeed:
         self._database, self._clock = database, clock
         self._lock = Lock()
         self._heads: OrderedDict[str, tuple[float, Head]] = OrderedDict()
-        self._batches: OrderedDict[tuple[str, int, tuple[str, ...], int], Batch] = OrderedDict()
+        self._batches: OrderedDict[tuple[str, int, Selection, int], Batch] = OrderedDict()
 
     def head(self, job_id: str) -> Head:
         """At most a quarter of a second old."""
@@ -62,9 +89,9 @@ class EventFeed:
                 _keep(self._heads, job_id, (self._clock(), head))
             return head
 
-    def batch(self, job_id: str, position: int, types: Sequence[str], head: Head) -> Batch:
-        """Up to BATCH events behind a position, no further than the head; all types when none is named."""
-        key = (job_id, position, tuple(types), head.position)
+    def batch(self, job_id: str, position: int, wanted: Selection, head: Head) -> Batch:
+        """Up to BATCH events behind a position, no further than the head."""
+        key = (job_id, position, wanted, head.position)
         with self._lock:
             if key not in self._batches:
                 _keep(self._batches, key, self._read_batch(*key))
@@ -75,30 +102,25 @@ class EventFeed:
             job = get_job(session, job_id)
             return Head(job.event_count, job.job_state.is_terminal)
 
-    def _read_batch(self, job_id: str, position: int, types: tuple[str, ...], last: int) -> Batch:
-        wanted = events_after(job_id, position, types).where(JobEvent.position <= last).limit(BATCH)
+    def _read_batch(self, job_id: str, position: int, wanted: Selection, last: int) -> Batch:
+        statement = events_after(job_id, position, wanted).where(JobEvent.position <= last).limit(BATCH)
         with self._database.begin() as session:
-            rows = session.scalars(wanted).all()
+            rows = session.scalars(statement).all()
         reached = rows[-1].position if len(rows) == BATCH else last
         return Batch(tuple(event_view(row) for row in rows), reached)
 
 
-def events_after(job_id: str, position: int, types: Sequence[str]) -> Select[JobEvent]:
-    """A job's events behind a position, in order; all types when none is named."""
-    return _events(job_id, types).where(JobEvent.position > position).order_by(JobEvent.position)
+def events_after(job_id: str, position: int, wanted: Selection) -> Select[JobEvent]:
+    """A job's events behind a position, in order."""
+    return wanted.of(job_id).where(JobEvent.position > position).order_by(JobEvent.position)
 
 
-def events_before(job_id: str, position: int | None, types: Sequence[str]) -> Select[JobEvent]:
+def events_before(job_id: str, position: int | None, wanted: Selection) -> Select[JobEvent]:
     """A job's events ahead of a position, newest first; None is the end."""
-    statement = _events(job_id, types)
+    statement = wanted.of(job_id)
     if position is not None:
         statement = statement.where(JobEvent.position < position)
     return statement.order_by(JobEvent.position.desc())
-
-
-def _events(job_id: str, types: Sequence[str]) -> Select[JobEvent]:
-    statement = select(JobEvent).where(JobEvent.job_id == job_id)
-    return statement.where(JobEvent.type.in_(types)) if types else statement
 
 
 def _keep(cache: "OrderedDict[Key, Value]", key: Key, value: Value) -> None:

@@ -11,7 +11,7 @@ from services.api.db.job_tables import Attempt
 from services.api.db.jobs import get_job
 from services.api.db.record_tables import Checkpoint, Evaluation, JobEvent
 from services.api.http.envelope import Page, page_after, page_of
-from services.api.http.event_feed import events_after, events_before
+from services.api.http.event_feed import Level, Selection, events_after, events_before
 from services.api.http.metric_series import Downsample, MetricSeries, Names, SeriesQuery, read_series
 from services.api.http.resources import After, Limit, Res
 from services.api.http.sse import event_stream
@@ -39,7 +39,12 @@ class EventQuery(BaseModel):
     after: str | None = Field(None, description="Id of the last item of the previous page.")
     limit: int = Field(100, ge=1, le=1000, description="Items of a page.")
     type: list[str] = Field(default_factory=list, description="Only these types.")
+    level: Level | None = Field(None, description="Of log events, only those of this level or a worse one.")
     order: Literal["asc", "desc"] = Field("asc", description="Of a list; a stream always runs forward.")
+
+    def selection(self) -> Selection:
+        """Of types and level."""
+        return Selection(tuple(self.type), self.level)
 
 
 @router.get("/events", response_model=Page[EventView], responses={200: {"content": {_STREAM: {}}}})
@@ -59,14 +64,14 @@ def list_events(
             rows = session.scalars(_listed(job_id, cursor, query).limit(query.limit + 1)).all()
             views = [event_view(row) for row in rows]
             return page_of([(view.id, view) for view in views], query.limit)
-    stream = event_stream(resources, job_id, position, query.type)
+    stream = event_stream(resources, job_id, position, query.selection())
     return StreamingResponse(stream, media_type=_STREAM, headers={"cache-control": "no-store"})
 
 
 def _listed(job_id: str, cursor: str | None, query: EventQuery) -> Select[JobEvent]:
     if query.order == "asc":
-        return events_after(job_id, event_position(cursor), query.type)
-    return events_before(job_id, None if cursor is None else event_position(cursor), query.type)
+        return events_after(job_id, event_position(cursor), query.selection())
+    return events_before(job_id, None if cursor is None else event_position(cursor), query.selection())
 
 
 @router.get("/metrics")
