@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pydantic_core import from_json
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -20,6 +21,7 @@ class Database:
             pool_pre_ping=True,
             pool_size=_POOL_SIZE,
             max_overflow=_POOL_SIZE,
+            json_deserializer=from_json,  # specs and trajectories are most of what is read
             connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "options": "-c timezone=utc"},
         )
 

@@ -3,6 +3,7 @@
 import json
 import resource
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from services.common.weights import weight_digest
 from services.trainer.journal import last_seq
 from services.trainer.learner.process import StopSignal
 from services.trainer.learner.request import LearnerResult
+from services.trainer.learner.trainee import Snapshot, Trainee
 from tests.support.learners import StopAfterSteps, journal_of, learner_request, run_here
 from tests.support.trainer import of_kind, write_rows
 
@@ -274,6 +276,23 @@ def test_a_loss_that_blows_up_ends_the_job_with_sound_checkpoints_in_place(
     result = run(tmp_path, model, rows, attempt=2, optim={"lr": lr, "max_grad_norm": 1e9})
 
     assert (result.state, result.error_code, result.retryable) == ("failed", "nan_loss", False)
+    assert checkpoint_steps(tmp_path) == [2]
+
+
+def test_weights_that_are_not_finite_are_not_written(
+    tmp_path: Path, model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ruined(trainee: Trainee) -> Snapshot:
+        snapshot = intact(trainee)
+        name = next(iter(snapshot.weights))
+        return replace(snapshot, weights={**snapshot.weights, name: snapshot.weights[name] * float("inf")})
+
+    run(tmp_path, model, rows, stop_after=2)
+    intact = Trainee.snapshot
+    monkeypatch.setattr(Trainee, "snapshot", ruined)
+    result = run(tmp_path, model, rows, attempt=2)
+
+    assert (result.state, result.error_code) == ("failed", "nan_loss")
     assert checkpoint_steps(tmp_path) == [2]
 
 
