@@ -218,6 +218,7 @@ def fill(disk: Path) -> None:
 @contextmanager
 def small_disk(path: Path) -> Iterator[Path]:
     """A file system of its own at a directory: the way to have a disk full without filling everybody's."""
+    path.mkdir(exist_ok=True)  # made by the first job, of which this one may be
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(path)], check=False)
     if mounted.returncode != 0:
         pytest.skip("a small disk cannot be mounted by this user")
