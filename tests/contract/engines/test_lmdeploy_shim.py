@@ -1,6 +1,7 @@
 """What LMDeploy does without the trace shim: the faults are real, and the suite beside would see each of them."""
 
 import asyncio
+import dataclasses
 import doctest
 import tempfile
 from collections.abc import Callable, Iterator
@@ -110,3 +111,59 @@ def test_without_the_mend_a_stop_token_in_the_prompts_block_is_overlooked(open_e
 
     assert (len(mended.token_ids), mended.finish_reason) == (3, FinishReason.STOP)
     assert len(released.token_ids) > 3
+
+
+@pytest.mark.parametrize(
+    ("block_size", "dtype", "code", "way_out"),
+    [(4, "float32", "invalid_request", "trainer.precision"), (3, "bfloat16", "model_invalid", "engine torch")],
+)
+def test_what_lmdeploy_has_no_kernels_for_is_refused_with_the_way_out(
+    lmdeploy: ModuleType, block_size: int, dtype: str, code: str, way_out: str
+) -> None:
+    loaded = dataclasses.replace(tiny_model(), block_size=block_size)
+
+    with pytest.raises(PlatformError, match=way_out) as caught:
+        lmdeploy.lmdeploy_backend.engine_config(loaded, dtype, 64, 8, 0.8)
+
+    assert caught.value.code == code
+
+
+def test_a_cache_that_does_not_hold_one_response_is_refused_when_it_is_opened(
+    lmdeploy: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    save_model(tiny_model(), tmp_path)
+
+    with pytest.raises(PlatformError, match="one response may need") as caught:
+        lmdeploy.open_engine(monkeypatch, tmp_path, tiny_model(), lmdeploy.PAGES * 64 + 4)
+
+    assert caught.value.code == "oom_rollout"
+
+
+def test_an_lmdeploy_of_another_version_or_signature_is_refused(
+    lmdeploy: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shim = lmdeploy.lmdeploy_trace
+    with pytest.raises(PlatformError, match=r"LMDeploy 0\.19\.0 cannot be traced") as caught:
+        shim.require_known("0.19.0")
+    assert caught.value.code == "preflight_failed"
+
+    owner, name = next(iter(shim.PATCHED))
+    monkeypatch.setattr(owner, name, lambda self, seqs, more: None)
+    with pytest.raises(PlatformError, match=f"other signatures of {owner.__name__}.{name}"):
+        shim.install(5)
+
+
+def test_a_forward_that_fails_fails_the_step_and_not_only_the_log(
+    open_engine: Open, lmdeploy: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_engine(tiny_model())
+
+    def out_of_memory(*_: Any, **__: Any) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(lmdeploy.model_agent.BaseModelAgent, "_forward_impl", out_of_memory)
+
+    with pytest.raises(PlatformError, match="LMDeploy ended session 1") as caught:
+        _siblings(engine, 1)
+
+    assert caught.value.code == "internal"
