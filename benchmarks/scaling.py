@@ -136,23 +136,25 @@ def table(
     group = group_of(args.response_tokens)
     stream_bytes, logged_bytes = len(group_to_pb(group).SerializeToString()), len(json.dumps(group_to_json(group)))
     for gpus in (1, 8, 64, 512):
+        jobs = max(1, gpus // args.gpus_per_job)
         rollout_gpus = max(0.5, gpus / 2)
         responses = rollout_gpus * args.tokens_per_s / args.response_tokens
-        groups, step_s = responses / GROUP, args.prompts_per_step * GROUP / responses
-        weights = args.weights_gib * 2**30
-        replicas = max(1, int(rollout_gpus))
+        step_s = args.prompts_per_step * GROUP / (responses / jobs)
+        replicas = max(1, int(rollout_gpus / jobs))
+        weights = replicas * args.weights_gib * 2**30
         yield {
             "gpus": gpus,
+            "jobs": jobs,
             "responses_per_s": round(responses, 1),
             "step_s": round(step_s, 1),
             "reward_workers": needed_workers(responses * share, service, 1.0),
-            "reward_service_cores": round(responses * extract_s, 2),
-            "redis_mb_per_s": round(groups * stream_bytes * 2 / 1e6, 2),
-            "redis_mb_held": round((args.staleness + 1) * args.prompts_per_step * stream_bytes / 1e6, 1),
-            "postgres_rows_per_s": round((args.metrics_per_step + args.logged_groups) / step_s, 1),
-            "postgres_kb_per_s": round(args.logged_groups * logged_bytes / step_s / 1e3, 1),
-            "weight_gb_per_step": round(replicas * weights / 1e9, 1),
-            "trainer_gbit_per_s_for_a_tenth_of_a_step": round(replicas * weights * 8 / 1e9 / (0.1 * step_s), 1),
+            "reward_extraction_cores": round(responses * extract_s, 2),
+            "redis_mb_per_s": round(responses / GROUP * stream_bytes * 2 / 1e6, 2),
+            "redis_mb_held": round(jobs * (args.staleness + 1) * args.prompts_per_step * stream_bytes / 1e6, 1),
+            "postgres_rows_per_s": round(jobs * (args.metrics_per_step + args.logged_groups) / step_s, 2),
+            "postgres_kb_per_s": round(jobs * args.logged_groups * logged_bytes / step_s / 1e3, 1),
+            "weight_gb_per_step_of_a_job": round(weights / 1e9, 1),
+            "gbit_per_s_of_a_trainer_for_a_tenth_of_a_step": round(weights * 8 / 1e9 / (0.1 * step_s), 1),
         }
 
 
@@ -163,6 +165,7 @@ def main() -> None:
     parser.add_argument("--tokens-per-s", type=float, default=2500.0, help="assumed, of one rollout GPU")
     parser.add_argument("--response-tokens", type=int, default=1024)
     parser.add_argument("--prompts-per-step", type=int, default=128)
+    parser.add_argument("--gpus-per-job", type=int, default=8)
     parser.add_argument("--staleness", type=int, default=1)
     parser.add_argument("--weights-gib", type=float, default=15.3, help="8.2 G parameters in bf16")
     parser.add_argument("--metrics-per-step", type=int, default=60)
