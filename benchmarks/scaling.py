@@ -11,12 +11,16 @@ import json
 import math
 import random
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from reward_inputs import Pair, realistic_pairs
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the builders are the tests' own
 
 from services.common.answers.gold_types import gold_type
 from services.common.codec import group_to_json, group_to_pb
