@@ -20,6 +20,7 @@ from services.api.broker import Hints
 from tests.support.faults import Arena, HurtJob, holds, kill
 
 SLOW = pytest.mark.slow
+pytestmark = pytest.mark.timeout(900)  # the first one starts the platform, too, and a loaded machine takes its time
 
 
 def learner(job: HurtJob) -> psutil.Process:
