@@ -14,6 +14,7 @@ from services.common.data.rows import iter_rows
 
 Pair = tuple[str, str]
 """Gold answer, response."""
+_SIX_BY_SIX = r"\\".join("&".join(f"a_{{{i}{j}}}" for j in range(6)) for i in range(6))
 
 
 def data_dir() -> Path:
@@ -57,7 +58,7 @@ def with_hostile(pairs: list[Pair], share: float, seed: int = 0) -> list[Pair]:
 
 def hostile_responses() -> list[str]:
     """More than two hundred responses that hang, exhaust or confuse naive verifiers."""
-    return [*(rf"so \boxed{{{answer}}}" for answer in _expensive()), *_malformed()]
+    return [*(rf"so \boxed{{{answer}}}" for answer in (*_expensive(), *_algebra())), *_malformed()]
 
 
 def _expensive() -> Iterator[str]:
@@ -100,6 +101,52 @@ def _expensive() -> Iterator[str]:
         "i^{i^{i^{i}}}", r"\pi^{\pi^{\pi^\pi}}",
     )  # fmt: skip
     yield from ("".join(pair) for pair in (("x" * 1400, ""), ("1 " * 700, ""), ("1_" * 700, "0"), ("a=" * 600, "1")))
+
+
+def _algebra() -> Iterator[str]:
+    yield from (
+        r"\left(x+\frac{1}{x}\right)^{1000}", r"(1+x)^{500}(1-x)^{500}", r"\prod_{k=1}^{50}(1+x^k)",
+        r"(a+b)^{99}(c+d)^{99}", r"((x+1)^{30}+1)^{30}", r"\sum_{k=0}^{1000} x^k",
+        r"\sum_{i=1}^{50}\sum_{j=1}^{50}\sum_{k=1}^{50} ijk", r"\sum_{k=1}^\infty \frac{1}{k^3+k+1}",
+        r"\int_0^1 x^x dx", r"\int \frac{1}{x^{20}+1}dx", r"\int \sqrt{\tan x} dx",
+        r"\int_0^{\infty} \frac{\sin x}{x^3+1} dx", r"\lim_{x\to 0}\frac{\sin(\tan x)-\tan(\sin x)}{x^7}",
+        "+".join(r"\sqrt{2+"*9), r"\sin(1)^{\sin(2)^{\sin(3)}}", "+".join(rf"\arctan({i}x)" for i in range(1,25)),
+        r"\log(\log(\log(10^{300})))", r"\frac{x^{300}-1}{x^{299}+1}", r"123456789012345678901234567890^{500}",
+        r"12345^{12345}", r"7^{19999}", r"\frac{1}{7^{15000}}", r"19999^{19999}", r"3^{20000}\cdot 2^{20000}",
+        r"\sqrt{10^{2000}+1}", r"\sqrt{"+"1234567891"*30+"}", r"x^{1/99999}", r"\sqrt[10007]{3}", r"\{x: x^7-x+1=0\}",
+        r"x^7-3x+1>0", r"\sin(x)>\cos(x)", "+".join(f"|x-{i}|" for i in range(10)), r"\max(a,b,c,d,e,f,g,h)",
+        r"\lfloor\lfloor\lfloor x\rfloor^{20}\rfloor^{20}\rfloor",
+        r"\begin{pmatrix}a&b&c\\d&e&f\\g&h&k\end{pmatrix}^{100}",
+        r"\begin{pmatrix}" + _SIX_BY_SIX + r"\end{pmatrix}^{-1}",
+        r"\det\begin{pmatrix}" + _SIX_BY_SIX + r"\end{pmatrix}",
+        r"\begin{pmatrix}1&2\\3&4\end{pmatrix}^{5000}",
+        r"\cdot".join(rf"\tan\frac{{{k}\pi}}{{31}}" for k in range(1,31)),
+        "+".join(rf"e^{{{k}i\pi/17}}" for k in range(1,17)), r"\frac{1}{1+"*11+"x"+"}"*11,
+        r"\frac{1}{1+\frac{2}{3+"*5+"7"+"}}"*5, "abcdefghijklmnopqrstuvwxyz",
+        r"\frac{(x+1)^{10}}{(y+1)^{10}(z+1)^{10}}", r"(x+y+z+w)^{10}", r"x^{y^{z^{w^{v}}}}",
+        r"\sum_{n=1}^{1999}\frac{1}{n}", r"\prod_{n=1}^{1999} n", r"\sum_{n=1}^{2000} n!", "4999!",
+        r"\frac{5000!}{4999!}", r"\binom{99999}{49999}", "1000!!", r"\zeta(3)+\zeta(5)",
+        r"\frac{d}{dx}\frac{d}{dx}\frac{d}{dx} x^{x^x}", "((((9^9)^9)^9)^9)^9", r"(((((9^9)^9)^9)^9)^9)^9",
+        r"(10^{9999})^{9999}", r"2^{9999\cdot 9999}", r"2^{(100)(100)(100)}", r"(50\cdot 1000)!", r"(4999+4999)!",
+        r"\prod_{i=1}^{1000}\prod_{j=1}^{1000}(i+j)", r"\int_0^1\int_0^1\int_0^1 \frac{1}{1+xyz} dxdydz",
+        r"\int_0^{\pi} \sin^{50}(x)\cos^{50}(x) dx", r"\sum_{k=1}^{100}\sin^{k}(x)",
+        r"\frac{\sin^{40}x-\cos^{40}x}{\tan x}", r"\sqrt{x+\sqrt{y+\sqrt{z+\sqrt{w}}}}",
+        r"(\sqrt{2}+\sqrt{3}+\sqrt{5}+\sqrt{7})^{12}", r"\frac{1}{\sqrt2+\sqrt3+\sqrt5+\sqrt7+\sqrt{11}}",
+        r"\sqrt[3]{2+\sqrt{5}}+\sqrt[3]{2-\sqrt{5}}", r"x^{2000}+x^{1999}+1", r"\frac{x^{100}+y^{100}}{x+y}",
+        r"(x^{50}+1)(x^{49}+1)(x^{48}+1)", "=".join(["x"]*30), ",".join(rf"\sqrt{{{i}}}" for i in range(60)),
+        r"\{"+",".join(f"({i},{i+1})" for i in range(40))+r"\}", r"\cup".join(f"({2*i},{2*i+1})" for i in range(40)),
+        r"\cup".join(rf"(\sqrt{{{2*i}}},\sqrt{{{2*i+1}}})" for i in range(20)),
+        r"\cos(\cos(\cos(\cos(\cos(\cos(x))))))", r"\log_{\log_{2}3}{\log_{3}5}", r"e^{e^{e^{e}}}",
+        r"\pi^{\pi^{100}}", r"\tan(10^{15000})", r"\sin(2^{19999})", r"(1+\frac{1}{n})^{1000}",
+        r"(x-1)(x-2)(x-3)(x-4)(x-5)(x-6)(x-7)(x-8)(x-9)(x-10)(x-11)(x-12)",
+        "".join(f"(x_{i}+y_{i})" for i in range(9)), "".join(f"({a}+1)" for a in "abcdefghjklmn"),
+        r"\frac{"+"+".join(f"{a}^2" for a in "abcdefgh")+"}{"+"+".join("abcdefgh")+"}",
+        r"0.\overline{"+"142857"*40+"}", r"1\pm2\pm3\pm4\pm5\pm6\pm7\pm8", r"\pm\sqrt{\pm\sqrt{\pm\sqrt{2}}}",
+        r"x \equiv 3 \pmod{10^{500}}", r"\text{lcm}(1,2,3,4,5,6,7,8,9,10,11,12)", r"7^{10^4} \bmod 13",
+        r"\frac{2^{10000}-1}{2^{9999}-1}", "1/"*100+"1", "2^"*6+"x", "x/"*300+"x", "-"*150+"1", r"\sqrt{1"*3+"}"*3,
+        "a_{b_{c_{d_{e_{f}}}}}", "f(g(h(f(g(h(x))))))", r"\left\{\begin{array}{l}x+y=1\\x^5-y=3\end{array}\right.",
+        r"x^{17}-3x^{11}+5x-1=0", r"\sqrt{x^2+1}+\sqrt{x^4+1}+\sqrt{x^6+1}=3",
+    )  # fmt: skip
 
 
 def _malformed() -> Iterator[str]:

@@ -5,6 +5,7 @@ This module runs in the serving process and never imports sympy. The type of the
 comparator: counts in lists, bases, ellipses, unevaluated operators and expressions that would take very long.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -28,12 +29,17 @@ _STATED_CHOICE: Final = re.compile(
 _PARENTHESISED_LETTER: Final = re.compile(r"\([A-J]\)")
 _BASED: Final = re.compile(r"\(?([0-9A-F]*\d[0-9A-F]*)\)? ?_ ?\{? ?(\d+) ?\}?")
 _CLOCK: Final = re.compile(r"(\d+(?: ?: ?\d+)+)(?: ?([ap])\.?m\.?)?", re.IGNORECASE)
+_RATIO: Final = re.compile(r": ?\d(?!\d)")
 _ELLIPSIS: Final = re.compile(r"\\[lcd]?dots|\.\.\.|…")
 _NAME: Final = r"(?:[a-zA-Z]|\\[a-zA-Z]+) ?(?:_ ?(?:\w|\{(?:[^{}]|\{[^{}]*\})*\}))? ?(?:\(\\?[a-zA-Z]+ ?\))?"
 _LABEL: Final = re.compile(rf"(?:{_NAME}|\([a-z](?: ?, ?[a-z])+\)) ?= ?(?=[^=<>]+$)")
-_BARE_LIST: Final = re.compile(r"[^()\[\]=<>,;]+(?:,[^()\[\]=<>,;]+)+")
-_ENDS_IN_VARIABLE: Final = re.compile(r"(?<![\d.])(\d+)(?:\\cdot )?([cdghlmost])\Z")
-_GUESSED_UNIT: Final = re.compile(r"[\d.,]+ ?([mgsh])")
+_BARE_LIST: Final = re.compile(r"(?!\\\{)[^()\[\]=<>,;]+(?:,[^()\[\]=<>,;]+)+")
+_GUESSED_UNIT: Final = re.compile(r"^([\d.,]+) ?([mghsJNWVKLAC])$")
+_RELATION: Final = re.compile(r"[<>=:]|\\(?:in|equiv|approx|sim|le|ge|ne)(?![a-z])")
+_PLAIN_WORD: Final = re.compile(
+    r"\\[a-zA-Z]+|(?<![a-zA-Z])(?:sqrt|sin|cos|tan|log|ln|exp|pi|or|and|mod|gcd|lcm|min|max)(?![a-zA-Z])"
+)
+_VARIABLE: Final = re.compile(r"[a-df-hj-zA-Z]")
 _EQUALS: Final = re.compile(r"(?<![\\<>!])=")
 _BRACKETS: Final = ("{}", "()", "[]")
 _OPERATOR: Final = re.compile(
@@ -79,7 +85,7 @@ def compare(gold: str, extraction: Extraction, profile: Profile, kind: GoldType 
     if len(text) > MAX_CHARS:
         return Comparison(Outcome.TOO_COMPLEX, "none", normal_gold.text, reason="too_long")
     pair = _Pair(normal_gold, normalise(text), profile, kind)
-    return _decide(_with_variable(_bracketed(_without_label(pair))))
+    return _decide(_bracketed(_without_label(pair)))
 
 
 def _decide(pair: _Pair) -> Comparison:
@@ -109,16 +115,6 @@ def _bracketed(pair: _Pair) -> _Pair:
     return replace(pair, answer=replace(pair.answer, text=f"({text})"))
 
 
-def _with_variable(pair: _Pair) -> _Pair:
-    """`6m` is six times m where the gold says so; the comparator would strip the m as a unit."""
-    if pair.kind is not GoldType.EXPRESSION or not _ENDS_IN_VARIABLE.search(pair.gold.text):
-        return pair
-    gold, answer = (
-        replace(side, text=_ENDS_IN_VARIABLE.sub(r"\2\\cdot \1", side.text)) for side in (pair.gold, pair.answer)
-    )
-    return replace(pair, gold=gold, answer=answer)
-
-
 def _after(label: re.Match[str] | None, side: Normalised) -> Normalised:
     return replace(side, text=side.text[label.end() :]) if label else side
 
@@ -138,8 +134,8 @@ def _units(pair: _Pair) -> _Decision | None:
 
 def _guessed_unit(pair: _Pair) -> str:
     """`5 m` is a length when the gold has a unit; without one m may be a variable."""
-    guess = _GUESSED_UNIT.fullmatch(pair.answer.text) if pair.gold.unit else None
-    return guess.group(1) if guess else ""
+    guess = _GUESSED_UNIT.match(pair.answer.text) if pair.gold.unit else None
+    return guess.group(2) if guess else ""
 
 
 def _spelling(pair: _Pair) -> _Decision | None:
@@ -173,13 +169,25 @@ def _based(pair: _Pair) -> _Decision | None:
 
 
 def _clock(pair: _Pair) -> _Decision | None:
-    """Times and ratios, part by part."""
+    """Times, part by part, and ratios: one with a part of a single digit, as no minutes are written."""
     gold, answer = _CLOCK.fullmatch(pair.gold.text), _CLOCK.fullmatch(pair.answer.text)
     if gold is None or answer is None:
         return None
     halves = {match.group(2).lower() for match in (gold, answer) if match.group(2)}
-    parts = [[int(part) for part in match.group(1).split(":")] for match in (gold, answer)]
-    return _judged(parts[0] == parts[1] and len(halves) < 2)
+    golds, answers = ([int(part) for part in match.group(1).split(":")] for match in (gold, answer))
+    if _RATIO.search(pair.gold.text):
+        return _judged(_lowest_terms(golds) == _lowest_terms(answers))
+    return _judged(golds == answers and len(halves) < 2)
+
+
+def _lowest_terms(ratio: list[int]) -> list[int]:
+    divisor = math.gcd(*ratio) or 1
+    return [part // divisor for part in ratio]
+
+
+def _unordered(pair: _Pair) -> _Decision | None:
+    r"""`\\{1,2\\}` is no point."""
+    return _judged(False) if pair.answer.text.startswith(r"\{") else None
 
 
 def _ellipsis(pair: _Pair) -> _Decision | None:
@@ -188,7 +196,7 @@ def _ellipsis(pair: _Pair) -> _Decision | None:
 
 
 def _numbers(pair: _Pair) -> _Decision | None:
-    gold, answer = parse_rational(pair.gold.text), parse_rational(pair.answer.text)
+    gold, answer = parse_rational(pair.gold.text), parse_rational(_GUESSED_UNIT.sub(r"\1", pair.answer.text))
     if gold is not None and gold.places and answer is None:
         answer = parse_decimal_comma(pair.answer.text)
     elif answer is not None and answer.places and gold is None:
@@ -204,6 +212,14 @@ def _numbers(pair: _Pair) -> _Decision | None:
 def _readings(number: Rational, unit: str) -> list[Rational]:
     """`28%` answers both 28 (a question for percent) and 0.28."""
     return [number, Rational(number.value / Fraction(100), number.places)] if unit == "%" else [number]
+
+
+def _symbols(pair: _Pair) -> _Decision | None:
+    """`42x` is no number: what has free variables is not computed."""
+    text = pair.answer.text
+    if _RELATION.search(text) or _operators(text) or not _VARIABLE.search(_PLAIN_WORD.sub("", text)):
+        return None
+    return _judged(False)
 
 
 def _sequences(pair: _Pair) -> _Decision | None:
@@ -252,5 +268,9 @@ _BY_TYPE: Final[Mapping[GoldType, tuple[_Rule, ...]]] = {
     GoldType.CHOICE: (_choice, _ellipsis),
     GoldType.BASE_N: (_based,),
     GoldType.TIME: (_clock, *_ANY_TYPE),
+    GoldType.INTEGER: (*_ANY_TYPE, _symbols),
+    GoldType.RATIONAL: (*_ANY_TYPE, _symbols),
+    GoldType.PERCENT: (*_ANY_TYPE, _symbols),
+    GoldType.TUPLE: (_unordered, *_ANY_TYPE),
 }
 _LAST: Final[tuple[_Rule, ...]] = (_cost, _unevaluated)

@@ -66,7 +66,7 @@ def _from_boxes(final: str, boxes: list[Box]) -> Extraction:
     text = innermost(last.content)
     if not text:
         return Extraction(failure="empty_box")
-    return Extraction(text=text, method="boxed", listed=joined_boxes(final))
+    return Extraction(text=text, method="boxed", listed=joined_boxes(final, boxes))
 
 
 def _fallback(tail: str) -> Extraction:

@@ -4,16 +4,23 @@ The rules look at the text only, in linear time. They are wide: none touches a g
 OlympiadBench. What they miss meets the worker's deadline and memory limit.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from services.reward.expansion import expanded_terms, group_end, tallest_power
+
 MAX_CHARS: Final = 1500
 _MAX_DEPTH: Final = 12
 _MAX_COMMAS: Final = 120
-_MAX_TERMS: Final = 200
-_MAX_MATRIX_CELLS: Final = 64
+_MAX_TERMS: Final = 60
+_MAX_EXPANDED: Final = 256
+_MAX_MATRIX_CELLS: Final = 36
 _MAX_EXPONENT: Final = 20_000
+_MAX_QUOTIENT_DEGREE: Final = 150
+_MAX_FUNCTIONS: Final = 20
+_MAX_REPEATED: Final = {"=": 12, "|": 24, "_": 60, r"\cup": 12}
 _MAX_EXPONENT_FACTORIAL: Final = 7
 _MAX_FACTORIAL: Final = 5000
 _MAX_BINOMIAL: Final = 100_000
@@ -24,9 +31,18 @@ _EXPONENT: Final = re.compile(r"(?:\^|\*\*)\s*")
 _NUMBER: Final = re.compile(r"\d+")
 _FACTORIAL_NUMBER: Final = re.compile(r"(\d+)\s*!")
 _NESTED_FACTORIAL: Final = re.compile(r"!\s*!\s*!|!\s*[})\]]+\s*!|\^\s*\{?\d+\}?\s*!|\^\s*\{?\d+\}?\s*[})\]]\s*!")
+_PRODUCT_FACTORIAL: Final = re.compile(r"[)}\]]\s*!")
 _TOWER: Final = re.compile(r"\d+(?:\s*(?:\^|\*\*)\s*[{(]?\s*\d+)+")
 _BINOMIAL: Final = re.compile(r"\\[dt]?binom|\\choose|\\tbinom")
 _BIG_OPERATOR: Final = re.compile(r"\\(?:sum|prod)(?![a-z])")
+_MATRIX_POWER: Final = re.compile(r"matrix\}\s*\)?\s*\^\s*\{?\s*[-+]?\d")
+_GAMMA: Final = re.compile(r"\\(?:Gamma|zeta)(?![a-z])")
+_FUNCTION: Final = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc|arc[a-z]+|log|ln|exp)(?![a-z])")
+_NESTED_FUNCTIONS: Final = re.compile(r"(?:\\[a-zA-Z]+\s*\(\s*){6}")
+_CHAINED_POWERS: Final = re.compile(r"(?:\^\s*\w\s*){6}")
+_LONG_WORD: Final = re.compile(r"[a-zA-Z]{30}")
+_LETTER_TO: Final = re.compile(r"[a-zA-Z]\s*\^\s*\{?\s*(\d{1,9})")
+_MULTIPLIED: Final = re.compile(r"\\cdot|\\times|\*|\)\s*\(")
 _OPENING: Final = "([{"
 _CLOSING: Final = ")]}"
 
@@ -50,11 +66,34 @@ def _too_many_terms(text: str) -> bool:
     return text.count(",") > _MAX_COMMAS or text.count("+") + text.count("-") > _MAX_TERMS
 
 
+def _repeats_too_often(text: str) -> bool:
+    return any(text.count(sign) > limit for sign, limit in _MAX_REPEATED.items())
+
+
+def _expands_too_far(text: str) -> bool:
+    return expanded_terms(text) > _MAX_EXPANDED
+
+
+def _quotient_too_high(text: str) -> bool:
+    """Polynomials of high degree in a fraction: their common divisor is sought."""
+    if "/" not in text and "frac" not in text:
+        return False
+    return any(int(exponent) > _MAX_QUOTIENT_DEGREE for exponent in _LETTER_TO.findall(text))
+
+
+def _too_many_functions(text: str) -> bool:
+    return bool(_NESTED_FUNCTIONS.search(text)) or len(_FUNCTION.findall(text)) > _MAX_FUNCTIONS
+
+
 def _matrix_too_large(text: str) -> bool:
-    return "matrix}" in text and text.count("&") + text.count(r"\\") + 1 > _MAX_MATRIX_CELLS
+    if "matrix}" not in text:
+        return False
+    return bool(_MATRIX_POWER.search(text)) or text.count("&") + text.count(r"\\") + 1 > _MAX_MATRIX_CELLS
 
 
 def _exponent_too_large(text: str) -> bool:
+    if _CHAINED_POWERS.search(text) or tallest_power(text) > _MAX_EXPONENT:
+        return True
     return any(_magnitude(exponent) > _MAX_EXPONENT for exponent in _exponents(text))
 
 
@@ -63,18 +102,9 @@ def _exponents(text: str) -> Iterator[str]:
     for match in _EXPONENT.finditer(text):
         start = match.end()
         if text[start : start + 1] in ("{", "("):
-            yield text[start + 1 : _group_end(text, start)]
+            yield text[start + 1 : group_end(text, start)]
         else:
             yield re.match(r"[^\s,;(){}\[\]+=<>]*(?:\^\{[^{}]*\})?", text[start:]).group()  # type: ignore[union-attr]
-
-
-def _group_end(text: str, start: int) -> int:
-    depth = 0
-    for place in range(start, len(text)):
-        depth += (text[place] in _OPENING) - (text[place] in _CLOSING)
-        if depth == 0:
-            return place
-    return len(text)
 
 
 def _magnitude(exponent: str) -> int:
@@ -82,6 +112,8 @@ def _magnitude(exponent: str) -> int:
     if "!" in exponent and any(int(number[:9]) > _MAX_EXPONENT_FACTORIAL for number in _NUMBER.findall(exponent)):
         return _MAX_EXPONENT + 1
     numbers = [int(number[:9]) for number in _NUMBER.findall(exponent)]
+    if _MULTIPLIED.search(exponent):
+        numbers.append(math.prod(numbers))
     return max(numbers + [_height(tower) for tower in _TOWER.findall(exponent)], default=0)
 
 
@@ -94,17 +126,23 @@ def _height(tower: str) -> int:
 
 
 def _factorial_too_large(text: str) -> bool:
+    if _GAMMA.search(text) and (r"^" in text or _exceeds(text, _MAX_FACTORIAL)):
+        return True
     if "!" not in text:
         return False
-    if _NESTED_FACTORIAL.search(text):
+    if _NESTED_FACTORIAL.search(text) or (_PRODUCT_FACTORIAL.search(text) and _exceeds(text, _MAX_FACTORIAL // 10)):
         return True
     return any(int(number[:9]) > _MAX_FACTORIAL for number in _FACTORIAL_NUMBER.findall(text))
+
+
+def _exceeds(text: str, limit: int) -> bool:
+    return any(int(number[:9]) > limit for number in _NUMBER.findall(text))
 
 
 def _binomial_too_large(text: str) -> bool:
     if not _BINOMIAL.search(text):
         return False
-    return "^" in text or any(int(number[:9]) > _MAX_BINOMIAL for number in _NUMBER.findall(text))
+    return "^" in text or _exceeds(text, _MAX_BINOMIAL)
 
 
 def _range_too_large(text: str) -> bool:
@@ -126,8 +164,13 @@ _RULES: Final[tuple[tuple[str, Callable[[str], object]], ...]] = (
     ("too_deep", _too_deep),
     ("too_many_terms", _too_many_terms),
     ("long_number", _LONG_NUMBER.search),
+    ("too_repetitive", _repeats_too_often),
+    ("long_word", _LONG_WORD.search),
+    ("too_many_functions", _too_many_functions),
     ("large_matrix", _matrix_too_large),
     ("large_exponent", _exponent_too_large),
+    ("large_expansion", _expands_too_far),
+    ("large_quotient", _quotient_too_high),
     ("large_factorial", _factorial_too_large),
     ("large_binomial", _binomial_too_large),
     ("large_range", _range_too_large),

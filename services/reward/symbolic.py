@@ -5,13 +5,17 @@ keyword (the comparison is not symmetric). The library's alarms are off: the pro
 """
 
 import logging
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
 
 import sympy
-from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+from math_verify import LatexExtractionConfig, parse, verify
 
-_CONFIG: Final = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
+_CONFIG: Final = LatexExtractionConfig(
+    boxed_match_priority=0,
+    normalization_config=replace(LatexExtractionConfig().normalization_config, units=False),
+)
 _RELATIVE: Final = sympy.Rational(1, 10**6)
 _DIGITS: Final = 30
 
@@ -36,7 +40,7 @@ def equivalent(gold: str, answer: str) -> bool:
     if not golds:
         raise GoldUnreadableError(gold)
     try:
-        answers = parse(rf"\boxed{{{answer}}}", extraction_config=_CONFIG, parsing_timeout=None, raise_on_error=True)
+        answers = _parse(answer)
     except MemoryError:
         raise
     except Exception as error:
@@ -72,11 +76,27 @@ def _verified(golds: list[Any], answers: list[Any]) -> bool:
 @lru_cache(maxsize=512)
 def _parsed(gold: str) -> list[Any]:
     try:
-        return list(parse(rf"\boxed{{{gold}}}", extraction_config=_CONFIG, parsing_timeout=None, raise_on_error=True))
+        return _parse(gold)
     except MemoryError:
         raise
     except Exception as error:
         raise GoldUnreadableError(f"{type(error).__name__}: {error}") from error
+
+
+def _parse(text: str) -> list[Any]:
+    r"""The library's reading of the whole text, as an expression and as it stands.
+
+    Of a text that it cannot read it would take any number or fraction in it: `\\log_e 2` for 2.
+    """
+    return list(
+        parse(
+            rf"\boxed{{{text}}}",
+            extraction_config=(_CONFIG,),
+            extraction_mode="first_match",
+            parsing_timeout=None,
+            raise_on_error=True,
+        )
+    )
 
 
 def _equal_complex(gold: Any, answer: Any) -> bool:

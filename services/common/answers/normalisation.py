@@ -20,11 +20,12 @@ _CHARACTERS: Final = str.maketrans(
         "°": r"^\circ ", "±": r"\pm ", "⟨": "(", "⟩": ")", "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}",
         "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}",
         "⁰": "^{0}", "¹": "^{1}", "²": "^{2}", "³": "^{3}", "⁴": "^{4}",
-        "⁵": "^{5}", "⁶": "^{6}", "⁷": "^{7}", "⁸": "^{8}", "⁹": "^{9}", "€": "", "£": "",
+        "⁵": "^{5}", "⁶": "^{6}", "⁷": "^{7}", "⁸": "^{8}", "⁹": "^{9}", "€": "", "£": "", "¢": r"\text{ cents}",
     }
 )  # fmt: skip
 _TEXT: Final = (
-    r"\\(?:text|textbf|textit|textrm|textnormal|mbox|mathrm|mathbf|mathit|mathsf|operatorname|bold|boldsymbol)"
+    r"\\(?:text|textbf|textit|textrm|textnormal|mbox|mathrm|mathbf|mathit|mathsf|operatorname|bold|boldsymbol"
+    r"|underline|emph|bm|pmb)"
 )
 _UNITS: Final = {
     "mm": "mm", "millimeter": "mm", "cm": "cm", "centimeter": "cm", "m": "m", "meter": "m", "metre": "m", "km": "km",
@@ -41,6 +42,8 @@ _UNITS: Final = {
 _COUNTED: Final = frozenset({"unit", "people", "person", "student", "way", "time", "coin", "point", "square", "cubic"})
 _MEASURES: Final = frozenset(_UNITS.values()) - _COUNTED
 _POWER_WORDS: Final = {"square": "2", "cubic": "3"}
+_UNKNOWN_UNIT: Final = re.compile(r" ([a-z]{3,})(?<!not)(?<!and)(?<!more)(?<!less)(?<!fewer)(?<!plus)(?<!minus)")
+"""`12 marbles`: any word after a blank."""
 _BEFORE_BARE_UNIT: Final = (*string.digits, "}", ")")
 _GUESSED_BARE: Final = frozenset({"m", "g", "s", "h"})
 """Units that are variables unless they stand in \\text{} or \\mathrm{}."""
@@ -63,7 +66,13 @@ _COMMANDS: Final[tuple[Rewrite, ...]] = (
     (_pattern(r"\\(?:left|right|big|Big|bigg|Bigg|displaystyle|limits)(?![a-z])\.?"), ""),
     (_pattern(r"\\l?angle(?![a-z])\s*(?=[-\d\\a-z(][^<>]*\\rangle)"), "("),
     (_pattern(r"\\rangle(?![a-z])"), ")"),
+    (_pattern(r"\\(?:text)?color\s*\{\w*\}"), ""),
     (_pattern(r"\\[dtc]frac(?![a-z])"), r"\\frac"),
+    (_pattern(r"\{?\s*(\w+)\s*\\choose(?![a-z])\s*(\w+)\s*\}?"), r"\\binom{\1}{\2}"),
+    (_pattern(r"\\root\s*(\w+)\s*\\of\s*\{?\s*(\w+)\s*\}?"), r"\\sqrt[\1]{\2}"),
+    (_pattern(r"(\\(?:pi|alpha|beta|delta|theta|lambda|mu|phi|omega))\s*\("), r"\1\\cdot ("),  # no functions
+    (_pattern(r"\{:\}"), ":"),
+    (_pattern(r"\\log\s*_\s*(\w|\\[a-z]+)"), r"\\log_{\1}"),
     (_pattern(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
     (_pattern(r"\\frac\s*(\d)\s*\{"), r"\\frac{\1}{"),
     (_pattern(r"(?<!\\)\\[,;:! ]|~|\\q?quad(?![a-z])"), " "),
@@ -92,6 +101,9 @@ _LEAD: Final = _pattern(r"(?i)^(?:" + _TEXT + r"\s*\{)?\s*(?:the |final )*answer
 _LEFT_EDGE: Final = " ,;:"
 _RIGHT_EDGE: Final = " .,;:"
 _WHOLE_TEXT: Final = _pattern(_TEXT + r"\s*\{([^{}]*)\}")
+_NOTHING: Final = _pattern(
+    r"(?i)(?:there (?:is|are) )?no (?:real )?solutions?(?: exists?)?|(?:the )?(?:empty|null) set"
+)
 _TRAILING_POWER: Final = _pattern(r"\^ ?\{? ?\d ?\}?\Z")
 _UNIT_TEXT: Final = _pattern(_TEXT + r" ?\{([a-zA-Z ./]*)\}\Z")
 
@@ -112,9 +124,10 @@ def normalise(answer: str) -> Normalised:
     text = _rewrite(text, (*_DIGIT_GROUPS, *_COMMANDS, *_NUMBERS))
     text = _trim(_LEAD.sub("", _trim(text), count=1))
     whole = _WHOLE_TEXT.fullmatch(text)
-    if whole:
-        return Normalised(_trim(whole.group(1)))
-    return _split_unit(text)
+    words = _trim(whole.group(1)) if whole else text
+    if _NOTHING.fullmatch(words):
+        return Normalised(r"\emptyset")
+    return Normalised(words) if whole else _split_unit(text)
 
 
 def _rewrite(text: str, rewrites: tuple[Rewrite, ...]) -> str:
@@ -149,7 +162,8 @@ def _split_unit(text: str) -> Normalised:
     else:
         body = stem.rstrip(string.ascii_letters + " .")
         names = stem[len(body) :]
-        if not all(_is_bare_unit(name) for name in names.split()) or not body.endswith(_BEFORE_BARE_UNIT):
+        known = _UNKNOWN_UNIT.fullmatch(names) or all(_is_bare_unit(name) for name in names.split())
+        if not known or not body.endswith(_BEFORE_BARE_UNIT):
             return Normalised(_restore(text))
     if not body.strip() or not names.strip():
         return Normalised(_restore(text))

@@ -9,7 +9,11 @@ from services.common.answers.rationals import Rational, parse_rational, same_num
 _SET: Final = re.compile(r"\\\{(.*)\\\}", re.DOTALL)
 _UNLIKE_ELEMENTS: Final = ("=", r"\pm", r"\mp", r"\cup", "<", ">", r"\in")
 _CONSTANT: Final = r"((?:[^<>=a-zA-Z\\]|\\(?:frac|sqrt|pi|infty|cdot|times)(?![a-z]))+?)"
-_CHAIN: Final = re.compile(rf"{_CONSTANT} ?(<|\\le|<=) ?[a-zA-Z] ?(<|\\le|<=) ?{_CONSTANT}")
+_BUILDER: Final = re.compile(
+    r"\\\{ ?[a-zA-Z](?: ?\\in ?\\(?:mathbb|mathbf|Bbb) ?\{? ?R ?\}?)? ?(?::|\||\\mid|\\vert) ?(.+?) ?\\\}"
+)
+_RISING: Final = re.compile(rf"{_CONSTANT} ?(<=|<|\\le|\\lt) ?[a-zA-Z] ?(<=|<|\\le|\\lt) ?{_CONSTANT}")
+_FALLING: Final = re.compile(rf"{_CONSTANT} ?(>=|>|\\ge|\\gt) ?[a-zA-Z] ?(>=|>|\\ge|\\gt) ?{_CONSTANT}")
 _BOUND: Final = re.compile(rf"[a-zA-Z] ?(<=|>=|<|>|\\le|\\ge|\\lt|\\gt) ?{_CONSTANT}")
 _STRICT: Final = ("<", ">", r"\lt", r"\gt")
 UNORDERED: Final = "{}"
@@ -36,16 +40,23 @@ def parse_sequence(text: str) -> Sequence | None:
 
 
 def as_interval(text: str) -> str | None:
-    r"""`2 < x \le 5` as `(2,5]`, `x > 2` as `(2,\infty)`, several of them joined by commas as a union; else None."""
-    parts = [_one_interval(part) for part in _split(text)]
+    r"""`2 < x \le 5` and `\{x : 2 < x \le 5\}` as `(2,5]`, `x > 2` as `(2,\infty)`, several as a union.
+
+    None for anything else.
+    """
+    builder = _BUILDER.fullmatch(text)
+    parts = [_one_interval(part) for part in _split(builder.group(1) if builder else text)]
     known = [part for part in parts if part is not None]
     return r" \cup ".join(known) if len(known) == len(parts) else None
 
 
 def _one_interval(text: str) -> str | None:
-    if chain := _CHAIN.fullmatch(text):
+    if chain := _RISING.fullmatch(text):
         low, left, right, high = chain.groups()
-        return f"{'(' if left == '<' else '['}{low},{high}{')' if right == '<' else ']'}"
+        return f"{'(' if left in _STRICT else '['}{low},{high}{')' if right in _STRICT else ']'}"
+    if chain := _FALLING.fullmatch(text):
+        high, right, left, low = chain.groups()
+        return f"{'(' if left in _STRICT else '['}{low},{high}{')' if right in _STRICT else ']'}"
     bound = _BOUND.fullmatch(text)
     if bound is None:
         return None

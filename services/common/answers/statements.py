@@ -1,13 +1,14 @@
 r"""Answers that stand in prose: `The answer is 5.`, `so $x=5$`, `#### 5`; for golds, and for benchmarks."""
 
 import re
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from services.common.data.boxed import innermost, outer_boxes
+from services.common.data.boxed import Box, innermost, outer_boxes
 
 _ANSWER_TAG: Final = re.compile(r"<answer>([^<]*)</answer>")
 _HASHES: Final = re.compile(r"####[ \t]*([^\n]+)")
-_PHRASE: Final = re.compile(r"(?:answer(?:\s+is)?\s*:|answer\s+is)[ \t]*([^\n]+)", re.IGNORECASE)
+_PHRASE: Final = re.compile(r"(?:answer(?:\s+is)?\s*:|(?:answer|option|choice)\s+is)[ \t]*([^\n]+)", re.IGNORECASE)
 _FINAL: Final = re.compile(r"final\s+answer\s+is[ \t:]*([^\n]+)", re.IGNORECASE)
 _DELIMITER: Final = re.compile(r"\\.|\$+", re.DOTALL)
 _CLOSING: Final = {r"\(": r"\)", r"\[": r"\]", "$": "$"}
@@ -23,7 +24,7 @@ _FUNCTIONS: Final = frozenset({"and", "or", "sin", "cos", "tan", "cot", "sec", "
 _NUMBER_AND_UNIT: Final = re.compile(r"[-+$\d.,:/\\ {}^]+ ?[a-zA-Z]+(?: [a-zA-Z]+)?(?:\^ ?\{?\d\}?|\.)?")
 _MAX_BARE_CHARS: Final = 400
 _MAX_WORDS: Final = 4
-_GAP: Final = re.compile(r"\\q?quad|\\text|(?<![a-z])[a-z]+ (?=(?:and|or) )|[\s,;$\\(){}\[\]]")
+_GAP: Final = re.compile(r"\\q?quad|\\text|(?<![a-z])[a-z]+ (?=(?:and|or) )|(?<![a-z])[a-z] ?=|[\s,;$\\(){}\[\]]")
 _MAX_BOX_GAP: Final = 40
 
 
@@ -37,14 +38,13 @@ def gold_answer(gold: str) -> str:
     r"""The answer in a gold that is a sentence or a solution: its last box or boxes, or what it states."""
     boxes = [box for box in outer_boxes(gold) if box.closed]
     if boxes:
-        return joined_boxes(gold) or innermost(boxes[-1].content)
+        return joined_boxes(gold, boxes) or innermost(boxes[-1].content)
     announced = None if is_bare(gold) else stated(gold)
     return announced[1] if announced else gold.strip()
 
 
-def joined_boxes(text: str) -> str:
+def joined_boxes(text: str, boxes: Sequence[Box]) -> str:
     r"""The contents of a last run such as `\boxed{3} and \boxed{5}`, joined by commas; empty when there is no run."""
-    boxes = outer_boxes(text)
     first = len(boxes) - 1
     while first > 0 and _is_list_gap(text[boxes[first - 1].end : boxes[first].start]):
         first -= 1

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-_BOX: Final = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
+_BOX: Final = re.compile(r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])")
 _MAX_PEELED: Final = 8
 _BRACE_OR_ESCAPE: Final = re.compile(r"\\.|[{}]", re.DOTALL)
 _BARE_ARGUMENT: Final = re.compile(r"[ \t]+([+-]?[\w.,/]*\w)")
