@@ -19,6 +19,7 @@ _MAX_EXPANDED: Final = 256
 _MAX_MATRIX_CELLS: Final = 36
 _MAX_EXPONENT: Final = 20_000
 _MAX_QUOTIENT_DEGREE: Final = 150
+_MAX_ROOT_EXPONENT: Final = 300
 _MAX_FUNCTIONS: Final = 20
 _MAX_REPEATED: Final = {"=": 12, "|": 24, "_": 60, r"\cup": 12}
 _MAX_EXPONENT_FACTORIAL: Final = 7
@@ -41,6 +42,9 @@ _FUNCTION: Final = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc|arc[a-z]+|log|ln|ex
 _NESTED_FUNCTIONS: Final = re.compile(r"(?:\\[a-zA-Z]+\s*\(\s*){6}")
 _CHAINED_POWERS: Final = re.compile(r"(?:\^\s*\w\s*){6}")
 _LONG_WORD: Final = re.compile(r"[a-zA-Z]{30}")
+_ROOT: Final = re.compile(r"\\sqrt(?![a-z])|\^\s*[{(][^{}()]*(?:/|\\frac)")
+_SIGN: Final = re.compile(r"[-+]")
+_NUMBER_TO: Final = re.compile(r"\d\s*\^\s*\{?\s*(\d{1,9})")
 _LETTER_TO: Final = re.compile(r"[a-zA-Z]\s*\^\s*\{?\s*(\d{1,9})")
 _MULTIPLIED: Final = re.compile(r"\\cdot|\\times|\*|\)\s*\(")
 _OPENING: Final = "([{"
@@ -79,6 +83,13 @@ def _quotient_too_high(text: str) -> bool:
     if "/" not in text and "frac" not in text:
         return False
     return any(int(exponent) > _MAX_QUOTIENT_DEGREE for exponent in _LETTER_TO.findall(text))
+
+
+def _root_too_large(text: str) -> bool:
+    """Roots of large numbers that are sums: they are factored."""
+    if not _ROOT.search(text) or not _SIGN.search(text):
+        return False
+    return any(int(exponent) > _MAX_ROOT_EXPONENT for exponent in _NUMBER_TO.findall(text))
 
 
 def _too_many_functions(text: str) -> bool:
@@ -171,6 +182,7 @@ _RULES: Final[tuple[tuple[str, Callable[[str], object]], ...]] = (
     ("large_exponent", _exponent_too_large),
     ("large_expansion", _expands_too_far),
     ("large_quotient", _quotient_too_high),
+    ("large_root", _root_too_large),
     ("large_factorial", _factorial_too_large),
     ("large_binomial", _binomial_too_large),
     ("large_range", _range_too_large),

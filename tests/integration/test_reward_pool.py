@@ -13,6 +13,7 @@ import pytest
 
 from services.common.errors import PlatformError
 from services.common.trajectory import FinishReason, Outcome
+from services.reward import equivalence
 from services.reward.cancellation import Cancellation
 from services.reward.extraction import Profile
 from services.reward.graders import resolve
@@ -203,6 +204,12 @@ def verifier(pool: Pool) -> Verifier:
     return Verifier(pool, cache_size=4)
 
 
+@pytest.fixture
+def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SLOW reaches a worker, as whatever the guard does not know."""
+    monkeypatch.setattr(equivalence, "refuse", lambda text: "large_factorial" if "!" in text else "")
+
+
 def verify(verifier: Verifier, *items: Item, timeout_s: float = 30.0) -> list[tuple[Outcome, str]]:
     graders = resolve(["accuracy", "boxed", "format"])
     verdicts = verifier.verify(items, graders, Profile.RL, timeout_s=timeout_s, expires_at=math.inf)
@@ -213,6 +220,7 @@ def verify(verifier: Verifier, *items: Item, timeout_s: float = 30.0) -> list[tu
     return [(verdict.outcome, verdict.reason) for verdict in verdicts]
 
 
+@pytest.mark.usefixtures("unguarded")
 def test_one_bomb_in_a_batch_never_shifts_or_spoils_its_neighbours(verifier: Verifier) -> None:
     batch = [
         item(*EASY),
@@ -258,6 +266,7 @@ def test_equal_pairs_of_a_batch_are_compared_once(strict_pool: Pool) -> None:
     assert verify(Verifier(strict_pool, cache_size=1), *[item(*EASY)] * 50) == [(Outcome.CORRECT, "")] * 50
 
 
+@pytest.mark.usefixtures("unguarded")
 def test_certain_verdicts_are_remembered_and_deadlines_are_not(pool: Pool, verifier: Verifier) -> None:
     worker = live_worker(pool)
     assert verify(verifier, item(*EASY), item(*WRONG)) == [(Outcome.CORRECT, ""), (Outcome.INCORRECT, "")]
@@ -326,6 +335,7 @@ def test_draining_waits_for_what_is_open_and_no_longer(pool: Pool) -> None:
     slow.result(60)
 
 
+@pytest.mark.usefixtures("unguarded")
 def test_a_batch_that_the_end_overtakes_fails_as_a_whole_so_that_it_is_sent_elsewhere() -> None:
     pool = Pool(PoolConfig(workers=1))
     pool.start()
@@ -338,6 +348,7 @@ def test_a_batch_that_the_end_overtakes_fails_as_a_whole_so_that_it_is_sent_else
     assert caught.value.code == "verifier_unavailable"
 
 
+@pytest.mark.usefixtures("unguarded")
 def test_what_happened_is_counted(pool: Pool) -> None:
     verifier = Verifier(pool, cache_size=4)
     names = ("dirl_reward_duplicates_total", "dirl_reward_latency_seconds_count")

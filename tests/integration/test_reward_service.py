@@ -135,8 +135,8 @@ def test_a_killed_service_leaves_no_process(tmp_path: Path) -> None:
 
 def test_a_hung_up_call_frees_its_worker_for_the_next(connection: grpc.Channel) -> None:
     stub = reward_pb2_grpc.RewardServiceStub(connection)
-    slow = item(gold="x^{900}+42", response=r"\boxed{(x+y+z)^{900}}")
-    request = reward_pb2.VerifyRequest(items=[slow], graders=["accuracy"], profile="rl", timeout_s=60.0)
+    slow = item(gold="x^2+42", response=r"\boxed{\int_0^1 \frac{\sin(x^x)}{\log(1+x^{x})} dx}")
+    request = reward_pb2.VerifyRequest(items=[slow], graders=["accuracy"], profile="eval", timeout_s=60.0)
     abandoned = stub.Verify.future(request, timeout=120)
     time.sleep(0.2)
     abandoned.cancel()

@@ -26,6 +26,8 @@ from services.reward.guard import refuse
         ("((x+1)^{30}+1)^{30}", "large_expansion"),
         ("".join(f"({letter}+1)" for letter in "abcdefghk"), "large_expansion"),
         (r"\frac{x^{300}-1}{x^{299}+1}", "large_quotient"),
+        (r"\sqrt{10^{9000}+1}", "large_root"),
+        (r"(1+10^{9000})^{1/3}", "large_root"),
         (r"\Gamma(10^8)", "large_factorial"),
         (r"(50\cdot 1000)!", "large_factorial"),
         ("2^{10^9}", "large_exponent"),
@@ -58,7 +60,7 @@ def test_expensive_expressions_are_refused_by_rule(text: str, rule: str) -> None
         r"e^{-\frac{x^2}{100}}", r"\frac{2^{2005}+1}{3 \cdot 2^{2006}}",
         r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", r"(1-\frac{1}{365})^{365}", "(x-1)(x-2)(x-3)(x-4)",
         "(a+b+c)^5", r"\frac{x^{100}-1}{x-1}", "x^8+x^7+x^6+x^5+x^4+x^3+x^2+x+1", r"\sin(\cos(\tan(x)))",
-        r"\frac{\sqrt{\sqrt{11}+\sqrt{194}}}{15+2\sqrt{33}}", "(3^2)^{50}", "|x-1|+|x+1|",
+        r"\frac{\sqrt{\sqrt{11}+\sqrt{194}}}{15+2\sqrt{33}}", "(3^2)^{50}", r"\sqrt{2^{2007}}", "|x-1|+|x+1|",
         "9" * 399, "2^{2^{10}}", r"\prod_{k=1}^{100} k",
     ],
 )  # fmt: skip
