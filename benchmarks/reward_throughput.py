@@ -1,9 +1,10 @@
 """Answers judged per second: two workers beside plain math-verify in one process, on the same pairs, in one run.
 
 Pairs are solutions of MATH-500 and GSM8K with their own gold (right) and with another problem's (mostly wrong). The
-verdict cache is off but where stated; equal pairs within a batch are still compared once. Lines: `plain`, `ours`, the
+verdict cache is off but where stated; equal pairs within a batch are still compared once. Four callers send batches of
+64, as rollout replicas do, so that one long comparison does not idle the other worker. Lines: `plain`, `ours`, the
 ratio, `cached` (the same pairs again, remembered), 1 % and 5 % hostile responses mixed in as a share of the clean rate,
-a batch of 1,024, latencies of the comparisons that needed a worker, cold start, memory of all processes.
+a batch of 1,024 in one call, latencies of the comparisons that needed a worker, cold start, memory of all processes.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 from math_verify import parse, verify
@@ -23,6 +25,8 @@ from services.reward.pool import Pool, PoolConfig
 from services.reward.verifier import Item, Verifier
 
 WORKERS = 2
+CALLERS = 4
+SMALL_BATCH = 64
 BATCH = 1024
 
 
@@ -39,15 +43,16 @@ def plain_rate(pairs: Sequence[Pair]) -> tuple[float, int]:
     return len(pairs) / (time.monotonic() - started), accepted
 
 
-def judge(verifier: Verifier, pairs: Sequence[Pair]) -> tuple[float, list[Verdict]]:
+def judge(verifier: Verifier, pairs: Sequence[Pair], size: int = SMALL_BATCH) -> tuple[float, list[Verdict]]:
     """Pairs per second, and the verdicts."""
     items = [Item(str(place), gold, response, FinishReason.STOP) for place, (gold, response) in enumerate(pairs)]
+    batches = [items[start : start + size] for start in range(0, len(items), size)]
     started = time.monotonic()
-    verdicts = [
-        verdict
-        for start in range(0, len(items), BATCH)
-        for verdict in verifier.verify(items[start : start + BATCH], [], Profile.RL, timeout_s=3.0, expires_at=math.inf)
-    ]
+    with ThreadPoolExecutor(CALLERS) as callers:
+        judged = callers.map(
+            lambda batch: verifier.verify(batch, [], Profile.RL, timeout_s=3.0, expires_at=math.inf), batches
+        )
+        verdicts = [verdict for batch in judged for verdict in batch]
     return len(pairs) / (time.monotonic() - started), verdicts
 
 
@@ -107,7 +112,7 @@ def measure(pool: Pool, pairs: Sequence[Pair], plain: float) -> None:
         mixed, judged = judge(Verifier(pool, cache_size=1), with_hostile(list(pairs), share))
         killed = sum(verdict.reason in ("deadline", "memory", "crash") for verdict in judged)
         say(hostile=share, per_second=round(mixed, 1), of_clean=round(mixed / clean, 3), killed=killed)
-    rate, batch = judge(Verifier(pool, cache_size=1), pairs[:BATCH])
+    rate, batch = judge(Verifier(pool, cache_size=1), pairs[:BATCH], BATCH)
     say(batch=len(batch), seconds=round(len(batch) / rate, 3))
     say(memory_mb={"before": before, "after": memory_mb()})
 

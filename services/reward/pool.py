@@ -252,16 +252,16 @@ class _Slot:
             with task.cancellation.covers(worker):
                 reply = worker.ask(task.gold, task.answer, task.timeout_s)
         except TimeoutError:
-            return self._overrun(task, queue_ms)
+            return self._overrun(task, queue_ms, started)
         wall_ms = 1000 * (time.monotonic() - started)
         outcome, reason = _OUTCOMES[reply["status"]]
         if reply["status"] == "memory" or worker.items >= self._config.items_per_worker:
             self._discard("memory" if reply["status"] == "memory" else "recycled")
         return Graded(outcome, reason, 1000 * reply["cpu_s"], wall_ms, queue_ms)
 
-    def _overrun(self, task: _Task, queue_ms: float) -> Graded:
+    def _overrun(self, task: _Task, queue_ms: float, started: float) -> Graded:
         cpu_s = self._discard("deadline")
-        wall_ms = 1000 * task.timeout_s
+        wall_ms = 1000 * (time.monotonic() - started)
         if cpu_s is None:
             return Graded(Outcome.UNVERIFIABLE, "worker_lost", 0.0, wall_ms, queue_ms)
         if cpu_s < self._config.min_cpu_share * task.timeout_s:
