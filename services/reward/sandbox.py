@@ -41,18 +41,25 @@ def python_scorer(spec: PythonGrader) -> Scorer:
 def _score_until_lost(spec: PythonGrader, batch: Sequence[JudgedResponse], expires_at: float) -> list[Score]:
     """Scores from one process: of the whole batch, or up to the response that cost the process."""
     scores: list[Score] = []
-    try:
-        with _jailed(spec) as jail:
-            ready = jail.receive(_START_S)
-            if "failure" in ready:
-                return [Failure("python_source", str(ready["failure"]))] * len(batch)
-            for judged in batch:
-                if time.monotonic() > expires_at:
-                    return [*scores, *[Failure("overloaded")] * (len(batch) - len(scores))]
+    with _jailed(spec) as jail:
+        if fault := _fault_of_source(jail):
+            return [Failure("python_source", fault)] * len(batch)
+        for judged in batch:
+            if time.monotonic() > expires_at:
+                return [*scores, *[Failure("overloaded")] * (len(batch) - len(scores))]
+            try:
                 scores.append(_asked(jail, judged, spec.timeout_s))
-    except _JailError as error:
-        scores.append(Failure("python_lost", str(error)))
+            except _JailError as error:
+                return [*scores, Failure("python_lost", str(error))]
     return scores
+
+
+def _fault_of_source(jail: "_Jail") -> str:
+    """Why the grader cannot be loaded; "" when it is. A second process would fare no better."""
+    try:
+        return str(jail.receive(_START_S).get("failure", ""))
+    except _JailError as error:
+        return f"while it was loaded: {error}"
 
 
 def _asked(jail: "_Jail", judged: JudgedResponse, timeout_s: float) -> Score:
@@ -99,7 +106,7 @@ class _Jail:
             selector.register(self._stdout, selectors.EVENT_READ)
             while not line.endswith(b"\n"):
                 if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise _JailError(f"grade took longer than {timeout_s:g} s")
+                    raise _JailError(f"it took longer than {timeout_s:g} s")
                 part = self._stdout.read1(_MAX_ANSWER_BYTES)  # type: ignore[attr-defined]
                 line += part
                 if not part or len(line) > _MAX_ANSWER_BYTES:

@@ -2,6 +2,7 @@
 
 import errno
 import math
+import subprocess
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from services.common.grader_spec import parse_grader
 from services.common.trajectory import Outcome
+from services.reward import sandbox
 from services.reward.extraction import Extraction
 from services.reward.graders import scorer
 from services.reward.scores import Failure, JudgedResponse, Score
@@ -104,6 +106,18 @@ def test_what_the_code_writes_is_no_score() -> None:
 def test_code_that_cannot_be_loaded_fails_every_response() -> None:
     scores = run("return 1", setup="import numpy", count=2)
     assert [score.reason for score in scores if isinstance(score, Failure)] == ["python_source"] * 2
+
+
+def test_code_that_never_ends_loading_costs_one_wait_and_not_one_for_every_response(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sandbox, "_START_S", 1.0)
+    started = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **kw: started.append(args) or popen(*args, **kw))
+    scores = run("return 1", setup="while True: pass", count=50)
+    assert scores == [Failure("python_source", "while it was loaded: it took longer than 1 s")] * 50
+    assert len(started) == 1
 
 
 def test_what_is_not_begun_in_time_fails_as_overloaded() -> None:
