@@ -1,14 +1,14 @@
 """A second judgement over stored trajectories: which verdicts flip, and what the advantages would have been."""
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from services.api.db.job_tables import Job
+from services.api.db.database import Database
+from services.api.db.jobs import get_job
 from services.api.db.record_tables import TrajectoryGroup
 from services.common.advantages import MIN_SCORED, group_advantages
 from services.common.codec import verdict_from_pb
@@ -17,7 +17,7 @@ from services.common.job_spec import JobSpec, parse_spec
 from services.common.pb.dirl.v1 import reward_pb2
 from services.common.trajectory import Purpose, Verdict
 
-_GROUPS_PER_CALL: Final = 20
+_GROUPS_AT_A_TIME: Final = 20
 _MARGIN_S: Final = 10.0
 _MAX_LISTED: Final = 1000
 _PROFILES: Final = {Purpose.TRAIN.value: "rl", Purpose.EVAL.value: "eval"}
@@ -100,19 +100,24 @@ class _Tally:
             self.flips += [flip] * (len(self.flips) < _MAX_LISTED)
 
 
-def rescore(session: Session, job: Job, query: RescoreQuery, verify: Verify) -> RescoreReport:
-    """Judge the newest stored groups of a job again; raises what `verify` raises, and PlatformError for graders."""
-    spec = parse_spec(job.spec)
+def rescore(database: Database, job_id: str, query: RescoreQuery, verify: Verify) -> RescoreReport:
+    """Judge the newest stored groups of a job again; raises what `verify` raises, and PlatformError for graders.
+
+    No transaction is open while the reward service works.
+    """
+    with database.begin() as session:
+        spec = parse_spec(get_job(session, job_id).spec)
+        group_ids = _newest(session, job_id, query)
     graders = spec.reward.graders if query.graders is None else parse_graders(query.graders)
     tally = _Tally()
-    for groups in _batches(session, job.id, query):
+    for groups in _batches(database, group_ids):
         for group, verdicts in zip(groups, _judged(groups, spec, graders, query, verify), strict=True):
             tally.groups += 1
             for flip in _compared(group, verdicts, spec, graders):
                 tally.add(flip)
     changed = [change for change in tally.changes if change > 0]
     return RescoreReport(
-        job_id=job.id,
+        job_id=job_id,
         groups=tally.groups,
         trajectories=tally.trajectories,
         flipped=tally.flipped,
@@ -124,14 +129,21 @@ def rescore(session: Session, job: Job, query: RescoreQuery, verify: Verify) -> 
     )
 
 
-def _batches(session: Session, job_id: str, query: RescoreQuery) -> Iterator[list[TrajectoryGroup]]:
-    statement = select(TrajectoryGroup).where(TrajectoryGroup.job_id == job_id)
+def _newest(session: Session, job_id: str, query: RescoreQuery) -> list[str]:
+    statement = select(TrajectoryGroup.group_id).where(TrajectoryGroup.job_id == job_id)
     if query.step is not None:
         statement = statement.where(TrajectoryGroup.step == query.step)
     newest = statement.order_by(TrajectoryGroup.step.desc(), TrajectoryGroup.group_id).limit(query.max_groups)
-    rows = session.scalars(newest, execution_options={"yield_per": _GROUPS_PER_CALL})
-    while batch := list(islice(rows, _GROUPS_PER_CALL)):
-        yield batch
+    return list(session.scalars(newest))
+
+
+def _batches(database: Database, group_ids: Sequence[str]) -> Iterator[list[TrajectoryGroup]]:
+    """The groups, a few at a time; one that was pruned meanwhile is left out."""
+    for start in range(0, len(group_ids), _GROUPS_AT_A_TIME):
+        wanted = group_ids[start : start + _GROUPS_AT_A_TIME]
+        with database.begin() as session:
+            found = {group_id: session.get(TrajectoryGroup, group_id) for group_id in wanted}
+        yield [group for group in found.values() if group is not None]
 
 
 def _judged(

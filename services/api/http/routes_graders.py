@@ -6,7 +6,6 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.api.db.jobs import get_job
 from services.api.http.resources import Res
 from services.api.rescoring import RescoreQuery, RescoreReport, rescore
 from services.common.codec import verdict_from_pb, verdict_to_json
@@ -136,6 +135,4 @@ def _errors(reason: str) -> GraderErrors:
 @router.post("/v1/jobs/{job_id}/rescore")
 def rescore_job(resources: Res, job_id: str, query: RescoreQuery) -> RescoreReport:
     """Judge stored trajectories again; changes nothing. What flips is listed with the advantages before and now."""
-    with resources.database.begin() as session:
-        job = get_job(session, job_id)
-        return rescore(session, job, query, resources.fleet.grade)
+    return rescore(resources.database, job_id, query, resources.fleet.grade)
