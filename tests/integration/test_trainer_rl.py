@@ -10,7 +10,7 @@ from services.common.checkpoint.format import newest_valid
 from services.common.errors import PlatformError
 from services.common.events import EventType
 from services.common.model.tiny import make_tiny_model
-from services.common.trajectory import Outcome, PromptTask, Trajectory
+from services.common.trajectory import Outcome, PromptTask, Purpose, Trajectory
 from services.trainer.learner.process import StopSignal
 from services.trainer.learner.request import LearnerResult
 from tests.support.learners import journal_of, learner_request, run_here
@@ -218,7 +218,8 @@ def test_evaluation_reports_accuracy_with_its_interval_before_and_after(
         return by_index(task, trajectory)
 
     validation = str(write_rows(tmp_path / "validation.jsonl", ROWS))
-    run_with(redis_url, model, right_for_even_rows, tmp_path, validation_file=validation, eval={"num_samples": 6})
+    changes = {"eval": {"num_samples": 6}, "reward": {"max_unverifiable_rate": 0.5}}
+    run_with(redis_url, model, right_for_even_rows, tmp_path, validation_file=validation, **changes)
 
     evaluations = of_kind(journal_of(tmp_path / "job"), EventType.EVALUATION)
     assert [(data["step"], data["stage"]) for data in evaluations] == [(0, "rl"), (STEPS, "rl")]
@@ -299,6 +300,24 @@ def test_a_verifier_that_fails_ends_the_attempt_with_samples_and_a_checkpoint_to
     assert {advantage for data in shown for advantage in data["advantages"]} == {None}
     assert of_kind(events, EventType.CHECKPOINT)[-1]["step"] == 1
     assert [data["step"] for data in of_kind(events, EventType.METRICS)] == [1]
+
+
+def test_an_evaluation_that_few_could_judge_states_no_accuracy_but_samples(
+    redis_url: str, model: Path, tmp_path: Path
+) -> None:
+    def judge(task: PromptTask, trajectory: Trajectory) -> Outcome:
+        return Outcome.UNVERIFIABLE if task.purpose is Purpose.EVAL else by_index(task, trajectory)
+
+    validation = str(write_rows(tmp_path / "validation.jsonl", ROWS))
+    result = run_with(redis_url, model, judge, tmp_path, validation_file=validation)
+
+    assert (result.state, result.error_code) == ("failed", "reward_error_rate")
+    assert result.error_message.startswith(f"Cannot evaluate: {len(ROWS)} of {len(ROWS)} responses")
+    events = journal_of(tmp_path / "job")
+    assert of_kind(events, EventType.EVALUATION) == []
+    shown = of_kind(events, EventType.TRAJECTORIES)
+    assert {(data["purpose"], data["disposition"]) for data in shown} == {("eval", "dropped_error")}
+    assert {reward for data in shown for reward in data["rewards"]} == {None}
 
 
 def test_a_learner_waits_for_a_replica_that_comes_late(redis_url: str, model: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from services.trainer.learner.trajectory_statistics import (
     trajectories_of,
     truncation_rate,
 )
+from services.trainer.learner.verifiability import UnverifiableError, require_verifiable, samples
 from services.trainer.learner.wilson import wilson_interval
 from services.trainer.sft import SftExample
 
@@ -70,9 +71,20 @@ class Evaluation:
         session, started = self.session, time.monotonic()
         with session.report.timed("eval"):
             groups = self.rollouts.collect(self._tasks(decoding), session.weights(), "eval")
+        self._require_verifiable(groups)
         self.done += 1
         measured = {"weight_version": session.state.global_step, "seconds": time.monotonic() - started}
         return {**evaluation_results(groups), **measured}, groups
+
+    def _require_verifiable(self, groups: Sequence[ScoredGroup]) -> None:
+        """As for training: an accuracy over the few that could be judged would be no accuracy."""
+        session = self.session
+        try:
+            require_verifiable(groups, session.spec.reward.max_unverifiable_rate, "evaluate")
+        except UnverifiableError as error:
+            for event in samples(error, session.state.global_step, Purpose.EVAL, session.spec.reward):
+                session.report.journal.emit(EventType.TRAJECTORIES, event)
+            raise
 
     def _loss(self, stage: str) -> dict[str, float]:
         if stage != "sft" or not self.held_out:

@@ -9,6 +9,7 @@ from services.common.job_spec import RewardSpec, RlSpec
 from services.common.trajectory import Outcome, ScoredGroup
 from services.trainer.advantage import DropReason, drop_reason
 from services.trainer.learner.trajectory_statistics import outcome_of
+from services.trainer.learner.verifiability import require_verifiable
 from services.trainer.rubric import group_rewards
 from services.trainer.trajectory_rows import Sample
 
@@ -56,15 +57,6 @@ class RlBatch:
         return [sample for item in self.kept for sample in _samples(item)]
 
 
-class UnverifiableError(PlatformError):
-    """More responses than allowed could not be judged: no step is taken, and somebody has to look."""
-
-    def __init__(self, message: str, hint: str, groups: Sequence[JudgedGroup]) -> None:
-        super().__init__("reward_error_rate", message, hint=hint)
-        self.groups = groups
-        """Those with such responses."""
-
-
 def gather_batch(rl: RlSpec, reward: RewardSpec, collect: Collect) -> RlBatch:
     """Gather `prompts_per_step` groups worth training on, refilling at most `max_resample_rounds` times.
 
@@ -75,7 +67,7 @@ def gather_batch(rl: RlSpec, reward: RewardSpec, collect: Collect) -> RlBatch:
     rounds = kept = 0
     while kept < rl.prompts_per_step and rounds <= rl.max_resample_rounds:
         judged += [_judge(group, rl, reward) for group in collect(rl.prompts_per_step - kept)]
-        _require_verifiable(judged, reward.max_unverifiable_rate)
+        require_verifiable([item.group for item in judged], reward.max_unverifiable_rate, "train")
         kept = sum(item.dropped is None for item in judged)
         rounds += 1
     if kept < rl.min_groups_per_step:
@@ -109,19 +101,6 @@ def _samples(item: JudgedGroup) -> list[Sample]:
         for trajectory, advantage in zip(item.group.trajectories, item.advantages, strict=True)
         if advantage is not None
     ]
-
-
-def _require_verifiable(judged: Sequence[JudgedGroup], limit: float) -> None:
-    verdicts = [t.verdict for item in judged for t in item.group.trajectories if t.verdict is not None]
-    reasons = [verdict.reason for verdict in verdicts if verdict.outcome is Outcome.UNVERIFIABLE]
-    rate = len(reasons) / len(verdicts)
-    if rate > limit:
-        raise UnverifiableError(
-            f"Cannot train: {len(reasons)} of {len(verdicts)} responses ({rate:.1%}) could not be judged "
-            f"(reasons: {', '.join(sorted(set(reasons)))}); reward.max_unverifiable_rate is {limit:.1%}.",
-            hint="Look at the samples and the reward service's log, cure the cause, then resume the job.",
-            groups=[item for item in judged if Outcome.UNVERIFIABLE in item.outcomes],
-        )
 
 
 def _no_signal(rl: RlSpec, judged: Sequence[JudgedGroup], kept: int) -> PlatformError:

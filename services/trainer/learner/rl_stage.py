@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from services.common.codec import group_to_json
 from services.common.diffusion.config import DecodingConfig
@@ -12,7 +12,7 @@ from services.common.ids import group_id
 from services.common.trajectory import PromptTask, Purpose, ScoredGroup
 from services.trainer.learner.admission import Admission
 from services.trainer.learner.datasets import Dataset, EncodedPrompt
-from services.trainer.learner.rl_batch import JudgedGroup, RlBatch, UnverifiableError, gather_batch
+from services.trainer.learner.rl_batch import JudgedGroup, RlBatch, gather_batch
 from services.trainer.learner.rl_metrics import batch_metrics, staleness_metrics
 from services.trainer.learner.rollouts import Rollouts
 from services.trainer.learner.session import Session
@@ -20,11 +20,9 @@ from services.trainer.learner.stage import StepOutcome
 from services.trainer.learner.state import StageLedger
 from services.trainer.learner.trajectory_statistics import present
 from services.trainer.learner.validation import Validation
+from services.trainer.learner.verifiability import UnverifiableError, samples
 from services.trainer.ledger import StepRecord
 from services.trainer.schedule import learning_rate
-
-_SHOWN_GROUPS: Final = 4
-"""Groups with unverifiable responses that a pausing job shows, at least."""
 
 
 class RlStage:
@@ -75,10 +73,8 @@ class RlStage:
         try:
             return gather_batch(session.spec.rl, session.spec.reward, self._collect)
         except UnverifiableError as error:
-            for item in error.groups[: max(_SHOWN_GROUPS, session.spec.rl.logged_groups_per_step)]:
-                session.report.journal.emit(
-                    EventType.TRAJECTORIES, {**self._logged(item), "disposition": "dropped_error"}
-                )
+            for event in samples(error, session.state.global_step + 1, Purpose.TRAIN, session.spec.reward):
+                session.report.journal.emit(EventType.TRAJECTORIES, event)
             raise
 
     def _collect(self, count: int) -> Sequence[ScoredGroup]:

@@ -11,10 +11,10 @@ from services.common.steering import checkpoint_wishes
 from services.trainer.learner.checkpointing import best_name
 from services.trainer.learner.evaluation import Evaluation
 from services.trainer.learner.process import StopRequestedError
-from services.trainer.learner.rl_batch import UnverifiableError
 from services.trainer.learner.session import Session, peak_memory_gib
 from services.trainer.learner.steering import apply_revisions
 from services.trainer.learner.validation import Validation
+from services.trainer.learner.verifiability import UnverifiableError
 from services.trainer.ledger import StepRecord
 
 

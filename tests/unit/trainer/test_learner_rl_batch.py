@@ -9,8 +9,9 @@ from services.common.errors import PlatformError
 from services.common.grader_spec import parse_grader
 from services.common.job_spec import RewardSpec, RlSpec
 from services.common.trajectory import Outcome, ScoredGroup, Verdict
-from services.trainer.learner.rl_batch import RlBatch, UnverifiableError, gather_batch
+from services.trainer.learner.rl_batch import RlBatch, gather_batch
 from services.trainer.learner.rl_metrics import batch_metrics
+from services.trainer.learner.verifiability import UnverifiableError
 from tests.support.builders import prompt_task, scored_group, trajectory
 
 C, W, N, U, A = Outcome.CORRECT, Outcome.INCORRECT, Outcome.NO_ANSWER, Outcome.UNVERIFIABLE, Outcome.ABORTED
@@ -111,7 +112,7 @@ def test_too_many_unjudged_responses_end_the_job_before_the_lack_of_signal_does(
         gather(Prompts([U, C], [C, W]), limit=0.2)
     assert caught.value.code == "reward_error_rate"
     assert isinstance(caught.value, UnverifiableError)
-    assert [item.position for item in caught.value.groups] == [0]
+    assert [group.task.ledger_position for group in caught.value.groups] == [0]
 
 
 def test_abandoned_responses_do_not_count_as_the_verifiers_failure() -> None:
