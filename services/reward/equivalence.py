@@ -29,10 +29,11 @@ _STATED_CHOICE: Final = re.compile(
 _PARENTHESISED_LETTER: Final = re.compile(r"\([A-J]\)")
 _BASED: Final = re.compile(r"\(?([0-9A-F]*\d[0-9A-F]*)\)? ?_ ?\{? ?(\d+) ?\}?")
 _CLOCK: Final = re.compile(r"(\d+(?: ?: ?\d+)+)(?: ?([ap])\.?m\.?)?", re.IGNORECASE)
+_TO: Final = re.compile(r"(?<=\d) ?(?:\\text ?\{ ?to ?\}|to) ?(?=\d)")
 _RATIO: Final = re.compile(r": ?\d(?!\d)")
 _ELLIPSIS: Final = re.compile(r"\\[lcd]?dots|\.\.\.|…")
 _NAME: Final = r"(?:[a-zA-Z]|\\[a-zA-Z]+) ?(?:_ ?(?:\w|\{(?:[^{}]|\{[^{}]*\})*\}))? ?(?:\(\\?[a-zA-Z]+ ?\))?"
-_LABEL: Final = re.compile(rf"(?:{_NAME}|\([a-z](?: ?, ?[a-z])+\)) ?= ?(?=[^=<>]+$)")
+_LABEL: Final = re.compile(rf"(?:(?:{_NAME}|\([a-z](?: ?, ?[a-z])+\)) ?=|[a-z] ?\\in(?![a-z])) ?(?=[^=<>]+$)")
 _BARE_LIST: Final = re.compile(r"(?!\\\{)[^()\[\]=<>,;]+(?:,[^()\[\]=<>,;]+)+")
 _GUESSED_UNIT: Final = re.compile(r"^([\d.,]+) ?([mghsJNWVKLAC])$")
 _RELATION: Final = re.compile(r"[<>=:]|\\(?:in|equiv|approx|sim|le|ge|ne)(?![a-z])")
@@ -98,7 +99,7 @@ def _decide(pair: _Pair) -> Comparison:
 
 
 def _without_label(pair: _Pair) -> _Pair:
-    """`x = 5` against `5`, `I_0 = …` against `I_0 = …`: the name before the only `=` says nothing."""
+    r"""`x = 5` against `5`, `x \in [0,1]` against `[0,1]`: the name before the only `=` or `\in` says nothing."""
     gold, answer = (_LABEL.match(side.text) for side in (pair.gold, pair.answer))
     if gold and answer and _squeeze(gold.group()) != _squeeze(answer.group()):
         return pair
@@ -170,7 +171,7 @@ def _based(pair: _Pair) -> _Decision | None:
 
 def _clock(pair: _Pair) -> _Decision | None:
     """Times, part by part, and ratios: one with a part of a single digit, as no minutes are written."""
-    gold, answer = _CLOCK.fullmatch(pair.gold.text), _CLOCK.fullmatch(pair.answer.text)
+    gold, answer = _CLOCK.fullmatch(pair.gold.text), _CLOCK.fullmatch(_TO.sub(":", pair.answer.text))
     if gold is None or answer is None:
         return None
     halves = {match.group(2).lower() for match in (gold, answer) if match.group(2)}
@@ -215,8 +216,10 @@ def _readings(number: Rational, unit: str) -> list[Rational]:
 
 
 def _symbols(pair: _Pair) -> _Decision | None:
-    """`42x` is no number: what has free variables is not computed."""
+    """`42x` is no number: what has free variables is not computed. Nor is `42:1`."""
     text = pair.answer.text
+    if pair.kind is GoldType.INTEGER and _CLOCK.fullmatch(text):  # the comparator divides ratios
+        return _judged(False)
     if _RELATION.search(text) or _operators(text) or not _VARIABLE.search(_PLAIN_WORD.sub("", text)):
         return None
     return _judged(False)
