@@ -1,5 +1,5 @@
 // @vitest-environment jsdom
-import { cleanup, fireEvent, render, screen } from "@testing-library/react";
+import { cleanup, fireEvent, render, screen, within } from "@testing-library/react";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 
 import { exampleTrajectory } from "./example";
@@ -70,4 +70,14 @@ test("up and down go to the group's other responses", () => {
   press("ArrowDown");
   press("ArrowUp");
   expect(onSibling.mock.calls).toEqual([[1], [-1]]);
+});
+
+test("a response that could not be judged shows the cause and no number", () => {
+  const verdict = { extracted: "71", reason: "overloaded" };
+  render(<ReplayView detail={exampleTrajectory({ outcome: "unverifiable", reward: null, rewards: {}, advantage: null, verdict })} onSibling={vi.fn()} />);
+
+  const card = screen.getByRole("region", { name: "Reward" });
+  const fact = (name: string) => within(card).getByText(name).nextElementSibling?.textContent;
+  expect([fact("Sum"), fact("Advantage")]).toEqual(["–", "–"]);
+  expect(screen.getByText("overloaded")).toBeTruthy();
 });

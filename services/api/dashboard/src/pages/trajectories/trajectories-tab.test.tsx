@@ -55,7 +55,7 @@ test("an open group that newer ones push out of the list stands above them", asy
   fireEvent.click(await screen.findByRole("button", { name: "Show newer (2)" }));
 
   await waitFor(() => expect(questions()).toEqual(["question 1", "question 4", "question 3"]));
-  expect(screen.getByText("answer in grp_1")).toBeTruthy();
+  expect(await screen.findByText("answer in grp_1")).toBeTruthy();
   expect(screen.queryByRole("button", { name: /Show newer/ })).toBeNull();
 });
 
@@ -65,6 +65,19 @@ test("a link to a group that is not among the newest opens it above them", async
   render(tab(0));
   await screen.findByText("answer in grp_1");
   expect(questions()).toEqual(["question 1", "question 4", "question 3"]);
+});
+
+test("what could not be judged has no reward, and leaves the spread of the others alone", async () => {
+  const outcomes = ["unverifiable", "unverifiable"];
+  kept = [
+    { ...group(2), outcomes, rewards: [null, null], disposition: "dropped_error" },
+    { ...group(1), outcomes: ["unverifiable", "correct"], rewards: [null, 0.5] },
+  ];
+  render(tab(0));
+  await screen.findByRole("button", { name: "question 1" });
+
+  const rewards = [...document.querySelectorAll("tbody tr")].map((row) => row.children[4]?.textContent);
+  expect(rewards).toEqual(["–", "0.5 to 0.5"]);
 });
 
 test("an empty list fills by itself", async () => {
