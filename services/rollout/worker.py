@@ -255,7 +255,11 @@ class RolloutWorker:
         if session is None:
             return
         self._past, self._session = totals, None
-        session.close()
+        try:
+            session.close()
+        except Exception:
+            # Whatever it still holds, the thread goes on, or nobody would hear of it.
+            log.exception("engine not closed")
         del session
         gc.collect()
         if torch.cuda.is_available():

@@ -294,6 +294,17 @@ def test_an_engine_that_fails_gives_its_prompts_to_another_replica(replica: Benc
     assert replica.worker.replica.last_error == "RuntimeError: out of memory"
 
 
+def test_an_engine_that_cannot_even_be_closed_does_not_end_the_replica(replica: Bench) -> None:
+    replica.make_ready()
+    replica.engine.step_error = replica.engine.close_error = RuntimeError("device lost")
+    replica.issue("g0")
+    eventually(lambda: replica.worker.replica.state is ReplicaState.UNHEALTHY)
+
+    assert replica.load(1)
+
+    assert len(replica.groups(1)) == 1
+
+
 def test_an_unhealthy_replica_is_as_new_after_assigning_it_again(replica: Bench) -> None:
     replica.make_ready().engine.step_error = RuntimeError("out of memory")
     replica.issue("a")

@@ -24,6 +24,7 @@ class ScriptedEngine:
         self.asleep = False
         self.step_error: Exception | None = None
         self.load_error: Exception | None = None
+        self.close_error: Exception | None = None
         self.replayed_logprob = 0.0
         self.refuses: Callable[[GenerationRequest], bool] = lambda request: False
         self.loads: list[Mapping[str, Tensor]] = []
@@ -55,6 +56,8 @@ class ScriptedEngine:
 
     def close(self) -> None:
         self.abort_all()
+        if self.close_error is not None:
+            raise self.close_error
 
     def sleep(self) -> None:
         self.asleep = True
