@@ -339,10 +339,7 @@ class JobSpec(Frozen):
     @model_validator(mode="after")
     def _taking_turns_is_on_policy(self) -> Self:
         if self.resources.colocate and self.rl.max_staleness > 0:
-            raise ValueError(
-                f"resources.colocate makes replicas and learner take turns, but rl.max_staleness is "
-                f"{self.rl.max_staleness}, with which they work at the same time; set one of them back"
-            )
+            raise ValueError(f"resources.colocate needs rl.max_staleness 0, got {self.rl.max_staleness}")
         return self
 
     @model_validator(mode="after")

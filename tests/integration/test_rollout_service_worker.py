@@ -437,6 +437,7 @@ def test_prometheus_is_told_of_state_assignment_and_work(replica: Bench) -> None
     replica.make_ready(version=3)
     replica.issue("grp_a")
     replica.groups(1)
+    eventually(lambda: replica.worker.inflight_groups == 0)  # the answer is there before it is crossed off
 
     ready = generate_latest(registry).decode()
 
