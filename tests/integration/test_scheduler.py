@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from services.api.db.base import utc_now
 from services.api.db.job_tables import Attempt, Job, ServiceLease
 from services.api.db.jobs import lock_job, transition
-from services.api.db.record_tables import JobEvent, Metric
+from services.api.db.record_tables import Checkpoint, JobEvent, Metric
 from services.api.domain.job_state import JobState
 from services.api.scheduler.context import SchedulerContext
 from services.api.scheduler.dispatch import dispatch
@@ -217,6 +217,40 @@ def test_a_retryable_failure_is_followed_by_the_next_attempt_three_times(world: 
     assert (job.state, job.error_code, job.error_message) == ("failed", "oom_train", "out of memory")
     assert [attempt.error_code for attempt in world.attempts(job_id)] == ["oom_train"] * 3
     assert len(world.trainer.started) == 3
+
+
+def test_failures_count_from_the_last_attempt_that_wrote_a_checkpoint(world: World) -> None:
+    job_id = world.run()
+
+    for number in range(1, 7):
+        assert world.trainer.started[-1].attempt == number
+        if number in (3, 4):
+            add_checkpoint(world, job_id, number)
+        world.trainer.end("failed", "worker_lost", "restarted", retryable=True)
+        reconcile(world.context, job_id)
+        dispatch(world.context)
+        reconcile(world.context, job_id)
+
+    assert world.job(job_id).state == "failed"
+    assert len(world.trainer.started) == 6
+
+
+def add_checkpoint(world: World, job_id: str, attempt: int) -> None:
+    """What the recorder stores when the attempt has written one."""
+    with world.context.database.begin() as session:
+        session.add(
+            Checkpoint(
+                id=f"ckpt_{attempt}",
+                job_id=job_id,
+                attempt=attempt,
+                step=attempt,
+                stage="rl",
+                path=f"/checkpoints/step-{attempt}",
+                weight_version=attempt,
+                weight_digest="d",
+                num_bytes=1,
+            )
+        )
 
 
 def test_a_failure_that_no_attempt_can_heal_ends_the_job(world: World) -> None:

@@ -164,7 +164,11 @@ def open_attempt(session: Session, job: Job, trainer: str, replicas: Sequence[st
 
 
 def close_attempt(session: Session, job: Job, attempt: Attempt, end: AttemptEnd) -> int:
-    """End an attempt and give its services back; returns how many attempts failed before since the user queued it."""
+    """End an attempt and give its services back; returns how many failed before it since the job last got on.
+
+    A job gets on when the user queues it, and with every attempt that writes a checkpoint: trainers that are restarted
+    again and again over weeks do not end a job.
+    """
     attempt.state = end.state
     attempt.ended_at = utc_now()
     failed = end if end.state is AttemptState.FAILED else None
@@ -172,6 +176,8 @@ def close_attempt(session: Session, job: Job, attempt: Attempt, end: AttemptEnd)
         attempt.error_code, attempt.error_message = end.error_code, end.error_message
     session.execute(delete(ServiceLease).where(ServiceLease.job_id == job.id, ServiceLease.attempt == attempt.number))
     append_event(session, job, ATTEMPT_EVENT, _attempt_json(end.state, attempt.trainer_address, failed))
+    if session.scalar(select(Checkpoint.id).where(Checkpoint.job_id == job.id, Checkpoint.attempt == attempt.number)):
+        job.forgiven_attempts = max(job.forgiven_attempts, attempt.number - 1)
     earlier = select(func.count()).where(
         Attempt.job_id == job.id,
         Attempt.number > job.forgiven_attempts,

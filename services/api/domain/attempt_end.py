@@ -7,7 +7,7 @@ from typing import Final
 from services.api.domain.job_state import JobState
 
 MAX_FAILED_ATTEMPTS: Final = 3
-"""Attempts of one job that may fail before the job does."""
+"""Attempts that may fail one after the other, none with a checkpoint after the first, before the job does."""
 
 
 PAUSING_CODES: Final = frozenset({"disk_full", "reward_error_rate"})
