@@ -234,7 +234,6 @@ class EvalSpec(Frozen):
     temperature: float = Field(0.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0)
-    """0 is off."""
     max_new_tokens: int | None = Field(None, gt=0)
     """None is `sampling.max_new_tokens`."""
     confidence_thresholds: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field((), max_length=16)
