@@ -305,9 +305,8 @@ class JobSpec(Frozen):
             if stage == "eval" and self.validation_file is None:
                 raise ValueError(f"method {self.method.type!r} evaluates, so validation_file is required")
             if stage != "eval" and not self.training_files_of(stage):
-                raise ValueError(
-                    f"method {self.method.type!r} needs training_file (or training_mixture, or {stage}.training_file)"
-                )
+                others = f"training_mixture, or {stage}.training_file"
+                raise ValueError(f"method {self.method.type!r} needs training_file (or {others})")
         return self
 
     @model_validator(mode="after")
