@@ -89,5 +89,6 @@ def test_no_request_breaks_the_api_and_every_answer_is_as_documented(http: httpx
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_thousands_of_requests_break_nothing(http: httpx.Client, tmp_path: Path) -> None:
     assert fuzz(http, tmp_path, 110) >= 5000
