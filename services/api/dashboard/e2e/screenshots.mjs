@@ -16,6 +16,9 @@ const PAGES = [
   ["playground", `/playground?model=${job}`],
 ];
 
+/** Charts and lists that a page adds to what it showed first. */
+const SETTLED_MS = 1500;
+
 /** Where a page is more telling after something was done with it. */
 const ACTIONS = {
   async replay(page) {
@@ -37,9 +40,9 @@ for (const colorScheme of ["light", "dark"]) {
   const page = await context.newPage();
   for (const [name, path] of PAGES) {
     await page.goto(base + path);
-    await page.waitForTimeout(1800);
+    await page.waitForFunction(() => document.querySelector("main > *") !== null && document.querySelector(".loading") === null);
     await ACTIONS[name]?.(page);
-    await page.waitForTimeout(300);
+    await page.waitForTimeout(SETTLED_MS);
     await page.screenshot({ path: `${target}/${name}-${colorScheme}.png` });
   }
   await context.close();

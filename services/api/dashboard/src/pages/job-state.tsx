@@ -45,6 +45,6 @@ export function JobProgress({ job }: { job: Job }) {
 export function Eta({ job }: { job: Job }) {
   const now = useNow();
   if (job.finished_at !== null) return <>{job.started_at === null ? "" : `took ${duration(job.finished_at - job.started_at)}`}</>;
-  if (job.estimated_finish !== null) return <>{`${duration(Math.max(1, job.estimated_finish - now))} left`}</>;
+  if (job.estimated_finish !== null) return <>{job.estimated_finish > now ? `${duration(job.estimated_finish - now)} left` : "later than estimated"}</>;
   return <>{job.started_at === null ? "" : `${duration(Math.max(0, now - job.started_at))} so far`}</>;
 }

@@ -130,6 +130,11 @@ export function Digest({ value, length = 12 }: { value: string; length?: number 
   );
 }
 
+/** A description of the schema: what stands between backquotes is code. */
+export function Words({ text }: { text: string }) {
+  return text.split("`").map((part, place) => (place % 2 === 1 ? <code key={place}>{part}</code> : part));
+}
+
 export function Stat({ name, children, title }: { name: string; children: ReactNode; title?: string | undefined }) {
   return (
     <div className="stat" title={title}>

@@ -5,7 +5,7 @@ import { useCapabilities } from "../../api/capabilities";
 import { callPath, type ApiError } from "../../api/client";
 import type { Job, JobState } from "../../api/types";
 import { asError } from "../../api/use-query";
-import { navigate } from "../../router";
+import { Link, navigate } from "../../router";
 import { Dialog, ErrorNote } from "../../ui/parts";
 
 interface Action {
@@ -56,6 +56,7 @@ export function JobActions({ job, onDone }: { job: Job; onDone: () => void }) {
           </button>
         ))}
         {canSteer && <button type="button" className="button" onClick={() => setSteering(true)}>Steer …</button>}
+        {job.attempt > 0 && <Link to={`/jobs/${job.id}/checkpoints`} className="button" title="Of any of its checkpoints">Fork, rewind, export</Link>}
         <button type="button" className="button" onClick={() => navigate(`/new?from=${job.id}`)} title="A new job with this job's spec to start from">
           Use as template
         </button>

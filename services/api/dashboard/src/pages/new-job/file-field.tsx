@@ -5,7 +5,7 @@ import { type ApiError, answer, api, authorization, refusal } from "../../api/cl
 import type { StoredFile } from "../../api/types";
 import { asError, useQuery } from "../../api/use-query";
 import { bytes, number } from "../../format";
-import { ErrorNote } from "../../ui/parts";
+import { ErrorNote, Words } from "../../ui/parts";
 
 interface Props {
   label: string;
@@ -43,7 +43,7 @@ export function FileField({ label, hint, value, problem, onChange }: Props) {
         <button type="button" className="button" disabled={isSending} onClick={() => picker.current?.click()}>{isSending ? "Checking …" : "Upload …"}</button>
         <input ref={picker} type="file" accept=".jsonl,.json" hidden aria-label={`Upload ${label}`} onChange={(event) => void send(event.target.files?.[0])} />
       </div>
-      <span className="hint">{chosen ? describe(chosen) : hint}</span>
+      <span className="hint">{chosen ? describe(chosen) : <Words text={hint} />}</span>
       {problem && <span className="problem">{problem}</span>}
       {error && <ErrorNote error={error} />}
     </div>

@@ -1,6 +1,7 @@
 /** A form made from the job spec's schema: what is entered differs from a default, what is not stays one. */
 import { useId } from "react";
 
+import { Words } from "../../ui/parts";
 import { FileField } from "./file-field";
 import { type Field, governs, methodOf, parseInput, type Section, showInput, type Spec, valueAt, withValue } from "./spec-fields";
 
@@ -30,7 +31,7 @@ export function SchemaForm({ sections, spec, problems, models, onChange }: Props
         const faulty = section.fields.some((field) => problems.has(field.path));
         return (
           <details key={section.path} className="card section" open={faulty || entered > 0}>
-            <summary><code>{section.path}</code> <span className="muted small">{section.about}</span>{entered > 0 && <span className="badge plain">{entered} set</span>}</summary>
+            <summary><code>{section.path}</code> <span className="muted small"><Words text={section.about} /></span>{entered > 0 && <span className="badge plain">{entered} set</span>}</summary>
             <div className="fields">{section.fields.map(draw)}</div>
           </details>
         );
@@ -63,7 +64,7 @@ function FieldInput({ field, text, problem, models, onText }: InputProps) {
         <input {...shared} list={field.path === "model" ? `${id}-models` : undefined} className={field.kind === "text" ? "" : "num"} inputMode={field.kind === "integer" ? "numeric" : undefined} placeholder={field.placeholder} onChange={(event) => onText(event.target.value)} />
       )}
       {field.path === "model" && <datalist id={`${id}-models`}>{models.map((model) => <option key={model.id} value={model.id}>{model.name}</option>)}</datalist>}
-      <span className="hint" id={`${id}-hint`}>{field.about}</span>
+      <span className="hint" id={`${id}-hint`}><Words text={field.about} /></span>
       {problem && <span className="problem">{problem}</span>}
     </div>
   );
