@@ -23,7 +23,6 @@ const SETTLED_MS = 1500;
 const ACTIONS = {
   async replay(page) {
     await page.getByRole("button", { name: "Show that step" }).click();
-    await page.keyboard.press("ArrowLeft");
     await page.locator(".film .token").first().hover();
   },
   async playground(page) {

@@ -52,6 +52,11 @@ function padded(low: number, high: number, least: number, most = Infinity): [num
   return [Math.max(least, low - room), Math.min(most, high + room)];
 }
 
+/** Round values within the range, about as many as TICKS. */
 function ticks(low: number, high: number): number[] {
-  return Array.from({ length: TICKS }, (_, place) => low + ((high - low) * place) / (TICKS - 1));
+  const rough = (high - low) / TICKS;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * ([1, 2, 5].find((factor) => factor * power >= rough) ?? 10);
+  const first = Math.ceil(low / step);
+  return Array.from({ length: Math.floor(high / step) - first + 1 }, (_, place) => Number(((first + place) * step).toFixed(6)));
 }
