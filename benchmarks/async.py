@@ -30,7 +30,7 @@ def main() -> None:
     quick = parser.parse_args().quick
     few = {"steps": 3, "prompts_per_step": 4, "num_generations": 4, "dynamic_sampling": False}
     shape: dict[str, Any] = few if quick else {"steps": 20}
-    with bench(quick) as ready:
+    with bench(*((4, 8) if quick else ())) as ready:
         on_policy, ahead = (_figures(ready.reinforce(**shape, max_staleness=staleness)) for staleness in (0, 1))
     figures = {"wall_ratio": round(on_policy["wall_s"] / ahead["wall_s"], 3), "on_policy": on_policy, "ahead": ahead}
     print(json.dumps({"benchmark": "async", "steps": shape["steps"], **figures}))

@@ -7,9 +7,8 @@ tokens after a prompt of 256, blocks of 4, two tokens per step on average:
 * packed_sdpa: the same row, SDPA under the same mask as a dense boolean one;
 * reference: the published layout, one row `[noisy | clean]` per step rank, one at a time, SDPA under a dense mask.
 
-Tokens per second are response tokens trained; model FLOPs (6 per parameter and token, and 12 per head width, head,
-layer and pair of visible tokens) over the device's peak give the MFU. What does not fit into memory says so. Without a
-CUDA device the script says what is missing and ends well.
+Tokens per second are response tokens trained; the MFU is that of `services/trainer/work.py`. What does not fit into
+memory says so. Without a CUDA device the script says what is missing and ends well.
 """
 
 import argparse
@@ -31,9 +30,8 @@ from services.common.model.loading import LoadedModel
 from services.common.model.sdar import SDARConfig, SDARForCausalLM
 from services.common.model.tiny import character_tokenizer
 from services.trainer.trajectory_rows import Sample, rl_rows
+from services.trainer.work import model_flops, peak_flops
 
-PEAK_FLOPS: Final = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
-"""Dense bf16, by a part of the device's name."""
 LENGTHS: Final = (1024, 4096, 8192)
 
 
@@ -114,7 +112,7 @@ def measure(loaded: LoadedModel, sample: Sample, variant: str, repetitions: int)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return {"out_of_memory": True}
-    flops, peak = _flops(loaded, rows), _peak_flops()
+    flops, peak = sum(model_flops(loaded, index, len(at)) for _, index, at, _ in rows), peak_flops()
     return {
         "tokens": sum(len(row[0]) for row in rows),
         "seconds": round(seconds, 4),
@@ -129,25 +127,6 @@ def _timed(loaded: LoadedModel, rows: list[Row], *, dense: bool) -> float:
     step(loaded, rows, dense=dense)
     torch.cuda.synchronize()
     return time.perf_counter() - began
-
-
-def _flops(loaded: LoadedModel, rows: list[Row]) -> float:
-    """What the model needs, recomputation not counted."""
-    config = loaded.model.config
-    head = config.vocab_size * config.hidden_size
-    body = sum(parameter.numel() for parameter in loaded.model.parameters()) - head
-    per_pair = 12 * config.num_hidden_layers * config.num_attention_heads * config.head_dim
-    return sum(6 * (body * len(ids) + head * len(at)) + per_pair * _visible_pairs(index) for ids, index, at, _ in rows)
-
-
-def _visible_pairs(index: RowIndex) -> int:
-    """A token sees its own block and every earlier clean one."""
-    return int((BLOCK * (index.block + 1)).sum())
-
-
-def _peak_flops() -> float | None:
-    name = torch.cuda.get_device_name()
-    return next((flops for part, flops in PEAK_FLOPS.items() if part in name), None)
 
 
 def main() -> None:

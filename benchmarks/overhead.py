@@ -2,8 +2,9 @@
 
 The whole platform runs, as `dirl demo` runs it. Every process writes down when its engine, its verifier, its learner
 or its handling of weights computes (`tracing/sitecustomize.py`); waiting is booked to nobody. The share is what the
-union of these intervals leaves of the steps' wall, from the second step on. Two JSON objects: the demo's own steps, and
-long steps of eight times as many prompts. Full run: supervised training as in the demo, then 12 and 3 steps.
+union of these intervals leaves of the steps' wall (with their metrics and events; checkpoints come between steps), from
+the second step on. Two JSON objects: the demo's own steps, and long steps of three times as many prompts. No group is
+refilled, so that every step does the same work and a little supervised training will do.
 """
 
 import argparse
@@ -31,12 +32,14 @@ TRACING = Path(__file__).parent / "tracing"
 class Bench:
     """The demo's platform with a supervised model, ready for reinforcement jobs."""
 
-    def __init__(self, platform: LocalPlatform, api: ApiClient, quick: bool) -> None:
+    def __init__(
+        self, platform: LocalPlatform, api: ApiClient, sft_steps: int | None, eval_samples: int | None
+    ) -> None:
         self._platform, self._api = platform, api
         self._directory = platform.data_dir / "demo"
         self._spec = make_demo_job(self._directory, seed=0)
-        if quick:
-            self._spec["sft"]["max_steps"], self._spec["eval"]["num_samples"] = 4, 8
+        self._spec["sft"]["max_steps"] = sft_steps or self._spec["sft"]["max_steps"]
+        self._spec["eval"]["num_samples"] = eval_samples or self._spec["eval"]["num_samples"]
         job = self._run({**self._spec, "method": "sft"})
         self._model = self._checkpoints(job)[-1]
 
@@ -72,14 +75,14 @@ def _tell(line: str) -> None:
 
 
 @contextmanager
-def bench(quick: bool) -> Iterator[Bench]:
-    """A platform of its own, gone afterwards."""
+def bench(sft_steps: int | None = None, eval_samples: int | None = None) -> Iterator[Bench]:
+    """A platform of its own, gone afterwards; None is the demo's own number."""
     with (
         tempfile.TemporaryDirectory(prefix="dirl-bench-") as directory,
         LocalPlatform(Path(directory), on_ready=lambda service, seconds: None, report=_tell) as platform,
         ApiClient(platform.api_url) as api,
     ):
-        yield Bench(platform, api, quick)
+        yield Bench(platform, api, sft_steps, eval_samples)
 
 
 def read_trace(directory: Path) -> dict[str, list[Interval]]:
@@ -128,19 +131,19 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="hardly any training, steps of few prompts")
     quick = parser.parse_args().quick
     shapes: dict[str, dict[str, Any]] = {
-        "demo": {"steps": 13},
-        "long steps": {"steps": 4, "prompts_per_step": 256},
+        "demo": {"steps": 9},
+        "long steps": {"steps": 4, "prompts_per_step": 96},
     }
     if quick:
-        few = {"steps": 2, "num_generations": 4, "dynamic_sampling": False}
+        few = {"steps": 2, "num_generations": 4}
         shapes = {"demo": {**few, "prompts_per_step": 4}, "long steps": {**few, "prompts_per_step": 8}}
     with tempfile.TemporaryDirectory() as trace:
         inherited = os.environ.get("PYTHONPATH", "")
         os.environ.update(DIRL_BENCH_TRACE=trace, PYTHONPATH=f"{TRACING}{os.pathsep}{inherited}")
-        with bench(quick) as ready:
+        with bench(4 if quick else 120, eval_samples=8) as ready:
             read_trace(Path(trace))
             for name, rl in shapes.items():
-                ready.reinforce(**rl)
+                ready.reinforce(**rl, dynamic_sampling=False)
                 print(json.dumps(overhead(read_trace(Path(trace)), name)), flush=True)
 
 

@@ -1,7 +1,8 @@
 """Writes down when the processes of a benchmarked platform compute; Python imports this module by itself at start.
 
-Every call of a function in COMPUTING appends `[kind, start, end]`, in seconds of the machine's monotonic clock, to a
-file of its process in the directory DIRL_BENCH_TRACE. The services know nothing of it.
+Every call of a function in COMPUTING (of a class, or of the module where None stands) appends `[kind, start, end]`, in
+seconds of the machine's monotonic clock, to a file of its process in the directory DIRL_BENCH_TRACE. The services know
+nothing of it.
 """
 
 import functools
@@ -21,7 +22,7 @@ COMPUTING = {
     "services.common.weights": (("weights", "WeightAssembler", ("feed", "finish")),),
     "services.trainer.learner.trainee": (("learner", "Trainee", ("train_rl", "logprobs", "tensors")),),
     "services.reward.pool": (("verifier", "_Slot", ("_grade",)),),
-    "services.trainer.learner.rl_stage": (("step", "RlStage", ("step",)),),
+    "services.trainer.learner.stage": (("step", None, ("_one_step",)),),
 }
 
 
@@ -64,8 +65,9 @@ class _Finder(importlib.abc.MetaPathFinder):
 def _load(load: Any, module: ModuleType) -> None:
     load(module)
     for kind, owner, names in COMPUTING[module.__name__]:
+        place = module if owner is None else getattr(module, owner)
         for name in names:
-            setattr(getattr(module, owner), name, traced(kind, getattr(getattr(module, owner), name)))
+            setattr(place, name, traced(kind, getattr(place, name)))
 
 
 if "DIRL_BENCH_TRACE" in os.environ:

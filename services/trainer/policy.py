@@ -8,7 +8,7 @@ so does a model that has come to predict far worse than chance.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -26,6 +26,7 @@ from services.trainer.reference import Reference
 from services.trainer.sft import NoisyExample, SftExample, add_noise, denoising_loss
 from services.trainer.sharding import shard, whole
 from services.trainer.trajectory_rows import PackedRow, Sample, rl_rows, sft_rows
+from services.trainer.work import Work
 
 LOGITS_PER_CHUNK: Final = 2**25
 """Logits held at once, 128 MiB in fp32: with a vocabulary of 152k, those of a packed row would fill a device."""
@@ -44,6 +45,8 @@ class Policy:
     ranks: Ranks = ALONE
     reference: Reference | None = None
     """What rl.kl_beta is the weight of the divergence from; needed when it is above 0."""
+    work: Work = field(default_factory=Work)
+    """What this rank computed with gradient since somebody last put a new one here."""
 
     def __post_init__(self) -> None:
         """With several ranks the weights are sharded, and a pass gathers them layer by layer."""
@@ -56,6 +59,8 @@ class Policy:
     ) -> tuple[torch.Tensor, float]:
         """score_row of a row from the host, its matrix products in the precision of the job."""
         device = self.loaded.model.device
+        if torch.is_grad_enabled():
+            self.work.add(self.loaded, row)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.trainer.precision == "bf16"):
             scored: tuple[torch.Tensor, float] = self._scorer(row.to(device), temperature, observe)
         return scored

@@ -118,14 +118,25 @@ def test_every_step_reports_what_the_vocabulary_names(redis_url: str, model: Pat
         if "train/loss" in data["values"]
     ]
     wanted = {
-        "reward/mean", "reward/accuracy", "reward/accuracy/mean", "reward/frac_zero_std", "reward/outcome/correct",
-        "rollout/response_length_mean", "rollout/truncation_rate", "rollout/unique_ratio", "diffusion/tokens_per_step",
-        "diffusion/steps_per_block", "train/is_ratio_mean", "time/step_s", "time/rollout_s", "time/reward_s",
-        "time/train_s", "time/weight_sync_s", "weights/sync_bytes", "weights/sync_s", "weights/digest_ok",
-        "staleness/max", "perf/rollout_tokens_per_s", "perf/trainer_idle_ratio", "perf/peak_memory_gib",
+        "train/loss", "train/policy_loss", "train/entropy", "train/grad_norm", "train/lr", "train/clip_fraction",
+        "train/is_ratio_mean", "train/is_ratio_max", "train/logprob_abs_diff_mean", "train/logprob_abs_diff_max",
+        "train/mismatch_kl", "train/global_step",
+        "reward/mean", "reward/std", "reward/min", "reward/max", "reward/accuracy/mean", "reward/accuracy",
+        "reward/pass_at_k", "reward/frac_zero_std", "reward/frac_all_correct", "reward/frac_all_wrong",
+        "reward/outcome/correct", "reward/latency_p50_s", "reward/latency_p95_s", "reward/latency_p99_s",
+        "rollout/response_length_mean", "rollout/response_length_p50", "rollout/response_length_p95",
+        "rollout/response_length_max", "rollout/truncation_rate", "rollout/unique_ratio",
+        "diffusion/tokens_per_step", "diffusion/steps_per_block", "diffusion/confidence_mean", "diffusion/threshold",
+        "diffusion/masked_tokens_trained",
+        "staleness/mean", "staleness/max", "staleness/dropped_groups", "staleness/version_span_max",
+        "time/step_s", "time/rollout_s", "time/reward_s", "time/train_s", "time/weight_sync_s", "time/wait_for_batch_s",
+        "perf/rollout_idle_ratio", "perf/trainer_idle_ratio", "perf/rollout_tokens_per_s", "perf/trainer_tokens_per_s",
+        "perf/peak_memory_gib", "perf/padding_ratio",
+        "weights/version", "weights/sync_bytes", "weights/sync_s", "weights/digest_ok",
     }  # fmt: skip
     assert len(steps) == STEPS
     assert all(wanted <= values.keys() for values in steps), wanted - steps[0].keys()
+    assert ["time/wait_for_trainer_s" in values for values in steps] == [False] + [True] * (STEPS - 1)
     # Strictly on-policy: the trainer's log-probabilities are the engine's.
     assert all(values["train/is_ratio_mean"] == pytest.approx(1.0, abs=1e-5) for values in steps)
     assert steps[1]["reward/frac_zero_std"] == pytest.approx(1 / 3)

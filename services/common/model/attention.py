@@ -69,6 +69,11 @@ def packed_attention(index: RowIndex) -> Attend:
     return FlexAttend(index, compiled=True) if index.position.is_cuda else DocumentAttend(index)
 
 
+def row_padding(length: int, device: torch.device) -> int:
+    """Positions that the attention of a packed row computes beside its tokens."""
+    return -length % LENGTH_BUCKET if device.type == "cuda" else 0
+
+
 class FlexAttend:
     """FlexAttention under the index-vector mask, which is built once per row and used by every layer.
 

@@ -4,6 +4,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import torch
+
 from services.common.codec import group_to_json
 from services.common.diffusion.config import DecodingConfig
 from services.common.events import EventType
@@ -12,10 +14,11 @@ from services.common.ids import group_id
 from services.common.trajectory import PromptTask, Purpose, ScoredGroup
 from services.trainer.learner.admission import Admission
 from services.trainer.learner.datasets import Dataset, EncodedPrompt
+from services.trainer.learner.idleness import Idleness
 from services.trainer.learner.rl_batch import JudgedGroup, RlBatch, gather_batch
 from services.trainer.learner.rl_metrics import batch_metrics, staleness_metrics
 from services.trainer.learner.rollouts import Rollouts
-from services.trainer.learner.session import Session
+from services.trainer.learner.session import Session, training_performance
 from services.trainer.learner.stage import StepOutcome
 from services.trainer.learner.state import StageLedger
 from services.trainer.learner.trajectory_statistics import present
@@ -43,18 +46,16 @@ class RlStage:
         self._dataset, self._prompts, self._decoding = dataset, prompts, decoding
         self.num_steps = session.spec.rl.steps
         self._admission = Admission(rollouts, session.spec.rl, self._issue)
-        self._idle_since = (0.0, 0.0)
-        """Engines' busy seconds and the clock when `perf/rollout_idle_ratio` was last taken."""
+        self._idleness = Idleness(rollouts.replicas, beside_training=session.spec.rl.max_staleness > 0)
 
     def step(self) -> StepOutcome:
         """Gather a batch under the current weights and train on it once."""
         session, spec = self._session, self._session.spec
         started = time.monotonic()
-        if spec.rl.max_staleness == 0 or self._idle_since == (0.0, 0.0):
-            self._idle_since = (self._rollouts.replicas.busy_seconds(), started)
+        self._idleness.begin()
         with session.report.timed("rollout"):
             batch = self._gather()
-        idle, stale = self._idle_ratio(), self._admission.take_dropped()
+        idle, stale = self._idleness.end(), self._admission.take_dropped()
         metrics = {
             **self._train(batch),
             **batch_metrics(batch, spec.reward.graders, self._decoding.confidence_threshold),
@@ -78,8 +79,9 @@ class RlStage:
             raise
 
     def _collect(self, count: int) -> Sequence[ScoredGroup]:
-        steps_left = self.num_steps - self._session.state.stage_step
-        return self._admission.collect(count, self._session.weights(), steps_left)
+        steps_left, weights = self.num_steps - self._session.state.stage_step, self._session.weights()
+        with self._session.report.timed("wait_for_batch"):
+            return self._admission.collect(count, weights, steps_left)
 
     def _issue(self, count: int) -> Sequence[PromptTask]:
         return [self._task(position) for position in self._prompts.ledger.issue(count)]
@@ -131,24 +133,21 @@ class RlStage:
         report = self._session.report
         tokens = sum(len(t.token_ids) for item in batch.judged for t in item.group.trajectories)
         trained = sum(len(sample.token_ids) for sample in batch.samples())
-        rollout_s, train_s = max(report.seconds("rollout"), 1e-9), max(report.seconds("train"), 1e-9)
+        rollout_s, step_s = max(report.seconds("rollout"), 1e-9), max(time.monotonic() - started, 1e-9)
         grading = [item.group.reward_s for item in batch.judged]
         return {
             "perf/rollout_tokens_per_s": tokens / rollout_s,
-            "perf/trainer_tokens_per_s": trained / train_s,
-            "perf/trainer_idle_ratio": rollout_s / max(time.monotonic() - started, 1e-9),
+            **training_performance(self._session, trained),
+            **self._per_gpu(tokens / step_s),
+            "perf/trainer_idle_ratio": rollout_s / step_s,
             # Per group: grading runs beside decoding, so its sum is no part of the step's wall time.
             "time/reward_s": sum(grading) / len(grading),
         }
 
-    def _idle_ratio(self) -> dict[str, float]:
-        """Share of the time in which engines did not compute: that of the rollout phase, or of the whole step when
-        replicas decode beside training. Left out when a replica was restarted."""
-        replicas, (busy_before, since) = self._rollouts.replicas, self._idle_since
-        replicas.poll()
-        self._idle_since = (replicas.busy_seconds(), time.monotonic())
-        busy, capacity = self._idle_since[0] - busy_before, (self._idle_since[1] - since) * replicas.count
-        return {"perf/rollout_idle_ratio": max(0.0, 1 - busy / capacity)} if busy > 0 else {}
+    def _per_gpu(self, tokens_per_s: float) -> dict[str, float]:
+        """Response tokens a second over all ranks and replicas, each of which is taken to have one GPU."""
+        devices = self._session.trainee.ranks.size + self._rollouts.replicas.count
+        return {"perf/tokens_per_s_per_gpu": tokens_per_s / devices} if torch.cuda.is_available() else {}
 
     def _synchronisation(self) -> dict[str, float]:
         publication = self._rollouts.replicas.last_publication

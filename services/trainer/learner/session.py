@@ -78,6 +78,12 @@ class Session:
         )
 
 
+def training_performance(session: Session, answer_tokens: int) -> dict[str, float]:
+    """Rate and use of the device of the step's updates, which trained on so many answer tokens."""
+    seconds = max(session.report.seconds("train"), 1e-9)
+    return {"perf/trainer_tokens_per_s": answer_tokens / seconds, **session.trainee.take_work().metrics(seconds)}
+
+
 def peak_memory_gib() -> float:
     """Largest resident memory of the process so far, or on CUDA the largest allocation."""
     if torch.cuda.is_available():

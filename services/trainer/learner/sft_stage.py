@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from services.trainer.learner.datasets import Dataset
-from services.trainer.learner.session import Session
+from services.trainer.learner.session import Session, training_performance
 from services.trainer.learner.stage import StepOutcome
 from services.trainer.learner.state import StageLedger
 from services.trainer.learner.validation import Validation
@@ -45,8 +45,8 @@ class SftStage:
         with report.timed("train"):
             metrics = self._session.trainee.train_sft(examples, state.global_step, self._learning_rate())
         record = StepRecord(stage=self.name, step=state.global_step + 1, trained=tuple(positions), dropped={})
-        rate = sum(len(example.token_ids) for example in examples) / max(report.seconds("train"), 1e-9)
-        return StepOutcome(record, [], {**metrics, "perf/trainer_tokens_per_s": rate})
+        performance = training_performance(self._session, sum(len(example.token_ids) for example in examples))
+        return StepOutcome(record, [], {**metrics, **performance})
 
     def _next_positions(self) -> list[int]:
         """The next batch of the order; the last one of the last epoch may be smaller."""

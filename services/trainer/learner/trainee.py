@@ -33,6 +33,7 @@ from services.trainer.schedule import make_optimizer, set_learning_rate
 from services.trainer.sft import SftExample, noise_generator
 from services.trainer.sharding import local_device, whole
 from services.trainer.trajectory_rows import Sample
+from services.trainer.work import Work
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -145,6 +146,11 @@ class Trainee:
         state = self._state()
         moments = {} if self._optimizer is None else export_optimizer(self.loaded.model, self._optimizer)
         return Snapshot(self._weights(state), adapter.adapter_tensors(state), moments)
+
+    def take_work(self) -> Work:
+        """What this rank computed since the last call."""
+        work, self._policy.work = self._policy.work, Work()
+        return work
 
     def follow(self) -> None:
         """Do what rank 0 does until it dismisses the ranks."""
