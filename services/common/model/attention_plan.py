@@ -103,6 +103,8 @@ class Plan:
     """
 
     def __init__(self, index: RowIndex, chunks: Chunks, heads: int, groups: int, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        """Of the masks, and of the operands that they are added to."""
         buckets = _grades(chunks.lengths)
         padded = [_padded(chunks, members) for members in buckets]
         self.queries = Gather([(_of_heads(rows, heads, groups), real) for rows, real in padded], len(index) * heads)

@@ -24,6 +24,15 @@ _attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """In which attention over fp32 operands is summed on a CPU: fp64, rounded at the end.
+
+    The rollout engine and the learner sum over the same keys in different orders; in fp32 their log-probabilities would
+    differ by rounding, rarely but without bound over a long job. In fp64 what is left rounds away.
+    """
+    return torch.float64 if dtype == torch.float32 else dtype
+
+
 class DocumentAttend:
     """Attention over one row; built once, called by every layer. See services.common.model.attention.Attend."""
 
@@ -35,7 +44,7 @@ class DocumentAttend:
         """[1, H, T, D]; see Attend."""
         heads, groups = query.shape[1], key.shape[1]
         if self._plan is None:
-            self._plan = Plan(self._index, self._chunks, heads, groups, query.dtype)
+            self._plan = Plan(self._index, self._chunks, heads, groups, wide_dtype(query.dtype))
         rows = (tensor[0].transpose(0, 1).flatten(0, 1) for tensor in (query, key, value))
         out: Tensor = _DocumentAttention.apply(*rows, self._plan, scaling)  # type: ignore[no-untyped-call]
         return out.view(-1, heads, out.shape[-1]).transpose(0, 1)[None]
@@ -47,14 +56,16 @@ class _DocumentAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> Tensor:
         laid = plan.queries.laid(q), plan.keys.laid(k), plan.keys.laid(v)
-        queries, keys, values = plan.split(*laid)
+        wide = tuple(each.to(plan.dtype) for each in laid)
+        queries, keys, values = plan.split(*wide)
         parts = [
             _attend(*operands, attn_mask=bias, scale=scale)
             for *operands, bias in zip(queries, keys, values, plan.biases, strict=True)
         ]
         outs, masses = zip(*parts, strict=True)
         if plan.prefixes:
-            _merge_prefixes(plan, queries, laid[1:], outs, masses, scale)
+            _merge_prefixes(plan, queries, wide[1:], outs, masses, scale)
+        outs, masses = ([part.to(q.dtype) for part in each] for each in (outs, masses))
         ctx.save_for_backward(*laid, *outs, *masses)
         ctx.plan, ctx.scale = plan, scale
         return plan.queries.back(_flat(outs))
@@ -68,7 +79,7 @@ class _DocumentAttention(torch.autograd.Function):
         given = plan.queries.split(plan.queries.laid_without_padding(grad))
         outs, masses = whole[: len(given)], whole[len(given) :]
         parts = [
-            _attend_backward(*operands, 0.0, False, attn_mask=bias, scale=ctx.scale)
+            _attend_backward(*operands, 0.0, False, attn_mask=bias.to(q.dtype), scale=ctx.scale)
             for *operands, bias in zip(given, queries, keys, values, outs, masses, plan.biases, strict=True)
         ]
         grads = tuple(_flat(each) for each in zip(*parts, strict=True))

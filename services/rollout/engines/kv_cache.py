@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from services.common.model.attention import Attend
+from services.common.model.document_attention import wide_dtype
 
 WINDOW_STEP: Final = 64
 """Attention reads a multiple of this many positions. Whole vectors of masked zeros change no sum, so the rounding that
@@ -26,14 +27,15 @@ class KVCache:
         self.max_tokens = _whole_windows(max_tokens)
         kv_heads, head_dim = kv_shape(config)
         shape = (config.num_hidden_layers, num_slots, self.max_tokens, kv_heads, head_dim)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        stored = cache_dtype(dtype, device)
+        self.keys = torch.zeros(shape, dtype=stored, device=device)
+        self.values = torch.zeros(shape, dtype=stored, device=device)
 
     def write_prefix(self, slots: Tensor, prefix: "Prefix") -> None:
         """Copy a prefilled prompt into slots [n]."""
         for layer, (key, value) in enumerate(prefix.layers):
-            self.keys[layer, slots, : key.shape[0]] = key
-            self.values[layer, slots, : value.shape[0]] = value
+            self.keys[layer, slots, : key.shape[0]] = key.to(self.keys.dtype)
+            self.values[layer, slots, : value.shape[0]] = value.to(self.values.dtype)
 
     def clear(self) -> None:
         """Zero everything: masked keys must stay finite, and those of broken weights may not be."""
@@ -77,13 +79,13 @@ class BlockAttend:
         values = self._written(self._cache.values[layer], value)
         num, heads, length, width = query.shape
         # All queries of a slot see the same keys, so the query heads that share a key-value head stand side by side.
-        grouped = query.reshape(num, keys.shape[1], -1, width)
+        grouped = query.reshape(num, keys.shape[1], -1, width).to(keys.dtype)
         out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self._mask, scale=scaling)
-        return out.reshape(num, heads, length, width)
+        return out.to(query.dtype).reshape(num, heads, length, width)
 
     def _written(self, cached: Tensor, new: Tensor) -> Tensor:
         """Write [S, kv_heads, B, head_dim] into [S, L, kv_heads, head_dim]; the window [S, kv_heads, W, head_dim]."""
-        cached.flatten(0, 1).index_copy_(0, self._where, new.transpose(1, 2).flatten(0, 1))
+        cached.flatten(0, 1).index_copy_(0, self._where, new.transpose(1, 2).flatten(0, 1).to(cached.dtype))
         return cached[:, : self._window].transpose(1, 2)
 
 
@@ -94,8 +96,13 @@ def kv_shape(config: PreTrainedConfig) -> tuple[int, int]:
     return kv_heads, head_dim
 
 
+def cache_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Keys and values stand ready in the precision in which attention is summed."""
+    return wide_dtype(dtype) if device.type == "cpu" else dtype
+
+
 def slot_bytes(config: PreTrainedConfig, max_tokens: int, dtype: torch.dtype) -> int:
-    """Memory of one slot."""
+    """Memory of one slot of a cache of that precision."""
     kv_heads, head_dim = kv_shape(config)
     layers: int = config.num_hidden_layers
     return 2 * layers * _whole_windows(max_tokens) * kv_heads * head_dim * dtype.itemsize

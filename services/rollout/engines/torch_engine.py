@@ -22,7 +22,7 @@ from services.common.parity import DenoisingPath
 from services.common.trajectory import Float32s
 from services.rollout.engines.base import Completion, DenoisingEvent, GenerationRequest
 from services.rollout.engines.fitting import require_awake, require_fits, require_idle
-from services.rollout.engines.kv_cache import Prefix, slot_bytes
+from services.rollout.engines.kv_cache import Prefix, cache_dtype, slot_bytes
 from services.rollout.engines.lane import Lane
 from services.rollout.engines.replay import ReplayLane, replay_request
 
@@ -177,4 +177,5 @@ def default_slots(loaded: LoadedModel, max_tokens: int) -> int:
     budget = float(HOST_CACHE_BYTES)
     if weight.is_cuda:
         budget = DEVICE_CACHE_SHARE * torch.cuda.get_device_properties(weight.device).total_memory
-    return max(1, min(LANE_SLOTS, int(budget // slot_bytes(loaded.model.config, max_tokens, weight.dtype))))
+    each = slot_bytes(loaded.model.config, max_tokens, cache_dtype(weight.dtype, weight.device))
+    return max(1, min(LANE_SLOTS, int(budget // each)))

@@ -77,6 +77,16 @@ def test_documents_may_lie_interleaved_in_the_row() -> None:
     torch.testing.assert_close(DocumentAttend(index)(0, *projections, 0.3), _dense(index, *projections))
 
 
+def test_attention_over_fp32_is_summed_in_fp64_and_rounded_once() -> None:
+    index = _joined([*DOCUMENTS, LONG])
+    q, k, v = (tensor.detach().float() for tensor in _projections(len(index)))
+
+    ours, expected = DocumentAttend(index)(0, q, k, v, 0.3), _dense(index, q.double(), k.double(), v.double()).float()
+
+    assert float((ours == expected).double().mean()) > 0.999
+    torch.testing.assert_close(ours, expected, rtol=2e-7, atol=1e-9)
+
+
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
 def test_flex_attention_sees_what_the_documents_see() -> None:
     index = _joined(DOCUMENTS)
