@@ -66,7 +66,7 @@ class _DocumentAttention(torch.autograd.Function):
         if plan.prefixes:
             _merge_prefixes(plan, queries, wide[1:], outs, masses, scale)
         if plan.dtype != q.dtype:  # of bf16 operands the kernel's log-sum-exps are fp32, and stay so
-            outs, masses = ([part.to(q.dtype) for part in each] for each in (outs, masses))
+            outs, masses = (tuple(part.to(q.dtype) for part in each) for each in (outs, masses))
         ctx.save_for_backward(*laid, *outs, *masses)
         ctx.plan, ctx.scale = plan, scale
         return plan.queries.back(_flat(outs))
