@@ -19,13 +19,14 @@ from pathlib import Path
 import psutil
 from reward_inputs import Pair, data_dir, hostile_responses, realistic_pairs
 
+from services.api.embedded.ports import free_ports
 from services.common.codec import verdict_from_pb
 from services.common.pb.dirl.v1 import reward_pb2, reward_pb2_grpc
 from services.common.rpc.client import call, channel, probe
 from services.common.trajectory import Outcome, Verdict
 
 ROOT = Path(__file__).resolve().parents[1]
-ADDRESS = "127.0.0.1:50952"
+ADDRESS = f"127.0.0.1:{free_ports(1)[0]}"
 BATCH = 1000
 TIMEOUT_S = 3.0
 LATE_MS = 1000 * TIMEOUT_S + 300
