@@ -11,8 +11,9 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import psutil
 from math_verify import parse, verify
@@ -78,43 +79,50 @@ def main() -> None:
     pairs = realistic_pairs(count)
     plain, plain_accepted = plain_rate(pairs)
     say(method="plain math-verify, one process", pairs=count, per_second=round(plain, 1), accepted=plain_accepted)
+    measure(pairs, plain)
+
+
+@contextmanager
+def fresh_pool() -> Iterator[Pool]:
+    """Its workers know none of the pairs: sympy remembers what it has simplified."""
     started = time.monotonic()
     pool = Pool(PoolConfig(workers=WORKERS))
     pool.start()
     say(cold_start_s=round(time.monotonic() - started, 2))
     try:
-        measure(pool, pairs, plain)
+        yield pool
     finally:
         pool.close()
 
 
-def measure(pool: Pool, pairs: Sequence[Pair], plain: float) -> None:
+def measure(pairs: Sequence[Pair], plain: float) -> None:
     """Everything but the reference."""
-    judge(Verifier(pool, cache_size=1), pairs[:64])
-    before = memory_mb()
-    clean, verdicts = judge(Verifier(pool, cache_size=1), pairs)
-    accepted = sum(verdict.outcome is Outcome.CORRECT for verdict in verdicts)
-    walls = [verdict.wall_ms for verdict in verdicts if verdict.wall_ms > 0]
-    say(
-        method="ours, 2 workers, no cache",
-        per_second=round(clean, 1),
-        ratio=round(clean / plain, 2),
-        accepted=accepted,
-        needed_a_worker=len(walls),
-        worker_ms={"p50": percentile(walls, 0.5), "p99": percentile(walls, 0.99), "max": percentile(walls, 1.0)},
-        unverifiable=sum(verdict.outcome is Outcome.UNVERIFIABLE for verdict in verdicts),
-    )
-    remembering = Verifier(pool, cache_size=65_536)
-    judge(remembering, pairs)
-    cached, _ = judge(remembering, pairs)
-    say(method="ours, every pair remembered", per_second=round(cached, 1), ratio=round(cached / plain, 2))
+    with fresh_pool() as pool:
+        before = memory_mb()
+        clean, verdicts = judge(Verifier(pool, cache_size=1), pairs)
+        walls = [verdict.wall_ms for verdict in verdicts if verdict.wall_ms > 0]
+        say(
+            method="ours, 2 workers, no cache",
+            per_second=round(clean, 1),
+            ratio=round(clean / plain, 2),
+            accepted=sum(verdict.outcome is Outcome.CORRECT for verdict in verdicts),
+            needed_a_worker=len(walls),
+            worker_ms={"p50": percentile(walls, 0.5), "p99": percentile(walls, 0.99), "max": percentile(walls, 1.0)},
+            unverifiable=sum(verdict.outcome is Outcome.UNVERIFIABLE for verdict in verdicts),
+        )
+        remembering = Verifier(pool, cache_size=65_536)
+        judge(remembering, pairs)
+        cached, _ = judge(remembering, pairs)
+        say(method="ours, every pair remembered", per_second=round(cached, 1), ratio=round(cached / plain, 2))
+        say(memory_mb={"before": before, "after": memory_mb()})
     for share in (0.01, 0.05):
-        mixed, judged = judge(Verifier(pool, cache_size=1), with_hostile(list(pairs), share))
+        with fresh_pool() as pool:
+            mixed, judged = judge(Verifier(pool, cache_size=1), with_hostile(list(pairs), share))
         killed = sum(verdict.reason in ("deadline", "memory", "crash") for verdict in judged)
         say(hostile=share, per_second=round(mixed, 1), of_clean=round(mixed / clean, 3), killed=killed)
-    rate, batch = judge(Verifier(pool, cache_size=1), pairs[:BATCH], BATCH)
+    with fresh_pool() as pool:
+        rate, batch = judge(Verifier(pool, cache_size=1), pairs[:BATCH], BATCH)
     say(batch=len(batch), seconds=round(len(batch) / rate, 3))
-    say(memory_mb={"before": before, "after": memory_mb()})
 
 
 if __name__ == "__main__":
