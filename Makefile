@@ -11,6 +11,8 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGE_BUILD ?= docker build
 # Options of `dirl demo`, e.g. make demo ARGS="--exit --seed 1"
 ARGS ?=
+# Files of tests side by side, each process with one thread for its tensors: the machine is shared by the core.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 DASHBOARD := services/api/dashboard
 DASHBOARD_SOURCES := $(shell find $(DASHBOARD)/src -path '*/generated' -prune -o -type f -print) \
@@ -71,10 +73,10 @@ else
 	@echo $(NO_NODE)
 endif
 	$(MAKE) --no-print-directory lmdeploy || echo "LMDeploy could not be fetched: its contract tests will skip themselves"
-	$(BIN)/pytest -m "not gpu and not slow"
+	$(PYTEST) -m "not gpu and not slow"
 
 test-all: $(STAMP) ## Every test that this machine can run
-	$(BIN)/pytest
+	$(PYTEST)
 
 ifeq ($(NODE),yes)
 dashboard: $(DASHBOARD)/dist/index.html ## Build the web dashboard (needs Node 20.19)

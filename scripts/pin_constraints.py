@@ -1,4 +1,7 @@
-"""Write constraints.txt: an exact pin of everything that pyproject.toml declares, transitively, as installed here."""
+"""Write constraints.txt: an exact pin of everything that pyproject.toml declares, transitively, as installed here.
+
+LMDeploy wants an older torch and has pins of its own, lmdeploy-constraints.txt.
+"""
 
 import re
 import sys
@@ -17,9 +20,10 @@ HEADER = """\
 
 
 def declared() -> Iterator[Requirement]:
-    """Requirements of the project and of all its extras, other than itself."""
+    """Requirements of the project and of its extras, other than itself and LMDeploy."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    extras = project["optional-dependencies"]
+    groups = [project["dependencies"], *(extras[name] for name in extras if name != "lmdeploy")]
     for line in (line for group in groups for line in group):
         requirement = Requirement(line)
         if canonical(requirement.name) != project["name"]:
