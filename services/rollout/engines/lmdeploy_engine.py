@@ -104,7 +104,7 @@ class LMDeployEngine:
     def step(self) -> list[Completion]:
         """Let LMDeploy decode until a response is finished, or for a moment; see RolloutEngine."""
         began = time.perf_counter()
-        finished = self._loop.run_until_complete(self._advance())
+        finished = self._run(self._advance())
         self.busy_s += time.perf_counter() - began
         return finished
 
@@ -158,9 +158,14 @@ class LMDeployEngine:
 
     def _within(self, work: Coroutine[Any, Any, T], timeout_s: float, what: str) -> T:
         try:
-            return self._loop.run_until_complete(asyncio.wait_for(work, timeout_s))
+            return self._run(asyncio.wait_for(work, timeout_s))
         except TimeoutError:
             raise PlatformError("deadline_exceeded", f"LMDeploy took more than {timeout_s:.0f} s for {what}.") from None
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        # LMDeploy's tasks wait inside `with inference_mode`; what they leave behind must not reach the caller's thread.
+        with torch.inference_mode():
+            return self._loop.run_until_complete(work)
 
     async def _follow(self, requests: Sequence[GenerationRequest]) -> None:
         """One session for each of the tracer's paths."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from services.common.model.loading import LoadedModel, save_model
 from services.rollout.engines.base import RolloutEngine
@@ -27,6 +28,7 @@ def make_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     yield make_and_close
     for engine in made:
         engine.close()
+    assert torch.is_grad_enabled(), "the engine left its caller's thread in inference mode"
 
 
 def _torch(loaded: LoadedModel, max_sequence_tokens: int = 128) -> RolloutEngine:

@@ -95,7 +95,7 @@ def test_what_lmdeploy_returns_as_logprobs_does_not_belong_to_the_tokens(open_en
             rows += output.logprobs or []
         return tokens, rows
 
-    tokens, rows = engine._loop.run_until_complete(asyncio.wait_for(stream(), 60))
+    tokens, rows = engine._run(asyncio.wait_for(stream(), 60))
 
     assert len(tokens) >= 12
     assert not (len(rows) == len(tokens) and all(token in row for token, row in zip(tokens, rows, strict=False)))
