@@ -25,7 +25,7 @@ from tests.support.control_plane import (
 from tests.support.processes import ROOT, running_process
 from tests.support.servers import Postgres, free_address
 
-CHECKPOINT = {"step": 4, "stage": "rl", "path": "/c/4", "weight_version": 4, "weight_digest": "d", "bytes": 1}
+CHECKPOINT = {"step": 4, "stage": "rl", "weight_version": 4, "weight_digest": "d", "bytes": 1}
 
 
 @contextmanager
@@ -83,7 +83,9 @@ def test_a_job_runs_to_its_end_and_its_checkpoint_is_exported(
 
             until(lambda: state() == "running", 60)
             queue = EventQueue(connect(redis_url))
-            for event in trainer.journal(job_id, 1, (EventType.CHECKPOINT, CHECKPOINT)):
+            checkpoint = tmp_path / "step-000004"
+            checkpoint.mkdir()
+            for event in trainer.journal(job_id, 1, (EventType.CHECKPOINT, {**CHECKPOINT, "path": str(checkpoint)})):
                 queue.send(event)
             until(lambda: len(http.get(f"/v1/jobs/{job_id}/checkpoints").json()["data"]) == 1)
             trainer.end("succeeded")

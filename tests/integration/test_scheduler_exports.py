@@ -48,6 +48,8 @@ def context(trainer: ScriptedTrainer, database_url: str, redis_url: str, tmp_pat
 
 def queue_export(context: SchedulerContext, directory: Path) -> str:
     job_id = submit(context.database, directory)
+    checkpoint = directory / "step-000004"
+    checkpoint.mkdir()
     with context.database.begin() as session:
         session.add(
             Checkpoint(
@@ -56,7 +58,7 @@ def queue_export(context: SchedulerContext, directory: Path) -> str:
                 attempt=1,
                 step=4,
                 stage="rl",
-                path="/step-000004",
+                path=str(checkpoint),
                 weight_version=4,
                 weight_digest="d",
                 num_bytes=1,
@@ -116,6 +118,15 @@ def test_an_export_that_is_no_model_fails(context: SchedulerContext, trainer: Sc
     advance_export(context, export_id)
 
     assert (read_export(context).state, read_export(context).error_code) == ("failed", "model_invalid")
+
+
+def test_an_export_of_a_checkpoint_that_is_gone_fails(context: SchedulerContext, tmp_path: Path) -> None:
+    export_id = queue_export(context, tmp_path)
+    (tmp_path / "step-000004").rmdir()
+
+    advance_export(context, export_id)
+
+    assert (read_export(context).state, read_export(context).error_code) == ("failed", "checkpoint_invalid")
 
 
 def test_an_export_waits_for_a_trainer_within_reason(context: SchedulerContext, tmp_path: Path) -> None:

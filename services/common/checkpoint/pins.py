@@ -9,12 +9,23 @@ import time
 from pathlib import Path
 from typing import Final
 
+from services.common.errors import PlatformError
+
 _PINS: Final = ".pins"
 _BY: Final = "~"
 
 
 def pin(checkpoint: Path, holder: str, seconds: float) -> None:
-    """Keep the checkpoint for at least so long from now; a longer pin of the holder stays."""
+    """Keep the checkpoint for at least so long from now; a longer pin of the holder stays.
+
+    Raises PlatformError("checkpoint_invalid") when it is not there.
+    """
+    if not checkpoint.is_dir():
+        raise PlatformError(
+            "checkpoint_invalid",
+            f"Checkpoint {checkpoint} was to be read, but its directory is gone.",
+            hint="Take another checkpoint of the job, or put the directory back.",
+        )
     file = _file(checkpoint, holder)
     file.parent.mkdir(exist_ok=True)
     end = time.time() + seconds
