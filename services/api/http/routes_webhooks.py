@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from services.api.db.webhook_tables import Delivery, Webhook
 from services.api.domain.access import DEFAULT_PROJECT
@@ -104,23 +105,22 @@ def list_webhooks(resources: Res, after: After = None, limit: Limit = 20) -> Pag
 def delete_webhook(resources: Res, webhook_id: str) -> DeletedWebhook:
     """Tell the address nothing more, nor what is still to be told."""
     with resources.database.begin() as session:
-        session.delete(_webhook(resources, webhook_id))
+        session.delete(_webhook(session, webhook_id))
     return DeletedWebhook(id=webhook_id, deleted=True)
 
 
 @router.get("/{webhook_id}/deliveries")
 def list_deliveries(resources: Res, webhook_id: str, after: After = None, limit: Limit = 20) -> Page[DeliveryView]:
     """Messages of the last days, newest first, and how each went."""
-    _webhook(resources, webhook_id)
     statement = select(Delivery).where(Delivery.webhook_id == webhook_id)
     with resources.database.begin() as session:
+        _webhook(session, webhook_id)
         rows = newest_first(session, Delivery, statement, after, limit)
     return page_of([(row.id, _delivery_view(row)) for row in rows], limit)
 
 
-def _webhook(resources: Res, webhook_id: str) -> Webhook:
-    with resources.database.begin() as session:
-        row = session.get(Webhook, webhook_id)
+def _webhook(session: Session, webhook_id: str) -> Webhook:
+    row = session.get(Webhook, webhook_id)
     if row is None:
         raise PlatformError("not_found", f"There is no webhook {webhook_id!r}.", hint="GET /v1/webhooks lists all.")
     return row
