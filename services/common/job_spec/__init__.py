@@ -1,0 +1,33 @@
+"""The job spec: what a user asks for, as frozen data. Read from TOML or JSON, unknown keys refused, hashed.
+
+Defaults are practical ones for a small model; docs/algorithm.md says which of them bias the gradient.
+"""
+
+from services.common.job_spec.decoding import DiffusionSpec, PromptSpec, SamplingSpec
+from services.common.job_spec.grading import EvalSpec, RewardSpec
+from services.common.job_spec.job import JobSpec, MixturePart, parse_spec
+from services.common.job_spec.method import Method, MethodType, Stage
+from services.common.job_spec.resources import CheckpointSpec, ResourcesSpec, TrainerSpec
+from services.common.job_spec.rl import RlSpec
+from services.common.job_spec.training import LoraSpec, OptimSpec, SftSpec
+
+__all__ = [
+    "CheckpointSpec",
+    "DiffusionSpec",
+    "EvalSpec",
+    "JobSpec",
+    "LoraSpec",
+    "Method",
+    "MethodType",
+    "MixturePart",
+    "OptimSpec",
+    "PromptSpec",
+    "ResourcesSpec",
+    "RewardSpec",
+    "RlSpec",
+    "SamplingSpec",
+    "SftSpec",
+    "Stage",
+    "TrainerSpec",
+    "parse_spec",
+]

@@ -1,0 +1,167 @@
+"""The whole of a job spec, and the rules that join its sections."""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from services.common.diffusion.config import Frozen, UnmaskingStrategy
+from services.common.errors import Problem, ProblemsError
+from services.common.exactness import require_exact_estimator, require_policy_sampling
+from services.common.job_spec.decoding import DiffusionSpec, PromptSpec, SamplingSpec
+from services.common.job_spec.grading import EvalSpec, RewardSpec
+from services.common.job_spec.method import Method, method_object
+from services.common.job_spec.resources import CheckpointSpec, ResourcesSpec, TrainerSpec
+from services.common.job_spec.rl import RlSpec
+from services.common.job_spec.training import LoraSpec, OptimSpec, SftSpec
+
+_MAX_METADATA = 16
+_MAX_MIXED = 32
+
+
+class MixturePart(Frozen):
+    """One file of a mixture."""
+
+    file: str = Field(min_length=1)
+    """File id (`file_…`) or path."""
+    weight: float = Field(1.0, gt=0, le=1e6)
+    """Share of the prompts relative to the other files, whatever their lengths."""
+
+
+class JobSpec(Frozen):
+    """A whole job."""
+
+    model: str = Field(min_length=1)
+    """Directory, id of a registered model (`model_…`), or name on the Hugging Face hub."""
+    model_revision: str | None = None
+    """Revision pin for a hub model."""
+    method: Annotated[Method, BeforeValidator(method_object)]
+    training_file: str | None = None
+    """File id (`file_…`) or path."""
+    training_mixture: tuple[MixturePart, ...] = Field((), max_length=_MAX_MIXED)
+    """Files that are trained on side by side, in place of training_file. An epoch has as many rows as all of them."""
+    validation_file: str | None = None
+    suffix: str | None = Field(None, max_length=64)
+    seed: int = Field(0, ge=0, lt=2**31)
+    priority: int = Field(0, ge=-100, le=100)
+    """Waiting jobs of a higher priority get services first."""
+    metadata: dict[str, str] = Field(default_factory=dict, max_length=_MAX_METADATA)
+    diffusion: DiffusionSpec = DiffusionSpec()
+    sampling: SamplingSpec = SamplingSpec()
+    prompt: PromptSpec = PromptSpec()
+    optim: OptimSpec = OptimSpec()
+    sft: SftSpec = SftSpec()
+    rl: RlSpec = RlSpec()
+    lora: LoraSpec | None = None
+    """None trains all weights."""
+    trainer: TrainerSpec = TrainerSpec()
+    reward: RewardSpec = RewardSpec()
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    eval: EvalSpec = EvalSpec()
+    resources: ResourcesSpec = ResourcesSpec()
+
+    @model_validator(mode="after")
+    def _one_file_or_a_mixture(self) -> Self:
+        if self.training_file is not None and self.training_mixture:
+            raise ValueError("training_file and training_mixture exclude each other; name the file in the mixture")
+        return self
+
+    @model_validator(mode="after")
+    def _files_for_stages(self) -> Self:
+        for stage in self.method.stages:
+            if stage == "eval" and self.validation_file is None:
+                raise ValueError(f"method {self.method.type!r} evaluates, so validation_file is required")
+            if stage != "eval" and not self.training_files_of(stage):
+                others = f"training_mixture, or {stage}.training_file"
+                raise ValueError(f"method {self.method.type!r} needs training_file (or {others})")
+        return self
+
+    @model_validator(mode="after")
+    def _sft_validates(self) -> Self:
+        if self.sft.validation_interval_steps is not None and self.sft_validation_file() is None:
+            raise ValueError("sft.validation_interval_steps needs sft.validation_file (or validation_file)")
+        return self
+
+    @model_validator(mode="after")
+    def _thresholds_have_a_rule(self) -> Self:
+        rule = self.diffusion.unmasking_strategy
+        if self.eval.confidence_thresholds and rule is not UnmaskingStrategy.LOW_CONFIDENCE_DYNAMIC:
+            raise ValueError(
+                "eval.confidence_thresholds need diffusion.unmasking_strategy 'low_confidence_dynamic'; "
+                f"{rule.value!r} has no threshold"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rl_samples(self) -> Self:
+        if "rl" in self.method.stages and self.sampling.temperature == 0:
+            raise ValueError(
+                "sampling.temperature is 0, but greedy responses of one prompt are all equal and teach nothing; "
+                "reinforcement learning needs a temperature above 0 (1 keeps importance ratios exact)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _taking_turns_is_on_policy(self) -> Self:
+        if self.resources.colocate and self.rl.max_staleness > 0:
+            raise ValueError(f"resources.colocate needs rl.max_staleness 0, got {self.rl.max_staleness}")
+        return self
+
+    @model_validator(mode="after")
+    def _exact_preset_fits(self) -> Self:
+        if self.rl.preset == "exact" and "rl" in self.method.stages:
+            sampling, diffusion = self.sampling, self.diffusion
+            require_policy_sampling(sampling.temperature, sampling.top_p, sampling.top_k)
+            require_exact_estimator(self.rl.estimator, diffusion.unmasking_strategy, diffusion.selection)
+        return self
+
+    def training_files_of(self, stage: Literal["sft", "rl"]) -> tuple[MixturePart, ...]:
+        """The stage's own training file, else the job's mixture, which may be of one file."""
+        own = self.sft.training_file if stage == "sft" else self.rl.training_file
+        single = own or self.training_file
+        return self.training_mixture if single is None else (MixturePart(file=single),)
+
+    def sft_validation_file(self) -> str | None:
+        """The supervised stage's own validation file, else the job's."""
+        return self.sft.validation_file or self.validation_file
+
+    def optim_of(self, stage: Literal["sft", "rl"]) -> OptimSpec:
+        """The stage's own optimizer settings, else the job's."""
+        return (self.sft.optim if stage == "sft" else self.rl.optim) or self.optim
+
+    def files(self) -> tuple[str, ...]:
+        """Every file the job reads, each once."""
+        stages = (self.sft.training_file, self.sft.validation_file, self.rl.training_file)
+        mixed = (part.file for part in self.training_mixture)
+        named = (self.training_file, self.validation_file, *stages, *mixed)
+        return tuple(dict.fromkeys(name for name in named if name is not None))
+
+    def needs_rollout(self) -> bool:
+        """Whether any stage decodes."""
+        return self.method.type != "sft" or self.validation_file is not None
+
+    def canonical_json(self) -> str:
+        """The spec with all defaults, keys sorted; what is hashed, stored and sent."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    def spec_hash(self) -> str:
+        """sha256 of canonical_json, hex."""
+        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+
+
+def parse_spec(data: Any) -> JobSpec:
+    """Validate a mapping; raises ProblemsError naming every problem with its path."""
+    try:
+        return JobSpec.model_validate(data)
+    except ValidationError as error:
+        problems = [_problem(item["loc"], item["msg"], item.get("input")) for item in error.errors()]
+        raise ProblemsError("spec_invalid", "The job spec cannot be used", problems) from None
+
+
+def _problem(location: tuple[int | str, ...], message: str, value: Any) -> Problem:
+    path = ".".join(str(part) for part in location) or "spec"
+    if message == "Extra inputs are not permitted":
+        return Problem(path, "unknown key")
+    shown = "" if isinstance(value, dict | list) else f" (got {value!r})"
+    return Problem(path, message.removeprefix("Value error, ") + shown)
