@@ -50,10 +50,11 @@ fmt: $(STAMP) ## Format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-check: $(STAMP) ## Format, lint, types, import contracts, generated code, Dockerfile, Kubernetes manifests
+check: $(STAMP) ## Format, lint, types (services, benchmarks), import contracts, generated code, Dockerfile, Kubernetes manifests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p services
+	$(BIN)/mypy benchmarks/*.py
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/gen_proto.py --check
 	$(BIN)/hadolint services/Dockerfile

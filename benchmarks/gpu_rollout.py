@@ -28,6 +28,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -135,7 +136,7 @@ def _write_model(shape: Shape, seed: int, path: Path, dtype: str) -> None:
     ids = shape.vocabulary - 8
     tokenizer = Tokenizer(WordLevel({f"t{number}": number for number in range(ids)}, unk_token="t0"))
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="t1", pad_token="t1", mask_token=f"t{ids - 1}")
-    config = SDARConfig(
+    config = SDARConfig(  # type: ignore[call-arg]  # the signature lacks attn_implementation
         vocab_size=shape.vocabulary, hidden_size=shape.hidden, intermediate_size=shape.inner,
         num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads,
         head_dim=shape.head_dim, max_position_embeddings=32768, eos_token_id=1, tie_word_embeddings=False,
@@ -354,10 +355,10 @@ def main() -> int:
 def _run(bench: Bench, shape: Shape) -> dict[str, dict[str, Any]]:
     modes = ("eager",) if bench.dry else ("eager", "graphs")
     sections: dict[str, Callable[[], dict[str, Any]]] = {
-        **{f"smoke_{mode}": lambda mode=mode: smoke(bench, SHAPES["tiny"], eager=mode == "eager") for mode in modes},
-        **{f"throughput_{kind}": lambda kind=kind: throughput(bench, shape, kind) for kind in ("torch", "lmdeploy")},
-        **{f"update_{kind}": lambda kind=kind: update(bench, shape, kind) for kind in ("torch", "lmdeploy")},
-        "step": lambda: step(bench, shape),
+        **{f"smoke_{mode}": partial(smoke, bench, SHAPES["tiny"], eager=mode == "eager") for mode in modes},
+        **{f"throughput_{kind}": partial(throughput, bench, shape, kind) for kind in ("torch", "lmdeploy")},
+        **{f"update_{kind}": partial(update, bench, shape, kind) for kind in ("torch", "lmdeploy")},
+        "step": partial(step, bench, shape),
     }
     results = {}
     for name, section in sections.items():

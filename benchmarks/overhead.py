@@ -64,7 +64,7 @@ class Bench:
         return job
 
     def _job_dir(self, job: dict[str, Any]) -> Path:
-        return self._platform.data_dir / "jobs" / job["id"]
+        return Path(self._platform.data_dir, "jobs", job["id"])
 
     def _checkpoints(self, job: dict[str, Any]) -> list[Path]:
         return sorted((self._job_dir(job) / "checkpoints").glob("step-*"))

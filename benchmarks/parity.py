@@ -42,7 +42,7 @@ def make_model() -> LoadedModel:
         loaded = load_model(Path(directory), "float32", "cpu")
     with torch.no_grad():
         for parameter in loaded.model.parameters():
-            parameter *= 1.5 if parameter.ndim > 1 else 1.0
+            parameter.mul_(1.5 if parameter.ndim > 1 else 1.0)
     return loaded
 
 

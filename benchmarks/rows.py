@@ -78,7 +78,7 @@ class DenseAttend:
 def make_model(width: int) -> LoadedModel:
     """Random weights."""
     torch.manual_seed(0)
-    config = SDARConfig(
+    config = SDARConfig(  # type: ignore[call-arg]  # the signature lacks attn_implementation
         vocab_size=VOCABULARY, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=4,
         num_attention_heads=4, num_key_value_heads=4, head_dim=width // 4, max_position_embeddings=8192,
         attn_implementation=IMPLEMENTATION,
@@ -176,7 +176,7 @@ def _logprobs(loaded: LoadedModel, hidden: Tensor, row: ReferenceRow) -> Tensor:
 
 def _descend(logprobs: Tensor) -> float:
     loss = -logprobs.sum()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     return float(loss.detach())
 
 

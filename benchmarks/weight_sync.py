@@ -22,6 +22,7 @@ from torch import Tensor
 from services.common.pb.dirl.v1 import rollout_pb2_grpc
 from services.common.rpc.server import RpcServer
 from services.rollout.assignment import Assignment, Replica, ReplicaState
+from services.rollout.metrics import RolloutMetrics
 from services.rollout.server import RolloutServicer
 from services.rollout.worker import RolloutWorker, WeightUpdate
 from services.trainer.publisher import publish
@@ -56,7 +57,8 @@ def _assignment() -> Assignment:
 
 def serve_replica(ready: Connection) -> None:
     """A replica's transport until the parent hangs up."""
-    servicer = RolloutServicer(AcceptingWorker(), "bench")
+    worker = AcceptingWorker()
+    servicer = RolloutServicer(worker, "bench", RolloutMetrics(worker, "bench"))
     server = RpcServer("127.0.0.1:0", lambda s: rollout_pb2_grpc.add_RolloutServiceServicer_to_server(servicer, s), [])
     ready.send(server.address)
     ready.poll(None)
