@@ -123,9 +123,7 @@ class Evaluation:
     def _report(self, stage: str, results: dict[str, Any], groups: Sequence[ScoredGroup]) -> None:
         report, step = self.session.report, self.session.state.global_step
         self._state(stage, results)
-        names = ("accuracy", "tokens_per_step", "mean_response_length", "truncation_rate", "pass_at_k", "loss")
-        values = {f"eval/{DATASET}/{name}": results[name] for name in names if name in results}
-        report.metrics(step, values)
+        report.metrics(step, {f"eval/{DATASET}/{name}": value for name, value in evaluation_metrics(results).items()})
         for group in groups[:_LOGGED_GROUPS]:
             report.journal.emit(
                 EventType.TRAJECTORIES,
@@ -137,6 +135,17 @@ class Evaluation:
                     "advantages": [None] * len(group.trajectories),
                 },
             )
+
+
+def evaluation_metrics(results: dict[str, Any]) -> dict[str, float]:
+    """What of an evaluation becomes a curve.
+
+    `avg@k` and `pass@k`, with the k of the evaluation, are the names that experiment trackers know; `accuracy` is avg@k
+    under a name that stays the same when k changes.
+    """
+    names = ("accuracy", "tokens_per_step", "mean_response_length", "truncation_rate", "loss")
+    k, found = results["num_generations"], {name: results[name] for name in names if name in results}
+    return {**found, f"avg@{k}": results["accuracy"], f"pass@{k}": results["pass_at_k"]}
 
 
 def evaluation_results(groups: Sequence[ScoredGroup]) -> dict[str, Any]:

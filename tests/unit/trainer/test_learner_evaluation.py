@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from services.common.errors import PlatformError
 from services.common.trajectory import FinishReason, Outcome, ScoredGroup, Trajectory, Verdict
-from services.trainer.learner.evaluation import evaluation_results
+from services.trainer.learner.evaluation import evaluation_metrics, evaluation_results
 from services.trainer.learner.wilson import wilson_interval
 from tests.support.builders import prompt_task, scored_group, trajectory
 
@@ -65,6 +65,14 @@ def test_several_responses_to_a_prompt_are_one_trial() -> None:
     assert (results["accuracy"], results["pass_at_k"], results["num_correct"]) == (0.25, 0.5, 1)
     assert (results["accuracy_low"], results["accuracy_high"]) == wilson_interval(0.5, 2)
     assert (results["pass_at_k_low"], results["pass_at_k_high"]) == wilson_interval(1, 2)
+
+
+def test_curves_are_named_after_the_number_of_responses_and_by_a_name_without_it() -> None:
+    results = evaluation_results([group(response(Outcome.CORRECT), response(Outcome.INCORRECT))])
+
+    values = evaluation_metrics({**results, "loss": 1.5})
+
+    assert (values["avg@2"], values["pass@2"], values["accuracy"], values["loss"]) == (0.5, 1.0, 0.5, 1.5)
 
 
 def test_lengths_and_speed_leave_out_what_was_abandoned() -> None:
