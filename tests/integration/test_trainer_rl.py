@@ -263,9 +263,7 @@ def test_other_thresholds_are_measured_when_a_stage_ends_and_the_jobs_own_comes_
     assert others == [None, 0.0, 1.0, None]
     assert decoded == [0.9] * 2 + [0.0] * 2 + [1.0] * 2 + [0.9] * 2
     # The curve is the job's own.
-    curve = [
-        data["step"] for data in of_kind(events, EventType.METRICS) if "eval/validation/avg@1" in data["values"]
-    ]
+    curve = [data["step"] for data in of_kind(events, EventType.METRICS) if "eval/validation/avg@1" in data["values"]]
     assert curve == [0, STEPS]
 
 
