@@ -43,11 +43,11 @@ def _ask(listen: str) -> None:
 def _look(database_url: str, name: str) -> None:
     try:
         with Database(database_url).begin() as session:
-            seen = last_beats(session).get(name)
+            beat = last_beats(session).get(name)
     except SQLAlchemyError as error:
         sys.exit(f"the database does not say when {name} was last seen: {error}")
-    if seen is None or utc_now() - seen > LATE:
-        sys.exit(f"{name} was last seen: {'never' if seen is None else seen.isoformat(timespec='seconds')}")
+    if beat is None or utc_now() - beat.seen_at > LATE:
+        sys.exit(f"{name} was last seen: {'never' if beat is None else beat.seen_at.isoformat(timespec='seconds')}")
 
 
 if __name__ == "__main__":

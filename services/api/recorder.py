@@ -70,11 +70,9 @@ class Recorder:
                 while not ended.is_set():
                     self.step(consumer, _BLOCK_MS)
             except PlatformError as error:
-                log.warning("events not read", code=error.code, reason=error.message)
-                ended.wait(_RETRY_S)
+                _wait("events not read", error.message, ended)
             except OperationalError as error:
-                log.warning("events not recorded", reason=str(error.orig))
-                ended.wait(_RETRY_S)
+                _wait("events not recorded", str(error.orig), ended)
 
     def step(self, consumer: EventConsumer, block_ms: int) -> int:
         """Take a batch, record it, acknowledge it; returns its size."""
@@ -104,6 +102,11 @@ class Recorder:
         self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
         with self._database.begin() as session:
             beat(session, "recorder")
+
+
+def _wait(what: str, reason: str, ended: threading.Event) -> None:
+    log.error(what, reason=reason)
+    ended.wait(_RETRY_S)
 
 
 def _by_attempt(leased: Sequence[Leased[Event]]) -> dict[tuple[str, int], list[Event]]:

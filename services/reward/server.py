@@ -12,6 +12,7 @@ from services.common.codec import verdict_to_pb
 from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import reward_pb2, reward_pb2_grpc
 from services.common.release import release
+from services.common.telemetry.last_error import last_error
 from services.common.trajectory import FinishReason
 from services.reward.cancellation import Cancellation
 from services.reward.extraction import Profile
@@ -72,7 +73,10 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
         self, request: reward_pb2.GetRewardStatusRequest, context: grpc.ServicerContext
     ) -> reward_pb2.GetRewardStatusResponse:
         """Never waits for a worker."""
-        return reward_pb2.GetRewardStatusResponse(version=release(), **asdict(self._verifier.pool.status()))
+        status = reward_pb2.GetRewardStatusResponse(version=release(), **asdict(self._verifier.pool.status()))
+        if (error := last_error()) is not None:
+            status.last_error, status.last_error_at = error.message, int(error.at.timestamp())
+        return status
 
 
 def _cancellation(context: grpc.ServicerContext) -> Cancellation:

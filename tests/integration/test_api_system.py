@@ -3,13 +3,16 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
 
 from services.api.db.heartbeats import beat
+from services.api.db.job_tables import Heartbeat
 from services.api.http.resources import Resources
+from services.common.telemetry.last_error import MEMORY, LoggedError
 from tests.support.control_plane import (
     ScriptedReplica,
     ScriptedTrainer,
@@ -101,6 +104,46 @@ def test_the_system_page_names_every_service_and_its_state(api: tuple[httpx.Clie
     assert (system["services"][6]["activity"], system["services"][6]["version"]) == ("idle", "test")
     assert system["services"][7]["weight_version"] is None
     assert "UNAVAILABLE" in system["services"][8]["error"]
+
+
+def test_what_listens_nowhere_states_release_memory_and_its_last_error(api: tuple[httpx.Client, Resources]) -> None:
+    http, resources = api
+    MEMORY.newest = LoggedError("events not read: refused", datetime(2026, 1, 1, tzinfo=UTC))
+    with resources.database.begin() as session:
+        beat(session, "recorder")
+    MEMORY.newest = None
+    with resources.database.begin() as session:
+        beat(session, "recorder")
+
+    services = {service["kind"]: service for service in http.get("/v1/system").json()["services"]}
+
+    recorder, database = services["recorder"], services["postgres"]["database"]
+    assert (recorder["state"], recorder["version"]) == ("up", services["api"]["version"])
+    assert recorder["rss_bytes"] > 1e6
+    assert (recorder["error"], recorder["error_at"]) == ("events not read: refused", 1767225600)
+    assert services["redis"]["rss_bytes"] > 0
+    assert database["size_bytes"] > 1e6
+    assert 0 < database["connections"] <= database["max_connections"]
+
+
+def test_a_process_that_stopped_is_down_with_what_it_said_last(api: tuple[httpx.Client, Resources]) -> None:
+    http, resources = api
+    with resources.database.begin() as session:
+        session.add(Heartbeat(name="scheduler", seen_at=datetime(2026, 1, 1, tzinfo=UTC), error="no broker"))
+
+    scheduler = http.get("/v1/system").json()["services"][3]
+
+    assert (scheduler["state"], scheduler["error"]) == ("down", "Last seen 2026-01-01T00:00:00+00:00. no broker")
+
+
+def test_without_its_database_the_system_page_still_says_who_is_up(redis_url: str, tmp_path: Path) -> None:
+    settings = make_settings(f"postgresql+psycopg://nobody@{free_address()}/none", redis_url, tmp_path)
+    with running_api(settings) as (http, _):
+        services = {service["kind"]: service for service in http.get("/v1/system").json()["services"]}
+
+    assert (services["postgres"]["state"], services["redis"]["state"]) == ("down", "up")
+    assert "refused" in services["postgres"]["error"]
+    assert services["scheduler"]["error"] == "No sign of life in the database."
 
 
 def test_prometheus_metrics_count_requests_and_jobs(api: tuple[httpx.Client, Resources], tmp_path: Path) -> None:

@@ -123,6 +123,21 @@ def test_the_service_ends_on_sigterm_and_leaves_no_process(tmp_path: Path) -> No
         assert "reward ready" in service.output()
 
 
+def test_the_status_tells_the_last_error(tmp_path: Path) -> None:
+    address = free_address()
+    environment = {"DIRL_REWARD_LISTEN": address, "DIRL_REWARD_WORKERS": "1"}
+    with running_grpc_service("services.reward", tmp_path / "log", address, environment) as service:
+        [zygote] = psutil.Process(service.process.pid).children()
+        zygote.kill()
+        with channel(address) as connection:
+            verify(connection, item(gold=r"\frac{\pi}{4}", response=r"\boxed{\pi/4}"))
+            stub = reward_pb2_grpc.RewardServiceStub(connection)
+            status = call(stub.GetStatus, reward_pb2.GetRewardStatusRequest(), timeout_s=60, what="GetStatus")
+
+    assert status.last_error == "verifier zygote lost"
+    assert abs(status.last_error_at - time.time()) < 600
+
+
 def test_a_killed_service_leaves_no_process(tmp_path: Path) -> None:
     address = free_address()
     environment = {"DIRL_REWARD_LISTEN": address, "DIRL_REWARD_WORKERS": "1"}

@@ -1,26 +1,31 @@
 """Signs of life of the processes that listen on no port."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
+from psutil import Process
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from services.api.db.base import utc_now
 from services.api.db.job_tables import Heartbeat
+from services.common.release import release
+from services.common.telemetry.last_error import last_error
 
 LATE: Final = timedelta(seconds=15)
 """A process that was not seen for so long does not work."""
 
 
 def beat(session: Session, name: str) -> None:
-    """Say that the process works."""
-    now = utc_now()
-    statement = insert(Heartbeat).values(name=name, seen_at=now)
-    session.execute(statement.on_conflict_do_update(index_elements=[Heartbeat.name], set_={"seen_at": now}))
+    """Say that this process works, which release it runs, its resident bytes and the last error that it logged."""
+    said = {"seen_at": utc_now(), "version": release(), "rss_bytes": Process().memory_info().rss}
+    if (error := last_error()) is not None:
+        said |= {"error": error.message, "error_at": error.at}
+    statement = insert(Heartbeat).values(name=name, **said)
+    session.execute(statement.on_conflict_do_update(index_elements=[Heartbeat.name], set_=said))
 
 
-def last_beats(session: Session) -> dict[str, datetime]:
-    """When each process was last seen."""
-    return dict(session.execute(select(Heartbeat.name, Heartbeat.seen_at)).all())
+def last_beats(session: Session) -> dict[str, Heartbeat]:
+    """The last sign of each process."""
+    return {beat.name: beat for beat in session.scalars(select(Heartbeat))}

@@ -138,10 +138,15 @@ class IdempotencyKey(Created, Base):
 
 
 class Heartbeat(Base):
-    """When a process without a port was last seen working."""
+    """When a process without a port was last seen working, and what it said of itself."""
 
     __tablename__ = "heartbeats"
 
     name: Mapped[str] = mapped_column(primary_key=True)
     """scheduler | recorder"""
     seen_at: Mapped[datetime]
+    version: Mapped[str | None]
+    rss_bytes: Mapped[int | None]
+    error: Mapped[str | None]
+    """Last error that it logged, of an earlier process when the present one had none."""
+    error_at: Mapped[datetime | None]

@@ -39,8 +39,8 @@ class PlatformCollector(Collector):
         yield jobs
         yield GaugeMetricFamily("dirl_jobs_stalled", "Jobs that make no progress.", value=stalled)
         seen = GaugeMetricFamily("dirl_service_last_seen_timestamp_seconds", "Last sign of life.", labels=["service"])
-        for name, moment in beats.items():
-            seen.add_metric([name], moment.timestamp())
+        for name, beat in beats.items():
+            seen.add_metric([name], beat.seen_at.timestamp())
         yield seen
         try:
             yield from _queues(read_queues(self._database, self._redis))

@@ -10,17 +10,24 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from psutil import Process
 from pydantic import BaseModel, Field
 from sqlalchemy import select, text
+from sqlalchemy.exc import OperationalError
 
 from services.api.db.base import utc_now
 from services.api.db.heartbeats import LATE, last_beats
-from services.api.db.job_tables import ServiceLease
+from services.api.db.job_tables import Heartbeat, ServiceLease
 from services.api.http.resources import Res, Resources
+from services.api.http.views import unix, unix_or_none
 from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import reward_pb2, rollout_pb2, trainer_pb2
+from services.common.telemetry.last_error import last_error
 
 router = APIRouter(tags=["system"])
 
 _UNAVAILABLE: Final = 503
+_DATABASE_FACTS: Final = text(
+    "SELECT current_setting('server_version'), pg_database_size(current_database()),"
+    " (SELECT sum(numbackends) FROM pg_stat_database), current_setting('max_connections')::int"
+)
 ServiceState = Literal["up", "down"]
 
 
@@ -49,6 +56,16 @@ class VerifierPoolView(BaseModel):
     """Workers killed since the service's start, for whatever reason."""
 
 
+class DatabaseView(BaseModel):
+    """What PostgreSQL tells of itself; its memory is not among it."""
+
+    size_bytes: int
+    """The platform's database on disk, indexes included."""
+    connections: int
+    """To any database of the server."""
+    max_connections: int
+
+
 class ServiceView(BaseModel):
     """One process or server of the installation."""
 
@@ -69,9 +86,12 @@ class ServiceView(BaseModel):
     )
     weight_digest: str | None = None
     pool: Annotated[VerifierPoolView | None, Field(description="Of the reward service.")] = None
+    database: Annotated[DatabaseView | None, Field(description="Of PostgreSQL.")] = None
     rss_bytes: int | None = None
     error: str | None = None
     """Why it is down, or what went wrong last."""
+    error_at: int | None = None
+    """Unix seconds, where it is known when that was."""
 
 
 class SystemView(BaseModel):
@@ -115,15 +135,10 @@ def _redis_is_up(resources: Resources) -> bool:
 def get_system(resources: Res) -> SystemView:
     """Every service: whether it is up, its version, its memory, the weights it has loaded."""
     fleet = resources.fleet
-    with resources.database.begin() as session:
-        beats = last_beats(session)
-        leases = {lease.address: lease.job_id for lease in session.scalars(select(ServiceLease))}
-        database_version = session.scalar(text("SHOW server_version"))
+    postgres, beats, leases = _database(resources)
     services = [
-        ServiceView(
-            kind="api", address=None, state="up", version=resources.version, rss_bytes=Process().memory_info().rss
-        ),
-        ServiceView(kind="postgres", address=None, state="up", version=database_version),
+        _api(resources),
+        postgres,
         _redis(resources),
         *(_process(name, beats) for name in ("scheduler", "recorder")),
         *_asked("reward", fleet.ask_all(fleet.reward_status, (fleet.reward,)), leases, _reward),
@@ -135,20 +150,62 @@ def get_system(resources: Res) -> SystemView:
     )
 
 
+def _api(resources: Resources) -> ServiceView:
+    facts = {"version": resources.version, "rss_bytes": Process().memory_info().rss}
+    if (error := last_error()) is not None:
+        facts |= {"error": error.message, "error_at": unix(error.at)}
+    return ServiceView(kind="api", address=None, state="up", **facts)
+
+
+def _database(resources: Resources) -> tuple[ServiceView, Mapping[str, Heartbeat], Mapping[str, str]]:
+    """PostgreSQL, and what it knows of the others: their signs of life and leases; nothing while it is away."""
+    try:
+        with resources.database.begin() as session:
+            version, *numbers = session.execute(_DATABASE_FACTS).one()
+            beats = last_beats(session)
+            leases = {lease.address: lease.job_id for lease in session.scalars(select(ServiceLease))}
+    except OperationalError as error:
+        return ServiceView(kind="postgres", address=None, state="down", error=str(error.orig)), {}, {}
+    facts = DatabaseView(**dict(zip(DatabaseView.model_fields, numbers, strict=True)))
+    return ServiceView(kind="postgres", address=None, state="up", version=version, database=facts), beats, leases
+
+
 def _redis(resources: Resources) -> ServiceView:
     try:
         facts: Mapping[str, Any] = resources.redis.info()
     except redis.RedisError as error:
         return ServiceView(kind="redis", address=None, state="down", error=str(error))
-    version = f"Valkey {facts['valkey_version']}" if "valkey_version" in facts else facts["redis_version"]
-    return ServiceView(kind="redis", address=None, state="up", version=version, rss_bytes=facts["used_memory_rss"])
+    return ServiceView(
+        kind="redis",
+        address=None,
+        state="up",
+        version=f"Valkey {facts['valkey_version']}" if "valkey_version" in facts else facts["redis_version"],
+        rss_bytes=facts["used_memory_rss"],
+        error=_failed_writes(facts),
+    )
 
 
-def _process(name: str, beats: Mapping[str, Any]) -> ServiceView:
-    seen = beats.get(name)
-    late = seen is None or utc_now() - seen > LATE
-    error = None if not late else "never seen" if seen is None else f"last seen {seen.isoformat(timespec='seconds')}"
-    return ServiceView(kind=name, address=None, state=_state(not late), error=error)
+def _failed_writes(facts: Mapping[str, Any]) -> str | None:
+    """Which of the server's last attempts to write to its disk failed."""
+    failed = [name for name in ("rdb_last_bgsave_status", "aof_last_write_status") if facts.get(name, "ok") != "ok"]
+    return f"{', '.join(failed)}: failed; see the server's log and disk" if failed else None
+
+
+def _process(name: str, beats: Mapping[str, Heartbeat]) -> ServiceView:
+    beat = beats.get(name)
+    if beat is None:
+        return ServiceView(kind=name, address=None, state="down", error="No sign of life in the database.")
+    late = utc_now() - beat.seen_at > LATE
+    seen = f"Last seen {beat.seen_at.isoformat(timespec='seconds')}. " if late else ""
+    return ServiceView(
+        kind=name,
+        address=None,
+        state=_state(not late),
+        version=beat.version,
+        rss_bytes=beat.rss_bytes,
+        error=f"{seen}{beat.error or ''}".strip() or None,
+        error_at=unix_or_none(beat.error_at),
+    )
 
 
 def _asked(
@@ -173,7 +230,13 @@ def _reward(status: reward_pb2.GetRewardStatusResponse) -> dict[str, Any]:
     pool = VerifierPoolView(
         workers=status.workers, max_workers=status.max_workers, waiting=status.waiting, kills=status.kills
     )
-    return {"version": status.version, "rss_bytes": status.rss_bytes, "pool": pool}
+    return {
+        "version": status.version,
+        "rss_bytes": status.rss_bytes,
+        "pool": pool,
+        "error": status.last_error or None,
+        "error_at": status.last_error_at or None,
+    }
 
 
 def _trainer(status: trainer_pb2.GetTrainerStatusResponse) -> dict[str, Any]:

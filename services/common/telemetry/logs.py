@@ -8,6 +8,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from services.common.settings import redacted
+from services.common.telemetry.last_error import MEMORY
 
 LogFormat = Literal["json", "console"]
 
@@ -19,7 +20,7 @@ def get_logger() -> structlog.stdlib.BoundLogger:
 
 
 def configure_logging(service: str, level: str, format: LogFormat) -> None:
-    """Send everything at or above `level` to stderr, each line with time, level and service."""
+    """Send everything at or above `level` to stderr, each line with time, level and service; the last error is kept."""
 
     def add_service(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         return {"service": service, **event}
@@ -40,7 +41,7 @@ def configure_logging(service: str, level: str, format: LogFormat) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_renderers(format)))
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [handler, MEMORY]
     root.setLevel(level.upper())
 
 

@@ -44,6 +44,8 @@ class GetRewardStatusResponse(_message.Message):
     WAITING_FIELD_NUMBER: _builtins.int
     KILLS_FIELD_NUMBER: _builtins.int
     RSS_BYTES_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_AT_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     workers: _builtins.int
     """Live comparator processes, and how many there are to be."""
@@ -54,6 +56,9 @@ class GetRewardStatusResponse(_message.Message):
     """Workers killed since the start, for whatever reason."""
     rss_bytes: _builtins.int
     """Resident memory of the service and its comparators, bytes."""
+    last_error: _builtins.str
+    """The last error that the service logged, and when: Unix seconds. Empty and 0 when there was none."""
+    last_error_at: _builtins.int
     def __init__(
         self,
         *,
@@ -63,10 +68,12 @@ class GetRewardStatusResponse(_message.Message):
         waiting: _builtins.int = ...,
         kills: _builtins.int = ...,
         rss_bytes: _builtins.int = ...,
+        last_error: _builtins.str = ...,
+        last_error_at: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kills", b"kills", "max_workers", b"max_workers", "rss_bytes", b"rss_bytes", "version", b"version", "waiting", b"waiting", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kills", b"kills", "last_error", b"last_error", "last_error_at", b"last_error_at", "max_workers", b"max_workers", "rss_bytes", b"rss_bytes", "version", b"version", "waiting", b"waiting", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,7 +5,7 @@ import type { Service } from "../../api/types";
 import { useQuery } from "../../api/use-query";
 import { bytes, number, words } from "../../format";
 import { Link } from "../../router";
-import { Badge, Digest, ErrorNote, Loading, Stat } from "../../ui/parts";
+import { Badge, Digest, ErrorNote, Loading, Stat, When } from "../../ui/parts";
 import { ApiKeys } from "./api-keys";
 import { Queues } from "./queues";
 
@@ -28,7 +28,7 @@ export default function SystemPage() {
         <Stat name="Version">{data.version}</Stat>
         <Stat name="Services">{number(data.services.length)}</Stat>
         <Stat name="Rollout replicas">{number(data.services.filter((service) => service.kind === "rollout").length)}</Stat>
-        <Stat name="Memory" title="Of every service that says it">{bytes(memory)}</Stat>
+        <Stat name="Memory" title="Of every service that says it; PostgreSQL's cannot be asked for">{bytes(memory)}</Stat>
       </div>
       <ServiceTable services={data.services} />
       {offers("get", "/v1/queues") && <Queues />}
@@ -53,9 +53,9 @@ function ServiceTable({ services }: { services: readonly Service[] }) {
               <td>{doing(service)}</td>
               <td>{jobOf(service)}</td>
               <td>{service.weight_version == null ? <span className="muted">–</span> : <span className="num">version {number(service.weight_version)} <Digest value={service.weight_digest ?? ""} length={8} /></span>}</td>
-              <td className="num">{bytes(service.rss_bytes)}</td>
+              <td className="num">{memoryOf(service)}</td>
               <td className="muted">{service.version ?? "–"}</td>
-              <td className="what">{service.error ?? <span className="muted">–</span>}</td>
+              <td className="what">{service.error ? <>{service.error} {service.error_at != null && <span className="muted small"><When time={service.error_at} /></span>}</> : <span className="muted">–</span>}</td>
             </tr>
           ))}
         </tbody>
@@ -64,7 +64,12 @@ function ServiceTable({ services }: { services: readonly Service[] }) {
   );
 }
 
-function doing({ activity, pool }: Service) {
+function memoryOf({ database, rss_bytes: rss }: Service) {
+  return database ? <span title="Of the database on disk, indexes included">{bytes(database.size_bytes)} on disk</span> : bytes(rss);
+}
+
+function doing({ activity, pool, database }: Service) {
+  if (database) return <span className="num">{number(database.connections)} of {number(database.max_connections)} connections</span>;
   if (pool) return <span className="num" title="Worker processes; comparisons that none has begun; workers killed since the start">{pool.workers} of {pool.max_workers} workers, {number(pool.waiting)} waiting, {number(pool.kills)} killed</span>;
   return activity ? words(activity) : <span className="muted">–</span>;
 }
