@@ -9,7 +9,8 @@ import hashlib
 import itertools
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -41,40 +42,44 @@ def weight_digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def weight_chunks(
-    job_id: str,
-    attempt: int,
-    weight_version: int,
-    tensors: Mapping[str, Tensor],
-    probe: ParityProbe | None = None,
-) -> Iterator[rollout_pb2.WeightChunk]:
+@dataclass(frozen=True)
+class WeightVersion:
+    """One version of a job's weights, as it is sent."""
+
+    job_id: str
+    attempt: int
+    number: int
+    tensors: Mapping[str, Tensor]
+    """They may lie on a device; one at a time is copied."""
+    digest: Callable[[], str]
+    """weight_digest of the tensors; asked for after the last of the data, so that it is computed once for several
+    streams, while they flow."""
+    probe: ParityProbe | None = None
+
+
+def weight_chunks(version: WeightVersion) -> Iterator[rollout_pb2.WeightChunk]:
     """The stream of UpdateWeights: manifest, data of at most 4 MiB each, digest.
 
-    Tensors may lie on a device; one at a time is copied. Raises PlatformError like weight_digest, before the first
-    chunk.
+    Raises PlatformError like weight_digest, before the first chunk.
     """
-    specs = [_spec(name, tensors[name]) for name in sorted(tensors)]
     manifest = rollout_pb2.WeightManifest(
-        job_id=job_id,
-        attempt=attempt,
-        weight_version=weight_version,
-        tensors=specs,
-        probe=None if probe is None else probe_to_pb(probe),
+        job_id=version.job_id,
+        attempt=version.attempt,
+        weight_version=version.number,
+        tensors=[_spec(name, version.tensors[name]) for name in sorted(version.tensors)],
+        probe=None if version.probe is None else probe_to_pb(version.probe),
     )
-    return _chunks(manifest, tensors)
+    return _chunks(manifest, version)
 
 
-def _chunks(manifest: rollout_pb2.WeightManifest, tensors: Mapping[str, Tensor]) -> Iterator[rollout_pb2.WeightChunk]:
+def _chunks(manifest: rollout_pb2.WeightManifest, version: WeightVersion) -> Iterator[rollout_pb2.WeightChunk]:
     yield rollout_pb2.WeightChunk(manifest=manifest)
-    digest = hashlib.sha256()
     pieces: list[memoryview] = []
     room = MAX_CHUNK_BYTES
     for spec in manifest.tensors:
-        digest.update(_header(spec))
-        data = _bytes_of(tensors[spec.name])
+        data = _bytes_of(version.tensors[spec.name])
         while data:
             piece, data = data[:room], data[room:]
-            digest.update(piece)
             pieces.append(piece)
             room -= len(piece)
             if room == 0:
@@ -82,7 +87,7 @@ def _chunks(manifest: rollout_pb2.WeightManifest, tensors: Mapping[str, Tensor])
                 pieces, room = [], MAX_CHUNK_BYTES
     if pieces:
         yield rollout_pb2.WeightChunk(data=b"".join(pieces))
-    yield rollout_pb2.WeightChunk(digest=digest.hexdigest())
+    yield rollout_pb2.WeightChunk(digest=version.digest())
 
 
 def _spec(name: str, tensor: Tensor) -> rollout_pb2.TensorSpec:
@@ -110,7 +115,8 @@ class WeightAssembler:
     """Puts a stream of chunks together, into one buffer per tensor, checking as it goes.
 
     >>> assembler = WeightAssembler()
-    >>> for chunk in weight_chunks("job_1", 1, 7, {"w": torch.ones(2)}):
+    >>> tensors = {"w": torch.ones(2)}
+    >>> for chunk in weight_chunks(WeightVersion("job_1", 1, 7, tensors, lambda: weight_digest(tensors))):
     ...     assembler.feed(chunk)
     >>> assembler.finish()[0]["w"]
     tensor([1., 1.])
@@ -238,27 +244,18 @@ def _check_manifest(manifest: rollout_pb2.WeightManifest) -> None:
             )
 
 
-def push_weights(
-    address: str,
-    job_id: str,
-    attempt: int,
-    weight_version: int,
-    tensors: Mapping[str, Tensor],
-    timeout_s: float,
-    probe: ParityProbe | None = None,
-) -> rollout_pb2.UpdateWeightsResponse:
+def push_weights(address: str, version: WeightVersion, timeout_s: float) -> rollout_pb2.UpdateWeightsResponse:
     """Send a version to the replica at host:port and wait until it is loaded.
 
     Raises PlatformError: the replica's own code ("stale_weights", "weight_digest_mismatch", "parity_violation", …),
     "rollout_unavailable" when it cannot be reached, "weight_sync_timeout" after `timeout_s` seconds.
     """
-    chunks = weight_chunks(job_id, attempt, weight_version, tensors, probe)
     with channel(address) as connection:
         return call(
             rollout_pb2_grpc.RolloutServiceStub(connection).UpdateWeights,
-            chunks,
+            weight_chunks(version),
             timeout_s=timeout_s,
-            what=f"Sending weight version {weight_version} of {job_id} to replica {address}",
+            what=f"Sending weight version {version.number} of {version.job_id} to replica {address}",
             unavailable_code="rollout_unavailable",
             deadline_code="weight_sync_timeout",
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 from services.common.errors import PlatformError
 from services.common.parity import ParityProbe
 from services.common.pb.dirl.v1 import rollout_pb2
-from services.common.weights import push_weights, weight_digest
+from services.common.weights import WeightVersion, push_weights, weight_digest
 
 _BASE_TIMEOUT_S: Final = 60.0
 _SLOWEST_BYTES_PER_S: Final = 20e6
@@ -47,24 +47,26 @@ def publish(
     A replica that answers with another digest than the sender's counts as failed (`weight_digest_mismatch`).
     """
     started = time.monotonic()
-    digest = weight_digest(tensors)
     num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     timeout_s = _BASE_TIMEOUT_S + num_bytes / _SLOWEST_BYTES_PER_S
+    with ThreadPoolExecutor(max_workers=len(addresses) + 1, thread_name_prefix="publish") as pool:
+        digest = pool.submit(weight_digest, tensors)
+        version = WeightVersion(job_id, attempt, weight_version, tensors, digest.result, probe)
 
-    def send(address: str) -> rollout_pb2.UpdateWeightsResponse | PlatformError:
-        try:
-            answer = push_weights(address, job_id, attempt, weight_version, tensors, timeout_s, probe)
-        except PlatformError as error:
-            return error
-        return answer if answer.weight_digest == digest else _mismatch(address, weight_version, digest, answer)
+        def send(address: str) -> rollout_pb2.UpdateWeightsResponse | PlatformError:
+            try:
+                answer = push_weights(address, version, timeout_s)
+            except PlatformError as error:
+                return error
+            matches = answer.weight_digest == digest.result()
+            return answer if matches else _mismatch(address, weight_version, digest.result(), answer)
 
-    with ThreadPoolExecutor(max_workers=max(1, len(addresses)), thread_name_prefix="publish") as pool:
         outcomes = dict(zip(addresses, pool.map(send, addresses), strict=True))
     failed = {address: answer for address, answer in outcomes.items() if isinstance(answer, PlatformError)}
     loaded = {address: answer for address, answer in outcomes.items() if not isinstance(answer, PlatformError)}
     return Publication(
         weight_version=weight_version,
-        weight_digest=digest,
+        weight_digest=digest.result(),
         num_bytes=num_bytes,
         seconds=time.monotonic() - started,
         loaded=tuple(loaded),

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -23,7 +24,7 @@ from services.common.pb.dirl.v1 import rollout_pb2, rollout_pb2_grpc
 from services.common.rpc.client import call, channel, probe
 from services.common.streams import GroupConsumer, PromptQueue, connect, stream_names
 from services.common.trajectory import Outcome, PromptTask, ScoredGroup
-from services.common.weights import push_weights, weight_chunks, weight_digest
+from services.common.weights import WeightVersion, push_weights, weight_chunks, weight_digest
 from tests.support.builders import decoding, prompt_task
 from tests.support.processes import ServiceProcess, running_grpc_service, running_process
 from tests.support.servers import free_address
@@ -99,6 +100,14 @@ def client(valkey_server: ValkeyServer) -> Iterator[redis.Redis]:
         yield connection
 
 
+def push(address: str, job_id: str, version: int, tensors: dict[str, Tensor]) -> rollout_pb2.UpdateWeightsResponse:
+    return push_weights(address, weight_version(job_id, version, tensors), WAIT_S)
+
+
+def weight_version(job_id: str, number: int, tensors: dict[str, Tensor]) -> WeightVersion:
+    return WeightVersion(job_id, 1, number, tensors, partial(weight_digest, tensors))
+
+
 @dataclass
 class Job:
     """The learner's and the scheduler's side of one attempt; every test has a job of its own."""
@@ -127,7 +136,7 @@ class Job:
         call(replica.stub.Assign, request, timeout_s=WAIT_S, what="Assign")
 
     def push(self, replica: Replica, version: int) -> rollout_pb2.UpdateWeightsResponse:
-        return push_weights(replica.address, self.job_id, 1, version, self.model.weights, WAIT_S)
+        return push(replica.address, self.job_id, version, self.model.weights)
 
     def release(self, replica: Replica) -> bool:
         request = rollout_pb2.ReleaseRequest(job_id=self.job_id, attempt=1)
@@ -271,7 +280,7 @@ def test_weights_are_refused_in_words_the_learner_understands(replica: Replica, 
 
 
 def _push_with_a_flipped_bit(replica: Replica, job: Job) -> None:
-    chunks = list(weight_chunks(job.job_id, 1, 2, job.model.weights))
+    chunks = list(weight_chunks(weight_version(job.job_id, 2, job.model.weights)))
     data = bytearray(chunks[1].data)
     data[-1] ^= 0x80
     chunks[1] = rollout_pb2.WeightChunk(data=bytes(data))
@@ -282,7 +291,7 @@ def test_tensors_of_another_model_make_the_replica_unhealthy_until_its_own_arriv
     job.assign(replica)
     job.push(replica, 0)
     foreign = {"no.such.tensor": torch.zeros(1)}
-    error = error_of(lambda: push_weights(replica.address, job.job_id, 1, 1, foreign, WAIT_S))
+    error = error_of(lambda: push(replica.address, job.job_id, 1, foreign))
     broken = replica.status()
     job.push(replica, 2)
     job.issue(1)

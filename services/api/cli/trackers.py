@@ -81,7 +81,8 @@ class _Trackio:
 
     def __init__(self, project: str, job: Json) -> None:
         self._trackio = _module("trackio")
-        self._trackio.init(project=project, name=job["id"], config=job["spec"])
+        # The load of this machine, which only watches, is none of the job's metrics.
+        self._trackio.init(project=project, name=job["id"], config=job["spec"], auto_log_cpu=False, auto_log_gpu=False)
 
     def log(self, step: int, values: Values, time: float) -> None:
         self._trackio.log(dict(values), step=step)

@@ -1,6 +1,7 @@
 """Weights on the wire: the same bits arrive, or none."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import rollout_pb2
-from services.common.weights import MAX_CHUNK_BYTES, WeightAssembler, weight_chunks, weight_digest
+from services.common.weights import MAX_CHUNK_BYTES, WeightAssembler, WeightVersion, weight_chunks, weight_digest
 
 TENSORS = {
     "b.bf16": torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16),
@@ -22,7 +23,7 @@ TENSORS = {
 
 
 def chunks_of(tensors: dict[str, Tensor]) -> list[rollout_pb2.WeightChunk]:
-    return list(weight_chunks("job_1", 1, 7, tensors))
+    return list(weight_chunks(WeightVersion("job_1", 1, 7, tensors, partial(weight_digest, tensors))))
 
 
 def assembled(chunks: list[rollout_pb2.WeightChunk]) -> tuple[dict[str, Tensor], str]:
@@ -160,4 +161,4 @@ def test_an_empty_stream_is_refused() -> None:
 
 def test_a_dtype_that_does_not_travel_is_refused_before_the_first_chunk() -> None:
     with pytest.raises(PlatformError, match=r"'w' of dtype torch\.int64"):
-        weight_chunks("job_1", 1, 7, {"w": torch.zeros(1, dtype=torch.int64)})
+        chunks_of({"w": torch.zeros(1, dtype=torch.int64)})
