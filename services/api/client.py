@@ -57,9 +57,9 @@ class ApiClient:
         """One job."""
         return self._send("GET", f"/v1/jobs/{job_id}")
 
-    def jobs(self, limit: int) -> list[Json]:
-        """The newest jobs first."""
-        return list(self._send("GET", "/v1/jobs", params={"limit": limit})["data"])
+    def jobs(self, limit: int, search: str = "") -> list[Json]:
+        """The newest jobs first; with `search` those that have all its words."""
+        return list(self._send("GET", "/v1/jobs", params={"limit": limit, "q": search})["data"])
 
     def cancel(self, job_id: str) -> Json:
         """Ask a job to end."""

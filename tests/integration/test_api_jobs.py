@@ -244,6 +244,23 @@ def test_jobs_are_selected_by_status_method_and_metadata(api: Api) -> None:
     assert api.http.get("/v1/jobs", params={"status": "unknown"}).status_code == 400
 
 
+def test_jobs_are_found_by_words_over_all_pages(api: Api) -> None:
+    ours = [api.submit(suffix=f"Night-Run_{seed}", metadata={"team": "algebra"})["id"] for seed in range(3)][::-1]
+    other = api.submit(suffix="day", metadata={"note": "100%"})["id"]
+
+    def found(q: str, **params: Any) -> list[str]:
+        return [job["id"] for job in api.http.get("/v1/jobs", params={"q": q, **params}).json()["data"]]
+
+    first = api.http.get("/v1/jobs", params={"q": "night", "limit": 2}).json()
+    assert ([job["id"] for job in first["data"]], first["has_more"]) == (ours[:2], True)
+    assert found("night", limit=2, after=first["last_id"]) == ours[2:]
+    assert found("ALGEBRA run_1") == [ours[1]]
+    assert found(other[-8:]) == found("day queued") == found("100%") == [other]
+    assert found("0%") == [other]
+    assert found("night day") == []
+    assert len(found("  ")) == 4
+
+
 def test_a_queued_job_is_cancelled_at_once_and_again_without_effect(api: Api) -> None:
     job_id = api.submit()["id"]
 

@@ -54,13 +54,14 @@ def submit(
 @jobs_app.command("list")
 def list_jobs(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 20,
+    search: Annotated[str, typer.Option(help="Words of id, suffix, model, method, state or metadata.")] = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     api_url: ApiUrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """The newest jobs."""
     with connect(api_url, data_dir) as api:
-        jobs = api.jobs(limit)
+        jobs = api.jobs(limit, search)
     if as_json:
         print_json({"data": jobs})
         return

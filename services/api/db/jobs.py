@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, Text, cast, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -39,6 +39,14 @@ def get_job(session: Session, job_id: str) -> Job:
     if job is None:
         raise PlatformError("not_found", f"There is no job {job_id!r}.", hint="GET /v1/jobs lists all.")
     return job
+
+
+def mentions(word: str) -> ColumnElement[bool]:
+    """Whether a job has the word, in either case, in what people know it by."""
+    spec = (Job.spec["suffix"].astext, Job.spec["model"].astext)
+    return func.concat_ws(" ", Job.id, *spec, Job.method, Job.state, cast(Job.labels, Text)).icontains(
+        word, autoescape=True
+    )
 
 
 def lock_job(session: Session, job_id: str) -> Job:

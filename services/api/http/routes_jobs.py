@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Body, Header, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
+from sqlalchemy import ColumnElement
 
 from services.api.db.job_tables import Job
-from services.api.db.jobs import get_job, lock_job, queue_again, running_attempt, transition
+from services.api.db.jobs import get_job, lock_job, mentions, queue_again, running_attempt, transition
 from services.api.domain.access import Caller
 from services.api.domain.job_state import RESUMABLE, JobState, require_state
 from services.api.http.auth import Who
@@ -21,6 +22,7 @@ from services.api.http.views import JobView, job_view
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 _CREATED: Final = 201
+_MAX_SEARCH: Final = 200
 
 
 @router.post("", status_code=_CREATED, response_model=JobView, responses={200: {"model": JobView | JobForecast}})
@@ -74,24 +76,38 @@ def submit(
     return job, is_new
 
 
-@router.get("")
-def list_jobs(
+def _conditions(
     request: Request,
-    resources: Res,
-    caller: Who,
-    after: After = None,
-    limit: Limit = 20,
     status: Annotated[list[JobState] | None, Query(description="Any of these states.")] = None,
     method: Annotated[str | None, Query(description="sft | rl | eval | pipeline")] = None,
+    q: Annotated[
+        str,
+        Query(
+            max_length=_MAX_SEARCH,
+            description="Words, each of which stands somewhere in id, suffix, model, method, state or metadata.",
+        ),
+    ] = "",
+) -> list[ColumnElement[bool]]:
+    conditions = [mentions(word) for word in q.split()]
+    if status:
+        conditions.append(Job.state.in_(status))
+    if method is not None:
+        conditions.append(Job.method == method)
+    if labels := dict(_metadata(request)):
+        conditions.append(Job.labels.contains(labels))
+    return conditions
+
+
+@router.get("")
+def list_jobs(
+    resources: Res,
+    caller: Who,
+    conditions: Annotated[list[ColumnElement[bool]], Depends(_conditions)],
+    after: After = None,
+    limit: Limit = 20,
 ) -> Page[JobView]:
     """Jobs, newest first. `metadata[key]=value` selects by metadata."""
-    statement = owned_by(Job, caller)
-    if status:
-        statement = statement.where(Job.state.in_(status))
-    if method is not None:
-        statement = statement.where(Job.method == method)
-    if labels := dict(_metadata(request)):
-        statement = statement.where(Job.labels.contains(labels))
+    statement = owned_by(Job, caller).where(*conditions)
     with resources.database.begin() as session:
         rows = newest_first(session, Job, statement, after, limit)
     return page_of([(row.id, job_view(row)) for row in rows], limit)

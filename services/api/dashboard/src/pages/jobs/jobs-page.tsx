@@ -13,6 +13,8 @@ import { JobProgress, jobName, StateBadge, stateDetail } from "../job-state";
 
 const EVERY_MS = 2000;
 const PAGE = 50;
+/** The most that the API lists at once. */
+const MOST_SHOWN = 1000;
 const MOST_COMPARED = 6;
 const ACCURACY = ["reward/accuracy", "eval/validation/accuracy"];
 const STATES: readonly { value: string; label: string; states: readonly JobState[] }[] = [
@@ -30,14 +32,15 @@ export function JobsPage() {
   const [size, setSize] = useState(PAGE);
   const [chosen, setChosen] = useState<readonly string[]>([]);
   const states = STATES.find((item) => item.value === state)?.states;
+  const q = search ?? "";
   const jobs = useQuery(
-    `jobs ${state} ${method} ${size}`,
-    (signal) => answer(api.GET("/v1/jobs", { params: { query: { limit: size, ...(states ? { status: [...states] } : {}), ...(method ? { method } : {}) } }, signal })),
+    `jobs ${state} ${method} ${size} ${q}`,
+    (signal) => answer(api.GET("/v1/jobs", { params: { query: { limit: size, q, ...(states ? { status: [...states] } : {}), ...(method ? { method } : {}) } }, signal })),
     { every: EVERY_MS, keeps: true },
   );
-  const found = useMemo(() => (jobs.data?.data ?? []).filter((job) => matches(job, search ?? "")), [jobs.data, search]);
+  const found = jobs.data?.data ?? [];
   const curves = useAccuracy(found);
-  const isFiltered = state !== null || method !== null || (search ?? "") !== "";
+  const isFiltered = state !== null || method !== null || q !== "";
   const toggle = (id: string) => setChosen((old) => (old.includes(id) ? old.filter((item) => item !== id) : [...old, id].slice(-MOST_COMPARED)));
   return (
     <div className="stack">
@@ -53,7 +56,7 @@ export function JobsPage() {
         </div>
       </div>
       <div className="row">
-        <input type="search" aria-label="Search jobs" placeholder="Search name, id, model, metadata" className="search" value={search ?? ""} onChange={(event) => setSearch(event.target.value)} />
+        <input type="search" aria-label="Search jobs" placeholder="Search name, id, model, metadata" className="search" value={q} maxLength={200} onChange={(event) => setSearch(event.target.value)} />
         <select aria-label="State" value={state ?? ""} onChange={(event) => setState(event.target.value)}>
           <option value="">Any state</option>
           {STATES.map((item) => <option key={item.value} value={item.value}>{item.label}</option>)}
@@ -71,14 +74,9 @@ export function JobsPage() {
       ) : (
         <JobTable jobs={found} curves={curves} chosen={chosen} onToggle={toggle} />
       )}
-      {jobs.data?.has_more && <button type="button" className="button" onClick={() => setSize(size + PAGE)}>Show more</button>}
+      {jobs.data?.has_more && (size < MOST_SHOWN ? <button type="button" className="button" onClick={() => setSize(size + PAGE)}>Show more</button> : <p className="muted">These are the newest {MOST_SHOWN}. Search or filter to find older ones.</p>)}
     </div>
   );
-}
-
-function matches(job: Job, search: string): boolean {
-  const text = [job.id, job.suffix, job.model, job.method, job.state, ...Object.entries(job.metadata).flat()].join(" ").toLowerCase();
-  return search.toLowerCase().split(/\s+/).every((word) => text.includes(word));
 }
 
 /** Accuracy curve per job: of its rollouts, else of its evaluations. */
