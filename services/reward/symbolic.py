@@ -6,11 +6,14 @@ keyword (the comparison is not symmetric). The library's alarms are off: the pro
 
 import logging
 from dataclasses import replace
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Final
 
 import sympy
 from math_verify import LatexExtractionConfig, parse, verify
+
+from services.common.answers.rationals import Rational, parse_rational, same_number
 
 _CONFIG: Final = LatexExtractionConfig(
     boxed_match_priority=0,
@@ -18,6 +21,7 @@ _CONFIG: Final = LatexExtractionConfig(
 )
 _RELATIVE: Final = sympy.Rational(1, 10**6)
 _DIGITS: Final = 30
+_NOTHING: Final = sympy.Rational(1, 10**20)
 
 for _name in ("math_verify", "latex2sympy2_extended"):  # they log whole answers
     logging.getLogger(_name).setLevel(logging.CRITICAL)
@@ -47,7 +51,7 @@ def equivalent(gold: str, answer: str) -> bool:
         raise AnswerUnreadableError(f"{type(error).__name__}: {error}") from error
     if not answers:
         raise AnswerUnreadableError(answer)
-    return _verified(golds, answers)
+    return _verified(golds, answers) or _is_rounded(gold, answer, golds, answers)
 
 
 def readable(gold: str) -> bool:
@@ -104,15 +108,34 @@ def _equal_complex(gold: Any, answer: Any) -> bool:
     values = [_complex(value) for value in (gold, answer)]
     if any(value is None for value in values):
         return False
-    return bool(sympy.expand(values[0] - values[1]) == 0)
+    difference = sympy.expand(values[0] - values[1])
+    return bool(difference == 0) or _vanishes(difference, values[0])
+
+
+def _vanishes(difference: Any, scale: Any) -> bool:
+    """Whether a closed number is 0, to far more digits than any answer has."""
+    size, rest = (abs(sympy.N(number, _DIGITS)) for number in (scale, difference))
+    return bool(size.is_number and size.is_finite and rest.is_finite) and bool(rest <= _NOTHING * size)
 
 
 def _complex(value: Any) -> Any:
-    """The value with `i` as imaginary unit; None without an `i`, and when other variables are left."""
+    """The value with `i` as imaginary unit; None when other variables are left."""
     if not isinstance(value, sympy.Expr):
         return None
     names = {symbol: sympy.I for symbol in value.free_symbols if symbol.name == "i"}
-    return value.subs(names).doit() if names and len(names) == len(value.free_symbols) else None
+    return value.subs(names).doit() if len(names) == len(value.free_symbols) else None
+
+
+def _is_rounded(gold_text: str, answer_text: str, golds: list[Any], answers: list[Any]) -> bool:
+    """Whether one side is a decimal of at least six places that is the other, an irrational number, rounded or cut."""
+    for text, others in ((answer_text, golds), (gold_text, answers)):
+        decimal, other = parse_rational(text), others[0]
+        if decimal is None or not decimal.places or not isinstance(other, sympy.Expr) or not other.is_number:
+            continue
+        value = sympy.N(other, _DIGITS)
+        if value.is_real and value.is_finite:
+            return same_number(Rational(Fraction(str(value))), decimal)
+    return False
 
 
 def _numbers_differ(golds: list[Any], answers: list[Any]) -> bool:

@@ -10,6 +10,9 @@ _MAX_POWER_OF_TEN: Final = 400
 _INTEGER: Final = re.compile(r"\d+")
 _GROUPED: Final = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 _DECIMAL: Final = re.compile(r"(\d*)\.(\d+)|(\d+)\.")
+_REPEATING: Final = re.compile(
+    r"(\d*)\.(\d*) ?(?:\\(?:overline|bar|dot|overset\{\\cdot\}) ?(?:\{ ?(\d+) ?\}|(\d))|\((\d+)\))"
+)
 _DECIMAL_COMMA: Final = re.compile(r"([-+]?\d+),(\d+)")
 _FRACTION: Final = re.compile(r"\\frac ?\{ ?(-?\d+) ?\} ?\{ ?(-?\d+) ?\}|(\d+) ?/ ?(\d+)|\((-?\d+)\) ?/ ?\((-?\d+)\)")
 _MIXED: Final = re.compile(r"(\d+) ?(?:\\frac ?\{ ?(\d+) ?\} ?\{ ?(\d+) ?\}|(?<= )(\d+) ?/ ?(\d+))")
@@ -76,6 +79,9 @@ def _unsigned(text: str) -> Rational | None:
         return _unsigned(text.replace(",", ""))
     if match := _DECIMAL.fullmatch(text):
         return _decimal(match.group(1) or match.group(3) or "0", match.group(2) or "")
+    if match := _REPEATING.fullmatch(text):
+        whole, fixed, *period = (group or "" for group in match.groups())
+        return _repeating(whole or "0", fixed, "".join(period))
     if match := _MIXED.fullmatch(text):
         whole, *parts = (int(group) for group in match.groups() if group is not None)
         return _quotient(whole * parts[1] + parts[0], parts[1])
@@ -90,6 +96,12 @@ def _unsigned(text: str) -> Rational | None:
 def _decimal(whole: str, digits: str) -> Rational:
     value = Fraction(int(whole + digits), 10 ** len(digits))
     return Rational(value, len(digits)) if value.denominator != 1 else Rational(value)
+
+
+def _repeating(whole: str, fixed: str, period: str) -> Rational:
+    """`0.1\\overline{6}`: exact."""
+    repeated = Fraction(int(period), 10 ** len(period) - 1)
+    return Rational((int(whole + fixed) + repeated) / 10 ** len(fixed))
 
 
 def _quotient(numerator: int, denominator: int) -> Rational | None:

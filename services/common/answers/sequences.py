@@ -15,6 +15,8 @@ _BUILDER: Final = re.compile(
 _RISING: Final = re.compile(rf"{_CONSTANT} ?(<=|<|\\le|\\lt) ?[a-zA-Z] ?(<=|<|\\le|\\lt) ?{_CONSTANT}")
 _FALLING: Final = re.compile(rf"{_CONSTANT} ?(>=|>|\\ge|\\gt) ?[a-zA-Z] ?(>=|>|\\ge|\\gt) ?{_CONSTANT}")
 _BOUND: Final = re.compile(rf"[a-zA-Z] ?(<=|>=|<|>|\\le|\\ge|\\lt|\\gt) ?{_CONSTANT}")
+_HOLE: Final = re.compile(rf"[a-zA-Z] ?\\neq? ?{_CONSTANT}")
+_BRACKETED: Final = re.compile(rf"[(\[] ?{_CONSTANT} ?, ?{_CONSTANT} ?[)\]]")
 _STRICT: Final = ("<", ">", r"\lt", r"\gt")
 UNORDERED: Final = "{}"
 
@@ -31,11 +33,11 @@ def parse_sequence(text: str) -> Sequence | None:
     """Read a normalised answer as a sequence; None when it is a single value."""
     whole = _SET.fullmatch(text)
     if whole:
-        return Sequence(UNORDERED, _split(whole.group(1)))
+        return Sequence(UNORDERED, split_outside(whole.group(1)))
     if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _first_bracket_closes_last(text):
-        elements = _split(text[1:-1])
+        elements = split_outside(text[1:-1])
         return Sequence(text[0] + text[-1], elements) if len(elements) > 1 else None
-    elements = _split(text)
+    elements = split_outside(text)
     return Sequence(UNORDERED, elements) if len(elements) > 1 else None
 
 
@@ -45,12 +47,17 @@ def as_interval(text: str) -> str | None:
     None for anything else.
     """
     builder = _BUILDER.fullmatch(text)
-    parts = [_one_interval(part) for part in _split(builder.group(1) if builder else text)]
+    condition = builder.group(1) if builder else text
+    if hole := _HOLE.fullmatch(condition):
+        return rf"(-\infty,{hole.group(1)}) \cup ({hole.group(1)},\infty)"
+    parts = [_one_interval(part) for part in split_outside(condition)]
     known = [part for part in parts if part is not None]
     return r" \cup ".join(known) if len(known) == len(parts) else None
 
 
 def _one_interval(text: str) -> str | None:
+    if _BRACKETED.fullmatch(text):
+        return text
     if chain := _RISING.fullmatch(text):
         low, left, right, high = chain.groups()
         return f"{'(' if left in _STRICT else '['}{low},{high}{')' if right in _STRICT else ']'}"
@@ -98,7 +105,7 @@ def _numbers(sequence: Sequence) -> list[Rational] | None:
     return known if len(known) == len(numbers) else None
 
 
-def _split(text: str) -> tuple[str, ...]:
+def split_outside(text: str) -> tuple[str, ...]:
     """Parts between the commas and semicolons that stand outside all brackets."""
     parts, depth, start = [], 0, 0
     for place, char in enumerate(text):

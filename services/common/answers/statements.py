@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from services.common.answers.number_words import words_value
 from services.common.data.boxed import Box, innermost, outer_boxes
 
 _ANSWER_TAG: Final = re.compile(r"<answer>([^<]*)</answer>")
@@ -20,7 +21,13 @@ _COMMAND: Final = re.compile(
 _WORD: Final = re.compile(
     r"[a-zA-Z]{3,}|\b(?:am|an|as|at|be|by|he|if|in|is|it|me|my|no|of|on|or|pm|so|to|up|we)\b", re.IGNORECASE
 )
-_FUNCTIONS: Final = frozenset({"and", "or", "sin", "cos", "tan", "cot", "sec", "log", "ln", "exp", "sqrt", "pi"})
+_FUNCTIONS: Final = frozenset(
+    {
+        "and", "or", "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh",
+        "log", "ln", "exp", "sqrt", "cbrt", "pi", "gcd", "lcm", "max", "min", "mod", "cis", "infinity",
+    }
+)  # fmt: skip
+_RATIO_OR_BASE: Final = re.compile(r"\d+ to \d+|[\dA-F]+ \(?(?:in )?base[ -]\w+\)?|[a-zA-Z -]+ \(\d+\)")
 _NUMBER_AND_UNIT: Final = re.compile(r"[-+$\d.,:/\\ {}^]+ ?[a-zA-Z]+(?: [a-zA-Z]+)?(?:\^ ?\{?\d\}?|\.)?")
 _MAX_BARE_CHARS: Final = 400
 _MAX_WORDS: Final = 4
@@ -80,7 +87,12 @@ def is_bare(text: str) -> bool:
     if len(text) > _MAX_BARE_CHARS or not text:
         return False
     words = [word for word in _WORD.findall(_COMMAND.sub(" ", text)) if word.lower() not in _FUNCTIONS]
-    if (not words and "\n" not in text) or _NUMBER_AND_UNIT.fullmatch(text):
+    if (
+        (not words and "\n" not in text)
+        or _NUMBER_AND_UNIT.fullmatch(text)
+        or _RATIO_OR_BASE.fullmatch(text)
+        or words_value(text)
+    ):
         return True
     return len(words) <= 2 and not re.search(r"\d", text)
 

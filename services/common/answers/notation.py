@@ -1,0 +1,259 @@
+r"""One notation for each thing that is written in many: Unicode, plain-text functions, binomials, bases, degrees.
+
+Every rewrite keeps the meaning. Patterns are linear, or their input is bounded by the guard's length limit: answers may
+be hostile.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from services.common.answers.number_words import words_value
+
+Rewrite = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
+
+TEXT: Final = (
+    r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mbox|mathrm|mathbf|mathit|mathsf|operatorname|bold"
+    r"|boldsymbol|underline|emph|bm|pmb)\*?"
+)
+"""Commands that only say how their argument looks."""
+
+_CHARACTERS: Final = str.maketrans(
+    {
+        "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/",
+        "∗": "*", "⁄": "/", "∕": "/", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
+        "⩽": r"\le ", "⩾": r"\ge ", "≈": r"\approx ", "≡": r"\equiv ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ",
+        "∅": r"\emptyset ", "∖": r"\setminus ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}",
+        "°": r"^\circ ", "±": r"\pm ", "∓": r"\mp ", "⟨": "(", "⟩": ")", "⌊": r"\lfloor ", "⌋": r"\rfloor ",
+        "⌈": r"\lceil ", "⌉": r"\rceil ", "∑": r"\sum ", "∏": r"\prod ", "∫": r"\int ", "α": r"\alpha ",
+        "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "ε": r"\epsilon ", "θ": r"\theta ", "λ": r"\lambda ",
+        "μ": r"\mu ", "µ": r"\mu ", "ρ": r"\rho ", "σ": r"\sigma ", "τ": r"\tau ", "φ": r"\phi ", "ω": r"\omega ",
+        "Δ": r"\Delta ", "Ω": r"\Omega ", "€": "", "£": "", "₹": "", "¥": "", "¢": r"\text{ cents}",
+        "“": '"', "”": '"', "‘": "'", "’": "'",
+    }
+)  # fmt: skip
+_RAISED: Final = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
+_LOWERED: Final = str.maketrans("₀₁₂₃₄₅₆₇₈₉ₙₖ", "0123456789nk")
+_FUNCTIONS: Final = r"arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log"
+_NAMED: Final = r"gcd|lcm|max|min|exp"
+_GREEK: Final = r"\\(?:pi|alpha|beta|delta|theta|lambda|mu|phi|omega)"
+_NESTED: Final = r"\(((?:[^()]|\([^()]*\))*)\)"
+_TOKEN: Final = r"(?:\{([^{}]*)\}|(\w))"
+_DEGREE: Final = r"\\text\{degree\}"
+_RADIANS: Final = r"\\cdot\\frac{\\pi}{180}"
+
+
+def _pattern(expression: str) -> re.Pattern[str]:
+    return re.compile(expression, re.DOTALL)
+
+
+def _choose(match: re.Match[str]) -> str:
+    above, below = (group for group in match.groups() if group is not None)
+    return rf"\binom{{{above.strip()}}}{{{below.strip()}}}"
+
+
+def _choose_indexed(match: re.Match[str]) -> str:
+    """`C_n^k` and `C^k_n`; of two numbers the larger is the set, and `C_1^2` is a constant squared."""
+    low, high = (group for group in match.groups() if group is not None)
+    if match.group().lstrip("C ").startswith("^"):
+        low, high = high, low
+    if low.isdigit() and high.isdigit() and int(low[:9]) < int(high[:9]):
+        return match.group()
+    return rf"\binom{{{low}}}{{{high}}}"
+
+
+def _arrange(match: re.Match[str]) -> str:
+    of, some = (group for group in match.groups() if group is not None)
+    return rf"\frac{{({of})!}}{{({of}-{some})!}}"
+
+
+def _based(match: re.Match[str]) -> str:
+    """`52_{eight}` and `52 (base 8)` as `52_{8}`; other subscripts stay."""
+    base = match.group("base")
+    value = words_value(base)
+    return match.group() if value is None else f"{match.group('digits')}_{{{value}}}"
+
+
+def _exact_exponent(match: re.Match[str]) -> str:
+    sign, whole, digits = match.groups()
+    return rf"^{{{sign}\frac{{{int((whole or '0') + digits)}}}{{{10 ** len(digits)}}}}}"
+
+
+def _in_radians(match: re.Match[str]) -> str:
+    r"""Degrees in the argument of a trigonometric function as multiples of \pi."""
+    text = _PLAIN_DEGREES.sub(lambda plain: _as_fraction(plain.group(1)), match.group())
+    return _OTHER_DEGREES.sub(rf"\1{_RADIANS}", text)
+
+
+def _as_fraction(degrees: str) -> str:
+    whole, _, digits = degrees.partition(".")
+    return rf"\frac{{{whole}{digits}\pi}}{{{180 * 10 ** len(digits)}}}"
+
+
+_PLAIN_DEGREES: Final = _pattern(
+    rf"(?:(?<=[a-z])\{{ ?)?((?<![\w.])\d+(?:\.\d+)?|(?<![\\a-zA-Z])[a-zA-Z]|\\[a-z]+)(?: ?\}})? ?{_DEGREE}"
+)
+_OTHER_DEGREES: Final = _pattern(rf"([)}}\w]) ?{_DEGREE}")
+
+_DIGIT_GROUPS: Final[tuple[Rewrite, ...]] = (
+    (_pattern(r"(?<=\d)(?:\{,\}|,\\! ?|\\[,!;: ])(?=\d{3}(?!\d))"), ""),
+    (_pattern(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d.,])"), lambda match: match.group().replace(" ", "")),
+)
+_LAYOUT: Final[tuple[Rewrite, ...]] = (
+    (_pattern(r"(?<!\\)\\\\(?=(?:begin|end|[dtc]?frac|sqrt|left|right|cdot|text)(?![a-z]))"), r"\\"),
+    (_pattern(r"\\\$|\\?\""), ""),
+    (_pattern(r"\$|(?<!\\)\\[()\[\]]"), " "),
+    (_pattern(r"\\[hv]space\*?\s*\{[^{}]*\}"), " "),
+    (_pattern(r"\\(?:left|right|[bB]igg?[lrm]?)(?![a-z])\.?"), ""),
+    (
+        _pattern(
+            r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it|sf|tt|normalfont|strut|hfill"
+            r"|nobreak|allowbreak|ensuremath)(?![a-zA-Z])"
+        ),
+        "",
+    ),
+    (_pattern(r"\\(?:begin|end)\s*\{(?:aligned|align|gathered|equation|split)\*?\}"), " "),
+    (_pattern(r"\\\\\s*\[[\d. ]*[a-z]+\]|\\cr(?![a-z])"), r"\\\\"),
+    (_pattern(r"\\\\\s*(?=\\end(?![a-z]))"), " "),
+    (_pattern(r"\\lbrace(?![a-z])"), r"\\{"),
+    (_pattern(r"\\rbrace(?![a-z])"), r"\\}"),
+    (_pattern(r"\\l?angle(?![a-z])\s*(?=[-\d\\a-z(][^<>]*\\rangle)"), "("),
+    (_pattern(r"\\rangle(?![a-z])"), ")"),
+    (_pattern(r"\\(?:text)?color\s*\{\w*\}"), ""),
+    (_pattern(r"(?<!\\)\\[,;:! ]|~|\\q?quad(?![a-z])"), " "),
+    (_pattern(r"\{:\}|" + TEXT + r"\{\s*:\s*\}"), ":"),
+)
+_COMMANDS: Final[tuple[Rewrite, ...]] = (
+    (_pattern(r"\\(?:[dtcs]|nice)frac(?![a-z])"), r"\\frac"),
+    (_pattern(r"\{\s*([^{}\\]+?)\s*\\over(?![a-z])\s*([^{}\\]+?)\s*\}"), r"\\frac{\1}{\2}"),
+    (_pattern(r"\{?\s*(\w+)\s*\\choose(?![a-z])\s*(\w+)\s*\}?"), r"\\binom{\1}{\2}"),
+    (_pattern(r"\\root\s*(\w+)\s*\\of\s*\{?\s*(\w+)\s*\}?"), r"\\sqrt[\1]{\2}"),
+    (_pattern(rf"({_GREEK})\s*\("), r"\1\\cdot ("),  # no functions
+    (_pattern(r"\\log\s*_\s*(\w|\\[a-z]+)"), r"\\log_{\1}"),
+    (_pattern(r"\\lg(?![a-z])"), r"\\log_{10}"),
+    (_pattern(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
+    (_pattern(r"\\frac\s*(\d)\s*\{"), r"\\frac{\1}{"),
+    (_pattern(r"\\gamma(?![a-z])"), r"g_{9}"),  # the library reads \gamma as a function
+    (_pattern(r"\\varnothing(?![a-z])|\\\{\s*\\\}"), r"\\emptyset"),
+    (_pattern(r"\\le(?:q|qslant)(?![a-z])|<="), r"\\le"),
+    (_pattern(r"\\ge(?:q|qslant)(?![a-z])|>="), r"\\ge"),
+    (_pattern(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-z]))|\\(?:degree|textdegree)(?![a-z])"), r"\\text{degree}"),
+    (_pattern(r"\\text\{degree\}\s*(?:" + TEXT + r"\s*\{\s*C\s*\}|C(?![a-zA-Z]))"), r"\\text{celsius}"),
+    (_pattern(r"\\text\{degree\}\s*(?:" + TEXT + r"\s*\{\s*F\s*\}|F(?![a-zA-Z]))"), r"\\text{fahrenheit}"),
+    (_pattern(r"\\?%"), r"\\text{percent}"),
+)
+_ROOTS: Final[tuple[Rewrite, ...]] = (
+    (_pattern(r"∛"), "cbrt"),
+    (_pattern(r"√\s*(\d+|\w)"), r"\\sqrt{\1}"),
+    (_pattern(r"√"), r"\\sqrt"),
+    (_pattern(rf"(?<![\\a-zA-Z])(?:np\.)?sqrt\s*{_NESTED}"), r"\\sqrt{\1}"),
+    (_pattern(r"(?<![\\a-zA-Z])sqrt\s*(\d+|[a-z](?![a-z]))"), r"\\sqrt{\1}"),
+    (_pattern(rf"(?<![\\a-zA-Z])cbrt\s*{_NESTED}"), r"\\sqrt[3]{\1}"),
+    (_pattern(r"(?<![\\a-zA-Z])cbrt\s*(\d+|\w)"), r"\\sqrt[3]{\1}"),
+)
+_PLAIN_NAMES: Final[tuple[Rewrite, ...]] = (
+    (_pattern(TEXT + rf"\s*\{{\s*({_FUNCTIONS}|{_NAMED})\s*\}}"), r"\\\1 "),
+    (_pattern(rf"(?<![\\a-zA-Z])(?:np\.|math\.)?({_FUNCTIONS})(?=\s*[(^_\d\\]|\s+[a-z](?![a-z]))"), r"\\\1"),
+    (_pattern(rf"(?<![\\a-zA-Z])(?:np\.|math\.)?({_NAMED})(?=\s*(?:\(|\\\{{))"), r"\\\1"),
+    (_pattern(rf"\\({_NAMED})\s*\\\{{([^{{}}]*)\\\}}"), r"\\\1(\2)"),
+    (_pattern(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])"), r"\\pi "),
+    (_pattern(r"(?<![\\a-zA-Z])(?:infinity|infty)(?![a-zA-Z])"), r"\\infty "),
+    (
+        _pattern(
+            rf"(?:{TEXT}\s*\{{\s*cis\s*\}}|(?<![\\a-zA-Z])cis)\s*"
+            rf"(?:{_NESTED}|(\\frac\s*\{{[^{{}}]*\}}\s*\{{[^{{}}]*\}}|(?:\d+|\\?[a-z]+)(?:\s*{_DEGREE})?))"
+        ),
+        lambda match: rf"(\cos({match.group(1) or match.group(2)})+i\sin({match.group(1) or match.group(2)}))",
+    ),
+)
+_COUNTING: Final[tuple[Rewrite, ...]] = (
+    (_pattern(rf"(?:\{{\s*\}})?\s*[_^]\s*{_TOKEN}\s*C\s*_\s*{_TOKEN}"), _choose),
+    (_pattern(rf"(?:\{{\s*\}})?\s*[_^]\s*{_TOKEN}\s*P\s*_\s*{_TOKEN}"), _arrange),
+    (_pattern(rf"(?<![a-zA-Z\\}}])C\s*(?:_\s*{_TOKEN}\s*\^|\^\s*{_TOKEN}\s*_)\s*{_TOKEN}"), _choose_indexed),
+)
+_BASES: Final[tuple[Rewrite, ...]] = (
+    (_pattern(TEXT + r"\s*\{\s*([0-9A-F]*\d[0-9A-F]*)\s*\}(?=\s*_)"), r"\1"),
+    (_pattern(r"(?<=\d)" + TEXT + r"\s*\{\s*([A-F]+)\s*\}(?=\s*_)"), r"\1"),
+    (_pattern(r"_\s*\{\s*(?:" + TEXT + r"\s*\{)?\s*base[\s-]*\}?\s*(\w+)\s*\}?\s*\}"), r"_{\1}"),
+    (_pattern(r"(?P<digits>[\dA-F)])\s*_\s*\{(?P<base>[a-z]{3,9})\}"), _based),
+    (
+        _pattern(
+            r"(?P<digits>[\dA-F)])\s*,?\s*(?:" + TEXT + r"\s*\{)?[\s(]*(?:in\s+)?base[\s-]*\}?\s*(?P<base>\w+)[\s)}]*\Z"
+        ),
+        _based,
+    ),
+)
+_NUMBERS: Final[tuple[Rewrite, ...]] = (
+    (_pattern(r"(?<![\w.\\])(\d+(?:\.\d+)?)[eE]([+-]?\d{1,3})(?!\w)"), r"\1\\times 10^{\2}"),
+    (_pattern(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)"), r"\\times "),
+    (_pattern(r"(?<=\d)\.(?=\s*/)"), ""),
+    (_pattern(r"\*\*"), "^"),
+    (_pattern(r"\^\s*\{?\s*(-?)(\d{0,3})\.(\d{1,3})(?![\d.])\s*\}?"), _exact_exponent),
+    (_pattern(r"\s*\*\s*"), r"\\cdot "),
+    (_pattern(r"(?<![a-zA-Z\\_^{])i(?=\()"), r"i\\cdot "),
+    (_pattern(r"(?<=_)\s*(?:\{\s*\\odot\s*\}|\\odot(?![a-z]))"), r"{o}"),
+    (_pattern(TEXT + r"\s*\{\s*([-+]?[\d.,/]+)\s*\}"), r"\1"),
+    (_pattern(TEXT + r"\s*\{\s*((?i:[ap]\.? ?m\.?))\s*\}"), r" \1"),
+    (_pattern(r"(?:" + TEXT + r"\s*\{\s*,?\s*(?:and|or)\s*\}|(?<=[\d)} ]),? +(?:and|or) +(?=[-\d(\\]))"), ","),
+    (_pattern(r",(?:\s*,)+"), ","),
+)
+_SUBSCRIPTS: Final[tuple[Rewrite, ...]] = (
+    (_pattern(r"(?<=[_^])\s*" + TEXT + r"\s*\{\s*(\w+)\s*\}"), r"{\1}"),
+    (_pattern(r"(?<=[_^])\s*\{\s*" + TEXT + r"\s*\{\s*(\w+)\s*\}\s*\}"), r"{\1}"),
+)
+_ANGLES: Final[tuple[Rewrite, ...]] = (
+    (_pattern(TEXT + r"\s*\{\s*degrees?\s*\}|(?<=\d)\s*degrees?(?![a-z])"), r"\\text{degree}"),
+    (_pattern(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])(?!\s*\^\s*\{?\s*-)[^=,]*"), _in_radians),
+)
+_LISTS: Final = _pattern(r"\[\s*\[([^\[\]]*)\](?:\s*,\s*\[[^\[\]]*\])*\s*\]")
+_ROW: Final = _pattern(r"\[([^\[\]]+)\]")
+_OUTWARD: Final = _pattern(r"([\[\]])([^\[\](){}]+[,;][^\[\](){}]+)([\[\]])")
+
+
+def one_notation(answer: str) -> str:
+    """The answer with every rewrite applied."""
+    text = unicodedata.normalize("NFKC", _spelled_out(answer)).translate(_CHARACTERS).strip()
+    text = rewrite(_unquoted(text), (*_DIGIT_GROUPS, *_LAYOUT, *_COMMANDS, *_ROOTS, *_PLAIN_NAMES))
+    text = rewrite(text, (*_SUBSCRIPTS, *_COUNTING, *_BASES, *_ANGLES, *_NUMBERS))
+    return _brackets(text)
+
+
+def rewrite(text: str, rewrites: Sequence[Rewrite]) -> str:
+    """Apply each in turn, everywhere."""
+    for pattern, replacement in rewrites:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _spelled_out(text: str) -> str:
+    """Characters that compatibility normalisation would change in meaning: `x²` to `x2`, `2⅗` to `23/5`."""
+    text = text.translate(_CHARACTERS)
+    text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+", lambda run: f"^{{{run.group().translate(_RAISED)}}}", text)
+    text = re.sub("[₀₁₂₃₄₅₆₇₈₉ₙₖ]+", lambda run: f"_{{{run.group().translate(_LOWERED)}}}", text)
+    return re.sub("[¼-¾⅐-⅞]", _vulgar_fraction, text)
+
+
+def _vulgar_fraction(match: re.Match[str]) -> str:
+    above, _, below = unicodedata.normalize("NFKC", match.group()).partition("⁄")
+    return rf"\frac{{{above}}}{{{below}}}"
+
+
+def _unquoted(text: str) -> str:
+    """Without the marks of Markdown and quotation around the whole."""
+    for mark in ("**", "*", "`", '"', "'"):
+        if len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark):
+            text = text[len(mark) : -len(mark)].strip()
+    return text.removeprefix("**").removesuffix("**")
+
+
+def _brackets(text: str) -> str:
+    r"""`[[1,2],[3,4]]` as a matrix, `]a,b[` as `(a,b)`."""
+    if _LISTS.fullmatch(text):
+        rows = r" \\ ".join(row.replace(",", " & ") for row in _ROW.findall(text[1:-1]))
+        return rf"\begin{{pmatrix}} {rows} \end{{pmatrix}}"
+    outward = _OUTWARD.fullmatch(text)
+    if outward is None or (outward.group(1), outward.group(3)) == ("[", "]"):
+        return text
+    left, inside, right = outward.groups()
+    return f"{'(' if left == ']' else '['}{inside.replace(';', ',')}{')' if right == '[' else ']'}"

@@ -1,0 +1,161 @@
+r"""The unit at the end of an answer: `5\text{ cm}`, `9.8\,\mathrm{m/s^2}`, `72 km/h`, `12 red marbles`, `45\%`."""
+
+import re
+from collections import Counter
+from typing import Final
+
+from services.common.answers.notation import TEXT
+
+_NAMES: Final = {
+    "mm": "mm", "millimeter": "mm", "millimetre": "mm", "cm": "cm", "centimeter": "cm", "centimetre": "cm",
+    "meter": "m", "metre": "m", "km": "km", "kilometer": "km", "kilometre": "km", "inch": "inch", "inches": "inch",
+    "foot": "foot", "feet": "foot", "ft": "foot", "yard": "yard", "yd": "yard", "mile": "mile", "mi": "mile",
+    "gram": "g", "kg": "kg", "kilogram": "kg", "pound": "pound", "lb": "pound", "ounce": "ounce",
+    "oz": "ounce", "ton": "ton", "second": "s", "sec": "s", "min": "minute", "minute": "minute", "hr": "hour",
+    "hour": "hour", "day": "day", "week": "week", "month": "month", "year": "year", "yr": "year",
+    "degree": "degree", "deg": "degree", "celsius": "celsius", "fahrenheit": "fahrenheit", "radian": "radian",
+    "rad": "radian", "dollar": "dollar", "usd": "dollar", "cent": "cent", "euro": "euro", "liter": "liter",
+    "litre": "liter", "ml": "ml", "joule": "J", "newton": "N", "watt": "W", "volt": "V", "kelvin": "K",
+    "pascal": "Pa", "hertz": "Hz", "hz": "Hz", "khz": "kHz", "mhz": "MHz", "mol": "mol", "micro": "micro",
+    "kj": "kJ", "kw": "kW",
+    "ev": "eV", "mev": "MeV", "gev": "GeV", "kpa": "kPa", "atm": "atm", "erg": "erg", "gauss": "gauss",
+    "people": "people", "person": "people", "student": "student", "way": "way", "time": "time", "coin": "coin",
+    "point": "point", "unit": "unit", "percent": "%", "percentage": "%", "pct": "%",
+    "thousand": "thousand", "million": "million", "billion": "billion",
+}  # fmt: skip
+_SYMBOLS: Final = {
+    "m": "m", "g": "g", "s": "s", "h": "hour", "J": "J", "N": "N", "W": "W", "V": "V", "K": "K", "L": "liter",
+    "A": "A", "C": "C", "T": "T", "F": "F", "Pa": "Pa", "Omega": "Omega", "M": "M",
+    "mg": "mg", "ms": "ms", "nm": "nm",
+}  # fmt: skip
+"""Units that are variables unless they stand in \\text{} or beside another unit."""
+_RATES: Final = {"mph": {"mile": 1, "hour": -1}, "kph": {"km": 1, "hour": -1}, "kmh": {"km": 1, "hour": -1}}
+_UNMEASURED: Final = frozenset(
+    {
+        "unit", "people", "student", "way", "time", "coin", "point", "thousand", "million", "billion"
+    }
+)  # fmt: skip
+_MEASURES: Final = (frozenset(_NAMES.values()) | frozenset(_SYMBOLS.values())) - _UNMEASURED
+_ANGLES: Final = frozenset({"degree", "celsius", "fahrenheit"})
+"""`75^\\circ` may be a temperature."""
+_BEFORE: Final = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
+_AFTER: Final = {"squared": 2, "cubed": 3}
+_NO_UNITS: Final = frozenset(
+    {
+        "not", "or", "and", "more", "less", "fewer", "least", "most", "plus", "minus", "only", "except", "mod",
+        "modulo", "factorial", "squared", "cubed", "half", "halves", "third", "thirds", "quarter", "quarters",
+        "tenths", "hundredths", "dozen", "hundred", "am", "pm", "times", "base", "if", "when", "where", "unless",
+        "each",
+    }
+)  # fmt: skip
+_PROPERTIES: Final = frozenset(
+    {
+        "is", "are", "even", "odd", "prime", "composite", "perfect", "positive", "negative", "nonnegative", "integer",
+        "integers", "real", "natural", "rational", "for", "with", "such", "any", "all", "some", "divisible",
+        "multiple", "factor",
+    }
+)  # fmt: skip
+"""What says which values a variable takes, and is no unit of it."""
+
+_POWER: Final = r"(?: ?\^ ?(?:\{ ?-?\d ?\}|-?\d))?"
+_GROUP: Final = TEXT + r" ?\{(?:[^{}\\]|\{[^{}\\]*\})*\}" + _POWER
+_MARKED: Final = re.compile(rf"(?:\\mu ?)?{_GROUP}(?:[ ()/]*(?:\\cdot ?|\\times ?)?{_GROUP})*\)?\Z")
+_ARGUMENT: Final = re.compile(TEXT + r" ?\{((?:[^{}\\]|\{[^{}\\]*\})*)\}")
+_UNIT_TEXT: Final = re.compile(r"[ (]*[a-zA-Z][a-zA-Z0-9 ,./^{}()'-]*")
+_KNOWN: Final = "|".join(sorted((*_NAMES, *_RATES), key=len, reverse=True))
+_NAME: Final = rf"(?i:(?:(?:{'|'.join(_BEFORE)})\.? )?(?:{_KNOWN})s?(?: (?:{'|'.join(_AFTER)}))?)(?![a-zA-Z])\.?"
+_SYMBOL: Final = rf"(?:{'|'.join(_SYMBOLS)})(?![a-zA-Z])"
+_ANY: Final = rf"(?:{_NAME}|{_SYMBOL})"
+_JOIN: Final = r" ?(?:/|\\cdot ?|per ) ?"
+_BODY: Final = r"(?P<body>.*(?:[\d})]|\\pi)) ?"
+_BARE: Final = re.compile(
+    rf"{_BODY}(?P<unit>{_NAME}{_POWER}(?:(?:{_JOIN}| ){_ANY}{_POWER})*"
+    rf"|(?<= )[mJNWV]{_POWER}(?:{_JOIN}{_ANY}{_POWER})+|(?<= ){_SYMBOL}{_POWER}{_JOIN}{_NAME}{_POWER})"
+)
+"""`2g/h` may be a formula: letters alone need a blank before them, and company."""
+_COUNTED: Final = re.compile(r"(?P<body>.*(?:[\d})]|\\pi)) (?P<unit>[A-Za-z][a-z-]+(?: [a-z-]+){0,3})\.?")
+_COMMAND: Final = re.compile(r"\\[a-zA-Z]+")
+_FREE: Final = re.compile(r"[a-df-hj-zA-Z]")
+_WORD: Final = re.compile(r"(?P<name>[a-zA-Z]+)|\^ ?\{? ?(?P<power>-?\d)|(?P<per>/)")
+
+
+def split_unit(text: str) -> tuple[str, str]:
+    """What stands before the trailing unit, and the unit in canonical form; empty when there is none."""
+    marked = _MARKED.search(text)
+    if marked:
+        body = text[: marked.start()]
+        names = _ARGUMENT.sub(r" \1 ", marked.group().replace(r"\mu", "micro ")).replace(r"\cdot", " ")
+        fits = bool(body.strip()) and _UNIT_TEXT.fullmatch(names) and _is_unit(names, body)
+        return (body, canonical(names)) if fits else (text, "")
+    bare = _BARE.fullmatch(text)
+    if bare:
+        return bare.group("body"), canonical(bare.group("unit"))
+    counted = _COUNTED.fullmatch(text)
+    if counted and _is_closed(counted.group("body")) and _is_unit(counted.group("unit"), counted.group("body")):
+        return counted.group("body"), canonical(counted.group("unit"))
+    return text, ""
+
+
+def _is_unit(names: str, body: str) -> bool:
+    """Words that say neither which values are meant nor how many; letters alone only after a number."""
+    words = re.findall(r"[a-zA-Z]+", names)
+    closed = _is_closed(body)
+    if not _NO_UNITS.isdisjoint(word.lower() for word in words):
+        return False
+    if closed:
+        return any(len(word) > 1 or word in _SYMBOLS for word in words)
+    return _PROPERTIES.isdisjoint(word.lower() for word in words) and (
+        len(words[0]) > 1 or len(words) > 1 or words[0] in ("m", "g", "s", "h")
+    )
+
+
+def _is_closed(body: str) -> bool:
+    return not _FREE.search(_COMMAND.sub("", body))
+
+
+def is_known(word: str) -> bool:
+    """Whether the word is a unit in itself."""
+    lower = word.lower()
+    return bool({lower, lower.removesuffix("s")} & _NAMES.keys())
+
+
+def canonical(names: str) -> str:
+    """`m/s^2`, `metres per second squared` and `m s^{-2}` as one text; unknown words as they are."""
+    exponents: Counter[str] = Counter()
+    sign, coming, last = 1, 1, ""
+    for token in _WORD.finditer(names):
+        name = (token.group("name") or "").lower()
+        if token.group("per") or name == "per":
+            sign = -1
+        elif token.group("power") or name in _AFTER:
+            exponents[last] *= int(token.group("power") or _AFTER[name])
+        elif name in _BEFORE:
+            coming = _BEFORE[name]
+        else:
+            rate = _RATES.get(name) or {_name(token.group("name")): 1}
+            last = next(iter(rate))
+            exponents.update({part: sign * coming * power for part, power in rate.items()})
+            sign = coming = 1
+    if exponents.keys() & {"celsius", "fahrenheit"}:
+        del exponents["degree"]
+    if coming > 1:
+        exponents["unit"] += coming
+    return " ".join(name if power == 1 else f"{name}^{power}" for name, power in sorted(exponents.items()))
+
+
+def _name(word: str) -> str:
+    if word in _SYMBOLS:
+        return _SYMBOLS[word]
+    lower = word.lower()
+    return _NAMES.get(lower) or _NAMES.get(lower.removesuffix("s")) or lower
+
+
+def units_conflict(first: str, second: str) -> bool:
+    """Whether both units are known measures and differ; a missing or unknown unit is no contradiction."""
+    if first == second or not (_is_measure(first) and _is_measure(second)):
+        return False
+    return not ("degree" in (first, second) and {first, second} <= _ANGLES)
+
+
+def _is_measure(unit: str) -> bool:
+    return bool(unit) and all(name.partition("^")[0] in _MEASURES for name in unit.split())
