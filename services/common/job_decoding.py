@@ -2,7 +2,7 @@
 
 from services.common.diffusion.config import DecodingConfig
 from services.common.errors import Problem, ProblemsError
-from services.common.job_spec import DiffusionSpec, JobSpec
+from services.common.job_spec import JobSpec
 
 
 def resolve_decoding(
@@ -12,7 +12,7 @@ def resolve_decoding(
 
     Raises ProblemsError when spec and checkpoint contradict each other.
     """
-    _refuse_contradictions(spec.diffusion, block_size, mask_token_id)
+    _refuse_contradictions(spec, block_size, mask_token_id)
     diffusion = spec.diffusion
     budget = (spec.eval.max_new_tokens if evaluation else None) or spec.sampling.max_new_tokens
     return DecodingConfig(
@@ -32,7 +32,8 @@ def resolve_decoding(
     )
 
 
-def _refuse_contradictions(diffusion: DiffusionSpec, block_size: int, mask_token_id: int) -> None:
+def _refuse_contradictions(spec: JobSpec, block_size: int, mask_token_id: int) -> None:
+    diffusion = spec.diffusion
     pairs = (
         ("block_size", diffusion.block_size, block_size),
         ("mask_token_id", diffusion.mask_token_id, mask_token_id),
@@ -45,12 +46,12 @@ def _refuse_contradictions(diffusion: DiffusionSpec, block_size: int, mask_token
         for name, asked, own in pairs
         if asked is not None and asked != own
     ]
-    if diffusion.denoising_steps is not None and diffusion.denoising_steps > block_size:
-        problems.append(
-            Problem(
-                "diffusion.denoising_steps",
-                f"is {diffusion.denoising_steps}, more than the {block_size} tokens of a block",
-            )
-        )
+    steps = [("diffusion.denoising_steps", diffusion.denoising_steps or 1)]
+    steps += [(f"eval.denoising_steps.{place}", count) for place, count in enumerate(spec.eval.denoising_steps)]
+    problems += [
+        Problem(path, f"is {count}, more than the {block_size} tokens of a block")
+        for path, count in steps
+        if count > block_size
+    ]
     if problems:
         raise ProblemsError("spec_invalid", "The job spec contradicts the model", problems)

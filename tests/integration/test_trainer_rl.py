@@ -267,6 +267,30 @@ def test_other_thresholds_are_measured_when_a_stage_ends_and_the_jobs_own_comes_
     assert curve == [0, STEPS]
 
 
+@pytest.mark.parametrize(
+    ("own", "counting"), [("low_confidence_dynamic", "low_confidence_static"), ("sequential", "sequential")]
+)
+def test_other_numbers_of_steps_are_measured_by_a_rule_that_counts_them(
+    redis_url: str, model: Path, tmp_path: Path, own: str, counting: str
+) -> None:
+    decoded: list[tuple[str, int, int]] = []
+
+    def note(task: PromptTask, trajectory: Trajectory) -> Outcome:
+        if task.purpose.value == "eval" and task.min_weight_version == STEPS:
+            decoding = task.decoding
+            decoded.append((decoding.unmasking_strategy.value, decoding.denoising_steps, decoding.tokens_per_step))
+        return by_index(task, trajectory)
+
+    validation = str(write_rows(tmp_path / "validation.jsonl", ROWS))
+    changes = {"diffusion": {"unmasking_strategy": own}, "eval": {"num_samples": 1, "denoising_steps": [1, 2]}}
+    run_with(redis_url, model, note, tmp_path, validation_file=validation, **changes)
+
+    evaluations = of_kind(journal_of(tmp_path / "job"), EventType.EVALUATION)
+    others = [decoding for data in evaluations if (decoding := data["results"].get("decoding"))]
+    assert others == [{"unmasking_strategy": counting, "denoising_steps": steps} for steps in (1, 2)]
+    assert decoded == [(counting, 1, 4), (counting, 2, 2), (own, 4, 1)]
+
+
 def test_a_pipeline_evaluates_every_version_once_and_reports_the_held_out_loss(
     redis_url: str, model: Path, tmp_path: Path
 ) -> None:

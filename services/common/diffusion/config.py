@@ -17,6 +17,11 @@ class UnmaskingStrategy(StrEnum):
     ENTROPY_BOUNDED = "entropy_bounded"
     """The longest prefix, by ascending entropy, whose summed entropy stays within the bound; at least one."""
 
+    @property
+    def counts_steps(self) -> bool:
+        """Whether denoising_steps governs it."""
+        return self in (self.LOW_CONFIDENCE_STATIC, self.SEQUENTIAL)
+
 
 class Selection(StrEnum):
     """What the confidence of a position is."""

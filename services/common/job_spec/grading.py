@@ -42,3 +42,5 @@ class EvalSpec(Frozen):
     """None is `sampling.max_new_tokens`."""
     confidence_thresholds: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field((), max_length=16)
     """Other thresholds at which the weights are evaluated too when a stage ends: accuracy against speed."""
+    denoising_steps: tuple[Annotated[int, Field(gt=0)], ...] = Field((), max_length=16)
+    """Other numbers of steps per block, likewise; by the static rule where the job's own rule counts no steps."""

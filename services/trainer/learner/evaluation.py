@@ -1,14 +1,14 @@
 """Evaluation: the validation prompts through the rollout replicas, with the current weights."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
 from services.common.codec import group_to_json
-from services.common.diffusion.config import DecodingConfig
+from services.common.diffusion.config import DecodingConfig, UnmaskingStrategy
 from services.common.errors import PlatformError
 from services.common.events import EventType
 from services.common.grader_spec import grader_text
@@ -53,18 +53,26 @@ class Evaluation:
     def run(self, stage: str, *, ends_stage: bool = False) -> None:
         """Evaluate the current weights unless they were; reports EVALUATION, METRICS and the first trajectories.
 
-        At the end of a stage at the spec's other thresholds first: the last evaluation is always the job's own.
+        At the end of a stage by the spec's other decodings first: the last evaluation is always the job's own.
         """
         version = self.session.state.global_step
         if version == self.last_version:
             return
-        for threshold in self.session.spec.eval.confidence_thresholds if ends_stage else ():
-            other = {"confidence_threshold": threshold}
+        for other in self._other_decodings() if ends_stage else ():
             results, _ = self._measure(self.decoding.model_copy(update=other))
             self._state(stage, {**results, "decoding": other})
         results, groups = self._measure(self.decoding)
         self._report(stage, {**results, **self._loss(stage)}, groups)
         self.last_version = version
+
+    def _other_decodings(self) -> Iterator[dict[str, Any]]:
+        """What replaces values of the job's decoding: a threshold, or steps per block and the rule that counts them."""
+        wanted, own = self.session.spec.eval, self.decoding.unmasking_strategy
+        for threshold in wanted.confidence_thresholds:
+            yield {"confidence_threshold": threshold}
+        rule = own if own.counts_steps else UnmaskingStrategy.LOW_CONFIDENCE_STATIC
+        for steps in wanted.denoising_steps:
+            yield {"unmasking_strategy": rule, "denoising_steps": steps}
 
     def _measure(self, decoding: DecodingConfig) -> tuple[dict[str, Any], Sequence[ScoredGroup]]:
         """The numbers of one evaluation, and the groups they were made from."""

@@ -127,12 +127,13 @@ def test_decoding_takes_the_checkpoints_values_and_evaluation_is_greedy() -> Non
 
 
 def test_every_contradiction_between_spec_and_checkpoint_is_named() -> None:
-    spec = _spec(diffusion={"block_size": 8, "mask_token_id": 1, "denoising_steps": 5})
+    changes = {"block_size": 8, "mask_token_id": 1, "denoising_steps": 5}
+    spec = _spec(diffusion=changes, eval={"denoising_steps": [4, 6]})
 
     with pytest.raises(ProblemsError) as caught:
         _resolve(spec)
     paths = [problem.path for problem in caught.value.problems]
-    assert paths == ["diffusion.block_size", "diffusion.mask_token_id", "diffusion.denoising_steps"]
+    assert paths == [*(f"diffusion.{name}" for name in changes), "eval.denoising_steps.1"]
 
 
 def _rl(**changes: Any) -> dict[str, Any]:

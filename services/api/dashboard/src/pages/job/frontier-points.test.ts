@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 
 import type { Evaluation, Job } from "../../api/types";
-import { pointsOf } from "./frontier-points";
+import { curvesOf, pointsOf, settingOf } from "./frontier-points";
 
 function evaluation(id: string, accuracy: number, speed?: number, decoding?: object): Evaluation {
   const results = { accuracy, ...(speed === undefined ? {} : { tokens_per_step: speed }), ...(decoding ? { decoding } : {}) };
@@ -17,6 +17,21 @@ test("the frontier has the points that no other beats in both accuracy and speed
 
 test("an evaluation without a speed is no point", () => {
   expect(pointsOf([evaluation("a", 0.9)], [JOB])).toEqual([]);
+});
+
+test("thresholds and steps per block are two families, each point with what was set", () => {
+  const job = { id: "job_1", spec: { diffusion: { unmasking_strategy: "low_confidence_dynamic", confidence_threshold: 0.9, denoising_steps: null } } } as unknown as Job;
+  const measured = [
+    evaluation("own", 0.9, 2),
+    evaluation("loose", 0.7, 3, { confidence_threshold: 0.5 }),
+    evaluation("two", 0.8, 2, { unmasking_strategy: "low_confidence_static", denoising_steps: 2 }),
+    evaluation("four", 0.95, 1, { unmasking_strategy: "low_confidence_static", denoising_steps: 4 }),
+  ];
+  const points = pointsOf(measured, [job]);
+  expect(points.map(({ family, setting }) => [family, setting])).toEqual([["threshold", "0.9"], ["threshold", "0.5"], ["steps", "2"], ["steps", "4"]]);
+  expect(curvesOf(points).map((curve) => curve.map((point) => point.id))).toEqual([["own", "loose"], ["four", "two"]]);
+  expect(settingOf(measured[2] as Evaluation, job)).toBe("low confidence static, 2 steps per block");
+  expect(settingOf(measured[0] as Evaluation, job)).toBe("low confidence dynamic, threshold 0.9");
 });
 
 test("a point is labelled with its own decoding, else with its job's", () => {

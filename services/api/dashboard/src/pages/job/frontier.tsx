@@ -1,6 +1,6 @@
 /** Accuracy against tokens per denoising step: each point a measured evaluation, with its interval. */
 import { number, percent } from "../../format";
-import type { FrontierPoint } from "./frontier-points";
+import { curvesOf, type Family, type FrontierPoint } from "./frontier-points";
 
 const WIDTH = 720;
 const HEIGHT = 260;
@@ -22,6 +22,11 @@ export function Frontier({ points }: { points: readonly FrontierPoint[] }) {
     <figure className="card">
       <h2>Accuracy against speed</h2>
       <p className="muted small">Each point is a measured evaluation with its 95 % interval; the line joins those that no other beats in both.</p>
+      <ul className="row small muted frontier-key">
+        {FAMILIES.filter(({ family }) => points.some((point) => point.family === family)).map(({ family, text }) => (
+          <li key={family}><svg viewBox="-8 -8 16 16" className="frontier" aria-hidden="true"><g className="point"><Mark family={family} x={0} y={0} /></g></svg> {text}</li>
+        ))}
+      </ul>
       <svg viewBox={`0 0 ${WIDTH} ${HEIGHT}`} className="frontier" role="img" aria-label={label}>
         {ticks(lowY, highY).map((tick) => (
           <g key={tick}>
@@ -33,17 +38,37 @@ export function Frontier({ points }: { points: readonly FrontierPoint[] }) {
           <text key={tick} x={x(tick)} y={HEIGHT - BOTTOM + 16} textAnchor="middle">{number(Number(tick.toFixed(2)))}</text>
         ))}
         <text x={WIDTH - RIGHT} y={HEIGHT - 3} textAnchor="end">tokens per denoising step →</text>
+        {curvesOf(points).map((curve) => (
+          <g key={curve[0]?.id}>
+            <polyline points={curve.map((point) => `${x(point.speed)},${y(point.accuracy)}`).join(" ")} className="curve" />
+            <text x={x(curve[0]?.speed ?? 0) - 8} y={y(curve[0]?.accuracy ?? 0) + 14} textAnchor="end">{curve[0]?.weights}</text>
+          </g>
+        ))}
         <polyline points={best.map((point) => `${x(point.speed)},${y(point.accuracy)}`).join(" ")} className="best" />
         {points.map((point) => (
           <g key={point.id} className={point.isBest ? "point on-frontier" : "point"}>
             <line x1={x(point.speed)} x2={x(point.speed)} y1={y(point.low)} y2={y(point.high)} />
-            <circle cx={x(point.speed)} cy={y(point.accuracy)} r={4.5} />
+            <Mark family={point.family} x={x(point.speed)} y={y(point.accuracy)} />
+            <text x={x(point.speed) + 8} y={y(point.accuracy) - 6}>{point.setting}</text>
             <title>{`${point.label}\n${percent(point.accuracy)} (${percent(point.low)} to ${percent(point.high)}) at ${number(point.speed)} tokens per step`}</title>
           </g>
         ))}
       </svg>
     </figure>
   );
+}
+
+const FAMILIES: readonly { family: Family; text: string }[] = [
+  { family: "threshold", text: "confidence threshold" },
+  { family: "steps", text: "denoising steps per block" },
+  { family: "other", text: "another rule" },
+];
+const RADIUS = 4.5;
+
+function Mark({ family, x, y }: { family: Family; x: number; y: number }) {
+  if (family === "steps") return <rect x={x - RADIUS} y={y - RADIUS} width={RADIUS * 2} height={RADIUS * 2} />;
+  if (family === "other") return <path d={`M${x},${y - RADIUS - 1.5}l6,6l-6,6l-6,-6z`} />;
+  return <circle cx={x} cy={y} r={RADIUS} />;
 }
 
 /** The range with room, within what is possible. */

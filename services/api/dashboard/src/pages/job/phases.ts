@@ -37,6 +37,25 @@ export function totals(spans: readonly Span[]): { phase: string; seconds: number
   return [...sums].map(([phase, seconds]) => ({ phase, seconds })).sort((a, b) => b.seconds - a.seconds);
 }
 
+/** The end of a step. */
+export interface StepMark {
+  step: number;
+  /** Unix seconds. */
+  time: number;
+}
+
+/** Ends of steps between two times, of progress events, oldest first. */
+export function stepsOf(events: readonly JobEvent[], from: number, to: number): StepMark[] {
+  return events.filter((event) => event.time >= from && event.time <= to && (event.data["step"] as number) > 0).map((event) => ({ step: event.data["step"] as number, time: event.time }));
+}
+
+/** As many of the marks as can be read when each needs `gap` seconds. */
+export function spaced(marks: readonly StepMark[], gap: number): StepMark[] {
+  const kept: StepMark[] = [];
+  for (const mark of marks) if (mark.time - (kept.at(-1)?.time ?? -Infinity) >= gap) kept.push(mark);
+  return kept;
+}
+
 /** Seconds from `start` to a step's end, of progress events; between known steps on a straight line. */
 export function timesOf(events: readonly JobEvent[], start: number): (step: number) => number {
   const known = new Map<number, number>();

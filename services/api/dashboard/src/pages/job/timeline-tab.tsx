@@ -7,30 +7,36 @@ import { useQuery } from "../../api/use-query";
 import { duration } from "../../format";
 import { Empty, ErrorNote, Loading, Segments, useNow } from "../../ui/parts";
 import { FINISHED } from "../job-state";
-import { LANES, type Span, spansOf, totals } from "./phases";
+import { LANES, spaced, type Span, spansOf, type StepMark, stepsOf, totals } from "./phases";
 
 type Window = "120" | "600" | "all";
 const MOST_EVENTS = 1000;
+/** Numbers along the lanes that can be read at 1280 px; lines, of which more are a grey area. */
+const MOST_NUMBERS = 16;
+const MOST_LINES = 200;
 
 export function TimelineTab({ job, news }: { job: Job; news: number }) {
   const [shown, setShown] = useState<Window>("600");
   const now = useNow();
-  const { data, error } = useQuery(`phases ${job.id}`, (signal) =>
-    answer(api.GET("/v1/jobs/{job_id}/events", { params: { path: { job_id: job.id }, query: { type: ["phase", "attempt"], order: "desc", limit: MOST_EVENTS } }, signal })), { news });
+  const newest = (type: string[]) => (signal: AbortSignal) =>
+    answer(api.GET("/v1/jobs/{job_id}/events", { params: { path: { job_id: job.id }, query: { type, order: "desc", limit: MOST_EVENTS } }, signal }));
+  const { data, error } = useQuery(`phases ${job.id}`, newest(["phase", "attempt"]), { news });
+  const { data: progress } = useQuery(`steps ${job.id}`, newest(["progress"]), { news });
   const isOver = FINISHED.includes(job.state) || job.state === "paused";
   const end = isOver ? (job.finished_at ?? lastTime(data?.data)) : now;
   const spans = useMemo(() => spansOf([...(data?.data ?? [])].reverse(), end), [data, end]);
   const visible = useMemo(() => within(spans, shown === "all" ? 0 : end - Number(shown)), [spans, shown, end]);
+  const steps = useMemo(() => stepsOf([...(progress?.data ?? [])].reverse(), visible[0]?.start ?? 0, visible.at(-1)?.end ?? 0), [progress, visible]);
   if (error) return <ErrorNote error={error} />;
   if (data === undefined) return <Loading what="the timeline" height={300} />;
   if (spans.length === 0) return <Empty title="Nothing happened yet"><p>Phases appear once the learner has started.</p></Empty>;
   return (
     <div className="stack">
       <div className="row apart">
-        <p className="muted small">Filled: the lane works. Hatched: it waits for the lane above or below.</p>
+        <p className="muted small">Filled: the lane works. Hatched: it waits for the lane above or below. A number stands where its step ended.</p>
         <Segments label="Shown" value={shown} onChange={setShown} options={[{ value: "120", label: "2 minutes" }, { value: "600", label: "10 minutes" }, { value: "all", label: "All" }]} />
       </div>
-      <div className="card"><Gantt spans={visible} /></div>
+      <div className="card"><Gantt spans={visible} steps={steps} /></div>
       <div className="card">
         <h2>Where the time went</h2>
         <Totals spans={visible} />
@@ -47,12 +53,20 @@ function within(spans: readonly Span[], from: number): Span[] {
   return spans.filter((span) => span.end > from).map((span) => ({ ...span, start: Math.max(span.start, from) }));
 }
 
-function Gantt({ spans }: { spans: readonly Span[] }) {
+function Gantt({ spans, steps }: { spans: readonly Span[]; steps: readonly StepMark[] }) {
   const first = spans[0]?.start ?? 0;
   const total = Math.max(1, (spans.at(-1)?.end ?? 1) - first);
   const place = (time: number) => ((time - first) / total) * 100;
+  const numbered = spaced(steps, total / MOST_NUMBERS);
+  const lines = steps.length <= MOST_LINES ? steps : numbered;
   return (
     <div className="gantt" role="img" aria-label={`Phases over ${duration(total)}: ${totals(spans).map((item) => `${item.phase} ${duration(item.seconds)}`).join(", ")}`}>
+      <div className="lane">
+        <span className="lane-name small">Step</span>
+        <div className="lane-steps muted small num">
+          {numbered.map((mark) => <span key={mark.time} style={{ left: `${place(mark.time)}%` }} title={`Step ${mark.step} ended ${duration(mark.time - first)} after the left edge`}>{mark.step}</span>)}
+        </div>
+      </div>
       {LANES.map((lane) => (
         <div key={lane.name} className="lane">
           <span className="lane-name small">{lane.name}</span>
@@ -65,6 +79,7 @@ function Gantt({ spans }: { spans: readonly Span[] }) {
                 title={`${lane.busy.includes(span.phase) ? span.phase : "waits"} · ${span.stage} · ${duration(span.end - span.start)}`}
               />
             ))}
+            {lines.map((mark) => <b key={mark.time} style={{ left: `${place(mark.time)}%` }} />)}
           </div>
         </div>
       ))}
