@@ -50,10 +50,10 @@ def _groups(loaded: LoadedModel, count: int = 4) -> list[Sample]:
     return [dataclasses.replace(sample, group=f"grp_{i // 2}") for i, sample in enumerate(samples)]
 
 
-def _rules(**rl: Any) -> RlRules:
+def _rules(temperature: float = 1.0, **rl: Any) -> RlRules:
     settings = RlSpec(min_groups_per_step=4, **rl)
     config = decoding(block_size=BLOCK, mask_token_id=6, unmasking_strategy=UnmaskingStrategy.SEQUENTIAL)
-    sampling, optim = SamplingSpec(max_new_tokens=30), OptimSpec(max_grad_norm=1e9)
+    sampling, optim = SamplingSpec(max_new_tokens=30, temperature=temperature), OptimSpec(max_grad_norm=1e9)
     return RlRules(rl=settings, sampling=sampling, optim=optim, decoding=config)
 
 
@@ -70,10 +70,12 @@ def _weights(loaded: LoadedModel) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in loaded.model.parameters()])
 
 
-def _scores(loaded: LoadedModel, samples: list[Sample]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _scores(
+    loaded: LoadedModel, samples: list[Sample], temperature: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Log-probs with gradient, sample and term of every term, from one row."""
     (row,) = rl_rows(samples, block_size=BLOCK, mask_token_id=6, max_tokens=10**6)
-    return score_row(loaded, row, 1.0)[0], row.sample, row.token
+    return score_row(loaded, row, temperature)[0], row.sample, row.token
 
 
 def test_mini_batches_hold_whole_groups_in_order() -> None:
@@ -161,6 +163,19 @@ def test_the_divergence_from_the_reference_is_zero_at_the_start_and_pulls_back_l
     divergences = [_train(loaded, still, **settings)["train/kl"] for _ in range(6)]
     assert divergences == sorted(divergences, reverse=True)
     assert divergences[-1] < 0.9 * divergences[0]
+
+
+def test_the_policy_that_is_trained_is_the_one_at_the_temperature_of_sampling(loaded: LoadedModel) -> None:
+    sample = _groups(loaded)[0]
+    logprobs, _, token = _scores(loaded, [sample], temperature=0.5)
+    recorded = np.empty(len(token))
+    recorded[token.numpy()] = logprobs.detach().numpy()
+    samples = [dataclasses.replace(sample, logprobs=recorded)]
+
+    sampled, other = (_train(copy.deepcopy(loaded), samples, temperature=value) for value in (0.5, 1.0))
+
+    assert sampled["train/logprob_gap_max"] < 1e-12
+    assert other["train/logprob_gap_max"] > 0.1
 
 
 def test_a_divergence_without_a_reference_is_refused(loaded: LoadedModel) -> None:

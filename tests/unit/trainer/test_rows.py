@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from services.common.errors import PlatformError
 from services.common.model.index import visible
+from services.common.trajectory import Candidates
 from services.trainer.sft import NoisyExample
 from services.trainer.trajectory_rows import PackedRow, Sample, rl_rows, sft_rows
 
@@ -145,6 +146,21 @@ def test_packing_the_same_samples_again_gives_the_same_rows() -> None:
     first, second = _rows(samples, 2, 12), _rows(samples, 2, 12)
 
     assert [row.token_ids.tolist() for row in first] == [row.token_ids.tolist() for row in second]
+
+
+def test_a_rejected_candidate_has_its_loss_in_the_state_in_which_it_was_sampled() -> None:
+    """Two blocks of four, one prompt token; steps 1 2 3 and 4 5 6 are their states 1 2 3."""
+    expected = {(0, 1): 1, (0, 2): 2, (3, 4): 1, (6, 4): 1, (6, 5): 2}
+    position, step = np.array(list(expected), np.int32).T
+    rejected = Candidates(position=position, step=step, token_ids=step + 50, logprobs=np.zeros(len(step)))
+
+    (row,) = _rows([_sample([0], [1, 2, 3, 4, 5, 6, 7], [3, 1, 2, 5, 4, 4, 6], rejected=rejected)], 4)
+
+    terms = zip(row.loss_at.tolist(), row.targets.tolist(), row.committed.tolist(), strict=True)
+    found = [(at, target) for at, target, committed in terms if not committed]
+    where = {(int(row.index.position[at]) - 1, target - 50): int(row.index.copy[at]) for at, target in found}
+    assert where == expected
+    assert {int(row.token_ids[at]) for at, _ in found} == {MASK}
 
 
 def test_supervised_rows_have_one_state_per_block_with_a_masked_token() -> None:
