@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, UniqueConstraint
+from sqlalchemy import ForeignKey, Index, PrimaryKeyConstraint, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from services.api.db.base import Base, Created, Lockable
@@ -36,6 +36,10 @@ class Metric(Base):
     """One value of one metric."""
 
     __tablename__ = "metrics"
+    # With the value in its index a series is read from a few pages; its rows lie scattered among those of other jobs.
+    __table_args__ = (
+        PrimaryKeyConstraint("job_id", "name", "attempt", "step", name="pk_metrics", postgresql_include=["value"]),
+    )
 
     job_id: Mapped[str] = _job_id(primary_key=True)
     name: Mapped[str] = mapped_column(primary_key=True)

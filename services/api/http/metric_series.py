@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from fastapi import Query
@@ -48,7 +48,7 @@ def read_series(session: Session, job_ids: Sequence[str], query: SeriesQuery) ->
     names = [name for part in query.names for name in part.split(",") if name]
     starts = _resumed_from(session, job_ids)
     return [
-        MetricSeries(job_id=job_id, **asdict(series))
+        MetricSeries(job_id=job_id, **vars(series))
         for job_id in job_ids
         for series in series_of(
             session, Wanted(job_id, names, query.from_step, query.to_step, query.downsample), starts.get(job_id, {})

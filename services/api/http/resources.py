@@ -72,7 +72,7 @@ def open_resources(settings: ApiSettings) -> Iterator[Resources]:
         resources.database.dispose()
 
 
-def _resources(request: Request) -> Resources:
+async def _resources(request: Request) -> Resources:
     resources: Resources = request.app.state.resources
     return resources
 
