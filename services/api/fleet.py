@@ -106,9 +106,21 @@ class Fleet:
 
     def trainer_status(self, address: str) -> trainer_pb2.GetTrainerStatusResponse:
         """What the trainer is doing."""
+        return self._status(address, trainer_pb2.GetTrainerStatusRequest())
+
+    def attempt_status(
+        self, address: str, job_dir: Path, job_id: str, attempt: int
+    ) -> trainer_pb2.GetTrainerStatusResponse:
+        """How an attempt stands: any trainer knows the end of one whose learner left a result behind."""
+        about = trainer_pb2.GetTrainerStatusRequest(job_id=job_id, attempt=attempt, job_dir=str(job_dir))
+        return self._status(address, about)
+
+    def _status(
+        self, address: str, request: trainer_pb2.GetTrainerStatusRequest
+    ) -> trainer_pb2.GetTrainerStatusResponse:
         return call(
             self._trainer(address).GetStatus,
-            trainer_pb2.GetTrainerStatusRequest(),
+            request,
             timeout_s=STATUS_TIMEOUT_S,
             what=f"GetStatus of trainer {address}",
             unavailable_code="trainer_unavailable",

@@ -13,7 +13,7 @@ import psutil
 import structlog
 
 from services.common.errors import PlatformError
-from services.trainer.learner.request import RANK_VARIABLE, LearnerRequest, read_result, request_path
+from services.trainer.learner.request import RANK_VARIABLE, LearnerRequest, LearnerResult, read_result, request_path
 
 _CGROUP_EVENTS: Final = Path("/sys/fs/cgroup/memory.events")
 _LOG_TAIL_BYTES: Final = 2000
@@ -30,6 +30,11 @@ class AttemptEnd:
     error_code: str = ""
     error_message: str = ""
     retryable: bool = False
+
+
+def end_of_result(result: LearnerResult) -> AttemptEnd:
+    """The end that a learner told of itself."""
+    return AttemptEnd(result.state, result.error_code, result.error_message, result.retryable)
 
 
 class LearnerProcess:
@@ -133,7 +138,7 @@ class LearnerProcess:
         if is_follower and not (self._stop_asked or succeeded):
             return self._crash(status)  # what rank 0 says is only that a rank is gone
         if result is not None:
-            return AttemptEnd(result.state, result.error_code, result.error_message, result.retryable)
+            return end_of_result(result)
         if self._stop_asked and status in (-signal.SIGTERM, -signal.SIGKILL):
             return AttemptEnd("stopped", error_message="Killed before it could write a checkpoint.")
         return self._crash(status)

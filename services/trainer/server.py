@@ -50,8 +50,11 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     def GetStatus(
         self, request: trainer_pb2.GetTrainerStatusRequest, context: grpc.ServicerContext
     ) -> trainer_pb2.GetTrainerStatusResponse:
-        """Of the attempt last started."""
-        status = self._supervisor.status()
+        """Of the attempt asked about, or last started."""
+        if request.job_id:
+            status = self._supervisor.status_of(request.job_id, request.attempt, Path(request.job_dir))
+        else:
+            status = self._supervisor.status()
         return trainer_pb2.GetTrainerStatusResponse(
             job_id=status.job_id,
             attempt=status.attempt,

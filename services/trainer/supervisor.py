@@ -16,8 +16,8 @@ import structlog
 
 from services.common.errors import PlatformError
 from services.trainer.journal import journal_path, last_seq
-from services.trainer.learner.request import LearnerRequest
-from services.trainer.learner_process import AttemptEnd, LearnerProcess
+from services.trainer.learner.request import LearnerRequest, read_result
+from services.trainer.learner_process import AttemptEnd, LearnerProcess, end_of_result
 
 LEARNER_PROGRAM: Final = (sys.executable, "-m", "services.trainer.learner")
 _RUNNING: Final = AttemptEnd("running")
@@ -108,6 +108,20 @@ class Supervisor:
             last_event_seq=last_seq(request.job_dir, request.attempt),
             rss_bytes=own + learner.rss_bytes(),
         )
+
+    def status_of(self, job_id: str, attempt: int, job_dir: Path) -> SupervisorStatus:
+        """State of this attempt, also of one that another supervisor started, by what its learner left behind.
+
+        The status of the attempt last started where the learner of this one left nothing.
+        """
+        own = self.status()
+        if (own.job_id, own.attempt) == (job_id, attempt):
+            return own
+        left = read_result(job_dir, attempt)
+        if left is None:
+            return own
+        end = end_of_result(left)
+        return SupervisorStatus(job_id, attempt, end.state, end, last_seq(job_dir, attempt), own.rss_bytes)
 
     def journal(self) -> Path | None:
         """Journal of the attempt last started, or None."""

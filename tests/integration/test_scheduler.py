@@ -319,6 +319,20 @@ def test_a_trainer_that_was_restarted_has_lost_its_attempt(world: World) -> None
     assert (world.job(job_id).state, world.job(job_id).attempt) == ("running", 2)
 
 
+def test_an_attempt_whose_trainer_was_stopped_on_purpose_is_no_failure(world: World) -> None:
+    job_id = world.run()
+
+    for number in range(1, 5):
+        world.trainer.left_behind[job_id, number] = "stopped"
+        world.trainer.job_id, world.trainer.attempt, world.trainer.state = "", 0, "idle"
+        reconcile(world.context, job_id)
+        dispatch(world.context)
+        reconcile(world.context, job_id)
+
+    assert [attempt.state for attempt in world.attempts(job_id)] == [*["stopped"] * 4, "running"]
+    assert world.job(job_id).state == "running"
+
+
 def test_the_events_of_a_lost_attempt_are_read_when_a_trainer_is_back(world: World) -> None:
     job_id = world.run()
     world.trainer.journal(job_id, 1, (EventType.METRICS, METRICS))

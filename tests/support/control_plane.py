@@ -49,6 +49,8 @@ class ScriptedTrainer(trainer_pb2_grpc.TrainerServiceServicer):
         self.stops: list[trainer_pb2.StopJobRequest] = []
         self.dumps: list[trainer_pb2.DumpStacksRequest] = []
         self.exports: dict[str, str] = {}
+        self.left_behind: dict[tuple[str, int], str] = {}
+        """Ends of attempts that a former supervisor started, by (job id, attempt)."""
         self.refusal: PlatformError | None = None
         """Raised by StartJob."""
 
@@ -76,6 +78,11 @@ class ScriptedTrainer(trainer_pb2_grpc.TrainerServiceServicer):
     def GetStatus(
         self, request: trainer_pb2.GetTrainerStatusRequest, context: grpc.ServicerContext
     ) -> trainer_pb2.GetTrainerStatusResponse:
+        asked = (request.job_id, request.attempt)
+        if asked in self.left_behind:
+            return trainer_pb2.GetTrainerStatusResponse(
+                job_id=request.job_id, attempt=request.attempt, state=self.left_behind[asked]
+            )
         code, message, retryable = self.error
         return trainer_pb2.GetTrainerStatusResponse(
             job_id=self.job_id,

@@ -68,7 +68,7 @@ def _without_attempt(context: SchedulerContext, claimed: ClaimedJob) -> None:
 def _watch(context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt) -> None:
     try:
         _ask_to_stop(context, claimed, attempt)
-        status = context.fleet.trainer_status(attempt.trainer_address)
+        status = _status(context, attempt, attempt.trainer_address)
     except PlatformError as error:
         _unreachable(context, claimed, attempt, error)
         return
@@ -77,6 +77,10 @@ def _watch(context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt) -> 
         _still_running(context, claimed, attempt, status.last_event_seq)
     else:
         end_attempt(context, claimed, attempt, end, trainer_answers=True)
+
+
+def _status(context: SchedulerContext, attempt: Attempt, trainer: str) -> trainer_pb2.GetTrainerStatusResponse:
+    return context.fleet.attempt_status(trainer, context.job_dir(attempt.job_id), attempt.job_id, attempt.number)
 
 
 def _ask_to_stop(context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt) -> None:
@@ -111,13 +115,21 @@ def _unreachable(context: SchedulerContext, claimed: ClaimedJob, attempt: Attemp
     silent_s = _seconds_since(since)
     if silent_s > context.trainer_lost_after_s:
         message = f"Trainer {attempt.trainer_address} did not answer for {silent_s:.0f} s. {error.message}"
-        end = AttemptEnd(AttemptState.FAILED, "worker_lost", message, retryable=True)
-        end_attempt(context, claimed, attempt, end, trainer_answers=False)
+        lost = AttemptEnd(AttemptState.FAILED, "worker_lost", message, retryable=True)
+        end_attempt(context, claimed, attempt, _left_behind(context, attempt) or lost, trainer_answers=False)
         return
     with context.database.begin() as session:
         job = open_locked(session, Job, claimed.job.id, claimed.token)
         session.get_one(Attempt, attempt.id).unreachable_since = since
         set_waiting(session, job, "trainer")
+
+
+def _left_behind(context: SchedulerContext, attempt: Attempt) -> AttemptEnd | None:
+    """The end that the learner of a silent trainer told before it went, as another trainer reads it."""
+    others = [address for address in context.fleet.trainers if address != attempt.trainer_address]
+    answers = context.fleet.ask_all(lambda address: _status(context, attempt, address), others)
+    told = (status for status in answers.values() if not isinstance(status, PlatformError))
+    return next((_end_of(status, attempt) for status in told if status.job_id == attempt.job_id), None)
 
 
 def _still_running(context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt, reported_event_seq: int) -> None:

@@ -64,6 +64,19 @@ def test_a_job_survives_the_death_of_a_process(
     job.survive(fault, same_weights=replicas == 1)
 
 
+@SLOW
+def test_a_trainer_that_is_stopped_on_purpose_costs_no_failure(hurt: Arena) -> None:
+    job = hurt.start()
+
+    job.hurt()
+    hurt.process("trainer").terminate()
+
+    hurt.await_services("trainer")
+    job.survive("SIGTERM of the trainer")
+    first, *_ = hurt.api.attempts(job.id)
+    assert (first["state"], first["error"]) == ("stopped", None)
+
+
 def test_a_replica_that_hangs_for_longer_than_its_lease_loses_its_prompts_to_the_other(hurt: Arena) -> None:
     job = hurt.start(replicas=2)
 

@@ -137,6 +137,18 @@ def test_a_learner_that_was_asked_to_stop_says_so_itself(supervisors: list[Super
     assert not is_alive(pid)
 
 
+def test_what_a_learner_said_at_its_end_outlives_its_supervisor(supervisors: list[Supervisor], tmp_path: Path) -> None:
+    supervisor = supervisor_of(supervisors, STOP_CLEANLY)
+    started(supervisor, tmp_path)
+    supervisor.shutdown(grace_s=30)
+
+    restarted = supervisor_of(supervisors, SLEEP)
+
+    left = restarted.status_of("job_1", 1, tmp_path)
+    assert (left.job_id, left.attempt, left.state) == ("job_1", 1, "stopped")
+    assert restarted.status_of("job_1", 2, tmp_path).state == "idle"
+
+
 def test_a_learner_that_does_not_stop_in_time_is_killed(supervisors: list[Supervisor], tmp_path: Path) -> None:
     supervisor = supervisor_of(supervisors, IGNORE_SIGTERM)
     started(supervisor, tmp_path)

@@ -202,12 +202,23 @@ Global___DumpStacksResponse: _TypeAlias = DumpStacksResponse  # noqa: Y015
 class GetTrainerStatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    JOB_DIR_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """An attempt that is asked about, and the directory of its job; without one, the attempt last started."""
+    attempt: _builtins.int
+    job_dir: _builtins.str
     def __init__(
         self,
+        *,
+        job_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        job_dir: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "job_dir", b"job_dir", "job_id", b"job_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -228,7 +239,9 @@ class GetTrainerStatusResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
-    """The attempt last started; empty when none was."""
+    """The attempt asked about when its learner left a result behind, whichever supervisor started it; else the attempt
+    last started, and empty when none was.
+    """
     attempt: _builtins.int
     state: _builtins.str
     """idle | running | succeeded | stopped | failed"""
