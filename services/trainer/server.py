@@ -6,7 +6,7 @@ from typing import Final
 
 import grpc
 
-from services.common.job_spec import JobSpec
+from services.common.job_spec import JobSpec, schema_digest
 from services.common.pb.dirl.v1 import trainer_pb2, trainer_pb2_grpc
 from services.common.release import release
 from services.common.rpc.server import run_server
@@ -66,6 +66,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             rss_bytes=status.rss_bytes,
             version=release(),
             address=self._settings.trainer_listen,
+            spec_digest=schema_digest(),
         )
 
     def GetEvents(

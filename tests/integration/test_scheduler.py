@@ -20,6 +20,7 @@ from services.api.scheduler.prune import prune
 from services.api.scheduler.reconcile import active_jobs, reconcile
 from services.common.errors import PlatformError
 from services.common.events import EventType
+from services.common.job_spec import schema_digest
 from services.common.streams import stream_names
 from tests.support.control_plane import (
     ScriptedReplica,
@@ -359,6 +360,19 @@ def test_a_learner_whose_attempt_was_given_up_is_stopped(world: World) -> None:
 
     assert [(stop.job_id, stop.attempt) for stop in world.trainer.stops] == [("job_gone", 4)]
     assert world.job(job_id).waiting_for == "trainer"
+
+
+def test_a_trainer_of_another_release_gets_no_job_until_it_is_replaced(world: World) -> None:
+    world.trainer.spec_digest = ""  # of a release that states none
+    job_id = world.submit()
+
+    dispatch(world.context)
+    waiting = world.job(job_id)
+    world.trainer.spec_digest = schema_digest()
+    dispatch(world.context)
+
+    assert (waiting.state, waiting.waiting_for, waiting.attempt) == ("queued", "trainer", 0)
+    assert world.job(job_id).state == "provisioning"
 
 
 def test_a_replica_that_was_restarted_is_assigned_again(world: World) -> None:

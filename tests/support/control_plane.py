@@ -28,6 +28,7 @@ from services.api.scheduler.context import SchedulerContext, open_context
 from services.api.settings import ApiSettings
 from services.common.errors import PlatformError
 from services.common.events import Event, EventType
+from services.common.job_spec import schema_digest
 from services.common.pb.dirl.v1 import rollout_pb2, rollout_pb2_grpc, trainer_pb2, trainer_pb2_grpc
 from services.common.rpc.server import RpcServer
 from tests.support.servers import Postgres
@@ -53,6 +54,7 @@ class ScriptedTrainer(trainer_pb2_grpc.TrainerServiceServicer):
         """Ends of attempts that a former supervisor started, by (job id, attempt)."""
         self.refusal: PlatformError | None = None
         """Raised by StartJob."""
+        self.spec_digest = schema_digest()
 
     def StartJob(
         self, request: trainer_pb2.StartJobRequest, context: grpc.ServicerContext
@@ -93,6 +95,7 @@ class ScriptedTrainer(trainer_pb2_grpc.TrainerServiceServicer):
             retryable=retryable,
             last_event_seq=self.last_event_seq,
             version="test",
+            spec_digest=self.spec_digest,
         )
 
     def GetEvents(

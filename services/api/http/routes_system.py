@@ -18,12 +18,14 @@ from services.api.db.job_tables import Heartbeat, ServiceLease
 from services.api.http.resources import Res, Resources
 from services.api.http.views import unix, unix_or_none
 from services.common.errors import PlatformError
+from services.common.job_spec import schema_digest
 from services.common.pb.dirl.v1 import reward_pb2, rollout_pb2, trainer_pb2
 from services.common.telemetry.last_error import last_error
 
 router = APIRouter(tags=["system"])
 
 _UNAVAILABLE: Final = 503
+_FOREIGN: Final = "Of a release with another job spec: jobs wait until it, or the scheduler, is replaced."
 _DATABASE_FACTS: Final = text(
     "SELECT current_setting('server_version'), pg_database_size(current_database()),"
     " (SELECT sum(numbackends) FROM pg_stat_database), current_setting('max_connections')::int"
@@ -240,12 +242,13 @@ def _reward(status: reward_pb2.GetRewardStatusResponse) -> dict[str, Any]:
 
 
 def _trainer(status: trainer_pb2.GetTrainerStatusResponse) -> dict[str, Any]:
+    foreign = status.spec_digest != schema_digest()
     return {
         "activity": status.state,
         "job_id": status.job_id if status.state == "running" else None,
         "version": status.version,
         "rss_bytes": status.rss_bytes,
-        "error": status.error_message or None,
+        "error": _FOREIGN if foreign else status.error_message or None,
     }
 
 

@@ -5,7 +5,7 @@ Defaults are practical ones for a small model; docs/algorithm.md says which of t
 
 from services.common.job_spec.decoding import DiffusionSpec, PromptSpec, SamplingSpec
 from services.common.job_spec.grading import EvalSpec, RewardSpec
-from services.common.job_spec.job import JobSpec, MixturePart, parse_spec
+from services.common.job_spec.job import JobSpec, MixturePart, parse_spec, schema_digest
 from services.common.job_spec.method import Method, MethodType, Stage
 from services.common.job_spec.resources import CheckpointSpec, ResourcesSpec, TrainerSpec
 from services.common.job_spec.rl import RlSpec
@@ -30,4 +30,5 @@ __all__ = [
     "Stage",
     "TrainerSpec",
     "parse_spec",
+    "schema_digest",
 ]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -148,6 +149,12 @@ class JobSpec(Frozen):
     def spec_hash(self) -> str:
         """sha256 of canonical_json, hex."""
         return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+
+
+@cache
+def schema_digest() -> str:
+    """sha256 of the job spec's JSON schema, hex: two releases with the same read the same specs."""
+    return hashlib.sha256(json.dumps(JobSpec.model_json_schema(), sort_keys=True).encode()).hexdigest()
 
 
 def parse_spec(data: Any) -> JobSpec:

@@ -238,6 +238,7 @@ class GetTrainerStatusResponse(_message.Message):
     RSS_BYTES_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
+    SPEC_DIGEST_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The attempt asked about when its learner left a result behind, whichever supervisor started it; else the attempt
     last started, and empty when none was.
@@ -256,6 +257,10 @@ class GetTrainerStatusResponse(_message.Message):
     version: _builtins.str
     address: _builtins.str
     """host:port this trainer was told to be reached at."""
+    spec_digest: _builtins.str
+    """Of the job spec that this release reads (services.common.job_spec.schema_digest). The scheduler gives an attempt
+    only to a trainer that reads the same.
+    """
     def __init__(
         self,
         *,
@@ -269,10 +274,11 @@ class GetTrainerStatusResponse(_message.Message):
         rss_bytes: _builtins.int = ...,
         version: _builtins.str = ...,
         address: _builtins.str = ...,
+        spec_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "attempt", b"attempt", "error_code", b"error_code", "error_message", b"error_message", "job_id", b"job_id", "last_event_seq", b"last_event_seq", "retryable", b"retryable", "rss_bytes", b"rss_bytes", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "attempt", b"attempt", "error_code", b"error_code", "error_message", b"error_message", "job_id", b"job_id", "last_event_seq", b"last_event_seq", "retryable", b"retryable", "rss_bytes", b"rss_bytes", "spec_digest", b"spec_digest", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
