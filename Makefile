@@ -57,6 +57,7 @@ check: $(STAMP) ## Format, lint, types (services, benchmarks), import contracts,
 	$(BIN)/mypy benchmarks/*.py
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/gen_proto.py --check
+	$(BIN)/python scripts/gen_answers.py --check
 	$(BIN)/hadolint services/Dockerfile
 	$(BIN)/python scripts/check_k8s.py
 ifeq ($(NODE),yes)

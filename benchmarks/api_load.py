@@ -1,9 +1,13 @@
 """The API under load: 1,000 jobs and 10 million metric points in PostgreSQL, everything for real.
 
-One JSON object per line: seconds per request (p50, p99) of the list, of metrics thinned by the database, of
-trajectories, of a submission, with eight clients at once; metric points stored per second through the recorder's own
-code; and 200 clients that follow the events of a job for a minute, with the number of events that each missed. The
-`share` of a read is its p99 over that of `/healthz`, measured in the same run: what the server's bare answer costs.
+One JSON object per line: milliseconds per request (p50, p99) of the list, of metrics thinned by the database, of
+trajectories, of events; of a submission; metric points stored per second through the recorder's own code; and 200
+clients that follow the events of a job for a minute, with the number of events that each missed.
+
+Reads are measured in two ways. At a `rate`, requests are due at fixed moments whether or not earlier ones are answered,
+and a latency counts from the moment that its request was due: what users of a loaded API see. Without a pause, eight
+clients ask again as soon as they are answered: that is saturation, where latency is eight times the time of a request,
+the clients' own included. `share` is the p99 over that of `/healthz` without a pause, in the same run.
 
 Filling takes minutes: with `--keep DIR` it is done once, and `--only` measures one part of it at a time.
 """
@@ -49,8 +53,10 @@ class Size:
     stream_s: float
 
 
-FULL = Size(jobs=1000, points=10_000_000, requests=400, streams=200, stream_s=60.0)
+FULL = Size(jobs=1000, points=10_000_000, requests=1000, streams=200, stream_s=60.0)
 QUICK = Size(jobs=30, points=60_000, requests=40, streams=10, stream_s=3.0)
+RATE = 50
+"""Reads per second."""
 
 
 EVENTS = 100
@@ -169,6 +175,23 @@ def measure(url: str, size: Size, path_of: Callable[[int], str]) -> dict[str, fl
     return _percentiles(seconds)
 
 
+def measure_at_rate(url: str, count: int, path_of: Callable[[int], str]) -> dict[str, float]:
+    """p50 and p99 in milliseconds of GET requests that are due every 1 / RATE seconds, from when they were due."""
+    clients = threading.local()
+    began = time.perf_counter() + 0.1
+
+    def one(number: int) -> float:
+        if not hasattr(clients, "http"):
+            clients.http = httpx.Client(base_url=url, timeout=60, trust_env=False)
+        due = began + number / RATE
+        time.sleep(max(0.0, due - time.perf_counter()))
+        clients.http.get(path_of(number)).raise_for_status()
+        return time.perf_counter() - due
+
+    with ThreadPoolExecutor(2 * CLIENTS) as pool:
+        return {"rate": RATE, **_percentiles(list(pool.map(one, range(count))))}
+
+
 def _percentiles(seconds: list[float]) -> dict[str, float]:
     cuts = statistics.quantiles(seconds, n=100, method="inclusive")
     return {"p50_ms": round(1000 * cuts[49], 2), "p99_ms": round(1000 * cuts[98], 2), "requests": len(seconds)}
@@ -254,20 +277,42 @@ def follow(url: str, database: Database, job_id: str, size: Size) -> dict[str, f
     return {"streams": size.streams, "events_each": sent[0], "lost": lost, **_percentiles(delays)}
 
 
-def reads(url: str, jobs: list[str], size: Size) -> None:
-    """Every read, and the bare answer that they are compared with."""
-    bare = measure(url, size, lambda _: "/healthz")
-    told("healthz", bare)
-    paths: dict[str, Callable[[int], str]] = {
+def read_paths(jobs: list[str]) -> dict[str, Callable[[int], str]]:
+    """Every read, by the number of its request."""
+    return {
         "list": lambda n: f"/v1/jobs?limit=50&after={jobs[n % len(jobs)]}",
         "job": lambda n: f"/v1/jobs/{jobs[n % len(jobs)]}",
         "metrics": lambda n: f"/v1/jobs/{jobs[n % len(jobs)]}/metrics?names=metric/01,metric/02&downsample=200",
         "trajectories": lambda n: f"/v1/jobs/{jobs[n % len(jobs)]}/trajectories?limit=20",
         "events": lambda n: f"/v1/jobs/{jobs[n % len(jobs)]}/events?limit=100",
     }
-    for kind, path_of in paths.items():
+
+
+def mixed(jobs: list[str]) -> Callable[[int], str]:
+    """All reads by turns."""
+    paths = list(read_paths(jobs).values())
+    return lambda n: paths[n % len(paths)](n)
+
+
+def reads(url: str, jobs: list[str], size: Size) -> None:
+    """Every read at a rate, then without a pause with the bare answer that it is compared with."""
+    kinds = read_paths(jobs)
+    for kind, path_of in {**kinds, "all by turns": mixed(jobs)}.items():
+        told(kind, measure_at_rate(url, size.requests, path_of))
+    bare = measure(url, size, lambda _: "/healthz")
+    told("healthz", bare)
+    for kind, path_of in kinds.items():
         found = measure(url, size, path_of)
         told(kind, {**found, "share": round(found["p99_ms"] / bare["p99_ms"], 1)})
+
+
+def submit_while_reading(url: str, jobs: list[str], size: Size, directory: Path) -> None:
+    """Submissions alone, and while reads come at the rate."""
+    told("submit", submit(url, size, directory))
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(measure_at_rate, url, size.requests, mixed(jobs))
+        told("submit while reading", {"rate": RATE, **submit(url, size, directory)})
+        told("reads while submitting", reading.result())
 
 
 def run(directory: Path, size: Size, parts: Sequence[str]) -> None:
@@ -280,7 +325,7 @@ def run(directory: Path, size: Size, parts: Sequence[str]) -> None:
         if "reads" in parts:
             reads(url, jobs, size)
         if "submit" in parts:
-            told("submit", submit(url, size, directory))
+            submit_while_reading(url, jobs, size, directory)
         if "ingest" in parts:
             told("ingest", ingest(database, jobs[0], max(200, size.points // 5000)))
         if "streams" in parts:

@@ -19,6 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
+from services.api.answers import JobView
 from services.api.cli.submission import upload_files
 from services.api.cli.watching import failure_of, watch_job
 from services.api.client import ApiClient
@@ -55,7 +56,7 @@ class Bench:
             "accuracy": [event["data"]["results"]["accuracy"] for event in events if event["type"] == "evaluation"],
         }
 
-    def _run(self, spec: dict[str, Any]) -> dict[str, Any]:
+    def _run(self, spec: dict[str, Any]) -> JobView:
         submitted = self._api.create_job(upload_files(spec, self._api, self._directory, lambda line: None))
         job = watch_job(self._api, submitted["id"], Console(stderr=True))
         failure = failure_of(job)
@@ -63,10 +64,10 @@ class Bench:
             raise failure
         return job
 
-    def _job_dir(self, job: dict[str, Any]) -> Path:
+    def _job_dir(self, job: JobView) -> Path:
         return Path(self._platform.data_dir, "jobs", job["id"])
 
-    def _checkpoints(self, job: dict[str, Any]) -> list[Path]:
+    def _checkpoints(self, job: JobView) -> list[Path]:
         return sorted((self._job_dir(job) / "checkpoints").glob("step-*"))
 
 

@@ -1,9 +1,11 @@
 """What the demo found out, from the job's own evaluations and events."""
 
+import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from services.api.answers import EvaluationView, EventView, JobView
 from services.api.cli.output import duration, size
 from services.api.client import ApiClient, Json
 
@@ -57,27 +59,27 @@ class DemoReport:
         ]
 
 
-def accuracy_after(evals: list[Json], *stages: str) -> Accuracy:
+def accuracy_after(evals: list[EvaluationView], *stages: str) -> Accuracy:
     """The last evaluation of the stages."""
     results = _last_results(evals, *stages)
     return Accuracy(results["accuracy"], results["accuracy_low"], results["accuracy_high"])
 
 
-def tokens_per_step(evals: list[Json]) -> float | None:
+def tokens_per_step(evals: list[EvaluationView]) -> float | None:
     """Of the last evaluation."""
     return _last_results(evals, "sft", "rl", "eval").get("tokens_per_step")
 
 
-def largest_gap(events: list[Json]) -> float | None:
+def largest_gap(events: list[EventView]) -> float | None:
     """Over all steps of the job."""
     values = (event["data"]["values"].get(_GAP_METRIC) for event in events if event["type"] == "metrics")
     return max((value for value in values if value is not None), default=None)
 
 
-def stage_seconds(events: list[Json], finished_at: float) -> dict[str, float]:
-    """Seconds of each stage without its evaluations, and of all evaluations together."""
+def stage_seconds(events: list[EventView], finished_at: float | None) -> dict[str, float]:
+    """Seconds of each stage without its evaluations, and of all evaluations together; of a running job up to now."""
     phases = [event for event in events if event["type"] == "phase"]
-    ends = [event["time"] for event in phases[1:]] + [finished_at]
+    ends = [event["time"] for event in phases[1:]] + [time.time() if finished_at is None else finished_at]
     totals: defaultdict[str, float] = defaultdict(float)
     for event, end in zip(phases, ends, strict=True):
         data = event["data"]
@@ -85,7 +87,7 @@ def stage_seconds(events: list[Json], finished_at: float) -> dict[str, float]:
     return {name: round(totals[name], 1) for name in ("sft", "rl", _EVAL_PHASE)}
 
 
-def read_figures(api: ApiClient, job: Json) -> dict[str, Any]:
+def read_figures(api: ApiClient, job: JobView) -> dict[str, Any]:
     """The fields of DemoReport that the job itself knows."""
     evals, events = api.evals(job["id"]), api.events(job["id"])
     return {
@@ -98,7 +100,7 @@ def read_figures(api: ApiClient, job: Json) -> dict[str, Any]:
     }
 
 
-def _last_results(evals: list[Json], *stages: str) -> Json:
+def _last_results(evals: list[EvaluationView], *stages: str) -> Json:
     # Of one step the last: the job's own decoding comes after other thresholds.
     found = [item for item in reversed(evals) if item["stage"] in stages]
     return dict(max(found, key=lambda item: (item["attempt"], item["step"]))["results"])

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from services.api.answers import AttemptView, CertificateView, CheckpointView, EvaluationView, JobView
 from services.api.cli.connection import connect
 from services.api.cli.mirroring import mirror_job
 from services.api.cli.options import DEFAULT_DATA_DIR, ApiUrlOption, DataDirOption, JsonOption
@@ -191,7 +192,7 @@ def logs(
                 out.print(f"{line['level']:<8}{line['message']}", markup=False)
 
 
-def _answer(job: Json, as_json: bool) -> None:
+def _answer(job: JobView, as_json: bool) -> None:
     if as_json:
         print_json(job)
     else:
@@ -233,7 +234,7 @@ def _follow(api: ApiClient, job_id: str, as_json: bool) -> None:
         _print_evals(api.evals(job_id))
 
 
-def _print_evals(evals: list[Json]) -> None:
+def _print_evals(evals: list[EvaluationView]) -> None:
     if evals:
         rows = ((item["step"], item["stage"], item["dataset"], *_measured(item["results"])) for item in evals)
         print_table(("STEP", "STAGE", "DATASET", "THRESHOLD", "TOKENS PER STEP", "ACCURACY"), rows)
@@ -245,14 +246,14 @@ def _measured(results: Json) -> tuple[str, str, str]:
     return str(own), "-" if speed is None else f"{speed:.2f}", _accuracy(results)
 
 
-def _print_checkpoints(checkpoints: list[Json]) -> None:
+def _print_checkpoints(checkpoints: list[CheckpointView]) -> None:
     kept = [item for item in checkpoints if item["deleted_at"] is None]
     if kept:
         rows = ((item["id"], item["step"], item["stage"], size(item["bytes"]), item["path"]) for item in kept)
         print_table(("CHECKPOINT", "STEP", "STAGE", "SIZE", "PATH"), rows)
 
 
-def _print_attempts(attempts: list[Json], certificates: list[Json]) -> None:
+def _print_attempts(attempts: list[AttemptView], certificates: list[CertificateView]) -> None:
     if len(attempts) < 2:
         return
     proved = {item["attempt"]: item["certificate"] for item in certificates}
@@ -273,7 +274,7 @@ def _accuracy(results: Json) -> str:
     return f"{results['accuracy']:.1%} ({results['accuracy_low']:.1%} to {results['accuracy_high']:.1%})"
 
 
-def _fraction(job: Json) -> str | None:
+def _fraction(job: JobView) -> str | None:
     return None if job["progress"] is None else f"{job['progress']['fraction']:.0%}"
 
 

@@ -7,12 +7,13 @@ from typing import Annotated, Final
 
 import typer
 
+from services.api.answers import ExportView
 from services.api.cli.connection import connect
 from services.api.cli.failure import CommandError
 from services.api.cli.options import DEFAULT_DATA_DIR, ApiUrlOption, DataDirOption, JsonOption
 from services.api.cli.output import out, print_json, print_table
 from services.api.cli.programs import run_module
-from services.api.client import ApiClient, Json
+from services.api.client import ApiClient
 
 models_app = typer.Typer(help="Make, convert, list and export models.", no_args_is_help=True)
 
@@ -105,11 +106,11 @@ def _answer_path(directory: Path, as_json: bool) -> None:
         out.print(str(directory), markup=False)
 
 
-def _await_export(api: ApiClient, started: Json) -> Json:
+def _await_export(api: ApiClient, started: ExportView) -> ExportView:
     export = started
     while export["state"] in ("queued", "running"):
         time.sleep(_POLL_S)
         export = api.export_status(export["id"])
-    if export["state"] == "failed":
-        raise CommandError(f"The export failed: {export['error']['message']}", code=export["error"]["code"])
+    if (error := export["error"]) is not None:
+        raise CommandError(f"The export failed: {error['message']}", code=error["code"])
     return export

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from services.api.answers import RescoreReport
 from services.api.cli.connection import connect
 from services.api.cli.failure import CommandError
 from services.api.cli.options import DEFAULT_DATA_DIR, ApiUrlOption, DataDirOption, JsonOption
@@ -64,7 +65,7 @@ def _grader(text: str) -> Any:
         raise CommandError(f"--grader is no JSON object: {error}.") from None
 
 
-def _show(report: dict[str, Any]) -> None:
+def _show(report: RescoreReport) -> None:
     flips = report["flips"]
     print_table(
         ("trajectory", "step", "before", "now", "reward", "advantage"),

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, Final, Protocol
 
+from services.api.answers import JobView
 from services.api.cli.failure import CommandError
-from services.api.client import Json
 
 Values = Mapping[str, float]
 
@@ -25,7 +25,7 @@ class Tracker(Protocol):
 class _TensorBoard:
     """Event files in a directory; `tensorboard --logdir` shows them."""
 
-    def __init__(self, directory: str, job: Json) -> None:
+    def __init__(self, directory: str, job: JobView) -> None:
         self._writer = _module("tensorboard.summary.writer.event_file_writer").EventFileWriter(
             f"{directory}/{job['id']}"
         )
@@ -43,7 +43,7 @@ class _TensorBoard:
 class _Wandb:
     """A run of Weights & Biases in a project; WANDB_MODE=offline keeps it on this machine."""
 
-    def __init__(self, project: str, job: Json) -> None:
+    def __init__(self, project: str, job: JobView) -> None:
         self._run = _module("wandb").init(
             project=project, id=job["id"], name=job["id"], config=job["spec"], resume="allow"
         )
@@ -58,7 +58,7 @@ class _Wandb:
 class _Mlflow:
     """A run of MLflow on a tracking server or in a directory."""
 
-    def __init__(self, uri: str, job: Json) -> None:
+    def __init__(self, uri: str, job: JobView) -> None:
         client = _module("mlflow").MlflowClient(tracking_uri=uri)
         experiment = client.get_experiment_by_name(_EXPERIMENT)
         identity = client.create_experiment(_EXPERIMENT) if experiment is None else experiment.experiment_id
@@ -79,7 +79,7 @@ class _Mlflow:
 class _Trackio:
     """A run of trackio in a project on this machine."""
 
-    def __init__(self, project: str, job: Json) -> None:
+    def __init__(self, project: str, job: JobView) -> None:
         self._trackio = _module("trackio")
         # The load of this machine, which only watches, is none of the job's metrics.
         self._trackio.init(project=project, name=job["id"], config=job["spec"], auto_log_cpu=False, auto_log_gpu=False)
@@ -92,7 +92,7 @@ class _Trackio:
 
 
 _EXPERIMENT: Final = "dirl"
-TRACKERS: Final[dict[str, Callable[[str, Json], Tracker]]] = {
+TRACKERS: Final[dict[str, Callable[[str, JobView], Tracker]]] = {
     "tensorboard": _TensorBoard,
     "wandb": _Wandb,
     "mlflow": _Mlflow,
@@ -100,7 +100,7 @@ TRACKERS: Final[dict[str, Callable[[str, Json], Tracker]]] = {
 }
 
 
-def open_tracker(target: str, job: Json) -> Tracker:
+def open_tracker(target: str, job: JobView) -> Tracker:
     """The tracker of `NAME:WHERE`, e.g. tensorboard:runs; raises CommandError when it cannot be had."""
     name, _, where = target.partition(":")
     if name not in TRACKERS or not where:

@@ -8,9 +8,10 @@ from typing import Final, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from services.api.answers import JobView
 from services.api.cli.failure import CommandError
 from services.api.cli.output import duration
-from services.api.client import ApiClient, ClientError, Json
+from services.api.client import ApiClient, ClientError
 from services.api.domain.job_state import JobState
 
 _POLL_S: Final = 0.5
@@ -29,7 +30,7 @@ _SHOWN: Final = {
 }
 
 
-def watch_job(api: ApiClient, job_id: str, console: Console) -> Json:
+def watch_job(api: ApiClient, job_id: str, console: Console) -> JobView:
     """Show the job on the console until it has ended (or is paused); returns its last state."""
     with _display(console) as display:
         for job in _snapshots(api, job_id):
@@ -40,7 +41,7 @@ def watch_job(api: ApiClient, job_id: str, console: Console) -> Json:
     raise AssertionError("snapshots never end")
 
 
-def failure_of(job: Json) -> CommandError | None:
+def failure_of(job: JobView) -> CommandError | None:
     """Why a watched job cannot count as done; None when it succeeded or was paused."""
     if job["state"] in (JobState.SUCCEEDED, JobState.PAUSED):
         return None
@@ -48,20 +49,22 @@ def failure_of(job: Json) -> CommandError | None:
     return CommandError(f"Job {job['id']} {job['state']}: {error['message'] or error['code']}", code=error["code"])
 
 
-def facts(job: Json) -> str:
+def facts(job: JobView) -> str:
     """The figures of the running stage, e.g. `loss 0.512  tokens/s 8,100`."""
     metrics = job["latest_metrics"]
-    shown = [f"{label} {metrics[name]:{form}}" for label, name, form in _SHOWN.get(job["stage"], ()) if name in metrics]
+    shown = [
+        f"{label} {metrics[name]:{form}}" for label, name, form in _SHOWN.get(job["stage"] or "", ()) if name in metrics
+    ]
     if job["estimated_finish"] is not None:
         shown.append(f"ETA {duration(max(0.0, job['estimated_finish'] - time.time()))}")
     return "  ".join(shown)
 
 
-def headline(job: Json) -> str:
+def headline(job: JobView) -> str:
     """State, stage and phase, e.g. `running  rl 12/40  rollout`."""
     progress = job["progress"]
-    parts = [job["state"]]
-    if progress is not None and job["state"] == JobState.RUNNING:
+    parts: list[str] = [job["state"]]
+    if progress is not None and job["state"] == "running":
         parts.append(f"{progress['stage']} {progress['stage_step']}/{progress['stage_steps']}")
         parts.append(job["phase"] or "")
     if job["waiting_for"]:
@@ -72,7 +75,7 @@ def headline(job: Json) -> str:
 
 
 class _Display(Protocol):
-    def show(self, job: Json) -> None:
+    def show(self, job: JobView) -> None:
         """Bring the console up to date."""
 
 
@@ -89,9 +92,9 @@ class _Lines:
         self._step = -1
         self._next_at = 0.0
 
-    def show(self, job: Json) -> None:
+    def show(self, job: JobView) -> None:
         place = (job["state"], job["stage"], job["attempt"])
-        step = (job["progress"] or {}).get("step", -1)
+        step = -1 if job["progress"] is None else job["progress"]["step"]
         due = step != self._step and time.monotonic() >= self._next_at
         if place != self._place or due:
             self._place, self._step = place, step
@@ -114,7 +117,7 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def show(self, job: Json) -> None:
+    def show(self, job: JobView) -> None:
         progress = job["progress"] or {"step": 0, "total_steps": None}
         self._progress.update(
             self._task,
@@ -125,7 +128,7 @@ class _Bar:
         )
 
 
-def _snapshots(api: ApiClient, job_id: str) -> Iterator[Json]:
+def _snapshots(api: ApiClient, job_id: str) -> Iterator[JobView]:
     answered_at = time.monotonic()
     while True:
         try:
