@@ -68,6 +68,8 @@ class Session:
         self._held: list[Leased[PromptTask]] = []
         self._decoding: dict[str, _Decoding] = {}
         self._grading: list[tuple[str, Future[ScoredGroup]]] = []
+        self._surplus: list[str] = []
+        """Entries of prompts that were delivered twice and whose group is being decoded already."""
         self._generations_per_prompt = slots
         self._renew_at = 0.0
         self._queue_retry_at = 0.0
@@ -113,6 +115,7 @@ class Session:
         try:
             self._renew_leases()
             self._answer_graded()
+            self._drop_surplus()
             if taking:
                 self._take()
             self.queue_error = ""
@@ -141,6 +144,12 @@ class Session:
                 log.warning("group discarded, another replica answered first", group_id=group.task.group_id)
             self._grading.remove(item)
 
+    def _drop_surplus(self) -> None:
+        if self._surplus:
+            log.warning("prompts delivered twice are dropped", entries=self._surplus)
+            self._streams.prompts.ack(self._surplus)
+            self._surplus = []
+
     def _take(self) -> None:
         """Take as many prompts as fill the free slots, when none waits for weights already."""
         free = self._slots - len(self._decoding)
@@ -152,6 +161,8 @@ class Session:
     def _admit(self, leased: Leased[PromptTask]) -> None:
         if self._weights is None or self._weights.version < leased.value.min_weight_version:
             self._held.append(leased)
+        elif any(group.task.group_id == leased.value.group_id for group in self._decoding.values()):
+            self._surplus.append(leased.entry_id)
         else:
             self._start(leased, self._weights)
 

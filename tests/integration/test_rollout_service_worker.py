@@ -157,6 +157,19 @@ def test_no_more_prompts_are_taken_than_fill_the_slots(replica: Bench) -> None:
     assert len(replica.groups(4)) == 4
 
 
+def test_a_prompt_delivered_twice_is_decoded_once_side_by_side(replica: Bench) -> None:
+    replica.make_ready().engine.paused = True
+    replica.issue("grp_a", "grp_a", "grp_b")
+    eventually(lambda: replica.worker.inflight_groups == 2)
+
+    replica.engine.paused = False
+    groups = replica.groups(2)
+
+    assert sorted(group.task.group_id for group in groups) == ["grp_a", "grp_b"]
+    assert (replica.worker.replica.state, len(replica.engines)) == (ReplicaState.READY, 1)
+    eventually(lambda: replica.client.xlen(stream_names("job_1", 1).prompts) == 0)
+
+
 def test_a_replica_without_weights_takes_no_prompt(replica: Bench) -> None:
     replica.worker.assign(assignment(), WAIT_S)
     replica.issue("a")
