@@ -3,20 +3,9 @@ import { memo, useMemo, useState } from "react";
 
 import { number } from "../format";
 import type { ChartSpec } from "./catalogue";
-import { align, type Series, smooth } from "./series";
-import { type Marker, type PlotLine, type Range, UplotChart } from "./uplot-chart";
+import { type Axis, coloured, draw, type DrawnLine } from "./drawing";
+import { type Marker, type Range, UplotChart } from "./uplot-chart";
 import { withUnit } from "./units";
-
-export interface Axis {
-  kind: "step" | "time";
-  /** Seconds since the job began, by step; only for `time`. */
-  secondsOf: (step: number) => number;
-}
-
-export interface DrawnLine {
-  label: string;
-  series: Series | undefined;
-}
 
 interface Props {
   chart: ChartSpec;
@@ -32,12 +21,10 @@ interface Props {
   version: number;
 }
 
-const SPARSE = 16;
-const COLOURS = 7;
-
 export const MetricChart = memo(function MetricChart({ chart, lines, markers, smoothing, axis, range, onRange, sync, height = 168, version }: Props) {
   const [cursor, setCursor] = useState<number | null>(null);
-  const present = useMemo(() => lines.filter((line) => (line.series?.steps.length ?? 0) > 0), [lines, version]); // eslint-disable-line react-hooks/exhaustive-deps
+  const all = useMemo(() => coloured(lines), [lines]);
+  const present = useMemo(() => all.filter((line) => (line.series?.steps.length ?? 0) > 0), [all, version]); // eslint-disable-line react-hooks/exhaustive-deps
   const drawn = useMemo(() => draw(present, smoothing, axis, chart.log ?? false), [present, smoothing, axis, chart.log]);
   const shownMarkers = useMemo(
     () => (axis.kind === "step" ? markers : markers.map((marker) => ({ ...marker, x: axis.secondsOf(marker.x) }))),
@@ -50,9 +37,9 @@ export const MetricChart = memo(function MetricChart({ chart, lines, markers, sm
       <figcaption className={`chart-head ${lines.length > 2 ? "tall" : ""}`}>
         <h3 title={chart.about}>{chart.title}</h3>
         <ul className="legend">
-          {lines.map((line, place) => (
+          {all.map((line) => (
             <li key={line.label} title={line.label}>
-              <i style={{ background: `var(${colourOf(place)})` }} />
+              <i style={{ background: `var(${line.colour})` }} />
               <span className="clip">{line.label}</span>
               <b className="num">{withUnit(readOut(drawn.readable.get(line.label), cursor), chart.unit)}</b>
             </li>
@@ -84,44 +71,6 @@ export const MetricChart = memo(function MetricChart({ chart, lines, markers, sm
     </figure>
   );
 });
-
-function colourOf(place: number): string {
-  return `--series-${(place % COLOURS) + 1}`;
-}
-
-interface Drawn {
-  data: [number[], ...(number | null)[][]];
-  lines: PlotLine[];
-  readable: Map<string, (number | null)[]>;
-}
-
-function draw(present: readonly DrawnLine[], smoothing: number, axis: Axis, log: boolean): Drawn {
-  const { steps, columns } = align(present.map((line) => line.series ?? { steps: [], values: [] }));
-  const xs = axis.kind === "step" ? steps : steps.map((step) => axis.secondsOf(step));
-  const data: Drawn["data"] = [xs];
-  const lines: PlotLine[] = [];
-  const readable = new Map<string, (number | null)[]>();
-  for (const [place, line] of present.entries()) {
-    const raw = (columns[place] ?? []).map((value) => (log && value !== null && value <= 0 ? null : value));
-    const count = line.series?.steps.length ?? 0;
-    const colour = colourOf(place);
-    const isSmoothed = smoothing > 0 && count > SPARSE;
-    readable.set(line.label, isSmoothed ? smoothColumn(raw, smoothing) : raw);
-    if (isSmoothed) {
-      data.push(raw);
-      lines.push({ label: line.label, colour, faint: true });
-    }
-    data.push(readable.get(line.label) ?? raw);
-    lines.push({ label: line.label, colour, dots: count <= SPARSE });
-  }
-  return { data, lines, readable };
-}
-
-function smoothColumn(column: readonly (number | null)[], weight: number): (number | null)[] {
-  const smoothed = smooth(column.filter((value) => value !== null), weight);
-  let next = 0;
-  return column.map((value) => (value === null ? null : (smoothed[next++] ?? null)));
-}
 
 /** The value at the cursor, or before it where the series has none there; the last without a cursor. */
 function readOut(column: readonly (number | null)[] | undefined, cursor: number | null): number | null {

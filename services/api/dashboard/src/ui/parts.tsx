@@ -19,7 +19,7 @@ export function Badge({ tone = "neutral", plain = false, title, children }: { to
 export function ErrorNote({ error, onRetry }: { error: ApiError; onRetry?: () => void }) {
   return (
     <div className="note bad" role="alert">
-      <div>{error.message}</div>
+      {told(error).map((line) => <div key={line}>{line}</div>)}
       {error.problems.length > 0 && (
         <ul>
           {error.problems.map((problem) => (
@@ -39,6 +39,12 @@ export function ErrorNote({ error, onRetry }: { error: ApiError; onRetry?: () =>
       </div>
     </div>
   );
+}
+
+/** The lines of the message that the list of problems does not repeat. */
+function told({ message, problems }: ApiError): string[] {
+  const lines = message.split("\n");
+  return problems.length === 0 ? lines : lines.filter((line) => !line.startsWith("  ") || line.startsWith("  …"));
 }
 
 export function Empty({ title, children }: { title: string; children: ReactNode }) {

@@ -75,6 +75,6 @@ export function settingOf(evaluation: Evaluation, job: Job | undefined): string 
   const decoding = decodingOf(evaluation, job);
   const { family, setting } = varied(decoding);
   const rule = decoding["unmasking_strategy"] === undefined ? "" : words(String(decoding["unmasking_strategy"]));
-  const value = { threshold: `threshold ${setting}`, steps: setting === "all" ? "a token per step" : `${setting} steps per block`, other: "" }[family];
+  const value = { threshold: `threshold ${setting}`, steps: setting === "all" ? "a token per step" : `${setting} ${setting === "1" ? "step" : "steps"} per block`, other: "" }[family];
   return [rule, value].filter(Boolean).join(", ");
 }

@@ -2,12 +2,12 @@
 import { number, percent } from "../../format";
 import { curvesOf, type Family, type FrontierPoint } from "./frontier-points";
 
-const WIDTH = 720;
+const WIDTH = 860;
 const HEIGHT = 260;
 const LEFT = 48;
 const BOTTOM = 34;
 const TOP = 12;
-const RIGHT = 16;
+const RIGHT = 110;
 const TICKS = 5;
 
 export function Frontier({ points }: { points: readonly FrontierPoint[] }) {
@@ -39,17 +39,15 @@ export function Frontier({ points }: { points: readonly FrontierPoint[] }) {
         ))}
         <text x={WIDTH - RIGHT} y={HEIGHT - 3} textAnchor="end">tokens per denoising step →</text>
         {curvesOf(points).map((curve) => (
-          <g key={curve[0]?.id}>
-            <polyline points={curve.map((point) => `${x(point.speed)},${y(point.accuracy)}`).join(" ")} className="curve" />
-            <text x={x(curve[0]?.speed ?? 0) - 8} y={y(curve[0]?.accuracy ?? 0) + 14} textAnchor="end">{curve[0]?.weights}</text>
-          </g>
+          <polyline key={curve[0]?.id} points={curve.map((point) => `${x(point.speed)},${y(point.accuracy)}`).join(" ")} className="curve" />
         ))}
+        {fastestOfEach(points).map((point) => <text key={point.weights} x={x(point.speed) + 22} y={y(point.accuracy) + 4}>{point.weights}</text>)}
         <polyline points={best.map((point) => `${x(point.speed)},${y(point.accuracy)}`).join(" ")} className="best" />
         {points.map((point) => (
           <g key={point.id} className={point.isBest ? "point on-frontier" : "point"}>
             <line x1={x(point.speed)} x2={x(point.speed)} y1={y(point.low)} y2={y(point.high)} />
             <Mark family={point.family} x={x(point.speed)} y={y(point.accuracy)} />
-            <text x={x(point.speed) + 8} y={y(point.accuracy) - 6}>{point.setting}</text>
+            <text x={x(point.speed) + 8} y={y(point.accuracy) + (point.family === "steps" ? 16 : -6)}>{point.setting}</text>
             <title>{`${point.label}\n${percent(point.accuracy)} (${percent(point.low)} to ${percent(point.high)}) at ${number(point.speed)} tokens per step`}</title>
           </g>
         ))}
@@ -69,6 +67,13 @@ function Mark({ family, x, y }: { family: Family; x: number; y: number }) {
   if (family === "steps") return <rect x={x - RADIUS} y={y - RADIUS} width={RADIUS * 2} height={RADIUS * 2} />;
   if (family === "other") return <path d={`M${x},${y - RADIUS - 1.5}l6,6l-6,6l-6,-6z`} />;
   return <circle cx={x} cy={y} r={RADIUS} />;
+}
+
+/** The fastest point of every version of the weights; its name stands there. */
+function fastestOfEach(points: readonly FrontierPoint[]): FrontierPoint[] {
+  const fastest = new Map<string, FrontierPoint>();
+  for (const point of points) if (point.speed > (fastest.get(point.weights)?.speed ?? -Infinity)) fastest.set(point.weights, point);
+  return [...fastest.values()];
 }
 
 /** The range with room, within what is possible. */

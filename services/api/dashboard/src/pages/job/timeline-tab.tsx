@@ -11,9 +11,8 @@ import { LANES, spaced, type Span, spansOf, type StepMark, stepsOf, totals } fro
 
 type Window = "120" | "600" | "all";
 const MOST_EVENTS = 1000;
-/** Numbers along the lanes that can be read at 1280 px; lines, of which more are a grey area. */
-const MOST_NUMBERS = 16;
-const MOST_LINES = 200;
+/** Numbers along the lanes that can be read at 1280 px. */
+const MOST_NUMBERS = 20;
 
 export function TimelineTab({ job, news }: { job: Job; news: number }) {
   const [shown, setShown] = useState<Window>("600");
@@ -58,7 +57,6 @@ function Gantt({ spans, steps }: { spans: readonly Span[]; steps: readonly StepM
   const total = Math.max(1, (spans.at(-1)?.end ?? 1) - first);
   const place = (time: number) => ((time - first) / total) * 100;
   const numbered = spaced(steps, total / MOST_NUMBERS);
-  const lines = steps.length <= MOST_LINES ? steps : numbered;
   return (
     <div className="gantt" role="img" aria-label={`Phases over ${duration(total)}: ${totals(spans).map((item) => `${item.phase} ${duration(item.seconds)}`).join(", ")}`}>
       <div className="lane">
@@ -79,7 +77,7 @@ function Gantt({ spans, steps }: { spans: readonly Span[]; steps: readonly StepM
                 title={`${lane.busy.includes(span.phase) ? span.phase : "waits"} · ${span.stage} · ${duration(span.end - span.start)}`}
               />
             ))}
-            {lines.map((mark) => <b key={mark.time} style={{ left: `${place(mark.time)}%` }} />)}
+            {numbered.map((mark) => <b key={mark.time} style={{ left: `${place(mark.time)}%` }} />)}
           </div>
         </div>
       ))}
