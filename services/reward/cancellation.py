@@ -1,10 +1,16 @@
-"""Whether a caller still wants its answers; the comparisons of one call share one."""
+"""Whether a caller still wants its answers; the comparisons and graders of one call share one."""
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
-from services.reward.process import Worker, WorkerLostError
+
+class Interruptible(Protocol):
+    """Somebody's work in another process."""
+
+    def interrupt(self) -> None:
+        """Make whoever waits for it see it lost; from any thread."""
 
 
 class Cancellation:
@@ -12,7 +18,7 @@ class Cancellation:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._workers: dict[int, Worker] = {}
+        self._running: dict[int, Interruptible] = {}
         self._cancelled = False
 
     @property
@@ -21,21 +27,21 @@ class Cancellation:
         return self._cancelled
 
     def cancel(self) -> None:
-        """Let no further comparison begin, and interrupt those that run: their workers are free at once."""
+        """Let nothing further begin, and interrupt what runs: its processes are free at once."""
         with self._lock:
             self._cancelled = True
-            for worker in self._workers.values():
-                worker.interrupt()
+            for work in self._running.values():
+                work.interrupt()
 
     @contextmanager
-    def covers(self, worker: Worker) -> Iterator[None]:
-        """While the worker works for this caller; raises WorkerLostError when it was cancelled before."""
+    def covers(self, work: Interruptible) -> Iterator[None]:
+        """While the work is done for this caller; what was cancelled before is interrupted as it begins."""
         with self._lock:
+            self._running[id(work)] = work
             if self._cancelled:
-                raise WorkerLostError
-            self._workers[worker.pid] = worker
+                work.interrupt()
         try:
             yield
         finally:
             with self._lock:
-                del self._workers[worker.pid]
+                del self._running[id(work)]

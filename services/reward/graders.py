@@ -15,7 +15,7 @@ from services.common.grader_spec import (
     parse_graders,
 )
 from services.reward.sandbox import python_scorer
-from services.reward.scores import Failure, JudgedResponse, Score, Scorer
+from services.reward.scores import Failure, JudgedResponse, Limits, Score, Scorer
 from services.reward.shaping import accuracy, boxed, cosine, format_, repetition, soft_overlong, speed
 
 
@@ -44,8 +44,8 @@ def _multi(spec: MultiGrader) -> Scorer:
     formula = Formula(spec.calculate_output, set(spec.graders))
     parts = {key: scorer(part) for key, part in spec.graders.items()}
 
-    def score(batch: Sequence[JudgedResponse], expires_at: float) -> list[Score]:
-        columns = [part(batch, expires_at) for part in parts.values()]
+    def score(batch: Sequence[JudgedResponse], limits: Limits) -> list[Score]:
+        columns = [part(batch, limits) for part in parts.values()]
         return [_combined(formula, dict(zip(parts, row, strict=True))) for row in zip(*columns, strict=True)]
 
     return score
@@ -63,7 +63,7 @@ def _combined(formula: Formula, scores: Mapping[str, Score]) -> Score:
 
 def _each(grade: Callable[[JudgedResponse], Score]) -> Scorer:
     """A scorer from a function of one response."""
-    return lambda batch, _expires_at: [grade(judged) for judged in batch]
+    return lambda batch, _limits: [grade(judged) for judged in batch]
 
 
 _ONE_BY_ONE: Final[Mapping[str, Callable[..., Score]]] = {
@@ -88,7 +88,7 @@ def resolve(texts: Sequence[str]) -> list[Grader]:
     return [Grader(spec.name, scorer(spec)) for spec in parse_graders(texts)]
 
 
-def score_all(graders: Sequence[Grader], batch: Sequence[JudgedResponse], expires_at: float) -> list[dict[str, Score]]:
+def score_all(graders: Sequence[Grader], batch: Sequence[JudgedResponse], limits: Limits) -> list[dict[str, Score]]:
     """Every grader's score of every response, by name."""
-    columns = {grader.name: grader.score(batch, expires_at) for grader in graders} if batch else {}
+    columns = {grader.name: grader.score(batch, limits) for grader in graders} if batch else {}
     return [{name: column[place] for name, column in columns.items()} for place in range(len(batch))]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from services.common.grader_spec import PythonGrader
-from services.reward.scores import Failure, JudgedResponse, Score, Scorer
+from services.reward.scores import Failure, JudgedResponse, Limits, Score, Scorer
 
 _JAIL: Final = Path(__file__).with_name("jail.py")
 _START_S: Final = 10.0
@@ -29,23 +29,23 @@ class _JailError(Exception):
 def python_scorer(spec: PythonGrader) -> Scorer:
     """Scores a batch with the grader's `grade`; every failure of it is a Failure of that response alone."""
 
-    def score(batch: Sequence[JudgedResponse], expires_at: float) -> list[Score]:
+    def score(batch: Sequence[JudgedResponse], limits: Limits) -> list[Score]:
         scores: list[Score] = []
-        while len(scores) < len(batch):
-            scores += _score_until_lost(spec, batch[len(scores) :], expires_at)
-        return scores
+        while len(scores) < len(batch) and not limits.cancellation.is_cancelled:
+            scores += _score_until_lost(spec, batch[len(scores) :], limits)
+        return [*scores, *[Failure("cancelled")] * (len(batch) - len(scores))]
 
     return score
 
 
-def _score_until_lost(spec: PythonGrader, batch: Sequence[JudgedResponse], expires_at: float) -> list[Score]:
+def _score_until_lost(spec: PythonGrader, batch: Sequence[JudgedResponse], limits: Limits) -> list[Score]:
     """Scores from one process: of the whole batch, or up to the response that cost the process."""
     scores: list[Score] = []
-    with _jailed(spec) as jail:
+    with _jailed(spec) as jail, limits.cancellation.covers(jail):
         if fault := _fault_of_source(jail):
             return [Failure("python_source", fault)] * len(batch)
         for judged in batch:
-            if time.monotonic() > expires_at:
+            if time.monotonic() > limits.expires_at:
                 return [*scores, *[Failure("overloaded")] * (len(batch) - len(scores))]
             try:
                 scores.append(_asked(jail, judged, spec.timeout_s))
@@ -83,13 +83,18 @@ def _asked(jail: "_Jail", judged: JudgedResponse, timeout_s: float) -> Score:
 
 
 class _Jail:
-    """The pipes of one process."""
+    """One process and its pipes."""
 
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
         assert process.stdin is not None
         assert process.stdout is not None
+        self._process = process
         self._stdin: IO[bytes] = process.stdin
         self._stdout: IO[bytes] = process.stdout
+
+    def interrupt(self) -> None:
+        """End the process: whoever waits for its answer gets _JailError; from any thread."""
+        self._process.kill()
 
     def send(self, message: dict[str, Any]) -> None:
         """Ask; raises _JailError."""

@@ -1,9 +1,11 @@
 """What graders see and what they give."""
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.common.trajectory import Outcome
+from services.reward.cancellation import Cancellation
 from services.reward.extraction import Extraction
 
 
@@ -33,5 +35,16 @@ class Failure:
 
 
 Score = float | Failure
-Scorer = Callable[[Sequence[JudgedResponse], float], list[Score]]
-"""Scores of a batch, in order; what is not begun by the second argument (time.monotonic) fails as overloaded."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long scores are wanted."""
+
+    expires_at: float = math.inf
+    """What is not begun by then (time.monotonic) fails as overloaded."""
+    cancellation: Cancellation = field(default_factory=Cancellation)
+
+
+Scorer = Callable[[Sequence[JudgedResponse], Limits], list[Score]]
+"""Scores of a batch, in order."""

@@ -17,7 +17,7 @@ from services.reward.equivalence import Comparison, compare
 from services.reward.extraction import Extraction, Profile, extract
 from services.reward.graders import Grader, score_all
 from services.reward.pool import SHUTTING_DOWN, Graded, Pool
-from services.reward.scores import Failure, JudgedResponse, Score
+from services.reward.scores import Failure, JudgedResponse, Limits, Score
 
 RULES_VERSION: Final = 4
 """Raised whenever a rule of extraction, normalisation or comparison changes a verdict."""
@@ -89,12 +89,14 @@ class Verifier:
         (time.monotonic) is unverifiable. Raises PlatformError("busy") when the queue is full, and
         "verifier_unavailable" when the pool closes meanwhile: the batch may be sent to another service.
         """
+        cancellation = cancellation or Cancellation()
         drafts = [self._draft(item, profile) for item in items]
         asked = [draft.question for draft in drafts if draft.question is not None]
         questions = list(dict.fromkeys(asked))
         self._metrics.duplicates.inc(len(asked) - len(questions))
         graded = self._compare(questions, timeout_s, expires_at, cancellation)
-        verdicts = self._scored([self._finish(draft, graded) for draft in drafts], graders, expires_at)
+        limits = Limits(expires_at, cancellation)
+        verdicts = self._scored([self._finish(draft, graded) for draft in drafts], graders, limits)
         for verdict in verdicts:
             self._metrics.verifications.labels(verdict.outcome.value).inc()
         return verdicts
@@ -113,7 +115,7 @@ class Verifier:
             return _Draft(item, Verdict(outcome=Outcome.UNVERIFIABLE, reason="internal_error"))
 
     def _compare(
-        self, questions: list[Question], timeout_s: float, expires_at: float, cancellation: Cancellation | None
+        self, questions: list[Question], timeout_s: float, expires_at: float, cancellation: Cancellation
     ) -> dict[Question, Graded]:
         known = {question: graded for question in questions if (graded := self._cache.get(question)) is not None}
         unknown = [question for question in questions if question not in known]
@@ -144,10 +146,10 @@ class Verifier:
             )
         return replace(draft, verdict=verdict)
 
-    def _scored(self, drafts: list[_Draft], graders: Sequence[Grader], expires_at: float) -> list[Verdict]:
+    def _scored(self, drafts: list[_Draft], graders: Sequence[Grader], limits: Limits) -> list[Verdict]:
         """Verdicts with the graders' scores; one for which a grader had no number is unverifiable."""
         scorable = [draft for draft in drafts if draft.verdict.outcome.is_scored]
-        scores = iter(score_all(graders, [_judged_response(draft) for draft in scorable], expires_at))
+        scores = iter(score_all(graders, [_judged_response(draft) for draft in scorable], limits))
         return [
             _with_scores(draft.verdict, next(scores)) if draft.verdict.outcome.is_scored else draft.verdict
             for draft in drafts

@@ -1,8 +1,8 @@
 """Graders in Python: what they may compute, and that the kernel refuses the rest."""
 
 import errno
-import math
 import subprocess
+import threading
 import time
 from typing import Any
 
@@ -12,19 +12,20 @@ import pytest
 from services.common.grader_spec import parse_grader
 from services.common.trajectory import Outcome
 from services.reward import sandbox
+from services.reward.cancellation import Cancellation
 from services.reward.extraction import Extraction
 from services.reward.graders import scorer
-from services.reward.scores import Failure, JudgedResponse, Score
+from services.reward.scores import Failure, JudgedResponse, Limits, Score
 
 RESPONSE = JudgedResponse(
     response=r"so \boxed{5}", extraction=Extraction("5", "boxed"), outcome=Outcome.CORRECT, gold="5", num_tokens=7
 )
 
 
-def run(body: str, *, setup: str = "", count: int = 1, expires_at: float = math.inf, **options: Any) -> list[Score]:
+def run(body: str, *, setup: str = "", count: int = 1, limits: Limits | None = None, **options: Any) -> list[Score]:
     source = f"{setup}\ndef grade(sample, item):\n    {body}\n"
     grader = parse_grader({"name": "g", "type": "python", "source": source, **options})
-    return scorer(grader)([RESPONSE] * count, expires_at)
+    return scorer(grader)([RESPONSE] * count, limits or Limits())
 
 
 def test_a_grader_sees_the_response_and_the_gold() -> None:
@@ -121,4 +122,22 @@ def test_code_that_never_ends_loading_costs_one_wait_and_not_one_for_every_respo
 
 
 def test_what_is_not_begun_in_time_fails_as_overloaded() -> None:
-    assert run("return 1", count=2, expires_at=time.monotonic() - 1) == [Failure("overloaded")] * 2
+    assert run("return 1", count=2, limits=Limits(time.monotonic() - 1)) == [Failure("overloaded")] * 2
+
+
+@pytest.mark.parametrize(("setup", "body"), [("while True: pass", "return 1"), ("", "while True: pass")])
+def test_a_caller_that_hangs_up_ends_the_process_before_its_deadline(setup: str, body: str) -> None:
+    cancellation = Cancellation()
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    hang_up = threading.Timer(1.0, cancellation.cancel)
+    hang_up.start()
+    scores = run(body, setup=setup, count=2, limits=Limits(cancellation=cancellation), timeout_s=30.0)
+    assert isinstance(scores[0], Failure)
+    assert "the process ended" in scores[0].detail
+    assert {child.pid for child in psutil.Process().children(recursive=True)} == before
+
+
+def test_a_call_cancelled_before_it_begins_scores_nothing() -> None:
+    cancellation = Cancellation()
+    cancellation.cancel()
+    assert run("return 1", count=2, limits=Limits(cancellation=cancellation)) == [Failure("cancelled")] * 2

@@ -158,6 +158,19 @@ def test_a_hung_up_call_frees_its_worker_for_the_next(connection: grpc.Channel) 
     assert verify(connection, item(gold="x+1", response=r"\boxed{1+x}"))[0].outcome is Outcome.CORRECT
 
 
+def test_a_hung_up_call_ends_its_python_grader(service: ServiceProcess, connection: grpc.Channel) -> None:
+    stuck = '{"name":"p","type":"python","source":"def grade(sample, item):\\n while True: pass","timeout_s":30}'
+    parent = psutil.Process(service.process.pid)
+    before = {child.pid for child in parent.children(recursive=True)}
+    request = reward_pb2.VerifyRequest(items=[item()], graders=[stuck], profile="rl")
+    abandoned = reward_pb2_grpc.RewardServiceStub(connection).Verify.future(request, timeout=120)
+    service.wait_until(lambda: len(parent.children(recursive=True)) > len(before), "a process for the grader")
+    abandoned.cancel()
+    service.wait_until(
+        lambda: {child.pid for child in parent.children(recursive=True)} == before, "its end", timeout_s=15
+    )
+
+
 def test_a_grader_without_a_number_makes_its_response_alone_unverifiable(connection: grpc.Channel) -> None:
     broken = '{"name":"p","type":"python","source":"def grade(sample, item): return 1 / (len(sample[\'answer\']) - 1)"}'
     verdicts = verify(connection, item(), item(gold="7", response=r"\boxed{7}"), graders=["accuracy", broken])

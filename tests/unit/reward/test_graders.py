@@ -1,4 +1,3 @@
-import math
 from typing import Any
 
 import pytest
@@ -8,7 +7,7 @@ from services.common.grader_spec import parse_grader
 from services.common.trajectory import Outcome
 from services.reward.extraction import Profile, extract
 from services.reward.graders import resolve, scorer
-from services.reward.scores import Failure, JudgedResponse, Score
+from services.reward.scores import Failure, JudgedResponse, Limits, Score
 
 SCORED = [outcome for outcome in Outcome if outcome.is_scored]
 
@@ -20,7 +19,7 @@ def judged(response: str = r"\boxed{5}", outcome: Outcome = Outcome.CORRECT, **f
 
 
 def score(grader: Any, response: str = r"\boxed{5}", outcome: Outcome = Outcome.CORRECT, **fields: Any) -> Score:
-    (value,) = scorer(parse_grader(grader))([judged(response, outcome, **fields)], math.inf)
+    (value,) = scorer(parse_grader(grader))([judged(response, outcome, **fields)], Limits())
     return value
 
 
