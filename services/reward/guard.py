@@ -26,6 +26,10 @@ _MAX_EXPONENT_FACTORIAL: Final = 7
 _MAX_FACTORIAL: Final = 5000
 _MAX_BINOMIAL: Final = 100_000
 _MAX_BOUND: Final = 2000
+_MAX_LONE_BOUND: Final = 200
+_MAX_INTEGRALS: Final = 2
+_MAX_INTEGRATED_DEGREE: Final = 8
+_MAX_SYMBOLIC_CELLS: Final = 16
 
 _LONG_NUMBER: Final = re.compile(r"\d{400}")
 _EXPONENT: Final = re.compile(r"(?:\^|\*\*)\s*")
@@ -36,6 +40,14 @@ _PRODUCT_FACTORIAL: Final = re.compile(r"[)}\]]\s*!")
 _TOWER: Final = re.compile(r"\d+(?:\s*(?:\^|\*\*)\s*[{(]?\s*\d+)+")
 _BINOMIAL: Final = re.compile(r"\\[dt]?binom|\\choose|\\tbinom")
 _BIG_OPERATOR: Final = re.compile(r"\\(?:sum|prod)(?![a-z])")
+_BOUNDS: Final = re.compile(
+    r"\s*(?:_\s*(?:\{\s*(?P<index>[a-zA-Z])?[^{}]*\}|\S))?\s*\^\s*(?P<upper>\{(?:[^{}]|\{[^{}]*\})*\}|\d+)"
+)
+_INTEGRAL: Final = re.compile(r"\\i{0,3}int(?![a-z])")
+_COMMAND: Final = re.compile(r"\\[a-zA-Z]+")
+_LETTER: Final = re.compile("[a-zA-Z]")
+_DETERMINANT: Final = re.compile(r"\\det(?![a-z])|vmatrix")
+_MATRIX_NAME: Final = re.compile(r"\{[a-zA-Z]*matrix\}|\\[a-zA-Z]+")
 _MATRIX_POWER: Final = re.compile(r"matrix\}\s*\)?\s*\^\s*\{?\s*[-+]?\d")
 _GAMMA: Final = re.compile(r"\\(?:Gamma|zeta)(?![a-z])")
 _FUNCTION: Final = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc|arc[a-z]+|log|ln|exp)(?![a-z])")
@@ -99,7 +111,9 @@ def _too_many_functions(text: str) -> bool:
 def _matrix_too_large(text: str) -> bool:
     if "matrix}" not in text:
         return False
-    return bool(_MATRIX_POWER.search(text)) or text.count("&") + text.count(r"\\") + 1 > _MAX_MATRIX_CELLS
+    cells = text.count("&") + text.count(r"\\") + 1
+    symbolic = _DETERMINANT.search(text) and _LETTER.search(_MATRIX_NAME.sub("", text))
+    return bool(_MATRIX_POWER.search(text)) or cells > (_MAX_SYMBOLIC_CELLS if symbolic else _MAX_MATRIX_CELLS)
 
 
 def _exponent_too_large(text: str) -> bool:
@@ -157,12 +171,34 @@ def _binomial_too_large(text: str) -> bool:
 
 
 def _range_too_large(text: str) -> bool:
-    """Bounds of sums and products: the first numbers after the operator."""
+    """Sums and products of many terms, or of hundreds that have no closed form; nested ones multiply."""
+    terms = 1
     for match in _BIG_OPERATOR.finditer(text):
-        bounds = re.match(r"\s*(?:_(?:\{[^{}]*\}|\S))?\s*\^\s*(\{(?:[^{}]|\{[^{}]*\})*\}|\d+)", text[match.end() :])
-        if bounds and _bound(bounds.group(1)) > _MAX_BOUND:
+        bounds = _BOUNDS.match(text, match.end())
+        terms *= max(1, _bound(bounds.group("upper"))) if bounds else 1
+        limit = (
+            _MAX_LONE_BOUND
+            if bounds and _has_no_closed_form(text[bounds.end() :], bounds.group("index"))
+            else _MAX_BOUND
+        )
+        if terms > limit:
             return True
     return False
+
+
+def _has_no_closed_form(term: str, index: str | None) -> bool:
+    """Functions, factorials and other variables than the index: every term is computed."""
+    letters = set(_LETTER.findall(_COMMAND.sub("", term))) - {index, "e", "i"}
+    return bool(_FUNCTION.search(term)) or "!" in term or bool(letters)
+
+
+def _integral_too_hard(text: str) -> bool:
+    """Triple integrals, and quotients of high degree under the sign."""
+    if len(_INTEGRAL.findall(text)) > _MAX_INTEGRALS:
+        return True
+    if not _INTEGRAL.search(text) or ("/" not in text and "frac" not in text):
+        return False
+    return any(int(exponent) > _MAX_INTEGRATED_DEGREE for exponent in _LETTER_TO.findall(text))
 
 
 def _bound(text: str) -> int:
@@ -186,4 +222,5 @@ _RULES: Final[tuple[tuple[str, Callable[[str], object]], ...]] = (
     ("large_factorial", _factorial_too_large),
     ("large_binomial", _binomial_too_large),
     ("large_range", _range_too_large),
+    ("hard_integral", _integral_too_hard),
 )

@@ -35,6 +35,7 @@ import typing
 import unicodedata  # noqa: F401
 
 _MAX_DETAIL = 300
+_PR_SET_PDEATHSIG, _SIGKILL = 1, 9
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, _PR_SET_DUMPABLE = 38, 22, 2, 4
 _LOAD_WORD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | errno.EPERM
@@ -55,7 +56,7 @@ def main() -> None:
     config = json.loads(asked.readline())
     sys.stdin, sys.stdout, sys.stderr = io.StringIO(), io.StringIO(), io.StringIO()
     try:
-        _enter_jail(config["memory_bytes"], config["cpu_s"])
+        _enter_jail(config["memory_bytes"], config["cpu_s"], config["parent"])
         grade = _load(config["source"])
     except BaseException as error:  # noqa: BLE001 - whatever the code does, the parent is told
         _say(said, {"failure": _described(error)})
@@ -92,7 +93,7 @@ def _say(said: typing.BinaryIO, message: dict[str, typing.Any]) -> None:
     said.flush()
 
 
-def _enter_jail(memory_bytes: int, cpu_s: int) -> None:
+def _enter_jail(memory_bytes: int, cpu_s: int, parent: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -102,6 +103,9 @@ def _enter_jail(memory_bytes: int, cpu_s: int) -> None:
     program = _filter()
     code = ctypes.create_string_buffer(program, len(program))
     header = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code)))
+    _prctl(libc, _PR_SET_PDEATHSIG, _SIGKILL, 0)
+    if os.getppid() != parent:
+        raise OSError("the service ended before its grader began")
     _prctl(libc, _PR_SET_DUMPABLE, 0, 0)
     _prctl(libc, _PR_SET_NO_NEW_PRIVS, 1, 0)
     _prctl(libc, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(header))

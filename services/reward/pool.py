@@ -38,6 +38,7 @@ _OUTCOMES: Final = {
     "answer_unparseable": (Outcome.INCORRECT, "answer_unparseable"),
     "gold_invalid": (Outcome.UNVERIFIABLE, "gold_invalid"),
     "memory": (Outcome.TOO_COMPLEX, "memory"),
+    "cpu_time": (Outcome.TOO_COMPLEX, "cpu_time"),
 }
 
 log = get_logger()

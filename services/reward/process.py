@@ -45,7 +45,7 @@ class Worker:
         """The comparator's reply; raises TimeoutError at the deadline, WorkerLostError when the process ended."""
         self.end.settimeout(timeout_s)
         try:
-            wire.send(self.end, {"gold": gold, "answer": answer})
+            wire.send(self.end, {"gold": gold, "answer": answer, "timeout_s": timeout_s})
         except ConnectionError as error:
             raise WorkerLostError from error
         reply = self._receive()

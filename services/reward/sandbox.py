@@ -4,6 +4,7 @@ services.reward.jail is the other side, and says what the process cannot do.
 """
 
 import json
+import os
 import selectors
 import subprocess
 import sys
@@ -138,8 +139,7 @@ def _jailed(spec: PythonGrader) -> Iterator[_Jail]:
         )
         try:
             jail = _Jail(process)
-            # A process that is starved of CPU is ended by the parent's clock; this ends one that nobody watches.
-            limits = {"memory_bytes": spec.memory_mb << 20, "cpu_s": 3600}
+            limits = {"memory_bytes": spec.memory_mb << 20, "cpu_s": 3600, "parent": os.getpid()}
             jail.send({"source": spec.source, **limits})
             yield jail
         finally:

@@ -1,15 +1,20 @@
 """A worker process: compares one pair at a time, under a memory limit, until it is killed or its socket closes.
 
-It never stops itself at a deadline: C code cannot be interrupted, so the serving process has it killed instead.
+At the deadline the serving process has it killed: C code cannot be interrupted. Sums, products, integrals and limits
+may run without end, so these alone get a budget of CPU time below the deadline, at which the worker gives up.
 """
 
 import ctypes
 import os
+import re
 import resource
 import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, Final
 
 from services.reward import wire
@@ -21,7 +26,17 @@ _GROWTH_SHARE: Final = 0.2
 MemoryError. (One single allocation beyond the limit leaves no trace and reads as incorrect; the guard refuses such
 answers beforehand, and both score the same.) Ordinary comparisons need a tenth of it."""
 _MAX_DETAIL: Final = 200
+_ENDLESS: Final = re.compile(r"\\(?:sum|prod|i{0,3}int|oint|lim)(?![a-z])")
+_ENDLESS_SHARE: Final = 0.5
+"""Share of the deadline that an answer with such an operator may use as CPU time; those that can be evaluated need a
+third of it."""
+_AGAIN_S: Final = 0.2
+"""The library may swallow the first interruption."""
 _SELF_TEST: Final = ((r"\frac{1}{2}", "0.5", True), ("x+1", "1+x", True), ("2", "3", False))
+
+
+class _CpuSpentError(BaseException):
+    """The budget of CPU time is used up; no `except Exception` of the library catches it."""
 
 
 def run(end: socket.socket, memory_bytes: int, parent: int) -> None:
@@ -30,6 +45,7 @@ def run(end: socket.socket, memory_bytes: int, parent: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    signal.signal(signal.SIGPROF, _give_up)
     works = all(equivalent(gold, answer) is expected for gold, answer, expected in _SELF_TEST)
     wire.send(end, {"ready": works, "cpu_s": time.process_time()})
     suspicious_bytes = _peak_bytes() + int(_GROWTH_SHARE * memory_bytes)
@@ -42,7 +58,9 @@ def run(end: socket.socket, memory_bytes: int, parent: int) -> None:
 
 def _compare(request: dict[str, Any]) -> tuple[str, str]:
     try:
-        if not equivalent(request["gold"], request["answer"]):
+        with _cpu_budget(request):
+            equal = equivalent(request["gold"], request["answer"])
+        if not equal:
             return "incorrect", ""
         return ("correct" if readable(request["gold"]) else "string_only"), ""
     except GoldUnreadableError as error:
@@ -51,6 +69,22 @@ def _compare(request: dict[str, Any]) -> tuple[str, str]:
         return "answer_unparseable", str(error)
     except MemoryError:
         return "memory", ""
+    except _CpuSpentError:
+        return "cpu_time", ""
+
+
+@contextmanager
+def _cpu_budget(request: dict[str, Any]) -> Iterator[None]:
+    budget_s = _ENDLESS_SHARE * request["timeout_s"] if _ENDLESS.search(request["answer"]) else 0.0
+    signal.setitimer(signal.ITIMER_PROF, budget_s, _AGAIN_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
+
+
+def _give_up(_signal: int, _frame: FrameType | None) -> None:
+    raise _CpuSpentError
 
 
 def _peak_bytes() -> int:

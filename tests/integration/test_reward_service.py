@@ -16,6 +16,8 @@ from services.common.trajectory import Outcome, Verdict
 from tests.support.processes import ServiceProcess, running_grpc_service
 from tests.support.servers import free_address
 
+STUCK_GRADER = '{"name":"p","type":"python","source":"def grade(sample, item):\\n while True: pass","timeout_s":30}'
+
 
 @pytest.fixture(scope="module")
 def address() -> str:
@@ -148,6 +150,24 @@ def test_a_killed_service_leaves_no_process(tmp_path: Path) -> None:
         assert [member for member in alive if member.status() != psutil.STATUS_ZOMBIE] == []
 
 
+def test_a_killed_service_leaves_no_grader_that_never_ends(tmp_path: Path) -> None:
+    address = free_address()
+    environment = {"DIRL_REWARD_LISTEN": address, "DIRL_REWARD_WORKERS": "1"}
+    with running_grpc_service("services.reward", tmp_path / "log", address, environment) as service:
+        parent = psutil.Process(service.process.pid)
+        before = parent.children(recursive=True)
+        with channel(address) as opened:
+            request = reward_pb2.VerifyRequest(items=[item()], graders=[STUCK_GRADER], profile="rl")
+            asked = reward_pb2_grpc.RewardServiceStub(opened).Verify.future(request, timeout=120)
+            service.wait_until(lambda: len(parent.children(recursive=True)) > len(before), "a process for the grader")
+            time.sleep(0.5)  # it is in its jail, and its endless loop
+            family = parent.children(recursive=True)
+            service.kill()
+            asked.cancel()
+        _, alive = psutil.wait_procs(family, timeout=15)
+        assert [member for member in alive if member.status() != psutil.STATUS_ZOMBIE] == []
+
+
 def test_a_hung_up_call_frees_its_worker_for_the_next(connection: grpc.Channel) -> None:
     stub = reward_pb2_grpc.RewardServiceStub(connection)
     slow = item(gold="x^2+42", response=r"\boxed{\int_0^1 \frac{\sin(x^x)}{\log(1+x^{x})} dx}")
@@ -159,10 +179,9 @@ def test_a_hung_up_call_frees_its_worker_for_the_next(connection: grpc.Channel) 
 
 
 def test_a_hung_up_call_ends_its_python_grader(service: ServiceProcess, connection: grpc.Channel) -> None:
-    stuck = '{"name":"p","type":"python","source":"def grade(sample, item):\\n while True: pass","timeout_s":30}'
     parent = psutil.Process(service.process.pid)
     before = {child.pid for child in parent.children(recursive=True)}
-    request = reward_pb2.VerifyRequest(items=[item()], graders=[stuck], profile="rl")
+    request = reward_pb2.VerifyRequest(items=[item()], graders=[STUCK_GRADER], profile="rl")
     abandoned = reward_pb2_grpc.RewardServiceStub(connection).Verify.future(request, timeout=120)
     service.wait_until(lambda: len(parent.children(recursive=True)) > len(before), "a process for the grader")
     abandoned.cancel()

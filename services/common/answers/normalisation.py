@@ -18,7 +18,7 @@ _LEFT_EDGE: Final = " ,;:"
 _RIGHT_EDGE: Final = " .,;:"
 _LEAD: Final = re.compile(
     rf"(?i)(?:{TEXT}\s*\{{)?\s*(?:the |final )*answer(?: is)?\s*:?\s*\}}?\s*"
-    rf"|{TEXT}\s*\{{[a-z ]{{3,}}:\s*\}}\s*|\\approx(?![a-z])\s*"
+    rf"|{TEXT}\s*\{{[a-z ,]{{3,}}(?::| is| equals| is equal to)\s*:?\s*\}}\s*|\\approx(?![a-z])\s*"
 )
 _ALL_VALUES: Final = rf"(?:{TEXT} ?\{{ ?)?(?:for )?(?:all|any|every)(?: real)?(?: numbers?)? ?\}}? ?"
 _FOR_ALL: Final = re.compile(

@@ -188,6 +188,7 @@ _NUMBERS: Final[tuple[Rewrite, ...]] = (
     (_pattern(r"(?<![\w.\\])(\d+(?:\.\d+)?)[eE]([+-]?\d{1,3})(?!\w)"), r"\1\\times 10^{\2}"),
     (_pattern(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)"), r"\\times "),
     (_pattern(r"(?<=\d)\.(?=\s*/)"), ""),
+    (_pattern(r"(?<=[\w)}])\s*!=(?!=)"), "! ="),  # a factorial: LaTeX writes \ne
     (_pattern(r"\*\*"), "^"),
     (_pattern(r"\^\s*\{?\s*(-?)(\d{0,3})\.(\d{1,3})(?![\d.])\s*\}?"), _exact_exponent),
     (_pattern(r"\s*\*\s*"), r"\\cdot "),

@@ -46,6 +46,13 @@ from services.reward.guard import refuse
         (r"\binom{10^{12}}{3}", "large_binomial"),
         (r"\sum_{i=1}^{10000}\sin(i)", "large_range"),
         (r"\prod_{i=1}^{10^3}(i+x)", "large_range"),
+        (r"\sum_{i=1}^{1999} \sin(i)", "large_range"),
+        (r"\prod_{i=1}^{1999} (i+x)", "large_range"),
+        (r"\sum_{n=1}^{1999} n!", "large_range"),
+        (r"\prod_{i=1}^{100}\prod_{j=1}^{100}(i+j)", "large_range"),
+        (r"\int_0^1\int_0^1\int_0^1 \frac{1}{1+xyz} dxdydz", "hard_integral"),
+        (r"\int \frac{1}{x^{20}+1}dx", "hard_integral"),
+        (r"\det\begin{pmatrix}" + "a&" * 24 + r"\end{pmatrix}", "large_matrix"),
     ],
 )
 def test_expensive_expressions_are_refused_by_rule(text: str, rule: str) -> None:
@@ -61,7 +68,8 @@ def test_expensive_expressions_are_refused_by_rule(text: str, rule: str) -> None
         r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", r"(1-\frac{1}{365})^{365}", "(x-1)(x-2)(x-3)(x-4)",
         "(a+b+c)^5", r"\frac{x^{100}-1}{x-1}", "x^8+x^7+x^6+x^5+x^4+x^3+x^2+x+1", r"\sin(\cos(\tan(x)))",
         r"\frac{\sqrt{\sqrt{11}+\sqrt{194}}}{15+2\sqrt{33}}", "(3^2)^{50}", r"\sqrt{2^{2007}}", "|x-1|+|x+1|",
-        "9" * 399, "2^{2^{10}}", r"\prod_{k=1}^{100} k",
+        "9" * 399, "2^{2^{10}}", r"\prod_{k=1}^{100} k", r"\sum_{k=1}^{1999} k", r"\sum_{k=1}^{999} \frac{1}{k(k+1)}",
+        r"\int_0^1 \frac{1}{1+x^2} dx", r"\sum_{n=1}^{\infty} \frac{1}{n^2}", r"\sum_{k=0}^{90} \cos k",
     ],
 )  # fmt: skip
 def test_ordinary_answers_pass(text: str) -> None:
