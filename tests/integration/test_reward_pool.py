@@ -98,7 +98,7 @@ def test_a_bomb_ends_by_its_deadline_and_the_next_answer_is_judged(pool: Pool, b
     exploded, after = grade(pool, ("x^{900}+42", bomb), timeout_s=0.4)[0], grade(pool, EASY)[0]
     assert exploded.outcome is Outcome.TOO_COMPLEX
     assert exploded.reason in ("deadline", "memory", "cpu_time")
-    assert exploded.reason == "memory" or exploded.wall_ms > 400, "measured, with the time that the kill took"
+    assert exploded.reason != "deadline" or exploded.wall_ms > 400, "measured, with the time that the kill took"
     assert after.outcome is Outcome.CORRECT
 
 
