@@ -33,8 +33,8 @@ from tests.support.control_plane import (
     submit,
     until,
 )
-from tests.support.processes import running_process
-from tests.support.servers import Postgres
+from tests.support.processes import prometheus_samples, running_process
+from tests.support.servers import Postgres, free_address
 
 
 @dataclass
@@ -315,6 +315,7 @@ def test_the_process_records_and_ends_on_sigterm(
         "DIRL_REDIS_URL": redis_url,
         "DIRL_DATA_DIR": str(tmp_path),
         "DIRL_TRAINER_ADDRESSES": recording.context.fleet.trainers[0],
+        "DIRL_METRICS_LISTEN": free_address(),
     }
     with running_process("services.api.recorder", tmp_path / "recorder.log", environment) as process:
         process.wait_until(lambda: "recorder ready" in process.output(), "ready")
@@ -322,5 +323,8 @@ def test_the_process_records_and_ends_on_sigterm(
             recording.queue.send(event)
         process.wait_until(lambda: len(recording.learner_events()) == 2, "recorded")
 
+        counted = prometheus_samples(environment["DIRL_METRICS_LISTEN"])
+        assert counted["dirl_recorder_events_total"] == 2
+        assert counted["dirl_recorder_batch_seconds_count"] >= 1
         assert process.terminate() == 0
         assert process.group_is_gone()

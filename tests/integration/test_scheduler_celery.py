@@ -22,7 +22,7 @@ from tests.support.control_plane import (
     until,
     write_model,
 )
-from tests.support.processes import ROOT, running_process
+from tests.support.processes import ROOT, prometheus_samples, running_process
 from tests.support.servers import Postgres, free_address
 
 CHECKPOINT = {"step": 4, "stage": "rl", "weight_version": 4, "weight_digest": "d", "bytes": 1}
@@ -70,9 +70,10 @@ def test_a_job_runs_to_its_end_and_its_checkpoint_is_exported(
             "DIRL_ROLLOUT_ADDRESSES": replica_address,
             "DIRL_REWARD_ADDRESS": reward_address,
         }
+        metrics_address = free_address()
         with (
             running_process("services.api.recorder", tmp_path / "recorder.log", environment),
-            celery(environment, tmp_path / "worker.log", "worker"),
+            celery({**environment, "DIRL_METRICS_LISTEN": metrics_address}, tmp_path / "worker.log", "worker"),
             celery(environment, tmp_path / "beat.log", "beat"),
             running_api(settings) as (http, _),
         ):
@@ -101,6 +102,9 @@ def test_a_job_runs_to_its_end_and_its_checkpoint_is_exported(
             processes = {service["kind"]: service["state"] for service in http.get("/v1/system").json()["services"]}
             assert (processes["scheduler"], processes["recorder"]) == ("up", "up")
             assert [health(name, environment) for name in ("scheduler", "beat", "recorder")] == [""] * 3
+            counted = prometheus_samples(metrics_address)
+            assert counted["dirl_scheduler_tasks_total{outcome=done,task=dispatch}"] >= 1
+            assert counted["dirl_scheduler_task_seconds_count{task=reconcile}"] >= 1
     assert "scheduler ready" in (tmp_path / "worker.log").read_text()
 
 

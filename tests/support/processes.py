@@ -9,9 +9,23 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
 from services.common.rpc.client import probe
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def prometheus_samples(address: str) -> dict[str, float]:
+    """What a process at host:port tells Prometheus, by name{label=value,…} with labels in order."""
+    text = httpx.get(f"http://{address}/metrics", trust_env=False).text
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return {_title(sample.name, sample.labels): sample.value for sample in samples}
+
+
+def _title(name: str, labels: Mapping[str, str]) -> str:
+    return f"{name}{{{','.join(f'{key}={labels[key]}' for key in sorted(labels))}}}" if labels else name
 
 
 class ServiceProcess:
