@@ -102,6 +102,7 @@ _DIGIT_GROUPS: Final[tuple[Rewrite, ...]] = (
 )
 _LAYOUT: Final[tuple[Rewrite, ...]] = (
     (_pattern(r"(?<!\\)\\\\(?=(?:begin|end|[dtc]?frac|sqrt|left|right|cdot|text)(?![a-z]))"), r"\\"),
+    (_pattern(r"\A\s*\\\$\s*([-\d.,{}!\\ ]*\d)\s*\Z"), r"\1 \\text{dollars}"),  # no cents
     (_pattern(r"\\\$|\\?\""), ""),
     (_pattern(r"\$|(?<!\\)\\[()\[\]]"), " "),
     (_pattern(r"\\[hv]space\*?\s*\{[^{}]*\}"), " "),
@@ -188,7 +189,7 @@ _NUMBERS: Final[tuple[Rewrite, ...]] = (
     (_pattern(r"(?<![\w.\\])(\d+(?:\.\d+)?)[eE]([+-]?\d{1,3})(?!\w)"), r"\1\\times 10^{\2}"),
     (_pattern(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)"), r"\\times "),
     (_pattern(r"(?<=\d)\.(?=\s*/)"), ""),
-    (_pattern(r"(?<=[\w)}])\s*!=(?!=)"), "! ="),  # a factorial: LaTeX writes \ne
+    (_pattern(r"(?<=[\w)}])!=(?!=)"), "! ="),  # a factorial; with a blank before it, the sign of programs
     (_pattern(r"\*\*"), "^"),
     (_pattern(r"\^\s*\{?\s*(-?)(\d{0,3})\.(\d{1,3})(?![\d.])\s*\}?"), _exact_exponent),
     (_pattern(r"\s*\*\s*"), r"\\cdot "),
