@@ -19,7 +19,7 @@ from services.reward.graders import Grader, score_all
 from services.reward.pool import SHUTTING_DOWN, Graded, Pool
 from services.reward.scores import Failure, JudgedResponse, Limits, Score
 
-RULES_VERSION: Final = 4
+RULES_VERSION: Final = 5
 """Raised whenever a rule of extraction, normalisation or comparison changes a verdict."""
 _PACKAGES: Final = ("math-verify", "latex2sympy2_extended", "sympy")
 _CUT_OFF: Final = {"unclosed_box"}
