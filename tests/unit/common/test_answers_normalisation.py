@@ -20,7 +20,7 @@ from services.common.answers.normalisation import normalise
         (r"\text{The answer is }1414", "1414", ""),
         (r"\textbf{082}", "082", ""),
         (r"\text{Evelyn}", "Evelyn", ""),
-        (r"\$42", "42", ""),
+        (r"\$42", "42", "dollar"),
         (r"$\left( 3, \frac{\pi}{2} \right)$", r"( 3, \frac{\pi}{2} )", ""),
         (r"\dfrac12", r"\frac{1}{2}", ""),
         ("185\\", "185", ""),
