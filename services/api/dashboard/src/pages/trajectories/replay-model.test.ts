@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 
 import { exampleTrajectory } from "./example";
-import { blockPosition, buildReplay, findAnswer, leastSure } from "./replay-model";
+import { blockPosition, buildReplay, findAnswer, leastSure, type ReplayBlock, stretchesOf, stretchPosition } from "./replay-model";
 
 test("blocks lie on the grid of prompt and response together", () => {
   const { blocks } = buildReplay(exampleTrajectory());
@@ -59,4 +59,16 @@ test("the tokens of least confidence are those of the answer, not those behind t
 
 test("without a tokenizer the ids stand for the tokens", () => {
   expect(buildReplay(exampleTrajectory({ tokens: null })).tokens[0]?.text).toBe("#10");
+});
+
+test("a long response is cut into stretches, and a stretch changes only while its own blocks do", () => {
+  const [block] = buildReplay(exampleTrajectory()).blocks;
+  const long = Array.from({ length: 70 }, (_, index) => ({ ...block, index, firstStep: 2 * index + 1, lastStep: 2 * index + 2 }) as ReplayBlock);
+  expect(stretchesOf(long).map((stretch) => stretch.length)).toEqual([32, 32, 6]);
+  expect(stretchesOf(long.slice(0, 64)).map((stretch) => stretch.length)).toEqual([64]);
+  const [, second = []] = stretchesOf(long);
+  expect([0, 63, 64, 65, 128, 129, 140].map((at) => stretchPosition(second, at))).toEqual([63, 63, 64, 65, 128, 129, 129]);
+  for (const at of [0, 63, 64, 100, 129, 140]) {
+    expect(second.map((one) => blockPosition(one, stretchPosition(second, at)))).toEqual(second.map((one) => blockPosition(one, at)));
+  }
 });

@@ -77,6 +77,21 @@ export function blockPosition(block: ReplayBlock, at: number): number {
   return at < block.firstStep - 1 ? -1 : Math.min(at, block.lastStep + 1);
 }
 
+const STRETCH = 32;
+
+/** The blocks in runs that are laid out together; one run for a response of ordinary length. */
+export function stretchesOf(blocks: readonly ReplayBlock[]): ReplayBlock[][] {
+  const size = blocks.length > 2 * STRETCH ? STRETCH : Math.max(1, blocks.length);
+  return Array.from({ length: Math.ceil(blocks.length / size) }, (_, place) => blocks.slice(place * size, (place + 1) * size));
+}
+
+/** A number of steps after which the stretch looks as after `at`; equal numbers mean an equal picture. */
+export function stretchPosition(blocks: readonly ReplayBlock[], at: number): number {
+  const first = Math.min(...blocks.map((block) => block.firstStep));
+  const last = Math.max(...blocks.map((block) => block.lastStep));
+  return Math.min(Math.max(at, first - 2), last + 1);
+}
+
 export interface AnswerSpan {
   tokens: readonly ReplayToken[];
   firstStep: number;

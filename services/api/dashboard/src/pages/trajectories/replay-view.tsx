@@ -4,10 +4,11 @@ import { type PointerEvent, useMemo, useState } from "react";
 import type { TrajectoryDetail } from "../../api/types";
 import { number, words } from "../../format";
 import { Badge, Segments, Stat } from "../../ui/parts";
-import { BlockView, type Colouring } from "./block-view";
+import type { Colouring } from "./block-view";
 import { OutcomeBadge, signed } from "./outcome";
-import { type AnswerSpan, blockPosition, buildReplay, findAnswer, leastSure, type Replay, type ReplayToken, visibleText } from "./replay-model";
+import { type AnswerSpan, buildReplay, findAnswer, leastSure, type Replay, type ReplayToken, stretchesOf, stretchPosition, visibleText } from "./replay-model";
 import { StepStrip } from "./step-strip";
+import { Stretch } from "./stretch";
 import { type Playback, useKeys, usePlayback } from "./use-playback";
 
 interface Props {
@@ -20,6 +21,7 @@ const UNSURE_SHOWN = 4;
 
 export function ReplayView({ detail, onSibling }: Props) {
   const replay = useMemo(() => buildReplay(detail), [detail]);
+  const stretches = useMemo(() => stretchesOf(replay.blocks), [replay]);
   const answer = useMemo(() => {
     const verdict = detail.verdict as { extracted?: string } | null;
     return findAnswer(replay, verdict?.extracted ?? "", detail.gold, detail.outcome === "correct");
@@ -52,11 +54,12 @@ export function ReplayView({ detail, onSibling }: Props) {
             </div>
           </div>
           <div className={`film ${showsOrder ? "with-order" : ""}`} onPointerOver={point} onPointerDown={point} tabIndex={0} role="group" aria-label={`Response after ${at} of ${replay.numSteps} steps`}>
-            {replay.blocks.map((block) => (
-              <BlockView
-                key={block.index}
-                block={block}
-                position={blockPosition(block, at)}
+            {stretches.map((blocks) => (
+              <Stretch
+                key={blocks[0]?.index}
+                blocks={blocks}
+                at={stretchPosition(blocks, at)}
+                isLong={stretches.length > 1}
                 colouring={colouring}
                 advantage={detail.advantage}
                 answerFrom={answer?.tokens[0]?.index ?? -1}
