@@ -194,6 +194,7 @@ class JobForecast(TypedDict):
     steps: dict[str, int]
     parameters: int
     memory_bytes: int
+    activation_bytes: int | None
     disk_bytes: int
     disk_free_bytes: int
     seconds: float | None

@@ -99,6 +99,7 @@ def test_a_probe_says_whether_the_base_model_can_learn_from_the_prompts(
     assert (file["rows_too_long"], found["seconds"], found["seconds_from"]) == (0, None, None)
     assert found["parameters"] > 1000
     assert found["memory_bytes"] == 16 * found["parameters"]
+    assert found["activation_bytes"] > 10_000
 
 
 def test_a_job_without_room_for_its_checkpoints_is_refused_by_the_forecast(

@@ -1,6 +1,6 @@
 """What can be said of a job before it runs: its length, its room, and whether its prompts can teach anything."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,7 +9,7 @@ from services.common.job_spec import JobSpec
 
 _WEIGHT_BYTES: Final = 4
 _TRAINED_BYTES: Final = 16
-"""fp32 weights, gradients, and the two moments of AdamW; activations come on top."""
+"""fp32 weights, gradients, and the two moments of AdamW."""
 _CHECKPOINT_BYTES: Final = 12
 """fp32 weights and moments."""
 
@@ -21,6 +21,8 @@ class Room:
     parameters: int
     memory_bytes: int
     """At least: weights, gradients and optimizer state."""
+    activation_bytes: int | None
+    """What a training pass takes on top, about; None where the model's shape or the samples' length is not known."""
     memory_total_bytes: int | None
     """Of the trainer's machine; None when it is another one."""
     disk_bytes: int
@@ -46,7 +48,7 @@ class Probe:
         return (self.correct + self.wrong) / self.prompts
 
 
-def room(parameters: int, spec: JobSpec, memory_total: int | None, disk_free: int) -> Room:
+def room(parameters: int, activations: int | None, spec: JobSpec, memory_total: int | None, disk_free: int) -> Room:
     """What the job takes."""
     trains = spec.method.stages != ("eval",)
     kept = spec.checkpoint.keep_last + 1 if trains else 0  # the new one is written before the oldest is removed
@@ -55,6 +57,7 @@ def room(parameters: int, spec: JobSpec, memory_total: int | None, disk_free: in
     return Room(
         parameters=parameters,
         memory_bytes=parameters * (_TRAINED_BYTES if whole else _WEIGHT_BYTES),
+        activation_bytes=activations,
         memory_total_bytes=memory_total,
         disk_bytes=parameters * (_CHECKPOINT_BYTES if whole else _WEIGHT_BYTES) * kept,
         disk_free_bytes=disk_free,
@@ -96,9 +99,18 @@ def does_not_fit(room: Room, spec: JobSpec) -> Sequence[Problem]:
     return found
 
 
+def _passes_do_not_fit(room: Room) -> Iterator[Problem]:
+    if room.memory_total_bytes is None or room.activation_bytes is None:
+        return
+    if room.memory_bytes <= room.memory_total_bytes < room.memory_bytes + room.activation_bytes:
+        needs = f"about {room.activation_bytes} bytes of a pass beside {room.memory_bytes} of weights and optimizer"
+        what = f"does not fit: {needs}, the trainer's machine has {room.memory_total_bytes}"
+        yield Problem("trainer.max_tokens_per_microbatch", f"{what}; lower it, or set trainer.gradient_checkpointing")
+
+
 def objections(room: Room, probe: Probe | None, spec: JobSpec) -> Sequence[Problem]:
     """Why the job cannot fit or cannot learn; empty when nothing speaks against it."""
-    found = list(does_not_fit(room, spec))
+    found = [*does_not_fit(room, spec), *_passes_do_not_fit(room)]
     if probe is not None and probe.zero_variance_rate == 1.0 and spec.rl.dynamic_sampling:
         counts = f"{probe.correct} all correct, {probe.wrong} all wrong"
         what = f"all {probe.prompts} groups of a probe had equal rewards ({counts})"

@@ -3,7 +3,7 @@
 import json
 import shutil
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -15,6 +15,7 @@ from sqlalchemy import select
 from services.api.db.job_tables import ServiceLease
 from services.api.db.paces import earlier_pace
 from services.api.domain.access import Caller
+from services.api.domain.activations import Shape, activation_bytes, row_tokens
 from services.api.domain.forecast import Probe, Room, does_not_fit, objections, room, seconds_of, steps_of
 from services.api.http.envelope import ProblemBody
 from services.api.http.resources import Resources
@@ -75,6 +76,8 @@ class JobForecast(BaseModel):
     parameters: int
     memory_bytes: int
     """At least: weights, gradients and optimizer state."""
+    activation_bytes: int | None
+    """What a training pass takes on top, by an estimate; null when the model's shape or its tokenizer is not known."""
     disk_bytes: int
     """Of the checkpoints that are kept at once."""
     disk_free_bytes: int
@@ -92,7 +95,7 @@ def forecast(resources: Resources, caller: Caller, submission: Submission) -> Jo
     spec = submission.spec
     reports = {use.file: check_file(use.path) for use in submission.uses}
     lengths = {use.file: _lengths(use, submission) for use in submission.uses}
-    needed = _room(resources, submission)
+    needed = _room(resources, submission, lengths.values())
     probe, skipped = _probe(resources, submission)
     problems = [*objections(needed, probe, spec), *_length_problems(submission, reports, lengths)]
     steps = steps_of(spec, sum(reports[use.file].sft_rows for use in submission.uses if use.needs == "sft"))
@@ -105,6 +108,7 @@ def forecast(resources: Resources, caller: Caller, submission: Submission) -> Jo
         steps=steps,
         parameters=needed.parameters,
         memory_bytes=needed.memory_bytes,
+        activation_bytes=needed.activation_bytes,
         disk_bytes=needed.disk_bytes,
         disk_free_bytes=needed.disk_free_bytes,
         seconds=seconds,
@@ -116,7 +120,7 @@ def forecast(resources: Resources, caller: Caller, submission: Submission) -> Jo
 
 def require_room(resources: Resources, submission: Submission) -> None:
     """Refuse what the machines cannot hold: PlatformError("preflight_failed")."""
-    if problems := does_not_fit(_room(resources, submission), submission.spec):
+    if problems := does_not_fit(_room(resources, submission, ()), submission.spec):
         raise ProblemsError("preflight_failed", "The job cannot be accepted", list(problems))
 
 
@@ -128,10 +132,19 @@ def require_prospects(resources: Resources, caller: Caller, submission: Submissi
         raise ProblemsError("preflight_failed", "The forecast speaks against the job", problems)
 
 
-def _room(resources: Resources, submission: Submission) -> Room:
+def _room(resources: Resources, submission: Submission, lengths: Iterable[Lengths | None]) -> Room:
     resources.data_dir.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(resources.data_dir).free
-    return room(_parameters(submission.model_path), submission.spec, _trainer_memory(resources), free)
+    activations = _activations(submission, [found.longest_sample for found in lengths if found is not None])
+    return room(_parameters(submission.model_path), activations, submission.spec, _trainer_memory(resources), free)
+
+
+def _activations(submission: Submission, longest_samples: Sequence[int]) -> int | None:
+    config = submission.model_path / "config.json"
+    shape = Shape.of(json.loads(config.read_text())) if config.is_file() else None
+    if shape is None or not longest_samples:
+        return None
+    return activation_bytes(shape, submission.spec, row_tokens(submission.spec, max(longest_samples)))
 
 
 def _lengths(use: FileUse, submission: Submission) -> Lengths | None:
