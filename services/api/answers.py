@@ -199,6 +199,7 @@ class JobForecast(TypedDict):
     disk_free_bytes: int
     seconds: float | None
     seconds_from: str | None
+    seconds_are_rough: bool
     probe: ProbeForecast | None
     probe_skipped: str | None
 

@@ -144,7 +144,7 @@ def test_rows_that_are_all_too_long_are_measured_and_objected_to(
     )
 
 
-def test_the_time_of_a_job_is_foretold_from_the_pace_of_an_earlier_one(
+def test_the_time_of_a_job_is_foretold_from_the_pace_of_an_earlier_one_also_of_another_model(
     postgres_server: Postgres, redis_url: str, tmp_path: Path, tiny: Path
 ) -> None:
     spec = body(tmp_path, tiny, rl={"steps": 10, "prompts_per_step": 4})
@@ -159,9 +159,15 @@ def test_the_time_of_a_job_is_foretold_from_the_pace_of_an_earlier_one(
                 )
             twice = {**spec, "rl": {"steps": 10, "prompts_per_step": 8}}
             found = http.post("/v1/jobs", params={"dry_run": True}, json=twice).json()
+            make_tiny_model(tmp_path / "wide", seed=0, hidden_size=32, layers=1, heads=2)
+            other = {**spec, "model": str(tmp_path / "wide")}
+            rough = http.post("/v1/jobs", params={"dry_run": True}, json=other).json()
 
     # the median of 3 s a step, twice the prompts in each of 10 steps
-    assert (found["seconds"], found["seconds_from"]) == (60.0, earlier)
+    assert (found["seconds"], found["seconds_from"], found["seconds_are_rough"]) == (60.0, earlier, False)
+    assert (rough["seconds_from"], rough["seconds_are_rough"]) == (earlier, True)
+    assert rough["seconds"] == pytest.approx(30.0 * rough["parameters"] / found["parameters"])
+    assert rough["parameters"] > found["parameters"]
 
 
 def test_a_spec_with_faults_gets_all_of_them_and_no_forecast(

@@ -22,12 +22,14 @@ class Pace:
     spec: dict[str, Any]
     step_s: float
     """Median."""
+    model_path: str
 
 
 def earlier_pace(session: Session, project: str, model_path: str, method: str) -> Pace | None:
-    """Of the project's newest job with this model and method that did a few steps; None when there is none."""
-    alike = select(Job.id).where(Job.project == project, Job.model_path == model_path, Job.method == method)
-    newest = alike.order_by(Job.created_at.desc()).limit(_LOOKED_AT).subquery()
+    """Of the project's newest job with this model and method that did a few steps; else with another model, or None."""
+    nearest = ((Job.model_path == model_path).desc(), Job.created_at.desc())
+    alike = select(Job.id).where(Job.project == project, Job.method == method)
+    newest = alike.order_by(*nearest).limit(_LOOKED_AT).subquery()
     middle = func.percentile_cont(0.5).within_group(Metric.value)
     timed = (
         select(Metric.job_id, middle)
@@ -36,8 +38,6 @@ def earlier_pace(session: Session, project: str, model_path: str, method: str) -
         .having(func.count() >= _FEWEST_STEPS)
         .subquery()
     )
-    found = session.execute(
-        select(Job, timed.c[1]).join(timed, timed.c.job_id == Job.id).order_by(Job.created_at.desc())
-    )
+    found = session.execute(select(Job, timed.c[1]).join(timed, timed.c.job_id == Job.id).order_by(*nearest))
     row = found.first()
-    return None if row is None else Pace(row[0].id, row[0].spec, row[1])
+    return None if row is None else Pace(row[0].id, row[0].spec, row[1], row[0].model_path)

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from sqlalchemy import select
 
 from services.api.db.job_tables import ServiceLease
-from services.api.db.paces import earlier_pace
+from services.api.db.paces import Pace, earlier_pace
 from services.api.domain.access import Caller
 from services.api.domain.activations import Shape, activation_bytes, row_tokens
 from services.api.domain.forecast import Probe, Room, does_not_fit, objections, room, seconds_of, steps_of
@@ -84,7 +84,9 @@ class JobForecast(BaseModel):
     seconds: float | None
     """Of all steps, at the pace of an earlier job; null without one, and without reinforcement or supervised steps."""
     seconds_from: str | None
-    """Job whose pace it is: the newest of this model and method that did a few steps."""
+    """Job whose pace it is: the newest of this model and method that did a few steps, or else of another model."""
+    seconds_are_rough: bool
+    """That job had another model: its pace was scaled by the number of parameters, which small models do not follow."""
     probe: ProbeForecast | None
     probe_skipped: str | None
     """Why the prompts were not tried."""
@@ -99,7 +101,7 @@ def forecast(resources: Resources, caller: Caller, submission: Submission) -> Jo
     probe, skipped = _probe(resources, submission)
     problems = [*objections(needed, probe, spec), *_length_problems(submission, reports, lengths)]
     steps = steps_of(spec, sum(reports[use.file].sft_rows for use in submission.uses if use.needs == "sft"))
-    seconds, seconds_from = _time(resources, caller, submission, sum(steps.values()))
+    pace = _pace(resources, caller, submission) if sum(steps.values()) else None
     return JobForecast(
         accepted=not problems,
         problems=[ProblemBody(path=problem.path, message=problem.message) for problem in problems],
@@ -111,8 +113,9 @@ def forecast(resources: Resources, caller: Caller, submission: Submission) -> Jo
         activation_bytes=needed.activation_bytes,
         disk_bytes=needed.disk_bytes,
         disk_free_bytes=needed.disk_free_bytes,
-        seconds=seconds,
-        seconds_from=seconds_from,
+        seconds=None if pace is None else _seconds(submission, pace, sum(steps.values()), needed.parameters),
+        seconds_from=None if pace is None else pace.job_id,
+        seconds_are_rough=pace is not None and _is_rough(submission, pace),
         probe=None if probe is None else _probe_view(probe),
         probe_skipped=skipped,
     )
@@ -160,13 +163,20 @@ def _length_problems(
             yield from length_problems(use.param, found, reports[use.file].rows)
 
 
-def _time(resources: Resources, caller: Caller, submission: Submission, steps: int) -> tuple[float | None, str | None]:
-    spec = submission.spec
+def _pace(resources: Resources, caller: Caller, submission: Submission) -> Pace | None:
+    """An earlier job's; of one with another model only if that is still there to be compared."""
     with resources.database.begin() as session:
-        pace = earlier_pace(session, caller.project, str(submission.model_path), spec.method.type)
-    if pace is None or steps == 0:
-        return None, None
-    return seconds_of(spec, steps, JobSpec.model_validate(pace.spec), pace.step_s), pace.job_id
+        pace = earlier_pace(session, caller.project, str(submission.model_path), submission.spec.method.type)
+    return None if pace is None or not _parameters(Path(pace.model_path)) else pace
+
+
+def _is_rough(submission: Submission, pace: Pace) -> bool:
+    return pace.model_path != str(submission.model_path)
+
+
+def _seconds(submission: Submission, pace: Pace, steps: int, parameters: int) -> float:
+    step_s = pace.step_s * parameters / _parameters(Path(pace.model_path))
+    return seconds_of(submission.spec, steps, JobSpec.model_validate(pace.spec), step_s)
 
 
 def _file(report: FileReport, lengths: Lengths | None) -> FileForecast:

@@ -17,7 +17,7 @@ export function ForecastNote({ forecast }: { forecast: Forecast }) {
         <Stat name="Parameters">{number(forecast.parameters)}</Stat>
         <Stat name="Memory, at least" title="Weights, gradients and optimizer state">{bytes(forecast.memory_bytes)}</Stat>
         {forecast.activation_bytes !== null && <Stat name="A training pass, about" title="Activations, on top of that">{bytes(forecast.activation_bytes)}</Stat>}
-        {forecast.seconds !== null && <Stat name={`Time, at the pace of ${forecast.seconds_from ?? "an earlier job"}`}>{duration(forecast.seconds)}</Stat>}
+        {forecast.seconds !== null && <Stat name={`Time, at the pace of ${forecast.seconds_from ?? "an earlier job"}`} title={forecast.seconds_are_rough ? "Of another model, scaled by the number of parameters" : undefined}>{forecast.seconds_are_rough && "roughly "}{duration(forecast.seconds)}</Stat>}
         <Stat name="Checkpoints on disk">{bytes(forecast.disk_bytes)} <span className="muted small">of {bytes(forecast.disk_free_bytes)} free</span></Stat>
       </div>
       <dl className="facts small">
