@@ -71,3 +71,13 @@ def test_names_and_steps_are_selected(database: Database, tmp_path: Path) -> Non
         (found,) = read_series(session, Wanted(job_id, ("b",), 3, 5, None), {})
 
     assert (found.name, found.steps, found.num_points) == ("b", [3, 4, 5], 3)
+
+
+def test_of_equal_values_the_first_stands_for_its_stretch(database: Database, tmp_path: Path) -> None:
+    job_id = submit(database, tmp_path)
+    rows = [{"job_id": job_id, "name": "a", "attempt": 1, "step": step, "value": 1.0} for step in range(102)]
+    with database.begin() as session:
+        session.execute(insert(Metric), rows)
+        (found,) = read_series(session, Wanted(job_id, (), None, None, 12), {})
+
+    assert found.steps == [0, 1, 21, 41, 61, 81, 101]

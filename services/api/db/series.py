@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select, true
-from sqlalchemy.dialects.postgresql import aggregate_order_by, distinct_on
+from sqlalchemy import ColumnElement, Float, Select, Subquery, Text, and_, case, cast, func, or_, select, true
+from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by, distinct_on
 from sqlalchemy.orm import Session
 
 from services.api.db.record_tables import Metric
@@ -45,28 +45,39 @@ def read_series(session: Session, wanted: Wanted, resumed_from: Mapping[int, int
 
     What earlier attempts did after that step was undone; of several attempts that did a step the newest counts.
     """
-    points = _thinned(_surviving(wanted, resumed_from), wanted.limit).subquery()
-    columns = (points.c.step, points.c.value, points.c.attempt)
-    # A row for each series and not for each point: a thousand rows cost this process more than the query does.
-    arrays = (func.array_agg(aggregate_order_by(column, points.c.step)) for column in columns)
-    rows = (
-        select(points.c.name, points.c.total, *arrays).group_by(points.c.name, points.c.total).order_by(points.c.name)
-    )
+    names = _names(wanted)
+    # One series after the other: each is sorted in memory and by numbers alone, all together on disk and by name.
+    series = _as_arrays(_thinned(_surviving(wanted, names, resumed_from), wanted.limit)).lateral()
+    rows = select(names.c.name, *series.c).where(series.c.total.is_not(None)).order_by(names.c.name)
     return [Series(*row) for row in session.execute(rows)]
 
 
-def _surviving(wanted: Wanted, resumed_from: Mapping[int, int]) -> Select[*tuple[Any, ...]]:
-    """One row per name and step."""
-    conditions: list[ColumnElement[bool]] = [Metric.job_id == wanted.job_id, _not_undone(resumed_from)]
+def _names(wanted: Wanted) -> Subquery:
     if wanted.names:
-        conditions.append(Metric.name.in_(wanted.names))
+        return select(func.unnest(cast(sorted(set(wanted.names)), ARRAY(Text))).label("name")).subquery()
+    return select(Metric.name).where(Metric.job_id == wanted.job_id).distinct().subquery()
+
+
+def _as_arrays(points: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
+    """A row for the series and not for each point: a thousand rows cost this process more than the query does."""
+    kept = points.subquery()
+    columns = (kept.c.step, kept.c.value, kept.c.attempt)
+    return select(
+        func.max(kept.c.total).label("total"),
+        *(func.array_agg(aggregate_order_by(column, kept.c.step)).label(column.name) for column in columns),
+    )
+
+
+def _surviving(wanted: Wanted, names: Subquery, resumed_from: Mapping[int, int]) -> Select[*tuple[Any, ...]]:
+    """One row per step of the series of a name."""
+    of_series = (Metric.job_id == wanted.job_id, Metric.name == names.c.name)
+    conditions: list[ColumnElement[bool]] = [*of_series, _not_undone(resumed_from)]
     if wanted.from_step is not None:
         conditions.append(Metric.step >= wanted.from_step)
     if wanted.to_step is not None:
         conditions.append(Metric.step <= wanted.to_step)
-    rows = select(Metric.name, Metric.step, Metric.value, Metric.attempt).where(*conditions)
-    newest = rows.ext(distinct_on(Metric.name, Metric.step))
-    return newest.order_by(Metric.name, Metric.step, Metric.attempt.desc())
+    rows = select(Metric.step, Metric.value, Metric.attempt).where(*conditions).correlate(names)
+    return rows.ext(distinct_on(Metric.step)).order_by(Metric.step, Metric.attempt.desc())
 
 
 def _not_undone(resumed_from: Mapping[int, int]) -> ColumnElement[bool]:
@@ -78,22 +89,31 @@ def _not_undone(resumed_from: Mapping[int, int]) -> ColumnElement[bool]:
 
 
 def _thinned(rows: Select[*tuple[Any, ...]], limit: int | None) -> Select[*tuple[Any, ...]]:
-    points = rows.subquery()
-    place = func.row_number().over(partition_by=points.c.name, order_by=points.c.step)
-    total = func.count().over(partition_by=points.c.name)
-    counted = select(points, place.label("place"), total.label("total")).subquery()
-    columns = (counted.c.name, counted.c.step, counted.c.value, counted.c.attempt, counted.c.total)
+    counted = _counted(rows)
+    columns = (counted.c.step, counted.c.value, counted.c.attempt, counted.c.total)
     if limit is None:
         return select(*columns)
+    cut = select(*columns, _stretch(counted, limit).label("stretch")).subquery()
+    least = func.min(cut.c.value).over(partition_by=cut.c.stretch).label("least")
+    greatest = func.max(cut.c.value).over(partition_by=cut.c.stretch).label("greatest")
+    ranged = select(cut, least, greatest).subquery()
+    kept = select(ranged).where(ranged.c.value.in_((ranged.c.least, ranged.c.greatest)))
+    # Of equal values the first.
+    first = kept.ext(distinct_on(ranged.c.stretch, ranged.c.value))
+    return first.order_by(ranged.c.stretch, ranged.c.value, ranged.c.step)
+
+
+def _counted(rows: Select[*tuple[Any, ...]]) -> Subquery:
+    """The points with their places, from 1, and with how many there are."""
+    points = rows.subquery()
+    whole: dict[str, Any] = {"order_by": points.c.step, "rows": (None, None)}  # the same for both: made in one pass
+    place, total = func.row_number().over(**whole), func.count().over(**whole)
+    return select(points, place.label("place"), total.label("total")).subquery()
+
+
+def _stretch(counted: Subquery, limit: int) -> ColumnElement[float]:
+    """The stretch in which a point lies; the ends, and the points of a series that is short enough, have their own."""
     stretches = (limit - 2) // 2
-    inner = func.greatest(counted.c.total - 2, 1)
-    stretch = (((counted.c.place - 1) * stretches - 1) / inner).label("stretch")
-    cut = select(counted, func.floor(stretch).label("bucket")).subquery()
-    among = (cut.c.name, cut.c.bucket)
-    least = func.row_number().over(partition_by=among, order_by=(cut.c.value, cut.c.step))
-    greatest = func.row_number().over(partition_by=among, order_by=(cut.c.value.desc(), cut.c.step))
-    ranked = select(cut, least.label("least"), greatest.label("greatest")).subquery()
-    ends = ranked.c.place.in_((1, ranked.c.total))
-    kept = or_(ranked.c.total <= limit, ends, ranked.c.least == 1, ranked.c.greatest == 1)
-    shown = (ranked.c.name, ranked.c.step, ranked.c.value, ranked.c.attempt, ranked.c.total)
-    return select(*shown).where(kept)
+    place, total = counted.c.place, counted.c.total
+    among = cast((place - 1) * stretches - 1, Float) / func.greatest(total - 2, 1)
+    return case((total <= limit, cast(place, Float)), else_=func.floor(among))
