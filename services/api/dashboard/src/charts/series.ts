@@ -6,8 +6,10 @@ export interface Series {
   values: number[];
 }
 
-const MOST = 4000;
-const THINNED = 2000;
+/** The least and the greatest value for each of a chart's pixels across. */
+export const POINTS = 800;
+/** So many before a growing series is thinned again. */
+const MOST = 1200;
 
 /** Series by metric, growing as events come. */
 export class SeriesStore {
@@ -45,7 +47,7 @@ export class SeriesStore {
     }
     series.steps.push(step);
     series.values.push(value);
-    this.series.set(name, series.steps.length > MOST ? thin(series, THINNED) : series);
+    this.series.set(name, series.steps.length > MOST ? thin(series, POINTS) : series);
   }
 }
 

@@ -3,6 +3,8 @@ import { useEffect, useRef } from "react";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 
+import { useNear } from "../ui/use-near";
+
 export interface PlotLine {
   label: string;
   /** Name of a CSS variable, e.g. "--series-1". */
@@ -42,10 +44,11 @@ const MARKER_COLOURS: Record<Marker["kind"], string> = {
   checkpoint: "--line-strong", evaluation: "--series-3", attempt: "--bad", stage: "--muted", revision: "--warn",
 };
 
-/** The canvas; a summary of the data stands in its label for those who cannot see it. */
+/** The canvas, while it is in sight or near; a summary of the data stands in its label for those who cannot see it. */
 export function UplotChart(props: Props) {
   const host = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
+  const isNear = useNear(host);
   const latest = useRef(props);
   useEffect(() => {
     latest.current = props;
@@ -54,7 +57,7 @@ export function UplotChart(props: Props) {
 
   useEffect(() => {
     const element = host.current;
-    if (element === null) return;
+    if (element === null || !isNear) return;
     const build = () => {
       plot.current?.destroy();
       plot.current = new uPlot(options(element, () => latest.current), latest.current.data, element);
@@ -73,7 +76,7 @@ export function UplotChart(props: Props) {
       plot.current?.destroy();
       plot.current = null;
     };
-  }, [shape]);
+  }, [shape, isNear]);
 
   useEffect(() => {
     plot.current?.setData(props.data, false);

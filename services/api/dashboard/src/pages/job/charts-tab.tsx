@@ -7,6 +7,7 @@ import { useQuery } from "../../api/use-query";
 import { chartOf, CHARTS, type ChartSpec, DEFAULT_METRICS, GROUPS } from "../../charts/catalogue";
 import type { Axis } from "../../charts/drawing";
 import { MetricChart } from "../../charts/metric-chart";
+import { POINTS } from "../../charts/series";
 import type { Marker, Range } from "../../charts/uplot-chart";
 import { Segments } from "../../ui/parts";
 import { useMarkers } from "./use-markers";
@@ -15,7 +16,6 @@ import type { LiveJob } from "./use-live-job";
 
 type Smoothing = "0" | "0.6" | "0.9";
 const STAGES: Record<string, readonly string[]> = { sft: ["sft"], rl: ["rl"], eval: ["eval"], pipeline: ["sft", "rl", "eval"] };
-const POINTS = 1200;
 
 export function ChartsTab({ live, job }: { live: LiveJob; job: Job }) {
   const [smoothing, setSmoothing] = useState<Smoothing>("0");

@@ -6,9 +6,8 @@ import { followEvents } from "../../api/stream";
 import type { Job, JobEvent } from "../../api/types";
 import { asError } from "../../api/use-query";
 import { DEFAULT_METRICS } from "../../charts/catalogue";
-import { SeriesStore } from "../../charts/series";
+import { POINTS, SeriesStore } from "../../charts/series";
 
-const POINTS = 1200;
 const REFRESH_MS = 1000;
 
 export interface LiveJob {
