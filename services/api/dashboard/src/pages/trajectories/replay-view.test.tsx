@@ -1,12 +1,12 @@
 // @vitest-environment jsdom
-import { cleanup, fireEvent, render, screen, within } from "@testing-library/react";
+import { cleanup, fireEvent, render, screen, waitFor, within } from "@testing-library/react";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 
 import { exampleTrajectory } from "./example";
 import { ReplayView } from "./replay-view";
 
 beforeEach(() => {
-  vi.stubGlobal("ResizeObserver", class { observe() {} disconnect() {} });
+  for (const observer of ["ResizeObserver", "IntersectionObserver"]) vi.stubGlobal(observer, class { observe() {} disconnect() {} });
   HTMLCanvasElement.prototype.getContext = () => null;
 });
 afterEach(cleanup);
@@ -48,6 +48,16 @@ test("the scrubber goes to a step", () => {
   fireEvent.change(screen.getByRole("slider", { name: "Denoising step" }), { target: { value: "5" } });
   expect(film()).toBe("27+45=\\boxed{7▒");
   expect(document.querySelector(".token.fresh")?.textContent?.trim()).toBe("7");
+});
+
+test("stretches of a long response that are out of sight follow", async () => {
+  const tokens = Array.from({ length: 400 }, () => "x");
+  const ones = tokens.map(() => 1);
+  const unmask_step = tokens.map((_, place) => place + 1);
+  render(<ReplayView detail={exampleTrajectory({ tokens, unmask_step, token_ids: ones, logprobs: ones, confidences: ones, visible_len: 400 })} onSibling={vi.fn()} />);
+  expect(document.querySelectorAll(".stretch")).toHaveLength(4);
+  fireEvent.change(screen.getByRole("slider", { name: "Denoising step" }), { target: { value: "150" } });
+  await waitFor(() => expect(document.querySelectorAll(".token.none")).toHaveLength(400 - 153));
 });
 
 test("it says where it committed to the wrong number, and goes there", () => {

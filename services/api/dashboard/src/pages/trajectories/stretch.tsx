@@ -1,6 +1,7 @@
-/** A stretch of a long response: what is out of sight is neither laid out nor, while its picture stays, drawn again. */
-import { memo } from "react";
+/** A stretch of a long response: what is out of sight is not laid out, and follows once what is in sight is drawn. */
+import { memo, useDeferredValue, useRef } from "react";
 
+import { useNear } from "../../ui/use-near";
 import { BlockView, type Colouring } from "./block-view";
 import { blockPosition, type ReplayBlock } from "./replay-model";
 
@@ -22,9 +23,13 @@ interface Props extends Look {
 }
 
 export const Stretch = memo(function Stretch({ blocks, at, isLong, ...look }: Props) {
+  const element = useRef<HTMLDivElement>(null);
+  const isNear = useNear(element);
+  const later = useDeferredValue(at);
+  const shown = isLong && !isNear ? later : at;
   return (
-    <div className={isLong ? "stretch" : undefined}>
-      {blocks.map((block) => <BlockView key={block.index} block={block} position={blockPosition(block, at)} {...look} />)}
+    <div ref={element} className={isLong ? "stretch" : undefined}>
+      {blocks.map((block) => <BlockView key={block.index} block={block} position={blockPosition(block, shown)} {...look} />)}
     </div>
   );
 });
