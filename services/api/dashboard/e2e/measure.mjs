@@ -6,17 +6,20 @@ import { openBrowser } from "./browser.mjs";
 const [base, job, trajectory, liveSeconds] = process.argv.slice(2);
 const REPEATS = 5;
 const SEEKS = 60;
+const READINGS = 8;
 
 const print = (line) => console.log(JSON.stringify(line));
 const median = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
 
-/** Milliseconds from the navigation to the frame in which every chart that has values is drawn. */
+/** Milliseconds from the navigation to the frame in which all charts have their values, and those in the window are drawn. */
 async function firstPaint(page) {
   await page.goto(`${base}/jobs/${job}`);
   return page.evaluate(() => new Promise((resolve) => {
+    const isDrawn = (chart) => chart.getBoundingClientRect().top >= window.innerHeight || chart.querySelector("canvas") !== null;
     const look = () => {
-      const charts = document.querySelectorAll("figure.chart").length;
-      if (charts > 0 && document.querySelectorAll("figure.chart canvas").length === charts) requestAnimationFrame(() => resolve(performance.now()));
+      const charts = [...document.querySelectorAll("figure.chart")];
+      const isEmpty = charts.length === 0 || document.querySelector(".chart-empty") !== null;
+      if (!isEmpty && charts.every(isDrawn)) requestAnimationFrame(() => resolve(performance.now()));
       else requestAnimationFrame(look);
     };
     look();
@@ -29,15 +32,25 @@ async function heapMib(session) {
   return metrics.find((metric) => metric.name === "JSHeapUsedSize").value / 2 ** 20;
 }
 
-/** Megabytes of the page's heap after a tenth of the time and at its end, while steps arrive. */
+/** The most of the page's heap in megabytes, read `READINGS` times, each after a garbage collection, within milliseconds. */
+async function mostHeapMib(page, session, milliseconds) {
+  let most = 0;
+  for (let reading = 0; reading < READINGS; reading++) {
+    await page.waitForTimeout(milliseconds / READINGS);
+    most = Math.max(most, await heapMib(session));
+  }
+  return most;
+}
+
+/** Megabytes of the page's heap while steps arrive: in the first third, in which it warms up, and in the two after it. */
 async function liveMemory(page) {
   const session = await page.context().newCDPSession(page);
   await session.send("Performance.enable");
-  await page.waitForTimeout((liveSeconds * 1000) / 10);
-  const early = await heapMib(session);
-  const stepsEarly = await page.locator(".job-progress .num").first().innerText();
-  await page.waitForTimeout((liveSeconds * 9000) / 10);
-  return { early_mib: early, late_mib: await heapMib(session), from: stepsEarly, to: await page.locator(".job-progress .num").first().innerText() };
+  const thirds = [];
+  const steps = () => page.locator(".job-progress .num").first().innerText();
+  const from = await steps();
+  for (let third = 0; third < 3; third++) thirds.push(await mostHeapMib(page, session, (liveSeconds * 1000) / 3));
+  return { warming_mib: thirds[0], early_mib: thirds[1], late_mib: thirds[2], from, to: await steps() };
 }
 
 /** Milliseconds from a seek to the frame that shows it, over places all along the response. */
@@ -55,14 +68,18 @@ async function seeking(page) {
       await new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
       times.push(performance.now() - began);
     }
-    const step = [];
-    for (let place = 0; place < seeks; place++) {
-      const began = performance.now();
-      document.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft", bubbles: true }));
-      await new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
-      step.push(performance.now() - began);
-    }
-    return { tokens: document.querySelectorAll("[data-token]").length, seek: times, step };
+    const stepping = async (key) => {
+      const steps = [];
+      for (let place = 0; place < seeks; place++) {
+        const began = performance.now();
+        document.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+        await new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
+        steps.push(performance.now() - began);
+      }
+      return steps;
+    };
+    const [back, forward] = [await stepping("ArrowLeft"), await stepping("ArrowRight")];
+    return { tokens: document.querySelectorAll("[data-token]").length, seek: times, back, forward };
   }, SEEKS);
 }
 
@@ -72,6 +89,7 @@ const paints = [];
 for (let repeat = 0; repeat < REPEATS; repeat++) paints.push(await firstPaint(page));
 print({ name: "first_paint", first_ms: paints[0], median_ms: median(paints.slice(1)) });
 print({ name: "live", seconds: Number(liveSeconds), ...(await liveMemory(page)) });
-const { tokens, seek, step } = await seeking(page);
-print({ name: "replay", tokens, seek_median_ms: median(seek), seek_max_ms: Math.max(...seek), step_median_ms: median(step), step_max_ms: Math.max(...step) });
+const { tokens, ...times } = await seeking(page);
+const timed = Object.entries(times).flatMap(([name, values]) => [[`${name}_median_ms`, median(values)], [`${name}_max_ms`, Math.max(...values)]]);
+print({ name: "replay", tokens, ...Object.fromEntries(timed) });
 await browser.close();
