@@ -32,14 +32,14 @@ async function heapMib(session) {
   return metrics.find((metric) => metric.name === "JSHeapUsedSize").value / 2 ** 20;
 }
 
-/** The most of the page's heap in megabytes, read `READINGS` times, each after a garbage collection, within milliseconds. */
-async function mostHeapMib(page, session, milliseconds) {
-  let most = 0;
+/** The median of the page's heap in megabytes over `READINGS` readings, each after a garbage collection, within milliseconds. */
+async function medianHeapMib(page, session, milliseconds) {
+  const found = [];
   for (let reading = 0; reading < READINGS; reading++) {
     await page.waitForTimeout(milliseconds / READINGS);
-    most = Math.max(most, await heapMib(session));
+    found.push(await heapMib(session));
   }
-  return most;
+  return median(found);
 }
 
 /** Megabytes of the page's heap while steps arrive: in the first third, in which it warms up, and in the two after it. */
@@ -49,7 +49,7 @@ async function liveMemory(page) {
   const thirds = [];
   const steps = () => page.locator(".job-progress .num").first().innerText();
   const from = await steps();
-  for (let third = 0; third < 3; third++) thirds.push(await mostHeapMib(page, session, (liveSeconds * 1000) / 3));
+  for (let third = 0; third < 3; third++) thirds.push(await medianHeapMib(page, session, (liveSeconds * 1000) / 3));
   return { warming_mib: thirds[0], early_mib: thirds[1], late_mib: thirds[2], from, to: await steps() };
 }
 
