@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from services.common.errors import PlatformError
 from services.common.events import Event
+from services.common.job_spec import schema_digest
 from services.common.pb.dirl.v1 import (
     reward_pb2,
     reward_pb2_grpc,
@@ -38,6 +39,11 @@ UNREACHABLE_CODES: Final = frozenset({"trainer_unavailable", "rollout_unavailabl
 """Codes after which nobody knows whether the call was carried out."""
 
 Answer = TypeVar("Answer")
+
+
+def reads_same_spec(status: trainer_pb2.GetTrainerStatusResponse) -> bool:
+    """Whether the trainer reads job specs as this process does; in the middle of an upgrade one may not."""
+    return status.spec_digest == schema_digest()
 
 
 class Fleet:

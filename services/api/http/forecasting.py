@@ -4,6 +4,7 @@ import json
 import shutil
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -101,7 +102,7 @@ def forecast(resources: Resources, caller: Caller, submission: Submission) -> Jo
     probe, skipped = _probe(resources, submission)
     problems = [*objections(needed, probe, spec), *_length_problems(submission, reports, lengths)]
     steps = steps_of(spec, sum(reports[use.file].sft_rows for use in submission.uses if use.needs == "sft"))
-    pace = _pace(resources, caller, submission) if sum(steps.values()) else None
+    pace = _pace(resources, caller, submission, needed.parameters) if any(steps.values()) else None
     return JobForecast(
         accepted=not problems,
         problems=[ProblemBody(path=problem.path, message=problem.message) for problem in problems],
@@ -113,9 +114,9 @@ def forecast(resources: Resources, caller: Caller, submission: Submission) -> Jo
         activation_bytes=needed.activation_bytes,
         disk_bytes=needed.disk_bytes,
         disk_free_bytes=needed.disk_free_bytes,
-        seconds=None if pace is None else _seconds(submission, pace, sum(steps.values()), needed.parameters),
+        seconds=None if pace is None else _seconds(spec, pace, steps),
         seconds_from=None if pace is None else pace.job_id,
-        seconds_are_rough=pace is not None and _is_rough(submission, pace),
+        seconds_are_rough=pace is not None and pace.model_path != str(submission.model_path),
         probe=None if probe is None else _probe_view(probe),
         probe_skipped=skipped,
     )
@@ -163,20 +164,18 @@ def _length_problems(
             yield from length_problems(use.param, found, reports[use.file].rows)
 
 
-def _pace(resources: Resources, caller: Caller, submission: Submission) -> Pace | None:
-    """An earlier job's; of one with another model only if that is still there to be compared."""
+def _pace(resources: Resources, caller: Caller, submission: Submission, parameters: int) -> Pace | None:
+    """An earlier job's; of one with another model scaled by its parameters, if that is still there to be compared."""
     with resources.database.begin() as session:
         pace = earlier_pace(session, caller.project, str(submission.model_path), submission.spec.method.type)
-    return None if pace is None or not _parameters(Path(pace.model_path)) else pace
+    if pace is None or pace.model_path == str(submission.model_path):
+        return pace
+    theirs = _parameters(Path(pace.model_path))
+    return replace(pace, step_s=pace.step_s * parameters / theirs) if theirs else None
 
 
-def _is_rough(submission: Submission, pace: Pace) -> bool:
-    return pace.model_path != str(submission.model_path)
-
-
-def _seconds(submission: Submission, pace: Pace, steps: int, parameters: int) -> float:
-    step_s = pace.step_s * parameters / _parameters(Path(pace.model_path))
-    return seconds_of(submission.spec, steps, JobSpec.model_validate(pace.spec), step_s)
+def _seconds(spec: JobSpec, pace: Pace, steps: Mapping[str, int]) -> float:
+    return seconds_of(spec, sum(steps.values()), JobSpec.model_validate(pace.spec), pace.step_s)
 
 
 def _file(report: FileReport, lengths: Lengths | None) -> FileForecast:

@@ -15,10 +15,10 @@ from sqlalchemy.exc import OperationalError
 from services.api.db.base import utc_now
 from services.api.db.heartbeats import LATE, last_beats
 from services.api.db.job_tables import Heartbeat, ServiceLease
+from services.api.fleet import reads_same_spec
 from services.api.http.resources import Res, Resources
 from services.api.http.views import unix, unix_or_none
 from services.common.errors import PlatformError
-from services.common.job_spec import schema_digest
 from services.common.pb.dirl.v1 import reward_pb2, rollout_pb2, trainer_pb2
 from services.common.telemetry.last_error import last_error
 
@@ -242,13 +242,12 @@ def _reward(status: reward_pb2.GetRewardStatusResponse) -> dict[str, Any]:
 
 
 def _trainer(status: trainer_pb2.GetTrainerStatusResponse) -> dict[str, Any]:
-    foreign = status.spec_digest != schema_digest()
     return {
         "activity": status.state,
         "job_id": status.job_id if status.state == "running" else None,
         "version": status.version,
         "rss_bytes": status.rss_bytes,
-        "error": _FOREIGN if foreign else status.error_message or None,
+        "error": (status.error_message or None) if reads_same_spec(status) else _FOREIGN,
     }
 
 

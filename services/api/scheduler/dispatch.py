@@ -22,9 +22,9 @@ from services.api.db.jobs import (
 )
 from services.api.domain.job_state import JobState
 from services.api.domain.placement import FreeServices, Need, Placement, Waiter, Waiting, fair_order, place_all
+from services.api.fleet import reads_same_spec
 from services.api.scheduler.context import SchedulerContext
 from services.common.errors import PlatformError
-from services.common.job_spec import schema_digest
 from services.common.pb.dirl.v1 import rollout_pb2, trainer_pb2
 from services.common.telemetry.logs import get_logger
 
@@ -76,8 +76,7 @@ def _trainer_is_free(
     if status.state == "running":
         _stop_orphan(context, address, status)
         return False
-    if status.spec_digest != schema_digest():
-        # In the middle of an upgrade: it would refuse the spec, or read it otherwise than it was meant.
+    if not reads_same_spec(status):  # it would refuse the spec, or read it otherwise than it was meant
         log.warning("trainer of another release left alone", trainer=address, version=status.version)
         return False
     return True
