@@ -1,15 +1,18 @@
 """The API under load: 1,000 jobs and 10 million metric points in PostgreSQL, everything for real.
 
-One JSON object per line: milliseconds per request (p50, p99) of the list, of metrics thinned by the database, of
-trajectories, of events; of a submission; metric points stored per second through the recorder's own code; and 200
-clients that follow the events of a job for a minute, with the number of events that each missed.
+One JSON object per line: milliseconds per request (p50, p99) of the list, of metrics thinned by the
+database, of trajectories, of events; of a submission; metric points stored per second through the
+recorder's own code; and 200 clients that follow the events of a job for a minute, with the number
+of events that each missed.
 
-Reads are measured in two ways. At a `rate`, requests are due at fixed moments whether or not earlier ones are answered,
-and a latency counts from the moment that its request was due: what users of a loaded API see. Without a pause, eight
-clients ask again as soon as they are answered: that is saturation, where latency is eight times the time of a request,
-the clients' own included. `share` is the p99 over that of `/healthz` without a pause, in the same run.
+Reads are measured in two ways. At a `rate`, requests are due at fixed moments whether or not
+earlier ones are answered, and a latency counts from the moment that its request was due: what users
+of a loaded API see. Without a pause, eight clients ask again as soon as they are answered: that is
+saturation, where latency is eight times the time of a request, the clients' own included. `share`
+is the p99 over that of `/healthz` without a pause, in the same run.
 
-Filling takes minutes: with `--keep DIR` it is done once, and `--only` measures one part of it at a time.
+Filling takes minutes: with `--keep DIR` it is done once, and `--only` measures one part of it at a
+time.
 """
 
 import argparse
@@ -34,7 +37,12 @@ from services.api.db.job_tables import Attempt
 from services.api.embedded.ports import free_ports
 from services.api.embedded.processes import Supervisor
 from services.api.embedded.servers import ServerUrls, start_servers
-from services.api.embedded.services import choose_addresses, migration_command, platform_services, shared_environment
+from services.api.embedded.services import (
+    choose_addresses,
+    migration_command,
+    platform_services,
+    shared_environment,
+)
 from services.api.recorder_apply import apply_events
 from services.common.events import Event, EventType
 from services.common.job_spec import parse_spec
@@ -84,7 +92,9 @@ def fill(database: Database, size: Size) -> list[str]:
     per_job = size.points // size.jobs
     names, steps = 20, max(1, per_job // 20)
     with database.begin() as session:
-        spec = parse_spec({"model": "/m", "method": "rl", "training_file": "/rows.jsonl"}).canonical_json()
+        spec = parse_spec(
+            {"model": "/m", "method": "rl", "training_file": "/rows.jsonl"}
+        ).canonical_json()
         session.execute(
             text(
                 "INSERT INTO jobs (id, created_at, spec, spec_hash, method, labels, model_path, files, "
@@ -134,7 +144,9 @@ def fill(database: Database, size: Size) -> list[str]:
 def job_ids(database: Database) -> list[str]:
     """The jobs that were filled in."""
     with database.begin() as session:
-        return list(session.execute(text("SELECT id FROM jobs WHERE spec_hash = 'h' ORDER BY id")).scalars())
+        return list(
+            session.execute(text("SELECT id FROM jobs WHERE spec_hash = 'h' ORDER BY id")).scalars()
+        )
 
 
 def _group() -> dict[str, Any]:
@@ -176,7 +188,9 @@ def measure(url: str, size: Size, path_of: Callable[[int], str]) -> dict[str, fl
 
 
 def measure_at_rate(url: str, count: int, path_of: Callable[[int], str]) -> dict[str, float]:
-    """p50 and p99 in milliseconds of GET requests that are due every 1 / RATE seconds, from when they were due."""
+    """p50 and p99 in milliseconds of GET requests that are due every 1 / RATE seconds, from when
+    they were due.
+    """
     clients = threading.local()
     began = time.perf_counter() + 0.1
 
@@ -194,13 +208,19 @@ def measure_at_rate(url: str, count: int, path_of: Callable[[int], str]) -> dict
 
 def _percentiles(seconds: list[float]) -> dict[str, float]:
     cuts = statistics.quantiles(seconds, n=100, method="inclusive")
-    return {"p50_ms": round(1000 * cuts[49], 2), "p99_ms": round(1000 * cuts[98], 2), "requests": len(seconds)}
+    return {
+        "p50_ms": round(1000 * cuts[49], 2),
+        "p99_ms": round(1000 * cuts[98], 2),
+        "requests": len(seconds),
+    }
 
 
 def submit(url: str, size: Size, directory: Path) -> dict[str, float]:
     """p50 and p99 of accepted submissions, one after another."""
     rows = directory / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"prompt": f"{n}?", "answer": str(n)}) + "\n" for n in range(100)))
+    rows.write_text(
+        "".join(json.dumps({"prompt": f"{n}?", "answer": str(n)}) + "\n" for n in range(100))
+    )
     model = directory / "model"
     model.mkdir(exist_ok=True)
     config = {"model_type": "sdar", "block_size": 4, "mask_token_id": 7, "vocab_size": 64}
@@ -231,11 +251,15 @@ def ingest(database: Database, job_id: str, steps: int) -> dict[str, float]:
 def _metrics_event(job_id: str, seq: int, step: int) -> Event:
     values = {f"metric/{name:02d}": float(step) for name in range(20)}
     data = {"step": step, "values": values}
-    return Event(job_id=job_id, attempt=1, seq=seq, type=EventType.METRICS, time=time.time(), data=data)
+    return Event(
+        job_id=job_id, attempt=1, seq=seq, type=EventType.METRICS, time=time.time(), data=data
+    )
 
 
 def follow(url: str, database: Database, job_id: str, size: Size) -> dict[str, float]:
-    """Clients that follow a job's events while ten a second are recorded; how many events all of them missed."""
+    """Clients that follow a job's events while ten a second are recorded; how many events all of
+    them missed.
+    """
     received: list[set[str]] = [set() for _ in range(size.streams)]
     delays: list[float] = []
     ready, ended = threading.Barrier(size.streams + 1), threading.Event()
@@ -244,7 +268,9 @@ def follow(url: str, database: Database, job_id: str, size: Size) -> dict[str, f
         headers = {"accept": "text/event-stream"}
         with (
             httpx.Client(base_url=url, timeout=60, trust_env=False) as http,
-            http.stream("GET", f"/v1/jobs/{job_id}/events", params={"type": "log"}, headers=headers) as answer,
+            http.stream(
+                "GET", f"/v1/jobs/{job_id}/events", params={"type": "log"}, headers=headers
+            ) as answer,
         ):
             ready.wait()
             for line in answer.iter_lines():
@@ -256,7 +282,10 @@ def follow(url: str, database: Database, job_id: str, size: Size) -> dict[str, f
                     return
 
     sent = [0]
-    threads = [threading.Thread(target=listen, args=(number,), daemon=True) for number in range(size.streams)]
+    threads = [
+        threading.Thread(target=listen, args=(number,), daemon=True)
+        for number in range(size.streams)
+    ]
     for thread in threads:
         thread.start()
     ready.wait()
@@ -266,7 +295,9 @@ def follow(url: str, database: Database, job_id: str, size: Size) -> dict[str, f
     while time.monotonic() < deadline:
         seq, sent[0] = seq + 1, sent[0] + 1
         data = {"level": "info", "code": "note", "message": str(seq)}
-        event = Event(job_id=job_id, attempt=1, seq=seq, type=EventType.LOG, time=time.time(), data=data)
+        event = Event(
+            job_id=job_id, attempt=1, seq=seq, type=EventType.LOG, time=time.time(), data=data
+        )
         with database.begin() as session:
             apply_events(session, job_id, 1, [event])
         time.sleep(0.1)
@@ -282,7 +313,9 @@ def read_paths(jobs: list[str]) -> dict[str, Callable[[int], str]]:
     return {
         "list": lambda n: f"/v1/jobs?limit=50&after={jobs[n % len(jobs)]}",
         "job": lambda n: f"/v1/jobs/{jobs[n % len(jobs)]}",
-        "metrics": lambda n: f"/v1/jobs/{jobs[n % len(jobs)]}/metrics?names=metric/01,metric/02&downsample=200",
+        "metrics": lambda n: (
+            f"/v1/jobs/{jobs[n % len(jobs)]}/metrics?names=metric/01,metric/02&downsample=200"
+        ),
         "trajectories": lambda n: f"/v1/jobs/{jobs[n % len(jobs)]}/trajectories?limit=20",
         "events": lambda n: f"/v1/jobs/{jobs[n % len(jobs)]}/events?limit=100",
     }
@@ -321,7 +354,14 @@ def run(directory: Path, size: Size, parts: Sequence[str]) -> None:
         began = time.perf_counter()
         if not (jobs := job_ids(database)):
             jobs = fill(database, size)
-            told("fill", {"jobs": len(jobs), "points": size.points, "seconds": round(time.perf_counter() - began, 1)})
+            told(
+                "fill",
+                {
+                    "jobs": len(jobs),
+                    "points": size.points,
+                    "seconds": round(time.perf_counter() - began, 1),
+                },
+            )
         if "reads" in parts:
             reads(url, jobs, size)
         if "submit" in parts:
@@ -336,7 +376,9 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="fill this directory once, and leave it")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="fill this directory once, and leave it"
+    )
     parser.add_argument("--only", choices=(*PARTS, "fill"), help="measure one part; `fill` none")
     given = parser.parse_args()
     size = QUICK if given.quick else FULL

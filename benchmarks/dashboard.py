@@ -2,12 +2,15 @@
 
 Three figures, each beside a reference of the same run:
 
-* first_paint: milliseconds from the navigation until the job's page has the values of all charts, and those in the
-  window are drawn, the server's reading and thinning included; the reference is the page of a job with 1,000 points;
-* live: the median of the page's JavaScript heap, read after garbage collections, while ten steps a second arrive for
-  six minutes: in the first third, in which it warms up, in the second and in the third;
-* replay: milliseconds from a seek, a step back or a step on to the frame that shows it, in a response of 8,192 tokens;
-  the reference has 256. Two frames (33 ms) is the least that can be measured.
+* first_paint: milliseconds from the navigation until the job's page has the values of all charts,
+  and those in the window are drawn, the server's reading and thinning included; the reference is
+  the page of a job with 1,000 points;
+* live: the median of the page's JavaScript heap, read after garbage collections, while ten steps a
+  second arrive for six minutes: in the first third, in which it warms up, in the second and in the
+  third;
+* replay: milliseconds from a seek, a step back or a step on to the frame that shows it, in a
+  response of 8,192 tokens; the reference has 256. Two frames (33 ms) is the least that can be
+  measured.
 
 Needs Node, Chromium and the built dashboard (`make dashboard`).
 """
@@ -37,7 +40,13 @@ from services.common.model.tiny import character_tokenizer
 from services.common.telemetry.logs import configure_logging
 from services.common.trajectory import Outcome, Verdict
 from tests.support.builders import prompt_task, scored_group, trajectory
-from tests.support.control_plane import make_settings, migrated_database, run_attempt, running_api, submit
+from tests.support.control_plane import (
+    make_settings,
+    migrated_database,
+    run_attempt,
+    running_api,
+    submit,
+)
 from tests.support.servers import running_postgres, running_valkey
 
 METRICS = (
@@ -53,7 +62,9 @@ STEPS_PER_S = 10
 def main() -> None:
     """Measure and print JSON lines."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="Few points and seconds: whether it works at all.")
+    parser.add_argument(
+        "--quick", action="store_true", help="Few points and seconds: whether it works at all."
+    )
     quick = parser.parse_args().quick
     if not (DASHBOARD / "index.html").exists():
         sys.exit("The dashboard is not built: run `make dashboard`.")
@@ -61,7 +72,9 @@ def main() -> None:
     points, tokens, seconds = (2_000, 512, 6) if quick else (100_000, 8_192, 360)
     with tempfile.TemporaryDirectory() as directory, _api(Path(directory)) as (url, resources):
         reference = _measured(url, resources, Path(directory), points=1_000, tokens=256, seconds=6)
-        ours = _measured(url, resources, Path(directory), points=points, tokens=tokens, seconds=seconds)
+        ours = _measured(
+            url, resources, Path(directory), points=points, tokens=tokens, seconds=seconds
+        )
     for mine, other in zip(ours, reference, strict=True):
         print(json.dumps({**mine, **_ratio(mine, other), "reference": other}))
 
@@ -72,7 +85,10 @@ def _api(directory: Path) -> Iterator[tuple[str, Resources]]:
         running_postgres() as postgres,
         running_valkey() as valkey,
         migrated_database(postgres) as database_url,
-        running_api(make_settings(database_url, f"{valkey.connection_url}/0", directory)) as (client, resources),
+        running_api(make_settings(database_url, f"{valkey.connection_url}/0", directory)) as (
+            client,
+            resources,
+        ),
     ):
         yield str(client.base_url), resources
 
@@ -101,7 +117,13 @@ def _insert(resources: Resources, job_id: str, steps: int) -> None:
         for name in METRICS:
             values = rng.normal(1, 0.2, steps)
             rows = [
-                {"job_id": job_id, "name": name, "attempt": 1, "step": step, "value": abs(float(value))}
+                {
+                    "job_id": job_id,
+                    "name": name,
+                    "attempt": 1,
+                    "step": step,
+                    "value": abs(float(value)),
+                }
                 for step, value in enumerate(values, 1)
             ]
             session.execute(insert(Metric), rows)
@@ -137,7 +159,9 @@ class _Recorder:
         for kind, data in zip(facts[::2], facts[1::2], strict=True):
             self._seq += 1
             now = time.time()
-            events.append(Event(job_id=self._job_id, attempt=1, seq=self._seq, type=kind, time=now, data=data))
+            events.append(
+                Event(job_id=self._job_id, attempt=1, seq=self._seq, type=kind, time=now, data=data)
+            )
         with self._resources.database.begin() as session:
             apply_events(session, self._job_id, 1, events)
 
@@ -154,16 +178,29 @@ class _Recorder:
 
     def _write(self, step: int) -> None:
         while not self._stop.wait(1 / STEPS_PER_S):
-            progress = {"stage": "rl", "stage_step": step, "stage_steps": 10**6, "step": step, "total_steps": 10**6}
+            progress = {
+                "stage": "rl",
+                "stage_step": step,
+                "stage_steps": 10**6,
+                "step": step,
+                "total_steps": 10**6,
+            }
             values = {"step": step, "values": dict.fromkeys(METRICS, 1 + step % 7 / 10)}
             self.record(EventType.METRICS, values, EventType.PROGRESS, progress)
             step += 1
 
 
 def _ratio(mine: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
-    keys: Sequence[str] = {"first_paint": ("median_ms",), "live": (), "replay": ("seek_median_ms",)}[mine["name"]]
+    keys: Sequence[str] = {
+        "first_paint": ("median_ms",),
+        "live": (),
+        "replay": ("seek_median_ms",),
+    }[mine["name"]]
     ratios = {f"{key}_ratio": mine[key] / other[key] for key in keys}
-    return {**ratios, **({"heap_growth": mine["late_mib"] / mine["early_mib"]} if mine["name"] == "live" else {})}
+    return {
+        **ratios,
+        **({"heap_growth": mine["late_mib"] / mine["early_mib"]} if mine["name"] == "live" else {}),
+    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""The demo's figures over several seeds, one JSON object per seed; each run starts and stops the whole platform."""
+"""The demo's figures over several seeds, one JSON object per seed; each run starts and stops the
+whole platform.
+"""
 
 import argparse
 import subprocess
@@ -9,10 +11,23 @@ import tempfile
 def run(seed: int) -> int:
     """Print the demo's own JSON line; its exit status."""
     with tempfile.TemporaryDirectory(prefix="dirl-bench-") as directory:
-        command = [sys.executable, "-m", "services.api.cli", "demo", "--seed", str(seed), "--data-dir", directory]
-        done = subprocess.run([*command, "--exit", "--json"], stdout=subprocess.PIPE, text=True, check=False)
+        command = [
+            sys.executable,
+            "-m",
+            "services.api.cli",
+            "demo",
+            "--seed",
+            str(seed),
+            "--data-dir",
+            directory,
+        ]
+        done = subprocess.run(
+            [*command, "--exit", "--json"], stdout=subprocess.PIPE, text=True, check=False
+        )
     lines = done.stdout.strip().splitlines()
-    print(lines[-1] if lines else f'{{"seed": {seed}, "exit_status": {done.returncode}}}', flush=True)
+    print(
+        lines[-1] if lines else f'{{"seed": {seed}, "exit_status": {done.returncode}}}', flush=True
+    )
     return done.returncode
 
 

@@ -1,11 +1,13 @@
-"""Tokens per second of the rollout engine against plain decoding, on one thread; one JSON object per batch size.
+"""Tokens per second of the rollout engine against plain decoding, on one thread; one JSON object
+per batch size.
 
-Both decode the same prompts greedily with the same random model (width 256, 4 layers, 4 heads, block length 4), two
-tokens per denoising step, in fp32. The reference is the textbook loop: one response at a time, and at every step a
-forward over the whole sequence so far under the block-causal mask, without a cache; logits are computed for the last
-block only. The engine keeps keys and values of finished blocks and decodes all responses of the batch side by side.
-`equal` says whether both gave the same tokens. The reference decodes two responses at most; its speed does not depend
-on their number.
+Both decode the same prompts greedily with the same random model (width 256, 4 layers, 4 heads,
+block length 4), two tokens per denoising step, in fp32. The reference is the textbook loop: one
+response at a time, and at every step a forward over the whole sequence so far under the
+block-causal mask, without a cache; logits are computed for the last block only. The engine keeps
+keys and values of finished blocks and decodes all responses of the batch side by side. `equal` says
+whether both gave the same tokens. The reference decodes two responses at most; its speed does not
+depend on their number.
 """
 
 import argparse
@@ -41,10 +43,17 @@ class PlainAttend:
     def __init__(self, mask: Tensor) -> None:
         self._mask = mask
 
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def __call__(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
         """See services.common.model.attention.Attend."""
         return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=self._mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+            query,
+            key,
+            value,
+            attn_mask=self._mask,
+            scale=scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
         )
 
 
@@ -61,16 +70,22 @@ def decode_plainly(loaded: LoadedModel, prompt: Int32s, config: DecodingConfig) 
         masked = torch.ones(1, size, dtype=torch.bool)
         while masked.any():
             attend = PlainAttend(mask[:end, :end])
-            hidden = attended_states(loaded.model, tokens[None, :end], torch.arange(end)[None], attend)
+            hidden = attended_states(
+                loaded.model, tokens[None, :end], torch.arange(end)[None], attend
+            )
             logprobs = scaled_logprobs(config, token_logits(loaded, hidden[0, -size:]))[None]
             candidates = logprobs.argmax(-1)
-            commit = commit_mask(config, masked, confidences(config, logprobs, candidates), logprobs)
+            commit = commit_mask(
+                config, masked, confidences(config, logprobs, candidates), logprobs
+            )
             tokens[end - size : end] = torch.where(commit, candidates, tokens[end - size : end])[0]
             masked &= ~commit
     return tokens[len(prompt) :].tolist()
 
 
-def decode_together(loaded: LoadedModel, prompts: list[Int32s], config: DecodingConfig) -> list[list[int]]:
+def decode_together(
+    loaded: LoadedModel, prompts: list[Int32s], config: DecodingConfig
+) -> list[list[int]]:
     """Response tokens by prompt, from the engine."""
     needed = PROMPT_TOKENS + config.max_new_tokens
     engine = TorchEngine(loaded, max_sequence_tokens=needed, max_batch_size=len(prompts))
@@ -83,7 +98,12 @@ def decode_together(loaded: LoadedModel, prompts: list[Int32s], config: Decoding
 
 def _request(number: int, prompt: Int32s, config: DecodingConfig) -> GenerationRequest:
     return GenerationRequest(
-        request_id=str(number), prompt_ids=prompt, decoding=config, seed=0, ledger_position=number, response_index=0
+        request_id=str(number),
+        prompt_ids=prompt,
+        decoding=config,
+        seed=0,
+        ledger_position=number,
+        response_index=0,
     )
 
 
@@ -124,7 +144,10 @@ def measure(loaded: LoadedModel, batch: int, response: int, repeats: int) -> dic
         ours = decode_together(loaded, prompts, config)
         engine_s.append((time.perf_counter() - started) / batch)
         equal = equal and ours[: len(plain)] == reference
-    reference_rate, engine_rate = response / statistics.median(plain_s), response / statistics.median(engine_s)
+    reference_rate, engine_rate = (
+        response / statistics.median(plain_s),
+        response / statistics.median(engine_s),
+    )
     return {
         "benchmark": "engine",
         "batch": batch,
@@ -140,7 +163,9 @@ def measure(loaded: LoadedModel, batch: int, response: int, repeats: int) -> dic
 def main() -> int:
     """Entry point; fails when the tokens differ."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="response of 32 tokens, batch 1 and 4, once")
+    parser.add_argument(
+        "--quick", action="store_true", help="response of 32 tokens, batch 1 and 4, once"
+    )
     quick = parser.parse_args().quick
     torch.set_num_threads(1)
     loaded = _model()

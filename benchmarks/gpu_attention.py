@@ -1,14 +1,15 @@
 """FlexAttention over packed rows on a GPU, against dense masks; forward and backward, in bf16.
 
-A model of SDAR-1.7B's shape with random weights, activations checkpointed, and one response of R = 1024, 4096 and 8192
-tokens after a prompt of 256, blocks of 4, two tokens per step on average:
+A model of SDAR-1.7B's shape with random weights, activations checkpointed, and one response of R =
+1024, 4096 and 8192 tokens after a prompt of 256, blocks of 4, two tokens per step on average:
 
 * packed_flex: the learner's row under FlexAttention, its block mask built from the index vectors;
 * packed_sdpa: the same row, SDPA under the same mask as a dense boolean one;
 * reference: the published layout, one row `[noisy | clean]` per step rank, one at a time, SDPA under a dense mask.
 
-Tokens per second are response tokens trained; the MFU is that of `services/trainer/work.py`. What does not fit into
-memory says so. Without a CUDA device the script says what is missing and ends well.
+Tokens per second are response tokens trained; the MFU is that of `services/trainer/work.py`. What
+does not fit into memory says so. Without a CUDA device the script says what is missing and ends
+well.
 """
 
 import argparse
@@ -41,10 +42,14 @@ class DenseAttend:
     def __init__(self, mask: Tensor) -> None:
         self._mask = mask
 
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def __call__(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
         repeat = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=self._mask, scale=scaling)
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=self._mask, scale=scaling
+        )
 
 
 def make_model(layers: int, device: str) -> LoadedModel:
@@ -58,7 +63,9 @@ def make_model(layers: int, device: str) -> LoadedModel:
     with torch.device(device):
         model = SDARForCausalLM(config).bfloat16()
     name = "activation_checkpointing_enable"
-    getattr(model, name if hasattr(model, name) else "gradient_checkpointing_enable")({"use_reentrant": False})
+    getattr(model, name if hasattr(model, name) else "gradient_checkpointing_enable")(
+        {"use_reentrant": False}
+    )
     model.train()
     sampleable = torch.arange(config.vocab_size, device=device) != MASK
     return LoadedModel(model, character_tokenizer(), BLOCK, MASK, (0,), sampleable)
@@ -103,7 +110,10 @@ def measure(loaded: LoadedModel, sample: Sample, variant: str, repetitions: int)
     """Seconds, memory and utilisation of a step, after one to warm up."""
     build, dense = VARIANTS[variant]
     device = loaded.sampleable.device
-    rows = [(ids.to(device), index.to(device), at.to(device), to.to(device)) for ids, index, at, to in build(sample)]
+    rows = [
+        (ids.to(device), index.to(device), at.to(device), to.to(device))
+        for ids, index, at, to in build(sample)
+    ]
     try:
         step(loaded, rows, dense=dense)
         torch.cuda.synchronize()
@@ -131,22 +141,40 @@ def _timed(loaded: LoadedModel, rows: list[Row], *, dense: bool) -> float:
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two layers and short responses: a test of the script")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="two layers and short responses: a test of the script"
+    )
     quick = parser.parse_args().quick
     facts = {"benchmark": "gpu_attention", "torch": torch.__version__}
     if not torch.cuda.is_available():
-        print(json.dumps({**facts, "missing": "a CUDA device: torch.cuda.is_available() is false here"}))
+        print(
+            json.dumps(
+                {**facts, "missing": "a CUDA device: torch.cuda.is_available() is false here"}
+            )
+        )
         return
     loaded = make_model(layers=2 if quick else 28, device="cuda")
     for length in (256, 512) if quick else LENGTHS:
         sample = make_sample(Setting(length, 2))
-        found = {variant: measure(loaded, sample, variant, 1 if quick else 3) for variant in VARIANTS}
+        found = {
+            variant: measure(loaded, sample, variant, 1 if quick else 3) for variant in VARIANTS
+        }
         ours = found["packed_flex"].get("seconds", math.nan)
         ratios = {f"times_less_wall_than_{name}": round(cost["seconds"] / ours, 2)
                   for name, cost in found.items() if name != "packed_flex" and "seconds" in cost}  # fmt: skip
         print(
-            json.dumps({**facts, "device": torch.cuda.get_device_name(), "response_tokens": length, **found, **ratios})
+            json.dumps(
+                {
+                    **facts,
+                    "device": torch.cuda.get_device_name(),
+                    "response_tokens": length,
+                    **found,
+                    **ratios,
+                }
+            )
         )
 
 

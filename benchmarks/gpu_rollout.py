@@ -1,4 +1,5 @@
-"""The whole list for a GPU in one command: LMDeploy beside TorchEngine, weights, sleep, and one reinforcement step.
+"""The whole list for a GPU in one command: LMDeploy beside TorchEngine, weights, sleep, and one
+reinforcement step.
 
     python benchmarks/gpu_rollout.py --out gpu_rollout.json    # on a CUDA device with LMDeploy
     python benchmarks/gpu_rollout.py --dry-run                 # anywhere: tiny shapes, TorchEngine in both places
@@ -44,7 +45,13 @@ from transformers import PreTrainedTokenizerFast
 from services.common.diffusion.config import DecodingConfig, Selection, UnmaskingStrategy
 from services.common.job_spec import parse_spec
 from services.common.model.attention import IMPLEMENTATION
-from services.common.model.loading import LoadedModel, assemble, load_model, load_skeleton, save_model
+from services.common.model.loading import (
+    LoadedModel,
+    assemble,
+    load_model,
+    load_skeleton,
+    save_model,
+)
 from services.common.model.sdar import SDARConfig, SDARForCausalLM
 from services.common.model.state import export_state
 from services.common.parity import DenoisingPath
@@ -99,7 +106,9 @@ class Bench:
         return path
 
     @contextmanager
-    def engine(self, kind: str, path: Path, tokens: int, batch: int, *, eager: bool = False) -> Iterator[RolloutEngine]:
+    def engine(
+        self, kind: str, path: Path, tokens: int, batch: int, *, eager: bool = False
+    ) -> Iterator[RolloutEngine]:
         """An engine with the directory's weights; everything is given back."""
         engine = self._open(kind, path, tokens, batch, eager)
         try:
@@ -134,8 +143,12 @@ class Bench:
 def _write_model(shape: Shape, seed: int, path: Path, dtype: str) -> None:
     torch.manual_seed(seed)
     ids = shape.vocabulary - 8
-    tokenizer = Tokenizer(WordLevel({f"t{number}": number for number in range(ids)}, unk_token="t0"))
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="t1", pad_token="t1", mask_token=f"t{ids - 1}")
+    tokenizer = Tokenizer(
+        WordLevel({f"t{number}": number for number in range(ids)}, unk_token="t0")
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="t1", pad_token="t1", mask_token=f"t{ids - 1}"
+    )
     config = SDARConfig(  # type: ignore[call-arg]  # the signature lacks attn_implementation
         vocab_size=shape.vocabulary, hidden_size=shape.hidden, intermediate_size=shape.inner,
         num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads,
@@ -164,7 +177,9 @@ def _decoding(loaded_ids: int, tokens: int) -> DecodingConfig:
     )
 
 
-def _requests(shape: Shape, lengths: Sequence[int], tokens: int, *, equal: bool = False) -> list[GenerationRequest]:
+def _requests(
+    shape: Shape, lengths: Sequence[int], tokens: int, *, equal: bool = False
+) -> list[GenerationRequest]:
     rng, ids = np.random.default_rng(0), shape.vocabulary - 8
     prompts = [rng.integers(2, ids - 1, length).astype(np.int32) for length in lengths]
     return [
@@ -190,7 +205,9 @@ def _decode(engine: RolloutEngine, requests: Sequence[GenerationRequest]) -> lis
 
 
 def _gaps(recorded: Sequence[Completion], replayed: Sequence[np.ndarray]) -> dict[str, float]:
-    differences = np.abs(np.concatenate([d.logprobs - r for d, r in zip(recorded, replayed, strict=True)]))
+    differences = np.abs(
+        np.concatenate([d.logprobs - r for d, r in zip(recorded, replayed, strict=True)])
+    )
     return {"mean": float(differences.mean()), "max": float(differences.max())}
 
 
@@ -199,18 +216,28 @@ def smoke(bench: Bench, shape: Shape, *, eager: bool) -> dict[str, Any]:
     first, second = bench.model(shape, 0), bench.model(shape, 1)
     equal = _requests(shape, [8] * 32, 16, equal=True)
     mixed = _requests(shape, range(1, 13), 16)
-    states = {path: export_state(load_model(path, bench.dtype, "cpu").model) for path in (first, second)}
+    states = {
+        path: export_state(load_model(path, bench.dtype, "cpu").model) for path in (first, second)
+    }
     with bench.engine("lmdeploy", first, 64, 64, eager=eager) as engine:
         siblings, before = _decode(engine, equal), _decode(engine, mixed)
         engine.load_weights(states[second])
         after = _decode(engine, mixed)
-        own = engine.replay([_path(request, done) for request, done in zip(mixed, after, strict=True)])
+        own = engine.replay(
+            [_path(request, done) for request, done in zip(mixed, after, strict=True)]
+        )
     with bench.engine("torch", first, 64, 64) as engine:
-        gaps = [_gaps(before, engine.replay([_path(*pair) for pair in zip(mixed, before, strict=True)]))]
+        gaps = [
+            _gaps(before, engine.replay([_path(*pair) for pair in zip(mixed, before, strict=True)]))
+        ]
         engine.load_weights(states[second])
-        gaps.append(_gaps(after, engine.replay([_path(*pair) for pair in zip(mixed, after, strict=True)])))
+        gaps.append(
+            _gaps(after, engine.replay([_path(*pair) for pair in zip(mixed, after, strict=True)]))
+        )
     distinct = len({each.token_ids.tobytes() for each in siblings})
-    changed = sum(a.token_ids.tobytes() != b.token_ids.tobytes() for a, b in zip(before, after, strict=True))
+    changed = sum(
+        a.token_ids.tobytes() != b.token_ids.tobytes() for a, b in zip(before, after, strict=True)
+    )
     ok = distinct == 32 and changed > 0 and all(gap["mean"] <= TOLERANCE for gap in gaps)
     return {
         "distinct_of_32": distinct,
@@ -224,13 +251,17 @@ def smoke(bench: Bench, shape: Shape, *, eager: bool) -> dict[str, Any]:
 
 
 def _path(request: GenerationRequest, done: Completion) -> DenoisingPath:
-    return DenoisingPath(prompt_ids=request.prompt_ids, token_ids=done.token_ids, unmask_step=done.unmask_step)
+    return DenoisingPath(
+        prompt_ids=request.prompt_ids, token_ids=done.token_ids, unmask_step=done.unmask_step
+    )
 
 
 def throughput(bench: Bench, shape: Shape, kind: str) -> dict[str, Any]:
     """Tokens per second by batch, after a short run to warm up."""
     found: dict[str, Any] = {}
-    with bench.engine(kind, bench.model(shape), shape.prompt + shape.response, max(shape.batches)) as engine:
+    with bench.engine(
+        kind, bench.model(shape), shape.prompt + shape.response, max(shape.batches)
+    ) as engine:
         for batch in shape.batches:
             _decode(engine, _requests(shape, [shape.prompt] * batch, 8))
             began = time.perf_counter()
@@ -291,7 +322,9 @@ def step(bench: Bench, shape: Shape) -> dict[str, Any]:
         seconds["reward"] = _timed(bench, lambda: _judge(len(done)))
         seconds["sleep"] = _timed(bench, engine.sleep)
         metrics: dict[str, float] = {}
-        seconds["train"] = _timed(bench, lambda: metrics.update(trainee.train_rl(_samples(requests, done), 1e-6)))
+        seconds["train"] = _timed(
+            bench, lambda: metrics.update(trainee.train_rl(_samples(requests, done), 1e-6))
+        )
         if not bench.dry:
             torch.cuda.empty_cache()
         tensors = {name: tensor.to("cpu") for name, tensor in trainee.tensors().items()}
@@ -327,20 +360,30 @@ def _samples(requests: Sequence[GenerationRequest], done: Sequence[Completion]) 
 
 
 def _judge(count: int) -> None:
-    """As many comparisons of mathematics as there are responses, by the library under our verifier, in this process."""
+    """As many comparisons of mathematics as there are responses, by the library under our verifier,
+    in this process.
+    """
     for number in range(count):
         verify(parse(f"${number}/7$"), parse(f"$\\frac{{{number}}}{{7}}$"))
 
 
 def main() -> int:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dry-run", action="store_true", help="tiny shapes on the CPU, TorchEngine in both places")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="tiny shapes on the CPU, TorchEngine in both places"
+    )
     parser.add_argument("--shape", choices=("1.7b", "8b"), default="1.7b")
     parser.add_argument("--out", type=Path, help="file for everything as one JSON object")
     options = parser.parse_args()
     if not options.dry_run and not torch.cuda.is_available():
-        print(json.dumps({"benchmark": "gpu_rollout", "missing": "a CUDA device; --dry-run needs none"}))
+        print(
+            json.dumps(
+                {"benchmark": "gpu_rollout", "missing": "a CUDA device; --dry-run needs none"}
+            )
+        )
         return 0
     shape = SHAPES["tiny" if options.dry_run else options.shape]
     with tempfile.TemporaryDirectory() as directory:
@@ -349,14 +392,24 @@ def main() -> int:
     if options.out is not None:
         options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     _print_table(results)
-    return 1 if any("error" in result or result.get("ok") is False for result in results.values()) else 0
+    return (
+        1
+        if any("error" in result or result.get("ok") is False for result in results.values())
+        else 0
+    )
 
 
 def _run(bench: Bench, shape: Shape) -> dict[str, dict[str, Any]]:
     modes = ("eager",) if bench.dry else ("eager", "graphs")
     sections: dict[str, Callable[[], dict[str, Any]]] = {
-        **{f"smoke_{mode}": partial(smoke, bench, SHAPES["tiny"], eager=mode == "eager") for mode in modes},
-        **{f"throughput_{kind}": partial(throughput, bench, shape, kind) for kind in ("torch", "lmdeploy")},
+        **{
+            f"smoke_{mode}": partial(smoke, bench, SHAPES["tiny"], eager=mode == "eager")
+            for mode in modes
+        },
+        **{
+            f"throughput_{kind}": partial(throughput, bench, shape, kind)
+            for kind in ("torch", "lmdeploy")
+        },
         **{f"update_{kind}": partial(update, bench, shape, kind) for kind in ("torch", "lmdeploy")},
         "step": partial(step, bench, shape),
     }
@@ -369,7 +422,9 @@ def _run(bench: Bench, shape: Shape) -> dict[str, dict[str, Any]]:
             traceback.print_exc()
             found = {"error": f"{type(error).__name__}: {error}"}
         results[name] = {**found, "section_s": round(time.perf_counter() - began, 1)}
-        print(json.dumps({"benchmark": "gpu_rollout", "section": name, **results[name]}), flush=True)
+        print(
+            json.dumps({"benchmark": "gpu_rollout", "section": name, **results[name]}), flush=True
+        )
     return results
 
 

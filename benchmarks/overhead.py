@@ -1,10 +1,12 @@
-"""Orchestration overhead of reinforcement on the demo's job: the share of a step's wall in which nobody computes.
+"""Orchestration overhead of reinforcement on the demo's job: the share of a step's wall in which
+nobody computes.
 
-The whole platform runs, as `dirl demo` runs it. Every process writes down when its engine, its verifier, its learner
-or its handling of weights computes (`tracing/sitecustomize.py`); waiting is booked to nobody. The share is what the
-union of these intervals leaves of the steps' wall (with their metrics and events; checkpoints come between steps), from
-the second step on. Two JSON objects: the demo's own steps, and long steps of three times as many prompts. No group is
-refilled, so that every step does the same work and a little supervised training will do.
+The whole platform runs, as `dirl demo` runs it. Every process writes down when its engine, its
+verifier, its learner or its handling of weights computes (`tracing/sitecustomize.py`); waiting is
+booked to nobody. The share is what the union of these intervals leaves of the steps' wall (with
+their metrics and events; checkpoints come between steps), from the second step on. Two JSON
+objects: the demo's own steps, and long steps of three times as many prompts. No group is refilled,
+so that every step does the same work and a little supervised training will do.
 """
 
 import argparse
@@ -34,7 +36,11 @@ class Bench:
     """The demo's platform with a supervised model, ready for reinforcement jobs."""
 
     def __init__(
-        self, platform: LocalPlatform, api: ApiClient, sft_steps: int | None, eval_samples: int | None
+        self,
+        platform: LocalPlatform,
+        api: ApiClient,
+        sft_steps: int | None,
+        eval_samples: int | None,
     ) -> None:
         self._platform, self._api = platform, api
         self._directory = platform.data_dir / "demo"
@@ -45,19 +51,32 @@ class Bench:
         self._model = self._checkpoints(job)[-1]
 
     def reinforce(self, **rl: Any) -> dict[str, Any]:
-        """A finished job of reinforcement from the supervised weights: its evaluations and its journal's metrics."""
-        spec = {**self._spec, "method": "rl", "model": str(self._model), "rl": {**self._spec["rl"], **rl}}
+        """A finished job of reinforcement from the supervised weights: its evaluations and its
+        journal's metrics.
+        """
+        spec = {
+            **self._spec,
+            "method": "rl",
+            "model": str(self._model),
+            "rl": {**self._spec["rl"], **rl},
+        }
         job = self._run(spec)
         lines = (self._job_dir(job) / "journal" / "attempt-0001.jsonl").read_text().splitlines()
         events = [json.loads(line) for line in lines]
         values = [event["data"]["values"] for event in events if event["type"] == "metrics"]
         return {
             "steps": [each for each in values if "train/loss" in each],
-            "accuracy": [event["data"]["results"]["accuracy"] for event in events if event["type"] == "evaluation"],
+            "accuracy": [
+                event["data"]["results"]["accuracy"]
+                for event in events
+                if event["type"] == "evaluation"
+            ],
         }
 
     def _run(self, spec: dict[str, Any]) -> JobView:
-        submitted = self._api.create_job(upload_files(spec, self._api, self._directory, lambda line: None))
+        submitted = self._api.create_job(
+            upload_files(spec, self._api, self._directory, lambda line: None)
+        )
         job = watch_job(self._api, submitted["id"], Console(stderr=True))
         failure = failure_of(job)
         if failure is not None:
@@ -80,7 +99,9 @@ def bench(sft_steps: int | None = None, eval_samples: int | None = None) -> Iter
     """A platform of its own, gone afterwards; None is the demo's own number."""
     with (
         tempfile.TemporaryDirectory(prefix="dirl-bench-") as directory,
-        LocalPlatform(Path(directory), on_ready=lambda service, seconds: None, report=_tell) as platform,
+        LocalPlatform(
+            Path(directory), on_ready=lambda service, seconds: None, report=_tell
+        ) as platform,
         ApiClient(platform.api_url) as api,
     ):
         yield Bench(platform, api, sft_steps, eval_samples)
@@ -129,7 +150,9 @@ def overhead(trace: dict[str, list[Interval]], name: str) -> dict[str, Any]:
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="hardly any training, steps of few prompts")
+    parser.add_argument(
+        "--quick", action="store_true", help="hardly any training, steps of few prompts"
+    )
     quick = parser.parse_args().quick
     shapes: dict[str, dict[str, Any]] = {
         "demo": {"steps": 9},
@@ -137,7 +160,10 @@ def main() -> None:
     }
     if quick:
         few = {"steps": 2, "num_generations": 4}
-        shapes = {"demo": {**few, "prompts_per_step": 4}, "long steps": {**few, "prompts_per_step": 8}}
+        shapes = {
+            "demo": {**few, "prompts_per_step": 4},
+            "long steps": {**few, "prompts_per_step": 8},
+        }
     with tempfile.TemporaryDirectory() as trace:
         inherited = os.environ.get("PYTHONPATH", "")
         os.environ.update(DIRL_BENCH_TRACE=trace, PYTHONPATH=f"{TRACING}{os.pathsep}{inherited}")

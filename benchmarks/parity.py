@@ -1,4 +1,5 @@
-"""How far the learner's log-probabilities are from the engine's on a CPU in fp32, and what closing the gap costs.
+"""How far the learner's log-probabilities are from the engine's on a CPU in fp32, and what closing
+the gap costs.
 
 A model of the demo's shape whose weights are half as large again, so that it is not as undecided as a fresh one; 1,024
 responses of 16 tokens to 64 prompts, one thread. Two JSON lines: attention summed in fp64, as engine and learner do it,
@@ -19,7 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # requests are built as the tests build them
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # requests are built as the tests build them
 
 from services.common.job_spec import TrainerSpec
 from services.common.model import document_attention
@@ -56,7 +59,9 @@ def make_requests(prompts: int) -> list[GenerationRequest]:
 
 def sample(loaded: LoadedModel, requests: Sequence[GenerationRequest]) -> list[Sample]:
     """Decoded responses, as the learner gets them."""
-    engine = TorchEngine(loaded, max_sequence_tokens=PROMPT_TOKENS[1] + NEW_TOKENS + 4, max_batch_size=128)
+    engine = TorchEngine(
+        loaded, max_sequence_tokens=PROMPT_TOKENS[1] + NEW_TOKENS + 4, max_batch_size=128
+    )
     done = decode(engine, list(requests))
     return [
         Sample(
@@ -100,15 +105,23 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="four prompts: a test of the script")
     requests = make_requests(4 if parser.parse_args().quick else 64)
     torch.set_num_threads(1)
     loaded = make_model()
-    print(json.dumps({"benchmark": "parity", "attention": "fp64", **measure(loaded, requests)}), flush=True)
+    print(
+        json.dumps({"benchmark": "parity", "attention": "fp64", **measure(loaded, requests)}),
+        flush=True,
+    )
     for module in (document_attention, kv_cache):
         module.wide_dtype = lambda dtype: dtype  # type: ignore[attr-defined]
-    print(json.dumps({"benchmark": "parity", "attention": "fp32", **measure(loaded, requests)}), flush=True)
+    print(
+        json.dumps({"benchmark": "parity", "attention": "fp32", **measure(loaded, requests)}),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

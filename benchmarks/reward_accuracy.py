@@ -51,7 +51,9 @@ def wrapped(pairs: Sequence[Pair]) -> list[bool]:
 
 
 def _wrap(text: str) -> str:
-    bare = not re.search(r"\\boxed|\\fbox|\$|</think>", text) and len(text.split()) <= MAX_BARE_WORDS
+    bare = (
+        not re.search(r"\\boxed|\\fbox|\$|</think>", text) and len(text.split()) <= MAX_BARE_WORDS
+    )
     return rf"\boxed{{{text}}}" if bare else text
 
 
@@ -59,7 +61,10 @@ def ours(pool: Pool, profile: Profile) -> Judge:
     """The service's verifier."""
 
     def judge(pairs: Sequence[Pair]) -> list[bool]:
-        items = [Item(str(place), gold, answer, FinishReason.STOP) for place, (gold, answer) in enumerate(pairs)]
+        items = [
+            Item(str(place), gold, answer, FinishReason.STOP)
+            for place, (gold, answer) in enumerate(pairs)
+        ]
         verifier = Verifier(pool, cache_size=1)
         verdicts = [
             verdict
@@ -101,7 +106,10 @@ def compare(name: str, cases: list[dict[str, Any]], judges: dict[str, Judge]) ->
     judged = {method: judge(pairs) for method, judge in judges.items()}
     for method, verdicts in judged.items():
         report(name, method, verdicts, expected)
-    right = {method: [one == other for one, other in zip(judged[method], expected, strict=True)] for method in judged}
+    right = {
+        method: [one == other for one, other in zip(judged[method], expected, strict=True)]
+        for method in judged
+    }
     rows = list(zip(pairs, right["wrapped"], right["ours"], strict=True))
     missed = sum(not theirs for _, theirs, _ in rows)
     line = {
@@ -131,8 +139,15 @@ def mutations(golds: Sequence[str], rng: random.Random) -> Iterator[Pair]:
 def rewrites(gold: str) -> Iterator[str]:
     """Spellings of the same answer."""
     kind, number = gold_type(gold), re.fullmatch(r"\d+", gold)
-    yield from (f"{gold}.", rf"\text{{The answer is }}{gold}", f"${gold}$", gold.replace(r"\frac", r"\dfrac"))
-    yield from (gold.replace("(", r"\left(").replace(")", r"\right)") if r"\left" not in gold else gold,)
+    yield from (
+        f"{gold}.",
+        rf"\text{{The answer is }}{gold}",
+        f"${gold}$",
+        gold.replace(r"\frac", r"\dfrac"),
+    )
+    yield from (
+        gold.replace("(", r"\left(").replace(")", r"\right)") if r"\left" not in gold else gold,
+    )
     if number:
         yield from (
             rf"\textbf{{{gold}}}",
@@ -142,9 +157,17 @@ def rewrites(gold: str) -> Iterator[str]:
             f"0{gold}",
             f"{gold}.0",
         )
-        yield from (f"x = {gold}", rf"{gold} \text{{ units}}", rf"{gold}^\circ", rf"\${gold}", f"{int(gold):,}")
+        yield from (
+            f"x = {gold}",
+            rf"{gold} \text{{ units}}",
+            rf"{gold}^\circ",
+            rf"\${gold}",
+            f"{int(gold):,}",
+        )
         grouped = f"{int(gold):,}"
-        yield from (grouped.replace(",", sign) for sign in ("{,}", r"\,", r",\!", " ") if "," in grouped)
+        yield from (
+            grouped.replace(",", sign) for sign in ("{,}", r"\,", r",\!", " ") if "," in grouped
+        )
     if simple := re.fullmatch(r"(-?)\\frac\{(\d+)\}\{(\d+)\}", gold):
         sign, top, bottom = simple.groups()
         yield from (
@@ -154,10 +177,15 @@ def rewrites(gold: str) -> Iterator[str]:
         )
         yield f"{sign}{int(top) / int(bottom):.12f}"
     if re.search(r"\\sqrt\{\d+\}", gold):
-        yield from (re.sub(r"\\sqrt\{(\d+)\}", r"√\1", gold), re.sub(r"\\sqrt\{(\d+)\}", r"sqrt(\1)", gold))
+        yield from (
+            re.sub(r"\\sqrt\{(\d+)\}", r"√\1", gold),
+            re.sub(r"\\sqrt\{(\d+)\}", r"sqrt(\1)", gold),
+        )
     if kind is GoldType.TUPLE and gold.startswith("("):
         yield from (
-            (gold.strip("()"), gold.replace("(", r"\langle ").replace(")", r"\rangle")) if gold.count("(") == 1 else ()
+            (gold.strip("()"), gold.replace("(", r"\langle ").replace(")", r"\rangle"))
+            if gold.count("(") == 1
+            else ()
         )
     if kind is GoldType.EXPRESSION and re.search(r"\d[a-z](?![a-z])", gold) and "\\" not in gold:
         yield re.sub(r"(\d)([a-z])(?![a-z])", r"\1*\2", gold)
@@ -172,14 +200,21 @@ def self_and_changes(judges: dict[str, Judge], limit: int | None) -> None:
         pairs = [(gold, rf"\boxed{{{gold}}}") for gold in golds_of(name)[:limit]]
         report(f"self:{name}", "ours", judges["ours"](pairs), [True] * len(pairs))
     for name in MUTATED:
-        pairs = [(gold, rf"\boxed{{{changed}}}") for gold, changed in mutations(golds_of(name)[:limit], rng)]
+        pairs = [
+            (gold, rf"\boxed{{{changed}}}")
+            for gold, changed in mutations(golds_of(name)[:limit], rng)
+        ]
         for method in ("wrapped", "ours"):
             verdicts = judges[method](pairs)
             report(f"changed:{name}", method, verdicts, [False] * len(pairs))
         accepted = [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict]
         print(json.dumps({"set": f"changed:{name}", "accepted_by_ours": accepted}), flush=True)
     for name in ("math500/test.jsonl", "olympiadbench/test.jsonl"):
-        pairs = [(gold, rf"\boxed{{{text}}}") for gold in golds_of(name)[:limit] for text in rewrites(gold)]
+        pairs = [
+            (gold, rf"\boxed{{{text}}}")
+            for gold in golds_of(name)[:limit]
+            for text in rewrites(gold)
+        ]
         for method in ("wrapped", "ours"):
             verdicts = judges[method](pairs)
             report(f"rewritten:{name}", method, verdicts, [True] * len(pairs))
@@ -189,7 +224,9 @@ def self_and_changes(judges: dict[str, Judge], limit: int | None) -> None:
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="40 cases and golds of each set")
     limit = 40 if parser.parse_args().quick else None
     configure_logging("benchmark", "error", "console")

@@ -1,8 +1,10 @@
-"""A hundred thousand answers through a real reward service, hostile ones among them: what hangs, leaks or grows?
+"""A hundred thousand answers through a real reward service, hostile ones among them: what hangs,
+leaks or grows?
 
-One JSON line per tenth: rate, memory of the service (resident, its processes together), processes alive. The last line
-counts verdicts by outcome, verdicts later than their deadline by more than 0.3 s, internal errors, processes left
-behind. The verdict cache holds one entry, so that every answer is judged.
+One JSON line per tenth: rate, memory of the service (resident, its processes together), processes
+alive. The last line counts verdicts by outcome, verdicts later than their deadline by more than 0.3
+s, internal errors, processes left behind. The verdict cache holds one entry, so that every answer
+is judged.
 """
 
 import argparse
@@ -54,14 +56,25 @@ def start() -> "subprocess.Popen[bytes]":
 def batch_of(pairs: list[Pair], rng: random.Random, hostile: list[str]) -> list[Pair]:
     """Random pairs, now and then with a hostile response."""
     chosen = rng.choices(pairs, k=BATCH)
-    return [(gold, rng.choice(hostile) if rng.random() < HOSTILE_SHARE else text) for gold, text in chosen]
+    return [
+        (gold, rng.choice(hostile) if rng.random() < HOSTILE_SHARE else text)
+        for gold, text in chosen
+    ]
 
 
 def judge(stub: reward_pb2_grpc.RewardServiceStub, pairs: list[Pair]) -> list[Verdict]:
     """One call."""
-    items = [reward_pb2.VerifyItem(gold=gold, response=text, finish_reason="stop") for gold, text in pairs]
-    request = reward_pb2.VerifyRequest(items=items, graders=["accuracy"], profile="rl", timeout_s=TIMEOUT_S)
-    return [verdict_from_pb(verdict) for verdict in call(stub.Verify, request, timeout_s=300, what="Verify").verdicts]
+    items = [
+        reward_pb2.VerifyItem(gold=gold, response=text, finish_reason="stop")
+        for gold, text in pairs
+    ]
+    request = reward_pb2.VerifyRequest(
+        items=items, graders=["accuracy"], profile="rl", timeout_s=TIMEOUT_S
+    )
+    return [
+        verdict_from_pb(verdict)
+        for verdict in call(stub.Verify, request, timeout_s=300, what="Verify").verdicts
+    ]
 
 
 def family(service: "subprocess.Popen[bytes]") -> list[psutil.Process]:
@@ -73,7 +86,9 @@ def family(service: "subprocess.Popen[bytes]") -> list[psutil.Process]:
 def soak(service: "subprocess.Popen[bytes]", total: int) -> list[psutil.Process]:
     """Judge, and report; the processes that were alive at the end."""
     rng, pairs = random.Random(0), realistic_pairs(3000)
-    hostile = [text for text in hostile_responses() if not re.search("[\ud800-\udfff]", text)]  # no UTF-8
+    hostile = [
+        text for text in hostile_responses() if not re.search("[\ud800-\udfff]", text)
+    ]  # no UTF-8
     outcomes: Counter[str] = Counter()
     late = internal = wrong = done = 0
     latest_ms = 0.0
@@ -92,10 +107,25 @@ def soak(service: "subprocess.Popen[bytes]", total: int) -> list[psutil.Process]
                 members = family(service)
                 rss = sum(member.memory_info().rss for member in members) / 2**20
                 line = {"done": done, "per_second": round(done / (time.monotonic() - started), 1)}
-                print(json.dumps({**line, "rss_mb": round(rss, 1), "processes": len(members)}), flush=True)
-    summary = {"total": done, "outcomes": outcomes, "late": late, "internal_errors": internal, "unverifiable": wrong}
+                print(
+                    json.dumps({**line, "rss_mb": round(rss, 1), "processes": len(members)}),
+                    flush=True,
+                )
+    summary = {
+        "total": done,
+        "outcomes": outcomes,
+        "late": late,
+        "internal_errors": internal,
+        "unverifiable": wrong,
+    }
     print(
-        json.dumps({**summary, "latest_ms": round(latest_ms, 1), "seconds": round(time.monotonic() - started, 1)}),
+        json.dumps(
+            {
+                **summary,
+                "latest_ms": round(latest_ms, 1),
+                "seconds": round(time.monotonic() - started, 1),
+            }
+        ),
         flush=True,
     )
     return family(service)
@@ -103,7 +133,9 @@ def soak(service: "subprocess.Popen[bytes]", total: int) -> list[psutil.Process]
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="2,000 answers")
     total = 2000 if parser.parse_args().quick else 100_000
     data_dir()

@@ -1,10 +1,12 @@
-"""Answers judged per second: two workers beside plain math-verify in one process, on the same pairs, in one run.
+"""Answers judged per second: two workers beside plain math-verify in one process, on the same
+pairs, in one run.
 
-Pairs are solutions of MATH-500 and GSM8K with their own gold (right) and with another problem's (mostly wrong). The
-verdict cache is off but where stated; equal pairs within a batch are still compared once. Four callers send batches of
-64, as rollout replicas do, so that one long comparison does not idle the other worker. Lines: `plain`, `ours`, the
-ratio, `cached` (the same pairs again, remembered), 1 % and 5 % hostile responses mixed in as a share of the clean rate,
-a batch of 1,024 in one call, latencies of the comparisons that needed a worker, cold start, memory of all processes.
+Pairs are solutions of MATH-500 and GSM8K with their own gold (right) and with another problem's
+(mostly wrong). The verdict cache is off but where stated; equal pairs within a batch are still
+compared once. Four callers send batches of 64, as rollout replicas do, so that one long comparison
+does not idle the other worker. Lines: `plain`, `ours`, the ratio, `cached` (the same pairs again,
+remembered), 1 % and 5 % hostile responses mixed in as a share of the clean rate, a batch of 1,024
+in one call, latencies of the comparisons that needed a worker, cold start, memory of all processes.
 """
 
 import argparse
@@ -40,18 +42,28 @@ def plain_rate(pairs: Sequence[Pair]) -> tuple[float, int]:
     """Pairs per second, and how many it accepts."""
     verify(parse(r"\boxed{1}"), parse(r"\boxed{1}"))
     started = time.monotonic()
-    accepted = sum(bool(verify(parse(rf"\boxed{{{gold}}}"), parse(response))) for gold, response in pairs)
+    accepted = sum(
+        bool(verify(parse(rf"\boxed{{{gold}}}"), parse(response))) for gold, response in pairs
+    )
     return len(pairs) / (time.monotonic() - started), accepted
 
 
-def judge(verifier: Verifier, pairs: Sequence[Pair], size: int = SMALL_BATCH) -> tuple[float, list[Verdict]]:
+def judge(
+    verifier: Verifier, pairs: Sequence[Pair], size: int = SMALL_BATCH
+) -> tuple[float, list[Verdict]]:
     """Pairs per second, and the verdicts."""
-    items = [Item(str(place), gold, response, FinishReason.STOP) for place, (gold, response) in enumerate(pairs)]
+    items = [
+        Item(str(place), gold, response, FinishReason.STOP)
+        for place, (gold, response) in enumerate(pairs)
+    ]
     batches = [items[start : start + size] for start in range(0, len(items), size)]
     started = time.monotonic()
     with ThreadPoolExecutor(CALLERS) as callers:
         judged = callers.map(
-            lambda batch: verifier.verify(batch, [], Profile.RL, timeout_s=3.0, expires_at=math.inf), batches
+            lambda batch: verifier.verify(
+                batch, [], Profile.RL, timeout_s=3.0, expires_at=math.inf
+            ),
+            batches,
         )
         verdicts = [verdict for batch in judged for verdict in batch]
     return len(pairs) / (time.monotonic() - started), verdicts
@@ -71,14 +83,21 @@ def percentile(values: Sequence[float], share: float) -> float | None:
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="150 pairs")
     count = 150 if parser.parse_args().quick else 3000
     configure_logging("benchmark", "error", "console")
     data_dir()
     pairs = realistic_pairs(count)
     plain, plain_accepted = plain_rate(pairs)
-    say(method="plain math-verify, one process", pairs=count, per_second=round(plain, 1), accepted=plain_accepted)
+    say(
+        method="plain math-verify, one process",
+        pairs=count,
+        per_second=round(plain, 1),
+        accepted=plain_accepted,
+    )
     measure(pairs, plain)
 
 
@@ -107,19 +126,32 @@ def measure(pairs: Sequence[Pair], plain: float) -> None:
             ratio=round(clean / plain, 2),
             accepted=sum(verdict.outcome is Outcome.CORRECT for verdict in verdicts),
             needed_a_worker=len(walls),
-            worker_ms={"p50": percentile(walls, 0.5), "p99": percentile(walls, 0.99), "max": percentile(walls, 1.0)},
+            worker_ms={
+                "p50": percentile(walls, 0.5),
+                "p99": percentile(walls, 0.99),
+                "max": percentile(walls, 1.0),
+            },
             unverifiable=sum(verdict.outcome is Outcome.UNVERIFIABLE for verdict in verdicts),
         )
         remembering = Verifier(pool, cache_size=65_536)
         judge(remembering, pairs)
         cached, _ = judge(remembering, pairs)
-        say(method="ours, every pair remembered", per_second=round(cached, 1), ratio=round(cached / plain, 2))
+        say(
+            method="ours, every pair remembered",
+            per_second=round(cached, 1),
+            ratio=round(cached / plain, 2),
+        )
         say(memory_mb={"before": before, "after": memory_mb()})
     for share in (0.01, 0.05):
         with fresh_pool() as pool:
             mixed, judged = judge(Verifier(pool, cache_size=1), with_hostile(list(pairs), share))
         killed = sum(verdict.reason in ("deadline", "memory", "crash") for verdict in judged)
-        say(hostile=share, per_second=round(mixed, 1), of_clean=round(mixed / clean, 3), killed=killed)
+        say(
+            hostile=share,
+            per_second=round(mixed, 1),
+            of_clean=round(mixed / clean, 3),
+            killed=killed,
+        )
     with fresh_pool() as pool:
         rate, batch = judge(Verifier(pool, cache_size=1), pairs[:BATCH], BATCH)
     say(batch=len(batch), seconds=round(len(batch) / rate, 3))

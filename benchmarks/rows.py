@@ -1,16 +1,19 @@
-"""What a training step costs with one packed row per response, against the published layout; forward and backward.
+"""What a training step costs with one packed row per response, against the published layout;
+forward and backward.
 
-A response of R tokens after a prompt of 256, in blocks of 4 whose number of denoising steps is drawn from {1: 0.4,
-2: 0.3, 3: 0.2, 4: 0.1}, two tokens per step on average (and, at R = 1024, one and four). One model of width 256, 4
-layers, 4 heads, vocabulary 1,024, in fp32; one process per measurement, the same kernel and number of threads in all:
+A response of R tokens after a prompt of 256, in blocks of 4 whose number of denoising steps is
+drawn from {1: 0.4, 2: 0.3, 3: 0.2, 4: 0.1}, two tokens per step on average (and, at R = 1024, one
+and four). One model of width 256, 4 layers, 4 heads, vocabulary 1,024, in fp32; one process per
+measurement, the same kernel and number of threads in all:
 
 * ours: the learner's own row `[clean | states]`;
 * reference: as published, one row `[noisy | clean]` per step rank, unpadded, one row at a time, a dense boolean mask;
 * reference_own_attention: the same rows under our attention, which computes visible pairs only;
 * reference_batch: all of the response's rows in one batch, forward only, for the memory alone: a lower bound of it.
 
-Seconds are the best of some repetitions, peak memory is what a step adds to the resident set. All variants must agree
-on the loss. The last line gives the exponents a of cost ~ R^a, by least squares over all R at two tokens per step.
+Seconds are the best of some repetitions, peak memory is what a step adds to the resident set. All
+variants must agree on the loss. The last line gives the exponents a of cost ~ R^a, by least squares
+over all R at two tokens per step.
 """
 
 import argparse
@@ -71,8 +74,12 @@ class DenseAttend:
     def __init__(self, mask: Tensor) -> None:
         self._mask = mask
 
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=self._mask, scale=scaling)
+    def __call__(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=self._mask, scale=scaling
+        )
 
 
 def make_model(width: int) -> LoadedModel:
@@ -84,19 +91,26 @@ def make_model(width: int) -> LoadedModel:
         attn_implementation=IMPLEMENTATION,
     )  # fmt: skip
     sampleable = torch.arange(VOCABULARY) != MASK
-    return LoadedModel(SDARForCausalLM(config), character_tokenizer(), BLOCK, MASK, (0,), sampleable)
+    return LoadedModel(
+        SDARForCausalLM(config), character_tokenizer(), BLOCK, MASK, (0,), sampleable
+    )
 
 
 def make_sample(setting: Setting) -> Sample:
     """A response with random tokens and steps."""
     rng = np.random.default_rng(setting.response_tokens)
     blocks = setting.response_tokens // BLOCK
-    steps = [_ranks(rng, rng.choice(4, p=STEPS_PER_BLOCK[setting.tokens_per_step]) + 1) for _ in range(blocks)]
+    steps = [
+        _ranks(rng, rng.choice(4, p=STEPS_PER_BLOCK[setting.tokens_per_step]) + 1)
+        for _ in range(blocks)
+    ]
     return Sample(
         trajectory_id="traj",
         prompt_ids=rng.integers(MASK, size=setting.prompt_tokens).astype(np.int32),
         token_ids=rng.integers(MASK, size=setting.response_tokens).astype(np.int32),
-        unmask_step=(np.concatenate(steps) + np.arange(blocks).repeat(BLOCK) * BLOCK).astype(np.int32),
+        unmask_step=(np.concatenate(steps) + np.arange(blocks).repeat(BLOCK) * BLOCK).astype(
+            np.int32
+        ),
         logprobs=np.zeros(setting.response_tokens),
         advantage=1.0,
     )
@@ -121,14 +135,19 @@ class ReferenceRow:
 def reference_rows(sample: Sample) -> Iterator[ReferenceRow]:
     """The published layout."""
     ids = torch.from_numpy(np.concatenate([sample.prompt_ids, sample.token_ids]).astype(np.int64))
-    # Steps count from 1 in every block here and none is skipped: a step's rank is the step within its block.
-    rank = torch.from_numpy(np.concatenate([np.zeros(len(sample.prompt_ids)), (sample.unmask_step - 1) % BLOCK + 1]))
+    # Steps count from 1 in every block here and none is skipped: a step's rank is the step within
+    # its block.
+    rank = torch.from_numpy(
+        np.concatenate([np.zeros(len(sample.prompt_ids)), (sample.unmask_step - 1) % BLOCK + 1])
+    )
     position = torch.arange(len(ids)).repeat(2)
     copy = torch.arange(2).flip(0).repeat_interleave(len(ids))
     index = RowIndex(position, position // BLOCK, copy, torch.zeros_like(position))
     for k in range(1, int(rank.max()) + 1):
         loss_at = torch.nonzero(rank == k).flatten()
-        yield ReferenceRow(torch.cat([torch.where(rank >= k, MASK, ids), ids]), index, loss_at, ids[loss_at])
+        yield ReferenceRow(
+            torch.cat([torch.where(rank >= k, MASK, ids), ids]), index, loss_at, ids[loss_at]
+        )
 
 
 def ours(loaded: LoadedModel, sample: Sample) -> tuple[int, float]:
@@ -148,13 +167,17 @@ def reference_own_attention(loaded: LoadedModel, sample: Sample) -> tuple[int, f
     return _row_by_row(loaded, sample, None)
 
 
-def _row_by_row(loaded: LoadedModel, sample: Sample, attend: DenseAttend | None) -> tuple[int, float]:
+def _row_by_row(
+    loaded: LoadedModel, sample: Sample, attend: DenseAttend | None
+) -> tuple[int, float]:
     tokens, loss = 0, 0.0
     for row in reference_rows(sample):
         if attend is None:
             hidden = hidden_states(loaded.model, row.token_ids, row.index)
         else:
-            hidden = attended_states(loaded.model, row.token_ids[None], row.index.position[None], attend)[0]
+            hidden = attended_states(
+                loaded.model, row.token_ids[None], row.index.position[None], attend
+            )[0]
         tokens += len(row.token_ids)
         loss += _descend(_logprobs(loaded, hidden, row))
     return tokens, loss
@@ -165,8 +188,12 @@ def reference_batch(loaded: LoadedModel, sample: Sample) -> tuple[int, float]:
     rows = list(reference_rows(sample))
     attend = DenseAttend(visible(rows[0].index, rows[0].index))
     token_ids = torch.stack([row.token_ids for row in rows])
-    hidden = attended_states(loaded.model, token_ids, rows[0].index.position.expand(len(rows), -1), attend)
-    loss = -torch.cat([_logprobs(loaded, states, row) for states, row in zip(hidden, rows, strict=True)]).sum()
+    hidden = attended_states(
+        loaded.model, token_ids, rows[0].index.position.expand(len(rows), -1), attend
+    )
+    loss = -torch.cat(
+        [_logprobs(loaded, states, row) for states, row in zip(hidden, rows, strict=True)]
+    ).sum()
     return token_ids.numel(), float(loss.detach())
 
 
@@ -192,7 +219,9 @@ def _measure(variant: str, setting: Setting, threads: int) -> Cost:
     torch.set_num_threads(threads)
     step = globals()[variant]
     loaded, sample = make_model(setting.width), make_sample(setting)
-    step(loaded, make_sample(Setting(16, setting.tokens_per_step, 16, setting.width)))  # warm, gradients allocated
+    step(
+        loaded, make_sample(Setting(16, setting.tokens_per_step, 16, setting.width))
+    )  # warm, gradients allocated
     before = _resident_mib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here
     seconds = math.inf
@@ -205,7 +234,11 @@ def _measure(variant: str, setting: Setting, threads: int) -> Cost:
 
 def _resident_mib(field: str) -> float:
     """Resident memory now (VmRSS) or at its peak (VmHWM), from Linux."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field)]
+    (line,) = [
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith(field)
+    ]
     return int(line.split()[1]) / 1024
 
 
@@ -215,7 +248,9 @@ def compare(setting: Setting, threads: int) -> dict[str, object]:
     mine, theirs = costs["ours"], costs["reference"]
     losses = [cost.loss for cost in costs.values()]
     if max(losses) - min(losses) > 1e-4 * abs(mine.loss):
-        raise RuntimeError(f"The variants compute different losses, {losses}: the comparison is void.")
+        raise RuntimeError(
+            f"The variants compute different losses, {losses}: the comparison is void."
+        )
     return {
         "benchmark": "rows",
         **asdict(setting),
@@ -223,9 +258,13 @@ def compare(setting: Setting, threads: int) -> dict[str, object]:
         **{variant: asdict(cost) for variant, cost in costs.items()},
         "times_fewer_tokens": round(theirs.tokens / mine.tokens, 2),
         "times_less_wall": round(theirs.seconds / mine.seconds, 2),
-        "times_less_wall_than_with_own_attention": round(costs["reference_own_attention"].seconds / mine.seconds, 2),
+        "times_less_wall_than_with_own_attention": round(
+            costs["reference_own_attention"].seconds / mine.seconds, 2
+        ),
         "peak_over_one_reference_row": round(mine.peak_mib / theirs.peak_mib, 2),
-        "peak_over_all_rows_in_a_batch": round(mine.peak_mib / costs["reference_batch"].peak_mib, 2),
+        "peak_over_all_rows_in_a_batch": round(
+            mine.peak_mib / costs["reference_batch"].peak_mib, 2
+        ),
     }
 
 
@@ -233,7 +272,9 @@ def exponents(results: list[dict[str, object]]) -> dict[str, object]:
     """Growth of tokens, seconds and peak memory with R."""
     lengths = [float(str(result["response_tokens"])) for result in results]
     fits = {
-        f"{variant}_{quantity}": round(_slope(lengths, [result[variant][quantity] for result in results]), 2)  # type: ignore[index]
+        f"{variant}_{quantity}": round(
+            _slope(lengths, [result[variant][quantity] for result in results]), 2
+        )  # type: ignore[index]
         for variant in ("ours", "reference", "reference_own_attention")
         for quantity in ("tokens", "seconds", "peak_mib")
     }
@@ -246,20 +287,32 @@ def _slope(x: list[float], y: list[float]) -> float:
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small responses and a narrow model: a test of the script")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="small responses and a narrow model: a test of the script",
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     if options.quick:
         settings = [Setting(length, 2, 32, 32) for length in (64, 128)] + [Setting(64, 1, 32, 32)]
     else:
-        settings = [Setting(length, 2, repetitions=repeats) for length, repeats in ((256, 3), (1024, 2), (2048, 1))]
+        settings = [
+            Setting(length, 2, repetitions=repeats)
+            for length, repeats in ((256, 3), (1024, 2), (2048, 1))
+        ]
         settings += [Setting(4096, 2), Setting(1024, 1), Setting(1024, 4)]
     results = []
     for setting in settings:
         results.append(compare(setting, options.threads))
         print(json.dumps(results[-1]), flush=True)
-    print(json.dumps(exponents([result for result in results if result["tokens_per_step"] == 2])), flush=True)
+    print(
+        json.dumps(exponents([result for result in results if result["tokens_per_step"] == 2])),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""What 1, 8, 64 and 512 GPUs ask of the other parts: a queueing estimate, checked against the real verifier pool.
+"""What 1, 8, 64 and 512 GPUs ask of the other parts: a queueing estimate, checked against the real
+verifier pool.
 
-First the service time of comparisons is measured, one at a time. Then groups of responses arrive at random at a share
-of what two workers can do; the time that comparisons wait is measured beside the estimate. Then bytes of a group in
-Redis and rows in PostgreSQL are counted, and the table is computed from all of it. What a GPU does is an assumption,
-given as options.
+First the service time of comparisons is measured, one at a time. Then groups of responses arrive at
+random at a share of what two workers can do; the time that comparisons wait is measured beside the
+estimate. Then bytes of a group in Redis and rows in PostgreSQL are counted, and the table is
+computed from all of it. What a GPU does is an assumption, given as options.
 """
 
 import argparse
@@ -51,7 +52,9 @@ def say(**line: object) -> None:
 
 
 def erlang_c(servers: int, load: float) -> float:
-    """Probability that an arrival waits in M/M/c; `load` is arrivals x service time, below `servers`."""
+    """Probability that an arrival waits in M/M/c; `load` is arrivals x service time, below
+    `servers`.
+    """
     terms = [1.0]
     for k in range(1, servers + 1):
         terms.append(terms[-1] * load / k)
@@ -62,14 +65,16 @@ def erlang_c(servers: int, load: float) -> float:
 def expected_wait_s(servers: int, rate: float, service: ServiceTime, batch: int) -> float:
     """Mean wait of one item, for batches that arrive at random, `rate` items a second together.
 
-    The wait of a batch is that of M/G/1 (Pollaczek and Khinchine) with the whole batch as the job and the servers as
-    one fast one, times Erlang C over the load, as Allen and Cunneen have it; exact for one server. Then comes the wait
-    behind the items of the same batch.
+    The wait of a batch is that of M/G/1 (Pollaczek and Khinchine) with the whole batch as the job
+    and the servers as one fast one, times Erlang C over the load, as Allen and Cunneen have it;
+    exact for one server. Then comes the wait behind the items of the same batch.
     """
     load = rate * service.mean_s / servers
     whole = batch * service.mean_s / servers
     second_moment = whole**2 + batch * service.cv2 * (service.mean_s / servers) ** 2
-    before = erlang_c(servers, load * servers) / load * (rate / batch) * second_moment / (2 * (1 - load))
+    before = (
+        erlang_c(servers, load * servers) / load * (rate / batch) * second_moment / (2 * (1 - load))
+    )
     return before + max(0, batch - servers) / (2 * servers) * service.mean_s
 
 
@@ -85,7 +90,10 @@ def comparable(pairs: list[Pair]) -> tuple[list[Pair], float]:
 
 def run(pool: Pool, pairs: list[Pair]) -> list[Graded]:
     """Judge a batch and wait for it."""
-    return [f.result() for f in pool.submit(pairs, timeout_s=TIMEOUT_S, expires_at=time.monotonic() + 600)]
+    return [
+        f.result()
+        for f in pool.submit(pairs, timeout_s=TIMEOUT_S, expires_at=time.monotonic() + 600)
+    ]
 
 
 def measure(pool: Pool, pairs: list[Pair]) -> ServiceTime:
@@ -95,7 +103,9 @@ def measure(pool: Pool, pairs: list[Pair]) -> ServiceTime:
     return ServiceTime(mean, statistics.pvariance(times) / mean**2)
 
 
-def offered(pool: Pool, pairs: list[Pair], rate: float, seconds: float, rng: random.Random) -> tuple[float, float]:
+def offered(
+    pool: Pool, pairs: list[Pair], rate: float, seconds: float, rng: random.Random
+) -> tuple[float, float]:
     """Groups at random times; mean wait and mean service time of their comparisons, in seconds."""
     futures, at, end = [], time.monotonic(), time.monotonic() + seconds
     while at < end:
@@ -104,7 +114,9 @@ def offered(pool: Pool, pairs: list[Pair], rate: float, seconds: float, rng: ran
         futures += pool.submit(batch, timeout_s=TIMEOUT_S, expires_at=time.monotonic() + 600)
         at += rng.expovariate(rate / GROUP)
     done = [future.result() for future in futures]
-    return statistics.fmean(g.queue_ms for g in done) / 1000, statistics.fmean(g.wall_ms for g in done) / 1000
+    return statistics.fmean(g.queue_ms for g in done) / 1000, statistics.fmean(
+        g.wall_ms for g in done
+    ) / 1000
 
 
 def group_of(tokens: int) -> ScoredGroup:
@@ -138,7 +150,10 @@ def table(
 ) -> Iterator[dict[str, object]]:
     """A line for every number of GPUs."""
     group = group_of(args.response_tokens)
-    stream_bytes, logged_bytes = len(group_to_pb(group).SerializeToString()), len(json.dumps(group_to_json(group)))
+    stream_bytes, logged_bytes = (
+        len(group_to_pb(group).SerializeToString()),
+        len(json.dumps(group_to_json(group))),
+    )
     for gpus in (1, 8, 64, 512):
         jobs = max(1, gpus // args.gpus_per_job)
         rollout_gpus = max(0.5, gpus / 2)
@@ -154,19 +169,29 @@ def table(
             "reward_workers": needed_workers(responses * share, service, 1.0),
             "reward_extraction_cores": round(responses * extract_s, 2),
             "redis_mb_per_s": round(responses / GROUP * stream_bytes * 2 / 1e6, 2),
-            "redis_mb_held": round(jobs * (args.staleness + 1) * args.prompts_per_step * stream_bytes / 1e6, 1),
-            "postgres_rows_per_s": round(jobs * (args.metrics_per_step + args.logged_groups) / step_s, 2),
+            "redis_mb_held": round(
+                jobs * (args.staleness + 1) * args.prompts_per_step * stream_bytes / 1e6, 1
+            ),
+            "postgres_rows_per_s": round(
+                jobs * (args.metrics_per_step + args.logged_groups) / step_s, 2
+            ),
             "postgres_kb_per_s": round(jobs * args.logged_groups * logged_bytes / step_s / 1e3, 1),
             "weight_gb_per_step_of_a_job": round(weights / 1e9, 1),
-            "gbit_per_s_of_a_trainer_for_a_tenth_of_a_step": round(weights * 8 / 1e9 / (0.1 * step_s), 1),
+            "gbit_per_s_of_a_trainer_for_a_tenth_of_a_step": round(
+                weights * 8 / 1e9 / (0.1 * step_s), 1
+            ),
         }
 
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=30.0, help="of each load")
-    parser.add_argument("--tokens-per-s", type=float, default=2500.0, help="assumed, of one rollout GPU")
+    parser.add_argument(
+        "--tokens-per-s", type=float, default=2500.0, help="assumed, of one rollout GPU"
+    )
     parser.add_argument("--response-tokens", type=int, default=1024)
     parser.add_argument("--prompts-per-step", type=int, default=128)
     parser.add_argument("--gpus-per-job", type=int, default=8)
@@ -194,7 +219,9 @@ def main() -> None:
             rate = part * WORKERS / service.mean_s
             wait, busy = offered(pool, pairs, rate, args.seconds, rng)
             loaded = ServiceTime(busy, service.cv2)
-            predicted = expected_wait_s(WORKERS, rate, loaded, GROUP) if rate * busy < WORKERS else math.inf
+            predicted = (
+                expected_wait_s(WORKERS, rate, loaded, GROUP) if rate * busy < WORKERS else math.inf
+            )
             say(
                 offered_load=part,
                 load_by_time_under_load=round(rate * busy / WORKERS, 2),

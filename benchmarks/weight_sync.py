@@ -1,9 +1,10 @@
-"""GiB/s of a weight update over gRPC against a plain socket copy of the same bytes; one JSON object.
+"""GiB/s of a weight update over gRPC against a plain socket copy of the same bytes; one JSON
+object.
 
-Ours is `services.trainer.publisher.publish` to one replica in a process of its own, over loopback: manifest, chunks,
-and a digest that both sides compute, into new tensors. Copying them into a model is not included. The reference is
-one `sendall` per tensor over a TCP socket on loopback into a new buffer, without any check. The runs alternate; the
-median counts.
+Ours is `services.trainer.publisher.publish` to one replica in a process of its own, over loopback:
+manifest, chunks, and a digest that both sides compute, into new tensors. Copying them into a model
+is not included. The reference is one `sendall` per tensor over a TCP socket on loopback into a new
+buffer, without any check. The runs alternate; the median counts.
 """
 
 import argparse
@@ -44,7 +45,9 @@ class AcceptingWorker(RolloutWorker):
 
     def update_weights(self, update: WeightUpdate, timeout_s: float) -> bool:
         """Remember the version alone."""
-        self._held = Replica(state=ReplicaState.READY, assignment=_assignment(), weights=update.weights)
+        self._held = Replica(
+            state=ReplicaState.READY, assignment=_assignment(), weights=update.weights
+        )
         return True
 
 
@@ -59,7 +62,11 @@ def serve_replica(ready: Connection) -> None:
     """A replica's transport until the parent hangs up."""
     worker = AcceptingWorker()
     servicer = RolloutServicer(worker, "bench", RolloutMetrics(worker, "bench"))
-    server = RpcServer("127.0.0.1:0", lambda s: rollout_pb2_grpc.add_RolloutServiceServicer_to_server(servicer, s), [])
+    server = RpcServer(
+        "127.0.0.1:0",
+        lambda s: rollout_pb2_grpc.add_RolloutServiceServicer_to_server(servicer, s),
+        [],
+    )
     ready.send(server.address)
     ready.poll(None)
     server.stop(lambda: None)
@@ -90,7 +97,9 @@ def _receive(connection: socket.socket, size: int) -> None:
 def process(target, *arguments) -> Iterator[object]:  # type: ignore[no-untyped-def]
     """A child that says where it listens."""
     ours, theirs = multiprocessing.Pipe()
-    child = multiprocessing.get_context("spawn").Process(target=target, args=(theirs, *arguments), daemon=True)
+    child = multiprocessing.get_context("spawn").Process(
+        target=target, args=(theirs, *arguments), daemon=True
+    )
     child.start()
     theirs.close()  # a child that dies is an EOFError here, not a wait
     try:

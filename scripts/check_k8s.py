@@ -1,4 +1,6 @@
-"""Renders every overlay of k8s/ with kustomize and checks it: schemas of three Kubernetes releases, and our policy."""
+"""Renders every overlay of k8s/ with kustomize and checks it: schemas of three Kubernetes releases,
+and our policy.
+"""
 
 import importlib.metadata
 import shutil
@@ -17,13 +19,17 @@ OVERLAYS: Final = ("local", "gpu", "multi-node")
 VERSIONS: Final = ("1.35", "1.36", "1.37")
 WORKLOADS: Final = frozenset({"Deployment", "StatefulSet", "Job"})
 RIGHTS: Final = frozenset({"Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"})
-LABELS: Final = frozenset({f"app.kubernetes.io/{name}" for name in ("name", "component", "part-of")})
+LABELS: Final = frozenset(
+    {f"app.kubernetes.io/{name}" for name in ("name", "component", "part-of")}
+)
 
 Document = dict[str, Any]
 
 
 def render(overlay: str) -> list[Document]:
-    """What `kubectl apply -k` would send; secrets are the example's. Ends the program when it cannot be."""
+    """What `kubectl apply -k` would send; secrets are the example's. Ends the program when it
+    cannot be.
+    """
     with tempfile.TemporaryDirectory() as copy:
         tree = Path(copy) / "k8s"
         shutil.copytree(ROOT / "k8s", tree)
@@ -55,7 +61,9 @@ def schema_faults(documents: list[Document]) -> Iterator[str]:
 
 
 def policy_faults(documents: list[Document]) -> Iterator[str]:
-    """No root, nothing writable but volumes, limits everywhere, pinned images, no rights in the cluster."""
+    """No root, nothing writable but volumes, limits everywhere, pinned images, no rights in the
+    cluster.
+    """
     for document in documents:
         if document["kind"] in RIGHTS:
             yield f"{name_of(document)}: service accounts have no rights here"
@@ -71,7 +79,10 @@ def name_of(document: Document) -> str:
 
 
 def _label_faults(document: Document) -> Iterator[str]:
-    for labels in (document["metadata"]["labels"], document["spec"]["template"]["metadata"]["labels"]):
+    for labels in (
+        document["metadata"]["labels"],
+        document["spec"]["template"]["metadata"]["labels"],
+    ):
         if missing := LABELS - labels.keys():
             yield f"lacks the labels {sorted(missing)}"
 
@@ -93,7 +104,9 @@ def _containers_faults(pod: Document) -> Iterator[str]:
         context = container.get("securityContext", {})
         if context.get("runAsUser") == 0:
             yield "may run as root"
-        if context.get("allowPrivilegeEscalation") is not False or context.get("capabilities") != {"drop": ["ALL"]}:
+        if context.get("allowPrivilegeEscalation") is not False or context.get("capabilities") != {
+            "drop": ["ALL"]
+        }:
             yield "may gain privileges"
         if context.get("readOnlyRootFilesystem") is not True:
             yield "has a writable root"

@@ -1,4 +1,6 @@
-"""Write what the dashboard is built from: the API's own OpenAPI document, and the example specs as JSON."""
+"""Write what the dashboard is built from: the API's own OpenAPI document, and the example specs as
+JSON.
+"""
 
 import json
 import os
@@ -26,12 +28,18 @@ def openapi() -> dict[str, Any]:
 
 def examples() -> list[dict[str, Any]]:
     """Every example: {name, about: its first comment, spec}."""
-    paths = sorted(path for path in (ROOT / "examples").iterdir() if path.suffix in (".toml", ".json"))
-    return [{"name": path.stem, "about": _about(path), "spec": read_spec_file(path)} for path in paths]
+    paths = sorted(
+        path for path in (ROOT / "examples").iterdir() if path.suffix in (".toml", ".json")
+    )
+    return [
+        {"name": path.stem, "about": _about(path), "spec": read_spec_file(path)} for path in paths
+    ]
 
 
 def _about(path: Path) -> str:
-    lines = [line.removeprefix("# ") for line in path.read_text().splitlines() if line.startswith("# ")]
+    lines = [
+        line.removeprefix("# ") for line in path.read_text().splitlines() if line.startswith("# ")
+    ]
     return lines[0] if lines and path.suffix == ".toml" else ""
 
 

@@ -1,7 +1,8 @@
-"""Write services/api/answers.py: the answers of the REST API that its Python client returns, as TypedDicts.
+"""Write services/api/answers.py: the answers of the REST API that its Python client returns, as
+TypedDicts.
 
-They are made of the API's own OpenAPI document, so that the type checker sees what the server says. `--check` only
-says whether the file is up to date.
+They are made of the API's own OpenAPI document, so that the type checker sees what the server says.
+`--check` only says whether the file is up to date.
 """
 
 import subprocess
@@ -39,7 +40,13 @@ HEADER: Final = '''"""Answers of the REST API, as its client returns them. Writt
 from typing import Any, Literal, TypedDict
 
 '''
-_PLAIN: Final = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "null": "None"}
+_PLAIN: Final = {
+    "string": "str",
+    "integer": "int",
+    "number": "float",
+    "boolean": "bool",
+    "null": "None",
+}
 Schema = dict[str, Any]
 
 
@@ -99,7 +106,9 @@ def _definition(name: str, schema: Schema) -> str:
 
 def _formatted(source: str) -> str:
     ruff = Path(sys.executable).with_name("ruff")
-    return subprocess.run([ruff, "format", "-"], input=source, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [ruff, "format", "-"], input=source, capture_output=True, text=True, check=True
+    ).stdout
 
 
 def main() -> None:

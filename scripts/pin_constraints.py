@@ -1,4 +1,5 @@
-"""Write constraints.txt: an exact pin of everything that pyproject.toml declares, transitively, as installed here.
+"""Write constraints.txt: an exact pin of everything that pyproject.toml declares, transitively, as
+installed here.
 
 LMDeploy wants an older torch and has pins of its own, lmdeploy-constraints.txt.
 """
@@ -64,7 +65,10 @@ def main() -> int:
     try:
         found = pins()
     except PackageNotFoundError as error:
-        print(f"{error.name} is declared but not installed; run `pip install -e '.[dev]'` first", file=sys.stderr)
+        print(
+            f"{error.name} is declared but not installed; run `pip install -e '.[dev]'` first",
+            file=sys.stderr,
+        )
         return 1
     lines = [f"{name}=={version}\n" for name, version in sorted(found.items())]
     (ROOT / "constraints.txt").write_text(HEADER + "".join(lines))

@@ -1,8 +1,9 @@
-"""Writes down when the processes of a benchmarked platform compute; Python imports this module by itself at start.
+"""Writes down when the processes of a benchmarked platform compute; Python imports this module by
+itself at start.
 
-Every call of a function in COMPUTING (of a class, or of the module where None stands) appends `[kind, start, end]`, in
-seconds of the machine's monotonic clock, to a file of its process in the directory DIRL_BENCH_TRACE. The services know
-nothing of it.
+Every call of a function in COMPUTING (of a class, or of the module where None stands) appends
+`[kind, start, end]`, in seconds of the machine's monotonic clock, to a file of its process in the
+directory DIRL_BENCH_TRACE. The services know nothing of it.
 """
 
 import functools
@@ -18,9 +19,13 @@ from types import ModuleType
 from typing import Any
 
 COMPUTING = {
-    "services.rollout.engines.torch_engine": (("engine", "TorchEngine", ("step", "replay", "load_weights")),),
+    "services.rollout.engines.torch_engine": (
+        ("engine", "TorchEngine", ("step", "replay", "load_weights")),
+    ),
     "services.common.weights": (("weights", "WeightAssembler", ("feed", "finish")),),
-    "services.trainer.learner.trainee": (("learner", "Trainee", ("train_rl", "logprobs", "tensors")),),
+    "services.trainer.learner.trainee": (
+        ("learner", "Trainee", ("train_rl", "logprobs", "tensors")),
+    ),
     "services.reward.pool": (("verifier", "_Slot", ("_grade",)),),
     "services.trainer.learner.stage": (("step", None, ("_one_step",)),),
 }
@@ -50,9 +55,13 @@ def _write(interval: list[Any]) -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the modules of COMPUTING as everybody does, and wraps their functions once they are loaded."""
+    """Finds the modules of COMPUTING as everybody does, and wraps their functions once they are
+    loaded.
+    """
 
-    def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Any, target: Any = None
+    ) -> importlib.machinery.ModuleSpec | None:
         if name not in COMPUTING:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)

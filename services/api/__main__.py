@@ -37,7 +37,8 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen."""
         await super().startup(sockets)
-        # What was imported lives as long as the process; to walk it again at every collection costs requests a pause.
+        # What was imported lives as long as the process; to walk it again at every collection costs
+        # requests a pause.
         gc.collect()
         gc.freeze()
         if self.started:
@@ -45,18 +46,23 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM or SIGINT."""
-        # Not the parent's: it would raise the signal again at the end, and a clean stop would look like a crash.
+        # Not the parent's: it would raise the signal again at the end, and a clean stop would look
+        # like a crash.
         self._resources.stopping.set()
         self.force_exit = self.should_exit
         self.should_exit = True
 
 
 def _ensure_key(resources: Resources) -> None:
-    """Nobody listens beyond loopback without a key: the first one is made here and shown once, on standard output."""
+    """Nobody listens beyond loopback without a key: the first one is made here and shown once, on
+    standard output.
+    """
     with resources.database.begin() as session:
         secret = create_first_key(session)
     if secret is not None:
-        sys.stdout.write(f"The first API key, with all rights; it is shown this once:\n\n    {secret}\n\n")
+        sys.stdout.write(
+            f"The first API key, with all rights; it is shown this once:\n\n    {secret}\n\n"
+        )
         sys.stdout.flush()
 
 
@@ -65,7 +71,9 @@ def main() -> None:
     settings = read_settings(ApiSettings)
     configure_logging("api", settings.log_level, settings.log_format)
     configure_tracing("api", settings.otlp_endpoint)
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # five lines that "api ready" says in one
+    logging.getLogger("uvicorn.error").setLevel(
+        logging.WARNING
+    )  # five lines that "api ready" says in one
     wait_for_schema(settings.database_url)
     host, _, port = settings.api_listen.rpartition(":")
     with open_resources(settings) as resources:

@@ -21,13 +21,20 @@ HINT_EXPIRES_S: Final = 5
 _VISIBILITY_TIMEOUT_S: Final = 600
 _CONNECT_S: Final = 2
 
-_TRY_ONCE: Final = {"max_retries": 1, "interval_start": 0, "interval_step": 0.05, "interval_max": 0.1}
+_TRY_ONCE: Final = {
+    "max_retries": 1,
+    "interval_start": 0,
+    "interval_step": 0.05,
+    "interval_max": 0.1,
+}
 
 log = get_logger()
 
 
 def make_celery(redis_url: str) -> Celery:
-    """A Celery application on the broker; JSON messages, acknowledged after the task, results kept nowhere."""
+    """A Celery application on the broker; JSON messages, acknowledged after the task, results kept
+    nowhere.
+    """
     app = Celery("dirl", broker=redis_url)
     app.conf.update(
         task_default_queue=QUEUE,
@@ -50,7 +57,9 @@ def make_celery(redis_url: str) -> Celery:
 
 
 class Hints:
-    """Wakes the scheduler after a commit. A hint that is lost costs a second: the beat finds the work."""
+    """Wakes the scheduler after a commit. A hint that is lost costs a second: the beat finds the
+    work.
+    """
 
     def __init__(self, redis_url: str) -> None:
         self._app = make_celery(redis_url)

@@ -1,9 +1,10 @@
-"""`python -m services.api.certificates`: certificates for the calls between the services of one installation.
+"""`python -m services.api.certificates`: certificates for the calls between the services of one
+installation.
 
-Writes `ca.pem`, `cert.pem` and `key.pem` into DIRL_RPC_TLS_DIR, good for every host that DIRL_ROLLOUT_ADDRESSES,
-DIRL_TRAINER_ADDRESSES and DIRL_REWARD_ADDRESS name, and for this machine; keeps what is good for these hosts. The
-authority's key is thrown away, so nobody can sign another one; where services shall have certificates of their own, an
-authority of yours makes them.
+Writes `ca.pem`, `cert.pem` and `key.pem` into DIRL_RPC_TLS_DIR, good for every host that
+DIRL_ROLLOUT_ADDRESSES, DIRL_TRAINER_ADDRESSES and DIRL_REWARD_ADDRESS name, and for this machine;
+keeps what is good for these hosts. The authority's key is thrown away, so nobody can sign another
+one; where services shall have certificates of their own, an authority of yours makes them.
 """
 
 import ipaddress
@@ -53,13 +54,17 @@ def _covers(directory: Path, hosts: Collection[str]) -> bool:
         return False
     certificate = x509.load_pem_x509_certificate((directory / "cert.pem").read_bytes())
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return set(map(_general_name, hosts)) <= set(names) and utc_now() < certificate.not_valid_after_utc
+    return (
+        set(map(_general_name, hosts)) <= set(names) and utc_now() < certificate.not_valid_after_utc
+    )
 
 
 def _authority() -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     key = ec.generate_private_key(ec.SECP256R1())
     name = _name("DiRL Platform authority")
-    builder = _builder(name, name, key).add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = _builder(name, name, key).add_extension(
+        x509.BasicConstraints(ca=True, path_length=0), critical=True
+    )
     return builder.sign(key, hashes.SHA256()), key
 
 
@@ -67,7 +72,9 @@ def _certificate(
     hosts: Collection[str], authority: x509.Certificate, authority_key: ec.EllipticCurvePrivateKey
 ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     key = ec.generate_private_key(ec.SECP256R1())
-    usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+    usage = x509.ExtendedKeyUsage(
+        [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    )
     builder = (
         _builder(_name("DiRL Platform service"), authority.subject, key)
         .add_extension(x509.SubjectAlternativeName(map(_general_name, hosts)), critical=False)
@@ -76,7 +83,9 @@ def _certificate(
     return builder.sign(authority_key, hashes.SHA256()), key
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
+) -> x509.CertificateBuilder:
     now = utc_now()
     return (
         x509.CertificateBuilder()

@@ -1,4 +1,6 @@
-"""A client of the REST API, for programs and the command line; every failure is a ClientError in the server's words."""
+"""A client of the REST API, for programs and the command line; every failure is a ClientError in
+the server's words.
+"""
 
 import os
 from collections.abc import Iterator
@@ -28,7 +30,9 @@ class _Readiness(TypedDict):
 
 
 class ClientError(Exception):
-    """What was asked for was refused or not answered; the message says what was tried, what is wrong, the way out."""
+    """What was asked for was refused or not answered; the message says what was tried, what is
+    wrong, the way out.
+    """
 
     def __init__(self, message: str, *, code: str = "command_failed") -> None:
         super().__init__(message)
@@ -45,7 +49,9 @@ class ApiClient:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.url = url.rstrip("/")
         # The platform is local or named explicitly: proxies of the environment are not asked.
-        self._http = httpx.Client(base_url=self.url, timeout=_TIMEOUT_S, headers=headers, trust_env=False)
+        self._http = httpx.Client(
+            base_url=self.url, timeout=_TIMEOUT_S, headers=headers, trust_env=False
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -61,12 +67,18 @@ class ApiClient:
         """Send a data file."""
         with _opened(path) as file:
             return self._send(
-                answers.FileView, "POST", "/v1/files", files={"file": (path.name, file)}, data={"purpose": "fine-tune"}
+                answers.FileView,
+                "POST",
+                "/v1/files",
+                files={"file": (path.name, file)},
+                data={"purpose": "fine-tune"},
             )
 
     def create_job(self, spec: Json, *, preflight: bool = False) -> answers.JobView:
         """Submit a job spec; with `preflight` it is refused when its forecast speaks against it."""
-        return self._send(answers.JobView, "POST", "/v1/jobs", params={"preflight": preflight}, json=spec)
+        return self._send(
+            answers.JobView, "POST", "/v1/jobs", params={"preflight": preflight}, json=spec
+        )
 
     def job(self, job_id: str) -> answers.JobView:
         """One job."""
@@ -98,21 +110,33 @@ class ApiClient:
 
     def rewind(self, job_id: str, checkpoint: str) -> answers.JobView:
         """Queue a job to go on from an earlier checkpoint."""
-        return self._send(answers.JobView, "POST", f"/v1/jobs/{job_id}/rewind", json={"checkpoint": checkpoint})
+        return self._send(
+            answers.JobView, "POST", f"/v1/jobs/{job_id}/rewind", json={"checkpoint": checkpoint}
+        )
 
     def fork(self, job_id: str, checkpoint: str | None, changes: Json) -> answers.JobView:
         """A new job that goes on from a checkpoint, the newest by default, with another spec."""
         return self._send(
-            answers.JobView, "POST", f"/v1/jobs/{job_id}/fork", json={"checkpoint": checkpoint, "changes": changes}
+            answers.JobView,
+            "POST",
+            f"/v1/jobs/{job_id}/fork",
+            json={"checkpoint": checkpoint, "changes": changes},
         )
 
     def change(self, job_id: str, hyperparameters: Json) -> answers.JobView:
         """Change hyperparameters, by dotted key, between two steps."""
-        return self._send(answers.JobView, "PATCH", f"/v1/jobs/{job_id}", json={"hyperparameters": hyperparameters})
+        return self._send(
+            answers.JobView,
+            "PATCH",
+            f"/v1/jobs/{job_id}",
+            json={"hyperparameters": hyperparameters},
+        )
 
     def delete_checkpoint(self, job_id: str, checkpoint_id: str) -> answers.DeletedCheckpoint:
         """Delete a checkpoint of a job that does not run."""
-        return self._send(answers.DeletedCheckpoint, "DELETE", f"/v1/jobs/{job_id}/checkpoints/{checkpoint_id}")
+        return self._send(
+            answers.DeletedCheckpoint, "DELETE", f"/v1/jobs/{job_id}/checkpoints/{checkpoint_id}"
+        )
 
     def usage(self) -> answers.UsageView:
         """What the project keeps, and what it may keep."""
@@ -120,7 +144,9 @@ class ApiClient:
 
     def create_webhook(self, url: str, events: list[str]) -> answers.NewWebhookView:
         """Have an address told about jobs; the answer has the secret that messages are signed with."""
-        return self._send(answers.NewWebhookView, "POST", "/v1/webhooks", json={"url": url, "events": events})
+        return self._send(
+            answers.NewWebhookView, "POST", "/v1/webhooks", json={"url": url, "events": events}
+        )
 
     def delete(self, job_id: str) -> answers.DeletedJob:
         """Delete a job with its data."""
@@ -132,13 +158,17 @@ class ApiClient:
 
     def forecast(self, spec: Json) -> answers.JobForecast:
         """What can be said of a job before it runs."""
-        return self._send(answers.JobForecast, "POST", "/v1/jobs", params={"dry_run": True}, json=spec)
+        return self._send(
+            answers.JobForecast, "POST", "/v1/jobs", params={"dry_run": True}, json=spec
+        )
 
     def log_lines(self, job_id: str, service: str) -> Iterator[answers.LogLineView]:
         """What a service wrote about the newest attempt, oldest first."""
         return self._pages(answers.LogLineView, f"/v1/jobs/{job_id}/logs", service=service)
 
-    def create_key(self, name: str, project: str, scopes: list[str], expires_at: int | None) -> answers.NewKeyView:
+    def create_key(
+        self, name: str, project: str, scopes: list[str], expires_at: int | None
+    ) -> answers.NewKeyView:
         """A new API key, with its secret."""
         body = {"name": name, "project": project, "scopes": scopes, "expires_at": expires_at}
         return self._send(answers.NewKeyView, "POST", "/v1/api_keys", json=body)
@@ -187,9 +217,13 @@ class ApiClient:
         """How an export goes."""
         return self._send(answers.ExportView, "GET", f"/v1/exports/{export_id}")
 
-    def _pages(self, kind: type[Answer], path: str, after: str | None = None, **selection: str) -> Iterator[Answer]:
+    def _pages(
+        self, kind: type[Answer], path: str, after: str | None = None, **selection: str
+    ) -> Iterator[Answer]:
         while True:
-            page = self._page(kind, path, limit=_PAGE, **selection, **({} if after is None else {"after": after}))
+            page = self._page(
+                kind, path, limit=_PAGE, **selection, **({} if after is None else {"after": after})
+            )
             yield from page["data"]
             if not page["has_more"]:
                 return
@@ -224,4 +258,6 @@ def _refusal(answer: httpx.Response) -> ClientError:
         error = answer.json()["error"]
         return ClientError(str(error["message"]), code=str(error["code"]))
     except (ValueError, KeyError, TypeError):
-        return ClientError(f"{answer.request.url} answered {answer.status_code}: {answer.text[:200]}")
+        return ClientError(
+            f"{answer.request.url} answered {answer.status_code}: {answer.text[:200]}"
+        )

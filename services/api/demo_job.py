@@ -1,4 +1,6 @@
-"""The demo's job: generated arithmetic problems, a tiny model with random weights, and the spec that trains it."""
+"""The demo's job: generated arithmetic problems, a tiny model with random weights, and the spec
+that trains it.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +16,17 @@ _SPEC: Final = Path(__file__).parent / "cli" / "arithmetic.toml"
 
 
 def make_model_here(path: Path, seed: int) -> None:
-    """The demo's model, made on this machine; raises CommandError when it cannot be, as without torch."""
+    """The demo's model, made on this machine; raises CommandError when it cannot be, as without
+    torch.
+    """
     run_module("services.common.model", "make", "--out", str(path), "--seed", str(seed))
 
 
 def make_demo_job(
     directory: Path, seed: int, make_model: Callable[[Path, int], None] = make_model_here
 ) -> dict[str, Any]:
-    """Spec of the demo's job; its data and model are written into the directory, whose model is kept if it has one.
+    """Spec of the demo's job; its data and model are written into the directory, whose model is
+    kept if it has one.
 
     Raises what `make_model` raises.
     """

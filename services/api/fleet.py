@@ -1,4 +1,6 @@
-"""The other services as the control plane calls them: every call with a deadline, every failure a PlatformError."""
+"""The other services as the control plane calls them: every call with a deadline, every failure a
+PlatformError.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,19 +37,25 @@ _AUDIT_TIMEOUT_S: Final = 60.0
 _MODEL_TIMEOUT_S: Final = 60.0
 _THREADS: Final = 16
 
-UNREACHABLE_CODES: Final = frozenset({"trainer_unavailable", "rollout_unavailable", "deadline_exceeded", "worker_lost"})
+UNREACHABLE_CODES: Final = frozenset(
+    {"trainer_unavailable", "rollout_unavailable", "deadline_exceeded", "worker_lost"}
+)
 """Codes after which nobody knows whether the call was carried out."""
 
 Answer = TypeVar("Answer")
 
 
 def reads_same_spec(status: trainer_pb2.GetTrainerStatusResponse) -> bool:
-    """Whether the trainer reads job specs as this process does; in the middle of an upgrade one may not."""
+    """Whether the trainer reads job specs as this process does; in the middle of an upgrade one may
+    not.
+    """
     return status.spec_digest == schema_digest()
 
 
 class Fleet:
-    """Clients of all trainers and rollout replicas of the installation, and the way to the reward service."""
+    """Clients of all trainers and rollout replicas of the installation, and the way to the reward
+    service.
+    """
 
     def __init__(self, trainers: Sequence[str], replicas: Sequence[str], reward: str) -> None:
         self.trainers, self.replicas, self.reward = tuple(trainers), tuple(replicas), reward
@@ -63,8 +71,12 @@ class Fleet:
                 connection.close()
             self._channels.clear()
 
-    def ask_all(self, ask: Callable[[str], Answer], addresses: Iterable[str]) -> dict[str, Answer | PlatformError]:
-        """What each address answers, asked side by side; an error stands in the place of its answer."""
+    def ask_all(
+        self, ask: Callable[[str], Answer], addresses: Iterable[str]
+    ) -> dict[str, Answer | PlatformError]:
+        """What each address answers, asked side by side; an error stands in the place of its
+        answer.
+        """
 
         def answer(address: str) -> Answer | PlatformError:
             try:
@@ -89,7 +101,9 @@ class Fleet:
             unavailable_code="verifier_unavailable",
         )
 
-    def grade(self, request: reward_pb2.VerifyRequest, timeout_s: float) -> reward_pb2.VerifyResponse:
+    def grade(
+        self, request: reward_pb2.VerifyRequest, timeout_s: float
+    ) -> reward_pb2.VerifyResponse:
         """Verdicts of the reward service, by any graders."""
         return call(
             self._reward().Verify,
@@ -117,8 +131,12 @@ class Fleet:
     def attempt_status(
         self, address: str, job_dir: Path, job_id: str, attempt: int
     ) -> trainer_pb2.GetTrainerStatusResponse:
-        """How an attempt stands: any trainer knows the end of one whose learner left a result behind."""
-        about = trainer_pb2.GetTrainerStatusRequest(job_id=job_id, attempt=attempt, job_dir=str(job_dir))
+        """How an attempt stands: any trainer knows the end of one whose learner left a result
+        behind.
+        """
+        about = trainer_pb2.GetTrainerStatusRequest(
+            job_id=job_id, attempt=attempt, job_dir=str(job_dir)
+        )
         return self._status(address, about)
 
     def _status(
@@ -162,7 +180,9 @@ class Fleet:
             unavailable_code="rollout_unavailable",
         )
 
-    def generate(self, address: str, request: rollout_pb2.GenerateRequest) -> Iterator[rollout_pb2.GenerateResponse]:
+    def generate(
+        self, address: str, request: rollout_pb2.GenerateRequest
+    ) -> Iterator[rollout_pb2.GenerateResponse]:
         """The answer to a question, as its blocks are finished."""
         return call_stream(
             self._rollout(address).Generate,
@@ -172,9 +192,13 @@ class Fleet:
             unavailable_code="rollout_unavailable",
         )
 
-    def verify(self, items: Sequence[reward_pb2.VerifyItem], timeout_s: float) -> Sequence[types_pb2.Verdict]:
+    def verify(
+        self, items: Sequence[reward_pb2.VerifyItem], timeout_s: float
+    ) -> Sequence[types_pb2.Verdict]:
         """Verdicts of the accuracy grader, in the order of the items; each may take `timeout_s`."""
-        request = reward_pb2.VerifyRequest(items=items, graders=("accuracy",), profile="rl", timeout_s=timeout_s)
+        request = reward_pb2.VerifyRequest(
+            items=items, graders=("accuracy",), profile="rl", timeout_s=timeout_s
+        )
         return self.grade(request, timeout_s * len(items) + _SHORT_TIMEOUT_S).verdicts
 
     def start_job(self, address: str, request: trainer_pb2.StartJobRequest) -> None:
@@ -207,7 +231,9 @@ class Fleet:
             unavailable_code="trainer_unavailable",
         )
 
-    def journalled_events(self, address: str, job_dir: Path, attempt: int, after_seq: int) -> list[Event]:
+    def journalled_events(
+        self, address: str, job_dir: Path, attempt: int, after_seq: int
+    ) -> list[Event]:
         """Events of an attempt after `after_seq`, at most a thousand, as its journal has them."""
         request = trainer_pb2.GetEventsRequest(
             job_dir=str(job_dir), attempt=attempt, after_seq=after_seq, limit=_EVENTS_PER_CALL
@@ -284,4 +310,6 @@ def _event(text: str, address: str) -> Event:
     try:
         return Event.model_validate_json(text)
     except ValidationError as error:
-        raise PlatformError("internal", f"Trainer {address} sent an event that cannot be read: {error}") from error
+        raise PlatformError(
+            "internal", f"Trainer {address} sent an event that cannot be read: {error}"
+        ) from error

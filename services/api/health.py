@@ -1,7 +1,9 @@
-"""`python -m services.api.health PROCESS`: ends with status 0 when that process of the control plane works.
+"""`python -m services.api.health PROCESS`: ends with status 0 when that process of the control
+plane works.
 
-For health checks inside a container. The API is asked at /healthz; scheduler and recorder, which listen nowhere, sign
-in the database. The scheduler's sign is a task that beat sent and a worker did, so it speaks for beat, too.
+For health checks inside a container. The API is asked at /healthz; scheduler and recorder, which
+listen nowhere, sign in the database. The scheduler's sign is a task that beat sent and a worker
+did, so it speaks for beat, too.
 """
 
 import sys
@@ -47,7 +49,9 @@ def _look(database_url: str, name: str) -> None:
     except SQLAlchemyError as error:
         sys.exit(f"the database does not say when {name} was last seen: {error}")
     if beat is None or utc_now() - beat.seen_at > LATE:
-        sys.exit(f"{name} was last seen: {'never' if beat is None else beat.seen_at.isoformat(timespec='seconds')}")
+        sys.exit(
+            f"{name} was last seen: {'never' if beat is None else beat.seen_at.isoformat(timespec='seconds')}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""A job's directory as the control plane arranges it while no learner works in it: rewinding, forking, deleting."""
+"""A job's directory as the control plane arranges it while no learner works in it: rewinding,
+forking, deleting.
+"""
 
 import os
 import shutil
@@ -17,9 +19,11 @@ def job_directory(data_dir: Path, job_id: str) -> Path:
 
 
 def set_aside(job_dir: Path, beyond_step: int, attempt: int) -> dict[str, str]:
-    """Rename checkpoints beyond a step so that no attempt resumes from them; returns new paths by old ones.
+    """Rename checkpoints beyond a step so that no attempt resumes from them; returns new paths by
+    old ones.
 
-    A repeat after a crash finds the rest. `attempt` is the newest one, which keeps the new names apart.
+    A repeat after a crash finds the rest. `attempt` is the newest one, which keeps the new names
+    apart.
     """
     moved: dict[str, str] = {}
     for path in list_checkpoints(job_dir / _CHECKPOINTS):
@@ -31,7 +35,8 @@ def set_aside(job_dir: Path, beyond_step: int, attempt: int) -> dict[str, str]:
 
 
 def adopt(checkpoint: Path, parent_dir: Path, job_dir: Path) -> None:
-    """Give a new job what it goes on from. Checkpoint files are linked, not copied: they never change.
+    """Give a new job what it goes on from. Checkpoint files are linked, not copied: they never
+    change.
 
     The parent may be a fork itself, so its own origin comes along.
     """
@@ -39,7 +44,9 @@ def adopt(checkpoint: Path, parent_dir: Path, job_dir: Path) -> None:
     # The name of a checkpoint that was set aside is not one that a reader accepts.
     name = checkpoint.name[checkpoint.name.index("step-") :]
     shutil.copytree(checkpoint, origin / _CHECKPOINTS / name, copy_function=_link)
-    shutil.copytree(parent_dir / _JOURNAL, origin / _JOURNAL, ignore=shutil.ignore_patterns("attempt-*"))
+    shutil.copytree(
+        parent_dir / _JOURNAL, origin / _JOURNAL, ignore=shutil.ignore_patterns("attempt-*")
+    )
     if (parent_dir / ORIGIN).is_dir():
         shutil.copytree(parent_dir / ORIGIN, origin / ORIGIN, copy_function=_link)
 

@@ -1,4 +1,6 @@
-"""Logs of a job: its learner's own files, and what the other services of this machine wrote about it."""
+"""Logs of a job: its learner's own files, and what the other services of this machine wrote about
+it.
+"""
 
 import json
 import re
@@ -40,7 +42,9 @@ class JobLog:
     """Whether every line concerns the job."""
 
     def read(self, after: int, limit: int) -> list[LogLine]:
-        """Up to `limit` lines behind an offset; a line that is still being written is left for the next call."""
+        """Up to `limit` lines behind an offset; a line that is still being written is left for the
+        next call.
+        """
         if not self.path.exists():
             return []
         lines: list[LogLine] = []
@@ -54,11 +58,15 @@ class JobLog:
 
     def _concerns(self, line: LogLine) -> bool:
         fields = line.fields
-        return self.is_own or (fields.get("job_id") == self.job_id and fields.get("attempt") in (None, self.attempt))
+        return self.is_own or (
+            fields.get("job_id") == self.job_id and fields.get("attempt") in (None, self.attempt)
+        )
 
 
 def job_log(data_dir: Path, job_id: str, service: str, attempt: int) -> JobLog:
-    """The log of a service about an attempt; raises PlatformError("not_found") for a service without a log here."""
+    """The log of a service about an attempt; raises PlatformError("not_found") for a service
+    without a log here.
+    """
     if service == LEARNER:
         path = job_directory(data_dir, job_id) / "logs" / f"attempt-{attempt:04d}.log"
         return JobLog(path, job_id, attempt, is_own=True)

@@ -1,8 +1,9 @@
 """`python -m services.api.recorder`: writes what the learners say into the database.
 
-Events are acknowledged after the commit, so a crash repeats them, and repeating changes nothing. An event that comes
-before its predecessors makes the recorder read the journal; when no trainer answers, the event is left to the
-scheduler, which compares what a trainer has journalled with what is recorded.
+Events are acknowledged after the commit, so a crash repeats them, and repeating changes nothing. An
+event that comes before its predecessors makes the recorder read the journal; when no trainer
+answers, the event is left to the scheduler, which compares what a trainer has journalled with what
+is recorded.
 """
 
 import os
@@ -47,9 +48,13 @@ class RecorderMetrics:
 
     def __init__(self) -> None:
         self.registry = new_registry()
-        self.events = Counter("dirl_recorder_events", "Events taken over, repeats included.", registry=self.registry)
+        self.events = Counter(
+            "dirl_recorder_events", "Events taken over, repeats included.", registry=self.registry
+        )
         self.seconds = Histogram(
-            "dirl_recorder_batch_seconds", "Seconds to record the events of one attempt.", registry=self.registry
+            "dirl_recorder_batch_seconds",
+            "Seconds to record the events of one attempt.",
+            registry=self.registry,
         )
 
 
@@ -90,10 +95,22 @@ class Recorder:
                 applied = apply_events(session, job_id, attempt, events)
             self.metrics.events.inc(len(events))
         except PlatformError as error:
-            log.warning("events dropped", job_id=job_id, attempt=attempt, count=len(events), reason=error.message)
+            log.warning(
+                "events dropped",
+                job_id=job_id,
+                attempt=attempt,
+                count=len(events),
+                reason=error.message,
+            )
             return
         if applied.gap:
-            log.info("gap in events", job_id=job_id, attempt=attempt, recorded=applied.last_seq, next=events[0].seq)
+            log.info(
+                "gap in events",
+                job_id=job_id,
+                attempt=attempt,
+                recorded=applied.last_seq,
+                next=events[0].seq,
+            )
             self._journals.catch_up(job_id, attempt)
 
     def _beat(self) -> None:

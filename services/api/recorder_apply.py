@@ -1,7 +1,8 @@
 """Applies a learner's events to the tables: each once, in the order of their numbers.
 
-The scheduler applies what it fetched with the same function, so the two may race: the job's row is locked while
-events are applied, and everything up to the attempt's `last_event_seq` counts as applied.
+The scheduler applies what it fetched with the same function, so the two may race: the job's row is
+locked while events are applied, and everything up to the attempt's `last_event_seq` counts as
+applied.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,15 +38,24 @@ class Applied:
     """Whether events of the batch were left out because earlier ones are missing."""
 
 
-def apply_events(session: Session, job_id: str, attempt_number: int, events: Sequence[Event]) -> Applied:
-    """Apply the events of one attempt that follow what is applied already, without a gap; duplicates do nothing.
+def apply_events(
+    session: Session, job_id: str, attempt_number: int, events: Sequence[Event]
+) -> Applied:
+    """Apply the events of one attempt that follow what is applied already, without a gap;
+    duplicates do nothing.
 
     Raises PlatformError("not_found") for a job or attempt that the database does not know.
     """
     job = lock_job(session, job_id)
     attempt = _attempt(session, job_id, attempt_number)
-    ahead = sorted({event.seq: event for event in events if event.seq > attempt.last_event_seq}.items())
-    batch = [event for offset, (seq, event) in enumerate(ahead, 1) if seq == attempt.last_event_seq + offset]
+    ahead = sorted(
+        {event.seq: event for event in events if event.seq > attempt.last_event_seq}.items()
+    )
+    batch = [
+        event
+        for offset, (seq, event) in enumerate(ahead, 1)
+        if seq == attempt.last_event_seq + offset
+    ]
     recording = _Recording(session, job, attempt)
     with session.no_autoflush:  # the job's row is written once, not once per event
         for event in batch:
@@ -58,10 +68,13 @@ def apply_events(session: Session, job_id: str, attempt_number: int, events: Seq
 
 
 def _attempt(session: Session, job_id: str, number: int) -> Attempt:
-    attempt = session.scalar(select(Attempt).where(Attempt.job_id == job_id, Attempt.number == number))
+    attempt = session.scalar(
+        select(Attempt).where(Attempt.job_id == job_id, Attempt.number == number)
+    )
     if attempt is None:
         raise PlatformError(
-            "not_found", f"Events of attempt {number} of job {job_id} came, but there is no such attempt."
+            "not_found",
+            f"Events of attempt {number} of job {job_id} came, but there is no such attempt.",
         )
     return attempt
 
@@ -78,20 +91,30 @@ class _Recording:
 
     @property
     def is_current(self) -> bool:
-        """Whether what the attempt says still describes the job; late events of an ended one do not."""
+        """Whether what the attempt says still describes the job; late events of an ended one do
+        not.
+        """
         return self.attempt.number == self.job.attempt and self.attempt.ended_at is None
 
-    def append_event(self, kind: str, data: dict[str, Any], seq: int | None, time: datetime) -> None:
+    def append_event(
+        self, kind: str, data: dict[str, Any], seq: int | None, time: datetime
+    ) -> None:
         """List a fact among the job's."""
-        append_numbered_event(self.session, self.job, kind, data, attempt=self.attempt.number, seq=seq, time=time)
+        append_numbered_event(
+            self.session, self.job, kind, data, attempt=self.attempt.number, seq=seq, time=time
+        )
 
     def store_metrics(self) -> None:
-        """Write what was gathered, in one statement: one for each event takes several times as long."""
+        """Write what was gathered, in one statement: one for each event takes several times as
+        long.
+        """
         if not self.metrics:
             return
         names, steps = zip(*self.metrics, strict=True)
         points = {"names": list(names), "steps": list(steps), "values": list(self.metrics.values())}
-        self.session.execute(_STORE_METRICS, {"job_id": self.job.id, "attempt": self.attempt.number, **points})
+        self.session.execute(
+            _STORE_METRICS, {"job_id": self.job.id, "attempt": self.attempt.number, **points}
+        )
 
 
 _STORE_METRICS: Final = text(
@@ -103,7 +126,12 @@ _STORE_METRICS: Final = text(
 
 def _apply(to: _Recording, event: Event) -> None:
     data: dict[str, Any] = storable(event.data)
-    to.append_event(event.type.value, _shown(event.type, data), event.seq, datetime.fromtimestamp(event.time, UTC))
+    to.append_event(
+        event.type.value,
+        _shown(event.type, data),
+        event.seq,
+        datetime.fromtimestamp(event.time, UTC),
+    )
     handler = _HANDLERS.get(event.type)
     if handler is None:
         return
@@ -111,13 +139,20 @@ def _apply(to: _Recording, event: Event) -> None:
         handler(to, event, data)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         # The fact is kept as an event; only what was to be read from it is missing.
-        about = {"job_id": to.job.id, "attempt": to.attempt.number, "seq": event.seq, "type": event.type}
+        about = {
+            "job_id": to.job.id,
+            "attempt": to.attempt.number,
+            "seq": event.seq,
+            "type": event.type,
+        }
         log.exception("event not understood", **about)
         to.append_event(EventType.LOG, _misunderstood(event, error), None, utc_now())
 
 
 def _shown(kind: EventType, data: dict[str, Any]) -> dict[str, Any]:
-    """The event's data as listed; trajectories are in a table of their own and too large to be said twice."""
+    """The event's data as listed; trajectories are in a table of their own and too large to be said
+    twice.
+    """
     if kind is not EventType.TRAJECTORIES or not isinstance(data.get("group"), dict):
         return data
     return {
@@ -133,7 +168,11 @@ def _misunderstood(event: Event, error: Exception) -> dict[str, Any]:
 
 def _phase(to: _Recording, _event: Event, data: dict[str, Any]) -> None:
     if to.is_current:
-        to.job.phase, to.job.stage, to.job.learner_waiting_for = data["phase"], data["stage"], data.get("waiting_for")
+        to.job.phase, to.job.stage, to.job.learner_waiting_for = (
+            data["phase"],
+            data["stage"],
+            data.get("waiting_for"),
+        )
 
 
 def _progress(to: _Recording, event: Event, data: dict[str, Any]) -> None:
@@ -161,11 +200,20 @@ def _checkpoint(to: _Recording, event: Event, data: dict[str, Any]) -> None:
         "created_at": datetime.fromtimestamp(event.time, UTC),
         "deleted_at": None,
     }
-    statement = insert(Checkpoint).values(id=new_id("ckpt"), job_id=to.job.id, path=str(data["path"]), **row)
-    to.session.execute(statement.on_conflict_do_update(index_elements=[Checkpoint.job_id, Checkpoint.path], set_=row))
+    statement = insert(Checkpoint).values(
+        id=new_id("ckpt"), job_id=to.job.id, path=str(data["path"]), **row
+    )
+    to.session.execute(
+        statement.on_conflict_do_update(
+            index_elements=[Checkpoint.job_id, Checkpoint.path], set_=row
+        )
+    )
     to.session.execute(
         update(Checkpoint)
-        .where(Checkpoint.job_id == to.job.id, Checkpoint.path.in_([str(path) for path in data.get("deleted", ())]))
+        .where(
+            Checkpoint.job_id == to.job.id,
+            Checkpoint.path.in_([str(path) for path in data.get("deleted", ())]),
+        )
         .values(deleted_at=func.now())
         .execution_options(synchronize_session=False)
     )
@@ -175,7 +223,9 @@ def _trajectories(to: _Recording, event: Event, data: dict[str, Any]) -> None:
     group = data["group"]
     verdicts = [trajectory.get("verdict") for trajectory in group["trajectories"]]
     stated = data.get("rewards")
-    sums = [sum(verdict["rewards"].values()) for verdict in verdicts if verdict and verdict["rewards"]]
+    sums = [
+        sum(verdict["rewards"].values()) for verdict in verdicts if verdict and verdict["rewards"]
+    ]
     rewards = sums if stated is None else [reward for reward in stated if reward is not None]
     row = {
         "job_id": to.job.id,
@@ -189,7 +239,9 @@ def _trajectories(to: _Recording, event: Event, data: dict[str, Any]) -> None:
         "created_at": datetime.fromtimestamp(event.time, UTC),
     }
     statement = insert(TrajectoryGroup).values(group_id=str(group["group_id"]), **row)
-    to.session.execute(statement.on_conflict_do_update(index_elements=[TrajectoryGroup.group_id], set_=row))
+    to.session.execute(
+        statement.on_conflict_do_update(index_elements=[TrajectoryGroup.group_id], set_=row)
+    )
 
 
 def _evaluation(to: _Recording, event: Event, data: dict[str, Any]) -> None:

@@ -22,7 +22,9 @@ class JournalReader:
         self._database, self._fleet, self._data_dir = database, fleet, data_dir
 
     def catch_up(self, job_id: str, attempt_number: int) -> PlatformError | None:
-        """Apply every journalled event that is not applied yet; returns what kept it from doing so, None when done."""
+        """Apply every journalled event that is not applied yet; returns what kept it from doing so,
+        None when done.
+        """
         try:
             trainer, after = self._position(job_id, attempt_number)
             while events := self._journalled(job_id, attempt_number, trainer, after):
@@ -32,7 +34,9 @@ class JournalReader:
                     raise _broken_journal(job_id, attempt_number, after)
                 after = applied.last_seq
         except PlatformError as error:
-            log.warning("events not fetched", job_id=job_id, attempt=attempt_number, reason=error.message)
+            log.warning(
+                "events not fetched", job_id=job_id, attempt=attempt_number, reason=error.message
+            )
             return error
         return None
 
@@ -42,10 +46,14 @@ class JournalReader:
         with self._database.begin() as session:
             attempt = session.scalars(wanted).one_or_none()
         if attempt is None:
-            raise PlatformError("not_found", f"Job {job_id} has no attempt {attempt_number} to read events of.")
+            raise PlatformError(
+                "not_found", f"Job {job_id} has no attempt {attempt_number} to read events of."
+            )
         return attempt.trainer_address, attempt.last_event_seq
 
-    def _journalled(self, job_id: str, attempt_number: int, trainer: str, after_seq: int) -> list[Event]:
+    def _journalled(
+        self, job_id: str, attempt_number: int, trainer: str, after_seq: int
+    ) -> list[Event]:
         """Asks the attempt's own trainer first; raises its error when none answers."""
         job_dir = self._data_dir / "jobs" / job_id
         errors: list[PlatformError] = []

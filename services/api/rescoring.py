@@ -1,4 +1,6 @@
-"""A second judgement over stored trajectories: which verdicts flip, and what the advantages would have been."""
+"""A second judgement over stored trajectories: which verdicts flip, and what the advantages would
+have been.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Literal
@@ -30,8 +32,12 @@ class RescoreQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    graders: list[Any] | None = Field(None, min_length=1, max_length=16, description="Default: the job's own.")
-    profile: Literal["rl", "eval"] | None = Field(None, description="Default: rl for training groups, else eval.")
+    graders: list[Any] | None = Field(
+        None, min_length=1, max_length=16, description="Default: the job's own."
+    )
+    profile: Literal["rl", "eval"] | None = Field(
+        None, description="Default: rl for training groups, else eval."
+    )
     step: int | None = Field(None, ge=0, description="Only groups of this step.")
     max_groups: int = Field(100, ge=1, le=1000, description="The newest so many groups.")
 
@@ -101,7 +107,8 @@ class _Tally:
 
 
 def rescore(database: Database, job_id: str, query: RescoreQuery, verify: Verify) -> RescoreReport:
-    """Judge the newest stored groups of a job again; raises what `verify` raises, and PlatformError for graders.
+    """Judge the newest stored groups of a job again; raises what `verify` raises, and PlatformError
+    for graders.
 
     No transaction is open while the reward service works.
     """
@@ -111,7 +118,9 @@ def rescore(database: Database, job_id: str, query: RescoreQuery, verify: Verify
     graders = spec.reward.graders if query.graders is None else parse_graders(query.graders)
     tally = _Tally()
     for groups in _batches(database, group_ids):
-        for group, verdicts in zip(groups, _judged(groups, spec, graders, query, verify), strict=True):
+        for group, verdicts in zip(
+            groups, _judged(groups, spec, graders, query, verify), strict=True
+        ):
             tally.groups += 1
             for flip in _compared(group, verdicts, spec, graders):
                 tally.add(flip)
@@ -124,7 +133,9 @@ def rescore(database: Database, job_id: str, query: RescoreQuery, verify: Verify
         unverifiable=tally.unverifiable,
         rewards_changed=tally.rewards_changed,
         advantages_changed=len(changed),
-        mean_abs_advantage_change=sum(tally.changes) / len(tally.changes) if tally.changes else None,
+        mean_abs_advantage_change=sum(tally.changes) / len(tally.changes)
+        if tally.changes
+        else None,
         flips=tally.flips,
     )
 
@@ -133,7 +144,9 @@ def _newest(session: Session, job_id: str, query: RescoreQuery) -> list[str]:
     statement = select(TrajectoryGroup.group_id).where(TrajectoryGroup.job_id == job_id)
     if query.step is not None:
         statement = statement.where(TrajectoryGroup.step == query.step)
-    newest = statement.order_by(TrajectoryGroup.step.desc(), TrajectoryGroup.group_id).limit(query.max_groups)
+    newest = statement.order_by(TrajectoryGroup.step.desc(), TrajectoryGroup.group_id).limit(
+        query.max_groups
+    )
     return list(session.scalars(newest))
 
 
@@ -166,7 +179,9 @@ def _judged(
         yield [verdict_from_pb(message) for message in answer.verdicts]
 
 
-def _item(group: TrajectoryGroup, trajectory: dict[str, Any], spec: JobSpec) -> reward_pb2.VerifyItem:
+def _item(
+    group: TrajectoryGroup, trajectory: dict[str, Any], spec: JobSpec
+) -> reward_pb2.VerifyItem:
     stored = group.payload["group"]
     evaluated = group.purpose == Purpose.EVAL.value
     return reward_pb2.VerifyItem(
@@ -177,15 +192,22 @@ def _item(group: TrajectoryGroup, trajectory: dict[str, Any], spec: JobSpec) -> 
         finish_reason=trajectory["finish_reason"],
         num_tokens=trajectory["visible_len"],
         num_steps=trajectory["num_steps"],
-        max_new_tokens=(spec.eval.max_new_tokens if evaluated else None) or spec.sampling.max_new_tokens,
+        max_new_tokens=(spec.eval.max_new_tokens if evaluated else None)
+        or spec.sampling.max_new_tokens,
     )
 
 
 def _compared(
-    group: TrajectoryGroup, verdicts: Sequence[Verdict], spec: JobSpec, graders: Sequence[GraderSpec]
+    group: TrajectoryGroup,
+    verdicts: Sequence[Verdict],
+    spec: JobSpec,
+    graders: Sequence[GraderSpec],
 ) -> Iterator[Flip]:
     trajectories = group.payload["group"]["trajectories"]
-    rewards = [_weighted(verdict.rewards, graders) if verdict.outcome.is_scored else None for verdict in verdicts]
+    rewards = [
+        _weighted(verdict.rewards, graders) if verdict.outcome.is_scored else None
+        for verdict in verdicts
+    ]
     advantages = _advantages(group, rewards, spec)
     old_rewards = group.payload.get("rewards") or [_old_reward(one, spec) for one in trajectories]
     old_advantages = group.payload.get("advantages") or [None] * len(trajectories)
@@ -214,8 +236,12 @@ def _compared(
         )
 
 
-def _advantages(group: TrajectoryGroup, rewards: Sequence[float | None], spec: JobSpec) -> list[float | None]:
-    """As the learner would compute them; none for evaluations and for groups it would not have trained on."""
+def _advantages(
+    group: TrajectoryGroup, rewards: Sequence[float | None], spec: JobSpec
+) -> list[float | None]:
+    """As the learner would compute them; none for evaluations and for groups it would not have
+    trained on.
+    """
     scored = sum(reward is not None for reward in rewards)
     if group.purpose != Purpose.TRAIN.value or scored < MIN_SCORED:
         return [None] * len(rewards)

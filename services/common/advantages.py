@@ -1,7 +1,8 @@
-"""Advantages within a group: what the learner trains on, and what a second judgement would have made of it.
+"""Advantages within a group: what the learner trains on, and what a second judgement would have
+made of it.
 
-Responses without a score (unverifiable, aborted) are our own failures: they leave the group's statistics and get no
-advantage, instead of counting as wrong.
+Responses without a score (unverifiable, aborted) are our own failures: they leave the group's
+statistics and get no advantage, instead of counting as wrong.
 """
 
 from collections.abc import Sequence
@@ -18,22 +19,26 @@ MIN_SCORED = 2
 def group_advantages(rewards: Sequence[float | None], baseline: Baseline) -> list[float | None]:
     """Advantage of each response of a group; None where the reward is None.
 
-    std: (r − mean) / population standard deviation, 0 if the rewards are all equal (GRPO, arXiv 2402.03300, and DiPO).
-    mean: r − mean, whose expected gradient is 1 − 1/G times the true one (Dr. GRPO, arXiv 2503.20783).
-    leave_one_out: r − mean of the others, unbiased (RLOO, arXiv 2402.14740); a lone response has no others: None.
+    std: (r − mean) / population standard deviation, 0 if the rewards are all equal (GRPO, arXiv
+    2402.03300, and DiPO). mean: r − mean, whose expected gradient is 1 − 1/G times the true one
+    (Dr. GRPO, arXiv 2503.20783). leave_one_out: r − mean of the others, unbiased (RLOO, arXiv
+    2402.14740); a lone response has no others: None.
     """
     scored = np.array([reward for reward in rewards if reward is not None], dtype=np.float64)
     values = iter(_advantages(scored, baseline))
     return [None if reward is None else next(values) for reward in rewards]
 
 
-def _advantages(rewards: np.ndarray[tuple[int], np.dtype[np.float64]], baseline: Baseline) -> list[float | None]:
+def _advantages(
+    rewards: np.ndarray[tuple[int], np.dtype[np.float64]], baseline: Baseline
+) -> list[float | None]:
     count = len(rewards)
     if count == 0:
         return []
     if baseline == "leave_one_out" and count < MIN_SCORED:
         return [None]
-    # Compared, not computed: the deviation of equal rewards need not round to 0, and dividing by it makes ±1 of it.
+    # Compared, not computed: the deviation of equal rewards need not round to 0, and dividing by it
+    # makes ±1 of it.
     if rewards.min() == rewards.max():
         return [0.0] * count
     centred = rewards - rewards.mean()

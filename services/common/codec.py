@@ -70,7 +70,9 @@ def outcome_from_pb(value: types_pb2.Outcome.ValueType) -> Outcome:
     """Enumerator to outcome; an unset one is an error, never a zero reward."""
     name = types_pb2.Outcome.Name(value).removeprefix("OUTCOME_")
     if name == "UNSPECIFIED":
-        raise PlatformError("internal", "A verdict without an outcome was received; every verdict must state one.")
+        raise PlatformError(
+            "internal", "A verdict without an outcome was received; every verdict must state one."
+        )
     return Outcome[name]
 
 
@@ -83,13 +85,17 @@ _VERDICT_FIELDS = (
 def verdict_to_pb(verdict: Verdict) -> types_pb2.Verdict:
     """Verdict to its message."""
     fields = {name: getattr(verdict, name) for name in _VERDICT_FIELDS}
-    return types_pb2.Verdict(outcome=outcome_to_pb(verdict.outcome), rewards=verdict.rewards, **fields)
+    return types_pb2.Verdict(
+        outcome=outcome_to_pb(verdict.outcome), rewards=verdict.rewards, **fields
+    )
 
 
 def verdict_from_pb(message: types_pb2.Verdict) -> Verdict:
     """Message to verdict."""
     fields = {name: getattr(message, name) for name in _VERDICT_FIELDS}
-    return Verdict(outcome=outcome_from_pb(message.outcome), rewards=dict(message.rewards), **fields)
+    return Verdict(
+        outcome=outcome_from_pb(message.outcome), rewards=dict(message.rewards), **fields
+    )
 
 
 _TASK_FIELDS = (

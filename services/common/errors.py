@@ -1,7 +1,8 @@
-"""Errors that cross a boundary: one class, one table of codes, translated to gRPC and HTTP from there.
+"""Errors that cross a boundary: one class, one table of codes, translated to gRPC and HTTP from
+there.
 
-A message states what was attempted, the offending value, the rule and the way out. Codes that end a job are the
-ones a user sees in `error.code`.
+A message states what was attempted, the offending value, the rule and the way out. Codes that end a
+job are the ones a user sees in `error.code`.
 """
 
 from collections.abc import Mapping
@@ -121,7 +122,9 @@ class Problem:
 class ProblemsError(PlatformError):
     """Everything that is wrong with an input, at once."""
 
-    def __init__(self, code: str, what: str, problems: list[Problem], *, total: int | None = None) -> None:
+    def __init__(
+        self, code: str, what: str, problems: list[Problem], *, total: int | None = None
+    ) -> None:
         """`total` counts all problems where `problems` lists only the first ones."""
         count = len(problems) if total is None else total
         lines = "\n".join(f"  {problem}" for problem in problems)

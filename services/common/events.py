@@ -1,7 +1,9 @@
-"""Events of a job: what the learner says, journalled beside the checkpoints and sent through the stream dirl:events.
+"""Events of a job: what the learner says, journalled beside the checkpoints and sent through the
+stream dirl:events.
 
-The learner numbers its events per attempt from 1. A reader that sees a gap asks the trainer for the missing ones, so
-losing the stream loses no fact; (job_id, attempt, seq) is unique, so reading one twice changes nothing.
+The learner numbers its events per attempt from 1. A reader that sees a gap asks the trainer for the
+missing ones, so losing the stream loses no fact; (job_id, attempt, seq) is unique, so reading one
+twice changes nothing.
 """
 
 from enum import StrEnum
@@ -24,15 +26,21 @@ class EventType(StrEnum):
     METRICS = "metrics"
     """{step: int, values: {name: float}}"""
     CHECKPOINT = "checkpoint"
-    """{step: int, stage: str, path: str, weight_version: int, weight_digest: str, bytes: int, deleted: [path]}"""
+    """{step: int, stage: str, path: str, weight_version: int, weight_digest: str, bytes: int,
+    deleted: [path]}
+    """
     TRAJECTORIES = "trajectories"
     """{step: int, purpose: str, disposition: str, group: group_to_json(ScoredGroup), rewards: [float | None],
-    advantages: [float | None]}; rewards and advantages of training groups only"""
+    advantages: [float | None]}; rewards and advantages of training groups only
+    """
     EVALUATION = "evaluation"
-    """{step: int, stage: str, dataset: str, results: {...}}; accuracy with its 95 % interval, tokens_per_step, …"""
+    """{step: int, stage: str, dataset: str, results: {...}}; accuracy with its 95 % interval,
+    tokens_per_step, …
+    """
     CERTIFICATE = "certificate"
     """{moment: resume | end, resumed_from: int, issued: int, trained: int, dropped: {reason: int}, open: int,
-    lost: int, trained_twice: int, digest_before: str, digest_after: str}"""
+    lost: int, trained_twice: int, digest_before: str, digest_after: str}
+    """
     REVISION = "revision"
     """{revision: int, step: int, changes: {key: value}}; applies to the steps after `step`"""
     LOG = "log"

@@ -1,6 +1,8 @@
-"""The preset `exact`: settings under which the expected update is the gradient of the expected reward.
+"""The preset `exact`: settings under which the expected update is the gradient of the expected
+reward.
 
-docs/algorithm.md says why each is needed. Every function raises ValueError with the rule and the way out.
+docs/algorithm.md says why each is needed. Every function raises ValueError with the rule and the
+way out.
 """
 
 from collections.abc import Mapping
@@ -18,7 +20,10 @@ EXACT: Final[Mapping[str, Any]] = {
     "max_staleness": 0,
 }
 """Settings of `rl` that the preset makes."""
-LOOK_AT_CONFIDENCES: Final = (UnmaskingStrategy.LOW_CONFIDENCE_STATIC, UnmaskingStrategy.LOW_CONFIDENCE_DYNAMIC)
+LOOK_AT_CONFIDENCES: Final = (
+    UnmaskingStrategy.LOW_CONFIDENCE_STATIC,
+    UnmaskingStrategy.LOW_CONFIDENCE_DYNAMIC,
+)
 
 
 def with_exact_settings(rl: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,7 +31,9 @@ def with_exact_settings(rl: Mapping[str, Any]) -> dict[str, Any]:
     against = {name: rl[name] for name, value in EXACT.items() if name in rl and rl[name] != value}
     if against:
         wanted = {name: EXACT[name] for name in against}
-        raise ValueError(f"preset 'exact' means {wanted}, which {against} contradicts; leave those keys out")
+        raise ValueError(
+            f"preset 'exact' means {wanted}, which {against} contradicts; leave those keys out"
+        )
     return {**EXACT, **rl}
 
 
@@ -39,9 +46,15 @@ def require_policy_sampling(temperature: float, top_p: float, top_k: int) -> Non
         )
 
 
-def require_exact_estimator(estimator: str, strategy: UnmaskingStrategy, selection: Selection) -> None:
+def require_exact_estimator(
+    estimator: str, strategy: UnmaskingStrategy, selection: Selection
+) -> None:
     """Where sampled candidates decide which positions are committed, all of them must be scored."""
-    if estimator == "accepted" and selection is Selection.SAMPLED and strategy in LOOK_AT_CONFIDENCES:
+    if (
+        estimator == "accepted"
+        and selection is Selection.SAMPLED
+        and strategy in LOOK_AT_CONFIDENCES
+    ):
         raise ValueError(
             "rl.preset 'exact' with diffusion.selection 'sampled' needs rl.estimator 'all_candidates': which tokens "
             "are accepted depends on the rejected ones"

@@ -1,4 +1,6 @@
-"""Arithmetic over named numbers: how a `multi` grader combines its parts. No powers, so no formula is expensive."""
+"""Arithmetic over named numbers: how a `multi` grader combines its parts. No powers, so no formula
+is expensive.
+"""
 
 import ast
 import math
@@ -10,7 +12,10 @@ _MAX_CHARS: Final = 1000
 _BINARY: Final[Mapping[type[ast.operator], Callable[[float, float], float]]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
 }  # fmt: skip
-_UNARY: Final[Mapping[type[ast.unaryop], Callable[[float], float]]] = {ast.UAdd: operator.pos, ast.USub: operator.neg}
+_UNARY: Final[Mapping[type[ast.unaryop], Callable[[float], float]]] = {
+    ast.UAdd: operator.pos,
+    ast.USub: operator.neg,
+}
 FUNCTIONS: Final[Mapping[str, Callable[..., float]]] = {
     "min": min, "max": max, "abs": abs, "floor": math.floor, "ceil": math.ceil, "sqrt": math.sqrt, "exp": math.exp,
     "log": math.log,
@@ -18,11 +23,15 @@ FUNCTIONS: Final[Mapping[str, Callable[..., float]]] = {
 
 
 class Formula:
-    """A checked formula; `Formula(text, names)` raises ValueError for what is no arithmetic over `names`."""
+    """A checked formula; `Formula(text, names)` raises ValueError for what is no arithmetic over
+    `names`.
+    """
 
     def __init__(self, text: str, names: set[str]) -> None:
         if len(text) > _MAX_CHARS:
-            raise ValueError(f"the formula has {len(text)} characters; at most {_MAX_CHARS} are allowed")
+            raise ValueError(
+                f"the formula has {len(text)} characters; at most {_MAX_CHARS} are allowed"
+            )
         try:
             self._root = ast.parse(text, mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -43,9 +52,13 @@ class Formula:
                     f"{ast.unparse(inner)!r} is not allowed; a formula has numbers, the names {sorted(names)}, "
                     f"+ - * / and the functions {sorted(FUNCTIONS)}"
                 )
-        used = {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)} - set(FUNCTIONS)
+        used = {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)} - set(
+            FUNCTIONS
+        )
         if used - names:
-            raise ValueError(f"the formula names {sorted(used - names)}; the names are {sorted(names)}")
+            raise ValueError(
+                f"the formula names {sorted(used - names)}; the names are {sorted(names)}"
+            )
 
     def _value(self, node: ast.expr, values: Mapping[str, float]) -> float:
         match node:

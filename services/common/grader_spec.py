@@ -1,8 +1,8 @@
 """What responses are graded by: one model per kind of grader, told apart by `type`.
 
-A grader that is named after its kind needs no `type`: `{"name": "format"}`. On the wire a grader is its JSON, and a
-grader with nothing but its kind's name is that name. Their scores are numbers; where a grader cannot give one, the
-response is unverifiable.
+A grader that is named after its kind needs no `type`: `{"name": "format"}`. On the wire a grader is
+its JSON, and a grader with nothing but its kind's name is that name. Their scores are numbers;
+where a grader cannot give one, the response is unverifiable.
 """
 
 import ast
@@ -53,9 +53,11 @@ class FormatGrader(_Named):
 
 
 class CosineGrader(_Named):
-    """Correct answers score less and wrong ones more, the longer they are (arXiv 2502.03373, eq. 1).
+    """Correct answers score less and wrong ones more, the longer they are (arXiv 2502.03373, eq.
+    1).
 
-    From `*_short` at length 0 to `*_long` at the token budget, along half a cosine; `exceeded` at the budget.
+    From `*_short` at length 0 to `*_long` at the token budget, along half a cosine; `exceeded` at
+    the budget.
     """
 
     type: Literal["cosine"]
@@ -67,7 +69,9 @@ class CosineGrader(_Named):
 
 
 class SoftOverlongGrader(_Named):
-    """0 up to budget − buffer, then linearly down to −1 at the budget (DAPO, arXiv 2503.14476, eq. 13)."""
+    """0 up to budget − buffer, then linearly down to −1 at the budget (DAPO, arXiv 2503.14476, eq.
+    13).
+    """
 
     type: Literal["soft_overlong"]
     buffer: float = Field(0.5, gt=0, le=1)
@@ -89,7 +93,9 @@ class SpeedGrader(_Named):
 
 
 class StringCheckGrader(_Named):
-    """1 when `input` and `reference`, filled in, compare as `operation` says, else 0 (OpenAI's grader)."""
+    """1 when `input` and `reference`, filled in, compare as `operation` says, else 0 (OpenAI's
+    grader).
+    """
 
     type: Literal["string_check"]
     operation: Literal["eq", "ne", "like", "ilike"]
@@ -102,12 +108,16 @@ class StringCheckGrader(_Named):
         named = _VARIABLE.findall(self.input + self.reference)
         unknown = [name for name in named if name not in VARIABLES]
         if unknown:
-            raise ValueError(f"{{{{{unknown[0]}}}}} is no variable; the variables are {', '.join(VARIABLES)}")
+            raise ValueError(
+                f"{{{{{unknown[0]}}}}} is no variable; the variables are {', '.join(VARIABLES)}"
+            )
         return self
 
 
 class PythonGrader(_Named):
-    """`grade(sample, item) -> float` of your own, in a sandboxed process; docs/rewards.md says what it may do."""
+    """`grade(sample, item) -> float` of your own, in a sandboxed process; docs/rewards.md says what
+    it may do.
+    """
 
     type: Literal["python"]
     source: str = Field(max_length=_MAX_SOURCE_CHARS)
@@ -122,17 +132,23 @@ class PythonGrader(_Named):
             body = ast.parse(self.source).body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise ValueError(f"source is no Python: {error}") from None
-        defined = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == "grade"]
+        defined = [
+            node for node in body if isinstance(node, ast.FunctionDef) and node.name == "grade"
+        ]
         if not defined or len(defined[-1].args.args) != 2:
             raise ValueError("source must define grade(sample, item), which returns a number")
         return self
 
 
 class MultiGrader(_Named):
-    """A formula over the scores of other graders, e.g. `0.9 * accuracy + 0.1 * format` (OpenAI's grader)."""
+    """A formula over the scores of other graders, e.g. `0.9 * accuracy + 0.1 * format` (OpenAI's
+    grader).
+    """
 
     type: Literal["multi"]
-    graders: dict[Annotated[str, Field(pattern=_NAME)], "GraderSpec"] = Field(min_length=1, max_length=_MAX_PARTS)
+    graders: dict[Annotated[str, Field(pattern=_NAME)], "GraderSpec"] = Field(
+        min_length=1, max_length=_MAX_PARTS
+    )
     calculate_output: str
 
     @model_validator(mode="before")
@@ -141,7 +157,8 @@ class MultiGrader(_Named):
         if not isinstance(data, Mapping) or not isinstance(data.get("graders"), Mapping):
             return data
         parts = {
-            key: {"name": key, **part} if isinstance(part, Mapping) else part for key, part in data["graders"].items()
+            key: {"name": key, **part} if isinstance(part, Mapping) else part
+            for key, part in data["graders"].items()
         }
         return {**data, "graders": parts}
 
@@ -149,9 +166,13 @@ class MultiGrader(_Named):
     def _formula_fits(self) -> Self:
         for part in self.graders.values():
             if isinstance(part, MultiGrader):
-                raise ValueError(f"part {part.name!r} is a multi grader; its parts belong into this one")
+                raise ValueError(
+                    f"part {part.name!r} is a multi grader; its parts belong into this one"
+                )
             if part.weight != 1:
-                raise ValueError(f"part {part.name!r} has a weight; calculate_output says what it counts")
+                raise ValueError(
+                    f"part {part.name!r} has a weight; calculate_output says what it counts"
+                )
         taken = set(self.graders) & set(FUNCTIONS)
         if taken:
             raise ValueError(f"{sorted(taken)} are names of functions; give the parts other keys")
@@ -183,15 +204,22 @@ _ADAPTER: Final[TypeAdapter[_Kind]] = TypeAdapter(GraderSpec)
 def parse_grader(value: Any) -> _Kind:
     """A grader from its object, its JSON text or its kind's name.
 
-    Raises PlatformError("invalid_request") that names every fault, and the known kinds for an unknown one.
+    Raises PlatformError("invalid_request") that names every fault, and the known kinds for an
+    unknown one.
     """
     try:
         return _ADAPTER.validate_python(json.loads(value) if _is_json(value) else value)
     except ValidationError as error:
-        faults = "; ".join(_fault(item["loc"], item["msg"]) for item in error.errors(include_url=False))
-        raise PlatformError("invalid_request", f"The grader cannot be used: {faults}.", param="grader") from None
+        faults = "; ".join(
+            _fault(item["loc"], item["msg"]) for item in error.errors(include_url=False)
+        )
+        raise PlatformError(
+            "invalid_request", f"The grader cannot be used: {faults}.", param="grader"
+        ) from None
     except ValueError as error:
-        raise PlatformError("invalid_request", f"The grader is no JSON: {error}.", param="grader") from None
+        raise PlatformError(
+            "invalid_request", f"The grader is no JSON: {error}.", param="grader"
+        ) from None
 
 
 def parse_graders(values: Sequence[Any]) -> tuple[_Kind, ...]:
@@ -205,11 +233,17 @@ def require_own_names(graders: Sequence[_Kind]) -> None:
     """Raises PlatformError("invalid_request") when two graders would report under one name."""
     names = [grader.name for grader in graders]
     if len(set(names)) < len(names):
-        raise PlatformError("invalid_request", f"Graders must have names of their own, got {names}.", param="graders")
+        raise PlatformError(
+            "invalid_request",
+            f"Graders must have names of their own, got {names}.",
+            param="graders",
+        )
 
 
 def grader_text(grader: _Kind) -> str:
-    """The grader as it travels: its kind's name when that says all, else its JSON. The weight stays behind."""
+    """The grader as it travels: its kind's name when that says all, else its JSON. The weight stays
+    behind.
+    """
     fields = grader.model_dump(mode="json", exclude_defaults=True, exclude={"weight"})
     if set(fields) == {"name", "type"} and fields["name"] == fields["type"]:
         return grader.type

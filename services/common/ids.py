@@ -1,4 +1,6 @@
-"""Identifiers: a prefix that names the kind, then 24 random hex digits; group and trajectory ids are derived."""
+"""Identifiers: a prefix that names the kind, then 24 random hex digits; group and trajectory ids
+are derived.
+"""
 
 import secrets
 from typing import Final
@@ -16,7 +18,8 @@ def new_id(prefix: str) -> str:
 def group_id(job_id: str, attempt: int, purpose: str, round_: int, position: int) -> str:
     """Id of one issue of one prompt: unique within the job, equal when derived again.
 
-    `round_` is the global step (train) or the number of the evaluation (eval); `position` the ledger position.
+    `round_` is the global step (train) or the number of the evaluation (eval); `position` the
+    ledger position.
     """
     return f"grp_{job_id.removeprefix('job_')}_{attempt}_{purpose}_{round_}_{position}"
 

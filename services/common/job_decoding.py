@@ -1,4 +1,6 @@
-"""The one description of decoding that rollout, training and evaluation use: of the job spec and the checkpoint."""
+"""The one description of decoding that rollout, training and evaluation use: of the job spec and
+the checkpoint.
+"""
 
 from services.common.diffusion.config import DecodingConfig
 from services.common.errors import Problem, ProblemsError
@@ -6,9 +8,15 @@ from services.common.job_spec import JobSpec
 
 
 def resolve_decoding(
-    spec: JobSpec, *, block_size: int, mask_token_id: int, stop_token_ids: tuple[int, ...], evaluation: bool
+    spec: JobSpec,
+    *,
+    block_size: int,
+    mask_token_id: int,
+    stop_token_ids: tuple[int, ...],
+    evaluation: bool,
 ) -> DecodingConfig:
-    """The decoding of training rollouts or of evaluation, completed from the checkpoint's own values.
+    """The decoding of training rollouts or of evaluation, completed from the checkpoint's own
+    values.
 
     Raises ProblemsError when spec and checkpoint contradict each other.
     """
@@ -47,7 +55,10 @@ def _refuse_contradictions(spec: JobSpec, block_size: int, mask_token_id: int) -
         if asked is not None and asked != own
     ]
     steps = [("diffusion.denoising_steps", diffusion.denoising_steps or 1)]
-    steps += [(f"eval.denoising_steps.{place}", count) for place, count in enumerate(spec.eval.denoising_steps)]
+    steps += [
+        (f"eval.denoising_steps.{place}", count)
+        for place, count in enumerate(spec.eval.denoising_steps)
+    ]
     problems += [
         Problem(path, f"is {count}, more than the {block_size} tokens of a block")
         for path, count in steps

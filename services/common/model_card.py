@@ -34,8 +34,10 @@ AS_PUBLISHED: Final[Mapping[str, Mapping[str, int]]] = {
     "sdar": {"block_size": 4, "mask_token_id": 151669},
     "sdar_moe": {"block_size": 4, "mask_token_id": 151669},
 }
-"""What published SDAR checkpoints have and their config.json does not say (LMDeploy and SGLang have it in their code).
-Those of another block length, named …-b8 to …-b64, must have it written into their config.json."""
+"""What published SDAR checkpoints have and their config.json does not say (LMDeploy and SGLang have
+it in their code). Those of another block length, named …-b8 to …-b64, must have it written into
+their config.json.
+"""
 
 
 def read_model_card(path: Path | str) -> ModelCard:
@@ -66,7 +68,9 @@ def read_config(path: Path | str) -> dict[str, Any]:
             hint="Give a directory in the Hugging Face layout (config.json, tokenizer, safetensors).",
         ) from error
     if not isinstance(config, dict):
-        raise PlatformError("model_invalid", f"{file} holds a {type(config).__name__}; it must hold an object.")
+        raise PlatformError(
+            "model_invalid", f"{file} holds a {type(config).__name__}; it must hold an object."
+        )
     return config
 
 

@@ -13,7 +13,8 @@ MODEL_FILES: Final = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 
 
 def resolve_model(name: str, revision: str | None = None) -> Path:
-    """Directory of a model, downloaded when `name` is no directory; raises PlatformError("model_invalid").
+    """Directory of a model, downloaded when `name` is no directory; raises
+    PlatformError("model_invalid").
 
     A revision pins a hub model; a directory has none, so giving one for it is an error.
     """

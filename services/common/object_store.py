@@ -1,5 +1,7 @@
-"""An S3-compatible store for what must outlive the shared volume. Credentials and endpoint are those of boto3:
-AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY (or a role), AWS_ENDPOINT_URL_S3, AWS_REGION."""
+"""An S3-compatible store for what must outlive the shared volume. Credentials and endpoint are
+those of boto3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY (or a role), AWS_ENDPOINT_URL_S3,
+AWS_REGION.
+"""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,12 +16,16 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from services.common.errors import PlatformError
 
-_CONFIG: Final = Config(connect_timeout=5, read_timeout=60, retries={"max_attempts": 4, "mode": "standard"})
+_CONFIG: Final = Config(
+    connect_timeout=5, read_timeout=60, retries={"max_attempts": 4, "mode": "standard"}
+)
 _KEYS_PER_CALL: Final = 1000
 
 
 class ObjectStore:
-    """Objects under one prefix; keys are relative to it. Every method raises PlatformError("store_unavailable")."""
+    """Objects under one prefix; keys are relative to it. Every method raises
+    PlatformError("store_unavailable").
+    """
 
     def __init__(self, url: str) -> None:
         """`url` is s3://bucket/prefix."""

@@ -1,8 +1,9 @@
-"""The parity probe: responses for which learner and replica must compute the same log-probabilities.
+"""The parity probe: responses for which learner and replica must compute the same
+log-probabilities.
 
-It travels with the weights. A replica scores it by the path that decodes (prefill, cache, one block after the other),
-the learner by the one that trains (packed rows), so weights, masks, positions or arithmetic that differ between them
-show before a single trajectory is sampled.
+It travels with the weights. A replica scores it by the path that decodes (prefill, cache, one block
+after the other), the learner by the one that trains (packed rows), so weights, masks, positions or
+arithmetic that differ between them show before a single trajectory is sampled.
 """
 
 from collections.abc import Sequence
@@ -38,7 +39,9 @@ class ParityProbe:
 
     def gap(self, logprobs: Sequence[Float32s]) -> float:
         """Largest |difference| / max(1, |learner's|) of other log-probabilities; infinite when one is no number."""
-        ours, theirs = (np.concatenate(list(each)).astype(np.float64) for each in (self.logprobs, logprobs))
+        ours, theirs = (
+            np.concatenate(list(each)).astype(np.float64) for each in (self.logprobs, logprobs)
+        )
         gap = float(np.max(np.abs(theirs - ours) / np.maximum(1.0, np.abs(ours))))
         return gap if np.isfinite(gap) else float("inf")
 

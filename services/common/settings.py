@@ -1,4 +1,6 @@
-"""Settings of a process: read from the environment (prefix DIRL_), every problem reported before anything starts."""
+"""Settings of a process: read from the environment (prefix DIRL_), every problem reported before
+anything starts.
+"""
 
 import re
 import sys
@@ -64,23 +66,33 @@ ObjectStoreUrl = Annotated[str, AfterValidator(_s3_url)]
 class CommonSettings(BaseSettings):
     """What every process of one installation shares; services derive from it."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True
+    )
 
     redis_url: Annotated[str, AfterValidator(not_the_example)] = "redis://127.0.0.1:6379/0"
     data_dir: Path = Path("/var/lib/dirl")
     """Directory shared by all services of one installation."""
     object_store_url: ObjectStoreUrl | None = None
-    """s3://bucket/prefix for copies of checkpoints and journals; None keeps them on the shared volume alone."""
+    """s3://bucket/prefix for copies of checkpoints and journals; None keeps them on the shared
+    volume alone.
+    """
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
     otlp_endpoint: str | None = Field(None, pattern=r"^https?://[^/]+$")
-    """OTLP/gRPC collector for traces, e.g. http://collector:4317; no traces by default. Plaintext with http."""
+    """OTLP/gRPC collector for traces, e.g. http://collector:4317; no traces by default. Plaintext
+    with http.
+    """
     metrics_listen: HostPort | None = None
-    """Where Prometheus may ask this process for /metrics; nowhere by default. The API has it beside its routes."""
+    """Where Prometheus may ask this process for /metrics; nowhere by default. The API has it beside
+    its routes.
+    """
     rpc_token: Annotated[SecretStr | None, AfterValidator(_not_the_example)] = None
     """Shared by all services of one installation, sent with every gRPC call."""
     rpc_tls_dir: Path | None = None
-    """Directory with `ca.pem` (who signed the certificates of all services), `cert.pem` and `key.pem` (this one's)."""
+    """Directory with `ca.pem` (who signed the certificates of all services), `cert.pem` and
+    `key.pem` (this one's).
+    """
 
 
 _SECRETS: Final = re.compile(r"(://)[^/@\s]*@|(sk-dirl-|whsec_)[\w+/=-]+")

@@ -24,5 +24,9 @@ def read_spec_file(path: Path) -> dict[str, Any]:
             "spec_invalid", f"Cannot read the job spec {path}", [Problem(str(path), str(error))]
         ) from None
     if not isinstance(data, dict):
-        raise ProblemsError("spec_invalid", f"Cannot read the job spec {path}", [Problem("spec", "must be an object")])
+        raise ProblemsError(
+            "spec_invalid",
+            f"Cannot read the job spec {path}",
+            [Problem("spec", "must be an object")],
+        )
     return data

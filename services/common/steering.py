@@ -1,7 +1,9 @@
-"""What a user asks of a running learner: changed hyperparameters and checkpoints, as files in the job's directory.
+"""What a user asks of a running learner: changed hyperparameters and checkpoints, as files in the
+job's directory.
 
-The control plane writes them, the learner reads them between two steps. A file is there or not, so nothing is lost
-when either side dies: a revision is applied by every attempt, a checkpoint that was asked for is written once.
+The control plane writes them, the learner reads them between two steps. A file is there or not, so
+nothing is lost when either side dies: a revision is applied by every attempt, a checkpoint that was
+asked for is written once.
 """
 
 import json
@@ -17,7 +19,11 @@ from services.common.job_spec import JobSpec, parse_spec
 
 STEERABLE: Final = frozenset(
     {
-        *(f"{stage}optim.{name}" for stage in ("", "sft.", "rl.") for name in ("lr", "max_grad_norm")),
+        *(
+            f"{stage}optim.{name}"
+            for stage in ("", "sft.", "rl.")
+            for name in ("lr", "max_grad_norm")
+        ),
         "rl.clip_low",
         "rl.clip_high",
         "rl.dynamic_sampling",
@@ -53,7 +59,9 @@ def with_changes(spec: JobSpec, changes: Mapping[str, Any]) -> JobSpec:
         *parents, last = key.split(".")
         place = values
         for parent in parents:
-            if place.get(parent) is None:  # a stage without optimizer settings of its own has the job's
+            if (
+                place.get(parent) is None
+            ):  # a stage without optimizer settings of its own has the job's
                 place[parent] = dict(values["optim"])
             place = place[parent]
         place[last] = value
@@ -65,7 +73,9 @@ def check_steerable(changes: Mapping[str, Any]) -> None:
     fixed = sorted(set(changes) - STEERABLE)
     if fixed:
         rule = f"cannot be changed while the job runs; these can: {', '.join(sorted(STEERABLE))}"
-        raise ProblemsError("spec_invalid", "The job cannot be changed so", [Problem(key, rule) for key in fixed])
+        raise ProblemsError(
+            "spec_invalid", "The job cannot be changed so", [Problem(key, rule) for key in fixed]
+        )
 
 
 def write_revision(job_dir: Path, revision: Revision) -> None:
@@ -77,8 +87,16 @@ def write_revision(job_dir: Path, revision: Revision) -> None:
 
 def read_revisions(job_dir: Path, after: int) -> list[Revision]:
     """Revisions with a greater number, in order."""
-    found = [(int(match[1]), path) for path in _files(job_dir) if (match := _REVISION.fullmatch(path.name))]
-    return [Revision(number, json.loads(path.read_bytes())) for number, path in sorted(found) if number > after]
+    found = [
+        (int(match[1]), path)
+        for path in _files(job_dir)
+        if (match := _REVISION.fullmatch(path.name))
+    ]
+    return [
+        Revision(number, json.loads(path.read_bytes()))
+        for number, path in sorted(found)
+        if number > after
+    ]
 
 
 def ask_for_checkpoint(job_dir: Path, name: str) -> None:

@@ -1,8 +1,9 @@
-"""Redis streams of the data plane: prompts and scored groups of an attempt, and the platform's events.
+"""Redis streams of the data plane: prompts and scored groups of an attempt, and the platform's
+events.
 
-Every entry has one field, `m`, with the message's bytes. Streams are disposable: losing Redis costs an attempt, never
-a fact. Prompts are leased: an entry stays pending until it is answered, and one whose consumer has not renewed it for
-the length of a lease is given to another consumer.
+Every entry has one field, `m`, with the message's bytes. Streams are disposable: losing Redis costs
+an attempt, never a fact. Prompts are leased: an entry stays pending until it is answered, and one
+whose consumer has not renewed it for the length of a lease is given to another consumer.
 """
 
 import time
@@ -33,7 +34,8 @@ _CONNECT_S: Final = 5.0
 # Longer than any blocking read.
 _SOCKET_S: Final = 30.0
 
-# One replica's answer counts: whoever acknowledges the entry first appends the group, in the same atomic step.
+# One replica's answer counts: whoever acknowledges the entry first appends the group, in the same
+# atomic step.
 _ANSWER: Final = """
 if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 0 end
 redis.call('XDEL', KEYS[1], ARGV[2])
@@ -76,7 +78,9 @@ def connect(redis_url: str) -> redis.Redis:
 
 def stream_names(job_id: str, attempt: int) -> StreamNames:
     """Names of an attempt's streams."""
-    return StreamNames(prompts=f"dirl:{job_id}:{attempt}:prompts", groups=f"dirl:{job_id}:{attempt}:groups")
+    return StreamNames(
+        prompts=f"dirl:{job_id}:{attempt}:prompts", groups=f"dirl:{job_id}:{attempt}:groups"
+    )
 
 
 def delete_streams(client: redis.Redis, job_id: str, attempt: int) -> None:
@@ -101,8 +105,16 @@ def _redis_errors(what: str) -> Iterator[None]:
 class _ConsumerGroup:
     """One consumer of a stream's consumer group, with leases."""
 
-    def __init__(self, client: redis.Redis, stream: str, group: str, consumer: str, lease_ms: int) -> None:
-        self.client, self.stream, self.group, self.consumer, self.lease_ms = client, stream, group, consumer, lease_ms
+    def __init__(
+        self, client: redis.Redis, stream: str, group: str, consumer: str, lease_ms: int
+    ) -> None:
+        self.client, self.stream, self.group, self.consumer, self.lease_ms = (
+            client,
+            stream,
+            group,
+            consumer,
+            lease_ms,
+        )
         self._claim_cursor = "0-0"
         self._next_claim = 0.0
         with _redis_errors(f"create consumer group {group!r} of {stream}"):
@@ -113,7 +125,8 @@ class _ConsumerGroup:
                     raise
 
     def take(self, count: int, block_ms: int) -> list[Entry]:
-        """Up to `count` entries: those of consumers whose lease ran out, then new ones; waits `block_ms` for the first.
+        """Up to `count` entries: those of consumers whose lease ran out, then new ones; waits
+        `block_ms` for the first.
 
         0 does not wait. Looks for lapsed leases once per quarter of a lease.
         """
@@ -128,7 +141,12 @@ class _ConsumerGroup:
         if now < self._next_claim:
             return []
         reply = self.client.xautoclaim(
-            self.stream, self.group, self.consumer, self.lease_ms, start_id=self._claim_cursor, count=count
+            self.stream,
+            self.group,
+            self.consumer,
+            self.lease_ms,
+            start_id=self._claim_cursor,
+            count=count,
         )
         self._claim_cursor = reply[0]
         if len(reply[1]) < count:
@@ -139,7 +157,11 @@ class _ConsumerGroup:
         reply = cast(
             list[tuple[bytes, list[Entry]]],
             self.client.xreadgroup(
-                self.group, self.consumer, {self.stream: ">"}, count=count, block=block_ms if block_ms > 0 else None
+                self.group,
+                self.consumer,
+                {self.stream: ">"},
+                count=count,
+                block=block_ms if block_ms > 0 else None,
             ),
         )
         return list(reply[0][1]) if reply else []
@@ -149,7 +171,13 @@ class _ConsumerGroup:
         if entry_ids:
             with _redis_errors(f"renew {len(entry_ids)} entries of {self.stream}"):
                 self.client.xclaim(
-                    self.stream, self.group, self.consumer, 0, list(entry_ids), idle=idle_ms, justid=True
+                    self.stream,
+                    self.group,
+                    self.consumer,
+                    0,
+                    list(entry_ids),
+                    idle=idle_ms,
+                    justid=True,
                 )
 
     def ack(self, entry_ids: Sequence[str]) -> None:
@@ -183,7 +211,8 @@ class PromptConsumer:
         self._held: set[str] = set()
 
     def take(self, count: int, block_ms: int) -> list[Leased[PromptTask]]:
-        """Up to `count` prompts, those of dead replicas first; waits up to `block_ms` milliseconds for the first.
+        """Up to `count` prompts, those of dead replicas first; waits up to `block_ms` milliseconds
+        for the first.
 
         A prompt this consumer holds already is never returned again.
         """
@@ -205,14 +234,17 @@ class PromptConsumer:
         self._held.difference_update(entry_ids)
 
     def ack(self, entry_ids: Sequence[str]) -> None:
-        """Acknowledge and delete; only after the groups were appended. A replica uses `answer`, which does both."""
+        """Acknowledge and delete; only after the groups were appended. A replica uses `answer`,
+        which does both.
+        """
         self._group.ack(entry_ids)
         self._held.difference_update(entry_ids)
 
     def answer(self, entry_id: str, groups: "GroupQueue", group: ScoredGroup) -> bool:
         """Append the group and acknowledge the prompt in one atomic step.
 
-        False when the prompt was answered by another replica (the lease had run out): then nothing is appended.
+        False when the prompt was answered by another replica (the lease had run out): then nothing
+        is appended.
         """
         message = group_to_pb(group).SerializeToString()
         with _redis_errors(f"answer {group.task.group_id}"):
@@ -246,17 +278,22 @@ class GroupConsumer:
     def take(self, block_ms: int) -> list[ScoredGroup]:
         """The next groups in order of arrival; waits up to `block_ms` milliseconds for the first.
 
-        What is returned is deleted: a dead learner's attempt is never continued, so nobody else needs it. Raises
-        `queue_unavailable` also for a server that was restarted: the attempt's prompts are gone, and no group would
-        ever come.
+        What is returned is deleted: a dead learner's attempt is never continued, so nobody else
+        needs it. Raises `queue_unavailable` also for a server that was restarted: the attempt's
+        prompts are gone, and no group would ever come.
         """
         with _redis_errors(f"take from {self._stream}"):
             reply = cast(
                 list[tuple[bytes, list[Entry]]],
-                self._client.xread({self._stream: self._last_id}, count=_GROUPS_PER_READ, block=block_ms or None),
+                self._client.xread(
+                    {self._stream: self._last_id}, count=_GROUPS_PER_READ, block=block_ms or None
+                ),
             )
             entries = reply[0][1] if reply else []
-            groups = [group_from_pb(types_pb2.ScoredGroup.FromString(data)) for _, data in _messages(entries)]
+            groups = [
+                group_from_pb(types_pb2.ScoredGroup.FromString(data))
+                for _, data in _messages(entries)
+            ]
             if entries:
                 self._last_id = entries[-1][0]
                 self._client.xdel(self._stream, *(entry_id for entry_id, _ in entries))
@@ -286,21 +323,29 @@ class EventQueue:
         self._client = client
 
     def send(self, event: Event) -> None:
-        """Append; the oldest events go when about 100 000 wait (the recorder fetches what it missed)."""
+        """Append; the oldest events go when about 100 000 wait (the recorder fetches what it
+        missed).
+        """
         with _redis_errors(f"send event {event.seq} of {event.job_id}"):
             self._client.xadd(
-                EVENTS_STREAM, {_FIELD: event.model_dump_json().encode()}, maxlen=_MAX_EVENTS, approximate=True
+                EVENTS_STREAM,
+                {_FIELD: event.model_dump_json().encode()},
+                maxlen=_MAX_EVENTS,
+                approximate=True,
             )
 
 
 class EventConsumer:
     """The recorder's end of the events stream; an event is delivered until it is acknowledged."""
 
-    def __init__(self, client: redis.Redis, consumer: str, lease_ms: int = _EVENTS_LEASE_MS) -> None:
+    def __init__(
+        self, client: redis.Redis, consumer: str, lease_ms: int = _EVENTS_LEASE_MS
+    ) -> None:
         self._group = _ConsumerGroup(client, EVENTS_STREAM, _RECORDER, consumer, lease_ms)
 
     def take(self, count: int, block_ms: int) -> list[Leased[Event]]:
-        """Up to `count` events, unacknowledged ones of the past first; waits up to `block_ms` ms for the first.
+        """Up to `count` events, unacknowledged ones of the past first; waits up to `block_ms` ms
+        for the first.
 
         An entry that is no event is logged and deleted: were it an event once, the journal has it.
         """
@@ -309,7 +354,11 @@ class EventConsumer:
             try:
                 leased.append(Leased(entry_id.decode(), Event.model_validate_json(fields[_FIELD])))
             except (KeyError, ValidationError) as error:
-                log.warning("entry of the events stream dropped: it is no event", entry_id=entry_id, reason=str(error))
+                log.warning(
+                    "entry of the events stream dropped: it is no event",
+                    entry_id=entry_id,
+                    reason=str(error),
+                )
                 self._group.ack([entry_id.decode()])
         return leased
 

@@ -1,4 +1,5 @@
-"""The vocabulary of the data plane: prompt task, trajectory, verdict, scored group. Frozen; arrays are never altered.
+"""The vocabulary of the data plane: prompt task, trajectory, verdict, scored group. Frozen; arrays
+are never altered.
 
 Legend: P prompt tokens, R response tokens (P + R is a whole number of blocks), B block length.
 """
@@ -130,11 +131,15 @@ class Trajectory:
     weight_version: int
     weight_digest: str
     token_ids: Int32s
-    """[R] whole blocks: tokens sampled after the end, inside its block, are kept (later commits depended on them)."""
+    """[R] whole blocks: tokens sampled after the end, inside its block, are kept (later commits
+    depended on them).
+    """
     unmask_step: Int32s
     """[R] denoising step of the token's commitment, 1-based, counted over the response."""
     logprobs: Float32s
-    """[R] log-probability of the token in the state it was committed from; after temperature and bans."""
+    """[R] log-probability of the token in the state it was committed from; after temperature and
+    bans.
+    """
     confidences: Float32s
     """[R] confidence of the position when it was committed."""
     visible_len: int

@@ -1,8 +1,10 @@
-"""Weights on the wire: a state dict as a stream of a manifest, chunks of bytes, and a digest; and back.
+"""Weights on the wire: a state dict as a stream of a manifest, chunks of bytes, and a digest; and
+back.
 
-Tensors travel in the order of their names, as contiguous little-endian bytes without gaps. The digest is sha256 over
-one header line per tensor (name, dtype, shape) followed by its bytes, so it depends on the content alone: the same
-weights have the same digest in the learner, in a checkpoint and in every replica.
+Tensors travel in the order of their names, as contiguous little-endian bytes without gaps. The
+digest is sha256 over one header line per tensor (name, dtype, shape) followed by its bytes, so it
+depends on the content alone: the same weights have the same digest in the learner, in a checkpoint
+and in every replica.
 """
 
 import hashlib
@@ -34,7 +36,9 @@ if sys.byteorder != "little":
 
 
 def weight_digest(tensors: Mapping[str, Tensor]) -> str:
-    """Hex digest of a state dict. Raises PlatformError("invalid_request") for dtypes other than fp32, bf16, fp16."""
+    """Hex digest of a state dict. Raises PlatformError("invalid_request") for dtypes other than
+    fp32, bf16, fp16.
+    """
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(_header(_spec(name, tensors[name])))
@@ -52,8 +56,9 @@ class WeightVersion:
     tensors: Mapping[str, Tensor]
     """They may lie on a device; one at a time is copied."""
     digest: Callable[[], str]
-    """weight_digest of the tensors; asked for after the last of the data, so that it is computed once for several
-    streams, while they flow."""
+    """weight_digest of the tensors; asked for after the last of the data, so that it is computed
+    once for several streams, while they flow.
+    """
     probe: ParityProbe | None = None
 
 
@@ -72,7 +77,9 @@ def weight_chunks(version: WeightVersion) -> Iterator[rollout_pb2.WeightChunk]:
     return _chunks(manifest, version)
 
 
-def _chunks(manifest: rollout_pb2.WeightManifest, version: WeightVersion) -> Iterator[rollout_pb2.WeightChunk]:
+def _chunks(
+    manifest: rollout_pb2.WeightManifest, version: WeightVersion
+) -> Iterator[rollout_pb2.WeightChunk]:
     yield rollout_pb2.WeightChunk(manifest=manifest)
     pieces: list[memoryview] = []
     room = MAX_CHUNK_BYTES
@@ -97,7 +104,10 @@ def _spec(name: str, tensor: Tensor) -> rollout_pb2.TensorSpec:
             f"Cannot send tensor {name!r} of dtype {tensor.dtype}; weights travel as one of {sorted(_DTYPES)}.",
         )
     return rollout_pb2.TensorSpec(
-        name=name, dtype=_NAMES[tensor.dtype], shape=tensor.shape, num_bytes=tensor.numel() * tensor.element_size()
+        name=name,
+        dtype=_NAMES[tensor.dtype],
+        shape=tensor.shape,
+        num_bytes=tensor.numel() * tensor.element_size(),
     )
 
 
@@ -114,12 +124,9 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 class WeightAssembler:
     """Puts a stream of chunks together, into one buffer per tensor, checking as it goes.
 
-    >>> assembler = WeightAssembler()
-    >>> tensors = {"w": torch.ones(2)}
-    >>> for chunk in weight_chunks(WeightVersion("job_1", 1, 7, tensors, lambda: weight_digest(tensors))):
-    ...     assembler.feed(chunk)
-    >>> assembler.finish()[0]["w"]
-    tensor([1., 1.])
+    >>> assembler = WeightAssembler() >>> tensors = {"w": torch.ones(2)} >>> for chunk in
+    weight_chunks(WeightVersion("job_1", 1, 7, tensors, lambda: weight_digest(tensors))): ...
+    assembler.feed(chunk) >>> assembler.finish()[0]["w"] tensor([1., 1.])
     """
 
     def __init__(self) -> None:
@@ -134,7 +141,10 @@ class WeightAssembler:
     def manifest(self) -> rollout_pb2.WeightManifest:
         """The first message. Raises PlatformError("invalid_request") before it came."""
         if self._manifest is None:
-            raise PlatformError("invalid_request", "A weight stream must begin with its manifest; it has none so far.")
+            raise PlatformError(
+                "invalid_request",
+                "A weight stream must begin with its manifest; it has none so far.",
+            )
         return self._manifest
 
     @property
@@ -145,30 +155,42 @@ class WeightAssembler:
     def feed(self, chunk: rollout_pb2.WeightChunk) -> None:
         """Take the next message.
 
-        Raises PlatformError: "invalid_request" for a manifest that contradicts itself or messages out of order,
-        "weight_digest_mismatch" for more bytes than announced.
+        Raises PlatformError: "invalid_request" for a manifest that contradicts itself or messages
+        out of order, "weight_digest_mismatch" for more bytes than announced.
         """
         part = chunk.WhichOneof("part")
         if part == "manifest":
             self._begin(chunk.manifest)
         elif self._sent_digest is not None:
-            raise PlatformError("invalid_request", f"A weight stream ends with its digest; {part!r} came after it.")
+            raise PlatformError(
+                "invalid_request", f"A weight stream ends with its digest; {part!r} came after it."
+            )
         elif part == "data":
             self._fill(memoryview(chunk.data))
         elif part == "digest":
             self._end(chunk.digest)
         else:
-            raise PlatformError("invalid_request", "An empty message came in a weight stream; send each part set.")
+            raise PlatformError(
+                "invalid_request", "An empty message came in a weight stream; send each part set."
+            )
 
     def finish(self) -> tuple[dict[str, Tensor], str]:
         """The tensors by name, and their digest.
 
-        Raises PlatformError("weight_digest_mismatch") when bytes or the digest are missing or the digest differs.
+        Raises PlatformError("weight_digest_mismatch") when bytes or the digest are missing or the
+        digest differs.
         """
         specs = self.manifest.tensors
         if self._sent_digest is None or self._current < len(specs):
-            at = f"inside tensor {specs[self._current].name!r}" if self._current < len(specs) else "before the digest"
-            raise PlatformError("weight_digest_mismatch", f"{self._title()} ended {at}; send the whole stream again.")
+            at = (
+                f"inside tensor {specs[self._current].name!r}"
+                if self._current < len(specs)
+                else "before the digest"
+            )
+            raise PlatformError(
+                "weight_digest_mismatch",
+                f"{self._title()} ended {at}; send the whole stream again.",
+            )
         digest = self._hash.hexdigest()
         if digest != self._sent_digest:
             raise PlatformError(
@@ -187,10 +209,14 @@ class WeightAssembler:
 
     def _begin(self, manifest: rollout_pb2.WeightManifest) -> None:
         if self._manifest is not None:
-            raise PlatformError("invalid_request", "A weight stream has one manifest; a second one came.")
+            raise PlatformError(
+                "invalid_request", "A weight stream has one manifest; a second one came."
+            )
         _check_manifest(manifest)
         self._manifest = manifest
-        self._buffers = [torch.empty(spec.num_bytes, dtype=torch.uint8) for spec in manifest.tensors]
+        self._buffers = [
+            torch.empty(spec.num_bytes, dtype=torch.uint8) for spec in manifest.tensors
+        ]
         self._enter_tensor()
 
     def _enter_tensor(self) -> None:
@@ -213,7 +239,9 @@ class WeightAssembler:
             size = specs[self._current].num_bytes
             piece = data[: size - self._filled]
             self._hash.update(piece)
-            _bytes_of(self._buffers[self._current])[self._filled : self._filled + len(piece)] = piece
+            _bytes_of(self._buffers[self._current])[self._filled : self._filled + len(piece)] = (
+                piece
+            )
             self._filled += len(piece)
             data = data[len(piece) :]
             if self._filled == size:
@@ -228,7 +256,9 @@ class WeightAssembler:
 def _check_manifest(manifest: rollout_pb2.WeightManifest) -> None:
     names = [spec.name for spec in manifest.tensors]
     if any(later <= earlier for earlier, later in itertools.pairwise(names)):
-        raise PlatformError("invalid_request", "A weight manifest must list every tensor once, in order of names.")
+        raise PlatformError(
+            "invalid_request", "A weight manifest must list every tensor once, in order of names."
+        )
     for spec in manifest.tensors:
         if spec.dtype not in _DTYPES:
             raise PlatformError(
@@ -244,11 +274,14 @@ def _check_manifest(manifest: rollout_pb2.WeightManifest) -> None:
             )
 
 
-def push_weights(address: str, version: WeightVersion, timeout_s: float) -> rollout_pb2.UpdateWeightsResponse:
+def push_weights(
+    address: str, version: WeightVersion, timeout_s: float
+) -> rollout_pb2.UpdateWeightsResponse:
     """Send a version to the replica at host:port and wait until it is loaded.
 
-    Raises PlatformError: the replica's own code ("stale_weights", "weight_digest_mismatch", "parity_violation", …),
-    "rollout_unavailable" when it cannot be reached, "weight_sync_timeout" after `timeout_s` seconds.
+    Raises PlatformError: the replica's own code ("stale_weights", "weight_digest_mismatch",
+    "parity_violation", …), "rollout_unavailable" when it cannot be reached, "weight_sync_timeout"
+    after `timeout_s` seconds.
     """
     with channel(address) as connection:
         return call(

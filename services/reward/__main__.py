@@ -28,7 +28,9 @@ def main() -> None:
     )
     pool.start()
     configure_tracing("reward", settings.otlp_endpoint)
-    service = RewardService(Verifier(pool, cache_size=settings.reward_cache_size), settings.reward_timeout_s)
+    service = RewardService(
+        Verifier(pool, cache_size=settings.reward_cache_size), settings.reward_timeout_s
+    )
     with serving_metrics(settings.metrics_listen, pool.metrics.registry):
         run_server(
             "reward",

@@ -1,4 +1,6 @@
-"""Can a gold answer be verified against itself? Asked once, when a data file comes in, and not by every response."""
+"""Can a gold answer be verified against itself? Asked once, when a data file comes in, and not by
+every response.
+"""
 
 import re
 from collections.abc import Sequence
@@ -33,22 +35,28 @@ class GoldAudit:
     kind: GoldType
     status: Status
     """ok | flagged: usable, but other spellings of it may be refused | invalid: every answer would be unverifiable or
-    refused | unknown: the comparator did not answer"""
+    refused | unknown: the comparator did not answer
+    """
     reason: str = ""
 
 
 def audit_golds(
     pool: Pool, golds: Sequence[tuple[str, GoldType | None]], timeout_s: float, expires_at: float
 ) -> list[GoldAudit]:
-    """Audits in order; a gold that text alone cannot vouch for is compared with itself by the comparator.
+    """Audits in order; a gold that text alone cannot vouch for is compared with itself by the
+    comparator.
 
     Raises PlatformError("busy") when the queue is full.
     """
     drafts = [_by_text(gold, kind) for gold, kind in golds]
     open_golds = list(dict.fromkeys(text for text, audit in drafts if audit.status == "unknown"))
-    futures = pool.submit([(text, text) for text in open_golds], timeout_s=timeout_s, expires_at=expires_at)
+    futures = pool.submit(
+        [(text, text) for text in open_golds], timeout_s=timeout_s, expires_at=expires_at
+    )
     judged = {text: future.result() for text, future in zip(open_golds, futures, strict=True)}
-    return [_by_comparator(audit, judged[text]) if text in judged else audit for text, audit in drafts]
+    return [
+        _by_comparator(audit, judged[text]) if text in judged else audit for text, audit in drafts
+    ]
 
 
 def _by_text(gold: str, kind: GoldType | None) -> tuple[str, GoldAudit]:

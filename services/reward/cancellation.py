@@ -35,7 +35,9 @@ class Cancellation:
 
     @contextmanager
     def covers(self, work: Interruptible) -> Iterator[None]:
-        """While the work is done for this caller; what was cancelled before is interrupted as it begins."""
+        """While the work is done for this caller; what was cancelled before is interrupted as it
+        begins.
+        """
         with self._lock:
             self._running[id(work)] = work
             if self._cancelled:

@@ -1,6 +1,8 @@
-"""Judge a JSONL file of answers without a platform: `python -m services.reward.check FILE`, for `dirl reward check`.
+"""Judge a JSONL file of answers without a platform: `python -m services.reward.check FILE`, for
+`dirl reward check`.
 
-Each row is `{"gold": …, "answer": …}`; `expected` (true or false) may say whether the answer is correct.
+Each row is `{"gold": …, "answer": …}`; `expected` (true or false) may say whether the answer is
+correct.
 """
 
 import argparse
@@ -57,7 +59,9 @@ def main() -> int:
 
 
 def read_cases(path: Path) -> list[Case]:
-    """The rows of the file; raises ProblemsError("dataset_invalid") with every row that cannot be used."""
+    """The rows of the file; raises ProblemsError("dataset_invalid") with every row that cannot be
+    used.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -77,10 +81,14 @@ def _case(number: int, line: str) -> Case | Problem:
         row = json.loads(line)
     except ValueError as error:
         return Problem(place, f"is no JSON: {error}")
-    if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("gold", "answer")):
+    if not isinstance(row, dict) or not all(
+        isinstance(row.get(name), str) for name in ("gold", "answer")
+    ):
         return Problem(place, "must be an object with the strings gold and answer")
     if row.get("expected") not in (None, True, False):
-        return Problem(place, f"expected is {row['expected']!r}; it must be true, false or left out")
+        return Problem(
+            place, f"expected is {row['expected']!r}; it must be true, false or left out"
+        )
     return Case(number, row["gold"], row["answer"], row.get("expected"))
 
 
@@ -91,30 +99,42 @@ def judge(cases: Sequence[Case], profile: Profile) -> list[Verdict]:
     pool.start()
     try:
         verifier = Verifier(pool, cache_size=settings.reward_cache_size)
-        items = [Item(str(case.number), case.gold, case.answer, FinishReason.STOP) for case in cases]
+        items = [
+            Item(str(case.number), case.gold, case.answer, FinishReason.STOP) for case in cases
+        ]
         return [
             verdict
             for start in range(0, len(items), _BATCH)
-            for verdict in _judge_batch(verifier, items[start : start + _BATCH], profile, settings.reward_timeout_s)
+            for verdict in _judge_batch(
+                verifier, items[start : start + _BATCH], profile, settings.reward_timeout_s
+            )
         ]
     finally:
         pool.close()
 
 
-def _judge_batch(verifier: Verifier, items: Sequence[Item], profile: Profile, timeout_s: float) -> list[Verdict]:
-    """What a busy machine could not judge in time is judged again with more: nobody waits for these verdicts."""
+def _judge_batch(
+    verifier: Verifier, items: Sequence[Item], profile: Profile, timeout_s: float
+) -> list[Verdict]:
+    """What a busy machine could not judge in time is judged again with more: nobody waits for these
+    verdicts.
+    """
     verdicts = verifier.verify(items, [], profile, timeout_s=timeout_s, expires_at=math.inf)
     for _ in range(_TRIES_WHEN_BUSY):
         late = [place for place, verdict in enumerate(verdicts) if verdict.reason == "overloaded"]
         timeout_s *= 2
-        again = verifier.verify([items[place] for place in late], [], profile, timeout_s=timeout_s, expires_at=math.inf)
+        again = verifier.verify(
+            [items[place] for place in late], [], profile, timeout_s=timeout_s, expires_at=math.inf
+        )
         for place, verdict in zip(late, again, strict=True):
             verdicts[place] = verdict
     return verdicts
 
 
 def summary(cases: Sequence[Case], verdicts: Sequence[Verdict], seconds: float) -> dict[str, Any]:
-    """Counts by outcome; `agree` counts the rows whose `expected` was met, null when no row states any."""
+    """Counts by outcome; `agree` counts the rows whose `expected` was met, null when no row states
+    any.
+    """
     stated = [
         (case.expected, verdict.outcome is Outcome.CORRECT)
         for case, verdict in zip(cases, verdicts, strict=True)
@@ -130,11 +150,22 @@ def summary(cases: Sequence[Case], verdicts: Sequence[Verdict], seconds: float) 
 
 
 def _row(case: Case, verdict: Verdict, *, as_json: bool) -> str:
-    agrees = None if case.expected is None else case.expected == (verdict.outcome is Outcome.CORRECT)
+    agrees = (
+        None if case.expected is None else case.expected == (verdict.outcome is Outcome.CORRECT)
+    )
     if as_json:
-        fields = ("reason", "extracted", "extraction_method", "normalized_gold", "normalized_answer", "compare_path")
+        fields = (
+            "reason",
+            "extracted",
+            "extraction_method",
+            "normalized_gold",
+            "normalized_answer",
+            "compare_path",
+        )
         named = {name: getattr(verdict, name) for name in fields}
-        return json.dumps({"row": case.number, "outcome": verdict.outcome.value, "agrees": agrees, **named})
+        return json.dumps(
+            {"row": case.number, "outcome": verdict.outcome.value, "agrees": agrees, **named}
+        )
     mark = {None: " ", True: "=", False: "!"}[agrees]
     why = f" ({verdict.reason})" if verdict.reason else ""
     texts = f"{_cut(case.gold)} | {_cut(verdict.extracted or case.answer)}"

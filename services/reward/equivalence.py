@@ -1,8 +1,10 @@
-"""Is the answer the gold? What text and exact arithmetic can decide is decided here; the rest is left to sympy.
+"""Is the answer the gold? What text and exact arithmetic can decide is decided here; the rest is
+left to sympy.
 
-This module runs in the serving process and never imports sympy. The type of the gold says which rules apply
-(`_BY_TYPE`); each decides or passes on. They settle about half of real traffic, and close the gaps of the symbolic
-comparator: counts in lists, bases, ellipses, unevaluated operators and expressions that would take very long.
+This module runs in the serving process and never imports sympy. The type of the gold says which
+rules apply (`_BY_TYPE`); each decides or passes on. They settle about half of real traffic, and
+close the gaps of the symbolic comparator: counts in lists, bases, ellipses, unevaluated operators
+and expressions that would take very long.
 """
 
 import math
@@ -14,7 +16,12 @@ from typing import Final
 
 from services.common.answers.gold_types import GoldType, gold_type
 from services.common.answers.normalisation import Normalised, normalise
-from services.common.answers.rationals import Rational, parse_decimal_comma, parse_rational, same_number
+from services.common.answers.rationals import (
+    Rational,
+    parse_decimal_comma,
+    parse_rational,
+    same_number,
+)
 from services.common.answers.sequences import parse_sequence, same_sequence
 from services.common.answers.statements import gold_answer
 from services.common.answers.units import canonical, units_conflict
@@ -36,7 +43,9 @@ _TO: Final = re.compile(r"(?<=\d) ?(?:\\text ?\{ ?to ?\}|to) ?(?=\d)")
 _RATIO: Final = re.compile(r": ?\d(?!\d)")
 _ELLIPSIS: Final = re.compile(r"\\[lcd]?dots|\.\.\.|…")
 _ARTICLE: Final = re.compile(r"^(?:an?|the) (?=\w\w)", re.IGNORECASE)
-_GUESSED_UNIT: Final = re.compile(r"^([\d.,]+|.*10 ?\^ ?\{? ?-?\d+ ?\}?) ?([mghsJNWVKLACTF]|\\Omega)$")
+_GUESSED_UNIT: Final = re.compile(
+    r"^([\d.,]+|.*10 ?\^ ?\{? ?-?\d+ ?\}?) ?([mghsJNWVKLACTF]|\\Omega)$"
+)
 _RELATION: Final = re.compile(r"[<>=:]|\\(?:in|equiv|approx|sim|le|ge|ne)(?![a-z])")
 _PLAIN_WORD: Final = re.compile(
     r"\\[a-zA-Z]+|(?<![a-zA-Z])(?:sqrt|sin|cos|tan|log|ln|exp|pi|or|and|mod|gcd|lcm|min|max)(?![a-zA-Z])"
@@ -71,8 +80,12 @@ _Decision = tuple[Outcome, str, str]
 _Rule = Callable[[Pair], _Decision | None]
 
 
-def compare(gold: str, extraction: Extraction, profile: Profile, kind: GoldType | None = None) -> Comparison:
-    """Judge an extracted answer as far as text and exact arithmetic go; without `kind` the gold's text says it."""
+def compare(
+    gold: str, extraction: Extraction, profile: Profile, kind: GoldType | None = None
+) -> Comparison:
+    """Judge an extracted answer as far as text and exact arithmetic go; without `kind` the gold's
+    text says it.
+    """
     gold = gold_answer(gold)
     normal_gold = normalise(gold) if len(gold) <= MAX_CHARS else Normalised("")
     if not normal_gold.text or refuse(normal_gold.text):
@@ -99,7 +112,11 @@ def _judged(equal: bool, path: str = "string", reason: str = "") -> _Decision:
 
 def _units(pair: Pair) -> _Decision | None:
     answer_unit = pair.answer.unit or _guessed_unit(pair)
-    return _judged(False, reason="unit_differs") if units_conflict(pair.gold.unit, answer_unit) else None
+    return (
+        _judged(False, reason="unit_differs")
+        if units_conflict(pair.gold.unit, answer_unit)
+        else None
+    )
 
 
 def _guessed_unit(pair: Pair) -> str:
@@ -110,7 +127,11 @@ def _guessed_unit(pair: Pair) -> str:
 
 def _spelling(pair: Pair) -> _Decision | None:
     factors = {_factor(side.unit) for side in (pair.gold, pair.answer)} - {None}
-    return _judged(True) if len(factors) < 2 and squeeze(pair.gold.text) == squeeze(pair.answer.text) else None
+    return (
+        _judged(True)
+        if len(factors) < 2 and squeeze(pair.gold.text) == squeeze(pair.answer.text)
+        else None
+    )
 
 
 def _empty(pair: Pair) -> _Decision | None:
@@ -119,7 +140,9 @@ def _empty(pair: Pair) -> _Decision | None:
 
 def _words(pair: Pair) -> _Decision | None:
     """Words are compared as words; the comparator would multiply their letters."""
-    gold, answer = (_ARTICLE.sub("", side.text.strip("`'\"")).casefold() for side in (pair.gold, pair.answer))
+    gold, answer = (
+        _ARTICLE.sub("", side.text.strip("`'\"")).casefold() for side in (pair.gold, pair.answer)
+    )
     return _judged(gold == answer)
 
 
@@ -153,8 +176,12 @@ def _value_in_base(pair: Pair) -> _Decision | None:
 
 
 def _clock(pair: Pair) -> _Decision | None:
-    """Times, part by part, and ratios: one with a part of a single digit, as no minutes are written."""
-    gold, answer = (_CLOCK.fullmatch(_full_hour(_TO.sub(":", side.text))) for side in (pair.gold, pair.answer))
+    """Times, part by part, and ratios: one with a part of a single digit, as no minutes are
+    written.
+    """
+    gold, answer = (
+        _CLOCK.fullmatch(_full_hour(_TO.sub(":", side.text))) for side in (pair.gold, pair.answer)
+    )
     if gold is None or answer is None:
         return None
     halves = {match.group(2).lower() for match in (gold, answer) if match.group(2)}
@@ -181,11 +208,18 @@ def _unordered(pair: Pair) -> _Decision | None:
 
 def _ellipsis(pair: Pair) -> _Decision | None:
     """What dots stand for cannot be computed: equal spelling or nothing."""
-    return _judged(False) if _ELLIPSIS.search(pair.gold.text) or _ELLIPSIS.search(pair.answer.text) else None
+    return (
+        _judged(False)
+        if _ELLIPSIS.search(pair.gold.text) or _ELLIPSIS.search(pair.answer.text)
+        else None
+    )
 
 
 def _numbers(pair: Pair) -> _Decision | None:
-    gold, answer = parse_rational(pair.gold.text), parse_rational(_GUESSED_UNIT.sub(r"\1", pair.answer.text))
+    gold, answer = (
+        parse_rational(pair.gold.text),
+        parse_rational(_GUESSED_UNIT.sub(r"\1", pair.answer.text)),
+    )
     if gold is not None and gold.places and answer is None:
         answer = parse_decimal_comma(pair.answer.text)
     elif answer is not None and answer.places and gold is None:
@@ -216,7 +250,11 @@ def _symbols(pair: Pair) -> _Decision | None:
     text = pair.answer.text
     if pair.kind is GoldType.INTEGER and _CLOCK.fullmatch(text):  # the comparator divides ratios
         return _judged(False)
-    if _RELATION.search(text) or _operators(text) or not _VARIABLE.search(_PLAIN_WORD.sub("", text)):
+    if (
+        _RELATION.search(text)
+        or _operators(text)
+        or not _VARIABLE.search(_PLAIN_WORD.sub("", text))
+    ):
         return None
     return _judged(False)
 
@@ -238,7 +276,11 @@ def _unevaluated(pair: Pair) -> _Decision | None:
 def _last_side(text: str) -> str:
     """What follows the last `=` that stands in no bracket."""
     ends = [match.end() for match in _EQUALS.finditer(text)]
-    outside = (end for end in reversed(ends) if all(text.count(a, end) == text.count(b, end) for a, b in _BRACKETS))
+    outside = (
+        end
+        for end in reversed(ends)
+        if all(text.count(a, end) == text.count(b, end) for a, b in _BRACKETS)
+    )
     return text[next(outside, 0) :]
 
 

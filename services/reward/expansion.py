@@ -1,7 +1,8 @@
-r"""How large an expression becomes once it is multiplied out: an estimate from its text, in linear time.
+r"""How large an expression becomes once it is multiplied out: an estimate from its text, in linear
+time.
 
-A computer algebra system expands before it compares: `(x+y+z)^{200}` is 20,301 terms of work, `(10^{9999})^{9999}` a
-number of 100 million digits.
+A computer algebra system expands before it compares: `(x+y+z)^{200}` is 20,301 terms of work,
+`(10^{9999})^{9999}` a number of 100 million digits.
 """
 
 import math
@@ -43,7 +44,9 @@ def group_end(text: str, start: int) -> int:
 
 
 def expanded_terms(text: str) -> int:
-    """An upper bound for the terms of the expression, multiplied out; sums of plain numbers count as one term."""
+    """An upper bound for the terms of the expression, multiplied out; sums of plain numbers count
+    as one term.
+    """
     terms, factors, done = 0, 1, 0
     for group in _groups(text):
         terms, factors = _add(terms, factors, text[done : group.start])

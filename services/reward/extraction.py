@@ -1,7 +1,9 @@
-r"""The final answer of a response: the last complete `\boxed{}` after the last `</think>`, in one pass.
+r"""The final answer of a response: the last complete `\boxed{}` after the last `</think>`, in one
+pass.
 
-Formulas in the running text are never searched: two boxes would merge into a set, and an intermediate result could
-be rewarded. The `eval` profile adds the fallbacks that benchmarks accept; reinforcement learning takes boxes only.
+Formulas in the running text are never searched: two boxes would merge into a set, and an
+intermediate result could be rewarded. The `eval` profile adds the fallbacks that benchmarks accept;
+reinforcement learning takes boxes only.
 """
 
 import re
@@ -9,7 +11,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from services.common.answers.statements import final_statement, is_bare, joined_boxes, last_value, stated
+from services.common.answers.statements import (
+    final_statement,
+    is_bare,
+    joined_boxes,
+    last_value,
+    stated,
+)
 from services.common.data.boxed import Box, innermost, outer_boxes
 
 _FALLBACK_CHARS: Final = 20_000
@@ -30,7 +38,8 @@ class Extraction:
     text: str = ""
     method: str = ""
     """boxed; in evaluation also answer_tag | hashes | phrase | whole | last_formula | last_number; empty when nothing
-    was found"""
+    was found
+    """
     failure: str = ""
     """unclosed_box | empty_box | unclosed_think | nothing_found; empty when an answer was found"""
     listed: str = ""
@@ -71,4 +80,6 @@ def _from_boxes(final: str, boxes: list[Box]) -> Extraction:
 
 def _fallback(tail: str) -> Extraction:
     found = stated(tail) or (("whole", tail.strip()) if is_bare(tail) else last_value(tail))
-    return Extraction(text=found[1], method=found[0]) if found else Extraction(failure="nothing_found")
+    return (
+        Extraction(text=found[1], method=found[0]) if found else Extraction(failure="nothing_found")
+    )

@@ -1,4 +1,6 @@
-"""The registry of graders: what each kind of services.common.grader_spec does. A new kind gets a row here."""
+"""The registry of graders: what each kind of services.common.grader_spec does. A new kind gets a
+row here.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +18,15 @@ from services.common.grader_spec import (
 )
 from services.reward.sandbox import python_scorer
 from services.reward.scores import Failure, JudgedResponse, Limits, Score, Scorer
-from services.reward.shaping import accuracy, boxed, cosine, format_, repetition, soft_overlong, speed
+from services.reward.shaping import (
+    accuracy,
+    boxed,
+    cosine,
+    format_,
+    repetition,
+    soft_overlong,
+    speed,
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +39,9 @@ class Grader:
 
 def string_check(spec: StringCheckGrader, judged: JudgedResponse) -> Score:
     """1 when the comparison holds, else 0."""
-    values = dict(zip(VARIABLES, (judged.response, judged.extraction.text, judged.gold), strict=True))
+    values = dict(
+        zip(VARIABLES, (judged.response, judged.extraction.text, judged.gold), strict=True)
+    )
     left, right = fill_in(spec.input, values), fill_in(spec.reference, values)
     holds = {
         "eq": left == right,
@@ -46,7 +58,10 @@ def _multi(spec: MultiGrader) -> Scorer:
 
     def score(batch: Sequence[JudgedResponse], limits: Limits) -> list[Score]:
         columns = [part(batch, limits) for part in parts.values()]
-        return [_combined(formula, dict(zip(parts, row, strict=True))) for row in zip(*columns, strict=True)]
+        return [
+            _combined(formula, dict(zip(parts, row, strict=True)))
+            for row in zip(*columns, strict=True)
+        ]
 
     return score
 
@@ -56,7 +71,9 @@ def _combined(formula: Formula, scores: Mapping[str, Score]) -> Score:
     if failure is not None:
         return failure
     try:
-        return formula.evaluate({name: score for name, score in scores.items() if isinstance(score, float)})
+        return formula.evaluate(
+            {name: score for name, score in scores.items() if isinstance(score, float)}
+        )
     except (ArithmeticError, ValueError, TypeError) as error:
         return Failure("formula", str(error))
 
@@ -84,11 +101,17 @@ def scorer(spec: Any) -> Scorer:
 
 
 def resolve(texts: Sequence[str]) -> list[Grader]:
-    """The graders, as they travel; raises PlatformError("invalid_request") for unknown, faulty and repeated ones."""
+    """The graders, as they travel; raises PlatformError("invalid_request") for unknown, faulty and
+    repeated ones.
+    """
     return [Grader(spec.name, scorer(spec)) for spec in parse_graders(texts)]
 
 
-def score_all(graders: Sequence[Grader], batch: Sequence[JudgedResponse], limits: Limits) -> list[dict[str, Score]]:
+def score_all(
+    graders: Sequence[Grader], batch: Sequence[JudgedResponse], limits: Limits
+) -> list[dict[str, Score]]:
     """Every grader's score of every response, by name."""
     columns = {grader.name: grader.score(batch, limits) for grader in graders} if batch else {}
-    return [{name: column[place] for name, column in columns.items()} for place in range(len(batch))]
+    return [
+        {name: column[place] for name, column in columns.items()} for place in range(len(batch))
+    ]

@@ -1,7 +1,8 @@
-r"""Static cost guard: refuses expressions that a computer algebra system would take very long or much memory for.
+r"""Static cost guard: refuses expressions that a computer algebra system would take very long or
+much memory for.
 
-The rules look at the text only, in linear time. They are wide: none touches a gold of MATH, GSM8K, AIME, AMC or
-OlympiadBench. What they miss meets the worker's deadline and memory limit.
+The rules look at the text only, in linear time. They are wide: none touches a gold of MATH, GSM8K,
+AIME, AMC or OlympiadBench. What they miss meets the worker's deadline and memory limit.
 """
 
 import math
@@ -35,7 +36,9 @@ _LONG_NUMBER: Final = re.compile(r"\d{400}")
 _EXPONENT: Final = re.compile(r"(?:\^|\*\*)\s*")
 _NUMBER: Final = re.compile(r"\d+")
 _FACTORIAL_NUMBER: Final = re.compile(r"(\d+)\s*!")
-_NESTED_FACTORIAL: Final = re.compile(r"!\s*!\s*!|!\s*[})\]]+\s*!|\^\s*\{?\d+\}?\s*!|\^\s*\{?\d+\}?\s*[})\]]\s*!")
+_NESTED_FACTORIAL: Final = re.compile(
+    r"!\s*!\s*!|!\s*[})\]]+\s*!|\^\s*\{?\d+\}?\s*!|\^\s*\{?\d+\}?\s*[})\]]\s*!"
+)
 _PRODUCT_FACTORIAL: Final = re.compile(r"[)}\]]\s*!")
 _TOWER: Final = re.compile(r"\d+(?:\s*(?:\^|\*\*)\s*[{(]?\s*\d+)+")
 _BINOMIAL: Final = re.compile(r"\\[dt]?binom|\\choose|\\tbinom")
@@ -113,7 +116,9 @@ def _matrix_too_large(text: str) -> bool:
         return False
     cells = text.count("&") + text.count(r"\\") + 1
     symbolic = _DETERMINANT.search(text) and _LETTER.search(_MATRIX_NAME.sub("", text))
-    return bool(_MATRIX_POWER.search(text)) or cells > (_MAX_SYMBOLIC_CELLS if symbolic else _MAX_MATRIX_CELLS)
+    return bool(_MATRIX_POWER.search(text)) or cells > (
+        _MAX_SYMBOLIC_CELLS if symbolic else _MAX_MATRIX_CELLS
+    )
 
 
 def _exponent_too_large(text: str) -> bool:
@@ -123,7 +128,9 @@ def _exponent_too_large(text: str) -> bool:
 
 
 def _exponents(text: str) -> Iterator[str]:
-    """What stands after each `^` or `**`: a group without its brackets, or everything up to a blank or bracket."""
+    """What stands after each `^` or `**`: a group without its brackets, or everything up to a blank
+    or bracket.
+    """
     for match in _EXPONENT.finditer(text):
         start = match.end()
         if text[start : start + 1] in ("{", "("):
@@ -134,7 +141,9 @@ def _exponents(text: str) -> Iterator[str]:
 
 def _magnitude(exponent: str) -> int:
     """An upper bound for the numbers in an exponent, exact below the limit; symbols count nothing."""
-    if "!" in exponent and any(int(number[:9]) > _MAX_EXPONENT_FACTORIAL for number in _NUMBER.findall(exponent)):
+    if "!" in exponent and any(
+        int(number[:9]) > _MAX_EXPONENT_FACTORIAL for number in _NUMBER.findall(exponent)
+    ):
         return _MAX_EXPONENT + 1
     numbers = [int(number[:9]) for number in _NUMBER.findall(exponent)]
     if _MULTIPLIED.search(exponent):
@@ -155,7 +164,9 @@ def _factorial_too_large(text: str) -> bool:
         return True
     if "!" not in text:
         return False
-    if _NESTED_FACTORIAL.search(text) or (_PRODUCT_FACTORIAL.search(text) and _exceeds(text, _MAX_FACTORIAL // 10)):
+    if _NESTED_FACTORIAL.search(text) or (
+        _PRODUCT_FACTORIAL.search(text) and _exceeds(text, _MAX_FACTORIAL // 10)
+    ):
         return True
     return any(int(number[:9]) > _MAX_FACTORIAL for number in _FACTORIAL_NUMBER.findall(text))
 
@@ -171,7 +182,9 @@ def _binomial_too_large(text: str) -> bool:
 
 
 def _range_too_large(text: str) -> bool:
-    """Sums and products of many terms, or of hundreds that have no closed form; nested ones multiply."""
+    """Sums and products of many terms, or of hundreds that have no closed form; nested ones
+    multiply.
+    """
     terms = 1
     for match in _BIG_OPERATOR.finditer(text):
         bounds = _BOUNDS.match(text, match.end())

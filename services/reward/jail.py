@@ -1,8 +1,10 @@
-"""The process in which a `python` grader runs: imports, limits itself for good, then calls `grade` when asked.
+"""The process in which a `python` grader runs: imports, limits itself for good, then calls `grade`
+when asked.
 
-Run by its path with `python -I -S`, an empty environment and an empty directory; it imports nothing of ours. After
-`_enter_jail` the kernel refuses every system call that is not on the list: no file can be opened, no socket made, no
-process started, no signal sent. One JSON object per line comes in and goes out; the parent keeps the time.
+Run by its path with `python -I -S`, an empty environment and an empty directory; it imports nothing
+of ours. After `_enter_jail` the kernel refuses every system call that is not on the list: no file
+can be opened, no socket made, no process started, no signal sent. One JSON object per line comes in
+and goes out; the parent keeps the time.
 """
 
 import bisect  # noqa: F401 - this and the next ones are here for the grader, which can load no other
@@ -39,9 +41,10 @@ _PR_SET_PDEATHSIG, _SIGKILL = 1, 9
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, _PR_SET_DUMPABLE = 38, 22, 2, 4
 _LOAD_WORD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | errno.EPERM
-# read write close fstat lseek mmap mprotect munmap brk rt_sigaction rt_sigprocmask rt_sigreturn pread64 sched_yield
-# mremap madvise nanosleep getpid exit gettimeofday getrusage sigaltstack futex restart_syscall clock_gettime
-# clock_nanosleep exit_group getrandom, as each architecture numbers them; with its name for the kernel.
+# read write close fstat lseek mmap mprotect munmap brk rt_sigaction rt_sigprocmask rt_sigreturn
+# pread64 sched_yield mremap madvise nanosleep getpid exit gettimeofday getrusage sigaltstack futex
+# restart_syscall clock_gettime clock_nanosleep exit_group getrandom, as each architecture numbers
+# them; with its name for the kernel.
 _ARCHITECTURES = {
     "x86_64": (0xC000003E, (0, 1, 3, 5, 8, 9, 10, 11, 12, 13, 14, 15, 17, 24, 25, 28, 35, 39, 60, 96, 98, 131, 202,
                             219, 228, 230, 231, 318)),
@@ -74,7 +77,9 @@ def _load(source: str) -> typing.Callable[..., object]:
     return grade
 
 
-def _answer(grade: typing.Callable[..., object], question: dict[str, typing.Any]) -> dict[str, typing.Any]:
+def _answer(
+    grade: typing.Callable[..., object], question: dict[str, typing.Any]
+) -> dict[str, typing.Any]:
     try:
         score = grade(question["sample"], question["item"])
         if isinstance(score, int | float) and math.isfinite(score):
@@ -102,7 +107,9 @@ def _enter_jail(memory_bytes: int, cpu_s: int, parent: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     program = _filter()
     code = ctypes.create_string_buffer(program, len(program))
-    header = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code)))
+    header = ctypes.create_string_buffer(
+        struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code))
+    )
     _prctl(libc, _PR_SET_PDEATHSIG, _SIGKILL, 0)
     if os.getppid() != parent:
         raise OSError("the service ended before its grader began")
@@ -112,12 +119,25 @@ def _enter_jail(memory_bytes: int, cpu_s: int, parent: int) -> None:
 
 
 def _prctl(libc: ctypes.CDLL, option: int, first: int, second: int) -> None:
-    if libc.prctl(option, ctypes.c_ulong(first), ctypes.c_ulong(second), ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl({option}) was refused; the sandbox needs Linux with seccomp")
+    if (
+        libc.prctl(
+            option,
+            ctypes.c_ulong(first),
+            ctypes.c_ulong(second),
+            ctypes.c_ulong(0),
+            ctypes.c_ulong(0),
+        )
+        != 0
+    ):
+        raise OSError(
+            ctypes.get_errno(), f"prctl({option}) was refused; the sandbox needs Linux with seccomp"
+        )
 
 
 def _filter() -> bytes:
-    """A BPF program over (system call, architecture): the listed calls pass, all others fail with EPERM."""
+    """A BPF program over (system call, architecture): the listed calls pass, all others fail with
+    EPERM.
+    """
     machine = platform.machine()
     if machine not in _ARCHITECTURES:
         raise OSError(f"the sandbox knows {', '.join(_ARCHITECTURES)}; this machine is {machine}")

@@ -14,7 +14,10 @@ class RewardMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         self.verifications = Counter(
-            "dirl_reward_verifications", "Responses judged, by outcome.", ["outcome"], registry=registry
+            "dirl_reward_verifications",
+            "Responses judged, by outcome.",
+            ["outcome"],
+            registry=registry,
         )
         self.latency = Histogram(
             "dirl_reward_latency_seconds",
@@ -22,12 +25,19 @@ class RewardMetrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self.kills = Counter("dirl_reward_kills", "Workers killed, by reason.", ["reason"], registry=registry)
+        self.kills = Counter(
+            "dirl_reward_kills", "Workers killed, by reason.", ["reason"], registry=registry
+        )
         self.cache = Counter(
-            "dirl_reward_cache_lookups", "Comparisons looked up, by result: hit or miss.", ["result"], registry=registry
+            "dirl_reward_cache_lookups",
+            "Comparisons looked up, by result: hit or miss.",
+            ["result"],
+            registry=registry,
         )
         self.duplicates = Counter(
-            "dirl_reward_duplicates", "Responses that shared a comparison of their batch.", registry=registry
+            "dirl_reward_duplicates",
+            "Responses that shared a comparison of their batch.",
+            registry=registry,
         )
 
     def total_kills(self) -> int:

@@ -1,4 +1,6 @@
-"""Gold and answer side by side: what one says and the other need not say is taken away before they are compared."""
+"""Gold and answer side by side: what one says and the other need not say is taken away before they
+are compared.
+"""
 
 import re
 from collections.abc import Callable
@@ -12,9 +14,15 @@ from services.common.answers.sequences import UNORDERED, as_interval, parse_sequ
 from services.reward.extraction import Profile
 
 _SPACE_BESIDE_SIGN: Final = re.compile(r" ?([^\w ]) ?")
-_NAME: Final = r"(?:[a-zA-Z]|\\[a-zA-Z]+) ?(?:_ ?(?:\w|\{(?:[^{}]|\{[^{}]*\})*\}))? ?(?:\(\\?[a-zA-Z]+ ?\))?"
-_LABEL: Final = re.compile(rf"(?:(?:{_NAME}|\([a-z](?: ?, ?[a-z])+\)) ?=|[a-z] ?\\in(?![a-z])) ?(?=[^=<>]+$)")
-_LABEL_LAST: Final = re.compile(rf"^([-\d.,/ ]+|\\frac ?\{{ ?\d+ ?\}} ?\{{ ?\d+ ?\}}) ?= ?({_NAME})$")
+_NAME: Final = (
+    r"(?:[a-zA-Z]|\\[a-zA-Z]+) ?(?:_ ?(?:\w|\{(?:[^{}]|\{[^{}]*\})*\}))? ?(?:\(\\?[a-zA-Z]+ ?\))?"
+)
+_LABEL: Final = re.compile(
+    rf"(?:(?:{_NAME}|\([a-z](?: ?, ?[a-z])+\)) ?=|[a-z] ?\\in(?![a-z])) ?(?=[^=<>]+$)"
+)
+_LABEL_LAST: Final = re.compile(
+    rf"^([-\d.,/ ]+|\\frac ?\{{ ?\d+ ?\}} ?\{{ ?\d+ ?\}}) ?= ?({_NAME})$"
+)
 _POINT_NAME: Final = re.compile(r"^[A-Z]'? ?(?=\()")
 _BARE_LIST: Final = re.compile(r"(?!\\\{)[^()\[\]=<>,;]+(?:,[^()\[\]=<>,;]+)+")
 _COMBINATIONS: Final = re.compile(r"(?<![a-zA-Z\\_])C ?\(([^(),]+),([^(),]+)\)")
@@ -50,12 +58,16 @@ def squeeze(text: str) -> str:
 
 
 def _without_label(pair: Pair) -> Pair:
-    r"""`x = 5` against `5`, `x \in [0,1]` against `[0,1]`: the name before the only `=` or `\in` says nothing."""
+    r"""`x = 5` against `5`, `x \in [0,1]` against `[0,1]`: the name before the only `=` or `\in`
+    says nothing.
+    """
     pair = _with_answer(pair, _LABEL_LAST.sub(r"\2 = \1", pair.answer.text))
     gold, answer = (_LABEL.match(side.text) for side in (pair.gold, pair.answer))
     if gold and answer and squeeze(gold.group()) != squeeze(answer.group()):
         return pair
-    if (not gold and _EQUALS.search(pair.gold.text)) or (not answer and _EQUALS.search(pair.answer.text)):
+    if (not gold and _EQUALS.search(pair.gold.text)) or (
+        not answer and _EQUALS.search(pair.answer.text)
+    ):
         return pair
     return replace(pair, gold=_after(gold, pair.gold), answer=_after(answer, pair.answer))
 
@@ -65,7 +77,9 @@ def _after(label: re.Match[str] | None, side: Normalised) -> Normalised:
 
 
 def _as_point(pair: Pair) -> Pair:
-    """`1,2` and `A(1,2)` against `(1,2)`: who is asked for a point may leave its brackets out, or name it."""
+    """`1,2` and `A(1,2)` against `(1,2)`: who is asked for a point may leave its brackets out, or
+    name it.
+    """
     if pair.kind is not GoldType.TUPLE:
         return pair
     text = _POINT_NAME.sub("", pair.answer.text)
@@ -73,7 +87,9 @@ def _as_point(pair: Pair) -> Pair:
 
 
 def _as_interval(pair: Pair) -> Pair:
-    r"""`0 \le x < 1` solves for an interval; one that is still to be solved does not, and is left to the comparator."""
+    r"""`0 \le x < 1` solves for an interval; one that is still to be solved does not, and is left
+    to the comparator.
+    """
     solved = as_interval(pair.answer.text) if pair.kind in _MAYBE_INTERVALS else None
     return pair if solved is None else _with_answer(pair, solved)
 
@@ -94,7 +110,9 @@ def _both_signs(text: str) -> str:
     if r"\pm" not in text:
         return text
     sequence = parse_sequence(text)
-    elements = sequence.elements if sequence and sequence.brackets == UNORDERED else split_outside(text)
+    elements = (
+        sequence.elements if sequence and sequence.brackets == UNORDERED else split_outside(text)
+    )
     return ",".join(value for element in elements for value in _signed(element))
 
 
@@ -118,7 +136,9 @@ def _as_exact_as_asked(pair: Pair) -> Pair:
 
 
 def _with_divisors_named(pair: Pair) -> Pair:
-    r"""`\gcd(m,n)` as a symbol of its own: the comparator takes the greatest common divisor of two letters for 1."""
+    r"""`\gcd(m,n)` as a symbol of its own: the comparator takes the greatest common divisor of two
+    letters for 1.
+    """
     names: dict[tuple[str, ...], str] = {}
 
     def name(match: re.Match[str]) -> str:

@@ -1,7 +1,8 @@
 """A pool of worker processes that are killed at the deadline, one comparison each at a time.
 
-Each slot is a thread that owns one worker. The deadline runs from the dispatch to the worker, not from the arrival: an
-item never pays for the queue before it. A worker that overruns is killed and replaced while the other slots go on.
+Each slot is a thread that owns one worker. The deadline runs from the dispatch to the worker, not
+from the arrival: an item never pays for the queue before it. A worker that overruns is killed and
+replaced while the other slots go on.
 """
 
 import contextlib
@@ -56,7 +57,9 @@ class PoolConfig:
     queue_size: int = 16_384
     """Comparisons that may wait."""
     min_cpu_share: float = 0.5
-    """A worker that got less CPU than this share of its deadline was starved: our fault, not the answer's."""
+    """A worker that got less CPU than this share of its deadline was starved: our fault, not the
+    answer's.
+    """
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,9 @@ class _Task:
 
 
 class Pool:
-    """Starts with `start`, which returns when every worker has passed its self-test; ends with `close`."""
+    """Starts with `start`, which returns when every worker has passed its self-test; ends with
+    `close`.
+    """
 
     def __init__(self, config: PoolConfig, metrics: RewardMetrics | None = None) -> None:
         self._config = config
@@ -136,7 +141,13 @@ class Pool:
         """Waits for nothing."""
         pids = self.worker_pids
         kills = self.metrics.total_kills()
-        return PoolStatus(len(pids), self._config.workers, self.waiting, kills, _resident((self.zygote_pid, *pids)))
+        return PoolStatus(
+            len(pids),
+            self._config.workers,
+            self.waiting,
+            kills,
+            _resident((self.zygote_pid, *pids)),
+        )
 
     def start(self) -> None:
         """Start zygote and workers; raises PlatformError("verifier_unavailable")."""
@@ -145,7 +156,8 @@ class Pool:
         except (ZygoteLostError, WorkerLostError, TimeoutError) as error:
             self.close()
             raise PlatformError(
-                "verifier_unavailable", f"The verifier's processes did not start: {error!r}; see stderr."
+                "verifier_unavailable",
+                f"The verifier's processes did not start: {error!r}; see stderr.",
             ) from error
         except PlatformError:
             self.close()
@@ -160,18 +172,26 @@ class Pool:
         expires_at: float,
         cancellation: Cancellation | None = None,
     ) -> "list[Future[Graded]]":
-        """Compare (gold, answer) pairs; futures in their order, which always complete and never raise.
+        """Compare (gold, answer) pairs; futures in their order, which always complete and never
+        raise.
 
-        `timeout_s` is wall time from dispatch; a pair not dispatched by `expires_at` (monotonic) is unverifiable.
-        `cancellation` frees the workers early. Raises PlatformError("busy"), with a hint when to come back, when the
-        queue cannot take all of them, and "verifier_unavailable" once it closes.
+        `timeout_s` is wall time from dispatch; a pair not dispatched by `expires_at` (monotonic) is
+        unverifiable. `cancellation` frees the workers early. Raises PlatformError("busy"), with a
+        hint when to come back, when the queue cannot take all of them, and "verifier_unavailable"
+        once it closes.
         """
         now = time.monotonic()
         shared = cancellation or Cancellation()
-        tasks = [_Task(gold, answer, timeout_s, now, expires_at, shared, Future()) for gold, answer in pairs]
+        tasks = [
+            _Task(gold, answer, timeout_s, now, expires_at, shared, Future())
+            for gold, answer in pairs
+        ]
         with self._admission:
             if self._closing.is_set():
-                raise PlatformError("verifier_unavailable", "The verifier is shutting down; it takes no more answers.")
+                raise PlatformError(
+                    "verifier_unavailable",
+                    "The verifier is shutting down; it takes no more answers.",
+                )
             waiting = self.waiting
             if waiting + len(tasks) > self._config.queue_size:
                 raise PlatformError(
@@ -186,7 +206,9 @@ class Pool:
         return [task.future for task in tasks]
 
     def drain(self, timeout_s: float) -> None:
-        """Wait until all that was submitted is judged, at most so long; callers stop submitting before."""
+        """Wait until all that was submitted is judged, at most so long; callers stop submitting
+        before.
+        """
         self._load.wait_idle(timeout_s)
 
     def close(self) -> None:
@@ -205,7 +227,12 @@ class _Slot:
 
     def __init__(self, pool: Pool, worker: Worker) -> None:
         self._config, self._metrics = pool._config, pool.metrics
-        self._zygote, self._tasks, self._closing, self._load = pool._zygote, pool._tasks, pool._closing, pool._load
+        self._zygote, self._tasks, self._closing, self._load = (
+            pool._zygote,
+            pool._tasks,
+            pool._closing,
+            pool._load,
+        )
         self.worker: Worker | None = worker
         self.thread = threading.Thread(target=self._run, name="verifier-slot", daemon=True)
         self.thread.start()
@@ -214,7 +241,9 @@ class _Slot:
         while (task := self._tasks.get()) is not None:
             try:
                 graded = self._grade(task)
-            except Exception:  # the thread must outlive any fault, and the caller must get an answer
+            except (
+                Exception
+            ):  # the thread must outlive any fault, and the caller must get an answer
                 log.exception("verifier slot failed", gold=task.gold, answer=task.answer)
                 self._discard("internal_error")
                 graded = Graded(Outcome.UNVERIFIABLE, "internal_error")
@@ -224,7 +253,9 @@ class _Slot:
         self._discard("closing")
 
     def _grade(self, task: _Task) -> Graded:
-        """Try until there is a verdict: again after a crash, once, and after the loss of the zygote."""
+        """Try until there is a verdict: again after a crash, once, and after the loss of the
+        zygote.
+        """
         queue_ms = 1000 * (time.monotonic() - task.arrived_at)
         crashes = 0
         for _ in range(_MAX_TRIES):

@@ -42,7 +42,9 @@ class Worker:
     items: int = 0
 
     def ask(self, gold: str, answer: str, timeout_s: float) -> dict[str, Any]:
-        """The comparator's reply; raises TimeoutError at the deadline, WorkerLostError when the process ended."""
+        """The comparator's reply; raises TimeoutError at the deadline, WorkerLostError when the
+        process ended.
+        """
         self.end.settimeout(timeout_s)
         try:
             wire.send(self.end, {"gold": gold, "answer": answer, "timeout_s": timeout_s})
@@ -61,7 +63,10 @@ class Worker:
         """Wait for the self-test; raises WorkerLostError or TimeoutError."""
         self.end.settimeout(_CONTROL_S)
         if not self._receive()["ready"]:
-            raise PlatformError("verifier_unavailable", "The comparator failed its self-test: its answers are wrong.")
+            raise PlatformError(
+                "verifier_unavailable",
+                "The comparator failed its self-test: its answers are wrong.",
+            )
 
     def _receive(self) -> dict[str, Any]:
         reply = wire.receive(self.end)
@@ -78,7 +83,9 @@ class _Running:
 
 
 class Zygote:
-    """Starts the zygote, asks it for workers, and starts another one when it is lost. Safe to share by threads."""
+    """Starts the zygote, asks it for workers, and starts another one when it is lost. Safe to share
+    by threads.
+    """
 
     def __init__(self, memory_bytes: int) -> None:
         self._memory_bytes = memory_bytes
@@ -96,7 +103,8 @@ class Zygote:
     def worker(self) -> Worker:
         """A fresh worker that passed its self-test.
 
-        Raises ZygoteLostError, WorkerLostError, TimeoutError, or PlatformError("verifier_unavailable").
+        Raises ZygoteLostError, WorkerLostError, TimeoutError, or
+        PlatformError("verifier_unavailable").
         """
         with self._lock:
             message, end = self._fork(self._ensure_running())
@@ -109,7 +117,9 @@ class Zygote:
         return worker
 
     def reap(self, worker: Worker) -> float | None:
-        """Kill the worker; its CPU seconds since its last message, or None when its zygote is gone, and it with it."""
+        """Kill the worker; its CPU seconds since its last message, or None when its zygote is gone,
+        and it with it.
+        """
         worker.end.close()
         with self._lock:
             if self._running is None or worker.generation != self._generation:
@@ -141,7 +151,9 @@ class Zygote:
             self._drop()
             raise ZygoteLostError
         if end is None:
-            raise PlatformError("verifier_unavailable", f"No verifier process can be made: {message['error']}.")
+            raise PlatformError(
+                "verifier_unavailable", f"No verifier process can be made: {message['error']}."
+            )
         return message, end
 
     def _ensure_running(self) -> _Running:
@@ -165,22 +177,38 @@ class Zygote:
                 hint="Install the reward extra: pip install 'dirl-platform[reward]'.",
             )
         running.control.settimeout(_CONTROL_S)
-        log.info("verifier zygote ready", pid=running.process.pid, seconds=round(time.monotonic() - started, 2))
+        log.info(
+            "verifier zygote ready",
+            pid=running.process.pid,
+            seconds=round(time.monotonic() - started, 2),
+        )
         return running
 
     def _spawn(self) -> _Running:
         """Its own session, so that Ctrl-C reaches the serving process alone, which then ends it."""
         ours, theirs = wire.packet_pair()
-        command = [sys.executable, "-m", "services.reward.zygote", str(theirs.fileno()), str(self._memory_bytes)]
+        command = [
+            sys.executable,
+            "-m",
+            "services.reward.zygote",
+            str(theirs.fileno()),
+            str(self._memory_bytes),
+        ]
         environment = {**os.environ, "SYMPY_GROUND_TYPES": "python"}
         with theirs:
             process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, start_new_session=True
+                command,
+                pass_fds=[theirs.fileno()],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
             )
         return _Running(process, ours)
 
     def _drop(self) -> None:
-        """Forget the zygote: closing its socket ends it and its workers; kill it when it does not end."""
+        """Forget the zygote: closing its socket ends it and its workers; kill it when it does not
+        end.
+        """
         running, self._running = self._running, None
         if running is None:
             return

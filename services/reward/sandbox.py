@@ -1,4 +1,5 @@
-"""Python graders of users: one process per grader and batch, which is killed when a call takes too long.
+"""Python graders of users: one process per grader and batch, which is killed when a call takes too
+long.
 
 services.reward.jail is the other side, and says what the process cannot do.
 """
@@ -28,7 +29,9 @@ class _JailError(Exception):
 
 
 def python_scorer(spec: PythonGrader) -> Scorer:
-    """Scores a batch with the grader's `grade`; every failure of it is a Failure of that response alone."""
+    """Scores a batch with the grader's `grade`; every failure of it is a Failure of that response
+    alone.
+    """
 
     def score(batch: Sequence[JudgedResponse], limits: Limits) -> list[Score]:
         scores: list[Score] = []
@@ -39,7 +42,9 @@ def python_scorer(spec: PythonGrader) -> Scorer:
     return score
 
 
-def _score_until_lost(spec: PythonGrader, batch: Sequence[JudgedResponse], limits: Limits) -> list[Score]:
+def _score_until_lost(
+    spec: PythonGrader, batch: Sequence[JudgedResponse], limits: Limits
+) -> list[Score]:
     """Scores from one process: of the whole batch, or up to the response that cost the process."""
     scores: list[Score] = []
     with _jailed(spec) as jail, limits.cancellation.covers(jail):
@@ -106,7 +111,9 @@ class _Jail:
             raise _JailError("the process ended") from error
 
     def receive(self, timeout_s: float) -> dict[str, Any]:
-        """The next answer; raises _JailError after `timeout_s` seconds, at the process's end and for nonsense."""
+        """The next answer; raises _JailError after `timeout_s` seconds, at the process's end and
+        for nonsense.
+        """
         deadline, line = time.monotonic() + timeout_s, b""
         with selectors.DefaultSelector() as selector:
             selector.register(self._stdout, selectors.EVENT_READ)
@@ -116,7 +123,9 @@ class _Jail:
                 part = self._stdout.read1(_MAX_ANSWER_BYTES)  # type: ignore[attr-defined]
                 line += part
                 if not part or len(line) > _MAX_ANSWER_BYTES:
-                    raise _JailError("the process ended" if not part else "the process said too much")
+                    raise _JailError(
+                        "the process ended" if not part else "the process said too much"
+                    )
         try:
             answer = json.loads(line)
         except ValueError as error:

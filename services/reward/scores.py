@@ -28,7 +28,9 @@ class JudgedResponse:
 
 @dataclass(frozen=True)
 class Failure:
-    """A grader had no number to give: the response becomes unverifiable, it is never scored 0 for it."""
+    """A grader had no number to give: the response becomes unverifiable, it is never scored 0 for
+    it.
+    """
 
     reason: str
     detail: str = ""

@@ -32,10 +32,14 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
         self._verifier = verifier
         self._default_timeout_s = default_timeout_s
 
-    def Verify(self, request: reward_pb2.VerifyRequest, context: grpc.ServicerContext) -> reward_pb2.VerifyResponse:
+    def Verify(
+        self, request: reward_pb2.VerifyRequest, context: grpc.ServicerContext
+    ) -> reward_pb2.VerifyResponse:
         """Grade a batch; raises PlatformError for malformed requests and a full queue."""
         if len(request.items) > _MAX_ITEMS:
-            raise _invalid("items", f"{len(request.items)} items were sent; a batch holds at most {_MAX_ITEMS}")
+            raise _invalid(
+                "items", f"{len(request.items)} items were sent; a batch holds at most {_MAX_ITEMS}"
+            )
         graders = resolve(request.graders)
         profile = _profile(request.profile)
         timeout_s = _timeout(request.timeout_s) or self._default_timeout_s
@@ -55,16 +59,22 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
     ) -> reward_pb2.AuditGoldsResponse:
         """Audit a batch of golds; raises PlatformError for malformed requests and a full queue."""
         if len(request.golds) > _MAX_ITEMS:
-            raise _invalid("golds", f"{len(request.golds)} golds were sent; a batch holds at most {_MAX_ITEMS}")
+            raise _invalid(
+                "golds", f"{len(request.golds)} golds were sent; a batch holds at most {_MAX_ITEMS}"
+            )
         golds = [
             (item.gold, _gold_type(item.gold_type, f"golds[{place}].gold_type"))
             for place, item in enumerate(request.golds)
         ]
         expires_at = _expiry(context.time_remaining(), self._default_timeout_s)
-        audits = self._verifier.audit(golds, timeout_s=self._default_timeout_s, expires_at=expires_at)
+        audits = self._verifier.audit(
+            golds, timeout_s=self._default_timeout_s, expires_at=expires_at
+        )
         return reward_pb2.AuditGoldsResponse(
             audits=[
-                reward_pb2.GoldAudit(gold_type=audit.kind.value, status=audit.status, reason=audit.reason)
+                reward_pb2.GoldAudit(
+                    gold_type=audit.kind.value, status=audit.status, reason=audit.reason
+                )
                 for audit in audits
             ]
         )
@@ -73,7 +83,9 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
         self, request: reward_pb2.GetRewardStatusRequest, context: grpc.ServicerContext
     ) -> reward_pb2.GetRewardStatusResponse:
         """Never waits for a worker."""
-        status = reward_pb2.GetRewardStatusResponse(version=release(), **asdict(self._verifier.pool.status()))
+        status = reward_pb2.GetRewardStatusResponse(
+            version=release(), **asdict(self._verifier.pool.status())
+        )
         if (error := last_error()) is not None:
             status.last_error, status.last_error_at = error.message, int(error.at.timestamp())
         return status
@@ -100,7 +112,8 @@ def _item(message: reward_pb2.VerifyItem, place: int) -> Item:
     except ValueError:
         known = ", ".join(FinishReason)
         raise _invalid(
-            f"items[{place}].finish_reason", f"{message.finish_reason!r} is none of the finish reasons: {known}"
+            f"items[{place}].finish_reason",
+            f"{message.finish_reason!r} is none of the finish reasons: {known}",
         ) from None
     return Item(
         message.item_id,
@@ -118,21 +131,30 @@ def _gold_type(name: str, param: str) -> GoldType | None:
     try:
         return GoldType(name) if name else None
     except ValueError:
-        raise _invalid(param, f"{name!r} is none of the gold types: {', '.join(GoldType)}") from None
+        raise _invalid(
+            param, f"{name!r} is none of the gold types: {', '.join(GoldType)}"
+        ) from None
 
 
 def _profile(name: str) -> Profile:
     try:
         return Profile(name)
     except ValueError:
-        raise _invalid("profile", f"{name!r} is none of the profiles: {', '.join(Profile)}") from None
+        raise _invalid(
+            "profile", f"{name!r} is none of the profiles: {', '.join(Profile)}"
+        ) from None
 
 
 def _timeout(seconds: float) -> float:
     if not 0 <= seconds <= _MAX_TIMEOUT_S:
-        raise _invalid("timeout_s", f"{seconds} is outside 0..{_MAX_TIMEOUT_S:g}; 0 takes the service's default")
+        raise _invalid(
+            "timeout_s",
+            f"{seconds} is outside 0..{_MAX_TIMEOUT_S:g}; 0 takes the service's default",
+        )
     return seconds
 
 
 def _invalid(param: str, message: str) -> PlatformError:
-    return PlatformError("invalid_request", f"Cannot verify the batch: {param}: {message}.", param=param)
+    return PlatformError(
+        "invalid_request", f"Cannot verify the batch: {param}: {message}.", param=param
+    )

@@ -5,7 +5,12 @@ import re
 from typing import Final
 
 from services.common.data.boxed import innermost, outer_boxes
-from services.common.grader_spec import CosineGrader, RepetitionGrader, SoftOverlongGrader, SpeedGrader
+from services.common.grader_spec import (
+    CosineGrader,
+    RepetitionGrader,
+    SoftOverlongGrader,
+    SpeedGrader,
+)
 from services.common.trajectory import Outcome
 from services.reward.extraction import final_part
 from services.reward.scores import Failure, JudgedResponse, Score
@@ -25,10 +30,11 @@ def boxed(judged: JudgedResponse) -> Score:
 
 
 def format_(judged: JudgedResponse) -> Score:
-    r"""1 for at most one closed think block at the start and exactly one non-empty box after it, else 0.
+    r"""1 for at most one closed think block at the start and exactly one non-empty box after it,
+    else 0.
 
-    A `</think>` without its opening counts as closed: chat templates may open it in the prompt. Answers that were cut
-    off or cost too much score 0.
+    A `</think>` without its opening counts as closed: chat templates may open it in the prompt.
+    Answers that were cut off or cost too much score 0.
     """
     final = final_part(judged.response)
     if judged.outcome not in _JUDGED or final is None or not _thinks_once(judged.response):
@@ -45,14 +51,21 @@ def _thinks_once(response: str) -> bool:
 
 
 def cosine(spec: CosineGrader, judged: JudgedResponse) -> Score:
-    """Value of half a cosine from `short` at length 0 to `long` at the budget; `exceeded` from there on."""
+    """Value of half a cosine from `short` at length 0 to `long` at the budget; `exceeded` from
+    there on.
+    """
     if judged.num_tokens <= 0 or judged.max_new_tokens <= 0:
         return Failure("length_unknown", "cosine needs num_tokens and max_new_tokens")
     if judged.outcome is Outcome.TRUNCATED or judged.num_tokens >= judged.max_new_tokens:
         return spec.exceeded
     correct = judged.outcome is Outcome.CORRECT
-    short, long = (spec.correct_short, spec.correct_long) if correct else (spec.wrong_short, spec.wrong_long)
-    return short + (long - short) * (1 - math.cos(math.pi * judged.num_tokens / judged.max_new_tokens)) / 2
+    short, long = (
+        (spec.correct_short, spec.correct_long) if correct else (spec.wrong_short, spec.wrong_long)
+    )
+    return (
+        short
+        + (long - short) * (1 - math.cos(math.pi * judged.num_tokens / judged.max_new_tokens)) / 2
+    )
 
 
 def soft_overlong(spec: SoftOverlongGrader, judged: JudgedResponse) -> Score:
@@ -72,7 +85,9 @@ def repetition(spec: RepetitionGrader, judged: JudgedResponse) -> Score:
 
 
 def speed(spec: SpeedGrader, judged: JudgedResponse) -> Score:
-    """Tokens per denoising step over the target, at most 1: what is fast and wrong is worth nothing."""
+    """Tokens per denoising step over the target, at most 1: what is fast and wrong is worth
+    nothing.
+    """
     if judged.num_tokens <= 0 or judged.num_steps <= 0:
         return Failure("steps_unknown", "speed needs num_tokens and num_steps")
     if judged.outcome is not Outcome.CORRECT:

@@ -1,7 +1,9 @@
-r"""The symbolic comparator: math-verify, called the one way that is right. Imported by the worker processes only.
+r"""The symbolic comparator: math-verify, called the one way that is right. Imported by the worker
+processes only.
 
-Gold and answer are both wrapped in `\boxed{}` (bare LaTeX golds are misread: `3\sqrt{13}` becomes 3) and passed by
-keyword (the comparison is not symmetric). The library's alarms are off: the process is killed at the deadline.
+Gold and answer are both wrapped in `\boxed{}` (bare LaTeX golds are misread: `3\sqrt{13}` becomes
+3) and passed by keyword (the comparison is not symmetric). The library's alarms are off: the
+process is killed at the deadline.
 """
 
 import logging
@@ -36,9 +38,11 @@ class AnswerUnreadableError(ValueError):
 
 
 def equivalent(gold: str, answer: str) -> bool:
-    """Whether the normalised answer equals the normalised gold; raises when either cannot be parsed.
+    """Whether the normalised answer equals the normalised gold; raises when either cannot be
+    parsed.
 
-    Any exception of the library other than MemoryError counts as unreadable: sympy raises nearly every type.
+    Any exception of the library other than MemoryError counts as unreadable: sympy raises nearly
+    every type.
     """
     golds = _parsed(gold)
     if not golds:
@@ -70,7 +74,9 @@ def _verified(golds: list[Any], answers: list[Any]) -> bool:
             timeout_seconds=None,
             raise_on_error=True,
         )
-        return not _numbers_differ(golds, answers) if equal else _equal_complex(golds[0], answers[0])
+        return (
+            not _numbers_differ(golds, answers) if equal else _equal_complex(golds[0], answers[0])
+        )
     except MemoryError:
         raise
     except Exception as error:
@@ -104,7 +110,9 @@ def _parse(text: str) -> list[Any]:
 
 
 def _equal_complex(gold: Any, answer: Any) -> bool:
-    """Whether the two are one number once `i`, which the library takes for a variable, is the imaginary unit."""
+    """Whether the two are one number once `i`, which the library takes for a variable, is the
+    imaginary unit.
+    """
     values = [_complex(value) for value in (gold, answer)]
     if any(value is None for value in values):
         return False
@@ -115,7 +123,9 @@ def _equal_complex(gold: Any, answer: Any) -> bool:
 def _vanishes(difference: Any, scale: Any) -> bool:
     """Whether a closed number is 0, to far more digits than any answer has."""
     size, rest = (abs(sympy.N(number, _DIGITS)) for number in (scale, difference))
-    return bool(size.is_number and size.is_finite and rest.is_finite) and bool(rest <= _NOTHING * size)
+    return bool(size.is_number and size.is_finite and rest.is_finite) and bool(
+        rest <= _NOTHING * size
+    )
 
 
 def _complex(value: Any) -> Any:
@@ -127,10 +137,17 @@ def _complex(value: Any) -> Any:
 
 
 def _is_rounded(gold_text: str, answer_text: str, golds: list[Any], answers: list[Any]) -> bool:
-    """Whether one side is a decimal of at least six places that is the other, an irrational number, rounded or cut."""
+    """Whether one side is a decimal of at least six places that is the other, an irrational number,
+    rounded or cut.
+    """
     for text, others in ((answer_text, golds), (gold_text, answers)):
         decimal, other = parse_rational(text), others[0]
-        if decimal is None or not decimal.places or not isinstance(other, sympy.Expr) or not other.is_number:
+        if (
+            decimal is None
+            or not decimal.places
+            or not isinstance(other, sympy.Expr)
+            or not other.is_number
+        ):
             continue
         value = sympy.N(other, _DIGITS)
         if value.is_real and value.is_finite:
@@ -139,9 +156,16 @@ def _is_rounded(gold_text: str, answer_text: str, golds: list[Any], answers: lis
 
 
 def _numbers_differ(golds: list[Any], answers: list[Any]) -> bool:
-    """Small numbers that the library's rounding to six decimals made equal, such as 10^-20 and 10^-21."""
+    """Small numbers that the library's rounding to six decimals made equal, such as 10^-20 and
+    10^-21.
+    """
     gold, answer = golds[0], answers[0]
-    if not (isinstance(gold, sympy.Expr) and isinstance(answer, sympy.Expr) and gold.is_number and answer.is_number):
+    if not (
+        isinstance(gold, sympy.Expr)
+        and isinstance(answer, sympy.Expr)
+        and gold.is_number
+        and answer.is_number
+    ):
         return False
     exact, other = sympy.N(gold, _DIGITS), sympy.N(answer, _DIGITS)
     if not (exact.is_comparable and other.is_comparable):

@@ -1,4 +1,6 @@
-"""From responses to verdicts: extract, compare cheaply, send the rest to the pool, score. No transport, no sympy."""
+"""From responses to verdicts: extract, compare cheaply, send the rest to the pool, score. No
+transport, no sympy.
+"""
 
 import threading
 from collections import OrderedDict
@@ -49,7 +51,9 @@ class Item:
     kind: GoldType | None = None
     """None lets the gold's text say it."""
     num_tokens: int = 0
-    """Visible tokens of the response; like the next two, 0 when unknown, and for length and speed graders only."""
+    """Visible tokens of the response; like the next two, 0 when unknown, and for length and speed
+    graders only.
+    """
     num_steps: int = 0
     max_new_tokens: int = 0
 
@@ -71,7 +75,9 @@ class Verifier:
         self.pool = pool
         self._metrics = pool.metrics
         self._cache = _Cache(cache_size)
-        self.version = "+".join((f"rules-{RULES_VERSION}", *(f"{package}-{version(package)}" for package in _PACKAGES)))
+        self.version = "+".join(
+            (f"rules-{RULES_VERSION}", *(f"{package}-{version(package)}" for package in _PACKAGES))
+        )
 
     def verify(
         self,
@@ -85,9 +91,10 @@ class Verifier:
     ) -> list[Verdict]:
         """Verdicts in the order of the items; equal (gold, answer) pairs are compared once.
 
-        `timeout_s` is wall time of one comparison from its dispatch; what is not dispatched by `expires_at`
-        (time.monotonic) is unverifiable. Raises PlatformError("busy") when the queue is full, and
-        "verifier_unavailable" when the pool closes meanwhile: the batch may be sent to another service.
+        `timeout_s` is wall time of one comparison from its dispatch; what is not dispatched by
+        `expires_at` (time.monotonic) is unverifiable. Raises PlatformError("busy") when the queue
+        is full, and "verifier_unavailable" when the pool closes meanwhile: the batch may be sent to
+        another service.
         """
         cancellation = cancellation or Cancellation()
         drafts = [self._draft(item, profile) for item in items]
@@ -104,7 +111,9 @@ class Verifier:
     def audit(
         self, golds: Sequence[tuple[str, GoldType | None]], *, timeout_s: float, expires_at: float
     ) -> list[GoldAudit]:
-        """What each gold is, and whether it can be verified against itself; raises PlatformError("busy")."""
+        """What each gold is, and whether it can be verified against itself; raises
+        PlatformError("busy").
+        """
         return audit_golds(self.pool, golds, timeout_s, expires_at)
 
     def _draft(self, item: Item, profile: Profile) -> _Draft:
@@ -115,15 +124,27 @@ class Verifier:
             return _Draft(item, Verdict(outcome=Outcome.UNVERIFIABLE, reason="internal_error"))
 
     def _compare(
-        self, questions: list[Question], timeout_s: float, expires_at: float, cancellation: Cancellation
+        self,
+        questions: list[Question],
+        timeout_s: float,
+        expires_at: float,
+        cancellation: Cancellation,
     ) -> dict[Question, Graded]:
-        known = {question: graded for question in questions if (graded := self._cache.get(question)) is not None}
+        known = {
+            question: graded
+            for question in questions
+            if (graded := self._cache.get(question)) is not None
+        }
         unknown = [question for question in questions if question not in known]
         self._metrics.cache.labels("hit").inc(len(known))
         self._metrics.cache.labels("miss").inc(len(unknown))
         pairs = [(question.gold, question.answer) for question in unknown]
-        futures = self.pool.submit(pairs, timeout_s=timeout_s, expires_at=expires_at, cancellation=cancellation)
-        fresh = {question: future.result() for question, future in zip(unknown, futures, strict=True)}
+        futures = self.pool.submit(
+            pairs, timeout_s=timeout_s, expires_at=expires_at, cancellation=cancellation
+        )
+        fresh = {
+            question: future.result() for question, future in zip(unknown, futures, strict=True)
+        }
         if any(graded.reason == SHUTTING_DOWN for graded in fresh.values()):
             raise PlatformError("verifier_unavailable", "The verifier is shutting down; ask again.")
         for question, graded in fresh.items():
@@ -146,12 +167,16 @@ class Verifier:
             )
         return replace(draft, verdict=verdict)
 
-    def _scored(self, drafts: list[_Draft], graders: Sequence[Grader], limits: Limits) -> list[Verdict]:
+    def _scored(
+        self, drafts: list[_Draft], graders: Sequence[Grader], limits: Limits
+    ) -> list[Verdict]:
         """Verdicts with the graders' scores; one for which a grader had no number is unverifiable."""
         scorable = [draft for draft in drafts if draft.verdict.outcome.is_scored]
         scores = iter(score_all(graders, [_judged_response(draft) for draft in scorable], limits))
         return [
-            _with_scores(draft.verdict, next(scores)) if draft.verdict.outcome.is_scored else draft.verdict
+            _with_scores(draft.verdict, next(scores))
+            if draft.verdict.outcome.is_scored
+            else draft.verdict
             for draft in drafts
         ]
 
@@ -170,13 +195,20 @@ def _judged_response(draft: _Draft) -> JudgedResponse:
 
 
 def _with_scores(verdict: Verdict, scores: Mapping[str, Score]) -> Verdict:
-    failed = next(((name, score) for name, score in scores.items() if isinstance(score, Failure)), None)
+    failed = next(
+        ((name, score) for name, score in scores.items() if isinstance(score, Failure)), None
+    )
     if failed is None:
-        return replace(verdict, rewards={name: score for name, score in scores.items() if isinstance(score, float)})
+        return replace(
+            verdict,
+            rewards={name: score for name, score in scores.items() if isinstance(score, float)},
+        )
     name, failure = failed
     log.warning("grader gave no score", grader=name, reason=failure.reason, detail=failure.detail)
     why = f" ({failure.detail})" if failure.detail else ""
-    return replace(verdict, outcome=Outcome.UNVERIFIABLE, reason=f"grader:{name}:{failure.reason}{why}")
+    return replace(
+        verdict, outcome=Outcome.UNVERIFIABLE, reason=f"grader:{name}:{failure.reason}{why}"
+    )
 
 
 def _judge(item: Item, profile: Profile, version: str) -> _Draft:
@@ -195,7 +227,9 @@ def _judge(item: Item, profile: Profile, version: str) -> _Draft:
     return _compared(item, extraction, comparison, question)
 
 
-def _compared(item: Item, extraction: Extraction, comparison: Comparison, question: Question) -> _Draft:
+def _compared(
+    item: Item, extraction: Extraction, comparison: Comparison, question: Question
+) -> _Draft:
     verdict = replace(
         _verdict(extraction, comparison.outcome or Outcome.UNVERIFIABLE, comparison.reason),
         normalized_gold=comparison.gold,
@@ -206,7 +240,12 @@ def _compared(item: Item, extraction: Extraction, comparison: Comparison, questi
 
 
 def _verdict(extraction: Extraction, outcome: Outcome, reason: str) -> Verdict:
-    return Verdict(outcome=outcome, reason=reason, extracted=extraction.text, extraction_method=extraction.method)
+    return Verdict(
+        outcome=outcome,
+        reason=reason,
+        extracted=extraction.text,
+        extraction_method=extraction.method,
+    )
 
 
 class _Cache:

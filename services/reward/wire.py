@@ -1,4 +1,6 @@
-"""Messages between the serving process, the zygote and the workers: one JSON object per packet, over Unix sockets."""
+"""Messages between the serving process, the zygote and the workers: one JSON object per packet,
+over Unix sockets.
+"""
 
 import json
 import socket
@@ -8,7 +10,9 @@ _MAX_PACKET: Final = 131_072  # two texts of 1,500 characters, escaped, with roo
 
 
 def packet_pair() -> tuple[socket.socket, socket.socket]:
-    """Two connected ends that keep message boundaries; an end that is closed reads as None at the other."""
+    """Two connected ends that keep message boundaries; an end that is closed reads as None at the
+    other.
+    """
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
@@ -18,7 +22,9 @@ def send(end: socket.socket, message: dict[str, Any]) -> None:
 
 
 def receive(end: socket.socket) -> dict[str, Any] | None:
-    """The next message, or None when the other side is gone; raises TimeoutError after the socket's timeout."""
+    """The next message, or None when the other side is gone; raises TimeoutError after the socket's
+    timeout.
+    """
     try:
         data = end.recv(_MAX_PACKET)
     except ConnectionError:

@@ -1,7 +1,9 @@
-"""A worker process: compares one pair at a time, under a memory limit, until it is killed or its socket closes.
+"""A worker process: compares one pair at a time, under a memory limit, until it is killed or its
+socket closes.
 
-At the deadline the serving process has it killed: C code cannot be interrupted. Sums, products, integrals and limits
-may run without end, so these alone get a budget of CPU time below the deadline, at which the worker gives up.
+At the deadline the serving process has it killed: C code cannot be interrupted. Sums, products,
+integrals and limits may run without end, so these alone get a budget of CPU time below the
+deadline, at which the worker gives up.
 """
 
 import ctypes
@@ -18,18 +20,26 @@ from types import FrameType
 from typing import Any, Final
 
 from services.reward import wire
-from services.reward.symbolic import AnswerUnreadableError, GoldUnreadableError, equivalent, readable
+from services.reward.symbolic import (
+    AnswerUnreadableError,
+    GoldUnreadableError,
+    equivalent,
+    readable,
+)
 
 _PR_SET_PDEATHSIG: Final = 1
 _GROWTH_SHARE: Final = 0.2
-"""A refused answer that made the address space grow by this share of the limit failed for memory: the library swallows
-MemoryError. (One single allocation beyond the limit leaves no trace and reads as incorrect; the guard refuses such
-answers beforehand, and both score the same.) Ordinary comparisons need a tenth of it."""
+"""A refused answer that made the address space grow by this share of the limit failed for memory:
+the library swallows MemoryError. (One single allocation beyond the limit leaves no trace and reads
+as incorrect; the guard refuses such answers beforehand, and both score the same.) Ordinary
+comparisons need a tenth of it.
+"""
 _MAX_DETAIL: Final = 200
 _ENDLESS: Final = re.compile(r"\\(?:sum|prod|i{0,3}int|oint|lim)(?![a-z])")
 _ENDLESS_SHARE: Final = 0.5
-"""Share of the deadline that an answer with such an operator may use as CPU time; those that can be evaluated need a
-third of it."""
+"""Share of the deadline that an answer with such an operator may use as CPU time; those that can be
+evaluated need a third of it.
+"""
 _AGAIN_S: Final = 0.2
 """The library may swallow the first interruption."""
 _SELF_TEST: Final = ((r"\frac{1}{2}", "0.5", True), ("x+1", "1+x", True), ("2", "3", False))
@@ -53,7 +63,9 @@ def run(end: socket.socket, memory_bytes: int, parent: int) -> None:
         status, detail = _compare(request)
         if status in ("incorrect", "answer_unparseable") and _peak_bytes() > suspicious_bytes:
             status = "memory"
-        wire.send(end, {"status": status, "detail": detail[:_MAX_DETAIL], "cpu_s": time.process_time()})
+        wire.send(
+            end, {"status": status, "detail": detail[:_MAX_DETAIL], "cpu_s": time.process_time()}
+        )
 
 
 def _compare(request: dict[str, Any]) -> tuple[str, str]:

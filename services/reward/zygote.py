@@ -1,7 +1,8 @@
 """The zygote: imports the comparator once, warms it, and forks workers on request in milliseconds.
 
-A process of its own, with one thread, started before gRPC: forking the serving process would copy gRPC's locks.
-It serves one socket, whose descriptor is the first argument, and ends with its workers when that socket closes.
+A process of its own, with one thread, started before gRPC: forking the serving process would copy
+gRPC's locks. It serves one socket, whose descriptor is the first argument, and ends with its
+workers when that socket closes.
 """
 
 import gc
@@ -83,7 +84,9 @@ def _worker(end: socket.socket, memory_bytes: int, zygote: int) -> None:
 
 
 def _kill(child: int) -> dict[str, Any]:
-    """End a worker that was not waited for yet; CPU seconds of its whole life, and the signal that ended it."""
+    """End a worker that was not waited for yet; CPU seconds of its whole life, and the signal that
+    ended it.
+    """
     os.kill(child, signal.SIGKILL)
     _, status, usage = os.wait4(child, 0)
     return {

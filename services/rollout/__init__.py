@@ -1,1 +1,3 @@
-"""The rollout service: answers prompts with graded groups. It never trains and never writes a checkpoint."""
+"""The rollout service: answers prompts with graded groups. It never trains and never writes a
+checkpoint.
+"""

@@ -1,4 +1,6 @@
-"""What a replica is assigned to and how far it is: the state machine, as immutable values without any I/O."""
+"""What a replica is assigned to and how far it is: the state machine, as immutable values without
+any I/O.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -66,7 +68,9 @@ class Weights:
     version: int
     digest: str
     parity_gap: float | None = None
-    """Distance of its log-probabilities from the learner's on the probe; None when none came with the weights."""
+    """Distance of its log-probabilities from the learner's on the probe; None when none came with
+    the weights.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,37 +88,46 @@ class Replica:
         if state not in TRANSITIONS[self.state]:
             allowed = ", ".join(sorted(TRANSITIONS[self.state]))
             raise PlatformError(
-                "illegal_transition", f"A replica cannot go from {self.state} to {state}; it can go to: {allowed}."
+                "illegal_transition",
+                f"A replica cannot go from {self.state} to {state}; it can go to: {allowed}.",
             )
         return replace(self, state=state, **changes)
 
     def needs(self, wanted: Assignment) -> bool:
         """Whether `wanted` must be loaded; False when it is already.
 
-        Raises PlatformError: "stale_attempt" for an older attempt of the assigned job, "conflict" for the assigned
-        attempt with other particulars.
+        Raises PlatformError: "stale_attempt" for an older attempt of the assigned job, "conflict"
+        for the assigned attempt with other particulars.
         """
         held = self.assignment
         if held is None or held.job_id != wanted.job_id or held.attempt < wanted.attempt:
             return True
         if held.attempt > wanted.attempt:
             raise PlatformError(
-                "stale_attempt", f"Cannot assign {wanted}: the replica is assigned to attempt {held.attempt} already."
+                "stale_attempt",
+                f"Cannot assign {wanted}: the replica is assigned to attempt {held.attempt} already.",
             )
         if held != wanted:
             raise PlatformError(
-                "conflict", f"Cannot assign {wanted} a second time with other particulars.", hint="Release it first."
+                "conflict",
+                f"Cannot assign {wanted} a second time with other particulars.",
+                hint="Release it first.",
             )
         return self.state is ReplicaState.UNHEALTHY
 
     def holds(self, job_id: str, attempt: int) -> bool:
-        """Whether releasing this attempt concerns the assignment; later attempts and other jobs are left alone."""
-        return self.assignment is not None and (self.assignment.job_id == job_id and self.assignment.attempt <= attempt)
+        """Whether releasing this attempt concerns the assignment; later attempts and other jobs are
+        left alone.
+        """
+        return self.assignment is not None and (
+            self.assignment.job_id == job_id and self.assignment.attempt <= attempt
+        )
 
     def accepts(self, job_id: str, attempt: int, version: int) -> bool:
         """Whether a weight version must be loaded; False when it is already.
 
-        Raises PlatformError: "stale_attempt" for another job or attempt, "stale_weights" for an older version.
+        Raises PlatformError: "stale_attempt" for another job or attempt, "stale_weights" for an
+        older version.
         """
         held = self.assignment
         if held is None or (held.job_id, held.attempt) != (job_id, attempt):
@@ -129,7 +142,11 @@ class Replica:
                 f"Cannot load weight version {version} of {job_id}: version {self.weights.version} is loaded, and "
                 "versions only grow within an attempt.",
             )
-        return self.weights is None or version > self.weights.version or self.state is ReplicaState.SLEEPING
+        return (
+            self.weights is None
+            or version > self.weights.version
+            or self.state is ReplicaState.SLEEPING
+        )
 
     def may_sleep(self, job_id: str, attempt: int) -> bool:
         """Whether there is memory to give back; False when it sleeps already or has no weights.

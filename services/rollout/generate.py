@@ -1,6 +1,8 @@
-"""`python -m services.rollout.generate`: a model answers one question, and the denoising can be watched.
+"""`python -m services.rollout.generate`: a model answers one question, and the denoising can be
+watched.
 
-On a terminal the response is redrawn at every step, masked positions as dots; elsewhere only the answer is written.
+On a terminal the response is redrawn at every step, masked positions as dots; elsewhere only the
+answer is written.
 """
 
 import argparse
@@ -43,17 +45,28 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     """Options."""
-    parser = argparse.ArgumentParser(prog="python -m services.rollout.generate", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m services.rollout.generate", description=__doc__
+    )
     parser.add_argument("question")
     parser.add_argument(
-        "--model", required=True, metavar="DIR", help="model directory, or name on the Hugging Face hub"
+        "--model",
+        required=True,
+        metavar="DIR",
+        help="model directory, or name on the Hugging Face hub",
     )
     parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
-    parser.add_argument("--threshold", type=float, default=0.9, help="commit positions at least this confident")
+    parser.add_argument(
+        "--threshold", type=float, default=0.9, help="commit positions at least this confident"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--json", action="store_true", help="one JSON object with tokens, steps and log-probabilities")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="one JSON object with tokens, steps and log-probabilities",
+    )
     return parser
 
 
@@ -69,7 +82,9 @@ def _answer(loaded: LoadedModel, options: argparse.Namespace) -> Completion:
     if options.json or not console.is_terminal:
         return _decode(loaded, request, None)
     with Live(console=console, refresh_per_second=20, transient=True) as live:
-        return _decode(loaded, request, lambda event: live.update(_frame(loaded, event), refresh=True))
+        return _decode(
+            loaded, request, lambda event: live.update(_frame(loaded, event), refresh=True)
+        )
 
 
 def _request(loaded: LoadedModel, options: argparse.Namespace) -> GenerationRequest:
@@ -85,7 +100,9 @@ def _request(loaded: LoadedModel, options: argparse.Namespace) -> GenerationRequ
 
 
 def _decode(
-    loaded: LoadedModel, request: GenerationRequest, on_step: Callable[[DenoisingEvent], None] | None
+    loaded: LoadedModel,
+    request: GenerationRequest,
+    on_step: Callable[[DenoisingEvent], None] | None,
 ) -> Completion:
     """One response, alone."""
     needed = len(request.prompt_ids) + request.decoding.max_new_tokens

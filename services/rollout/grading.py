@@ -28,7 +28,8 @@ from services.common.trajectory import (
 _THREADS: Final = 8
 # No new attempt is made after this long, whatever the attempts' own deadlines were.
 _RETRY_WINDOW_S: Final = 60.0
-# They fill the window: a reward service that is being restarted must not turn responses into unverifiable ones.
+# They fill the window: a reward service that is being restarted must not turn responses into
+# unverifiable ones.
 _BACKOFFS_S: Final = (0.25, 0.5, 1.0, 2.0, *(4.0,) * 14)
 # What a call may take beside the verifications themselves.
 _CALL_MARGIN_S: Final = 10.0
@@ -55,7 +56,11 @@ class Grader:
     """Grades groups side by side, one batch per group. Belongs to one assignment."""
 
     def __init__(
-        self, reward_address: str, detokenise: Detokenise, replica: str, backoffs_s: Sequence[float] = _BACKOFFS_S
+        self,
+        reward_address: str,
+        detokenise: Detokenise,
+        replica: str,
+        backoffs_s: Sequence[float] = _BACKOFFS_S,
     ) -> None:
         self._address, self._detokenise, self._replica = reward_address, detokenise, replica
         self._backoffs_s = backoffs_s
@@ -81,7 +86,9 @@ class Grader:
         aborted = Verdict(outcome=Outcome.ABORTED, reason=group.refusal)
         return ScoredGroup(
             task=group.task,
-            trajectories=tuple(replace(t, verdict=aborted if _is_aborted(t) else next(verdicts)) for t in worded),
+            trajectories=tuple(
+                replace(t, verdict=aborted if _is_aborted(t) else next(verdicts)) for t in worded
+            ),
             replica=self._replica,
             rollout_s=group.rollout_s,
             reward_s=time.monotonic() - decoded_at,
@@ -89,20 +96,31 @@ class Grader:
         )
 
     def _verdicts(self, task: PromptTask, trajectories: Sequence[Trajectory]) -> list[Verdict]:
-        """One verdict per trajectory; a verifier that does not answer makes them unverifiable, never zero."""
+        """One verdict per trajectory; a verifier that does not answer makes them unverifiable,
+        never zero.
+        """
         if not trajectories:
             return []
         try:
-            verdicts = [verdict_from_pb(v) for v in self._verify(verify_request(task, trajectories)).verdicts]
+            verdicts = [
+                verdict_from_pb(v)
+                for v in self._verify(verify_request(task, trajectories)).verdicts
+            ]
             if len(verdicts) != len(trajectories):
-                raise PlatformError("internal", f"{len(verdicts)} verdicts came for {len(trajectories)} responses.")
+                raise PlatformError(
+                    "internal", f"{len(verdicts)} verdicts came for {len(trajectories)} responses."
+                )
         except PlatformError as error:
-            log.warning("group not verified", group_id=task.group_id, code=error.code, error=str(error))
+            log.warning(
+                "group not verified", group_id=task.group_id, code=error.code, error=str(error)
+            )
             return [Verdict(outcome=Outcome.UNVERIFIABLE, reason=error.code)] * len(trajectories)
         return verdicts
 
     def _verify(self, request: reward_pb2.VerifyRequest) -> reward_pb2.VerifyResponse:
-        """Ask until answered; gives up after the last backoff or the retry window, with the last error."""
+        """Ask until answered; gives up after the last backoff or the retry window, with the last
+        error.
+        """
         give_up_at = time.monotonic() + _RETRY_WINDOW_S
         for backoff_s in (*self._backoffs_s, None):
             try:
@@ -120,11 +138,17 @@ class Grader:
                 log.info("verification is repeated", code=error.code, pause_s=pause_s)
             if self._closing.wait(min(pause_s, max(0.0, give_up_at - time.monotonic()))):
                 break
-        raise PlatformError("cancelled", "Grading was abandoned because the replica's assignment ended.")
+        raise PlatformError(
+            "cancelled", "Grading was abandoned because the replica's assignment ended."
+        )
 
 
-def verify_request(task: PromptTask, trajectories: Sequence[Trajectory]) -> reward_pb2.VerifyRequest:
-    """The batch of one group; the last complete answer counts in training, fallbacks are allowed in evaluation."""
+def verify_request(
+    task: PromptTask, trajectories: Sequence[Trajectory]
+) -> reward_pb2.VerifyRequest:
+    """The batch of one group; the last complete answer counts in training, fallbacks are allowed in
+    evaluation.
+    """
     items = [
         reward_pb2.VerifyItem(
             item_id=t.trajectory_id,
@@ -139,11 +163,16 @@ def verify_request(task: PromptTask, trajectories: Sequence[Trajectory]) -> rewa
         for t in trajectories
     ]
     return reward_pb2.VerifyRequest(
-        items=items, graders=task.graders, profile=_PROFILES[task.purpose], timeout_s=task.grading_timeout_s
+        items=items,
+        graders=task.graders,
+        profile=_PROFILES[task.purpose],
+        timeout_s=task.grading_timeout_s,
     )
 
 
-def aborted_trajectory(trajectory_id: str, response_index: int, weight_version: int, weight_digest: str) -> Trajectory:
+def aborted_trajectory(
+    trajectory_id: str, response_index: int, weight_version: int, weight_digest: str
+) -> Trajectory:
     """A response that was never decoded."""
     no_ints, no_floats = np.zeros(0, np.int32), np.zeros(0, np.float32)
     return Trajectory(

@@ -40,7 +40,9 @@ class _WorkerCollector(Collector):
         """Never waits for the engine thread."""
         yield self._states()
         totals, own = self._worker.totals, [self._name]
-        tokens = CounterMetricFamily("dirl_rollout_generated_tokens", "Tokens decoded.", labels=_OF_REPLICA)
+        tokens = CounterMetricFamily(
+            "dirl_rollout_generated_tokens", "Tokens decoded.", labels=_OF_REPLICA
+        )
         tokens.add_metric(own, totals.generated_tokens)
         yield tokens
         busy = CounterMetricFamily(
@@ -52,7 +54,9 @@ class _WorkerCollector(Collector):
 
     def _states(self) -> Metric:
         states = GaugeMetricFamily(
-            "dirl_rollout_state", "1 for the state that the replica is in.", labels=["replica", "state"]
+            "dirl_rollout_state",
+            "1 for the state that the replica is in.",
+            labels=["replica", "state"],
         )
         current = self._worker.replica.state
         for state in ReplicaState:
@@ -64,7 +68,9 @@ class _WorkerCollector(Collector):
         inflight = GaugeMetricFamily(
             "dirl_rollout_inflight_groups", "Prompts taken and not answered.", labels=_OF_ATTEMPT
         )
-        version = GaugeMetricFamily("dirl_rollout_weight_version", "Weight version in use.", labels=_OF_ATTEMPT)
+        version = GaugeMetricFamily(
+            "dirl_rollout_weight_version", "Weight version in use.", labels=_OF_ATTEMPT
+        )
         replica = self._worker.replica
         if replica.assignment is not None:
             labels = [self._name, replica.assignment.job_id, str(replica.assignment.attempt)]

@@ -17,7 +17,9 @@ from services.rollout.settings import RolloutSettings
 
 
 def session_opener(settings: RolloutSettings) -> Callable[[Assignment], Session]:
-    """How this process opens sessions; the function raises PlatformError ("model_invalid", "queue_unavailable")."""
+    """How this process opens sessions; the function raises PlatformError ("model_invalid",
+    "queue_unavailable").
+    """
     client = connect(settings.redis_url)
 
     def open_session(assignment: Assignment) -> Session:
@@ -40,16 +42,24 @@ def _open(assignment: Assignment, settings: RolloutSettings, client: redis.Redis
     def detokenise(token_ids: Int32s) -> str:
         return str(loaded.tokenizer.decode(token_ids.tolist(), skip_special_tokens=True))
 
-    return Session(engine, slots, streams, Grader(assignment.reward_address, detokenise, settings.rollout_name))
+    return Session(
+        engine, slots, streams, Grader(assignment.reward_address, detokenise, settings.rollout_name)
+    )
 
 
-def _open_torch(assignment: Assignment, settings: RolloutSettings, slots: int) -> tuple[RolloutEngine, LoadedModel]:
+def _open_torch(
+    assignment: Assignment, settings: RolloutSettings, slots: int
+) -> tuple[RolloutEngine, LoadedModel]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = load_skeleton(assignment.model_path, assignment.dtype, device)
-    return TorchEngine(loaded, max_sequence_tokens=assignment.max_sequence_tokens, max_batch_size=slots), loaded
+    return TorchEngine(
+        loaded, max_sequence_tokens=assignment.max_sequence_tokens, max_batch_size=slots
+    ), loaded
 
 
-def _open_lmdeploy(assignment: Assignment, settings: RolloutSettings, slots: int) -> tuple[RolloutEngine, LoadedModel]:
+def _open_lmdeploy(
+    assignment: Assignment, settings: RolloutSettings, slots: int
+) -> tuple[RolloutEngine, LoadedModel]:
     from services.rollout.engines import lmdeploy_backend, lmdeploy_engine  # noqa: PLC0415 - an extra, import LMDeploy
 
     loaded = load_skeleton(assignment.model_path, assignment.dtype, "meta")

@@ -1,6 +1,8 @@
-"""Answers to single questions, for people who look at a model: decoded beside no job, streamed block by block.
+"""Answers to single questions, for people who look at a model: decoded beside no job, streamed
+block by block.
 
-The model of a question stays loaded for the next one and is dropped when the replica is assigned to a job.
+The model of a question stays loaded for the next one and is dropped when the replica is assigned to
+a job.
 """
 
 import threading
@@ -36,9 +38,13 @@ class Piece:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     num_steps: int = 0
-    """Denoising steps of the whole answer; of the last piece only, unless the question wants every step."""
+    """Denoising steps of the whole answer; of the last piece only, unless the question wants every
+    step.
+    """
     draft: tuple[str, ...] = ()
-    """Text of every token behind what was said, empty where it is still masked; where the question wants steps."""
+    """Text of every token behind what was said, empty where it is still masked; where the question
+    wants steps.
+    """
 
 
 class Playground:
@@ -51,10 +57,13 @@ class Playground:
     def answer(self, model_path: str, question: Question, timeout_s: float) -> Iterator[Piece]:
         """The answer, piece by piece.
 
-        Raises PlatformError: "model_invalid", "invalid_request", "busy" when earlier questions take `timeout_s`.
+        Raises PlatformError: "model_invalid", "invalid_request", "busy" when earlier questions take
+        `timeout_s`.
         """
         if not self._lock.acquire(timeout=timeout_s):
-            raise PlatformError("busy", "The replica is answering other questions.", hint="Ask again later.")
+            raise PlatformError(
+                "busy", "The replica is answering other questions.", hint="Ask again later."
+            )
         try:
             yield from _answer(self._model(model_path), question)
         finally:
@@ -86,14 +95,20 @@ def _answer(loaded: LoadedModel, question: Question) -> Iterator[Piece]:
     while not finished:
         steps_before = len(seen)
         finished = engine.step()
-        text = _text(loaded, _finished_blocks(loaded, prompt, seen[-1])[: question.max_new_tokens]) if seen else ""
+        text = (
+            _text(loaded, _finished_blocks(loaded, prompt, seen[-1])[: question.max_new_tokens])
+            if seen
+            else ""
+        )
         added = text[len(told) :] if text.startswith(told) else ""
         is_news = bool(added) or (question.shows_steps and len(seen) > steps_before)
         if is_news and not finished:
             yield _piece(loaded, prompt, seen[-1], added) if question.shows_steps else Piece(added)
             told += added
     completion = finished[0]
-    visible = min(completion.visible_len, question.max_new_tokens)  # the last block may reach beyond what was asked for
+    visible = min(
+        completion.visible_len, question.max_new_tokens
+    )  # the last block may reach beyond what was asked for
     whole = _text(loaded, completion.token_ids[:visible], cut=False)
     yield Piece(
         text=whole[len(told) :],
@@ -108,7 +123,10 @@ def _piece(loaded: LoadedModel, prompt: list[int], event: DenoisingEvent, added:
     """What was added, and the state of the block that is being written."""
     open_from = _first_open(loaded, prompt, event.token_ids)
     draft = event.token_ids[open_from:].tolist()
-    texts = ("" if token == loaded.mask_token_id else str(loaded.tokenizer.decode([token])) for token in draft)
+    texts = (
+        "" if token == loaded.mask_token_id else str(loaded.tokenizer.decode([token]))
+        for token in draft
+    )
     return Piece(added, num_steps=event.step, draft=tuple(texts))
 
 
@@ -126,7 +144,11 @@ def _finished_blocks(loaded: LoadedModel, prompt: list[int], event: DenoisingEve
     """
     token_ids = event.token_ids
     end = _first_open(loaded, prompt, token_ids)
-    stops = [place for place, token in enumerate(token_ids[:end].tolist()) if token in loaded.stop_token_ids]
+    stops = [
+        place
+        for place, token in enumerate(token_ids[:end].tolist())
+        if token in loaded.stop_token_ids
+    ]
     return token_ids[: stops[0] if stops else end]
 
 

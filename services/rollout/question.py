@@ -30,7 +30,9 @@ class Question:
     """Whether a piece is wanted after every denoising step."""
 
 
-def request_of(loaded: LoadedModel, prompt_ids: Sequence[int], question: Question) -> GenerationRequest:
+def request_of(
+    loaded: LoadedModel, prompt_ids: Sequence[int], question: Question
+) -> GenerationRequest:
     """Threshold decoding with the model's own block grid; raises PlatformError("invalid_request")."""
     try:
         decoding = DecodingConfig(

@@ -34,10 +34,14 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
         self._playground = Playground()
         self._process = psutil.Process()
 
-    def Assign(self, request: rollout_pb2.AssignRequest, context: grpc.ServicerContext) -> rollout_pb2.AssignResponse:
+    def Assign(
+        self, request: rollout_pb2.AssignRequest, context: grpc.ServicerContext
+    ) -> rollout_pb2.AssignResponse:
         """Returns when the model is built."""
         self._playground.drop()
-        assignment = Assignment.model_validate({name: getattr(request, name) for name in Assignment.model_fields})
+        assignment = Assignment.model_validate(
+            {name: getattr(request, name) for name in Assignment.model_fields}
+        )
         self._worker.assign(assignment, context.time_remaining())
         return rollout_pb2.AssignResponse(replica=self._name)
 
@@ -51,12 +55,16 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
     def UpdateWeights(
         self, request_iterator: Iterator[rollout_pb2.WeightChunk], context: grpc.ServicerContext
     ) -> rollout_pb2.UpdateWeightsResponse:
-        """Assembles beside the engine thread, which goes on decoding; returns when the version is in use."""
+        """Assembles beside the engine thread, which goes on decoding; returns when the version is
+        in use.
+        """
         started = time.monotonic()
         assembler = WeightAssembler()
         assembler.feed(next(request_iterator, rollout_pb2.WeightChunk()))
         manifest = assembler.manifest
-        loaded = self._worker.replica.accepts(manifest.job_id, manifest.attempt, manifest.weight_version)
+        loaded = self._worker.replica.accepts(
+            manifest.job_id, manifest.attempt, manifest.weight_version
+        )
         if loaded:
             for chunk in request_iterator:
                 assembler.feed(chunk)
@@ -76,7 +84,9 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
             parity_gap=in_use.parity_gap if in_use else None,
         )
 
-    def Sleep(self, request: rollout_pb2.SleepRequest, context: grpc.ServicerContext) -> rollout_pb2.SleepResponse:
+    def Sleep(
+        self, request: rollout_pb2.SleepRequest, context: grpc.ServicerContext
+    ) -> rollout_pb2.SleepResponse:
         """Returns when the memory is given back."""
         started = time.monotonic()
         freed = self._worker.sleep(request.job_id, request.attempt, context.time_remaining())
@@ -89,7 +99,8 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
         assignment = self._worker.replica.assignment
         if assignment is not None:
             raise PlatformError(
-                "busy", f"The replica is assigned to {assignment}; it answers questions when no job has it."
+                "busy",
+                f"The replica is assigned to {assignment}; it answers questions when no job has it.",
             )
         question = Question(
             messages=[{"role": turn.role, "content": turn.content} for turn in request.messages],
@@ -101,7 +112,9 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
             seed=request.seed,
             shows_steps=request.show_steps,
         )
-        for piece in self._playground.answer(request.model_path, question, context.time_remaining()):
+        for piece in self._playground.answer(
+            request.model_path, question, context.time_remaining()
+        ):
             yield rollout_pb2.GenerateResponse(**asdict(piece))
 
     def GetStatus(

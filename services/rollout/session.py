@@ -1,8 +1,9 @@
-"""One attempt on one replica: takes prompts, decodes them side by side, has them graded, answers them.
+"""One attempt on one replica: takes prompts, decodes them side by side, has them graded, answers
+them.
 
-Belongs to the engine thread; only the properties for the status are read by others. A prompt is in one place at a
-time: held (its weights have not arrived) → decoding → grading → answered. It stays leased in the stream until then,
-so whatever happens to this process, another replica gets it.
+Belongs to the engine thread; only the properties for the status are read by others. A prompt is in
+one place at a time: held (its weights have not arrived) → decoding → grading → answered. It stays
+leased in the stream until then, so whatever happens to this process, another replica gets it.
 """
 
 import time
@@ -61,7 +62,9 @@ class StreamEnds:
 class Session:
     """The data path of one assignment."""
 
-    def __init__(self, engine: RolloutEngine, slots: int, streams: StreamEnds, grader: Grading) -> None:
+    def __init__(
+        self, engine: RolloutEngine, slots: int, streams: StreamEnds, grader: Grading
+    ) -> None:
         self.engine = engine
         self._slots, self._streams, self._grader = slots, streams, grader
         self._weights: Weights | None = None
@@ -128,7 +131,11 @@ class Session:
 
     def _leased_entries(self) -> list[str]:
         decoding = {group.entry_id: None for group in self._decoding.copy().values()}
-        return [leased.entry_id for leased in self._held] + list(decoding) + [entry_id for entry_id, _ in self._grading]
+        return (
+            [leased.entry_id for leased in self._held]
+            + list(decoding)
+            + [entry_id for entry_id, _ in self._grading]
+        )
 
     def _renew_leases(self) -> None:
         now = time.monotonic()
@@ -141,7 +148,9 @@ class Session:
             entry_id, future = item
             group = future.result()
             if not self._streams.prompts.answer(entry_id, self._streams.groups, group):
-                log.warning("group discarded, another replica answered first", group_id=group.task.group_id)
+                log.warning(
+                    "group discarded, another replica answered first", group_id=group.task.group_id
+                )
             self._grading.remove(item)
 
     def _drop_surplus(self) -> None:
@@ -155,7 +164,9 @@ class Session:
         free = self._slots - len(self._decoding)
         if free <= 0 or self._held:
             return
-        for leased in self._streams.prompts.take(max(1, free // self._generations_per_prompt), block_ms=0):
+        for leased in self._streams.prompts.take(
+            max(1, free // self._generations_per_prompt), block_ms=0
+        ):
             self._admit(leased)
 
     def _admit(self, leased: Leased[PromptTask]) -> None:
@@ -173,7 +184,9 @@ class Session:
         try:
             self.engine.submit(requests)
         except PlatformError as error:
-            log.warning("prompt refused by the engine", group_id=leased.value.group_id, error=str(error))
+            log.warning(
+                "prompt refused by the engine", group_id=leased.value.group_id, error=str(error)
+            )
             self._grade(group, _aborted(group), str(error))
             return
         self._decoding.update((request.request_id, group) for request in requests)
@@ -230,6 +243,8 @@ def _trajectory(completion: Completion, response_index: int, weights: Weights) -
 def _aborted(group: _Decoding) -> tuple[Trajectory, ...]:
     task, weights = group.task, group.weights
     return tuple(
-        aborted_trajectory(trajectory_id(task.group_id, index), index, weights.version, weights.digest)
+        aborted_trajectory(
+            trajectory_id(task.group_id, index), index, weights.version, weights.digest
+        )
         for index in range(task.num_generations)
     )

@@ -1,8 +1,10 @@
-"""The engine thread: the only one that touches model, engine and session. RPC handlers hand it commands and wait.
+"""The engine thread: the only one that touches model, engine and session. RPC handlers hand it
+commands and wait.
 
-Weights change only while nothing is decoded: an update stops the taking of prompts, what was taken is finished, the
-new version is loaded, taking resumes. So a trajectory has exactly one weight version. An exception of the engine makes
-the replica unhealthy; its prompts go back to the stream, and the next full load of weights starts from a new model.
+Weights change only while nothing is decoded: an update stops the taking of prompts, what was taken
+is finished, the new version is loaded, taking resumes. So a trajectory has exactly one weight
+version. An exception of the engine makes the replica unhealthy; its prompts go back to the stream,
+and the next full load of weights starts from a new model.
 """
 
 import gc
@@ -101,15 +103,20 @@ class RolloutWorker:
         if session is None:
             return past
         engine = session.engine
-        return WorkTotals(past.generated_tokens + engine.generated_tokens, past.busy_s + engine.busy_s)
+        return WorkTotals(
+            past.generated_tokens + engine.generated_tokens, past.busy_s + engine.busy_s
+        )
 
     def assign(self, assignment: Assignment, timeout_s: float) -> None:
-        """Build the model of an assignment, replacing an older one; nothing when it is assigned already.
+        """Build the model of an assignment, replacing an older one; nothing when it is assigned
+        already.
 
-        Raises PlatformError: "stale_attempt", "conflict", "model_invalid", or "deadline_exceeded" after `timeout_s`
-        seconds (loading goes on then; assign again to wait for it).
+        Raises PlatformError: "stale_attempt", "conflict", "model_invalid", or "deadline_exceeded"
+        after `timeout_s` seconds (loading goes on then; assign again to wait for it).
         """
-        self._wait(self._post(partial(self._assign, assignment)), timeout_s, f"assigning {assignment}")
+        self._wait(
+            self._post(partial(self._assign, assignment)), timeout_s, f"assigning {assignment}"
+        )
 
     def release(self, job_id: str, attempt: int, timeout_s: float) -> bool:
         """End the assignment to this attempt or an older one of the job; whether there was one."""
@@ -119,19 +126,24 @@ class RolloutWorker:
     def update_weights(self, update: WeightUpdate, timeout_s: float) -> bool:
         """Load a version once what is being decoded is finished; False when it was loaded already.
 
-        Raises PlatformError: "stale_attempt", "stale_weights", "parity_violation", "deadline_exceeded" after
-        `timeout_s` seconds (the version is then not loaded, unless loading had begun), or what the engine raises for
-        unsuitable tensors.
+        Raises PlatformError: "stale_attempt", "stale_weights", "parity_violation",
+        "deadline_exceeded" after `timeout_s` seconds (the version is then not loaded, unless
+        loading had begun), or what the engine raises for unsuitable tensors.
         """
         future = self._post(partial(self._load, update), drained=True)
         return self._wait(future, timeout_s, f"loading weight version {update.weights.version}")
 
     def sleep(self, job_id: str, attempt: int, timeout_s: float) -> int:
-        """Give the memory of weights and cache back once what is being decoded is finished; bytes given back.
+        """Give the memory of weights and cache back once what is being decoded is finished; bytes
+        given back.
 
         Raises PlatformError: "stale_attempt", "deadline_exceeded".
         """
-        return self._wait(self._post(partial(self._sleep, job_id, attempt), drained=True), timeout_s, "going to sleep")
+        return self._wait(
+            self._post(partial(self._sleep, job_id, attempt), drained=True),
+            timeout_s,
+            "going to sleep",
+        )
 
     def stop(self) -> None:
         """End the thread within seconds; prompts in flight go back to the stream."""
@@ -170,7 +182,9 @@ class RolloutWorker:
         if self._updates and not (self._session is not None and self._session.is_decoding):
             _resolve(self._updates.popleft())
         if self._session is not None:
-            self._session.turn(taking=self._replica.state is ReplicaState.READY and not self._updates)
+            self._session.turn(
+                taking=self._replica.state is ReplicaState.READY and not self._updates
+            )
 
     def _run_command(self) -> None:
         """Run what was posted; wait for it a moment when nothing is being decoded."""
@@ -189,11 +203,15 @@ class RolloutWorker:
             return
         self._close_session()
         structlog.contextvars.bind_contextvars(job_id=assignment.job_id, attempt=assignment.attempt)
-        self._replica = self._replica.moved(ReplicaState.LOADING, assignment=assignment, weights=None, last_error="")
+        self._replica = self._replica.moved(
+            ReplicaState.LOADING, assignment=assignment, weights=None, last_error=""
+        )
         try:
             self._session = self._open_session(assignment)
         except Exception as error:
-            self._replica = self._replica.moved(ReplicaState.IDLE, assignment=None, last_error=_describe(error))
+            self._replica = self._replica.moved(
+                ReplicaState.IDLE, assignment=None, last_error=_describe(error)
+            )
             raise
         self._replica = self._replica.moved(ReplicaState.WAITING_FOR_WEIGHTS)
         log.info("assigned")
@@ -202,7 +220,9 @@ class RolloutWorker:
         if not self._replica.holds(job_id, attempt):
             return False
         self._close_session()
-        self._replica = self._replica.moved(ReplicaState.IDLE, assignment=None, weights=None, last_error="")
+        self._replica = self._replica.moved(
+            ReplicaState.IDLE, assignment=None, weights=None, last_error=""
+        )
         log.info("released")
         structlog.contextvars.unbind_contextvars("job_id", "attempt")
         return True
@@ -220,7 +240,12 @@ class RolloutWorker:
             raise
         self._replica = self._replica.moved(ReplicaState.READY, weights=weights, last_error="")
         session.use(weights)
-        log.info("weights loaded", weight_version=weights.version, weight_digest=weights.digest, gap=weights.parity_gap)
+        log.info(
+            "weights loaded",
+            weight_version=weights.version,
+            weight_digest=weights.digest,
+            gap=weights.parity_gap,
+        )
         return True
 
     def _sleep(self, job_id: str, attempt: int) -> int:
@@ -247,7 +272,9 @@ class RolloutWorker:
     def _become_unhealthy(self, error: Exception) -> None:
         self._close_session()
         if self._replica.assignment is not None:
-            self._replica = self._replica.moved(ReplicaState.UNHEALTHY, weights=None, last_error=_describe(error))
+            self._replica = self._replica.moved(
+                ReplicaState.UNHEALTHY, weights=None, last_error=_describe(error)
+            )
 
     def _close_session(self) -> None:
         """Abandon what is being decoded and free model and cache."""
@@ -273,7 +300,9 @@ class RolloutWorker:
 
 
 def _free_bytes() -> int:
-    """Of the device, after what was freed was given back; without one, less what this process holds."""
+    """Of the device, after what was freed was given back; without one, less what this process
+    holds.
+    """
     if not torch.cuda.is_available():
         return -int(psutil.Process().memory_info().rss)
     torch.cuda.empty_cache()

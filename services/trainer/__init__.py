@@ -1,1 +1,3 @@
-"""The trainer service: a supervisor and the learner it starts. The only writer of weights and checkpoints."""
+"""The trainer service: a supervisor and the learner it starts. The only writer of weights and
+checkpoints.
+"""

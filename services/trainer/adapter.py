@@ -1,7 +1,8 @@
-"""LoRA (arXiv 2106.09685) through peft: small trainable matrices beside frozen linear layers, W + (alpha / rank) B A.
+"""LoRA (arXiv 2106.09685) through peft: small trainable matrices beside frozen linear layers, W +
+(alpha / rank) B A.
 
-Whoever serves, stores or exports the model sees merged weights under the model's own names. With the adapter off the
-model is its base, which is the reference policy of reinforcement learning.
+Whoever serves, stores or exports the model sees merged weights under the model's own names. With
+the adapter off the model is its base, which is the reference policy of reinforcement learning.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,8 @@ _ADAPTER: Final = ".lora_"
 
 
 def attach(loaded: LoadedModel, lora: LoraSpec, seed: int) -> None:
-    """Freeze the model and put an adapter beside its linear layers; B starts at 0, so nothing changes yet.
+    """Freeze the model and put an adapter beside its linear layers; B starts at 0, so nothing
+    changes yet.
 
     Raises PlatformError("spec_invalid") for target modules that the model does not have.
     """
@@ -38,26 +40,41 @@ def attach(loaded: LoadedModel, lora: LoraSpec, seed: int) -> None:
             hint="Name some of these, or leave it out for all of them.",
             param="lora.target_modules",
         )
-    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(targets), lora_dropout=0.0, bias="none")
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=list(targets),
+        lora_dropout=0.0,
+        bias="none",
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, loaded.model)
 
 
 def linear_layers(model: nn.Module) -> tuple[str, ...]:
-    """Last names of the linear layers inside the decoder's blocks, e.g. q_proj, down_proj; not the output layer's."""
+    """Last names of the linear layers inside the decoder's blocks, e.g. q_proj, down_proj; not the
+    output layer's.
+    """
     layers = model.base_model.layers  # type: ignore[union-attr]  # nn.Module types every attribute as Tensor | Module
-    found = {name.rpartition(".")[2] for name, part in layers.named_modules() if isinstance(part, nn.Linear)}  # type: ignore[union-attr]
+    found = {
+        name.rpartition(".")[2]
+        for name, part in layers.named_modules()  # type: ignore[union-attr]
+        if isinstance(part, nn.Linear)
+    }
     return tuple(sorted(found))
 
 
 def merged(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under the model's own names, the adapter added in; `state` is by the names of the model with adapter.
+    """Weights under the model's own names, the adapter added in; `state` is by the names of the
+    model with adapter.
 
-    The product is summed rank by rank, elementwise: a matrix product would round differently on other machines, and a
-    resumed job could not show that its weights are those of the checkpoint.
+    The product is summed rank by rank, elementwise: a matrix product would round differently on
+    other machines, and a resumed job could not show that its weights are those of the checkpoint.
     """
-    whole = {name.replace(_BASE, ""): tensor for name, tensor in state.items() if _ADAPTER not in name}
+    whole = {
+        name.replace(_BASE, ""): tensor for name, tensor in state.items() if _ADAPTER not in name
+    }
     for name, layer in _modules(model).items():
         if isinstance(layer, LoraLinear):
             down, up = (state[f"{name}.lora_{part}.{_NAME}.weight"] for part in "AB")
@@ -74,7 +91,9 @@ def adapter_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def restore(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy stored adapter tensors into the model; raises PlatformError("checkpoint_invalid") unless names agree."""
+    """Copy stored adapter tensors into the model; raises PlatformError("checkpoint_invalid") unless
+    names agree.
+    """
     own = adapter_tensors(dict(model.named_parameters()))
     if own.keys() != tensors.keys() or any(own[name].shape != tensors[name].shape for name in own):
         raise PlatformError(

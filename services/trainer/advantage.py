@@ -10,7 +10,8 @@ DropReason = Literal["zero_variance", "error"]
 
 
 def has_signal(outcomes: Sequence[Outcome]) -> bool:
-    """Whether correctness varies among the scored responses (dynamic sampling, DAPO, arXiv 2503.14476).
+    """Whether correctness varies among the scored responses (dynamic sampling, DAPO, arXiv
+    2503.14476).
 
     Correctness, not reward: shaped rewards hardly ever tie, so they would let every group pass.
     """
@@ -21,7 +22,8 @@ def has_signal(outcomes: Sequence[Outcome]) -> bool:
 def drop_reason(outcomes: Sequence[Outcome], *, dynamic_sampling: bool) -> DropReason | None:
     """Why a group is not trained on, or None if it is.
 
-    error: fewer than two responses could be scored. zero_variance: dynamic sampling found no signal.
+    error: fewer than two responses could be scored. zero_variance: dynamic sampling found no
+    signal.
     """
     if sum(outcome.is_scored for outcome in outcomes) < MIN_SCORED:
         return "error"

@@ -1,8 +1,8 @@
 """`python -m services.trainer.export CHECKPOINT OUTPUT`: write a checkpoint as a model directory.
 
-A checkpoint holds a complete Hugging Face directory in the SDAR layout, so an export is a verified copy of its model
-files with a note of where they come from. The output appears by one rename; running the same export again does
-nothing.
+A checkpoint holds a complete Hugging Face directory in the SDAR layout, so an export is a verified
+copy of its model files with a note of where they come from. The output appears by one rename;
+running the same export again does nothing.
 """
 
 import json
@@ -11,7 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from services.common.checkpoint.format import ADAPTER, MANIFEST, OPTIMIZER, STATE, CheckpointManifest, verify
+from services.common.checkpoint.format import (
+    ADAPTER,
+    MANIFEST,
+    OPTIMIZER,
+    STATE,
+    CheckpointManifest,
+    verify,
+)
 from services.common.checkpoint.store import fsync_path
 from services.common.errors import PlatformError
 
@@ -22,8 +29,8 @@ _NOT_THE_MODEL: Final = frozenset({OPTIMIZER, ADAPTER, STATE, MANIFEST})
 def export_checkpoint(checkpoint: Path, output: Path) -> None:
     """Verify the checkpoint and copy its model to `output`.
 
-    Raises PlatformError: `checkpoint_invalid`, `conflict` when `output` exists and is something else, `disk_full`
-    or `checkpoint_failed` when it cannot be written.
+    Raises PlatformError: `checkpoint_invalid`, `conflict` when `output` exists and is something
+    else, `disk_full` or `checkpoint_failed` when it cannot be written.
     """
     manifest = verify(checkpoint)
     provenance = _provenance(manifest)
@@ -37,11 +44,22 @@ def export_checkpoint(checkpoint: Path, output: Path) -> None:
         fsync_path(output.parent)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise PlatformError("checkpoint_failed", f"Cannot write the model directory {output}: {error}.") from error
+        raise PlatformError(
+            "checkpoint_failed", f"Cannot write the model directory {output}: {error}."
+        ) from error
 
 
 def _provenance(manifest: CheckpointManifest) -> dict[str, Any]:
-    fields = {"job_id", "attempt", "stage", "global_step", "weight_version", "weight_digest", "model", "diffusion"}
+    fields = {
+        "job_id",
+        "attempt",
+        "stage",
+        "global_step",
+        "weight_version",
+        "weight_digest",
+        "model",
+        "diffusion",
+    }
     return manifest.model_dump(mode="json", include=fields)
 
 
@@ -50,11 +68,15 @@ def _require_same(output: Path, provenance: dict[str, Any]) -> None:
     if note.exists() and json.loads(note.read_text(encoding="utf-8")) == provenance:
         return
     raise PlatformError(
-        "conflict", f"Cannot export to {output}: it exists and is not this export.", hint="Choose another directory."
+        "conflict",
+        f"Cannot export to {output}: it exists and is not this export.",
+        hint="Choose another directory.",
     )
 
 
-def _write(checkpoint: Path, manifest: CheckpointManifest, partial: Path, provenance: dict[str, Any]) -> None:
+def _write(
+    checkpoint: Path, manifest: CheckpointManifest, partial: Path, provenance: dict[str, Any]
+) -> None:
     if partial.exists():
         shutil.rmtree(partial)
     partial.mkdir(parents=True)

@@ -41,13 +41,30 @@ class Exporter:
             known = self._look(export_id)
             if known.state != "unknown":
                 return known
-            if sum(self._look(name).state == "running" for name in list(self._running)) >= _MAX_RUNNING:
-                raise PlatformError("busy", f"Cannot start export {export_id}: {_MAX_RUNNING} are running. Try again.")
-            command = [sys.executable, "-m", "services.trainer.export", str(checkpoint), str(output)]
+            if (
+                sum(self._look(name).state == "running" for name in list(self._running))
+                >= _MAX_RUNNING
+            ):
+                raise PlatformError(
+                    "busy",
+                    f"Cannot start export {export_id}: {_MAX_RUNNING} are running. Try again.",
+                )
+            command = [
+                sys.executable,
+                "-m",
+                "services.trainer.export",
+                str(checkpoint),
+                str(output),
+            ]
             self._running[export_id] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
             )
-            log.info("export started", export_id=export_id, checkpoint=str(checkpoint), output=str(output))
+            log.info(
+                "export started",
+                export_id=export_id,
+                checkpoint=str(checkpoint),
+                output=str(output),
+            )
             return ExportStatus("running")
 
     def status(self, export_id: str) -> ExportStatus:
@@ -73,7 +90,9 @@ class Exporter:
         _, message = process.communicate()
         del self._running[export_id]
         ended = (
-            ExportStatus("succeeded") if process.returncode == 0 else ExportStatus("failed", _reason(process, message))
+            ExportStatus("succeeded")
+            if process.returncode == 0
+            else ExportStatus("failed", _reason(process, message))
         )
         log.info("export ended", export_id=export_id, state=ended.state, reason=ended.error_message)
         if len(self._ended) >= _MAX_REMEMBERED:

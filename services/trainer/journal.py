@@ -1,7 +1,8 @@
 """The journal: every event of an attempt, numbered from 1, in a file beside the checkpoints.
 
-The file is the fact; the Redis stream is the quick way to the recorder. Line n of `journal/attempt-0001.jsonl` is
-event n, so a reader that misses events asks for the lines after the last one it has.
+The file is the fact; the Redis stream is the quick way to the recorder. Line n of
+`journal/attempt-0001.jsonl` is event n, so a reader that misses events asks for the lines after the
+last one it has.
 """
 
 import re
@@ -38,7 +39,13 @@ class Journal:
     """The one writer of an attempt's events."""
 
     def __init__(
-        self, job_dir: Path, job_id: str, attempt: int, sink: EventSink, *, clock: Callable[[], float] = time.time
+        self,
+        job_dir: Path,
+        job_id: str,
+        attempt: int,
+        sink: EventSink,
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Create the file; raises PlatformError `stale_attempt` when the attempt has one already."""
         self._job_id, self._attempt, self._sink, self._clock = job_id, attempt, sink, clock
@@ -62,16 +69,25 @@ class Journal:
         return self._seq
 
     def emit(self, kind: EventType, data: dict[str, Any]) -> None:
-        """Write one event to the file, then send it; a stream that is away costs a warning, not the job."""
+        """Write one event to the file, then send it; a stream that is away costs a warning, not the
+        job.
+        """
         self._seq += 1
         event = Event(
-            job_id=self._job_id, attempt=self._attempt, seq=self._seq, type=kind, time=self._clock(), data=data
+            job_id=self._job_id,
+            attempt=self._attempt,
+            seq=self._seq,
+            type=kind,
+            time=self._clock(),
+            data=data,
         )
         self._file.write(event.model_dump_json() + "\n")
         self._file.flush()
         self._send(event)
 
-    def say(self, level: Literal["info", "warning", "error"], code: str, message: str, **fields: Any) -> None:
+    def say(
+        self, level: Literal["info", "warning", "error"], code: str, message: str, **fields: Any
+    ) -> None:
         """A LOG event, and the same line in the process log."""
         say = {"info": log.info, "warning": log.warning, "error": log.error}[level]
         say(message, code=code, **fields)
@@ -82,15 +98,17 @@ class Journal:
         self._file.close()
 
     def _send(self, event: Event) -> None:
-        # While the stream is away each send may wait for a connection; one try every few seconds is enough, the
-        # recorder fetches the rest.
+        # While the stream is away each send may wait for a connection; one try every few seconds is
+        # enough, the recorder fetches the rest.
         if self._clock() < self._send_after:
             return
         try:
             self._sink.send(event)
         except PlatformError as error:
             self._send_after = self._clock() + _RETRY_AFTER_S
-            log.warning("event not sent; it stays in the journal", seq=event.seq, reason=error.message)
+            log.warning(
+                "event not sent; it stays in the journal", seq=event.seq, reason=error.message
+            )
 
 
 def journal_path(job_dir: Path, attempt: int) -> Path:
@@ -112,9 +130,11 @@ def last_seq(job_dir: Path, attempt: int) -> int:
 
 
 def read_events(job_dir: Path, attempt: int, after_seq: int, limit: int) -> list[str]:
-    """JSON of the events after `after_seq`, in order: at most `limit` (0 takes 1000), and about 32 MiB.
+    """JSON of the events after `after_seq`, in order: at most `limit` (0 takes 1000), and about 32
+    MiB.
 
-    A line that is still being written is left for the next call. An attempt without a journal has no events.
+    A line that is still being written is left for the next call. An attempt without a journal has
+    no events.
     """
     path = journal_path(job_dir, attempt)
     if not path.exists():
@@ -132,7 +152,9 @@ def read_events(job_dir: Path, attempt: int, after_seq: int, limit: int) -> list
 
 
 def _offset_after(file: BinaryIO, size: int, after_seq: int) -> int:
-    """Where the first event beyond `after_seq` begins: found by bisection, journals grow to gigabytes."""
+    """Where the first event beyond `after_seq` begins: found by bisection, journals grow to
+    gigabytes.
+    """
     low, high = 0, size
     while low < high:
         middle = (low + high) // 2
@@ -171,5 +193,7 @@ def _seq_of(line: bytes) -> int:
     """`seq` stands before `data`, so the first one found is the event's own."""
     match = _SEQ.search(line[:_PREFIX_BYTES])
     if match is None:
-        raise PlatformError("internal", f"Cannot read the journal: this line has no number: {line[:80]!r}.")
+        raise PlatformError(
+            "internal", f"Cannot read the journal: this line has no number: {line[:80]!r}."
+        )
     return int(match[1])

@@ -1,4 +1,6 @@
-"""One learner as child processes, one per rank: a process group, watched until it is gone, never left behind."""
+"""One learner as child processes, one per rank: a process group, watched until it is gone, never
+left behind.
+"""
 
 import os
 import signal
@@ -13,7 +15,13 @@ import psutil
 import structlog
 
 from services.common.errors import PlatformError
-from services.trainer.learner.request import RANK_VARIABLE, LearnerRequest, LearnerResult, read_result, request_path
+from services.trainer.learner.request import (
+    RANK_VARIABLE,
+    LearnerRequest,
+    LearnerResult,
+    read_result,
+    request_path,
+)
 
 _CGROUP_EVENTS: Final = Path("/sys/fs/cgroup/memory.events")
 _LOG_TAIL_BYTES: Final = 2000
@@ -58,7 +66,9 @@ class LearnerProcess:
         ]
         for thread in self._follower_watchers:
             thread.start()
-        self._watcher = threading.Thread(target=self._watch, name=f"learner-{self._process.pid}", daemon=True)
+        self._watcher = threading.Thread(
+            target=self._watch, name=f"learner-{self._process.pid}", daemon=True
+        )
         self._watcher.start()
 
     @property
@@ -72,7 +82,9 @@ class LearnerProcess:
         return self._end
 
     def stop(self, grace_s: float) -> None:
-        """Ask it to end, and kill the whole group after `grace_s`; a second call may shorten the wait."""
+        """Ask it to end, and kill the whole group after `grace_s`; a second call may shorten the
+        wait.
+        """
         self._stop_asked = True
         self._signal_group(signal.SIGTERM)
         if self._kill_timer is not None:
@@ -99,14 +111,19 @@ class LearnerProcess:
             return 0
 
     def _signal_group(self, number: signal.Signals) -> None:
-        # The group's leader is reaped by the watcher only after it has set `_end`, so the id cannot be another's.
+        # The group's leader is reaped by the watcher only after it has set `_end`, so the id cannot
+        # be another's.
         if self._end is None:
             _kill_group(self.pid, number)
 
     def _watch(self) -> None:
-        """Wait without reaping, clear the group, then reap: until then nobody else can get the group's id."""
+        """Wait without reaping, clear the group, then reap: until then nobody else can get the
+        group's id.
+        """
         os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        fallen = self._fallen or _first_failure(self._followers) or 0  # before the rest of the group is killed
+        fallen = (
+            self._fallen or _first_failure(self._followers) or 0
+        )  # before the rest of the group is killed
         _kill_group(self.pid, signal.SIGKILL)
         for thread in self._follower_watchers:
             thread.join()  # they look at processes that are reaped below
@@ -159,7 +176,10 @@ class LearnerProcess:
             )
         else:
             tail = _tail(log_path(self.request))
-            error = PlatformError("internal", f"The learner of {name} ended with status {status}. Its log ends: {tail}")
+            error = PlatformError(
+                "internal",
+                f"The learner of {name} ended with status {status}. Its log ends: {tail}",
+            )
         return AttemptEnd("failed", error.code, error.message, error.retryable)
 
 
@@ -183,15 +203,21 @@ def _spawn(request: LearnerRequest, program: Sequence[str]) -> "list[subprocess.
         log_path(request).parent.mkdir(parents=True, exist_ok=True)
         with log_path(request).open("ab") as output:
             for rank in request.ranks_of_host(0):
-                ranks.append(_spawn_rank([*program, str(file)], rank, output, ranks[0].pid if ranks else 0))
+                ranks.append(
+                    _spawn_rank([*program, str(file)], rank, output, ranks[0].pid if ranks else 0)
+                )
             return ranks
     except OSError as error:
         if ranks:
             _kill_group(ranks[0].pid, signal.SIGKILL)
-        raise PlatformError("internal", f"Cannot start the learner of {request.job_id}: {error}.") from error
+        raise PlatformError(
+            "internal", f"Cannot start the learner of {request.job_id}: {error}."
+        ) from error
 
 
-def _spawn_rank(command: Sequence[str], rank: int, output: BinaryIO, group: int) -> "subprocess.Popen[bytes]":
+def _spawn_rank(
+    command: Sequence[str], rank: int, output: BinaryIO, group: int
+) -> "subprocess.Popen[bytes]":
     """`group` 0 opens a new process group."""
     return subprocess.Popen(
         command,
@@ -204,7 +230,9 @@ def _spawn_rank(command: Sequence[str], rank: int, output: BinaryIO, group: int)
 
 
 def _exit_status(pid: int) -> int:
-    """Wait for a child's exit status, or minus the number of the signal that ended it, without reaping it."""
+    """Wait for a child's exit status, or minus the number of the signal that ended it, without
+    reaping it.
+    """
     found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert found is not None
     return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
@@ -212,7 +240,9 @@ def _exit_status(pid: int) -> int:
 
 def _first_failure(processes: "Sequence[subprocess.Popen[bytes]]") -> int | None:
     """Status of a process that has ended badly, or None."""
-    ended = [p.pid for p in processes if os.waitid(os.P_PID, p.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)]
+    ended = [
+        p.pid for p in processes if os.waitid(os.P_PID, p.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+    ]
     return next((status for pid in ended if (status := _exit_status(pid)) != 0), None)
 
 
@@ -231,10 +261,14 @@ def _rss(process: psutil.Process) -> int:
 
 
 def _oom_kills() -> int:
-    """Kills for lack of memory in this control group so far; 0 where the kernel does not count them."""
+    """Kills for lack of memory in this control group so far; 0 where the kernel does not count
+    them.
+    """
     if not _CGROUP_EVENTS.exists():
         return 0
-    counters = dict(line.split() for line in _CGROUP_EVENTS.read_text(encoding="ascii").splitlines())
+    counters = dict(
+        line.split() for line in _CGROUP_EVENTS.read_text(encoding="ascii").splitlines()
+    )
     return int(counters.get("oom_kill", 0))
 
 

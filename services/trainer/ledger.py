@@ -1,8 +1,10 @@
-"""The prompt ledger: which place of the seeded prompt order was trained, dropped or is open; and its certificate.
+"""The prompt ledger: which place of the seeded prompt order was trained, dropped or is open; and
+its certificate.
 
-A position is a place in the order, not a row: epochs are further permutations of the same rows, so that one row has
-many positions and equal rows never collide. The ledger is stored in the checkpoint, in the same rename as the
-weights; resuming therefore needs no agreement between two stores.
+A position is a place in the order, not a row: epochs are further permutations of the same rows, so
+that one row has many positions and equal rows never collide. The ledger is stored in the
+checkpoint, in the same rename as the weights; resuming therefore needs no agreement between two
+stores.
 """
 
 import hashlib
@@ -22,8 +24,8 @@ _Value = TypeVar("_Value", int, str)
 class PromptOrder:
     """Seeded order of a file's rows: position p is row `permutation(p // num_rows)[p % num_rows]`.
 
-    A permutation sorts the rows by a hash of (key, epoch, row), so that it is the same in every release of every
-    library; it costs one hash per row and epoch.
+    A permutation sorts the rows by a hash of (key, epoch, row), so that it is the same in every
+    release of every library; it costs one hash per row and epoch.
     """
 
     def __init__(self, key: str, num_rows: int) -> None:
@@ -52,17 +54,20 @@ class PromptOrder:
 
 
 class MixedOrder:
-    """Order of the rows of several files, each in its own seeded order and with its share of the positions.
+    """Order of the rows of several files, each in its own seeded order and with its share of the
+    positions.
 
-    The next position is of the file that is furthest behind its share, so that every batch has the mixture, not only
-    their sum. Rows are numbered through, file after file.
+    The next position is of the file that is furthest behind its share, so that every batch has the
+    mixture, not only their sum. Rows are numbered through, file after file.
     """
 
     def __init__(self, key: str, parts: Sequence[tuple[int, float]]) -> None:
         """`parts` are (rows, weight) of each file."""
         total = sum(weight for _, weight in parts)
         self._shares = [weight / total for _, weight in parts]
-        self._orders = [PromptOrder(f"{key}:{index}", rows) for index, (rows, _) in enumerate(parts)]
+        self._orders = [
+            PromptOrder(f"{key}:{index}", rows) for index, (rows, _) in enumerate(parts)
+        ]
         self._offsets = [sum(rows for rows, _ in parts[:index]) for index in range(len(parts))]
         self._taken = [0] * len(parts)
         self._places: list[tuple[int, int]] = []
@@ -79,7 +84,9 @@ class MixedOrder:
 
     def _next(self) -> tuple[int, int]:
         due = len(self._places) + 1
-        behind = [share * due - taken for share, taken in zip(self._shares, self._taken, strict=True)]
+        behind = [
+            share * due - taken for share, taken in zip(self._shares, self._taken, strict=True)
+        ]
         part = behind.index(max(behind))
         self._taken[part] += 1
         return part, self._taken[part] - 1
@@ -114,7 +121,9 @@ class PromptLedger:
         return self._next
 
     def issue(self, count: int) -> list[int]:
-        """The next `count` positions: those a former attempt left open first, then new ones; all are open now."""
+        """The next `count` positions: those a former attempt left open first, then new ones; all
+        are open now.
+        """
         again, self._reissue = self._reissue[:count], self._reissue[count:]
         fresh = list(range(self._next, self._next + count - len(again)))
         self._next += len(fresh)
@@ -122,10 +131,11 @@ class PromptLedger:
         return again + fresh
 
     def close(self, record: StepRecord) -> None:
-        """Close what a finished step trained and dropped; raises ValueError for a position that is not open.
+        """Close what a finished step trained and dropped; raises ValueError for a position that is
+        not open.
 
-        Called once per step and not while its batch is gathered: a step that is abandoned leaves all of its
-        positions open, and the next attempt repeats it as it was.
+        Called once per step and not while its batch is gathered: a step that is abandoned leaves
+        all of its positions open, and the next attempt repeats it as it was.
         """
         for position in record.trained:
             self._close(position)
@@ -150,28 +160,43 @@ class PromptLedger:
         """Plain values; positions as ranges."""
         return {
             "next": self._next,
-            "trained": [[step, to_ranges(group)] for step, group in sorted(_grouped(self._trained).items())],
-            "dropped": {reason: to_ranges(group) for reason, group in sorted(_grouped(self._dropped).items())},
+            "trained": [
+                [step, to_ranges(group)] for step, group in sorted(_grouped(self._trained).items())
+            ],
+            "dropped": {
+                reason: to_ranges(group)
+                for reason, group in sorted(_grouped(self._dropped).items())
+            },
             "open": to_ranges(self._open),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "PromptLedger":
-        """Inverse of to_json; what is open will be issued again, in order. Raises `checkpoint_invalid`."""
+        """Inverse of to_json; what is open will be issued again, in order. Raises
+        `checkpoint_invalid`.
+        """
         ledger = cls()
         try:
             ledger._next = int(data["next"])
-            ledger._trained = {p: int(step) for step, ranges in data["trained"] for p in from_ranges(ranges)}
-            ledger._dropped = {p: reason for reason, ranges in data["dropped"].items() for p in from_ranges(ranges)}
+            ledger._trained = {
+                p: int(step) for step, ranges in data["trained"] for p in from_ranges(ranges)
+            }
+            ledger._dropped = {
+                p: reason for reason, ranges in data["dropped"].items() for p in from_ranges(ranges)
+            }
             ledger._reissue = from_ranges(data["open"])
         except (KeyError, TypeError, ValueError) as error:
-            raise PlatformError("checkpoint_invalid", f"Cannot read the prompt ledger: {error!r}.") from error
+            raise PlatformError(
+                "checkpoint_invalid", f"Cannot read the prompt ledger: {error!r}."
+            ) from error
         ledger._open = set(ledger._reissue)
         return ledger
 
     def _close(self, position: int) -> None:
         if position not in self._open:
-            raise ValueError(f"position {position} is not open; a position is issued first and closed once")
+            raise ValueError(
+                f"position {position} is not open; a position is issued first and closed once"
+            )
         self._open.remove(position)
 
 
@@ -184,9 +209,13 @@ class Certificate:
     dropped: dict[str, int]
     open: int
     lost: int
-    """Positions below the ledger's cursor that nobody accounts for, and such as the ledger closed without a step."""
+    """Positions below the ledger's cursor that nobody accounts for, and such as the ledger closed
+    without a step.
+    """
     trained_twice: int
-    """Surplus trainings: logged more than once, or logged and still open (they would be trained again)."""
+    """Surplus trainings: logged more than once, or logged and still open (they would be trained
+    again).
+    """
 
     @property
     def holds(self) -> bool:
@@ -215,8 +244,8 @@ NOTHING_ISSUED = Certificate(issued=0, trained=0, dropped={}, open=0, lost=0, tr
 def certify(ledger: PromptLedger, records: Sequence[StepRecord]) -> Certificate:
     """Compare a stage's ledger with what its steps logged.
 
-    Trained and dropped are counted from `records` alone; of the ledger only the cursor and the open positions are
-    taken, so a duplicate or loss in either shows.
+    Trained and dropped are counted from `records` alone; of the ledger only the cursor and the open
+    positions are taken, so a duplicate or loss in either shows.
     """
     trainings = Counter(position for record in records for position in record.trained)
     drops = {position: reason for record in records for position, reason in record.dropped.items()}
@@ -227,7 +256,9 @@ def certify(ledger: PromptLedger, records: Sequence[StepRecord]) -> Certificate:
     return Certificate(
         issued=len(issued),
         trained=len(trainings),
-        dropped=dict(Counter(reason for position, reason in drops.items() if position not in trainings)),
+        dropped=dict(
+            Counter(reason for position, reason in drops.items() if position not in trainings)
+        ),
         open=len(still_open - set(trainings) - set(drops)),
         lost=len(issued - set(trainings) - set(drops) - still_open),
         trained_twice=surplus + again,

@@ -1,6 +1,7 @@
 """Documents cut into blocks, and what the loss of a batch is over.
 
-Legend: M blocks of all documents together, B block length, D documents, N terms of the loss, R response tokens.
+Legend: M blocks of all documents together, B block length, D documents, N terms of the loss, R
+response tokens.
 """
 
 from collections.abc import Sequence
@@ -50,8 +51,12 @@ class Terms:
 
 def cut(documents: Sequence[tuple[Int32s, Int32s, NDArray[np.generic]]], block_size: int) -> Blocks:
     """Blocks of (prompt, response, step of each response token) documents; step 0 is never masked."""
-    tokens = np.concatenate([part for prompt, response, _ in documents for part in (prompt, response)])
-    steps = np.concatenate([part for prompt, _, step in documents for part in (np.zeros(len(prompt), int), step)])
+    tokens = np.concatenate(
+        [part for prompt, response, _ in documents for part in (prompt, response)]
+    )
+    steps = np.concatenate(
+        [part for prompt, _, step in documents for part in (np.zeros(len(prompt), int), step)]
+    )
     prompt_len = np.array([len(prompt) for prompt, _, _ in documents])
     total = prompt_len + [len(response) for _, response, _ in documents]
     if np.any(total % block_size):
@@ -69,7 +74,9 @@ def cut(documents: Sequence[tuple[Int32s, Int32s, NDArray[np.generic]]], block_s
 
 
 def _ranks(steps: Int64s) -> Int64s:
-    """[M, B] steps to ranks: the index of a step among the distinct positive steps of its row, from 1; 0 for step 0."""
+    """[M, B] steps to ranks: the index of a step among the distinct positive steps of its row, from
+    1; 0 for step 0.
+    """
     order = np.argsort(steps, axis=1, kind="stable")
     ascending = np.take_along_axis(steps, order, axis=1)
     opens = np.diff(ascending, axis=1, prepend=0) > 0
@@ -93,9 +100,11 @@ def committed(blocks: Blocks) -> Terms:
 
 
 def rejected(blocks: Blocks, document: int, steps: Int32s, candidates: Candidates) -> Terms:
-    """Every rejected candidate of a document, in the state of its step: that of the tokens which the step committed.
+    """Every rejected candidate of a document, in the state of its step: that of the tokens which
+    the step committed.
 
-    `steps` [R] are those of the response's tokens. Raises ValueError for a candidate without such a state.
+    `steps` [R] are those of the response's tokens. Raises ValueError for a candidate without such a
+    state.
     """
     block_size, prompt_len = blocks.rank.shape[1], int(blocks.prompt_len[document])
     position = prompt_len + candidates.position.astype(np.int64)
@@ -105,7 +114,9 @@ def rejected(blocks: Blocks, document: int, steps: Int32s, candidates: Candidate
     same_step = all_steps[block - first] == candidates.step[:, None]
     copy = (same_step * blocks.rank[block]).max(axis=1, initial=0)
     if np.any((copy == 0) | (copy >= blocks.rank[block, offset])):
-        raise ValueError("a rejected candidate must belong to a step of its block, before its position was committed")
+        raise ValueError(
+            "a rejected candidate must belong to a step of its block, before its position was committed"
+        )
     return Terms(
         block=block,
         copy=copy,
@@ -117,7 +128,9 @@ def rejected(blocks: Blocks, document: int, steps: Int32s, candidates: Candidate
 
 
 def joined(parts: Sequence[Terms]) -> Terms:
-    return Terms(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Terms)})
+    return Terms(
+        **{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Terms)}
+    )
 
 
 def count_within(sizes: Int64s) -> Int64s:

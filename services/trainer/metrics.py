@@ -1,6 +1,8 @@
-"""What a trainer tells Prometheus: the supervisor's own state, and the newest values in its learner's journal.
+"""What a trainer tells Prometheus: the supervisor's own state, and the newest values in its
+learner's journal.
 
-The learner is another process and serves nothing; what it reports is read from its journal when Prometheus asks.
+The learner is another process and serves nothing; what it reports is read from its journal when
+Prometheus asks.
 """
 
 import json
@@ -24,8 +26,14 @@ _HEAD_BYTES: Final = 512
 _NAMED: Final = {
     "train/global_step": ("dirl_trainer_step", "Optimizer steps done."),
     "time/step_s": ("dirl_trainer_step_seconds", "Seconds of the last step."),
-    "weights/sync_s": ("dirl_weights_sync_seconds", "Seconds of the last push of weights to all replicas."),
-    "weights/sync_bytes": ("dirl_weights_sync_bytes", "Bytes of the last push, to all replicas together."),
+    "weights/sync_s": (
+        "dirl_weights_sync_seconds",
+        "Seconds of the last push of weights to all replicas.",
+    ),
+    "weights/sync_bytes": (
+        "dirl_weights_sync_bytes",
+        "Bytes of the last push, to all replicas together.",
+    ),
 }
 """Metrics of a job with a series of their own; the others share `dirl_trainer_metric`."""
 
@@ -66,11 +74,15 @@ class TrainerCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Of the attempt last started; nothing of a job before the first."""
         status = self._supervisor.status()
-        states = GaugeMetricFamily("dirl_trainer_state", "1 for the state that the trainer is in.", labels=["state"])
+        states = GaugeMetricFamily(
+            "dirl_trainer_state", "1 for the state that the trainer is in.", labels=["state"]
+        )
         for state in _STATES:
             states.add_metric([state], float(state == status.state))
         yield states
-        memory = GaugeMetricFamily("dirl_trainer_resident_bytes", "Memory of the service with its learner.")
+        memory = GaugeMetricFamily(
+            "dirl_trainer_resident_bytes", "Memory of the service with its learner."
+        )
         memory.add_metric([], status.rss_bytes)
         yield memory
         journal = self._supervisor.journal()
@@ -81,14 +93,18 @@ class TrainerCollector(Collector):
         values, newest = self._newest(journal)
         if newest is None:
             return
-        last = GaugeMetricFamily("dirl_trainer_last_step_timestamp_seconds", "When a step ended.", labels=_OF_ATTEMPT)
+        last = GaugeMetricFamily(
+            "dirl_trainer_last_step_timestamp_seconds", "When a step ended.", labels=_OF_ATTEMPT
+        )
         last.add_metric(labels, newest)
         yield last
         for key in _NAMED.keys() & values.keys():
             family = GaugeMetricFamily(*_NAMED[key], labels=_OF_ATTEMPT)
             family.add_metric(labels, values[key])
             yield family
-        others = GaugeMetricFamily("dirl_trainer_metric", "Metrics of the job.", labels=[*_OF_ATTEMPT, "name"])
+        others = GaugeMetricFamily(
+            "dirl_trainer_metric", "Metrics of the job.", labels=[*_OF_ATTEMPT, "name"]
+        )
         for key in sorted(values.keys() - _NAMED.keys()):
             others.add_metric([*labels, key], values[key])
         yield others

@@ -1,4 +1,5 @@
-"""The DiPO policy loss: a clipped importance-weighted policy gradient over the tokens that were sampled.
+"""The DiPO policy loss: a clipped importance-weighted policy gradient over the tokens that were
+sampled.
 
     loss = −Σ_i w_i c_i · min(ρ_i A_i, clip(ρ_i, 1 − clip_low, 1 + clip_high) A_i) + kl_beta Σ_i w_i KL_i
 
@@ -20,7 +21,8 @@ from services.common.job_spec import RlSpec
 
 LOG_RATIO_LIMIT: Final = 20.0
 """|log ρ| is cut here before exp. A log-prob may differ from its record by hundreds when a policy collapses, and exp of
-89 is infinite in fp32: infinity times an advantage of 0 is NaN. exp(20) = 5e8 is far outside every clip range."""
+89 is infinite in fp32: infinity times an advantage of 0 is NaN. exp(20) = 5e8 is far outside every clip range.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,9 @@ class TokenTerms:
     weight: torch.Tensor
     """[N] from token_weights."""
     proximal: torch.Tensor | None = None
-    """[N] log-probs under the weights before the step; None makes the ratio relative to `behaviour`."""
+    """[N] log-probs under the weights before the step; None makes the ratio relative to
+    `behaviour`.
+    """
     reference: torch.Tensor | None = None
     """[N] log-probs under the reference policy; None leaves the KL divergence out."""
 
@@ -69,7 +73,11 @@ class PolicyStatistics:
         """Include another micro-batch."""
         for field in fields(self):
             mine, theirs = getattr(self, field.name), getattr(other, field.name)
-            setattr(self, field.name, max(mine, theirs) if field.name.endswith("_max") else mine + theirs)
+            setattr(
+                self,
+                field.name,
+                max(mine, theirs) if field.name.endswith("_max") else mine + theirs,
+            )
 
     def metrics(self) -> dict[str, float]:
         """Metrics by their public names; means are over tokens."""
@@ -87,12 +95,16 @@ class PolicyStatistics:
 
 
 def token_weights(
-    lengths: torch.Tensor, normaliser: Literal["token", "response", "constant"], max_response_tokens: int
+    lengths: torch.Tensor,
+    normaliser: Literal["token", "response", "constant"],
+    max_response_tokens: int,
 ) -> torch.Tensor:
-    """What one token of each response weighs: [S] response lengths of the whole mini-batch to [S] float64.
+    """What one token of each response weighs: [S] response lengths of the whole mini-batch to [S]
+    float64.
 
-    token: 1 / all tokens. response: 1 / (S · own length), the mean of per-response means (GRPO). constant: 1 / (S ·
-    max_response_tokens), the same for every token whatever was sampled (Dr. GRPO, arXiv 2503.20783).
+    token: 1 / all tokens. response: 1 / (S · own length), the mean of per-response means (GRPO).
+    constant: 1 / (S · max_response_tokens), the same for every token whatever was sampled (Dr.
+    GRPO, arXiv 2503.20783).
     """
     lengths = lengths.to(torch.float64)
     if normaliser == "token":
@@ -102,11 +114,13 @@ def token_weights(
     return torch.full_like(lengths, 1.0 / (len(lengths) * max_response_tokens))
 
 
-def policy_loss(logprobs: torch.Tensor, terms: TokenTerms, rl: RlSpec) -> tuple[torch.Tensor, PolicyStatistics]:
+def policy_loss(
+    logprobs: torch.Tensor, terms: TokenTerms, rl: RlSpec
+) -> tuple[torch.Tensor, PolicyStatistics]:
     """Loss of one micro-batch of N terms and its statistics (without entropy and drift).
 
-    logprobs [N] carries the gradient; everything in `terms` is constant. Log-probs must be finite: the caller checks,
-    because only it can name the trajectory.
+    logprobs [N] carries the gradient; everything in `terms` is constant. Log-probs must be finite:
+    the caller checks, because only it can name the trajectory.
     """
     advantage, weight = terms.advantage.to(logprobs), terms.weight.to(logprobs)
     behaviour = terms.behaviour.to(logprobs)
@@ -149,15 +163,19 @@ def _statistics(logprobs: torch.Tensor, behaviour: torch.Tensor) -> PolicyStatis
 
 
 def kl_k3(log_ratio: torch.Tensor) -> torch.Tensor:
-    """Estimate of KL(p ‖ q) per token sampled from p, log_ratio = log p − log q: exp(−d) − 1 + d ≥ 0, unbiased.
+    """Estimate of KL(p ‖ q) per token sampled from p, log_ratio = log p − log q: exp(−d) − 1 + d ≥
+    0, unbiased.
 
-    Estimator k3 of Schulman, "Approximating KL divergence" (2020). Its value is unbiased; its gradient is not the KL's.
+    Estimator k3 of Schulman, "Approximating KL divergence" (2020). Its value is unbiased; its
+    gradient is not the KL's.
     """
     return ratio_of(-log_ratio) - 1 + log_ratio
 
 
 def kl_k2(log_ratio: torch.Tensor) -> torch.Tensor:
-    """Estimate of KL(p ‖ q) per token sampled from p: d² / 2, biased, but with the KL's own gradient on-policy."""
+    """Estimate of KL(p ‖ q) per token sampled from p: d² / 2, biased, but with the KL's own
+    gradient on-policy.
+    """
     return log_ratio.square() / 2
 
 

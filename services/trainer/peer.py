@@ -1,9 +1,11 @@
-"""`python -m services.trainer.peer`: lends this host's ranks to the learners of a trainer on another host.
+"""`python -m services.trainer.peer`: lends this host's ranks to the learners of a trainer on
+another host.
 
-It asks the trainer what runs, and for every attempt with more ranks than a host has, starts its share of them: the same
-learner program as there, on the same shared volume. It decides nothing: when the attempt is over, or the trainer is
-silent for too long, its ranks are killed. A rank that dies ends the others on its host, and with them the attempt: the
-trainer's own ranks lose their connection. The next attempt is joined like any other.
+It asks the trainer what runs, and for every attempt with more ranks than a host has, starts its
+share of them: the same learner program as there, on the same shared volume. It decides nothing:
+when the attempt is over, or the trainer is silent for too long, its ranks are killed. A rank that
+dies ends the others on its host, and with them the attempt: the trainer's own ranks lose their
+connection. The next attempt is joined like any other.
 """
 
 import os
@@ -92,10 +94,16 @@ class Peer:
         request = trainer_pb2.GetTrainerStatusRequest()
         try:
             status = call(
-                stub.GetStatus, request, timeout_s=_CALL_S, what=f"GetStatus of {self._settings.trainer_head}"
+                stub.GetStatus,
+                request,
+                timeout_s=_CALL_S,
+                what=f"GetStatus of {self._settings.trainer_head}",
             )
         except PlatformError as error:
-            if self._lent is not None and time.monotonic() - self._heard_at > self._settings.trainer_head_lost_after_s:
+            if (
+                self._lent is not None
+                and time.monotonic() - self._heard_at > self._settings.trainer_head_lost_after_s
+            ):
                 log.warning("trainer lost", reason=error.message)
                 self._end()
             return
@@ -111,7 +119,13 @@ class Peer:
         try:
             request = LearnerRequest.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
-            log.warning("attempt not joined", job_id=attempt[0], attempt=attempt[1], path=str(path), reason=str(error))
+            log.warning(
+                "attempt not joined",
+                job_id=attempt[0],
+                attempt=attempt[1],
+                path=str(path),
+                reason=str(error),
+            )
             return
         self._over = attempt
         ranks = request.ranks_of_host(self._settings.trainer_peer_index + 1)

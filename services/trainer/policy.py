@@ -1,9 +1,11 @@
-"""The model under training: scores of rows, supervised updates, and the optimizer step that every update ends with.
+"""The model under training: scores of rows, supervised updates, and the optimizer step that every
+update ends with.
 
-A mini-batch is packed into rows and summed over rows and ranks before one optimizer step. Every denominator is taken
-over the whole mini-batch before the first row is computed, so that loss and gradient depend neither on how it is packed
-nor on how many ranks share its rows. A loss or gradient that is not finite stops the job before the weights move, and
-so does a model that has come to predict far worse than chance.
+A mini-batch is packed into rows and summed over rows and ranks before one optimizer step. Every
+denominator is taken over the whole mini-batch before the first row is computed, so that loss and
+gradient depend neither on how it is packed nor on how many ranks share its rows. A loss or gradient
+that is not finite stops the job before the weights move, and so does a model that has come to
+predict far worse than chance.
 """
 
 import math
@@ -29,11 +31,15 @@ from services.trainer.trajectory_rows import PackedRow, Sample, rl_rows, sft_row
 from services.trainer.work import Work
 
 LOGITS_PER_CHUNK: Final = 2**25
-"""Logits held at once, 128 MiB in fp32: with a vocabulary of 152k, those of a packed row would fill a device."""
+"""Logits held at once, 128 MiB in fp32: with a vocabulary of 152k, those of a packed row would fill
+a device.
+"""
 
 _EXPLODED: Final = 4.0
-"""Times the nats of a uniform guess at which a model's mean surprise says that it has exploded: no model that anybody
-starts from is near, and one whose weights blew up passes it within a step or two."""
+"""Times the nats of a uniform guess at which a model's mean surprise says that it has exploded: no
+model that anybody starts from is near, and one whose weights blew up passes it within a step or
+two.
+"""
 
 
 @dataclass(kw_only=True)
@@ -55,7 +61,10 @@ class Policy:
             shard(self._scorer, self.loaded.model, self.ranks)
 
     def score(
-        self, row: PackedRow, temperature: float, observe: Callable[[torch.Tensor], None] | None = None
+        self,
+        row: PackedRow,
+        temperature: float,
+        observe: Callable[[torch.Tensor], None] | None = None,
     ) -> tuple[torch.Tensor, float]:
         """score_row of a row from the host, its matrix products in the precision of the job."""
         device = self.loaded.model.device
@@ -85,8 +94,8 @@ def train_sft_batch(
 ) -> dict[str, float]:
     """One supervised step on all examples of a batch, at the optimizer's current learning rate.
 
-    `generator` is noise_generator(seed, step). Returns metrics by their public names. Raises PlatformError("nan_loss")
-    before the weights move.
+    `generator` is noise_generator(seed, step). Returns metrics by their public names. Raises
+    PlatformError("nan_loss") before the weights move.
     """
     noisy = add_noise(examples, sft, policy.loaded.block_size, generator)
     optimizer.zero_grad(set_to_none=True)
@@ -101,16 +110,22 @@ def evaluate_sft_loss(
     policy: Policy, examples: Sequence[SftExample], generator: np.random.Generator, sft: SftSpec
 ) -> float:
     """The supervised loss on held-out examples with one draw of noise, per answer token, in nats."""
-    return _sft_loss(policy, add_noise(examples, sft, policy.loaded.block_size, generator), backward=False)[0]
+    return _sft_loss(
+        policy, add_noise(examples, sft, policy.loaded.block_size, generator), backward=False
+    )[0]
 
 
 @torch.no_grad()
 def response_logprobs(policy: Policy, samples: Sequence[Sample]) -> list[Float32s]:
-    """Log-probabilities [R] of given responses at temperature 1, as training computes them. Collective."""
+    """Log-probabilities [R] of given responses at temperature 1, as training computes them.
+    Collective.
+    """
     logprobs = [np.zeros(len(sample.token_ids), np.float32) for sample in samples]
     for row in rl_rows(samples, **policy.layout):
         scored = policy.score(row, temperature=1.0)[0].float().cpu().numpy()
-        for sample, token, value in zip(row.sample.tolist(), row.token.tolist(), scored, strict=True):
+        for sample, token, value in zip(
+            row.sample.tolist(), row.token.tolist(), scored, strict=True
+        ):
             logprobs[sample][token] = value
     return logprobs
 
@@ -123,10 +138,12 @@ def score_row(
     logits_per_chunk: int = LOGITS_PER_CHUNK,
     observe: Callable[[torch.Tensor], None] | None = None,
 ) -> tuple[torch.Tensor, float]:
-    """Log-probs [N] of the row's targets, with gradient, and the entropy summed over its N loss positions, in nats.
+    """Log-probs [N] of the row's targets, with gradient, and the entropy summed over its N loss
+    positions, in nats.
 
-    Logits are computed at loss positions only, in chunks; with more than one, each is computed again in the backward
-    pass instead of being kept. `observe` is shown the hidden states [T, H], without gradient.
+    Logits are computed at loss positions only, in chunks; with more than one, each is computed
+    again in the backward pass instead of being kept. `observe` is shown the hidden states [T, H],
+    without gradient.
     """
     states = hidden_states(loaded.model, row.token_ids, row.index)
     if observe is not None:
@@ -138,9 +155,13 @@ def score_row(
         return logprobs, float(entropy)
     parts = [
         checkpoint(_score, loaded, chunk, targets, temperature, use_reentrant=False)
-        for chunk, targets in zip(torch.split(hidden, size), torch.split(row.targets, size), strict=True)
+        for chunk, targets in zip(
+            torch.split(hidden, size), torch.split(row.targets, size), strict=True
+        )
     ]
-    return torch.cat([logprobs for logprobs, _ in parts]), float(sum(entropy for _, entropy in parts))
+    return torch.cat([logprobs for logprobs, _ in parts]), float(
+        sum(entropy for _, entropy in parts)
+    )
 
 
 class AdapterOffReference:
@@ -177,8 +198,12 @@ def _score(
     return logprobs.gather(1, targets[:, None]).squeeze(1), entropy
 
 
-def _sft_loss(policy: Policy, noisy: Sequence[NoisyExample], *, backward: bool) -> tuple[float, float]:
-    """The batch's loss and its targets' mean surprise over all ranks; `backward` adds this rank's gradient."""
+def _sft_loss(
+    policy: Policy, noisy: Sequence[NoisyExample], *, backward: bool
+) -> tuple[float, float]:
+    """The batch's loss and its targets' mean surprise over all ranks; `backward` adds this rank's
+    gradient.
+    """
     lengths = torch.tensor([len(example.token_ids) for example in noisy])
     first = lengths.cumsum(0) - lengths
     weight = torch.from_numpy(np.concatenate([example.weight for example in noisy]))
@@ -192,18 +217,27 @@ def _sft_loss(policy: Policy, noisy: Sequence[NoisyExample], *, backward: bool) 
         own += float(loss.detach())
         own_surprise -= counts * float(logprobs.detach().sum())
         own_targets += counts * len(logprobs)
-    losses, surprises, targets = zip(*policy.ranks.collect((own, own_surprise, own_targets)), strict=True)
+    losses, surprises, targets = zip(
+        *policy.ranks.collect((own, own_surprise, own_targets)), strict=True
+    )
     return sum(losses), sum(surprises) / max(1, sum(targets))
 
 
 def optimizer_step(
-    policy: Policy, optimizer: torch.optim.Optimizer, loss: float, surprise: float, max_grad_norm: float
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    loss: float,
+    surprise: float,
+    max_grad_norm: float,
 ) -> dict[str, float]:
     """Clip the accumulated gradient and step once; the norm returned is the one before clipping.
 
-    `surprise` is the mean of -log p of the update's targets, in nats. Raises PlatformError("nan_loss").
+    `surprise` is the mean of -log p of the update's targets, in nats. Raises
+    PlatformError("nan_loss").
     """
-    norm = float(whole(torch.nn.utils.clip_grad_norm_(policy.loaded.model.parameters(), max_grad_norm)))
+    norm = float(
+        whole(torch.nn.utils.clip_grad_norm_(policy.loaded.model.parameters(), max_grad_norm))
+    )
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise PlatformError(
             "nan_loss",
@@ -220,4 +254,8 @@ def optimizer_step(
             "optim.lr.",
         )
     optimizer.step()
-    return {"train/loss": loss, "train/grad_norm": norm, "train/lr": float(optimizer.param_groups[0]["lr"])}
+    return {
+        "train/loss": loss,
+        "train/grad_norm": norm,
+        "train/lr": float(optimizer.param_groups[0]["lr"]),
+    }

@@ -1,4 +1,6 @@
-"""Publishing a weight version: the same tensors to every replica, side by side, each transfer with a deadline."""
+"""Publishing a weight version: the same tensors to every replica, side by side, each transfer with
+a deadline.
+"""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -42,9 +44,11 @@ def publish(
     tensors: Mapping[str, Tensor],
     probe: ParityProbe | None = None,
 ) -> Publication:
-    """Send a version to all addresses; a replica that fails is reported, never raised: others may go on without it.
+    """Send a version to all addresses; a replica that fails is reported, never raised: others may
+    go on without it.
 
-    A replica that answers with another digest than the sender's counts as failed (`weight_digest_mismatch`).
+    A replica that answers with another digest than the sender's counts as failed
+    (`weight_digest_mismatch`).
     """
     started = time.monotonic()
     num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -59,11 +63,19 @@ def publish(
             except PlatformError as error:
                 return error
             matches = answer.weight_digest == digest.result()
-            return answer if matches else _mismatch(address, weight_version, digest.result(), answer)
+            return (
+                answer if matches else _mismatch(address, weight_version, digest.result(), answer)
+            )
 
         outcomes = dict(zip(addresses, pool.map(send, addresses), strict=True))
-    failed = {address: answer for address, answer in outcomes.items() if isinstance(answer, PlatformError)}
-    loaded = {address: answer for address, answer in outcomes.items() if not isinstance(answer, PlatformError)}
+    failed = {
+        address: answer for address, answer in outcomes.items() if isinstance(answer, PlatformError)
+    }
+    loaded = {
+        address: answer
+        for address, answer in outcomes.items()
+        if not isinstance(answer, PlatformError)
+    }
     return Publication(
         weight_version=weight_version,
         weight_digest=digest.result(),
@@ -71,7 +83,10 @@ def publish(
         seconds=time.monotonic() - started,
         loaded=tuple(loaded),
         failed=failed,
-        parity_gap=max((each.parity_gap for each in loaded.values() if each.HasField("parity_gap")), default=None),
+        parity_gap=max(
+            (each.parity_gap for each in loaded.values() if each.HasField("parity_gap")),
+            default=None,
+        ),
     )
 
 

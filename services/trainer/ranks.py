@@ -1,4 +1,6 @@
-"""Ranks: processes that share one learner's work, each with the whole mini-batch and a share of its rows."""
+"""Ranks: processes that share one learner's work, each with the whole mini-batch and a share of its
+rows.
+"""
 
 import os
 import sys
@@ -14,14 +16,18 @@ from services.common.errors import PlatformError
 
 T = TypeVar("T")
 _PATIENCE: Final = timedelta(days=7)
-"""Ranks wait as long as rank 0 waits for rollouts; that one of them died is noticed by the supervisor."""
+"""Ranks wait as long as rank 0 waits for rollouts; that one of them died is noticed by the
+supervisor.
+"""
 _CPU: Final = torch.device("cpu")
 _LOOPBACK: Final = "lo0" if sys.platform == "darwin" else "lo"
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the learner; rank 0 leads and alone talks to the rest of the platform."""
+    """This process among those of the learner; rank 0 leads and alone talks to the rest of the
+    platform.
+    """
 
     rank: int = 0
     size: int = 1
@@ -29,12 +35,14 @@ class Ranks:
     def share(self, rows: Sequence[T]) -> list[tuple[T, bool]]:
         """This rank's rows, and whether each counts.
 
-        Every rank gets equally many, because each pass over a sharded model is collective: where rows do not divide
-        evenly, some ranks repeat one that does not count.
+        Every rank gets equally many, because each pass over a sharded model is collective: where
+        rows do not divide evenly, some ranks repeat one that does not count.
         """
         rounds = -(-len(rows) // self.size)
         numbers = range(self.rank, rounds * self.size, self.size)
-        return [(rows[number], True) if number < len(rows) else (rows[0], False) for number in numbers]
+        return [
+            (rows[number], True) if number < len(rows) else (rows[0], False) for number in numbers
+        ]
 
     def collect(self, value: T) -> list[T]:
         """The value of every rank, by rank; collective."""
@@ -56,7 +64,9 @@ class Ranks:
         self.from_leader(None)
 
     def leave(self) -> None:
-        """Close the connections to the other ranks: a process that ends with them open may abort as it ends."""
+        """Close the connections to the other ranks: a process that ends with them open may abort as
+        it ends.
+        """
         if self.size > 1:
             dist.destroy_process_group()
 
@@ -66,7 +76,8 @@ ALONE: Final = Ranks()
 
 
 def join(rendezvous: str, rank: int, size: int, here: range) -> Ranks:
-    """Meet the other ranks; a single one stays alone. `here` are those of this host, each with a GPU if there are any.
+    """Meet the other ranks; a single one stays alone. `here` are those of this host, each with a
+    GPU if there are any.
 
     Raises PlatformError("preflight_failed").
     """
@@ -83,7 +94,8 @@ def join(rendezvous: str, rank: int, size: int, here: range) -> Ranks:
     if gpus:
         torch.cuda.set_device(rank - here.start)
     if len(here) == size:
-        # torch.distributed pickles what ranks tell each other: where they share a machine, nobody else may take part.
+        # torch.distributed pickles what ranks tell each other: where they share a machine, nobody
+        # else may take part.
         for backend in ("GLOO", "NCCL"):
             os.environ.setdefault(f"{backend}_SOCKET_IFNAME", _LOOPBACK)
     dist.init_process_group(

@@ -1,4 +1,6 @@
-"""The reference policy: the weights that a reinforcement stage began with, from which it is not to stray far."""
+"""The reference policy: the weights that a reinforcement stage began with, from which it is not to
+stray far.
+"""
 
 from typing import Protocol
 
@@ -27,4 +29,8 @@ class FrozenReference:
         """See Reference."""
         row = row.to(self._loaded.model.device)
         hidden = hidden_states(self._loaded.model, row.token_ids, row.index)[row.loss_at]
-        return token_logprobs(self._loaded, hidden, temperature).gather(1, row.targets[:, None]).squeeze(1)
+        return (
+            token_logprobs(self._loaded, hidden, temperature)
+            .gather(1, row.targets[:, None])
+            .squeeze(1)
+        )

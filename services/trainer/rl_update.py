@@ -1,7 +1,7 @@
 """A reinforcement step's updates: one per mini-batch and iteration, each one optimizer step.
 
-Every denominator is taken over the whole mini-batch before its first row is computed. A loss or gradient that is not
-finite stops the job before the weights move.
+Every denominator is taken over the whole mini-batch before its first row is computed. A loss or
+gradient that is not finite stops the job before the weights move.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,10 +44,11 @@ class _Update:
 def train_rl_batch(
     policy: Policy, optimizer: torch.optim.Optimizer, samples: Sequence[Sample], rules: RlRules
 ) -> dict[str, float]:
-    """Train on a step's samples, at the optimizer's current learning rate: num_iterations x minibatches updates.
+    """Train on a step's samples, at the optimizer's current learning rate: num_iterations x
+    minibatches updates.
 
-    Returns metrics by their public names, those of the updates averaged. Raises PlatformError("nan_loss") before the
-    weights move, and ValueError without samples.
+    Returns metrics by their public names, those of the updates averaged. Raises
+    PlatformError("nan_loss") before the weights move, and ValueError without samples.
     """
     if not samples:
         raise ValueError("a mini-batch needs at least one sample")
@@ -73,20 +74,29 @@ def split_groups(samples: Sequence[Sample], parts: int) -> list[list[Sample]]:
 def _anchored(policy: Policy, samples: Sequence[Sample], rules: RlRules) -> list[Sample]:
     """The samples with what is scored once, before the weights move."""
     rl, temperature = rules.rl, rules.sampling.temperature
-    # With a single update the weights before the step are the current ones: the row's own pass gives their log-probs.
+    # With a single update the weights before the step are the current ones: the row's own pass
+    # gives their log-probs.
     if rl.ratio == "proximal" and rl.num_iterations * rl.minibatches > 1:
         found = _logprobs_of(policy, lambda row, t: policy.score(row, t)[0], samples, temperature)
-        samples = [replace(sample, proximal=logprobs) for sample, logprobs in zip(samples, found, strict=True)]
+        samples = [
+            replace(sample, proximal=logprobs)
+            for sample, logprobs in zip(samples, found, strict=True)
+        ]
     if rl.kl_beta > 0:
         if policy.reference is None:
             raise ValueError("kl_beta is above 0, but there is no reference policy")
         found = _logprobs_of(policy, policy.reference.logprobs, samples, temperature)
-        samples = [replace(sample, reference=logprobs) for sample, logprobs in zip(samples, found, strict=True)]
+        samples = [
+            replace(sample, reference=logprobs)
+            for sample, logprobs in zip(samples, found, strict=True)
+        ]
     return list(samples)
 
 
 @torch.no_grad()
-def _logprobs_of(policy: Policy, score: Score, samples: Sequence[Sample], temperature: float) -> list[Floats]:
+def _logprobs_of(
+    policy: Policy, score: Score, samples: Sequence[Sample], temperature: float
+) -> list[Floats]:
     """Log-probs of every sample's terms; each rank scores its share of the rows."""
     ends = np.cumsum([sample.num_terms for sample in samples])
     first, found = np.concatenate([[0], ends[:-1]]), np.empty(ends[-1])
@@ -101,7 +111,9 @@ def _logprobs_of(policy: Policy, score: Score, samples: Sequence[Sample], temper
     return np.split(found, ends[:-1])
 
 
-def _update(policy: Policy, optimizer: torch.optim.Optimizer, samples: Sequence[Sample], rules: RlRules) -> _Update:
+def _update(
+    policy: Policy, optimizer: torch.optim.Optimizer, samples: Sequence[Sample], rules: RlRules
+) -> _Update:
     """One optimizer step on a mini-batch."""
     batch = _Minibatch(samples, rules, policy.loaded.model.device)
     optimizer.zero_grad(set_to_none=True)
@@ -118,7 +130,9 @@ def _update(policy: Policy, optimizer: torch.optim.Optimizer, samples: Sequence[
         statistics.add(part)
     surprise = statistics.surprise / statistics.tokens
     metrics = optimizer_step(policy, optimizer, loss, surprise, rules.optim.max_grad_norm)
-    return _Update(metrics={**metrics, "train/policy_loss": loss - statistics.kl_loss}, statistics=statistics)
+    return _Update(
+        metrics={**metrics, "train/policy_loss": loss - statistics.kl_loss}, statistics=statistics
+    )
 
 
 def _metrics(updates: Sequence[_Update], rl: RlSpec) -> dict[str, float]:
@@ -126,10 +140,16 @@ def _metrics(updates: Sequence[_Update], rl: RlSpec) -> dict[str, float]:
     total = PolicyStatistics()
     for update in updates:
         total.add(update.statistics)
-    means = {name: sum(u.metrics[name] for u in updates) / len(updates) for name in updates[0].metrics}
+    means = {
+        name: sum(u.metrics[name] for u in updates) / len(updates) for name in updates[0].metrics
+    }
     optional = {
         **({"train/kl": total.kl / total.tokens} if rl.kl_beta > 0 else {}),
-        **({"train/is_capped_fraction": total.capped / total.tokens} if rl.ratio == "proximal" else {}),
+        **(
+            {"train/is_capped_fraction": total.capped / total.tokens}
+            if rl.ratio == "proximal"
+            else {}
+        ),
         **({"train/selection_drift": total.drifted / total.steps} if total.steps else {}),
     }
     return {**means, **total.metrics(), **optional, "train/updates": float(len(updates))}
@@ -142,12 +162,18 @@ class _Minibatch:
         self.samples, self.rules = samples, rules
         lengths = torch.tensor([sample.num_terms for sample in samples])
         self._first = (lengths.cumsum(0) - lengths).to(device)
-        recorded = [part for sample in samples for part in (sample.logprobs, sample.rejected.logprobs)]
+        recorded = [
+            part for sample in samples for part in (sample.logprobs, sample.rejected.logprobs)
+        ]
         self._behaviour = torch.from_numpy(np.concatenate(recorded)).to(device)
         self._proximal = _joined([sample.proximal for sample in samples], device)
         self._reference = _joined([sample.reference for sample in samples], device)
-        self._advantage = torch.tensor([sample.advantage for sample in samples], dtype=torch.float64, device=device)
-        self._weight = token_weights(lengths, rules.rl.normaliser, rules.sampling.max_new_tokens).to(device)
+        self._advantage = torch.tensor(
+            [sample.advantage for sample in samples], dtype=torch.float64, device=device
+        )
+        self._weight = token_weights(
+            lengths, rules.rl.normaliser, rules.sampling.max_new_tokens
+        ).to(device)
 
     def terms(self, row: PackedRow, logprobs: torch.Tensor) -> TokenTerms:
         """Of a row with the given log-probs under the current weights."""
@@ -192,13 +218,19 @@ def _descend(policy: Policy, row: PackedRow, batch: _Minibatch) -> tuple[float, 
     return float(loss.detach()), statistics
 
 
-def _require_finite(logprobs: torch.Tensor, row: PackedRow, samples: Sequence[Sample], where: str) -> None:
+def _require_finite(
+    logprobs: torch.Tensor, row: PackedRow, samples: Sequence[Sample], where: str
+) -> None:
     broken = (~logprobs.isfinite()).nonzero()
     if len(broken) == 0:
         return
     at = int(broken[0])
     sample, number = samples[int(row.sample[at])], int(row.token[at])
-    what = f"token {number}" if number < len(sample.token_ids) else f"candidate {number - len(sample.token_ids)}"
+    what = (
+        f"token {number}"
+        if number < len(sample.token_ids)
+        else f"candidate {number - len(sample.token_ids)}"
+    )
     raise PlatformError(
         "nan_loss",
         f"Cannot train on trajectory {sample.trajectory_id}: its {what} (id {int(row.targets[at])}) has log-prob"

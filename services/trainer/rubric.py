@@ -8,7 +8,9 @@ from services.common.trajectory import ScoredGroup, Trajectory, Verdict
 
 
 def group_rewards(group: ScoredGroup, graders: Sequence[GraderSpec]) -> list[float | None]:
-    """Reward of each response, in order; None where it could not be scored. Raises PlatformError("internal")."""
+    """Reward of each response, in order; None where it could not be scored. Raises
+    PlatformError("internal").
+    """
     return [_reward(trajectory, graders) for trajectory in group.trajectories]
 
 
@@ -22,7 +24,9 @@ def _reward(trajectory: Trajectory, graders: Sequence[GraderSpec]) -> float | No
         )
     if not verdict.outcome.is_scored:
         return None
-    return sum(grader.weight * _score(verdict, grader.name, trajectory.trajectory_id) for grader in graders)
+    return sum(
+        grader.weight * _score(verdict, grader.name, trajectory.trajectory_id) for grader in graders
+    )
 
 
 def _score(verdict: Verdict, name: str, trajectory_id: str) -> float:

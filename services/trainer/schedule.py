@@ -1,4 +1,6 @@
-"""AdamW and its learning rate as a function of the step: no state, so resuming restores it by itself."""
+"""AdamW and its learning rate as a function of the step: no state, so resuming restores it by
+itself.
+"""
 
 import math
 
@@ -18,8 +20,9 @@ def make_optimizer(model: torch.nn.Module, config: OptimSpec) -> torch.optim.Ada
 def learning_rate(config: OptimSpec, step: int, num_steps: int) -> float:
     """Learning rate of step 1 … num_steps of a stage.
 
-    Linear warm-up from lr / warmup_steps at step 1 to lr, then the scheduler's decay, which would reach 0 one step
-    after the last: neither the first step nor the last is wasted. Raises ValueError outside that range.
+    Linear warm-up from lr / warmup_steps at step 1 to lr, then the scheduler's decay, which would
+    reach 0 one step after the last: neither the first step nor the last is wasted. Raises
+    ValueError outside that range.
     """
     if not 1 <= step <= num_steps:
         raise ValueError(f"step {step} is outside the stage's steps 1 … {num_steps}")
@@ -27,7 +30,11 @@ def learning_rate(config: OptimSpec, step: int, num_steps: int) -> float:
         return config.lr * step / config.warmup_steps
     peak = min(max(config.warmup_steps, 1), num_steps)
     progress = (step - peak) / (num_steps - peak + 1)
-    decay = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
+    decay = {
+        "constant": 1.0,
+        "linear": 1 - progress,
+        "cosine": (1 + math.cos(math.pi * progress)) / 2,
+    }
     return config.lr * decay[config.scheduler]
 
 

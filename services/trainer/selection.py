@@ -1,8 +1,8 @@
 """Selection drift: how many denoising steps would commit other positions under the current weights.
 
-Off-policy the recorded path may have lost all its probability: where a rule looks at confidences, new weights commit
-other positions in the same state, and no ratio of token probabilities tells. Legend: T tokens of a row, H hidden size,
-B block length, S denoising states, V vocabulary.
+Off-policy the recorded path may have lost all its probability: where a rule looks at confidences,
+new weights commit other positions in the same state, and no ratio of token probabilities tells.
+Legend: T tokens of a row, H hidden size, B block length, S denoising states, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -18,20 +18,31 @@ from services.trainer.trajectory_rows import PackedRow
 
 
 def drift_observer(
-    loaded: LoadedModel, row: PackedRow, decoding: DecodingConfig, statistics: PolicyStatistics, logits_per_chunk: int
+    loaded: LoadedModel,
+    row: PackedRow,
+    decoding: DecodingConfig,
+    statistics: PolicyStatistics,
+    logits_per_chunk: int,
 ) -> Callable[[torch.Tensor], None] | None:
-    """Adds the row's steps, and those that drifted, to the statistics once it is shown the hidden states [T, H].
+    """Adds the row's steps, and those that drifted, to the statistics once it is shown the hidden
+    states [T, H].
 
-    None where drift cannot be computed: rules that look at sampled candidates need the rejected ones as well.
+    None where drift cannot be computed: rules that look at sampled candidates need the rejected
+    ones as well.
     """
-    masked = ((row.token_ids == loaded.mask_token_id) & (row.index.copy > 0)).view(-1, loaded.block_size)
+    masked = ((row.token_ids == loaded.mask_token_id) & (row.index.copy > 0)).view(
+        -1, loaded.block_size
+    )
     if decoding.selection is Selection.SAMPLED and int(masked.sum()) > len(row.loss_at):
         return None
     states = masked.any(1)
 
     @torch.no_grad()
     def observe(hidden: torch.Tensor) -> None:
-        committed, candidates = torch.zeros_like(row.token_ids, dtype=torch.bool), torch.zeros_like(row.token_ids)
+        committed, candidates = (
+            torch.zeros_like(row.token_ids, dtype=torch.bool),
+            torch.zeros_like(row.token_ids),
+        )
         committed[row.loss_at], candidates[row.loss_at] = row.committed, row.targets
         in_states = [
             tensor.view(len(states), loaded.block_size, *tensor.shape[1:])[states]
@@ -54,6 +65,8 @@ def _drifted(
     candidates: torch.Tensor,
 ) -> int:
     """Of states with hidden states [S, B, H], bools [S, B] and candidate ids [S, B]."""
-    logprobs = token_logprobs(loaded, hidden.flatten(0, 1), decoding.temperature).view(*masked.shape, -1)
+    logprobs = token_logprobs(loaded, hidden.flatten(0, 1), decoding.temperature).view(
+        *masked.shape, -1
+    )
     now = commit_mask(decoding, masked, confidences(decoding, logprobs, candidates), logprobs)
     return int((now != committed).any(1).sum())

@@ -1,4 +1,6 @@
-"""Transport of the trainer service: protobuf on one side, supervisor, journal and exporter on the other."""
+"""Transport of the trainer service: protobuf on one side, supervisor, journal and exporter on the
+other.
+"""
 
 import os
 from pathlib import Path
@@ -25,14 +27,18 @@ SERVICE_NAME: Final = trainer_pb2.DESCRIPTOR.services_by_name["TrainerService"].
 class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     """Retry semantics stand in trainer.proto."""
 
-    def __init__(self, settings: TrainerSettings, supervisor: Supervisor, exporter: Exporter) -> None:
+    def __init__(
+        self, settings: TrainerSettings, supervisor: Supervisor, exporter: Exporter
+    ) -> None:
         self._settings, self._supervisor, self._exporter = settings, supervisor, exporter
 
     def StartJob(
         self, request: trainer_pb2.StartJobRequest, context: grpc.ServicerContext
     ) -> trainer_pb2.StartJobResponse:
         """Returns when the process exists; loading goes on in it."""
-        return trainer_pb2.StartJobResponse(pid=self._supervisor.start(_learner_request(request, self._settings)))
+        return trainer_pb2.StartJobResponse(
+            pid=self._supervisor.start(_learner_request(request, self._settings))
+        )
 
     def StopJob(
         self, request: trainer_pb2.StopJobRequest, context: grpc.ServicerContext
@@ -45,14 +51,18 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         self, request: trainer_pb2.DumpStacksRequest, context: grpc.ServicerContext
     ) -> trainer_pb2.DumpStacksResponse:
         """Returns at once; a learner that is stopped writes nothing."""
-        return trainer_pb2.DumpStacksResponse(asked=self._supervisor.dump_stacks(request.job_id, request.attempt))
+        return trainer_pb2.DumpStacksResponse(
+            asked=self._supervisor.dump_stacks(request.job_id, request.attempt)
+        )
 
     def GetStatus(
         self, request: trainer_pb2.GetTrainerStatusRequest, context: grpc.ServicerContext
     ) -> trainer_pb2.GetTrainerStatusResponse:
         """Of the attempt asked about, or last started."""
         if request.job_id:
-            status = self._supervisor.status_of(request.job_id, request.attempt, Path(request.job_dir))
+            status = self._supervisor.status_of(
+                request.job_id, request.attempt, Path(request.job_dir)
+            )
         else:
             status = self._supervisor.status()
         return trainer_pb2.GetTrainerStatusResponse(
@@ -73,14 +83,18 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         self, request: trainer_pb2.GetEventsRequest, context: grpc.ServicerContext
     ) -> trainer_pb2.GetEventsResponse:
         """From the journal, whoever wrote it."""
-        events = read_events(Path(request.job_dir), request.attempt, request.after_seq, request.limit)
+        events = read_events(
+            Path(request.job_dir), request.attempt, request.after_seq, request.limit
+        )
         return trainer_pb2.GetEventsResponse(events=events)
 
     def StartExport(
         self, request: trainer_pb2.StartExportRequest, context: grpc.ServicerContext
     ) -> trainer_pb2.GetExportResponse:
         """Returns when the process exists."""
-        status = self._exporter.start(request.export_id, Path(request.checkpoint_path), Path(request.output_path))
+        status = self._exporter.start(
+            request.export_id, Path(request.checkpoint_path), Path(request.output_path)
+        )
         return _export_response(status)
 
     def GetExport(
@@ -113,7 +127,9 @@ def serve(settings: TrainerSettings) -> None:
         run_server("trainer", settings.trainer_listen, register, [SERVICE_NAME], stop)
 
 
-def _learner_request(message: trainer_pb2.StartJobRequest, settings: TrainerSettings) -> LearnerRequest:
+def _learner_request(
+    message: trainer_pb2.StartJobRequest, settings: TrainerSettings
+) -> LearnerRequest:
     """Raises pydantic.ValidationError, for the spec too: an impossible job is refused, not started."""
     JobSpec.model_validate_json(message.spec_json)
     return LearnerRequest(

@@ -10,7 +10,9 @@ class TrainerSettings(CommonSettings):
 
     trainer_listen: HostPort = "127.0.0.1:50053"
     trainer_ranks_per_host: int | None = Field(None, gt=0)
-    """Ranks of a learner on this host, usually its GPUs; jobs with more of them need peers. None runs all here."""
+    """Ranks of a learner on this host, usually its GPUs; jobs with more of them need peers. None
+    runs all here.
+    """
     trainer_rendezvous: HostPort = "127.0.0.1:29500"
     """Where this host's rank 0 meets those of peers, by a name that they can reach."""
     torch_threads: int | None = Field(None, gt=0)
@@ -20,7 +22,9 @@ class TrainerSettings(CommonSettings):
 
 
 class PeerSettings(CommonSettings):
-    """Settings of a process that lends its host's ranks to the learners of a trainer on another host."""
+    """Settings of a process that lends its host's ranks to the learners of a trainer on another
+    host.
+    """
 
     trainer_head: HostPort = "127.0.0.1:50053"
     """The trainer."""

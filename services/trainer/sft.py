@@ -1,8 +1,8 @@
 """Supervised fine-tuning: encoding of examples, the noise, and the loss.
 
-The loss is the masked-diffusion bound on the negative log-likelihood (LLaDA, arXiv 2502.09992): mask each answer token
-with probability t, weigh its cross-entropy by 1/t. A draw that masks nothing is kept: drawing again would make light
-noise rarer than its weight assumes, and bias the loss.
+The loss is the masked-diffusion bound on the negative log-likelihood (LLaDA, arXiv 2502.09992):
+mask each answer token with probability t, weigh its cross-entropy by 1/t. A draw that masks nothing
+is kept: drawing again would make light noise rarer than its weight assumes, and bias the loss.
 
 Legend: P prompt tokens, R answer tokens with padding (P + R is a whole number of blocks).
 """
@@ -42,13 +42,18 @@ class NoisyExample:
     token_ids: Int32s
     """[R]"""
     state: NDArray[np.integer]
-    """[R] state of its block from which the token is learnt, by rank; 0 for a token that no state masks."""
+    """[R] state of its block from which the token is learnt, by rank; 0 for a token that no state
+    masks.
+    """
     weight: NDArray[np.float64]
     """[R] 1/t; 1 for a recorded order."""
 
 
-def encode_example(loaded: LoadedModel, messages: list[dict[str, str]], completion: str) -> SftExample:
-    """Encode a conversation and its answer; the block after the end of the turn is filled with the pad token.
+def encode_example(
+    loaded: LoadedModel, messages: list[dict[str, str]], completion: str
+) -> SftExample:
+    """Encode a conversation and its answer; the block after the end of the turn is filled with the
+    pad token.
 
     The padding carries labels, as in SDAR's own training (`<|im_end|>` is followed by `<|endoftext|>` to the block's
     end), so that the model learns what a finished block looks like. Raises PlatformError("model_invalid").
@@ -63,9 +68,13 @@ def encode_example(loaded: LoadedModel, messages: list[dict[str, str]], completi
 
 
 def encode_trace(
-    loaded: LoadedModel, messages: list[dict[str, str]], token_ids: Sequence[int], unmask_step: Sequence[int]
+    loaded: LoadedModel,
+    messages: list[dict[str, str]],
+    token_ids: Sequence[int],
+    unmask_step: Sequence[int],
 ) -> SftExample:
-    """A conversation with the response that a rollout decoded and the step at which it committed each token.
+    """A conversation with the response that a rollout decoded and the step at which it committed
+    each token.
 
     Raises PlatformError("dataset_invalid") unless they are a whole trajectory of this model.
     """
@@ -97,17 +106,21 @@ def _pad_token_id(loaded: LoadedModel) -> int:
 
 
 def noise_generator(seed: int, step: int) -> np.random.Generator:
-    """The randomness of one optimizer step: a function of seed and step alone, so that resuming repeats nothing."""
+    """The randomness of one optimizer step: a function of seed and step alone, so that resuming
+    repeats nothing.
+    """
     return np.random.Generator(np.random.Philox(key=[seed, step]))
 
 
 def add_noise(
     examples: Sequence[SftExample], config: SftSpec, block_size: int, generator: np.random.Generator
 ) -> list[NoisyExample]:
-    """Draw t ~ U(min_noise, 1) per document or per block, then mask each answer token with probability t.
+    """Draw t ~ U(min_noise, 1) per document or per block, then mask each answer token with
+    probability t.
 
-    `trace` draws nothing: the states are those of the recorded order, and each token is learnt from the state in which
-    it was committed. The loss is then the negative log-likelihood of the recorded trajectory per token.
+    `trace` draws nothing: the states are those of the recorded order, and each token is learnt from
+    the state in which it was committed. The loss is then the negative log-likelihood of the
+    recorded trajectory per token.
     """
     if config.noise == "trace":
         return [_traced(example) for example in examples]
@@ -124,9 +137,15 @@ def _traced(example: SftExample) -> NoisyExample:
     )
 
 
-def _add_noise(example: SftExample, config: SftSpec, block_size: int, generator: np.random.Generator) -> NoisyExample:
+def _add_noise(
+    example: SftExample, config: SftSpec, block_size: int, generator: np.random.Generator
+) -> NoisyExample:
     start, length = len(example.prompt_ids), len(example.token_ids)
-    unit = np.arange(start, start + length) // block_size if config.noise == "block" else np.zeros(length, int)
+    unit = (
+        np.arange(start, start + length) // block_size
+        if config.noise == "block"
+        else np.zeros(length, int)
+    )
     rate = generator.uniform(config.min_noise, 1.0, size=unit[-1] + 1)[unit]
     return NoisyExample(
         prompt_ids=example.prompt_ids,
@@ -136,10 +155,13 @@ def _add_noise(example: SftExample, config: SftSpec, block_size: int, generator:
     )
 
 
-def denoising_loss(logprobs: torch.Tensor, weight: torch.Tensor, num_answer_tokens: int) -> torch.Tensor:
+def denoising_loss(
+    logprobs: torch.Tensor, weight: torch.Tensor, num_answer_tokens: int
+) -> torch.Tensor:
     """−Σ weight · log-prob ÷ num_answer_tokens, over N masked tokens.
 
-    logprobs [N] of the true tokens; weight [N] 1/t; num_answer_tokens those of the whole batch, masked or not, over all
-    micro-batches and ranks, so that neither packing nor the luck of the draw changes what a token weighs.
+    logprobs [N] of the true tokens; weight [N] 1/t; num_answer_tokens those of the whole batch,
+    masked or not, over all micro-batches and ranks, so that neither packing nor the luck of the
+    draw changes what a token weighs.
     """
     return -(logprobs * weight.to(logprobs)).sum() / num_answer_tokens

@@ -1,4 +1,6 @@
-"""Weights sharded over ranks (FSDP2): each rank holds a slice of every tensor, and a pass gathers a layer at a time."""
+"""Weights sharded over ranks (FSDP2): each rank holds a slice of every tensor, and a pass gathers a
+layer at a time.
+"""
 
 from typing import Any
 
@@ -15,7 +17,8 @@ from services.trainer.ranks import Ranks
 def shard(root: nn.Module, model: PreTrainedModel, ranks: Ranks) -> None:
     """Shard the model's layers, and with the root what lies outside them; `root` is what is called.
 
-    Gradients are summed over ranks, not averaged: losses are already divided by what all ranks train on.
+    Gradients are summed over ranks, not averaged: losses are already divided by what all ranks
+    train on.
     """
     mesh = init_device_mesh(model.device.type, (ranks.size,))
     layers: Any = model.base_model.layers  # nn.Module types every attribute as Tensor | Module

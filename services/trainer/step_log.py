@@ -1,8 +1,10 @@
-"""The step log: which prompt positions each optimizer step trained and dropped, apart from ledger and checkpoint.
+"""The step log: which prompt positions each optimizer step trained and dropped, apart from ledger
+and checkpoint.
 
-One file per attempt, `journal/steps-0001.jsonl`: a header naming the step the attempt resumed from, then one line per
-step, fsynced before the step can enter a checkpoint. Read together, the files give the surviving lineage: a later
-attempt that resumed from step s undoes every earlier step beyond s.
+One file per attempt, `journal/steps-0001.jsonl`: a header naming the step the attempt resumed from,
+then one line per step, fsynced before the step can enter a checkpoint. Read together, the files
+give the surviving lineage: a later attempt that resumed from step s undoes every earlier step
+beyond s.
 """
 
 import json
@@ -20,20 +22,26 @@ class StepLog:
     """The one writer of an attempt's step log."""
 
     def __init__(self, job_dir: Path, attempt: int, *, resumed_from: int) -> None:
-        """Create the file; `resumed_from` is the global step of the checkpoint that was loaded, 0 for none."""
+        """Create the file; `resumed_from` is the global step of the checkpoint that was loaded, 0
+        for none.
+        """
         path = _path(job_dir, attempt)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("x", encoding="utf-8")
         self._write({"attempt": attempt, "resumed_from": resumed_from})
 
     def append(self, record: StepRecord, group_ids: list[str]) -> None:
-        """Log a step that has just changed the weights; `group_ids` are those of the trained groups."""
+        """Log a step that has just changed the weights; `group_ids` are those of the trained
+        groups.
+        """
         self._write(
             {
                 "stage": record.stage,
                 "step": record.step,
                 "trained": record.trained,
-                "dropped": [[position, reason] for position, reason in sorted(record.dropped.items())],
+                "dropped": [
+                    [position, reason] for position, reason in sorted(record.dropped.items())
+                ],
                 "groups": group_ids,
             }
         )
@@ -48,11 +56,13 @@ class StepLog:
         os.fsync(self._file.fileno())
 
 
-def surviving_records(job_dir: Path, *, before_attempt: int, resumed_from: int) -> tuple[list[StepRecord], list[int]]:
+def surviving_records(
+    job_dir: Path, *, before_attempt: int, resumed_from: int
+) -> tuple[list[StepRecord], list[int]]:
     """What a resume from global step `resumed_from` builds on, and what it undoes.
 
-    Returns the steps of earlier attempts that are part of the loaded weights, in order, and the global steps that
-    were still part of the job until now and no longer are.
+    Returns the steps of earlier attempts that are part of the loaded weights, in order, and the
+    global steps that were still part of the job until now and no longer are.
     """
     records: list[StepRecord] = []
     undone: list[int] = []
@@ -65,16 +75,22 @@ def surviving_records(job_dir: Path, *, before_attempt: int, resumed_from: int) 
         records = [step for step in steps if step.step <= resumed_from] + records
         undone = [step.step for step in steps if step.step > resumed_from] + undone
         known = min(known, lines[0]["resumed_from"])
-    return _inherited(job_dir) + [record for record in records if record.step <= resumed_from], undone
+    return _inherited(job_dir) + [
+        record for record in records if record.step <= resumed_from
+    ], undone
 
 
 def _inherited(job_dir: Path) -> list[StepRecord]:
-    """Of a forked job, the steps that its parent made up to the checkpoint that the job goes on from."""
+    """Of a forked job, the steps that its parent made up to the checkpoint that the job goes on
+    from.
+    """
     checkpoints = list_checkpoints(job_dir / ORIGIN / "checkpoints")
     if not checkpoints:
         return []
     point = read_manifest(checkpoints[-1])
-    records, _ = surviving_records(job_dir / ORIGIN, before_attempt=point.attempt + 1, resumed_from=point.global_step)
+    records, _ = surviving_records(
+        job_dir / ORIGIN, before_attempt=point.attempt + 1, resumed_from=point.global_step
+    )
     return records
 
 
@@ -92,7 +108,9 @@ def _path(job_dir: Path, attempt: int) -> Path:
 
 
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Lines of a file, without a last one that a killed writer left unfinished: its step is in no checkpoint."""
+    """Lines of a file, without a last one that a killed writer left unfinished: its step is in no
+    checkpoint.
+    """
     if not path.exists():
         return
     with path.open(encoding="utf-8") as file:

@@ -1,6 +1,8 @@
-"""The supervisor: at most one learner at a time, fenced by attempt number, and nothing left when the service ends.
+"""The supervisor: at most one learner at a time, fenced by attempt number, and nothing left when
+the service ends.
 
-It decides nothing about a job: it reports how a learner ended, and the control plane starts the next attempt.
+It decides nothing about a job: it reports how a learner ended, and the control plane starts the
+next attempt.
 """
 
 import sys
@@ -48,14 +50,16 @@ class Supervisor:
         self._lock = Lock()
         self._learner: LearnerProcess | None = None
         self._newest: dict[str, int] = {}
-        # Learners die with the thread that started them, so it must be one that lasts; a caller's may end early.
+        # Learners die with the thread that started them, so it must be one that lasts; a caller's
+        # may end early.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="learner-starter")
 
     def start(self, request: LearnerRequest) -> int:
-        """Start an attempt; returns the learner's process id. The attempt that was started last is not started again.
+        """Start an attempt; returns the learner's process id. The attempt that was started last is
+        not started again.
 
-        Raises `stale_attempt` for an attempt older than one seen of the same job, `busy` while another learner runs,
-        `worker_lost` for an attempt that a former supervisor started.
+        Raises `stale_attempt` for an attempt older than one seen of the same job, `busy` while
+        another learner runs, `worker_lost` for an attempt that a former supervisor started.
         """
         with self._lock:
             if self._learner is not None and _is_same(self._learner.request, request):
@@ -88,7 +92,11 @@ class Supervisor:
             learner = self._learner
         if learner is None or learner.end is not None:
             return None
-        return learner if (learner.request.job_id, learner.request.attempt) == (job_id, attempt) else None
+        return (
+            learner
+            if (learner.request.job_id, learner.request.attempt) == (job_id, attempt)
+            else None
+        )
 
     def status(self) -> SupervisorStatus:
         """State of the attempt last started, and memory of the whole service."""
@@ -110,7 +118,8 @@ class Supervisor:
         )
 
     def status_of(self, job_id: str, attempt: int, job_dir: Path) -> SupervisorStatus:
-        """State of this attempt, also of one that another supervisor started, by what its learner left behind.
+        """State of this attempt, also of one that another supervisor started, by what its learner
+        left behind.
 
         The status of the attempt last started where the learner of this one left nothing.
         """
@@ -121,13 +130,19 @@ class Supervisor:
         if left is None:
             return own
         end = end_of_result(left)
-        return SupervisorStatus(job_id, attempt, end.state, end, last_seq(job_dir, attempt), own.rss_bytes)
+        return SupervisorStatus(
+            job_id, attempt, end.state, end, last_seq(job_dir, attempt), own.rss_bytes
+        )
 
     def journal(self) -> Path | None:
         """Journal of the attempt last started, or None."""
         with self._lock:
             learner = self._learner
-        return None if learner is None else journal_path(learner.request.job_dir, learner.request.attempt)
+        return (
+            None
+            if learner is None
+            else journal_path(learner.request.job_dir, learner.request.attempt)
+        )
 
     def shutdown(self, grace_s: float) -> None:
         """End the running learner, if any, and return when it is gone."""

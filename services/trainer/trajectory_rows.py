@@ -1,17 +1,20 @@
-"""Packed training rows: one clean copy of each document, and for each block only the states it was denoised through.
+"""Packed training rows: one clean copy of each document, and for each block only the states it was
+denoised through.
 
-Legend: P prompt tokens, R response tokens, B block length (P + R is a whole number of blocks, counted from the prompt's
-first token), K_b denoising states of block b, T tokens of a packed row, N of them with a loss.
+Legend: P prompt tokens, R response tokens, B block length (P + R is a whole number of blocks,
+counted from the prompt's first token), K_b denoising states of block b, T tokens of a packed row, N
+of them with a loss.
 
 A document becomes
 
     [ clean prompt + response: P + R tokens | for each block b, for each of its K_b states, the B tokens of that block ]
 
-State k shows the tokens of rank < k and masks the others; the loss is on the tokens of rank k, where the rank of a
-token is the index of its denoising step among the distinct steps of its block, from 1, and a token without a step (the
-prompt, or an answer token that the noise of supervised fine-tuning left alone) has rank 0. So each response token has
-its loss in exactly the state from which it was committed. A candidate that a step sampled and did not commit, where the
-trajectory carries them, has its loss in that step's state too. Attention is the predicate of
+State k shows the tokens of rank < k and masks the others; the loss is on the tokens of rank k,
+where the rank of a token is the index of its denoising step among the distinct steps of its block,
+from 1, and a token without a step (the prompt, or an answer token that the noise of supervised
+fine-tuning left alone) has rank 0. So each response token has its loss in exactly the state from
+which it was committed. A candidate that a step sampled and did not commit, where the trajectory
+carries them, has its loss in that step's state too. Attention is the predicate of
 services.common.model.index.
 
 Differs from the published layout (up to B rows `[noisy | clean]` per response, arXiv 2512.22234, section 4) in length,
@@ -28,7 +31,16 @@ from numpy.typing import NDArray
 from services.common.errors import PlatformError
 from services.common.model.index import RowIndex
 from services.common.trajectory import NO_CANDIDATES, Candidates, Int32s
-from services.trainer.loss_terms import Blocks, Int64s, Terms, committed, count_within, cut, joined, rejected
+from services.trainer.loss_terms import (
+    Blocks,
+    Int64s,
+    Terms,
+    committed,
+    count_within,
+    cut,
+    joined,
+    rejected,
+)
 from services.trainer.sft import NoisyExample
 
 Floats = NDArray[np.floating]
@@ -70,7 +82,9 @@ class PackedRow:
     token_ids: torch.Tensor
     """[T] int64."""
     index: RowIndex
-    """Position, block, copy and document of each of the T tokens; documents are numbered within the row."""
+    """Position, block, copy and document of each of the T tokens; documents are numbered within the
+    row.
+    """
     loss_at: torch.Tensor
     """[N] int64 offsets in the row, ascending."""
     targets: torch.Tensor
@@ -105,8 +119,11 @@ class _Parts:
     """0 for the clean one, else the state."""
 
 
-def rl_rows(samples: Sequence[Sample], *, block_size: int, mask_token_id: int, max_tokens: int) -> list[PackedRow]:
-    """Rows for the policy loss; every response token, and every rejected candidate, has its loss exactly once.
+def rl_rows(
+    samples: Sequence[Sample], *, block_size: int, mask_token_id: int, max_tokens: int
+) -> list[PackedRow]:
+    """Rows for the policy loss; every response token, and every rejected candidate, has its loss
+    exactly once.
 
     `max_tokens` is the target length of a row; a longer document gets a row of its own. Raises
     PlatformError("internal") for a malformed trajectory.
@@ -114,16 +131,21 @@ def rl_rows(samples: Sequence[Sample], *, block_size: int, mask_token_id: int, m
     for sample in samples:
         _require_whole(sample, block_size)
     blocks = cut([(s.prompt_ids, s.token_ids, s.unmask_step) for s in samples], block_size)
-    terms = [committed(blocks), *(_rejected(blocks, i, s) for i, s in enumerate(samples) if len(s.rejected.step))]
+    terms = [
+        committed(blocks),
+        *(_rejected(blocks, i, s) for i, s in enumerate(samples) if len(s.rejected.step)),
+    ]
     return _pack(blocks, joined(terms), mask_token_id, max_tokens)
 
 
 def sft_rows(
     examples: Sequence[NoisyExample], *, block_size: int, mask_token_id: int, max_tokens: int
 ) -> list[PackedRow]:
-    """Rows for the supervised loss: the states of every block in which anything is masked, loss on the masked tokens.
+    """Rows for the supervised loss: the states of every block in which anything is masked, loss on
+    the masked tokens.
 
-    An example of which nothing is masked adds no row: it has no loss, yet counts in the loss's denominator.
+    An example of which nothing is masked adds no row: it has no loss, yet counts in the loss's
+    denominator.
     """
     blocks = cut([(e.prompt_ids, e.token_ids, e.state) for e in examples], block_size)
     return _pack(blocks, committed(blocks), mask_token_id, max_tokens)
@@ -157,15 +179,20 @@ def _rejected(blocks: Blocks, document: int, sample: Sample) -> Terms:
 def _pack(blocks: Blocks, terms: Terms, mask_token_id: int, max_tokens: int) -> list[PackedRow]:
     """Lay the documents out and pack them; documents without any state are left out."""
     num_states = blocks.rank.max(axis=1)
-    block = np.concatenate([np.arange(len(num_states)), np.repeat(np.arange(len(num_states)), num_states)])
+    block = np.concatenate(
+        [np.arange(len(num_states)), np.repeat(np.arange(len(num_states)), num_states)]
+    )
     copy = np.concatenate([np.zeros_like(num_states), count_within(num_states) + 1])
     owner = blocks.document[block]
     sizes = np.bincount(owner)
-    # Stable: clean blocks stand before states in `block`, so sorting by document alone yields the layout.
+    # Stable: clean blocks stand before states in `block`, so sorting by document alone yields the
+    # layout.
     parts = np.split(np.argsort(owner, kind="stable"), np.cumsum(sizes)[:-1])
     with_states = np.flatnonzero(sizes > np.bincount(blocks.document))
     lengths = sizes * blocks.tokens.shape[1]
-    part_of_term = len(num_states) + (np.cumsum(num_states) - num_states)[terms.block] + terms.copy - 1
+    part_of_term = (
+        len(num_states) + (np.cumsum(num_states) - num_states)[terms.block] + terms.copy - 1
+    )
     place = np.empty_like(block)
     rows = []
     for documents in _first_fit_decreasing(with_states.tolist(), lengths.tolist(), max_tokens):
@@ -175,12 +202,16 @@ def _pack(blocks: Blocks, terms: Terms, mask_token_id: int, max_tokens: int) -> 
         loss_at = place[part_of_term[mine]] * blocks.tokens.shape[1] + terms.offset[mine]
         ascending = np.argsort(loss_at, kind="stable")
         chosen_parts = _Parts(block=block[chosen], copy=copy[chosen])
-        rows.append(_row(blocks, chosen_parts, terms, mine[ascending], loss_at[ascending], mask_token_id))
+        rows.append(
+            _row(blocks, chosen_parts, terms, mine[ascending], loss_at[ascending], mask_token_id)
+        )
     return rows
 
 
 def _first_fit_decreasing(documents: list[int], lengths: list[int], budget: int) -> list[list[int]]:
-    """Documents grouped into rows of at most `budget` tokens, or of one longer document; deterministic."""
+    """Documents grouped into rows of at most `budget` tokens, or of one longer document;
+    deterministic.
+    """
     rows: list[list[int]] = []
     room: list[int] = []
     for document in sorted(documents, key=lambda d: (-lengths[d], d)):
@@ -194,7 +225,9 @@ def _first_fit_decreasing(documents: list[int], lengths: list[int], budget: int)
     return rows
 
 
-def _row(blocks: Blocks, parts: _Parts, terms: Terms, mine: Int64s, loss_at: Int64s, mask_token_id: int) -> PackedRow:
+def _row(
+    blocks: Blocks, parts: _Parts, terms: Terms, mine: Int64s, loss_at: Int64s, mask_token_id: int
+) -> PackedRow:
     """The row of some parts in order, with the loss of the terms `mine` at the offsets `loss_at`."""
     block_size = blocks.tokens.shape[1]
     shown = (parts.copy[:, None] == 0) | (blocks.rank[parts.block] < parts.copy[:, None])
@@ -205,7 +238,9 @@ def _row(blocks: Blocks, parts: _Parts, terms: Terms, mine: Int64s, loss_at: Int
             position=_flat(number[:, None] * block_size + np.arange(block_size)),
             block=_flat(np.repeat(number, block_size)),
             copy=_flat(np.repeat(parts.copy, block_size)),
-            document=_flat(np.repeat(np.cumsum(np.diff(document, prepend=document[0]) != 0), block_size)),
+            document=_flat(
+                np.repeat(np.cumsum(np.diff(document, prepend=document[0]) != 0), block_size)
+            ),
         ),
         loss_at=_flat(loss_at),
         targets=_flat(terms.target[mine]),

@@ -1,8 +1,9 @@
-"""What training asks of a device: tokens, padding and model FLOPs of packed rows, and what of its peak that is.
+"""What training asks of a device: tokens, padding and model FLOPs of packed rows, and what of its
+peak that is.
 
-FLOPs are those that the model needs, whatever is recomputed: a multiplication and an addition per parameter and token
-forward, twice as many backward (the count of PaLM, arXiv 2204.02311, appendix B), the head at loss positions only, and
-attention over the pairs of tokens that see each other.
+FLOPs are those that the model needs, whatever is recomputed: a multiplication and an addition per
+parameter and token forward, twice as many backward (the count of PaLM, arXiv 2204.02311, appendix
+B), the head at loss positions only, and attention over the pairs of tokens that see each other.
 """
 
 from dataclasses import dataclass
@@ -50,7 +51,9 @@ def model_flops(loaded: LoadedModel, index: RowIndex, num_losses: int) -> float:
     config = loaded.model.config
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     per_pair = 12 * config.num_hidden_layers * config.num_attention_heads * width
-    pairs = int((loaded.block_size * (index.block + 1)).sum())  # a token sees its own block and every earlier clean one
+    pairs = int(
+        (loaded.block_size * (index.block + 1)).sum()
+    )  # a token sees its own block and every earlier clean one
     return float(6 * (body * len(index) + head * num_losses) + per_pair * pairs)
 
 
@@ -63,7 +66,9 @@ def peak_flops() -> float | None:
 
 
 def _parameters_used(model: PreTrainedModel) -> tuple[float, int]:
-    """Parameters that a token goes through, of its experts those it is sent to; and those of the head."""
+    """Parameters that a token goes through, of its experts those it is sent to; and those of the
+    head.
+    """
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     config = model.config
     share = getattr(config, "num_experts_per_tok", 1) / getattr(config, "num_experts", 1)

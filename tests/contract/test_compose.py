@@ -1,4 +1,6 @@
-"""docker-compose.yml and the Dockerfile say what the code says: settings, commands, ports, health, images."""
+"""docker-compose.yml and the Dockerfile say what the code says: settings, commands, ports, health,
+images.
+"""
 
 import copy
 import importlib.util
@@ -42,14 +44,20 @@ def _example() -> dict[str, str]:
 def _compose(variables: dict[str, str]) -> Document:
     """The file with its variables filled in, as Compose does it."""
     text = (ROOT / "docker-compose.yml").read_text()
-    filled = re.sub(r"(?<!\$)\$\{(\w+)(?::[-?]([^}]*))?\}", lambda match: variables.get(match[1], match[2]), text)
+    filled = re.sub(
+        r"(?<!\$)\$\{(\w+)(?::[-?]([^}]*))?\}",
+        lambda match: variables.get(match[1], match[2]),
+        text,
+    )
     return dict(yaml.safe_load(filled))
 
 
 @pytest.fixture(scope="module")
 def compose() -> Document:
     """With secrets of its own."""
-    return _compose({name: value.replace("change-me", f"s3cret{name}") for name, value in _example().items()})
+    return _compose(
+        {name: value.replace("change-me", f"s3cret{name}") for name, value in _example().items()}
+    )
 
 
 def ours(compose: Document) -> Iterator[tuple[str, Document]]:
@@ -76,11 +84,15 @@ def test_every_variable_is_a_setting_and_the_process_starts_with_them(
 ) -> None:
     for _name, service in ours(compose):
         fields = SETTINGS[image_of(service)].model_fields
-        assert {name.removeprefix("DIRL_").lower() for name in service["environment"]} <= set(fields)
+        assert {name.removeprefix("DIRL_").lower() for name in service["environment"]} <= set(
+            fields
+        )
         settings_of(service, monkeypatch)
 
 
-def test_nothing_of_ours_starts_with_the_secrets_of_the_example_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_of_ours_starts_with_the_secrets_of_the_example_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     example = _compose(_example())
 
     for _name, service in ours(example):
@@ -101,7 +113,9 @@ def test_every_command_and_every_health_check_runs_a_module(compose: Document) -
             assert importlib.util.find_spec(f"{module}.__main__") if package else found
 
 
-def test_health_checks_ask_where_the_process_listens(compose: Document, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_health_checks_ask_where_the_process_listens(
+    compose: Document, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, service in ours(compose):
         if name in ONCE:
             continue
@@ -111,7 +125,10 @@ def test_health_checks_ask_where_the_process_listens(compose: Document, monkeypa
             assert target in health.PROCESSES
         else:
             listen = getattr(settings_of(service, monkeypatch), f"{image_of(service)}_listen")
-            assert (module, target.rpartition(":")[2]) == ("services.common.rpc.health", listen.rpartition(":")[2])
+            assert (module, target.rpartition(":")[2]) == (
+                "services.common.rpc.health",
+                listen.rpartition(":")[2],
+            )
 
 
 def test_services_are_called_by_their_names_where_they_listen(
@@ -121,7 +138,11 @@ def test_services_are_called_by_their_names_where_they_listen(
     for _name, service in ours(compose):
         if image_of(service) == "api":
             settings = settings_of(service, monkeypatch)
-            for address in (settings.reward_address, *settings.rollout_addresses, *settings.trainer_addresses):
+            for address in (
+                settings.reward_address,
+                *settings.rollout_addresses,
+                *settings.trainer_addresses,
+            ):
                 host, _, port = address.rpartition(":")
                 called = settings_of(services[host], monkeypatch)
                 assert getattr(called, f"{host}_listen") == f"0.0.0.0:{port}"
@@ -168,7 +189,8 @@ def policy_faults(compose: Document) -> Iterator[str]:
         rules = {
             "no memory limit": "memory" in limits,
             "no limit of processors": "cpus" in limits or name.endswith("-gpu"),
-            "not pinned": re.fullmatch(r".+:[\w.-]+", service["image"]) and not service["image"].endswith(":latest"),
+            "not pinned": re.fullmatch(r".+:[\w.-]+", service["image"])
+            and not service["image"].endswith(":latest"),
             "privileged": not service.get("privileged"),
             "root": service.get("user", "10001") not in ("root", "0"),
             "no restart policy": "restart" in service,
@@ -212,15 +234,22 @@ def test_the_policy_finds_what_was_broken(compose: Document, rule: str) -> None:
     assert list(policy_faults(broken)) == [f"api: {rule}"]
 
 
-def test_the_policy_finds_a_service_of_the_data_plane_that_can_be_reached(compose: Document) -> None:
+def test_the_policy_finds_a_service_of_the_data_plane_that_can_be_reached(
+    compose: Document,
+) -> None:
     broken = copy.deepcopy(compose)
     broken["services"]["reward"].update(ports=["50052:50052"], networks=["data", "front"])
 
-    assert list(policy_faults(broken)) == ["reward: reached from outside", "reward: beyond the data plane"]
+    assert list(policy_faults(broken)) == [
+        "reward: reached from outside",
+        "reward: beyond the data plane",
+    ]
 
 
 @pytest.mark.parametrize("service", SETTINGS)
-def test_an_image_by_itself_is_the_service_that_the_file_runs(compose: Document, service: str) -> None:
+def test_an_image_by_itself_is_the_service_that_the_file_runs(
+    compose: Document, service: str
+) -> None:
     stage = re.search(rf"FROM runtime AS {service}\n(.*?)\n\n", DOCKERFILE, re.DOTALL)
 
     assert stage is not None
@@ -240,7 +269,10 @@ def test_the_dockerfile_names_the_versions_of_the_project() -> None:
     assert f"ARG VERSION={VERSION}\n" in DOCKERFILE
     assert f"ARG TORCH_VERSION={torch[1]}\n" in DOCKERFILE
     assert re.findall(r"^USER (.*)$", DOCKERFILE, re.MULTILINE) == ["10001:10001"]
-    assert re.findall(r"^FROM (\$\{\w+\}) AS (?:dependencies|runtime)$", DOCKERFILE, re.MULTILINE) == ["${BASE}"] * 2
+    assert (
+        re.findall(r"^FROM (\$\{\w+\}) AS (?:dependencies|runtime)$", DOCKERFILE, re.MULTILINE)
+        == ["${BASE}"] * 2
+    )
 
 
 def test_the_build_sees_what_the_dockerfile_copies_and_nothing_that_was_built_here() -> None:
@@ -253,5 +285,7 @@ def test_the_build_sees_what_the_dockerfile_copies_and_nothing_that_was_built_he
         assert (ROOT / source).exists()
         assert any(f"!{part}" in ignore for part in (source, *map(str, Path(source).parents)))
     assert {"node_modules", "dist", "src/generated"} <= {
-        line.removeprefix("services/api/dashboard/") for line in ignore if line.startswith("services/api/dashboard/")
+        line.removeprefix("services/api/dashboard/")
+        for line in ignore
+        if line.startswith("services/api/dashboard/")
     }

@@ -1,4 +1,6 @@
-"""The log-probability that the engine records is the one that the trainer computes for the same token."""
+"""The log-probability that the engine records is the one that the trainer computes for the same
+token.
+"""
 
 import copy
 from collections.abc import Iterator
@@ -56,11 +58,17 @@ def _largest_gap(loaded: LoadedModel, config: DecodingConfig, slots: int = 12) -
     """Largest |trainer - engine| / max(1, |engine|) over all response tokens, and their number."""
     samples = _samples(loaded, config, slots)
     gap, count = 0.0, 0
-    rows = rl_rows(samples, block_size=loaded.block_size, mask_token_id=loaded.mask_token_id, max_tokens=600)
+    rows = rl_rows(
+        samples, block_size=loaded.block_size, mask_token_id=loaded.mask_token_id, max_tokens=600
+    )
     for row in rows:
         hidden = hidden_states(loaded.model, row.token_ids, row.index)[row.loss_at]
-        ours = token_logprobs(loaded, hidden, config.temperature)[torch.arange(len(row.targets)), row.targets]
-        recorded = torch.tensor([_recorded(samples[s])[t] for s, t in zip(row.sample, row.token, strict=True)])
+        ours = token_logprobs(loaded, hidden, config.temperature)[
+            torch.arange(len(row.targets)), row.targets
+        ]
+        recorded = torch.tensor(
+            [_recorded(samples[s])[t] for s, t in zip(row.sample, row.token, strict=True)]
+        )
         gap = max(gap, float(((ours - recorded).abs() / recorded.abs().clamp(min=1)).max()))
         count += len(row.targets)
     assert count == sum(sample.num_terms for sample in samples)
@@ -73,10 +81,15 @@ def _recorded(sample: Sample) -> Float32s:
 
 @pytest.mark.parametrize("strategy", list(UnmaskingStrategy))
 @pytest.mark.parametrize("block_size", [1, 2, 4, 8, 16])
-def test_the_trainer_reproduces_the_engines_logprobs(strategy: UnmaskingStrategy, block_size: int) -> None:
+def test_the_trainer_reproduces_the_engines_logprobs(
+    strategy: UnmaskingStrategy, block_size: int
+) -> None:
     loaded = tiny_model(block_size=block_size)
     config = decoding(
-        unmasking_strategy=strategy, block_size=block_size, denoising_steps=max(1, block_size // 2), max_new_tokens=20
+        unmasking_strategy=strategy,
+        block_size=block_size,
+        denoising_steps=max(1, block_size // 2),
+        max_new_tokens=20,
     )
 
     gap, count = _largest_gap(loaded, config)
@@ -85,18 +98,25 @@ def test_the_trainer_reproduces_the_engines_logprobs(strategy: UnmaskingStrategy
     assert gap <= 1e-5
 
 
-@pytest.mark.parametrize("changes", [{"selection": "sampled", "temperature": 0.7}, {"temperature": 1.4, "top_k": 5}])
+@pytest.mark.parametrize(
+    "changes", [{"selection": "sampled", "temperature": 0.7}, {"temperature": 1.4, "top_k": 5}]
+)
 @pytest.mark.parametrize("moe", [False, True])
-def test_temperature_truncation_and_experts_change_nothing_about_that(changes: dict[str, object], moe: bool) -> None:
+def test_temperature_truncation_and_experts_change_nothing_about_that(
+    changes: dict[str, object], moe: bool
+) -> None:
     gap, _ = _largest_gap(tiny_model(moe=moe), decoding(**changes, max_new_tokens=20))
 
     assert gap <= 1e-5
 
 
 @pytest.mark.parametrize(
-    "changes", [{"selection": "sampled"}, {"unmasking_strategy": "sequential", "denoising_steps": 4}]
+    "changes",
+    [{"selection": "sampled"}, {"unmasking_strategy": "sequential", "denoising_steps": 4}],
 )
-def test_the_trainer_reproduces_the_logprobs_of_rejected_candidates(changes: dict[str, object]) -> None:
+def test_the_trainer_reproduces_the_logprobs_of_rejected_candidates(
+    changes: dict[str, object],
+) -> None:
     loaded = tiny_model()
     config = decoding(**changes, max_new_tokens=20, record_candidates=True)
 
@@ -109,7 +129,10 @@ def test_the_trainer_reproduces_the_logprobs_of_rejected_candidates(changes: dic
 def test_recording_candidates_changes_no_response_and_is_off_unless_asked_for() -> None:
     loaded, config = tiny_model(), decoding(selection="sampled", max_new_tokens=20)
 
-    plain, recording = _samples(loaded, config), _samples(loaded, config.model_copy(update={"record_candidates": True}))
+    plain, recording = (
+        _samples(loaded, config),
+        _samples(loaded, config.model_copy(update={"record_candidates": True})),
+    )
 
     for one, other in zip(plain, recording, strict=True):
         assert np.array_equal(one.token_ids, other.token_ids)
@@ -123,7 +146,10 @@ def test_recording_candidates_changes_no_response_and_is_off_unless_asked_for() 
             for step in sorted(set(other.unmask_step[blocks == block].tolist()))
             if step < own
         ]
-        assert list(zip(other.rejected.position.tolist(), other.rejected.step.tolist(), strict=True)) == expected
+        assert (
+            list(zip(other.rejected.position.tolist(), other.rejected.step.tolist(), strict=True))
+            == expected
+        )
 
 
 @pytest.mark.parametrize(
@@ -133,7 +159,9 @@ def test_recording_candidates_changes_no_response_and_is_off_unless_asked_for() 
         {"selection": "sampled", "record_candidates": True},
     ],
 )
-def test_no_selection_has_drifted_under_the_weights_that_sampled(changes: dict[str, object]) -> None:
+def test_no_selection_has_drifted_under_the_weights_that_sampled(
+    changes: dict[str, object],
+) -> None:
     loaded = tiny_model()
     config = decoding(**changes, max_new_tokens=20)
     samples = _samples(loaded, config)
@@ -150,35 +178,51 @@ def test_no_selection_has_drifted_under_the_weights_that_sampled(changes: dict[s
 
 def test_drift_is_left_out_where_rejected_candidates_would_be_needed() -> None:
     loaded, config = tiny_model(), decoding(selection="sampled", max_new_tokens=20)
-    (row,) = rl_rows(_samples(loaded, config), block_size=4, mask_token_id=loaded.mask_token_id, max_tokens=10**6)
+    (row,) = rl_rows(
+        _samples(loaded, config), block_size=4, mask_token_id=loaded.mask_token_id, max_tokens=10**6
+    )
 
     assert drift_observer(loaded, row, config, PolicyStatistics(), logits_per_chunk=5000) is None
 
 
 @pytest.mark.parametrize("slots", [1, 5, 64])
 @pytest.mark.parametrize("block_size", [1, 4, 16])
-def test_so_it_is_for_responses_that_end_inside_a_block_and_in_batches_of_any_size(block_size: int, slots: int) -> None:
+def test_so_it_is_for_responses_that_end_inside_a_block_and_in_batches_of_any_size(
+    block_size: int, slots: int
+) -> None:
     loaded = tiny_model(block_size=block_size)
     config = decoding(block_size=block_size, max_new_tokens=24, stop_token_ids=STOP_IDS)
 
     gap, count = _largest_gap(loaded, config, slots)
 
-    whole_blocks = [-(-(length + 24) // block_size) * block_size - length for length in PROMPT_LENGTHS]
+    whole_blocks = [
+        -(-(length + 24) // block_size) * block_size - length for length in PROMPT_LENGTHS
+    ]
     assert 12 <= count < RESPONSES_PER_PROMPT * sum(whole_blocks)
     assert gap <= 1e-5
 
 
 @torch.no_grad()
-def test_at_block_length_one_the_engine_is_the_causal_model_read_at_a_mask_behind_the_prefix() -> None:
+def test_at_block_length_one_the_engine_is_the_causal_model_read_at_a_mask_behind_the_prefix() -> (
+    None
+):
     loaded = tiny_model(block_size=1)
     config = copy.deepcopy(loaded.model.config)
     causal = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     causal.load_state_dict(loaded.model.state_dict())
     gap = 0.0
-    for sample in _samples(loaded, decoding(block_size=1, denoising_steps=1, max_new_tokens=20), slots=12):
-        for place, (token, recorded) in enumerate(zip(sample.token_ids, sample.logprobs, strict=True)):
+    for sample in _samples(
+        loaded, decoding(block_size=1, denoising_steps=1, max_new_tokens=20), slots=12
+    ):
+        for place, (token, recorded) in enumerate(
+            zip(sample.token_ids, sample.logprobs, strict=True)
+        ):
             prefix = [*sample.prompt_ids, *sample.token_ids[:place], loaded.mask_token_id]
-            logits = causal(torch.tensor([prefix])).logits[0, -1].masked_fill(~loaded.sampleable, -torch.inf)
+            logits = (
+                causal(torch.tensor([prefix]))
+                .logits[0, -1]
+                .masked_fill(~loaded.sampleable, -torch.inf)
+            )
             expected = float(torch.log_softmax(logits, -1)[token])
             gap = max(gap, abs(expected - recorded) / max(1.0, abs(expected)))
 

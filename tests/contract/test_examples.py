@@ -7,7 +7,9 @@ import pytest
 from services.common.spec_file import load_spec
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = sorted(path for path in (ROOT / "examples").iterdir() if path.suffix in (".toml", ".json"))
+EXAMPLES = sorted(
+    path for path in (ROOT / "examples").iterdir() if path.suffix in (".toml", ".json")
+)
 DEMO = ROOT / "services" / "api" / "cli" / "arithmetic.toml"
 
 

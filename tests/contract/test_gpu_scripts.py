@@ -1,4 +1,6 @@
-"""What is meant for a GPU runs through without one, so that its first run there is not its first run."""
+"""What is meant for a GPU runs through without one, so that its first run there is not its first
+run.
+"""
 
 import importlib.util
 import json
@@ -28,12 +30,20 @@ def test_the_list_for_a_gpu_runs_dry_and_ends_in_a_table_and_a_file(tmp_path: Pa
     assert sections["smoke_eager"]["distinct_of_32"] == 32
     assert sections["smoke_eager"]["gap_after_update"]["max"] < 1e-5
     assert sections["update_torch"]["bytes_given_back"] > 0
-    assert set(sections["step"]["seconds"]) == {"rollout", "reward", "sleep", "train", "wake_and_update"}
+    assert set(sections["step"]["seconds"]) == {
+        "rollout",
+        "reward",
+        "sleep",
+        "train",
+        "wake_and_update",
+    }
     assert any(line.split()[:2] == ["step", "seconds.train"] for line in done.stdout.splitlines())
 
 
 def test_a_wheel_is_stripped_of_its_binaries_and_stays_whole(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("lmdeploy_wheels", ROOT / "scripts/lmdeploy_wheels.py")
+    spec = importlib.util.spec_from_file_location(
+        "lmdeploy_wheels", ROOT / "scripts/lmdeploy_wheels.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
@@ -43,7 +53,8 @@ def test_a_wheel_is_stripped_of_its_binaries_and_stays_whole(tmp_path: Path) -> 
         for name, content in {**kept, "lmdeploy/turbomind/_turbomind.so": "binary"}.items():
             wheel.writestr(name, content)
         wheel.writestr(
-            "lmdeploy-0.18.0.dist-info/RECORD", "lmdeploy/version.py,,\nlmdeploy/turbomind/_turbomind.so,,\n"
+            "lmdeploy-0.18.0.dist-info/RECORD",
+            "lmdeploy/version.py,,\nlmdeploy/turbomind/_turbomind.so,,\n",
         )
 
     script._strip(tmp_path / "lmdeploy-0.18.0.whl", tmp_path / "out.whl")

@@ -1,4 +1,6 @@
-"""The manifests say what the code says: settings, commands, ports, probes, images; and the checks can fail."""
+"""The manifests say what the code says: settings, commands, ports, probes, images; and the checks
+can fail.
+"""
 
 import copy
 import importlib.util
@@ -40,7 +42,9 @@ def documents(request: pytest.FixtureRequest) -> list[Document]:
 
 def find(documents: list[Document], kind: str, name: str) -> Document:
     return next(
-        d for d in documents if d["kind"] == kind and re.fullmatch(rf"{name}(-\w{{10}})?", d["metadata"]["name"])
+        d
+        for d in documents
+        if d["kind"] == kind and re.fullmatch(rf"{name}(-\w{{10}})?", d["metadata"]["name"])
     )
 
 
@@ -69,7 +73,9 @@ def environment(documents: list[Document], container: Document) -> dict[str, str
     values = dict(find(documents, "ConfigMap", "settings")["data"])
     for entry in container["env"]:
         reference = entry.get("valueFrom", {}).get("secretKeyRef")
-        values[entry["name"]] = entry.get("value", "0") if reference is None else _secret(entry["name"])
+        values[entry["name"]] = (
+            entry.get("value", "0") if reference is None else _secret(entry["name"])
+        )
     return {name: value for name, value in values.items() if name.startswith("DIRL_")}
 
 
@@ -102,12 +108,16 @@ BREAKS: dict[str, Callable[[list[Document]], Any]] = {
     "token": lambda d: _pod(d).pop("automountServiceAccountToken"),
     "node's files": lambda d: _pod(d)["volumes"].append({"name": "x", "hostPath": {"path": "/"}}),
     "privileges": lambda d: _container(d)["securityContext"].pop("allowPrivilegeEscalation"),
-    "writable root": lambda d: _container(d)["securityContext"].update(readOnlyRootFilesystem=False),
+    "writable root": lambda d: _container(d)["securityContext"].update(
+        readOnlyRootFilesystem=False
+    ),
     "no limit": lambda d: _container(d)["resources"]["limits"].pop("memory"),
     "no request": lambda d: _container(d)["resources"].pop("requests"),
     "latest": lambda d: _container(d).update(image="dirl-platform/api:latest"),
     "no tag": lambda d: _container(d).update(image="registry:5000/dirl-platform/api"),
-    "labels": lambda d: find(d, "Deployment", "api")["metadata"]["labels"].pop("app.kubernetes.io/component"),
+    "labels": lambda d: find(d, "Deployment", "api")["metadata"]["labels"].pop(
+        "app.kubernetes.io/component"
+    ),
     "rights": lambda d: d.append({"kind": "Role", "metadata": {"name": "x"}}),
 }
 
@@ -125,7 +135,9 @@ def test_the_schemas_find_an_unknown_key_and_a_wrong_type(documents: list[Docume
     _container(broken)["livenesProbe"] = {}
     find(broken, "Service", "api")["spec"]["ports"][0]["port"] = "many"
 
-    found = "\n".join(schema_faults([find(broken, kind, "api") for kind in ("Deployment", "Service")]))
+    found = "\n".join(
+        schema_faults([find(broken, kind, "api") for kind in ("Deployment", "Service")])
+    )
 
     assert "livenesProbe" in found
     assert "Service/api: spec.ports.0.port" in found
@@ -153,7 +165,10 @@ def test_every_command_and_every_probe_runs_a_module_of_ours(documents: list[Doc
     modules = set()
     for _workload, container in containers(documents):
         modules.add(module_of(container))
-        probes = [container.get(f"{kind}Probe", {}).get("exec") for kind in ("startup", "liveness", "readiness")]
+        probes = [
+            container.get(f"{kind}Probe", {}).get("exec")
+            for kind in ("startup", "liveness", "readiness")
+        ]
         modules |= {probe["command"][2] for probe in probes if probe}
 
     assert {
@@ -174,7 +189,11 @@ def test_processes_listen_where_their_ports_and_probes_are(documents: list[Docum
             continue
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         values = environment(documents, container)
-        listens = {int(value.rpartition(":")[2]) for name, value in values.items() if name.endswith("_LISTEN")}
+        listens = {
+            int(value.rpartition(":")[2])
+            for name, value in values.items()
+            if name.endswith("_LISTEN")
+        }
         assert set(ports.values()) == listens - ({9090} if workload == "api" else set()), workload
         for kind in ("startup", "liveness", "readiness"):
             probe = container[f"{kind}Probe"]
@@ -185,10 +204,15 @@ def test_processes_listen_where_their_ports_and_probes_are(documents: list[Docum
                 assert probe["httpGet"]["path"] in routes
 
 
-def test_every_address_is_one_of_a_service_and_a_pod_that_there_is(documents: list[Document]) -> None:
+def test_every_address_is_one_of_a_service_and_a_pod_that_there_is(
+    documents: list[Document],
+) -> None:
     settings = find(documents, "ConfigMap", "settings")["data"]
     addresses = [
-        a for name, value in settings.items() if name.endswith(("_ADDRESS", "_ADDRESSES")) for a in value.split(",")
+        a
+        for name, value in settings.items()
+        if name.endswith(("_ADDRESS", "_ADDRESSES"))
+        for a in value.split(",")
     ]
     for address in addresses:
         host, _, port = address.partition(":")
@@ -205,7 +229,9 @@ def test_every_address_is_one_of_a_service_and_a_pod_that_there_is(documents: li
     )
 
 
-def test_services_disruption_budgets_and_network_policies_select_pods_that_there_are(documents: list[Document]) -> None:
+def test_services_disruption_budgets_and_network_policies_select_pods_that_there_are(
+    documents: list[Document],
+) -> None:
     pods = {
         document["metadata"]["name"]: document["spec"]["template"]
         for document in documents
@@ -213,15 +239,21 @@ def test_services_disruption_budgets_and_network_policies_select_pods_that_there
     }
     for document in documents:
         if document["kind"] == "Service":
-            container = pods[document["spec"]["selector"]["app.kubernetes.io/name"]]["spec"]["containers"][0]
+            container = pods[document["spec"]["selector"]["app.kubernetes.io/name"]]["spec"][
+                "containers"
+            ][0]
             named = {port["name"] for port in container.get("ports", ())}
             assert {port["targetPort"] for port in document["spec"].get("ports", ())} <= named
         if document["kind"] == "PodDisruptionBudget":
             assert document["spec"]["selector"]["matchLabels"]["app.kubernetes.io/name"] in pods
         if document["kind"] == "NetworkPolicy":
             for rule in document["spec"].get("ingress", ()):
-                selectors = [peer["podSelector"] for peer in rule.get("from", ()) if "podSelector" in peer]
-                peers = [selector["matchLabels"] for selector in selectors if "matchLabels" in selector]
+                selectors = [
+                    peer["podSelector"] for peer in rule.get("from", ()) if "podSelector" in peer
+                ]
+                peers = [
+                    selector["matchLabels"] for selector in selectors if "matchLabels" in selector
+                ]
                 assert {peer["app.kubernetes.io/name"] for peer in peers} <= pods.keys()
 
 
@@ -243,12 +275,16 @@ def test_images_carry_the_version_of_this_release(documents: list[Document]) -> 
     assert {image.partition(":")[0] for image in images} == {"api", "rollout", "reward", "trainer"}
     assert {image.partition(":")[2].removesuffix("-gpu") for image in images} == {VERSION}
     versions = {
-        d["metadata"]["labels"]["app.kubernetes.io/version"] for d in documents if name_of(d) == "Deployment/api"
+        d["metadata"]["labels"]["app.kubernetes.io/version"]
+        for d in documents
+        if name_of(d) == "Deployment/api"
     }
     assert versions == {VERSION}
 
 
-def test_compose_runs_the_same_programs_of_the_same_images_at_the_same_ports(documents: list[Document]) -> None:
+def test_compose_runs_the_same_programs_of_the_same_images_at_the_same_ports(
+    documents: list[Document],
+) -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     shared = 0
     for workload, container in containers(documents):
@@ -286,4 +322,8 @@ def test_the_examples_secrets_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
 
     with pytest.raises(ValueError, match="still the example's") as raised:
         ApiSettings()
-    assert {error["loc"][0] for error in raised.value.errors()} == {"database_url", "redis_url", "rpc_token"}  # type: ignore[attr-defined]
+    assert {error["loc"][0] for error in raised.value.errors()} == {
+        "database_url",
+        "redis_url",
+        "rpc_token",
+    }  # type: ignore[attr-defined]

@@ -1,4 +1,6 @@
-"""Alerts and the Grafana dashboard ask for series that our processes have, in queries that Prometheus understands."""
+"""Alerts and the Grafana dashboard ask for series that our processes have, in queries that
+Prometheus understands.
+"""
 
 import json
 import re
@@ -14,9 +16,13 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 MONITORING = ROOT / "monitoring"
-ALERTS: list[dict[str, Any]] = yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"][0]["rules"]
+ALERTS: list[dict[str, Any]] = yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"][0][
+    "rules"
+]
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
-DEFINITION = re.compile(r'(Counter|CounterMetricFamily|Histogram|Gauge|GaugeMetricFamily|)\(\s*"(dirl_\w+)"')
+DEFINITION = re.compile(
+    r'(Counter|CounterMetricFamily|Histogram|Gauge|GaugeMetricFamily|)\(\s*"(dirl_\w+)"'
+)
 SERIES = re.compile(r"\bdirl_\w+")
 JOB_METRIC = re.compile(r'dirl_trainer_metric\{name="([^"]+)"')
 GROUPS = ("Progress", "Stability", "Performance", "Health")
@@ -38,9 +44,15 @@ def exported() -> set[str]:
     """Names of the series that the services' sources define."""
     names = set()
     for path in (ROOT / "services").rglob("*.py"):
-        for kind, name in DEFINITION.findall(path.read_text()) if "node_modules" not in path.parts else ():
+        for kind, name in (
+            DEFINITION.findall(path.read_text()) if "node_modules" not in path.parts else ()
+        ):
             suffixes = (
-                ("_bucket", "_sum", "_count") if kind == "Histogram" else ("_total",) if "Counter" in kind else ("",)
+                ("_bucket", "_sum", "_count")
+                if kind == "Histogram"
+                else ("_total",)
+                if "Counter" in kind
+                else ("",)
             )
             names |= {name + suffix for suffix in suffixes}
     return names
@@ -90,7 +102,9 @@ def test_the_dashboard_has_four_groups_and_fits_a_screen() -> None:
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not installed")
+@pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not installed"
+)
 def test_alerts_fire_when_they_should() -> None:
     command = ["promtool", "test", "rules", str(MONITORING / "alerts_test.yml")]
 

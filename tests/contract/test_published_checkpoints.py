@@ -1,4 +1,6 @@
-"""Checkpoints of the SDAR family as they are published load unchanged, and what we write loads in LMDeploy."""
+"""Checkpoints of the SDAR family as they are published load unchanged, and what we write loads in
+LMDeploy.
+"""
 
 import json
 from pathlib import Path
@@ -33,7 +35,9 @@ def test_a_published_checkpoint_loads_unchanged(checkpoint: Written) -> None:
 
     assert (read_model_card(path).block_size, read_model_card(path).mask_token_id) == (4, 151669)
     assert loaded.stop_token_ids == (151643, 151645)
-    assert int(loaded.sampleable.sum()) == 151669  # the tokenizer has 151670 ids, one of them the mask
+    assert (
+        int(loaded.sampleable.sum()) == 151669
+    )  # the tokenizer has 151670 ids, one of them the mask
     held = export_state(loaded.model)
     assert held.keys() == weights.keys()
     assert all(torch.equal(held[name], tensor) for name, tensor in weights.items())
@@ -47,7 +51,9 @@ def test_the_published_prompt_has_its_published_form(checkpoint: Written) -> Non
     assert (ids[0], ids.count(151645)) == (151644, 1)
 
 
-def test_what_is_exported_has_the_published_names_and_keys(checkpoint: Written, tmp_path: Path) -> None:
+def test_what_is_exported_has_the_published_names_and_keys(
+    checkpoint: Written, tmp_path: Path
+) -> None:
     path, weights, loaded = checkpoint
 
     save_model(loaded, tmp_path)
@@ -61,7 +67,9 @@ def test_what_is_exported_has_the_published_names_and_keys(checkpoint: Written, 
 
 
 @pytest.mark.parametrize("exported", [False, True])
-def test_lmdeploys_own_configuration_and_loader_take_it(checkpoint: Written, exported: bool, tmp_path: Path) -> None:
+def test_lmdeploys_own_configuration_and_loader_take_it(
+    checkpoint: Written, exported: bool, tmp_path: Path
+) -> None:
     if not lmdeploy_package.is_there():
         pytest.skip(lmdeploy_package.ABSENT)
     lmdeploy_package.put_on_path()
@@ -92,4 +100,6 @@ def test_lmdeploys_own_model_gives_our_logits(tmp_path: Path) -> None:
 
     loaded = load_model(tmp_path / "model", "float32", "cpu")
     hidden = hidden_states(loaded.model, tokens, RowIndex.clean(len(tokens), 4))
-    torch.testing.assert_close(theirs, loaded.model.get_output_embeddings()(hidden), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        theirs, loaded.model.get_output_embeddings()(hidden), rtol=1e-4, atol=1e-3
+    )

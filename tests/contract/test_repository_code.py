@@ -8,10 +8,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = [path for path in (ROOT / "services").rglob("*.py") if "node_modules" not in path.parts]
-MAX_LINES = 400
 # Home directories and checkouts; placeholders such as /models/my-model are no paths of a machine.
 DEVELOPER_PATH = re.compile(r"(?<![\w.])/(?:home|Users|work|workspace|mnt)/[A-Za-z0-9_.-]+")
-GENERATED = ROOT / "services" / "common" / "pb"
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +20,6 @@ def repository_files() -> list[Path]:
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return [ROOT / name for name in done.stdout.splitlines() if (ROOT / name).is_file()]
-
-
-def test_no_module_is_longer_than_the_limit() -> None:
-    lengths = {path: len(path.read_text().splitlines()) for path in MODULES if GENERATED not in path.parents}
-
-    assert lengths
-    assert {path: length for path, length in lengths.items() if length > MAX_LINES} == {}
 
 
 def test_packages_have_an_init_because_a_namespace_package_would_merge_with_others() -> None:

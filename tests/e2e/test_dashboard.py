@@ -1,4 +1,6 @@
-"""The dashboard in a browser against the whole platform: submit, watch, pause, resume, cancel, scrub a trajectory."""
+"""The dashboard in a browser against the whole platform: submit, watch, pause, resume, cancel,
+scrub a trajectory.
+"""
 
 import json
 import shutil
@@ -28,7 +30,9 @@ def _missing() -> str | None:
 
 pytestmark = [
     pytest.mark.timeout(900),
-    pytest.mark.skipif(_missing() is not None, reason=f"the browser tests need more than is here: {_missing()}"),
+    pytest.mark.skipif(
+        _missing() is not None, reason=f"the browser tests need more than is here: {_missing()}"
+    ),
 ]
 
 
@@ -81,12 +85,18 @@ def test_scrubbing_shows_the_states_that_the_model_saw(seen: dict[str, Any]) -> 
     assert MASK not in whole
     assert MASK in beginning
     assert set(beginning) <= {MASK, "", " "}
-    committed = [place for place, text in enumerate(after) if text == whole[place] and text != beginning[place]]
+    committed = [
+        place
+        for place, text in enumerate(after)
+        if text == whole[place] and text != beginning[place]
+    ]
     assert committed
     assert seen["again"] == whole
 
 
-def test_no_page_breaks_a_serious_rule_of_accessibility_in_either_theme(seen: dict[str, Any]) -> None:
+def test_no_page_breaks_a_serious_rule_of_accessibility_in_either_theme(
+    seen: dict[str, Any],
+) -> None:
     assert seen["violations"] == []
 
 

@@ -1,4 +1,6 @@
-"""The whole platform, once from end to end: submit, train, evaluate, checkpoint, and nothing left behind."""
+"""The whole platform, once from end to end: submit, train, evaluate, checkpoint, and nothing left
+behind.
+"""
 
 import json
 import subprocess
@@ -15,7 +17,17 @@ from services.common.errors import PlatformError
 from tests.support.embedded import await_gone, local_platform, process_trees, tiny_spec, watch
 
 ROOT = Path(__file__).resolve().parents[2]
-PROCESSES = {"postgres", "valkey", "recorder", "reward", "rollout-1", "trainer", "worker", "beat", "api"}
+PROCESSES = {
+    "postgres",
+    "valkey",
+    "recorder",
+    "reward",
+    "rollout-1",
+    "trainer",
+    "worker",
+    "beat",
+    "api",
+}
 
 
 def test_a_pipeline_job_succeeds_and_leaves_a_checkpoint_evaluations_and_no_process() -> None:
@@ -38,13 +50,17 @@ def test_a_pipeline_job_succeeds_and_leaves_a_checkpoint_evaluations_and_no_proc
         assert verify(Path(newest["path"])).weight_version == newest["weight_version"] == 5
         _command_line_finds_the_platform(platform, job_id, newest["id"])
         started = process_trees(platform.pids().values())
-        assert len(started) > len(PROCESSES)  # PostgreSQL and the reward service have processes of their own
+        assert len(started) > len(
+            PROCESSES
+        )  # PostgreSQL and the reward service have processes of their own
 
     assert await_gone(started) == []
     assert running_platform(platform.data_dir) is None
 
 
-def _command_line_finds_the_platform(platform: LocalPlatform, job_id: str, checkpoint_id: str) -> None:
+def _command_line_finds_the_platform(
+    platform: LocalPlatform, job_id: str, checkpoint_id: str
+) -> None:
     where = ("--data-dir", str(platform.data_dir), "--json")
     shown = json.loads(_dirl("jobs", "show", job_id, *where))
     assert (shown["state"], shown["result_checkpoint"]) == ("succeeded", checkpoint_id)
@@ -52,12 +68,16 @@ def _command_line_finds_the_platform(platform: LocalPlatform, job_id: str, check
     target = platform.data_dir / "exported"
     _dirl("models", "export", checkpoint_id, "--out", str(target), *where)
     assert (target / "model.safetensors").exists()
-    assert [model["checkpoint_id"] for model in json.loads(_dirl("models", "list", *where))["data"]] == [checkpoint_id]
+    assert [
+        model["checkpoint_id"] for model in json.loads(_dirl("models", "list", *where))["data"]
+    ] == [checkpoint_id]
 
 
 def _dirl(*arguments: str) -> str:
     command = [sys.executable, "-m", "services.api.cli", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -1,4 +1,6 @@
-"""A learner that is killed in the middle of reinforcement learning: the job goes on and proves that it lost nothing."""
+"""A learner that is killed in the middle of reinforcement learning: the job goes on and proves that
+it lost nothing.
+"""
 
 import os
 import signal
@@ -11,7 +13,9 @@ from tests.support.embedded import local_platform, tiny_spec, watch
 RL_STEPS = 8
 
 
-def test_a_job_whose_learner_is_killed_goes_on_from_its_checkpoint_with_a_certificate_that_holds() -> None:
+def test_a_job_whose_learner_is_killed_goes_on_from_its_checkpoint_with_a_certificate_that_holds() -> (
+    None
+):
     with local_platform() as platform, ApiClient(platform.api_url) as api:
         job_id = api.create_job(tiny_spec(platform.data_dir / "input", rl_steps=RL_STEPS))["id"]
         watch(api, job_id, _is_in_the_middle_of_rl)
@@ -34,7 +38,11 @@ def test_a_job_whose_learner_is_killed_goes_on_from_its_checkpoint_with_a_certif
 
 def _is_in_the_middle_of_rl(job: Json) -> bool:
     progress = job["progress"]
-    return progress is not None and progress["stage"] == "rl" and 2 <= progress["stage_step"] < RL_STEPS
+    return (
+        progress is not None
+        and progress["stage"] == "rl"
+        and 2 <= progress["stage_step"] < RL_STEPS
+    )
 
 
 def _learner(trainer: int) -> psutil.Process:

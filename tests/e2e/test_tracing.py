@@ -31,7 +31,9 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         """OTLP's only method."""
         with self.arrived:
             for resource in request.resource_spans:
-                attributes = {item.key: item.value.string_value for item in resource.resource.attributes}
+                attributes = {
+                    item.key: item.value.string_value for item in resource.resource.attributes
+                }
                 for span in (span for scope in resource.scope_spans for span in scope.spans):
                     kind = type(span).SpanKind.Name(span.kind).removeprefix("SPAN_KIND_").lower()
                     found = self.traces.setdefault(span.trace_id, set())
@@ -42,7 +44,9 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
     def await_trace(self, wanted: set[tuple[str, str, str]], timeout_s: float) -> bool:
         """Whether one trace comes to hold all of these."""
         with self.arrived:
-            return self.arrived.wait_for(lambda: any(wanted <= spans for spans in self.traces.values()), timeout_s)
+            return self.arrived.wait_for(
+                lambda: any(wanted <= spans for spans in self.traces.values()), timeout_s
+            )
 
 
 @contextmanager
@@ -57,7 +61,9 @@ def collecting() -> Iterator[tuple[Collector, str]]:
         server.stop(None).wait()
 
 
-def test_a_request_a_task_and_a_call_are_one_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_a_task_and_a_call_are_one_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     start = "dirl.v1.TrainerService/StartJob"
     wanted = {
         ("dirl-api", "server", "POST /v1/jobs"),
@@ -69,7 +75,8 @@ def test_a_request_a_task_and_a_call_are_one_trace(tmp_path: Path, monkeypatch: 
     with collecting() as (collector, endpoint):
         monkeypatch.setenv("DIRL_OTLP_ENDPOINT", endpoint)
         with local_platform() as platform, ApiClient(platform.api_url) as api:
-            # Beat looks for work every second, too; were it the one that finds the job, its task would start the trace.
+            # Beat looks for work every second, too; were it the one that finds the job, its task
+            # would start the trace.
             os.kill(platform.pids()["beat"], signal.SIGSTOP)
             api.create_job({**tiny_spec(tmp_path, rl_steps=1), "method": "sft"})
             found = collector.await_trace(wanted, WAIT_S)

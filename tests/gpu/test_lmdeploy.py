@@ -1,4 +1,6 @@
-"""LMDeploy's own kernels, model and graphs, against TorchEngine on the same device; both compute in bf16."""
+"""LMDeploy's own kernels, model and graphs, against TorchEngine on the same device; both compute in
+bf16.
+"""
 
 import gc
 from collections.abc import Iterator
@@ -61,11 +63,16 @@ def _config(loaded: LoadedModel, **changes: object) -> DecodingConfig:
 def _mixed(loaded: LoadedModel) -> list[GenerationRequest]:
     """Prompts of one token to three blocks."""
     rng = np.random.default_rng(0)
-    return [request(rng.integers(0, 90, length), _config(loaded), ledger=length) for length in range(1, 13)]
+    return [
+        request(rng.integers(0, 90, length), _config(loaded), ledger=length)
+        for length in range(1, 13)
+    ]
 
 
 def _path(asked: GenerationRequest, got: Completion) -> DenoisingPath:
-    return DenoisingPath(prompt_ids=asked.prompt_ids, token_ids=got.token_ids, unmask_step=got.unmask_step)
+    return DenoisingPath(
+        prompt_ids=asked.prompt_ids, token_ids=got.token_ids, unmask_step=got.unmask_step
+    )
 
 
 def _gap(loaded: LoadedModel, asked: list[GenerationRequest], done: dict[str, Completion]) -> float:
@@ -76,12 +83,16 @@ def _gap(loaded: LoadedModel, asked: list[GenerationRequest], done: dict[str, Co
 
 
 def test_as_many_siblings_as_seeds_are_distinct(engine: RolloutEngine, loaded: LoadedModel) -> None:
-    done = decode(engine, [request(list(range(8)), _config(loaded), index=index) for index in range(32)])
+    done = decode(
+        engine, [request(list(range(8)), _config(loaded), index=index) for index in range(32)]
+    )
 
     assert len({each.token_ids.tobytes() for each in done.values()}) == 32
 
 
-def test_torch_engine_reproduces_the_logprobs_within_rounding(engine: RolloutEngine, loaded: LoadedModel) -> None:
+def test_torch_engine_reproduces_the_logprobs_within_rounding(
+    engine: RolloutEngine, loaded: LoadedModel
+) -> None:
     asked = _mixed(loaded)
 
     assert _gap(loaded, asked, decode(engine, asked)) <= TOLERANCE
@@ -100,7 +111,10 @@ def test_lmdeploy_reproduces_its_own_logprobs(engine: RolloutEngine, loaded: Loa
 def test_pushed_weights_decide_the_next_response_and_are_scored_by_the_other_engine(
     engine: RolloutEngine, loaded: LoadedModel, tmp_path: Path
 ) -> None:
-    asked, original = _mixed(loaded), {n: t.cpu().clone() for n, t in export_state(loaded.model).items()}
+    asked, original = (
+        _mixed(loaded),
+        {n: t.cpu().clone() for n, t in export_state(loaded.model).items()},
+    )
     before = decode(engine, asked)
     make_tiny_model(tmp_path, seed=1, hidden_size=256, heads=4)
     other = load_model(tmp_path, "bfloat16", "cuda")
@@ -109,7 +123,9 @@ def test_pushed_weights_decide_the_next_response_and_are_scored_by_the_other_eng
 
     after = decode(engine, asked)
     engine.load_weights(original)
-    assert any(before[name].token_ids.tobytes() != after[name].token_ids.tobytes() for name in before)
+    assert any(
+        before[name].token_ids.tobytes() != after[name].token_ids.tobytes() for name in before
+    )
     assert _gap(other, asked, after) <= TOLERANCE
 
 
@@ -120,14 +136,18 @@ def test_stop_tokens_and_the_budget_end_responses_as_they_do_elsewhere(
     free = decode(engine, [request(prompt, _config(loaded, temperature=0.0))])["0-0"]
     stop = int(free.token_ids[1])
 
-    cut = decode(engine, [request(prompt, _config(loaded, temperature=0.0, stop_token_ids=(stop,)))])["0-0"]
+    cut = decode(
+        engine, [request(prompt, _config(loaded, temperature=0.0, stop_token_ids=(stop,)))]
+    )["0-0"]
 
     first = free.token_ids.tolist().index(stop)
     assert cut.visible_len == first + 1
     assert len(free.token_ids) == 26  # 24 and the rest of the last block
 
 
-def test_sleep_gives_memory_back_and_loading_wakes(engine: RolloutEngine, loaded: LoadedModel) -> None:
+def test_sleep_gives_memory_back_and_loading_wakes(
+    engine: RolloutEngine, loaded: LoadedModel
+) -> None:
     asked = _mixed(loaded)[:2]
     state = {name: tensor.cpu().clone() for name, tensor in export_state(loaded.model).items()}
     expected = decode(engine, asked)
@@ -154,4 +174,6 @@ def test_an_aborted_engine_answers_as_before(engine: RolloutEngine, loaded: Load
 
     assert not engine.has_work
     again = decode(engine, asked[:1])
-    assert [d.token_ids.tolist() for d in again.values()] == [d.token_ids.tolist() for d in expected.values()]
+    assert [d.token_ids.tolist() for d in again.values()] == [
+        d.token_ids.tolist() for d in expected.values()
+    ]

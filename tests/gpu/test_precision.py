@@ -1,4 +1,6 @@
-"""What only a CUDA device shows: FlexAttention with its backward pass, and bf16 passes over fp32 weights."""
+"""What only a CUDA device shows: FlexAttention with its backward pass, and bf16 passes over fp32
+weights.
+"""
 
 from pathlib import Path
 
@@ -14,7 +16,9 @@ from tests.support.numerics import random_samples
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; this machine has none"),
+    pytest.mark.skipif(
+        not torch.cuda.is_available(), reason="needs a CUDA device; this machine has none"
+    ),
 ]
 
 
@@ -22,7 +26,12 @@ def _scored(directory: Path, device: str, precision: str) -> tuple[torch.Tensor,
     """Log-probs of a row, their sum's gradient in the model."""
     make_tiny_model(directory, seed=0, hidden_size=128, layers=2, heads=4)
     loaded = load_model(directory, "float32", device)
-    (row,) = rl_rows(random_samples(loaded, 6), block_size=4, mask_token_id=loaded.mask_token_id, max_tokens=10**6)
+    (row,) = rl_rows(
+        random_samples(loaded, 6),
+        block_size=4,
+        mask_token_id=loaded.mask_token_id,
+        max_tokens=10**6,
+    )
     policy = Policy(loaded=loaded, trainer=TrainerSpec.model_validate({"precision": precision}))
     logprobs, _ = policy.score(row, 1.0)
     logprobs.sum().backward()
@@ -42,5 +51,7 @@ def test_bf16_passes_keep_weights_gradients_and_log_probs_in_fp32(tmp_path: Path
 
     assert half.dtype == torch.float32
     assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
-    assert {p.grad.dtype for p in loaded.model.parameters() if p.grad is not None} == {torch.float32}
+    assert {p.grad.dtype for p in loaded.model.parameters() if p.grad is not None} == {
+        torch.float32
+    }
     assert (half - full).abs().max() < 0.3

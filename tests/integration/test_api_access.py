@@ -44,21 +44,30 @@ class Api:
     def upload(self, headers: dict[str, str]) -> str:
         """Id of a file."""
         content = write_rows(self.directory / "rows.jsonl").read_bytes()
-        answer = self.http.post("/v1/files", files={"file": ("rows.jsonl", content)}, headers=headers)
+        answer = self.http.post(
+            "/v1/files", files={"file": ("rows.jsonl", content)}, headers=headers
+        )
         assert answer.status_code == 201, answer.text
         return str(answer.json()["id"])
 
     def body(self, headers: dict[str, str], model: str) -> dict[str, Any]:
         """A spec that names nothing but ids."""
         file = self.upload(headers)
-        return {"model": model, "method": "pipeline", "training_file": file, "validation_file": file}
+        return {
+            "model": model,
+            "method": "pipeline",
+            "training_file": file,
+            "validation_file": file,
+        }
 
 
 @pytest.fixture
 def api(postgres_server: Postgres, redis_url: str, tmp_path: Path) -> Iterator[Api]:
     """Settings as on a network; the test's own socket is a local one."""
     with migrated_database(postgres_server) as url:
-        settings = make_settings(url, redis_url, tmp_path / "data", api_listen="0.0.0.0:8000", rate_limit_per_s=20.0)
+        settings = make_settings(
+            url, redis_url, tmp_path / "data", api_listen="0.0.0.0:8000", rate_limit_per_s=20.0
+        )
         with running_api(settings) as (http, resources):
             yield Api(http, resources, tmp_path)
 
@@ -73,7 +82,12 @@ def test_beyond_loopback_nothing_is_answered_without_a_key_that_works(api: Api) 
         time.sleep(0.05)
     answers = [
         api.http.get("/v1/jobs", headers=headers)
-        for headers in ({}, {"authorization": "Bearer sk-dirl-wrong"}, {"authorization": "Basic eDp5"}, short)
+        for headers in (
+            {},
+            {"authorization": "Bearer sk-dirl-wrong"},
+            {"authorization": "Basic eDp5"},
+            short,
+        )
     ]
 
     assert [answer.status_code for answer in answers] == [401] * 4
@@ -85,14 +99,20 @@ def test_beyond_loopback_nothing_is_answered_without_a_key_that_works(api: Api) 
 
 def test_a_secret_is_shown_once_and_a_revoked_key_is_refused_at_once(api: Api) -> None:
     admin = api.key("default", Scope.ADMIN)
-    made = api.http.post("/v1/api_keys", json={"name": "ci", "project": "team-a"}, headers=admin).json()
+    made = api.http.post(
+        "/v1/api_keys", json={"name": "ci", "project": "team-a"}, headers=admin
+    ).json()
     headers = {"authorization": f"Bearer {made['key']}"}
     me = api.http.get("/v1/whoami", headers=headers).json()
 
     api.http.delete(f"/v1/api_keys/{made['id']}", headers=admin)
     listed = api.http.get("/v1/api_keys", headers=admin)
 
-    assert (me["key_id"], me["project"], me["scopes"]) == (made["id"], "team-a", ["files:write", "jobs:write"])
+    assert (me["key_id"], me["project"], me["scopes"]) == (
+        made["id"],
+        "team-a",
+        ["files:write", "jobs:write"],
+    )
     assert api.http.get("/v1/whoami", headers=headers).status_code == 401
     assert made["key"] not in listed.text
     assert listed.json()["data"][0]["hint"] == made["key"][-4:]
@@ -101,7 +121,10 @@ def test_a_secret_is_shown_once_and_a_revoked_key_is_refused_at_once(api: Api) -
 def test_a_key_without_the_scope_is_told_which_one_it_needs(api: Api) -> None:
     reader = api.key("default", Scope.JOBS_READ)
 
-    refused = [api.http.post("/v1/jobs", json={}, headers=reader), api.http.get("/v1/api_keys", headers=reader)]
+    refused = [
+        api.http.post("/v1/jobs", json={}, headers=reader),
+        api.http.get("/v1/api_keys", headers=reader),
+    ]
 
     assert [answer.status_code for answer in refused] == [403, 403]
     assert "jobs:write" in refused[0].json()["error"]["message"]
@@ -186,14 +209,22 @@ def test_the_audit_log_says_who_did_what_and_how_it_ended(api: Api) -> None:
 def test_on_loopback_a_user_of_the_machine_needs_no_key_but_a_page_of_the_web_gets_nothing(
     postgres_server: Postgres, redis_url: str, tmp_path: Path
 ) -> None:
-    with migrated_database(postgres_server) as url, running_api(make_settings(url, redis_url, tmp_path)) as (http, _):
+    with (
+        migrated_database(postgres_server) as url,
+        running_api(make_settings(url, redis_url, tmp_path)) as (http, _),
+    ):
         me = http.get("/v1/whoami")
         package = http.get("/v1/whoami", headers={"authorization": "Bearer none"})
         rebound = http.get("/v1/jobs", headers={"host": "evil.example"})
         foreign = http.post("/v1/jobs/job_1/cancel", headers={"origin": "https://evil.example"})
         revoked = http.get("/v1/jobs", headers={"authorization": "Bearer sk-dirl-revoked"})
 
-    assert me.json() == {"object": "caller", "key_id": None, "project": "default", "scopes": ["admin"]}
+    assert me.json() == {
+        "object": "caller",
+        "key_id": None,
+        "project": "default",
+        "scopes": ["admin"],
+    }
     assert package.status_code == 200
     assert [answer.status_code for answer in (rebound, foreign, revoked)] == [403, 403, 401]
 
@@ -232,7 +263,9 @@ def test_no_secret_of_the_environment_reaches_a_log_or_an_error(tmp_path: Path) 
         "DIRL_API_LISTEN": "127.0.0.1:0",
     }
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
 
     assert done.returncode != 0
     assert "DIRL_DATABASE_URL" in done.stderr

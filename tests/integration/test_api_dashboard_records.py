@@ -12,7 +12,13 @@ from services.common.streams import PromptQueue, connect, stream_names
 from services.common.trajectory import Outcome
 from tests.integration.test_api_records import Records, group, log, metrics
 from tests.support.builders import prompt_task
-from tests.support.control_plane import make_settings, migrated_database, run_attempt, running_api, submit
+from tests.support.control_plane import (
+    make_settings,
+    migrated_database,
+    run_attempt,
+    running_api,
+    submit,
+)
 from tests.support.servers import Postgres
 
 RIGHT, WRONG = Outcome.CORRECT, Outcome.INCORRECT
@@ -55,17 +61,25 @@ def test_groups_are_selected_by_outcome_and_by_disagreement(records: Records) ->
     records.record(group(1, 0, RIGHT, WRONG), group(1, 1, WRONG, WRONG), group(2, 0, RIGHT, RIGHT))
 
     def found(**params: Any) -> list[str]:
-        return [item["id"].removeprefix("grp_1_1_train_") for item in records.get("/groups", **params)["data"]]
+        return [
+            item["id"].removeprefix("grp_1_1_train_")
+            for item in records.get("/groups", **params)["data"]
+        ]
 
     assert found(outcome="correct") == ["2_0", "1_0"]
     assert found(mixed=True) == ["1_0"]
     assert found(step=1) == ["1_1", "1_0"]
     assert found(purpose="eval") == []
     assert found(group_id="grp_1_1_train_1_1") == ["1_1"]
-    assert records.http.get(f"/v1/jobs/{records.job_id}/groups", params={"after": "grp_9"}).status_code == 404
+    assert (
+        records.http.get(f"/v1/jobs/{records.job_id}/groups", params={"after": "grp_9"}).status_code
+        == 404
+    )
 
 
-def test_staleness_is_the_distance_between_the_weights_that_sampled_and_those_that_trained(records: Records) -> None:
+def test_staleness_is_the_distance_between_the_weights_that_sampled_and_those_that_trained(
+    records: Records,
+) -> None:
     records.record(group(9, 0, RIGHT))
     with records.database.begin() as session:
         row = session.get_one(TrajectoryGroup, "grp_1_1_train_9_0")
@@ -107,7 +121,10 @@ def test_series_of_several_jobs_come_in_one_answer(records: Records, tmp_path: P
     wanted = {"job_id": [other.job_id, records.job_id], "names": "a", "downsample": 10}
     found = records.http.get("/v1/metrics", params=wanted).json()["data"]
 
-    assert [(item["job_id"], item["name"]) for item in found] == [(other.job_id, "a"), (records.job_id, "a")]
+    assert [(item["job_id"], item["name"]) for item in found] == [
+        (other.job_id, "a"),
+        (records.job_id, "a"),
+    ]
     assert found[0]["values"] == [7.0]
     assert (len(found[1]["steps"]) <= 10, found[1]["num_points"]) == (True, 30)
     assert records.http.get("/v1/metrics", params={"job_id": "job_none"}).status_code == 404
@@ -119,11 +136,15 @@ def test_events_are_listed_newest_first_on_demand(records: Records) -> None:
     first = records.get("/events", type="log", order="desc", limit=3)
     rest = records.get("/events", type="log", order="desc", after=first["last_id"])
 
-    assert [event["data"]["message"] for page in (first, rest) for event in page["data"]] == list("43210")
+    assert [event["data"]["message"] for page in (first, rest) for event in page["data"]] == list(
+        "43210"
+    )
     assert (first["has_more"], rest["has_more"]) == (True, False)
 
 
-def test_a_stream_from_the_jobs_last_event_misses_nothing_and_repeats_nothing(records: Records) -> None:
+def test_a_stream_from_the_jobs_last_event_misses_nothing_and_repeats_nothing(
+    records: Records,
+) -> None:
     records.record(log("0"), log("1"))
     job = records.get("")
     records.record(log("2"))

@@ -42,13 +42,20 @@ def test_an_uploaded_file_comes_back_as_it_was(http: httpx.Client, tmp_path: Pat
 
     file = answer.json()
     assert answer.status_code == 201
-    assert (file["object"], file["filename"], file["bytes"], file["rows"]) == ("file", "rows.jsonl", len(content), 3)
+    assert (file["object"], file["filename"], file["bytes"], file["rows"]) == (
+        "file",
+        "rows.jsonl",
+        len(content),
+        3,
+    )
     assert http.get(f"/v1/files/{file['id']}").json() == file
     assert http.get(f"/v1/files/{file['id']}/content").content == content
     assert http.get("/v1/files").json()["data"] == [file]
 
 
-def test_malformed_rows_are_named_by_number_and_the_file_is_not_kept(http: httpx.Client, tmp_path: Path) -> None:
+def test_malformed_rows_are_named_by_number_and_the_file_is_not_kept(
+    http: httpx.Client, tmp_path: Path
+) -> None:
     answer = upload(http, b'{"prompt": "a", "answer": "b"}\n{"prompt": "a", \nnot json\n')
 
     error = answer.json()["error"]
@@ -59,10 +66,15 @@ def test_malformed_rows_are_named_by_number_and_the_file_is_not_kept(http: httpx
     assert list((tmp_path / "data" / "files").iterdir()) == []
 
 
-def test_a_parquet_file_is_taken_and_comes_back_as_it_was(http: httpx.Client, tmp_path: Path) -> None:
+def test_a_parquet_file_is_taken_and_comes_back_as_it_was(
+    http: httpx.Client, tmp_path: Path
+) -> None:
     path = tmp_path / "rows.parquet"
     parquet.write_table(
-        pyarrow.Table.from_pylist([{"prompt": "1+1?", "answer": "2"}, {"prompt": "2+2?", "answer": "4"}]), path
+        pyarrow.Table.from_pylist(
+            [{"prompt": "1+1?", "answer": "2"}, {"prompt": "2+2?", "answer": "4"}]
+        ),
+        path,
     )
 
     file = upload(http, path.read_bytes(), path.name).json()
@@ -81,7 +93,9 @@ def test_an_empty_file_is_refused(http: httpx.Client) -> None:
     assert upload(http, b"").json()["error"]["code"] == "dataset_invalid"
 
 
-def test_a_file_that_is_too_large_is_refused_while_it_arrives(http: httpx.Client, tmp_path: Path) -> None:
+def test_a_file_that_is_too_large_is_refused_while_it_arrives(
+    http: httpx.Client, tmp_path: Path
+) -> None:
     answer = upload(http, b'{"prompt": "a", "answer": "b"}\n' * (2 * MAX_BYTES // 31))
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "payload_too_large")
@@ -94,8 +108,12 @@ def test_a_json_body_that_is_too_large_is_refused(http: httpx.Client) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "payload_too_large")
 
 
-@pytest.mark.parametrize("name", ["../../escape.jsonl", "..", "a/b\\c.jsonl", "\u202edn\u0000.jsonl"])
-def test_no_file_name_leads_out_of_the_files_directory(http: httpx.Client, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["../../escape.jsonl", "..", "a/b\\c.jsonl", "\u202edn\u0000.jsonl"]
+)
+def test_no_file_name_leads_out_of_the_files_directory(
+    http: httpx.Client, tmp_path: Path, name: str
+) -> None:
     file = upload(http, write_rows(tmp_path / "rows.jsonl").read_bytes(), name).json()
 
     directory = tmp_path / "data" / "files" / file["id"]
@@ -117,13 +135,19 @@ def test_an_upload_that_is_called_like_the_audit_keeps_its_content(
 def test_a_deleted_file_is_gone(http: httpx.Client, tmp_path: Path) -> None:
     file = upload(http, write_rows(tmp_path / "rows.jsonl").read_bytes()).json()
 
-    assert http.delete(f"/v1/files/{file['id']}").json() == {"id": file["id"], "object": "file", "deleted": True}
+    assert http.delete(f"/v1/files/{file['id']}").json() == {
+        "id": file["id"],
+        "object": "file",
+        "deleted": True,
+    }
     assert http.get(f"/v1/files/{file['id']}").status_code == 404
     assert http.delete(f"/v1/files/{file['id']}").status_code == 404
     assert list((tmp_path / "data" / "files").iterdir()) == []
 
 
-def test_a_file_that_an_unfinished_job_reads_is_not_deleted(http: httpx.Client, tmp_path: Path) -> None:
+def test_a_file_that_an_unfinished_job_reads_is_not_deleted(
+    http: httpx.Client, tmp_path: Path
+) -> None:
     file = upload(http, write_rows(tmp_path / "rows.jsonl").read_bytes()).json()
     body = job_body(tmp_path, training_file=file["id"], validation_file=file["id"])
     job = http.post("/v1/jobs", json=body).json()
@@ -136,7 +160,9 @@ def test_a_file_that_an_unfinished_job_reads_is_not_deleted(http: httpx.Client, 
     assert http.delete(f"/v1/files/{file['id']}").status_code == 200
 
 
-def test_the_openai_package_uploads_lists_and_deletes_files(http: httpx.Client, tmp_path: Path) -> None:
+def test_the_openai_package_uploads_lists_and_deletes_files(
+    http: httpx.Client, tmp_path: Path
+) -> None:
     path = write_rows(tmp_path / "rows.jsonl")
     client = openai_client(http)
 

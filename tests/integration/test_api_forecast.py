@@ -13,7 +13,13 @@ from services.api.db.record_tables import Metric
 from services.common.model.tiny import make_tiny_model
 from services.common.pb.dirl.v1 import reward_pb2, reward_pb2_grpc, types_pb2
 from services.common.rpc.server import RpcServer
-from tests.support.control_plane import NOWHERE, job_body, make_settings, migrated_database, running_api
+from tests.support.control_plane import (
+    NOWHERE,
+    job_body,
+    make_settings,
+    migrated_database,
+    running_api,
+)
 from tests.support.replicas import real_replica
 from tests.support.servers import Postgres
 
@@ -24,14 +30,18 @@ class ScriptedVerifier(reward_pb2_grpc.RewardServiceServicer):
     def __init__(self, correct_every: int) -> None:
         self.correct_every = correct_every
 
-    def Verify(self, request: reward_pb2.VerifyRequest, context: grpc.ServicerContext) -> reward_pb2.VerifyResponse:
+    def Verify(
+        self, request: reward_pb2.VerifyRequest, context: grpc.ServicerContext
+    ) -> reward_pb2.VerifyResponse:
         outcomes = [
             types_pb2.OUTCOME_CORRECT
             if self.correct_every and index % self.correct_every == 0
             else types_pb2.OUTCOME_INCORRECT
             for index in range(len(request.items))
         ]
-        return reward_pb2.VerifyResponse(verdicts=[types_pb2.Verdict(outcome=outcome) for outcome in outcomes])
+        return reward_pb2.VerifyResponse(
+            verdicts=[types_pb2.Verdict(outcome=outcome) for outcome in outcomes]
+        )
 
 
 @contextmanager
@@ -39,7 +49,9 @@ def verifier(correct_every: int) -> Iterator[str]:
     """Address of a reward service."""
     servicer = ScriptedVerifier(correct_every)
     server = RpcServer(
-        "127.0.0.1:0", lambda target: reward_pb2_grpc.add_RewardServiceServicer_to_server(servicer, target), []
+        "127.0.0.1:0",
+        lambda target: reward_pb2_grpc.add_RewardServiceServicer_to_server(servicer, target),
+        [],
     )
     try:
         yield server.address
@@ -81,7 +93,10 @@ def test_a_probe_says_whether_the_base_model_can_learn_from_the_prompts(
     rate: float,
     accepted: bool,
 ) -> None:
-    with verifier(correct_every) as reward, api(postgres_server, redis_url, tmp_path, reward) as http:
+    with (
+        verifier(correct_every) as reward,
+        api(postgres_server, redis_url, tmp_path, reward) as http,
+    ):
         answer = http.post("/v1/jobs", params={"dry_run": True}, json=body(tmp_path, tiny))
         jobs = http.get("/v1/jobs").json()["data"]
 
@@ -110,7 +125,10 @@ def test_a_job_without_room_for_its_checkpoints_is_refused_by_the_forecast(
         found = http.post("/v1/jobs", params={"dry_run": True}, json=spec).json()
         refused = http.post("/v1/jobs", json=spec)
 
-    assert (found["accepted"], [problem["path"] for problem in found["problems"]]) == (False, ["checkpoint.keep_last"])
+    assert (found["accepted"], [problem["path"] for problem in found["problems"]]) == (
+        False,
+        ["checkpoint.keep_last"],
+    )
     assert found["probe"] is None
     assert "Verify" in found["probe_skipped"]
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "preflight_failed")
@@ -164,7 +182,11 @@ def test_the_time_of_a_job_is_foretold_from_the_pace_of_an_earlier_one_also_of_a
             rough = http.post("/v1/jobs", params={"dry_run": True}, json=other).json()
 
     # the median of 3 s a step, twice the prompts in each of 10 steps
-    assert (found["seconds"], found["seconds_from"], found["seconds_are_rough"]) == (60.0, earlier, False)
+    assert (found["seconds"], found["seconds_from"], found["seconds_are_rough"]) == (
+        60.0,
+        earlier,
+        False,
+    )
     assert (rough["seconds_from"], rough["seconds_are_rough"]) == (earlier, True)
     assert rough["seconds"] == pytest.approx(30.0 * rough["parameters"] / found["parameters"])
     assert rough["parameters"] > found["parameters"]
@@ -174,6 +196,8 @@ def test_a_spec_with_faults_gets_all_of_them_and_no_forecast(
     postgres_server: Postgres, redis_url: str, tmp_path: Path
 ) -> None:
     with api(postgres_server, redis_url, tmp_path, NOWHERE) as http:
-        answer = http.post("/v1/jobs", params={"dry_run": True}, json={"model": "x", "method": "rl"})
+        answer = http.post(
+            "/v1/jobs", params={"dry_run": True}, json={"model": "x", "method": "rl"}
+        )
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "spec_invalid")

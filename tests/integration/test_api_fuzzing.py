@@ -1,4 +1,6 @@
-"""Requests made from the OpenAPI document, sound and unsound: no 5xx, and every answer is as the document says."""
+"""Requests made from the OpenAPI document, sound and unsound: no 5xx, and every answer is as the
+document says.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,12 @@ from services.api.settings import ApiSettings
 from tests.support.control_plane import job_body, make_settings, migrated_database, running_api
 from tests.support.servers import Postgres
 
-CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
 NEEDS_SERVICES = {503, 504}
 """Answers of operations whose trainer or replica is not there."""
 SLOW_PATH = "/v1/demo"
@@ -36,11 +43,15 @@ def http(postgres_server: Postgres, redis_url: str, tmp_path: Path) -> Iterator[
 
 
 def known_ids(http: httpx.Client, directory: Path) -> dict[str, str]:
-    """Something that exists for every parameter that can be filled, so that not all requests end as 404."""
+    """Something that exists for every parameter that can be filled, so that not all requests end as
+    404.
+    """
     body = job_body(directory)
     job = http.post("/v1/jobs", json=body).json()["id"]
     http.post(f"/v1/jobs/{job}/cancel")
-    file = http.post("/v1/files", files={"file": ("rows.jsonl", Path(body["training_file"]).read_bytes())}).json()["id"]
+    file = http.post(
+        "/v1/files", files={"file": ("rows.jsonl", Path(body["training_file"]).read_bytes())}
+    ).json()["id"]
     model = http.post("/v1/models", json={"path": body["model"]}).json()["id"]
     return {"job_id": job, "file_id": file, "model_id": model}
 
@@ -56,7 +67,9 @@ class Attempts:
         self.made += 1
         if self.made % 2:
             given_ids = case.path_parameters or {}
-            case.path_parameters = {name: self.known.get(name, value) for name, value in given_ids.items()}
+            case.path_parameters = {
+                name: self.known.get(name, value) for name, value in given_ids.items()
+            }
         if case.query:
             case.query.pop("follow", None)  # a stream of a job that is queued again does not end
         response = case.call()
@@ -84,7 +97,9 @@ def fuzz(http: httpx.Client, directory: Path, examples: int) -> int:
     return attempts.made
 
 
-def test_no_request_breaks_the_api_and_every_answer_is_as_documented(http: httpx.Client, tmp_path: Path) -> None:
+def test_no_request_breaks_the_api_and_every_answer_is_as_documented(
+    http: httpx.Client, tmp_path: Path
+) -> None:
     assert fuzz(http, tmp_path, 3) > 100
 
 

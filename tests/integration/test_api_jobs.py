@@ -61,7 +61,9 @@ class Api:
 def api(postgres_server: Postgres, redis_url: str, tmp_path: Path) -> Iterator[Api]:
     """An API without any other service."""
     with migrated_database(postgres_server) as url:
-        settings = make_settings(url, redis_url, tmp_path / "data", rollout_addresses=("127.0.0.1:9", "127.0.0.1:10"))
+        settings = make_settings(
+            url, redis_url, tmp_path / "data", rollout_addresses=("127.0.0.1:9", "127.0.0.1:10")
+        )
         with running_api(settings) as (client, resources):
             yield Api(client, resources.database, tmp_path)
 
@@ -70,11 +72,21 @@ def test_a_submitted_job_is_queued_and_shows_its_spec_with_all_defaults(api: Api
     job = api.submit(suffix="mine", metadata={"team": "a"})
 
     assert api.http.get(f"/v1/jobs/{job['id']}").json() == job
-    assert (job["object"], job["state"], job["status"], job["method"]) == ("job", "queued", "queued", "pipeline")
+    assert (job["object"], job["state"], job["status"], job["method"]) == (
+        "job",
+        "queued",
+        "queued",
+        "pipeline",
+    )
     assert (job["suffix"], job["metadata"], job["attempt"]) == ("mine", {"team": "a"}, 0)
     assert job["spec"]["rl"]["num_generations"] == 8
     assert len(job["spec_hash"]) == 64
-    assert (job["error"], job["progress"], job["phase"], job["result_checkpoint"]) == (None, None, None, None)
+    assert (job["error"], job["progress"], job["phase"], job["result_checkpoint"]) == (
+        None,
+        None,
+        None,
+        None,
+    )
     [event] = api.http.get(f"/v1/jobs/{job['id']}/events").json()["data"]
     assert event["data"] == {"from": "validating_files", "to": "queued", "error": None}
 
@@ -96,7 +108,9 @@ def test_every_problem_of_a_spec_is_said_at_once_with_its_place(api: Api) -> Non
 
 def test_everything_that_contradicts_the_installation_is_said_at_once(api: Api) -> None:
     without_answers = api.directory / "sft_only.jsonl"
-    without_answers.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d"}\n')
+    without_answers.write_text(
+        '{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d"}\n'
+    )
     error = api.refusal(
         validation_file=str(without_answers),
         training_file="file_unknown",
@@ -124,7 +138,10 @@ def test_every_file_of_a_mixture_is_checked(api: Api) -> None:
     bad.write_text('{"prompt": "no answer"}\n')
 
     def mixture(*parts: Path) -> dict[str, Any]:
-        return {"training_file": None, "training_mixture": [{"file": str(part), "weight": 2} for part in parts]}
+        return {
+            "training_file": None,
+            "training_mixture": [{"file": str(part), "weight": 2} for part in parts],
+        }
 
     error = api.refusal(method="rl", **mixture(good, bad))
     job = api.submit(method="rl", **mixture(good, write_rows(api.directory / "more.jsonl")))
@@ -134,7 +151,9 @@ def test_every_file_of_a_mixture_is_checked(api: Api) -> None:
     assert [part["weight"] for part in job["spec"]["training_mixture"]] == [2.0, 2.0]
 
 
-@pytest.mark.parametrize("model", ["model_unknown", "relative/model", "/nowhere", "org/name-on-the-hub"])
+@pytest.mark.parametrize(
+    "model", ["model_unknown", "relative/model", "/nowhere", "org/name-on-the-hub"]
+)
 def test_a_model_that_is_not_there_is_refused(api: Api, model: str) -> None:
     error = api.refusal(model=model)
 
@@ -155,14 +174,22 @@ def test_a_directory_that_is_no_block_diffusion_model_is_refused(api: Api) -> No
 def test_a_response_that_cannot_fit_the_model_is_refused(api: Api) -> None:
     model = write_model(api.directory / "short", max_position_embeddings=256)
 
-    assert api.refusal(model=str(model), sampling={"max_new_tokens": 256})["param"] == "sampling.max_new_tokens"
+    assert (
+        api.refusal(model=str(model), sampling={"max_new_tokens": 256})["param"]
+        == "sampling.max_new_tokens"
+    )
 
 
 def test_supervised_training_needs_no_gold_answers_and_no_replicas(api: Api) -> None:
     rows = api.directory / "sft_only.jsonl"
     rows.write_text('{"prompt": "a", "completion": "b"}\n')
 
-    job = api.submit(method="sft", training_file=str(rows), validation_file=None, resources={"rollout_replicas": 9})
+    job = api.submit(
+        method="sft",
+        training_file=str(rows),
+        validation_file=None,
+        resources={"rollout_replicas": 9},
+    )
 
     assert read_job(api.database, job["id"]).rollout_replicas == 0
 
@@ -181,8 +208,12 @@ def test_the_same_key_and_body_give_the_same_job(api: Api) -> None:
 
 
 def test_the_same_key_with_another_body_is_refused(api: Api) -> None:
-    first = api.http.post("/v1/jobs", json=job_body(api.directory), headers={"Idempotency-Key": "k1"})
-    other = api.http.post("/v1/jobs", json=job_body(api.directory, seed=1), headers={"Idempotency-Key": "k1"})
+    first = api.http.post(
+        "/v1/jobs", json=job_body(api.directory), headers={"Idempotency-Key": "k1"}
+    )
+    other = api.http.post(
+        "/v1/jobs", json=job_body(api.directory, seed=1), headers={"Idempotency-Key": "k1"}
+    )
 
     assert other.status_code == 409
     assert other.json()["error"]["code"] == "conflict"
@@ -194,7 +225,9 @@ def test_a_key_that_is_used_many_times_at_once_gives_one_job(api: Api) -> None:
     body = job_body(api.directory)
 
     def post(_: int) -> str:
-        return str(api.http.post("/v1/jobs", json=body, headers={"Idempotency-Key": "k1"}).json()["id"])
+        return str(
+            api.http.post("/v1/jobs", json=body, headers={"Idempotency-Key": "k1"}).json()["id"]
+        )
 
     with ThreadPoolExecutor(6) as pool:
         ids = set(pool.map(post, range(6)))
@@ -245,11 +278,16 @@ def test_jobs_are_selected_by_status_method_and_metadata(api: Api) -> None:
 
 
 def test_jobs_are_found_by_words_over_all_pages(api: Api) -> None:
-    ours = [api.submit(suffix=f"Night-Run_{seed}", metadata={"team": "algebra"})["id"] for seed in range(3)][::-1]
+    ours = [
+        api.submit(suffix=f"Night-Run_{seed}", metadata={"team": "algebra"})["id"]
+        for seed in range(3)
+    ][::-1]
     other = api.submit(suffix="day", metadata={"note": "100%"})["id"]
 
     def found(q: str, **params: Any) -> list[str]:
-        return [job["id"] for job in api.http.get("/v1/jobs", params={"q": q, **params}).json()["data"]]
+        return [
+            job["id"] for job in api.http.get("/v1/jobs", params={"q": q, **params}).json()["data"]
+        ]
 
     first = api.http.get("/v1/jobs", params={"q": "night", "limit": 2}).json()
     assert ([job["id"] for job in first["data"]], first["has_more"]) == (ours[:2], True)
@@ -275,7 +313,9 @@ def test_a_running_job_is_cancelling_until_its_learner_has_ended(api: Api) -> No
     job_id = api.submit()["id"]
     run_attempt(api.database, job_id)
 
-    assert [api.http.post(f"/v1/jobs/{job_id}/cancel").json()["state"] for _ in range(2)] == ["cancelling"] * 2
+    assert [api.http.post(f"/v1/jobs/{job_id}/cancel").json()["state"] for _ in range(2)] == [
+        "cancelling"
+    ] * 2
 
 
 def test_pausing_and_resuming_follow_the_table(api: Api) -> None:
@@ -322,7 +362,11 @@ def test_what_does_not_exist_is_answered_with_the_error_envelope(api: Api) -> No
 
         error = answer.json()["error"]
         assert answer.status_code == 404, request
-        assert (error["type"], error["code"], error["request_id"]) == ("not_found_error", "not_found", "req-7")
+        assert (error["type"], error["code"], error["request_id"]) == (
+            "not_found_error",
+            "not_found",
+            "req-7",
+        )
         assert answer.headers["x-request-id"] == "req-7"
 
 

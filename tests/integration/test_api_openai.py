@@ -1,4 +1,6 @@
-"""The real `openai` package against the API: files, supervised and reinforcement jobs, events, pages, chat."""
+"""The real `openai` package against the API: files, supervised and reinforcement jobs, events,
+pages, chat.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,8 +31,15 @@ QUESTION = [{"role": "user", "content": "What is 2 + 3?"}]
 class World:
     """The package's client, the database behind the API, one real replica."""
 
-    def __init__(self, client: openai.OpenAI, database: Database, replica: RealReplica, directory: Path) -> None:
-        self.client, self.database, self.replica, self.directory = client, database, replica, directory
+    def __init__(
+        self, client: openai.OpenAI, database: Database, replica: RealReplica, directory: Path
+    ) -> None:
+        self.client, self.database, self.replica, self.directory = (
+            client,
+            database,
+            replica,
+            directory,
+        )
 
     def upload(self) -> str:
         """Id of a file that every stage can use."""
@@ -39,12 +48,16 @@ class World:
 
     def registered(self, path: Path) -> str:
         """Id of a model directory."""
-        return str(self.client.post("/models", body={"path": str(path)}, cast_to=dict[str, object])["id"])
+        return str(
+            self.client.post("/models", body={"path": str(path)}, cast_to=dict[str, object])["id"]
+        )
 
     def create(self, **values: object) -> FineTuningJob:
         """A job."""
         model = str(write_model(self.directory / "model"))
-        return self.client.fine_tuning.jobs.create(model=model, training_file=self.upload(), **values)  # type: ignore[arg-type]
+        return self.client.fine_tuning.jobs.create(
+            model=model, training_file=self.upload(), **values
+        )  # type: ignore[arg-type]
 
     def move(self, job_id: str, *states: JobState) -> None:
         """Let the job pass through states."""
@@ -74,7 +87,9 @@ def test_a_supervised_job_is_created_with_hyperparameters_in_openais_words(world
     job = world.create(
         method={
             "type": "supervised",
-            "supervised": {"hyperparameters": {"n_epochs": 3, "batch_size": 2, "learning_rate_multiplier": 2.0}},
+            "supervised": {
+                "hyperparameters": {"n_epochs": 3, "batch_size": 2, "learning_rate_multiplier": 2.0}
+            },
         },
         suffix="mine",
         seed=7,
@@ -82,13 +97,20 @@ def test_a_supervised_job_is_created_with_hyperparameters_in_openais_words(world
         extra_body={"checkpoint": {"interval_steps": 5}},
     )
 
-    assert (job.object, job.status, job.seed, job.metadata) == ("fine_tuning.job", "queued", 7, {"team": "a"})
+    assert (job.object, job.status, job.seed, job.metadata) == (
+        "fine_tuning.job",
+        "queued",
+        7,
+        {"team": "a"},
+    )
     spec = world.client.get(f"/jobs/{job.id}", cast_to=dict[str, dict[str, object]])["spec"]
     assert (spec["sft"]["epochs"], spec["sft"]["batch_size"], spec["optim"]["lr"]) == (3, 2, 2e-5)  # type: ignore[index]
     assert spec["checkpoint"]["interval_steps"] == 5  # type: ignore[index]
 
 
-def test_a_reinforcement_job_is_created_with_a_grader_and_followed_through_its_states(world: World) -> None:
+def test_a_reinforcement_job_is_created_with_a_grader_and_followed_through_its_states(
+    world: World,
+) -> None:
     hyperparameters = {"batch_size": 4, "compute_multiplier": 0.5, "eval_interval": 3}
     job = world.create(
         method={
@@ -111,7 +133,11 @@ def test_a_reinforcement_job_is_created_with_a_grader_and_followed_through_its_s
     assert messages[0] == "The job went from paused to queued."
     assert messages[-1] == "The job went from validating_files to queued."
     spec = world.client.get(f"/jobs/{job.id}", cast_to=dict[str, dict[str, object]])["spec"]
-    assert (spec["rl"]["steps"], spec["rl"]["num_generations"], spec["rl"]["prompts_per_step"]) == (9, 4, 4)  # type: ignore[index]
+    assert (spec["rl"]["steps"], spec["rl"]["num_generations"], spec["rl"]["prompts_per_step"]) == (
+        9,
+        4,
+        4,
+    )  # type: ignore[index]
     assert spec["reward"]["graders"] == [{"name": "boxed", "type": "boxed", "weight": 1.0}]  # type: ignore[index]
 
 
@@ -154,7 +180,9 @@ def test_an_unknown_job_is_the_packages_own_not_found_error(world: World) -> Non
     assert caught.value.request_id
 
 
-def test_a_model_answers_a_chat_and_streams_the_same_answer_in_finished_blocks(world: World, tiny: Path) -> None:
+def test_a_model_answers_a_chat_and_streams_the_same_answer_in_finished_blocks(
+    world: World, tiny: Path
+) -> None:
     model = world.registered(tiny)
     chat = world.client.chat.completions
 
@@ -182,7 +210,8 @@ def test_every_denoising_step_is_streamed_on_demand(world: World, tiny: Path) ->
     )
 
     drafts = [chunk.denoising for chunk in chunks if hasattr(chunk, "denoising")]
-    # A threshold of 1 commits one token a step, so that three of a block's four steps leave masks behind.
+    # A threshold of 1 commits one token a step, so that three of a block's four steps leave masks
+    # behind.
     assert [draft["step"] for draft in drafts] == sorted({draft["step"] for draft in drafts})
     assert all(None in draft["draft"] for draft in drafts)
     assert any(text is not None for draft in drafts for text in draft["draft"])
@@ -194,7 +223,10 @@ def test_a_completion_goes_on_from_a_text(world: World, tiny: Path) -> None:
 
     answer = world.client.completions.create(model=model, prompt="2 + 3 =", max_tokens=8)
 
-    assert (answer.object, answer.choices[0].finish_reason in ("stop", "length")) == ("text_completion", True)
+    assert (answer.object, answer.choices[0].finish_reason in ("stop", "length")) == (
+        "text_completion",
+        True,
+    )
     assert answer.usage is not None
     assert answer.usage.completion_tokens <= 8
 
@@ -204,7 +236,9 @@ def test_a_replica_that_a_job_has_answers_nobody_else(world: World, tiny: Path) 
     world.replica.assign("job_1", 1, tiny)
 
     with pytest.raises(openai.InternalServerError) as caught:
-        world.client.with_options(max_retries=0).chat.completions.create(model=model, messages=QUESTION)  # type: ignore[call-overload]
+        world.client.with_options(max_retries=0).chat.completions.create(
+            model=model, messages=QUESTION
+        )  # type: ignore[call-overload]
 
     assert (caught.value.status_code, caught.value.code) == (503, "busy")
 

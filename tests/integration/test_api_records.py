@@ -1,4 +1,6 @@
-"""What a job left behind: events (listed and streamed), metrics, checkpoints, evaluations, trajectories, attempts."""
+"""What a job left behind: events (listed and streamed), metrics, checkpoints, evaluations,
+trajectories, attempts.
+"""
 
 import json
 import threading
@@ -21,7 +23,13 @@ from services.common.codec import group_to_json
 from services.common.events import Event, EventType
 from services.common.trajectory import Outcome, Verdict
 from tests.support.builders import prompt_task, scored_group, trajectory
-from tests.support.control_plane import make_settings, migrated_database, run_attempt, running_api, submit
+from tests.support.control_plane import (
+    make_settings,
+    migrated_database,
+    run_attempt,
+    running_api,
+    submit,
+)
 from tests.support.servers import Postgres
 
 
@@ -40,7 +48,14 @@ class Records:
         for kind, data in facts:
             self.seq += 1
             events.append(
-                Event(job_id=self.job_id, attempt=attempt, seq=self.seq, type=kind, time=1e9 + self.seq, data=data)
+                Event(
+                    job_id=self.job_id,
+                    attempt=attempt,
+                    seq=self.seq,
+                    type=kind,
+                    time=1e9 + self.seq,
+                    data=data,
+                )
             )
         with self.database.begin() as session:
             apply_events(session, self.job_id, attempt, events)
@@ -60,7 +75,9 @@ class Records:
         """Begin attempt 2."""
         self.seq = 0
         with self.database.begin() as session:
-            session.execute(update(Attempt).values(ended_at=lock_job(session, self.job_id).started_at))
+            session.execute(
+                update(Attempt).values(ended_at=lock_job(session, self.job_id).started_at)
+            )
             transition(session, lock_job(session, self.job_id), JobState.PROVISIONING)
         run_attempt(self.database, self.job_id, "127.0.0.1:10")
 
@@ -86,7 +103,14 @@ def metrics(step: int, **values: float) -> tuple[EventType, dict[str, Any]]:
 
 
 def checkpoint(step: int) -> tuple[EventType, dict[str, Any]]:
-    data = {"step": step, "stage": "rl", "path": f"/c/{step}", "weight_version": step, "weight_digest": "d", "bytes": 9}
+    data = {
+        "step": step,
+        "stage": "rl",
+        "path": f"/c/{step}",
+        "weight_version": step,
+        "weight_digest": "d",
+        "bytes": 9,
+    }
     return EventType.CHECKPOINT, {**data, "deleted": []}
 
 
@@ -98,12 +122,19 @@ def group(step: int, position: int, *outcomes: Outcome) -> tuple[EventType, dict
             trajectory(
                 trajectory_id=f"traj_{name}_{index}",
                 response_index=index,
-                verdict=Verdict(outcome=outcome, rewards={"accuracy": float(outcome is Outcome.CORRECT)}),
+                verdict=Verdict(
+                    outcome=outcome, rewards={"accuracy": float(outcome is Outcome.CORRECT)}
+                ),
             )
             for index, outcome in enumerate(outcomes)
         ),
     )
-    facts = {"step": step, "purpose": "train", "disposition": "trained", "advantages": [0.5] * len(outcomes)}
+    facts = {
+        "step": step,
+        "purpose": "train",
+        "disposition": "trained",
+        "advantages": [0.5] * len(outcomes),
+    }
     return EventType.TRAJECTORIES, {**facts, "group": group_to_json(scored)}
 
 
@@ -120,7 +151,12 @@ def test_a_running_job_shows_phase_progress_estimate_and_latest_metrics(records:
     job = records.get("")
 
     assert (job["state"], job["phase"], job["stage"]) == ("running", "train", "rl")
-    assert job["progress"] == {**facts, "stage_step": 2, "step": 4, "fraction": pytest.approx(1 / 3)}
+    assert job["progress"] == {
+        **facts,
+        "stage_step": 2,
+        "step": 4,
+        "fraction": pytest.approx(1 / 3),
+    }
     # Two steps in 3 s (events 2 and 5), eight are left: 12 s after event 5.
     assert job["estimated_finish"] == 1_000_000_005 + 12
     assert job["latest_metrics"] == {"a": 3.0, "b": 2.0}
@@ -132,10 +168,18 @@ def test_events_are_paged_oldest_first_and_selected_by_type(records: Records) ->
     first = records.get("/events", type="log", limit=3)
     second = records.get("/events", type="log", limit=3, after=first["last_id"])
 
-    assert [event["data"]["message"] for page in (first, second) for event in page["data"]] == list("01234")
+    assert [event["data"]["message"] for page in (first, second) for event in page["data"]] == list(
+        "01234"
+    )
     assert (first["has_more"], second["has_more"]) == (True, False)
     everything = records.get("/events")["data"]
-    assert [event["type"] for event in everything] == ["state", "state", "attempt", "state", *["log"] * 5]
+    assert [event["type"] for event in everything] == [
+        "state",
+        "state",
+        "attempt",
+        "state",
+        *["log"] * 5,
+    ]
 
 
 def read_stream(lines: Iterator[str], count: int) -> list[dict[str, str]]:
@@ -154,14 +198,18 @@ def read_stream(lines: Iterator[str], count: int) -> list[dict[str, str]]:
     return frames
 
 
-def test_a_stream_of_events_resumes_after_the_last_event_id_and_goes_on_live(records: Records) -> None:
+def test_a_stream_of_events_resumes_after_the_last_event_id_and_goes_on_live(
+    records: Records,
+) -> None:
     records.record(log("0"), log("1"), log("2"))
     url, accept = f"/v1/jobs/{records.job_id}/events?type=log", {"accept": "text/event-stream"}
     with records.http.stream("GET", url, headers=accept) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         before = read_stream(answer.iter_lines(), 2)
 
-    with records.http.stream("GET", url, headers={**accept, "last-event-id": before[-1]["id"]}) as answer:
+    with records.http.stream(
+        "GET", url, headers={**accept, "last-event-id": before[-1]["id"]}
+    ) as answer:
         lines = answer.iter_lines()
         resumed = read_stream(lines, 1)
         writer = threading.Thread(target=records.record, args=(log("3"),))
@@ -172,14 +220,18 @@ def test_a_stream_of_events_resumes_after_the_last_event_id_and_goes_on_live(rec
     frames = [*before, *resumed, *live]
     assert [json.loads(frame["data"])["data"]["message"] for frame in frames] == list("0123")
     assert {frame["event"] for frame in frames} == {"log"}
-    assert [json.loads(frame["data"])["id"] for frame in frames] == [frame["id"] for frame in frames]
+    assert [json.loads(frame["data"])["id"] for frame in frames] == [
+        frame["id"] for frame in frames
+    ]
 
 
 def test_the_stream_of_a_finished_job_ends(records: Records) -> None:
     records.record(log("0"))
     records.finish(JobState.SUCCEEDED)
 
-    answer = records.http.get(f"/v1/jobs/{records.job_id}/events", headers={"accept": "text/event-stream"})
+    answer = records.http.get(
+        f"/v1/jobs/{records.job_id}/events", headers={"accept": "text/event-stream"}
+    )
 
     frames = answer.text.strip().split("\n\n")
     assert len(frames) == 4 + 1 + 1 + 1  # three states and an attempt, the log, success, the end
@@ -192,7 +244,10 @@ def test_metrics_come_as_series_by_name_step_and_number_of_points(records: Recor
     [a] = records.get("/metrics", names="a", from_step=11, to_step=60)["data"]
     both = records.get("/metrics", names="b,a", downsample=10)["data"]
 
-    assert (a["steps"], a["values"]) == (list(range(11, 61)), [float(step) for step in range(11, 61)])
+    assert (a["steps"], a["values"]) == (
+        list(range(11, 61)),
+        [float(step) for step in range(11, 61)],
+    )
     assert [series["name"] for series in both] == ["a", "b"]
     assert all(len(series["steps"]) <= 10 and series["num_points"] == 100 for series in both)
     assert (both[0]["steps"][0], both[0]["steps"][-1]) == (1, 100)
@@ -201,7 +256,9 @@ def test_metrics_come_as_series_by_name_step_and_number_of_points(records: Recor
 def test_what_a_later_attempt_undid_is_not_shown(records: Records) -> None:
     records.record(*[metrics(step, a=1.0) for step in range(1, 6)])
     records.next_attempt()
-    records.record((EventType.CERTIFICATE, {"resumed_from": 3, "lost": 0}), metrics(4, a=2.0), attempt=2)
+    records.record(
+        (EventType.CERTIFICATE, {"resumed_from": 3, "lost": 0}), metrics(4, a=2.0), attempt=2
+    )
 
     [series] = records.get("/metrics")["data"]
     attempts = records.get("/attempts")["data"]
@@ -209,8 +266,14 @@ def test_what_a_later_attempt_undid_is_not_shown(records: Records) -> None:
 
     assert series["steps"] == [1, 2, 3, 4]
     assert series["attempts"] == [1, 1, 1, 2]
-    assert [(attempt["number"], attempt["resumed_from"]) for attempt in attempts] == [(1, None), (2, 3)]
-    assert (certificate["attempt"], certificate["certificate"]) == (2, {"resumed_from": 3, "lost": 0})
+    assert [(attempt["number"], attempt["resumed_from"]) for attempt in attempts] == [
+        (1, None),
+        (2, 3),
+    ]
+    assert (certificate["attempt"], certificate["certificate"]) == (
+        2,
+        {"resumed_from": 3, "lost": 0},
+    )
 
 
 def test_checkpoints_and_evaluations_are_listed(records: Records) -> None:
@@ -285,6 +348,11 @@ def test_one_trajectory_has_everything_that_the_model_produced(records: Records)
     assert item["unmask_step"] == [1, 2, 2, 3]
     assert item["logprobs"] == [-0.5, -0.25, -1.0, -2.0]
     assert (item["prompt_ids"], item["block_size"], item["mask_token_id"]) == ([5, 6, 7], 4, 1)
-    assert (item["outcome"], item["reward"], item["advantage"], item["gold"]) == ("correct", 1.0, 0.5, "42")
+    assert (item["outcome"], item["reward"], item["advantage"], item["gold"]) == (
+        "correct",
+        1.0,
+        0.5,
+        "42",
+    )
     assert item["verdict"]["rewards"] == {"accuracy": 1.0}
     assert records.http.get("/v1/trajectories/traj_1_1_train_1_0_1").status_code == 404

@@ -15,7 +15,14 @@ from services.common.codec import group_to_json
 from services.common.events import Event, EventType
 from services.common.trajectory import Outcome, Verdict
 from tests.support.builders import prompt_task, scored_group, trajectory
-from tests.support.control_plane import NOWHERE, make_settings, migrated_database, run_attempt, running_api, submit
+from tests.support.control_plane import (
+    NOWHERE,
+    make_settings,
+    migrated_database,
+    run_attempt,
+    running_api,
+    submit,
+)
 from tests.support.processes import running_grpc_service
 from tests.support.servers import Postgres, free_address
 
@@ -23,14 +30,20 @@ from tests.support.servers import Postgres, free_address
 @pytest.fixture(scope="module")
 def reward_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     address = free_address()
-    environment = {"DIRL_REWARD_LISTEN": address, "DIRL_REWARD_WORKERS": "1", "DIRL_REWARD_TIMEOUT_S": "20"}
+    environment = {
+        "DIRL_REWARD_LISTEN": address,
+        "DIRL_REWARD_WORKERS": "1",
+        "DIRL_REWARD_TIMEOUT_S": "20",
+    }
     log = tmp_path_factory.mktemp("reward") / "log"
     with running_grpc_service("services.reward", log, address, environment):
         yield address
 
 
 @contextmanager
-def api(server: Postgres, redis_url: str, directory: Path, reward: str) -> Iterator[tuple[httpx.Client, Database]]:
+def api(
+    server: Postgres, redis_url: str, directory: Path, reward: str
+) -> Iterator[tuple[httpx.Client, Database]]:
     with ExitStack() as stack:
         url = stack.enter_context(migrated_database(server))
         settings = make_settings(url, redis_url, directory / "data", reward_address=reward)
@@ -59,12 +72,16 @@ def post(http: httpx.Client, path: str, body: Any, status: int = 200) -> dict[st
 
 def upload(http: httpx.Client, *rows: dict[str, Any]) -> dict[str, Any]:
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    answer = http.post("/v1/files", files={"file": ("rows.jsonl", content)}, data={"purpose": "fine-tune"})
+    answer = http.post(
+        "/v1/files", files={"file": ("rows.jsonl", content)}, data={"purpose": "fine-tune"}
+    )
     assert answer.status_code == 201, answer.text
     return dict(answer.json())
 
 
-def test_a_grader_is_validated_and_an_unknown_one_answered_with_the_known(http: httpx.Client) -> None:
+def test_a_grader_is_validated_and_an_unknown_one_answered_with_the_known(
+    http: httpx.Client,
+) -> None:
     valid = post(http, "/v1/graders/validate", {"grader": {"name": "short", "type": "cosine"}})
     assert valid["grader"]["correct_long"] == 0.5
 
@@ -74,7 +91,10 @@ def test_a_grader_is_validated_and_an_unknown_one_answered_with_the_known(http: 
 
 
 def test_a_grader_is_run_on_one_response(http: httpx.Client) -> None:
-    parts = {"right": {"type": "accuracy"}, "code": {"type": "python", "source": "def grade(sample, item): return 0.5"}}
+    parts = {
+        "right": {"type": "accuracy"},
+        "code": {"type": "python", "source": "def grade(sample, item): return 0.5"},
+    }
     multi = {"name": "m", "type": "multi", "graders": parts, "calculate_output": "right + code"}
     body = {"grader": multi, "model_sample": "so it is 42", "item": {"reference_answer": "42"}}
     result = post(http, "/v1/graders/run", body)
@@ -84,7 +104,11 @@ def test_a_grader_is_run_on_one_response(http: httpx.Client) -> None:
 
 
 def test_a_grader_that_fails_gives_no_reward_and_says_why(http: httpx.Client) -> None:
-    grader = {"name": "p", "type": "python", "source": "def grade(sample, item): return open('/etc/passwd')"}
+    grader = {
+        "name": "p",
+        "type": "python",
+        "source": "def grade(sample, item): return open('/etc/passwd')",
+    }
     body = {"grader": grader, "model_sample": r"\boxed{42}", "item": {"reference_answer": "42"}}
     result = post(http, "/v1/graders/run", body)
     assert result["reward"] is None
@@ -92,7 +116,9 @@ def test_a_grader_that_fails_gives_no_reward_and_says_why(http: httpx.Client) ->
     assert "PermissionError" in result["metadata"]["errors"]["details"]
 
 
-def test_golds_are_typed_and_audited_when_a_file_comes_in(http: httpx.Client, tmp_path: Path) -> None:
+def test_golds_are_typed_and_audited_when_a_file_comes_in(
+    http: httpx.Client, tmp_path: Path
+) -> None:
     golds = upload(
         http,
         {"prompt": "a", "answer": "72"},
@@ -103,7 +129,9 @@ def test_golds_are_typed_and_audited_when_a_file_comes_in(http: httpx.Client, tm
     )["golds"]
     assert golds["types"] == {"integer": 1, "expression": 2, "interval": 1, "list": 1}
     assert (golds["audited"], golds["num_invalid"], golds["num_flagged"]) == (5, 1, 1)
-    assert golds["invalid"] == [{"row": 5, "gold": "9^{9^{9^9}}", "type": "expression", "reason": "large_exponent"}]
+    assert golds["invalid"] == [
+        {"row": 5, "gold": "9^{9^{9^9}}", "type": "expression", "reason": "large_exponent"}
+    ]
     assert golds["flagged"][0]["reason"] == "ellipsis"
     lines = next((tmp_path / "data" / "files").glob("*/.golds.jsonl")).read_text().splitlines()
     assert json.loads(lines[2]) == {"row": 3, "type": "interval", "status": "ok", "reason": ""}
@@ -131,7 +159,9 @@ def test_without_a_reward_service_golds_are_typed_and_not_audited(
 
 
 def stored_group(job_id: str) -> dict[str, Any]:
-    """Two responses that an older verifier judged the wrong way round, and one that could not be judged."""
+    """Two responses that an older verifier judged the wrong way round, and one that could not be
+    judged.
+    """
     texts = (r"\boxed{0.5}", r"\boxed{3}", r"\boxed{\frac12}")
     outcomes = (Outcome.INCORRECT, Outcome.CORRECT, Outcome.UNVERIFIABLE)
     group = scored_group(
@@ -143,7 +173,9 @@ def stored_group(job_id: str) -> dict[str, Any]:
                 text=text,
                 verdict=Verdict(
                     outcome=outcome,
-                    rewards={"accuracy": float(outcome is Outcome.CORRECT)} if outcome.is_scored else {},
+                    rewards={"accuracy": float(outcome is Outcome.CORRECT)}
+                    if outcome.is_scored
+                    else {},
                 ),
             )
             for place, (text, outcome) in enumerate(zip(texts, outcomes, strict=True))
@@ -165,16 +197,34 @@ def job_id(platform: tuple[httpx.Client, Database], tmp_path: Path) -> str:
     _, database = platform
     job_id = submit(database, tmp_path)
     run_attempt(database, job_id)
-    event = Event(job_id=job_id, attempt=1, seq=1, type=EventType.TRAJECTORIES, time=1e9, data=stored_group(job_id))
+    event = Event(
+        job_id=job_id,
+        attempt=1,
+        seq=1,
+        type=EventType.TRAJECTORIES,
+        time=1e9,
+        data=stored_group(job_id),
+    )
     with database.begin() as session:
         apply_events(session, job_id, 1, [event])
     return job_id
 
 
-def test_a_second_judgement_lists_what_flips_and_the_advantages_of_then(http: httpx.Client, job_id: str) -> None:
+def test_a_second_judgement_lists_what_flips_and_the_advantages_of_then(
+    http: httpx.Client, job_id: str
+) -> None:
     report = post(http, f"/v1/jobs/{job_id}/rescore", {})
-    assert (report["groups"], report["trajectories"], report["flipped"], report["unverifiable"]) == (1, 3, 3, 0)
-    assert [flip["now"]["outcome"] for flip in report["flips"]] == ["correct", "incorrect", "correct"]
+    assert (
+        report["groups"],
+        report["trajectories"],
+        report["flipped"],
+        report["unverifiable"],
+    ) == (1, 3, 3, 0)
+    assert [flip["now"]["outcome"] for flip in report["flips"]] == [
+        "correct",
+        "incorrect",
+        "correct",
+    ]
     # Rewards 1, 0, 1: mean 2/3, population deviation sqrt(2)/3, so (1/3) / (sqrt(2)/3) = 0.7071
     assert [flip["now"]["advantage"] for flip in report["flips"]] == pytest.approx(
         [0.70711, -1.41421, 0.70711], abs=1e-5
@@ -183,7 +233,9 @@ def test_a_second_judgement_lists_what_flips_and_the_advantages_of_then(http: ht
     assert report["mean_abs_advantage_change"] == pytest.approx((1.70711 + 2.41421) / 2, abs=1e-5)
 
 
-def test_another_grader_changes_rewards_and_no_outcome_that_stands(http: httpx.Client, job_id: str) -> None:
+def test_another_grader_changes_rewards_and_no_outcome_that_stands(
+    http: httpx.Client, job_id: str
+) -> None:
     grader = {"name": "box", "type": "boxed", "weight": 0.5}
     report = post(http, f"/v1/jobs/{job_id}/rescore", {"graders": [grader]})
     assert [flip["now"]["reward"] for flip in report["flips"]] == [0.5, 0.5, 0.5]
@@ -195,9 +247,14 @@ def test_an_unscored_outcome_has_no_number_in_any_view(http: httpx.Client, job_i
     assert [view["outcome"] for view in views] == ["incorrect", "correct", "unverifiable"]
     assert [view["reward"] for view in views] == [0.0, 1.0, None]
     assert [view["advantage"] for view in views] == [-1.0, 1.0, None]
-    assert http.get(f"/v1/jobs/{job_id}/trajectories", params={"min_reward": -5}).json()["data"] == views[:2]
+    assert (
+        http.get(f"/v1/jobs/{job_id}/trajectories", params={"min_reward": -5}).json()["data"]
+        == views[:2]
+    )
 
 
 @pytest.mark.parametrize("body", [{"graders": ["sped"]}, {"graders": []}, {"profil": "rl"}])
-def test_a_faulty_query_for_a_second_judgement_is_refused(http: httpx.Client, job_id: str, body: Any) -> None:
+def test_a_faulty_query_for_a_second_judgement_is_refused(
+    http: httpx.Client, job_id: str, body: Any
+) -> None:
     assert post(http, f"/v1/jobs/{job_id}/rescore", body, 400)["error"]["code"] == "invalid_request"

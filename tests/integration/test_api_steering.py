@@ -1,4 +1,6 @@
-"""Changing, checkpointing, repeating, rewinding, forking, deleting a job, and looking at what holds it up."""
+"""Changing, checkpointing, repeating, rewinding, forking, deleting a job, and looking at what holds
+it up.
+"""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +19,13 @@ from services.api.domain.job_state import JobState
 from services.api.job_files import job_directory
 from services.common.ids import new_id
 from services.common.steering import checkpoint_wishes, read_revisions
-from tests.support.control_plane import job_body, make_settings, migrated_database, run_attempt, running_api
+from tests.support.control_plane import (
+    job_body,
+    make_settings,
+    migrated_database,
+    run_attempt,
+    running_api,
+)
 from tests.support.servers import Postgres
 
 
@@ -67,12 +75,16 @@ class Api:
             with self.database.begin() as session:
                 session.add(row)
         (self.job_dir(job_id) / "journal").mkdir(exist_ok=True)
-        (self.job_dir(job_id) / "journal" / "steps-0001.jsonl").write_text('{"attempt":1,"resumed_from":0}\n')
+        (self.job_dir(job_id) / "journal" / "steps-0001.jsonl").write_text(
+            '{"attempt":1,"resumed_from":0}\n'
+        )
         return ids
 
     def kinds(self, job_id: str) -> list[str]:
         """Types of the job's events."""
-        return [event["type"] for event in self.http.get(f"/v1/jobs/{job_id}/events").json()["data"]]
+        return [
+            event["type"] for event in self.http.get(f"/v1/jobs/{job_id}/events").json()["data"]
+        ]
 
 
 @pytest.fixture
@@ -84,17 +96,30 @@ def api(postgres_server: Postgres, redis_url: str, tmp_path: Path) -> Iterator[A
             yield Api(client, resources.database, tmp_path)
 
 
-def test_a_change_of_hyperparameters_is_a_numbered_revision_that_the_learner_finds(api: Api) -> None:
+def test_a_change_of_hyperparameters_is_a_numbered_revision_that_the_learner_finds(
+    api: Api,
+) -> None:
     job_id = api.run()
 
-    first = api.http.patch(f"/v1/jobs/{job_id}", json={"hyperparameters": {"optim.lr": 1e-6}, "priority": 7}).json()
-    second = api.http.patch(f"/v1/jobs/{job_id}", json={"hyperparameters": {"rl.clip_high": 0.3}}).json()
+    first = api.http.patch(
+        f"/v1/jobs/{job_id}", json={"hyperparameters": {"optim.lr": 1e-6}, "priority": 7}
+    ).json()
+    second = api.http.patch(
+        f"/v1/jobs/{job_id}", json={"hyperparameters": {"rl.clip_high": 0.3}}
+    ).json()
 
     assert (first["revision"], first["priority"], first["spec"]["optim"]["lr"]) == (1, 7, 1e-6)
-    assert (second["revision"], second["spec"]["rl"]["clip_high"], second["spec"]["optim"]["lr"]) == (2, 0.3, 1e-6)
+    assert (
+        second["revision"],
+        second["spec"]["rl"]["clip_high"],
+        second["spec"]["optim"]["lr"],
+    ) == (2, 0.3, 1e-6)
     assert first["spec_hash"] != second["spec_hash"]
     revisions = read_revisions(api.job_dir(job_id), 0)
-    assert [(item.number, item.changes) for item in revisions] == [(1, {"optim.lr": 1e-6}), (2, {"rl.clip_high": 0.3})]
+    assert [(item.number, item.changes) for item in revisions] == [
+        (1, {"optim.lr": 1e-6}),
+        (2, {"rl.clip_high": 0.3}),
+    ]
     assert [item.number for item in read_revisions(api.job_dir(job_id), 1)] == [2]
     assert api.kinds(job_id).count("changed") == 2
 
@@ -107,10 +132,14 @@ def test_a_change_of_hyperparameters_is_a_numbered_revision_that_the_learner_fin
         ({"rl.clip_low": "wide"}, "rl.clip_low"),
     ],
 )
-def test_what_cannot_be_steered_is_refused_and_changes_nothing(api: Api, changes: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_steered_is_refused_and_changes_nothing(
+    api: Api, changes: dict[str, Any], message: str
+) -> None:
     job_id = api.run()
 
-    refused = api.http.patch(f"/v1/jobs/{job_id}", json={"hyperparameters": changes, "metadata": {"a": "b"}})
+    refused = api.http.patch(
+        f"/v1/jobs/{job_id}", json={"hyperparameters": changes, "metadata": {"a": "b"}}
+    )
 
     assert refused.status_code == 400
     assert message in refused.json()["error"]["message"]
@@ -152,7 +181,9 @@ def test_a_failed_job_is_rerun_and_its_earlier_failures_are_forgiven(api: Api) -
         assert session.get_one(Job, job_id).forgiven_attempts == 1
 
 
-def test_a_rewound_job_goes_on_from_the_checkpoint_and_the_newer_ones_are_set_aside(api: Api) -> None:
+def test_a_rewound_job_goes_on_from_the_checkpoint_and_the_newer_ones_are_set_aside(
+    api: Api,
+) -> None:
     job_id = api.run()
     ids = api.add_checkpoints(job_id, 2, 4, 6)
     refused = api.http.post(f"/v1/jobs/{job_id}/rewind", json={"checkpoint": ids[2]})
@@ -164,12 +195,17 @@ def test_a_rewound_job_goes_on_from_the_checkpoint_and_the_newer_ones_are_set_as
     assert job["state"] == "queued"
     names = sorted(path.name for path in (api.job_dir(job_id) / "checkpoints").iterdir())
     assert names == ["aside-0001-step-000004", "aside-0001-step-000006", "step-000002"]
-    paths = {item["step"]: item["path"] for item in api.http.get(f"/v1/jobs/{job_id}/checkpoints").json()["data"]}
+    paths = {
+        item["step"]: item["path"]
+        for item in api.http.get(f"/v1/jobs/{job_id}/checkpoints").json()["data"]
+    }
     assert all(Path(path).is_dir() for path in paths.values())
     assert "rewound" in api.kinds(job_id)
 
 
-def test_a_fork_goes_on_from_a_checkpoint_with_another_spec_and_leaves_its_parent_alone(api: Api) -> None:
+def test_a_fork_goes_on_from_a_checkpoint_with_another_spec_and_leaves_its_parent_alone(
+    api: Api,
+) -> None:
     parent = api.run()
     ids = api.add_checkpoints(parent, 2, 4)
 
@@ -193,7 +229,9 @@ def test_a_fork_with_other_rows_is_refused(api: Api) -> None:
     ids = api.add_checkpoints(parent, 2)
 
     refused = [
-        api.http.post(f"/v1/jobs/{parent}/fork", json={"checkpoint": ids[2], "changes": {key: value}})
+        api.http.post(
+            f"/v1/jobs/{parent}/fork", json={"checkpoint": ids[2], "changes": {key: value}}
+        )
         for key, value in (("seed", 5), ("training_file", "file_x"), ("prompt.system", "Be brief."))
     ]
     unknown = api.http.post(f"/v1/jobs/{parent}/fork", json={"checkpoint": "ckpt_none"})
@@ -220,11 +258,17 @@ def test_logs_are_read_by_service_and_attempt_and_followed_to_the_jobs_end(api: 
     job_id = api.run()
     own = api.job_dir(job_id) / "logs" / "attempt-0001.log"
     own.parent.mkdir(parents=True)
-    lines = [_line("model loaded", seconds=2.5), "Traceback (most recent call last):", _line("step done", step=1)]
+    lines = [
+        _line("model loaded", seconds=2.5),
+        "Traceback (most recent call last):",
+        _line("step done", step=1),
+    ]
     own.write_text("\n".join(lines) + "\nunfinished")
     reward = api.directory / "data" / "logs" / "reward.log"
     reward.parent.mkdir(parents=True)
-    reward.write_text("\n".join([_line("verified", job_id=job_id), _line("verified", job_id="job_other")]) + "\n")
+    reward.write_text(
+        "\n".join([_line("verified", job_id=job_id), _line("verified", job_id="job_other")]) + "\n"
+    )
 
     page = api.http.get(f"/v1/jobs/{job_id}/logs", params={"limit": 2}).json()
     rest = api.http.get(f"/v1/jobs/{job_id}/logs", params={"after": page["last_id"]}).json()
@@ -234,7 +278,11 @@ def test_logs_are_read_by_service_and_attempt_and_followed_to_the_jobs_end(api: 
     followed = api.http.get(f"/v1/jobs/{job_id}/logs", params={"follow": True}).text
 
     assert [line["message"] for line in page["data"]] == ["model loaded", lines[1]]
-    assert (page["has_more"], page["data"][0]["fields"], page["data"][1]["time"]) == (True, {"seconds": 2.5}, None)
+    assert (page["has_more"], page["data"][0]["fields"], page["data"][1]["time"]) == (
+        True,
+        {"seconds": 2.5},
+        None,
+    )
     assert [line["message"] for line in rest["data"]] == ["step done"]
     assert len(others["data"]) == 1
     assert unknown.status_code == 404
@@ -243,7 +291,9 @@ def test_logs_are_read_by_service_and_attempt_and_followed_to_the_jobs_end(api: 
 
 
 def _line(message: str, **fields: Any) -> str:
-    return json.dumps({"timestamp": "2026-01-01T00:00:00Z", "level": "info", "event": message, **fields})
+    return json.dumps(
+        {"timestamp": "2026-01-01T00:00:00Z", "level": "info", "event": message, **fields}
+    )
 
 
 def test_a_diagnosis_says_what_a_queued_job_waits_for(api: Api) -> None:
@@ -251,4 +301,8 @@ def test_a_diagnosis_says_what_a_queued_job_waits_for(api: Api) -> None:
 
     found = api.http.get(f"/v1/jobs/{job_id}/diagnosis").json()
 
-    assert (found["object"], found["code"], found["suggestion"]) == ("job.diagnosis", "starting", {})
+    assert (found["object"], found["code"], found["suggestion"]) == (
+        "job.diagnosis",
+        "starting",
+        {},
+    )

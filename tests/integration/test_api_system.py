@@ -1,4 +1,6 @@
-"""Health, readiness, the state of the installation, metrics, documentation, the root page, and the process itself."""
+"""Health, readiness, the state of the installation, metrics, documentation, the root page, and the
+process itself.
+"""
 
 import subprocess
 import sys
@@ -34,7 +36,9 @@ def migrated_url(postgres_server: Postgres) -> Iterator[str]:
 
 
 @pytest.fixture
-def api(migrated_url: str, redis_url: str, tmp_path: Path) -> Iterator[tuple[httpx.Client, Resources]]:
+def api(
+    migrated_url: str, redis_url: str, tmp_path: Path
+) -> Iterator[tuple[httpx.Client, Resources]]:
     """An API with a trainer and one of two replicas."""
     with serving(ScriptedTrainer()) as trainer, serving(ScriptedReplica()) as replica:
         settings = make_settings(
@@ -52,10 +56,15 @@ def test_a_ready_api_says_so_for_each_dependency(api: tuple[httpx.Client, Resour
     http, _ = api
 
     assert http.get("/healthz").json() == {"status": "ok"}
-    assert http.get("/readyz").json() == {"ready": True, "dependencies": {"postgres": "up", "redis": "up"}}
+    assert http.get("/readyz").json() == {
+        "ready": True,
+        "dependencies": {"postgres": "up", "redis": "up"},
+    }
 
 
-def test_an_api_without_redis_is_alive_not_ready_and_still_takes_jobs(migrated_url: str, tmp_path: Path) -> None:
+def test_an_api_without_redis_is_alive_not_ready_and_still_takes_jobs(
+    migrated_url: str, tmp_path: Path
+) -> None:
     with running_valkey() as valkey:
         settings = make_settings(migrated_url, f"{valkey.connection_url}/0", tmp_path)
         with running_api(settings) as (http, resources):
@@ -70,8 +79,12 @@ def test_an_api_without_redis_is_alive_not_ready_and_still_takes_jobs(migrated_u
     assert cancelled.json()["state"] == "cancelled"
 
 
-def test_an_api_without_a_database_answers_with_a_capacity_error(redis_url: str, tmp_path: Path) -> None:
-    settings = make_settings(f"postgresql+psycopg://nobody@{free_address()}/none", redis_url, tmp_path)
+def test_an_api_without_a_database_answers_with_a_capacity_error(
+    redis_url: str, tmp_path: Path
+) -> None:
+    settings = make_settings(
+        f"postgresql+psycopg://nobody@{free_address()}/none", redis_url, tmp_path
+    )
     with running_api(settings) as (http, _):
         answer = http.get("/v1/jobs")
         ready = http.get("/readyz").json()
@@ -80,7 +93,9 @@ def test_an_api_without_a_database_answers_with_a_capacity_error(redis_url: str,
     assert ready["dependencies"]["postgres"] == "down"
 
 
-def test_the_system_page_names_every_service_and_its_state(api: tuple[httpx.Client, Resources]) -> None:
+def test_the_system_page_names_every_service_and_its_state(
+    api: tuple[httpx.Client, Resources],
+) -> None:
     http, resources = api
     with resources.database.begin() as session:
         beat(session, "scheduler")
@@ -106,7 +121,9 @@ def test_the_system_page_names_every_service_and_its_state(api: tuple[httpx.Clie
     assert "UNAVAILABLE" in system["services"][8]["error"]
 
 
-def test_what_listens_nowhere_states_release_memory_and_its_last_error(api: tuple[httpx.Client, Resources]) -> None:
+def test_what_listens_nowhere_states_release_memory_and_its_last_error(
+    api: tuple[httpx.Client, Resources],
+) -> None:
     http, resources = api
     MEMORY.newest = LoggedError("events not read: refused", datetime(2026, 1, 1, tzinfo=UTC))
     with resources.database.begin() as session:
@@ -126,27 +143,42 @@ def test_what_listens_nowhere_states_release_memory_and_its_last_error(api: tupl
     assert 0 < database["connections"] <= database["max_connections"]
 
 
-def test_a_process_that_stopped_is_down_with_what_it_said_last(api: tuple[httpx.Client, Resources]) -> None:
+def test_a_process_that_stopped_is_down_with_what_it_said_last(
+    api: tuple[httpx.Client, Resources],
+) -> None:
     http, resources = api
     with resources.database.begin() as session:
-        session.add(Heartbeat(name="scheduler", seen_at=datetime(2026, 1, 1, tzinfo=UTC), error="no broker"))
+        session.add(
+            Heartbeat(name="scheduler", seen_at=datetime(2026, 1, 1, tzinfo=UTC), error="no broker")
+        )
 
     scheduler = http.get("/v1/system").json()["services"][3]
 
-    assert (scheduler["state"], scheduler["error"]) == ("down", "Last seen 2026-01-01T00:00:00+00:00. no broker")
+    assert (scheduler["state"], scheduler["error"]) == (
+        "down",
+        "Last seen 2026-01-01T00:00:00+00:00. no broker",
+    )
 
 
-def test_without_its_database_the_system_page_still_says_who_is_up(redis_url: str, tmp_path: Path) -> None:
-    settings = make_settings(f"postgresql+psycopg://nobody@{free_address()}/none", redis_url, tmp_path)
+def test_without_its_database_the_system_page_still_says_who_is_up(
+    redis_url: str, tmp_path: Path
+) -> None:
+    settings = make_settings(
+        f"postgresql+psycopg://nobody@{free_address()}/none", redis_url, tmp_path
+    )
     with running_api(settings) as (http, _):
-        services = {service["kind"]: service for service in http.get("/v1/system").json()["services"]}
+        services = {
+            service["kind"]: service for service in http.get("/v1/system").json()["services"]
+        }
 
     assert (services["postgres"]["state"], services["redis"]["state"]) == ("down", "up")
     assert "refused" in services["postgres"]["error"]
     assert services["scheduler"]["error"] == "No sign of life in the database."
 
 
-def test_prometheus_metrics_count_requests_and_jobs(api: tuple[httpx.Client, Resources], tmp_path: Path) -> None:
+def test_prometheus_metrics_count_requests_and_jobs(
+    api: tuple[httpx.Client, Resources], tmp_path: Path
+) -> None:
     http, resources = api
     submit(resources.database, tmp_path)
     http.get("/v1/jobs")
@@ -160,15 +192,23 @@ def test_prometheus_metrics_count_requests_and_jobs(api: tuple[httpx.Client, Res
     assert 'dirl_api_requests_total{method="GET",route="/v1/jobs",status="200"} 1.0' in text
 
 
-def test_the_openapi_document_describes_every_route_and_the_job_spec(api: tuple[httpx.Client, Resources]) -> None:
+def test_the_openapi_document_describes_every_route_and_the_job_spec(
+    api: tuple[httpx.Client, Resources],
+) -> None:
     document = api[0].get("/openapi.json").json()
 
     schemas = document["components"]["schemas"]
-    body = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    body = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"][
+        "schema"
+    ]
     assert body == {"$ref": "#/components/schemas/JobSpec"}
     assert "rollout_replicas" in schemas["ResourcesSpec"]["properties"]
     assert {"JobView", "TrajectoryDetail", "ErrorEnvelope", "SystemView"} <= schemas.keys()
-    operations = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
+    operations = [
+        operation["operationId"]
+        for path in document["paths"].values()
+        for operation in path.values()
+    ]
     assert len(set(operations)) == len(operations)
     assert set(_references(document)) <= {f"#/components/schemas/{name}" for name in schemas}
 
@@ -196,7 +236,10 @@ def test_the_root_page_says_how_to_build_the_dashboard_until_it_is_built(
         (tmp_path / "secret.txt").write_text("secret")
         built, deep, asset = http.get("/"), http.get("/jobs/job_1"), http.get("/assets/app.js")
         missing = http.get("/assets/other.js")
-        outside = [http.get(path).text for path in ("/../secret.txt", "/%2e%2e/secret.txt", "/..%2fsecret.txt")]
+        outside = [
+            http.get(path).text
+            for path in ("/../secret.txt", "/%2e%2e/secret.txt", "/..%2fsecret.txt")
+        ]
 
     assert "not built" in plain.text
     assert "/docs" in plain.text
@@ -210,7 +253,9 @@ def test_the_demos_job_is_made_with_a_model_from_the_first_trainer_that_answers(
     migrated_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     with serving(ScriptedTrainer()) as trainer:
-        settings = make_settings(migrated_url, redis_url, tmp_path, trainer_addresses=(free_address(), trainer))
+        settings = make_settings(
+            migrated_url, redis_url, tmp_path, trainer_addresses=(free_address(), trainer)
+        )
         with running_api(settings) as (http, _):
             job = http.post("/v1/demo", params={"seed": 5}).json()
 
@@ -218,7 +263,9 @@ def test_the_demos_job_is_made_with_a_model_from_the_first_trainer_that_answers(
     assert job["spec"]["model"] == str(tmp_path / "demo" / "5" / "model")
 
 
-def test_without_a_trainer_the_demo_is_refused_and_says_why(migrated_url: str, redis_url: str, tmp_path: Path) -> None:
+def test_without_a_trainer_the_demo_is_refused_and_says_why(
+    migrated_url: str, redis_url: str, tmp_path: Path
+) -> None:
     settings = make_settings(migrated_url, redis_url, tmp_path, trainer_addresses=(free_address(),))
     with running_api(settings) as (http, _):
         answer = http.post("/v1/demo")
@@ -231,7 +278,9 @@ def test_the_api_imports_no_torch() -> None:
         "import sys, services.api.http.app, services.api.recorder, services.api.scheduler.tasks;"
         "print(*{'torch', 'transformers'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
 
     assert done.stdout == "\n"
 
@@ -254,7 +303,9 @@ def test_the_process_serves_and_ends_on_sigterm_with_a_stream_open(
         settings = make_settings(migrated_url, redis_url, tmp_path)
         with running_api(settings) as (_, resources):
             job_id = submit(resources.database, tmp_path)
-        stream = http.stream("GET", f"/v1/jobs/{job_id}/events", headers={"accept": "text/event-stream"})
+        stream = http.stream(
+            "GET", f"/v1/jobs/{job_id}/events", headers={"accept": "text/event-stream"}
+        )
         with stream as answer:
             lines = answer.iter_lines()  # dropped, it would close the connection
             next(lines)

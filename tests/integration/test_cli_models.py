@@ -12,13 +12,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def _dirl(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "services.api.cli", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("models") / "tiny"
-    done = _dirl("models", "make", "--out", str(directory), "--hidden-size", "32", "--layers", "1", "--json")
+    done = _dirl(
+        "models", "make", "--out", str(directory), "--hidden-size", "32", "--layers", "1", "--json"
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"path": str(directory)}
     return directory
@@ -46,10 +50,15 @@ def test_an_existing_directory_is_never_written_to(model: Path) -> None:
 @pytest.mark.parametrize(
     "command", [("generate", "1+1?", "--model"), ("models", "convert", "--out", "out", "--source")]
 )
-def test_a_directory_that_is_no_model_is_refused_without_a_traceback(command: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_directory_that_is_no_model_is_refused_without_a_traceback(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
     (tmp_path / "empty").mkdir()
 
-    done = _dirl(*(part if part != "out" else str(tmp_path / "out") for part in command), str(tmp_path / "empty"))
+    done = _dirl(
+        *(part if part != "out" else str(tmp_path / "out") for part in command),
+        str(tmp_path / "empty"),
+    )
 
     assert done.returncode == 1
     assert done.stderr.startswith("dirl: ")

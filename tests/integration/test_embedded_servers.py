@@ -14,7 +14,12 @@ import redis
 
 from services.api.embedded.account import postgres_account
 from services.api.embedded.processes import Supervisor
-from services.api.embedded.servers import DATABASE_VARIABLE, REDIS_VARIABLE, ServerUrls, start_servers
+from services.api.embedded.servers import (
+    DATABASE_VARIABLE,
+    REDIS_VARIABLE,
+    ServerUrls,
+    start_servers,
+)
 from tests.support.embedded import open_directory
 
 

@@ -39,7 +39,9 @@ def follow(feed: EventFeed, job_id: str, wanted: Selection = EVERYTHING) -> list
     return seen
 
 
-def test_every_event_is_read_once_in_order_over_several_batches(database: Database, tmp_path: Path) -> None:
+def test_every_event_is_read_once_in_order_over_several_batches(
+    database: Database, tmp_path: Path
+) -> None:
     job_id = submit(database, tmp_path)
     add(database, job_id, BATCH + 20)
 
@@ -55,7 +57,9 @@ def test_a_stream_of_one_type_gets_past_the_others(database: Database, tmp_path:
     assert follow(EventFeed(database), job_id, Selection(("wanted",))) == [5, 6]
 
 
-def test_a_level_selects_among_log_events_and_leaves_the_others(database: Database, tmp_path: Path) -> None:
+def test_a_level_selects_among_log_events_and_leaves_the_others(
+    database: Database, tmp_path: Path
+) -> None:
     job_id = submit(database, tmp_path)
     with database.begin() as session:
         job = lock_job(session, job_id)
@@ -66,7 +70,9 @@ def test_a_level_selects_among_log_events_and_leaves_the_others(database: Databa
     assert follow(EventFeed(database), job_id, Selection(("log",), "error")) == [3]
 
 
-def test_a_head_is_read_again_after_a_quarter_of_a_second(database: Database, tmp_path: Path) -> None:
+def test_a_head_is_read_again_after_a_quarter_of_a_second(
+    database: Database, tmp_path: Path
+) -> None:
     now = [100.0]
     feed = EventFeed(database, clock=lambda: now[0])
     job_id = submit(database, tmp_path)

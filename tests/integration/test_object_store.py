@@ -1,4 +1,6 @@
-"""Copies of checkpoints in an object store: a real S3 server, the learner's own archiver, a volume that is lost."""
+"""Copies of checkpoints in an object store: a real S3 server, the learner's own archiver, a volume
+that is lost.
+"""
 
 import shutil
 from collections.abc import Iterator
@@ -10,7 +12,12 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from services.common.checkpoint.archive import Archive, archive_of
-from services.common.checkpoint.format import CheckpointHeader, checkpoint_name, list_checkpoints, newest_valid
+from services.common.checkpoint.format import (
+    CheckpointHeader,
+    checkpoint_name,
+    list_checkpoints,
+    newest_valid,
+)
 from services.common.checkpoint.store import write_checkpoint
 from services.common.errors import PlatformError
 from services.common.events import EventType
@@ -38,7 +45,12 @@ def endpoint() -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """An empty bucket, and the environment that leads to it."""
-    values = {"ENDPOINT_URL_S3": endpoint, "ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "REGION": "us-east-1"}
+    values = {
+        "ENDPOINT_URL_S3": endpoint,
+        "ACCESS_KEY_ID": "test",
+        "SECRET_ACCESS_KEY": "test",
+        "REGION": "us-east-1",
+    }
     for name, value in values.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
@@ -102,9 +114,13 @@ def test_what_was_not_stored_whole_is_not_there(tmp_path: Path, bucket: Any) -> 
     assert restored.name == "step-000001"
 
 
-def test_a_copy_that_was_changed_is_refused_and_nothing_of_it_stays(tmp_path: Path, bucket: Any) -> None:
+def test_a_copy_that_was_changed_is_refused_and_nothing_of_it_stays(
+    tmp_path: Path, bucket: Any
+) -> None:
     archive(tmp_path).add(checkpoint(tmp_path, 1), KEEP_ALL, None)
-    bucket.Object("team-a/jobs/job_1/checkpoints/step-000001/model.safetensors").put(Body=b"weights of 2")
+    bucket.Object("team-a/jobs/job_1/checkpoints/step-000001/model.safetensors").put(
+        Body=b"weights of 2"
+    )
 
     with pytest.raises(PlatformError) as raised:
         archive(tmp_path / "b").restore()
@@ -150,7 +166,9 @@ def run(
         "sft": {"batch_size": 4, "epochs": 3, "max_steps": 6},
         "checkpoint": {"interval_steps": 2, "keep_last": 2},
     }
-    request = learner_request(job_dir, spec, attempt=attempt, model_path=model, object_store_url=url)
+    request = learner_request(
+        job_dir, spec, attempt=attempt, model_path=model, object_store_url=url
+    )
     return run_here(request, StopSignal() if stop_after is None else StopAfterSteps(stop_after))
 
 
@@ -177,7 +195,9 @@ def test_a_job_whose_volume_is_lost_goes_on_from_its_copy_and_its_certificate_ho
     assert archive(lost).steps() == [4, 6]
 
 
-def test_a_store_that_is_away_costs_a_warning_and_the_next_attempt_catches_up(tmp_path: Path, model: Path) -> None:
+def test_a_store_that_is_away_costs_a_warning_and_the_next_attempt_catches_up(
+    tmp_path: Path, model: Path
+) -> None:
     job_dir, away = tmp_path / "job", "s3://no-such-bucket"
     run(job_dir, model, stop_after=2, url=away)
 
@@ -190,10 +210,16 @@ def test_a_store_that_is_away_costs_a_warning_and_the_next_attempt_catches_up(tm
     assert archive(job_dir).steps() == [4, 6]
 
 
-def test_a_lost_volume_without_a_store_is_not_trained_again_from_nothing(tmp_path: Path, model: Path) -> None:
+def test_a_lost_volume_without_a_store_is_not_trained_again_from_nothing(
+    tmp_path: Path, model: Path
+) -> None:
     result = run(tmp_path, model, attempt=2, url="s3://no-such-bucket")
 
-    assert (result.state, result.error_code, result.retryable) == ("failed", "store_unavailable", True)
+    assert (result.state, result.error_code, result.retryable) == (
+        "failed",
+        "store_unavailable",
+        True,
+    )
 
 
 def test_what_a_rewind_undid_is_not_taken_for_the_newest(tmp_path: Path, model: Path) -> None:

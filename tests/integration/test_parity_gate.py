@@ -29,7 +29,12 @@ def run(directory: Path, model: Path, redis_url: str, *addresses: str) -> Learne
         "model": "tiny",
         "method": "rl",
         "training_file": str(write_rows(directory / "train.jsonl", ROWS)),
-        "rl": {"steps": STEPS, "prompts_per_step": 4, "num_generations": 2, "dynamic_sampling": False},
+        "rl": {
+            "steps": STEPS,
+            "prompts_per_step": 4,
+            "num_generations": 2,
+            "dynamic_sampling": False,
+        },
         "sampling": {"max_new_tokens": 8},
     }
     names = stream_names("job_1", 1)
@@ -59,9 +64,13 @@ def test_a_corrupt_replica_answers_nothing_the_job_says_so_and_goes_on_with_the_
 
     assert result.state == "succeeded", result.error_message
     events = journal_of(tmp_path / "job")
-    said = [(data["level"], data["code"], data["replica"]) for data in of_kind(events, EventType.LOG)]
+    said = [
+        (data["level"], data["code"], data["replica"]) for data in of_kind(events, EventType.LOG)
+    ]
     assert said == [("error", "parity_violation", corrupt_address)] * STEPS
-    assert {data["group"]["replica"] for data in of_kind(events, EventType.TRAJECTORIES)} == {"good"}
+    assert {data["group"]["replica"] for data in of_kind(events, EventType.TRAJECTORIES)} == {
+        "good"
+    }
     assert (state, held) == ("unhealthy", None)
     gaps = [data["values"].get("weights/parity_gap") for data in of_kind(events, EventType.METRICS)]
     assert len(gaps) == STEPS
@@ -75,5 +84,9 @@ def test_a_job_without_any_replica_that_computes_like_the_learner_ends(
         replica.assign("job_1", 1, model)
         result = run(tmp_path, model, redis_url, address)
 
-    assert (result.state, result.error_code, result.retryable) == ("failed", "parity_violation", False)
+    assert (result.state, result.error_code, result.retryable) == (
+        "failed",
+        "parity_violation",
+        False,
+    )
     assert "at most 0.0001 is allowed" in result.error_message

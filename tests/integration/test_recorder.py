@@ -102,7 +102,14 @@ def metrics(step: int, **values: float) -> tuple[EventType, dict[str, Any]]:
 
 
 def checkpoint(step: int, *deleted: str) -> tuple[EventType, dict[str, Any]]:
-    data = {"step": step, "stage": "rl", "path": f"/c/{step}", "weight_version": step, "weight_digest": "d", "bytes": 9}
+    data = {
+        "step": step,
+        "stage": "rl",
+        "path": f"/c/{step}",
+        "weight_version": step,
+        "weight_digest": "d",
+        "bytes": 9,
+    }
     return EventType.CHECKPOINT, {**data, "deleted": list(deleted)}
 
 
@@ -111,19 +118,33 @@ def group(group_id: str, *outcomes: str, text: str = "4") -> tuple[EventType, di
         {
             "trajectory_id": f"{group_id.replace('grp_', 'traj_')}_{index}",
             "text": text,
-            "verdict": {"outcome": outcome, "rewards": {"accuracy": 1.0} if outcome == "correct" else {}},
+            "verdict": {
+                "outcome": outcome,
+                "rewards": {"accuracy": 1.0} if outcome == "correct" else {},
+            },
         }
         for index, outcome in enumerate(outcomes)
     ]
-    data = {"step": 3, "purpose": "train", "disposition": "trained", "advantages": [0.5] * len(outcomes)}
-    return EventType.TRAJECTORIES, {**data, "group": {"group_id": group_id, "trajectories": trajectories}}
+    data = {
+        "step": 3,
+        "purpose": "train",
+        "disposition": "trained",
+        "advantages": [0.5] * len(outcomes),
+    }
+    return EventType.TRAJECTORIES, {
+        **data,
+        "group": {"group_id": group_id, "trajectories": trajectories},
+    }
 
 
 def test_every_type_of_event_reaches_its_table(recording: Recording) -> None:
     recording.apply(
         recording.events(
             (EventType.PHASE, {"phase": "rollout", "stage": "rl", "waiting_for": "rollout"}),
-            (EventType.PROGRESS, {"stage": "rl", "stage_step": 1, "stage_steps": 4, "step": 3, "total_steps": 6}),
+            (
+                EventType.PROGRESS,
+                {"stage": "rl", "stage_step": 1, "stage_steps": 4, "step": 3, "total_steps": 6},
+            ),
             metrics(3, reward_mean=0.25, train_loss=1.5),
             checkpoint(3),
             group("grp_a", "correct", "incorrect"),
@@ -149,7 +170,9 @@ def test_every_type_of_event_reaches_its_table(recording: Recording) -> None:
         assert (kept.outcomes, kept.max_reward, kept.step) == (["correct", "incorrect"], 1.0, 3)
         assert session.scalars(select(Evaluation)).one().results == {"accuracy": 0.5}
         assert session.scalars(select(Checkpoint)).one().path == "/c/3"
-        assert {row.name: row.value for row in session.scalars(select(Metric))} == job.latest_metrics
+        assert {
+            row.name: row.value for row in session.scalars(select(Metric))
+        } == job.latest_metrics
     assert [event.type for event in recording.learner_events()][-1] == "log"
     # The group is too large to be said twice.
     assert recording.learner_events()[4].data == {
@@ -180,7 +203,9 @@ def test_events_that_two_processes_bring_at_once_are_applied_once(recording: Rec
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(bring, range(4)))
 
-    assert [event.data["message"] for event in recording.learner_events()] == [str(number) for number in range(50)]
+    assert [event.data["message"] for event in recording.learner_events()] == [
+        str(number) for number in range(50)
+    ]
 
 
 def test_events_after_a_gap_are_left_out(recording: Recording) -> None:
@@ -246,7 +271,10 @@ def test_events_of_unknown_jobs_are_dropped(recording: Recording) -> None:
 
     assert recording.recorder.step(recording.consumer, block_ms=0) == 2
     assert len(recording.learner_events()) == 1
-    with pytest.raises(PlatformError, match="job_unknown"), recording.context.database.begin() as session:
+    with (
+        pytest.raises(PlatformError, match="job_unknown"),
+        recording.context.database.begin() as session,
+    ):
         apply_events(session, "job_unknown", 1, [stranger])
 
 
@@ -255,13 +283,19 @@ def test_an_event_that_cannot_be_understood_is_kept_and_said(recording: Recordin
 
     assert [event.type for event in recording.learner_events()] == ["checkpoint", "log"]
     with recording.context.database.begin() as session:
-        said = session.scalars(select(JobEvent).where(JobEvent.seq.is_(None), JobEvent.type == "log")).one()
+        said = session.scalars(
+            select(JobEvent).where(JobEvent.seq.is_(None), JobEvent.type == "log")
+        ).one()
     assert said.data["level"] == "error"
     assert "Event 1 (checkpoint) could not be recorded in full" in said.data["message"]
 
 
-def test_nul_characters_and_numbers_that_are_none_do_not_cost_an_event(recording: Recording) -> None:
-    recording.apply(recording.events(group("grp_n", "incorrect", text="a\x00b"), metrics(1, a=math.nan, b=2.0)))
+def test_nul_characters_and_numbers_that_are_none_do_not_cost_an_event(
+    recording: Recording,
+) -> None:
+    recording.apply(
+        recording.events(group("grp_n", "incorrect", text="a\x00b"), metrics(1, a=math.nan, b=2.0))
+    )
 
     assert read_job(recording.context.database, recording.job_id).latest_metrics == {"b": 2.0}
     assert recording.count(TrajectoryGroup) == 1
@@ -278,7 +312,9 @@ def test_a_deleted_checkpoint_is_marked_and_never_the_result(recording: Recordin
 
 
 def test_late_events_of_an_earlier_attempt_do_not_set_the_job_back(recording: Recording) -> None:
-    late = recording.events((EventType.PHASE, {"phase": "train", "stage": "sft"}), metrics(9, a=9.0))
+    late = recording.events(
+        (EventType.PHASE, {"phase": "train", "stage": "sft"}), metrics(9, a=9.0)
+    )
     with recording.context.database.begin() as session:
         attempt = session.merge(read_attempts(recording.context.database, recording.job_id)[0])
         attempt.ended_at = func.now()
@@ -317,7 +353,9 @@ def test_the_process_records_and_ends_on_sigterm(
         "DIRL_TRAINER_ADDRESSES": recording.context.fleet.trainers[0],
         "DIRL_METRICS_LISTEN": free_address(),
     }
-    with running_process("services.api.recorder", tmp_path / "recorder.log", environment) as process:
+    with running_process(
+        "services.api.recorder", tmp_path / "recorder.log", environment
+    ) as process:
         process.wait_until(lambda: "recorder ready" in process.output(), "ready")
         for event in recording.events(log(), log()):
             recording.queue.send(event)

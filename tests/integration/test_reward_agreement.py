@@ -1,6 +1,7 @@
 """The verifier against cases that others wrote, and against the gold answers of public data sets.
 
-DIRL_TEST_DATA names a directory with verifier_cases.jsonl and the data sets; without it these tests are skipped.
+DIRL_TEST_DATA names a directory with verifier_cases.jsonl and the data sets; without it these tests
+are skipped.
 """
 
 import json
@@ -21,7 +22,8 @@ from services.reward.pool import Pool, PoolConfig
 from services.reward.verifier import Item, Verifier
 
 pytestmark = pytest.mark.skipif(
-    "DIRL_TEST_DATA" not in os.environ, reason="DIRL_TEST_DATA names no directory of public data sets"
+    "DIRL_TEST_DATA" not in os.environ,
+    reason="DIRL_TEST_DATA names no directory of public data sets",
 )
 
 
@@ -40,15 +42,22 @@ def pool() -> Iterator[Pool]:
 
 def verify(pool: Pool, pairs: list[tuple[str, str]], profile: Profile) -> list[Verdict]:
     """Judge (gold, response) pairs."""
-    items = [Item(str(place), gold, response, FinishReason.STOP) for place, (gold, response) in enumerate(pairs)]
-    return Verifier(pool, cache_size=1).verify(items, [], profile, timeout_s=10.0, expires_at=math.inf)
+    items = [
+        Item(str(place), gold, response, FinishReason.STOP)
+        for place, (gold, response) in enumerate(pairs)
+    ]
+    return Verifier(pool, cache_size=1).verify(
+        items, [], profile, timeout_s=10.0, expires_at=math.inf
+    )
 
 
 def disagreements(pool: Pool, cases: list[dict[str, Any]]) -> dict[str, str]:
     """What was judged otherwise than expected: accepted or refused, by gold and answer."""
     verdicts = verify(pool, [(case["gold"], case["answer"]) for case in cases], Profile.EVAL)
     return {
-        f"{case['gold']!r} | {case['answer']!r}": "accepted" if verdict.outcome is Outcome.CORRECT else "refused"
+        f"{case['gold']!r} | {case['answer']!r}": "accepted"
+        if verdict.outcome is Outcome.CORRECT
+        else "refused"
         for case, verdict in zip(cases, verdicts, strict=True)
         if (verdict.outcome is Outcome.CORRECT) != case["expected"]
     }
@@ -66,7 +75,11 @@ def test_every_gold_answer_is_correct_against_itself(pool: Pool, data: Path) -> 
     for path in sorted(data.glob("*/test.jsonl")):
         golds = [row.answer or "" for row in read_rows(path, "rl")]
         verdicts = verify(pool, [(gold, rf"so \boxed{{{gold}}}.") for gold in golds], Profile.RL)
-        failed = [gold for gold, verdict in zip(golds, verdicts, strict=True) if verdict.outcome is not Outcome.CORRECT]
+        failed = [
+            gold
+            for gold, verdict in zip(golds, verdicts, strict=True)
+            if verdict.outcome is not Outcome.CORRECT
+        ]
         assert failed == [], path
 
 
@@ -74,12 +87,16 @@ def test_the_comparator_itself_accepts_every_gold_of_a_sample(pool: Pool, data: 
     """Without the equal-spelling shortcut: the pairs go straight to the worker processes."""
     rng = random.Random(0)
     golds = [
-        row.answer or "" for name in ("math500", "olympiadbench") for row in read_rows(data / name / "test.jsonl", "rl")
+        row.answer or ""
+        for name in ("math500", "olympiadbench")
+        for row in read_rows(data / name / "test.jsonl", "rl")
     ]
     sample = rng.sample([gold for gold in golds if "\\" in gold], 120)
     futures = pool.submit([(gold, gold) for gold in sample], timeout_s=10.0, expires_at=math.inf)
     failed = [
-        gold for gold, future in zip(sample, futures, strict=True) if future.result(60).outcome is not Outcome.CORRECT
+        gold
+        for gold, future in zip(sample, futures, strict=True)
+        if future.result(60).outcome is not Outcome.CORRECT
     ]
     assert failed == []
 
@@ -99,6 +116,10 @@ def test_a_changed_digit_is_never_accepted(pool: Pool, data: Path) -> None:
             digit = rng.choice([digit for digit in "123456789" if digit != gold[place]])
             pairs.append((gold, rf"\boxed{{{gold[:place]}{digit}{gold[place + 1 :]}}}"))
     verdicts = verify(pool, pairs, Profile.RL)
-    accepted = [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict.outcome is Outcome.CORRECT]
+    accepted = [
+        pair
+        for pair, verdict in zip(pairs, verdicts, strict=True)
+        if verdict.outcome is Outcome.CORRECT
+    ]
     assert len(pairs) > 200
     assert accepted == []

@@ -1,4 +1,6 @@
-"""Rewrites that keep or change the meaning of an answer, judged from the raw text as `dirl reward check` does."""
+"""Rewrites that keep or change the meaning of an answer, judged from the raw text as `dirl reward
+check` does.
+"""
 
 import json
 import math
@@ -14,11 +16,16 @@ CASES = Path(__file__).parents[1] / "golden" / "reward_cases.jsonl"
 
 def test_rewrites_are_accepted_and_changes_refused() -> None:
     cases = [json.loads(line) for line in CASES.read_text().splitlines()]
-    items = [Item(str(place), case["gold"], case["answer"], FinishReason.STOP) for place, case in enumerate(cases)]
+    items = [
+        Item(str(place), case["gold"], case["answer"], FinishReason.STOP)
+        for place, case in enumerate(cases)
+    ]
     pool = Pool(PoolConfig(workers=2, min_cpu_share=0.0))
     pool.start()
     try:
-        verdicts = Verifier(pool, cache_size=1).verify(items, [], Profile.EVAL, timeout_s=30.0, expires_at=math.inf)
+        verdicts = Verifier(pool, cache_size=1).verify(
+            items, [], Profile.EVAL, timeout_s=30.0, expires_at=math.inf
+        )
     finally:
         pool.close()
     wrong = {

@@ -1,4 +1,6 @@
-"""Answers made to hurt: none hangs or crashes anything, none is rewarded, and its neighbours are judged as ever."""
+"""Answers made to hurt: none hangs or crashes anything, none is rewarded, and its neighbours are
+judged as ever.
+"""
 
 import json
 import math
@@ -33,9 +35,16 @@ def pool() -> Iterator[Pool]:
     pool.close()
 
 
-def verify(pool: Pool, pairs: list[tuple[str, str]], profile: Profile, timeout_s: float = 0.25) -> list[Verdict]:
-    items = [Item(str(place), gold, response, FinishReason.STOP) for place, (gold, response) in enumerate(pairs)]
-    return Verifier(pool, cache_size=64).verify(items, [], profile, timeout_s=timeout_s, expires_at=math.inf)
+def verify(
+    pool: Pool, pairs: list[tuple[str, str]], profile: Profile, timeout_s: float = 0.25
+) -> list[Verdict]:
+    items = [
+        Item(str(place), gold, response, FinishReason.STOP)
+        for place, (gold, response) in enumerate(pairs)
+    ]
+    return Verifier(pool, cache_size=64).verify(
+        items, [], profile, timeout_s=timeout_s, expires_at=math.inf
+    )
 
 
 def test_no_hostile_answer_is_rewarded_or_spoils_a_neighbour(pool: Pool) -> None:
@@ -43,7 +52,11 @@ def test_no_hostile_answer_is_rewarded_or_spoils_a_neighbour(pool: Pool) -> None
     assert len(hostile) > 200
     pairs = []
     for place, response in enumerate(hostile):
-        pairs += [("42", response), (str(place), rf"\boxed{{{place}}}"), (str(place), rf"\boxed{{{place + 1}}}")]
+        pairs += [
+            ("42", response),
+            (str(place), rf"\boxed{{{place}}}"),
+            (str(place), rf"\boxed{{{place + 1}}}"),
+        ]
     verdicts = verify(pool, pairs, Profile.RL)
     assert {verdict.outcome for verdict in verdicts[1::3]} == {Outcome.CORRECT}
     assert {verdict.outcome for verdict in verdicts[2::3]} == {Outcome.INCORRECT}
@@ -54,7 +67,9 @@ def test_no_hostile_answer_is_rewarded_or_spoils_a_neighbour(pool: Pool) -> None
     assert len(psutil.Process(pool.zygote_pid).children()) <= 2
     killed = [verdict for verdict in judged if verdict.reason in ("deadline", "memory", "crash")]
     expensive = [verdict for verdict in judged if verdict.outcome is Outcome.TOO_COMPLEX]
-    assert len(killed) < len(expensive) / 2, "the guard refuses most of them before any worker sees them"
+    assert len(killed) < len(expensive) / 2, (
+        "the guard refuses most of them before any worker sees them"
+    )
 
 
 def test_hostile_prose_is_not_rewarded_in_evaluation_either(pool: Pool) -> None:
@@ -67,7 +82,8 @@ def test_hostile_prose_is_not_rewarded_in_evaluation_either(pool: Pool) -> None:
 
 @settings(max_examples=60)
 @given(
-    st.lists(st.sampled_from(PIECES), max_size=40).map("".join), st.sampled_from(["42", r"\frac{1}{2}", "x+1", "1,2"])
+    st.lists(st.sampled_from(PIECES), max_size=40).map("".join),
+    st.sampled_from(["42", r"\frac{1}{2}", "x+1", "1,2"]),
 )
 def test_any_text_gets_a_verdict_that_is_the_answers_own(pool: Pool, text: str, gold: str) -> None:
     (verdict,) = verify(pool, [(gold, rf"\boxed{{{text}}}")], Profile.RL)
@@ -86,10 +102,14 @@ def test_mutilated_real_answers_get_a_verdict(pool: Pool) -> None:
     pairs = []
     for line in CASES.read_text().splitlines()[::3]:
         case = json.loads(line)
-        place, end = sorted((rng.randrange(len(case["answer"]) + 1), rng.randrange(len(case["answer"]) + 1)))
+        place, end = sorted(
+            (rng.randrange(len(case["answer"]) + 1), rng.randrange(len(case["answer"]) + 1))
+        )
         mutilated = case["answer"][:place] + rng.choice(PIECES) + case["answer"][end:]
         pairs.append((case["gold"], rf"\boxed{{{mutilated}}}"))
     verdicts = verify(pool, pairs, Profile.RL, timeout_s=2.0)
     assert [
-        (pair, verdict) for pair, verdict in zip(pairs, verdicts, strict=True) if not verdict.outcome.is_scored
+        (pair, verdict)
+        for pair, verdict in zip(pairs, verdicts, strict=True)
+        if not verdict.outcome.is_scored
     ] == []

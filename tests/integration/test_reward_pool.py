@@ -31,7 +31,9 @@ BOMBS = [
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Pool]:
-    """One worker, which is never taken for starved: other work on the machine must not change a test."""
+    """One worker, which is never taken for starved: other work on the machine must not change a
+    test.
+    """
     pool = Pool(PoolConfig(workers=1, min_cpu_share=0.0))
     pool.start()
     yield pool
@@ -69,14 +71,22 @@ def outcomes(graded: list[Graded]) -> list[Outcome]:
 def wait_until_gone(*pids: int) -> None:
     """Until none of the processes runs; one that nobody waited for may remain as a zombie."""
     deadline = time.monotonic() + 20
-    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
+    while any(
+        psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        for pid in pids
+    ):
         assert time.monotonic() < deadline, f"processes {pids} are still running"
         time.sleep(0.02)
 
 
 def test_equal_and_unequal_expressions_are_told_apart(pool: Pool) -> None:
     graded = grade(pool, EASY, WRONG, ("x^2+2x+1", "(x+1)^2"), ("10^{-9}x", "10^{-8}x"))
-    assert outcomes(graded) == [Outcome.CORRECT, Outcome.INCORRECT, Outcome.CORRECT, Outcome.INCORRECT]
+    assert outcomes(graded) == [
+        Outcome.CORRECT,
+        Outcome.INCORRECT,
+        Outcome.CORRECT,
+        Outcome.INCORRECT,
+    ]
     assert all(one.cpu_ms > 0 and one.wall_ms > 0 for one in graded)
 
 
@@ -89,7 +99,9 @@ def test_equal_and_unequal_expressions_are_told_apart(pool: Pool) -> None:
         ("5", "x=4"),
     ],
 )
-def test_what_rounding_and_sets_would_make_equal_is_refused(pool: Pool, gold: str, answer: str) -> None:
+def test_what_rounding_and_sets_would_make_equal_is_refused(
+    pool: Pool, gold: str, answer: str
+) -> None:
     assert outcomes(grade(pool, (gold, answer))) == [Outcome.INCORRECT]
 
 
@@ -98,7 +110,9 @@ def test_a_bomb_ends_by_its_deadline_and_the_next_answer_is_judged(pool: Pool, b
     exploded, after = grade(pool, ("x^{900}+42", bomb), timeout_s=0.4)[0], grade(pool, EASY)[0]
     assert exploded.outcome is Outcome.TOO_COMPLEX
     assert exploded.reason in ("deadline", "memory", "cpu_time")
-    assert exploded.reason != "deadline" or exploded.wall_ms > 400, "measured, with the time that the kill took"
+    assert exploded.reason != "deadline" or exploded.wall_ms > 400, (
+        "measured, with the time that the kill took"
+    )
     assert after.outcome is Outcome.CORRECT
 
 
@@ -179,7 +193,10 @@ def test_a_full_queue_refuses_the_whole_batch(strict_pool: Pool) -> None:
 
 def test_what_cannot_be_dispatched_in_time_is_unverifiable(pool: Pool) -> None:
     (future,) = pool.submit([EASY], timeout_s=3.0, expires_at=time.monotonic() - 1)
-    assert (future.result(60).outcome, future.result().reason) == (Outcome.UNVERIFIABLE, "overloaded")
+    assert (future.result(60).outcome, future.result().reason) == (
+        Outcome.UNVERIFIABLE,
+        "overloaded",
+    )
 
 
 def test_closing_ends_every_process_and_every_wait() -> None:
@@ -208,14 +225,18 @@ def verifier(pool: Pool) -> Verifier:
 @pytest.fixture
 def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
     """SLOW reaches a worker, as whatever the guard does not know."""
-    monkeypatch.setattr(equivalence, "refuse", lambda text: "large_factorial" if "!" in text else "")
+    monkeypatch.setattr(
+        equivalence, "refuse", lambda text: "large_factorial" if "!" in text else ""
+    )
 
 
 def verify(verifier: Verifier, *items: Item, timeout_s: float = 30.0) -> list[tuple[Outcome, str]]:
     graders = resolve(["accuracy", "boxed", "format"])
     verdicts = verifier.verify(items, graders, Profile.RL, timeout_s=timeout_s, expires_at=math.inf)
     for verdict in verdicts:
-        assert set(verdict.rewards) == ({grader.name for grader in graders} if verdict.outcome.is_scored else set())
+        assert set(verdict.rewards) == (
+            {grader.name for grader in graders} if verdict.outcome.is_scored else set()
+        )
         assert verdict.rewards.get("accuracy", 0.0) == float(verdict.outcome is Outcome.CORRECT)
         assert "math-verify-0.9.0" in verdict.verifier_version
     return [(verdict.outcome, verdict.reason) for verdict in verdicts]
@@ -264,16 +285,27 @@ def test_every_outcome_has_its_cause(verifier: Verifier) -> None:
 
 def test_equal_pairs_of_a_batch_are_compared_once(strict_pool: Pool) -> None:
     """Fifty would not fit into this pool's queue of two."""
-    assert verify(Verifier(strict_pool, cache_size=1), *[item(*EASY)] * 50) == [(Outcome.CORRECT, "")] * 50
+    assert (
+        verify(Verifier(strict_pool, cache_size=1), *[item(*EASY)] * 50)
+        == [(Outcome.CORRECT, "")] * 50
+    )
 
 
 @pytest.mark.usefixtures("unguarded")
-def test_certain_verdicts_are_remembered_and_deadlines_are_not(pool: Pool, verifier: Verifier) -> None:
+def test_certain_verdicts_are_remembered_and_deadlines_are_not(
+    pool: Pool, verifier: Verifier
+) -> None:
     worker = live_worker(pool)
-    assert verify(verifier, item(*EASY), item(*WRONG)) == [(Outcome.CORRECT, ""), (Outcome.INCORRECT, "")]
+    assert verify(verifier, item(*EASY), item(*WRONG)) == [
+        (Outcome.CORRECT, ""),
+        (Outcome.INCORRECT, ""),
+    ]
     os.kill(worker, signal.SIGSTOP)
     try:
-        assert verify(verifier, item(*WRONG), item(*EASY)) == [(Outcome.INCORRECT, ""), (Outcome.CORRECT, "")]
+        assert verify(verifier, item(*WRONG), item(*EASY)) == [
+            (Outcome.INCORRECT, ""),
+            (Outcome.CORRECT, ""),
+        ]
     finally:
         os.kill(worker, signal.SIGCONT)
     assert verify(verifier, item(*SLOW), timeout_s=0.3) == [(Outcome.TOO_COMPLEX, "deadline")]
@@ -295,17 +327,26 @@ def test_the_serving_process_imports_neither_sympy_nor_torch() -> None:
     )
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, timeout=60, check=True
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        timeout=60,
+        check=True,
     )
     assert done.stdout.strip() == "[]"
 
 
 def test_a_caller_that_hangs_up_frees_the_worker_and_loses_its_queue(pool: Pool) -> None:
     cancellation = Cancellation()
-    dropped = pool.submit([SLOW, EASY], timeout_s=60.0, expires_at=math.inf, cancellation=cancellation)
+    dropped = pool.submit(
+        [SLOW, EASY], timeout_s=60.0, expires_at=math.inf, cancellation=cancellation
+    )
     wait_until(lambda: pool.waiting == 1)
     cancellation.cancel()
-    assert {(one.result(60).outcome, one.result().reason) for one in dropped} == {(Outcome.UNVERIFIABLE, "cancelled")}
+    assert {(one.result(60).outcome, one.result().reason) for one in dropped} == {
+        (Outcome.UNVERIFIABLE, "cancelled")
+    }
     assert outcomes(grade(pool, EASY)) == [Outcome.CORRECT]
     assert count(pool, "dirl_reward_kills_total", reason="cancelled") == 1
 
@@ -341,7 +382,9 @@ def test_a_batch_that_the_end_overtakes_fails_as_a_whole_so_that_it_is_sent_else
     pool = Pool(PoolConfig(workers=1))
     pool.start()
     with ThreadPoolExecutor(1) as executor:
-        call = executor.submit(verify, Verifier(pool, cache_size=1), item(*SLOW), item(*EASY), timeout_s=60.0)
+        call = executor.submit(
+            verify, Verifier(pool, cache_size=1), item(*SLOW), item(*EASY), timeout_s=60.0
+        )
         wait_until(lambda: pool.waiting == 1)
         pool.close()
         with pytest.raises(PlatformError, match="ask again") as caught:

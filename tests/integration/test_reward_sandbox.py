@@ -18,11 +18,17 @@ from services.reward.graders import scorer
 from services.reward.scores import Failure, JudgedResponse, Limits, Score
 
 RESPONSE = JudgedResponse(
-    response=r"so \boxed{5}", extraction=Extraction("5", "boxed"), outcome=Outcome.CORRECT, gold="5", num_tokens=7
+    response=r"so \boxed{5}",
+    extraction=Extraction("5", "boxed"),
+    outcome=Outcome.CORRECT,
+    gold="5",
+    num_tokens=7,
 )
 
 
-def run(body: str, *, setup: str = "", count: int = 1, limits: Limits | None = None, **options: Any) -> list[Score]:
+def run(
+    body: str, *, setup: str = "", count: int = 1, limits: Limits | None = None, **options: Any
+) -> list[Score]:
     source = f"{setup}\ndef grade(sample, item):\n    {body}\n"
     grader = parse_grader({"name": "g", "type": "python", "source": source, **options})
     return scorer(grader)([RESPONSE] * count, limits or Limits())
@@ -35,7 +41,9 @@ def test_a_grader_sees_the_response_and_the_gold() -> None:
 
 def test_the_mathematics_of_the_standard_library_is_there() -> None:
     setup = "import math, re, fractions, statistics, json, difflib, collections"
-    assert run("return math.sqrt(len(re.findall('5', sample['output_text']))) * 4", setup=setup) == [4.0]
+    assert run(
+        "return math.sqrt(len(re.findall('5', sample['output_text']))) * 4", setup=setup
+    ) == [4.0]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +76,10 @@ def test_the_environment_of_the_service_is_not_there(monkeypatch: pytest.MonkeyP
 
 def test_memory_is_limited_and_the_next_response_is_graded() -> None:
     scores = run("return len('x' * 10**10)", count=2)
-    assert [isinstance(score, Failure) and "MemoryError" in score.detail for score in scores] == [True, True]
+    assert [isinstance(score, Failure) and "MemoryError" in score.detail for score in scores] == [
+        True,
+        True,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -77,9 +88,13 @@ def test_memory_is_limited_and_the_next_response_is_graded() -> None:
 def test_a_call_that_does_not_come_back_costs_its_response_and_no_process(body: str) -> None:
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     scores = run(
-        f"if not SEEN:\n        SEEN.append(1)\n        {body}\n    return 1.0", setup="SEEN = []", timeout_s=0.3
+        f"if not SEEN:\n        SEEN.append(1)\n        {body}\n    return 1.0",
+        setup="SEEN = []",
+        timeout_s=0.3,
     )
-    assert scores[0] == Failure("python_lost", scores[0].detail if isinstance(scores[0], Failure) else "")
+    assert scores[0] == Failure(
+        "python_lost", scores[0].detail if isinstance(scores[0], Failure) else ""
+    )
     assert {child.pid for child in psutil.Process().children(recursive=True)} == before
 
 
@@ -115,23 +130,31 @@ def test_code_that_never_ends_loading_costs_one_wait_and_not_one_for_every_respo
     monkeypatch.setattr(sandbox, "_START_S", 1.0)
     started = []
     popen = subprocess.Popen
-    monkeypatch.setattr(subprocess, "Popen", lambda *args, **kw: started.append(args) or popen(*args, **kw))
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *args, **kw: started.append(args) or popen(*args, **kw)
+    )
     scores = run("return 1", setup="while True: pass", count=50)
     assert scores == [Failure("python_source", "while it was loaded: it took longer than 1 s")] * 50
     assert len(started) == 1
 
 
 def test_what_is_not_begun_in_time_fails_as_overloaded() -> None:
-    assert run("return 1", count=2, limits=Limits(time.monotonic() - 1)) == [Failure("overloaded")] * 2
+    assert (
+        run("return 1", count=2, limits=Limits(time.monotonic() - 1)) == [Failure("overloaded")] * 2
+    )
 
 
-@pytest.mark.parametrize(("setup", "body"), [("while True: pass", "return 1"), ("", "while True: pass")])
+@pytest.mark.parametrize(
+    ("setup", "body"), [("while True: pass", "return 1"), ("", "while True: pass")]
+)
 def test_a_caller_that_hangs_up_ends_the_process_before_its_deadline(setup: str, body: str) -> None:
     cancellation = Cancellation()
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     hang_up = threading.Timer(1.0, cancellation.cancel)
     hang_up.start()
-    scores = run(body, setup=setup, count=2, limits=Limits(cancellation=cancellation), timeout_s=30.0)
+    scores = run(
+        body, setup=setup, count=2, limits=Limits(cancellation=cancellation), timeout_s=30.0
+    )
     assert isinstance(scores[0], Failure)
     assert "the process ended" in scores[0].detail
     assert {child.pid for child in psutil.Process().children(recursive=True)} == before
@@ -140,4 +163,7 @@ def test_a_caller_that_hangs_up_ends_the_process_before_its_deadline(setup: str,
 def test_a_call_cancelled_before_it_begins_scores_nothing() -> None:
     cancellation = Cancellation()
     cancellation.cancel()
-    assert run("return 1", count=2, limits=Limits(cancellation=cancellation)) == [Failure("cancelled")] * 2
+    assert (
+        run("return 1", count=2, limits=Limits(cancellation=cancellation))
+        == [Failure("cancelled")] * 2
+    )

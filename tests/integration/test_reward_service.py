@@ -39,11 +39,15 @@ def connection(service: ServiceProcess, address: str) -> Iterator[grpc.Channel]:
 
 
 def item(**fields: Any) -> reward_pb2.VerifyItem:
-    return reward_pb2.VerifyItem(**{"gold": "72", "response": r"\boxed{72}", "finish_reason": "stop", **fields})
+    return reward_pb2.VerifyItem(
+        **{"gold": "72", "response": r"\boxed{72}", "finish_reason": "stop", **fields}
+    )
 
 
 def verify(connection: grpc.Channel, *items: reward_pb2.VerifyItem, **fields: Any) -> list[Verdict]:
-    request = reward_pb2.VerifyRequest(**{"items": items, "graders": ["accuracy"], "profile": "rl", **fields})
+    request = reward_pb2.VerifyRequest(
+        **{"items": items, "graders": ["accuracy"], "profile": "rl", **fields}
+    )
     stub = reward_pb2_grpc.RewardServiceStub(connection)
     response = call(stub.Verify, request, timeout_s=60, what="Verify")
     return [verdict_from_pb(verdict) for verdict in response.verdicts]
@@ -51,7 +55,9 @@ def verify(connection: grpc.Channel, *items: reward_pb2.VerifyItem, **fields: An
 
 def test_the_status_tells_the_release_and_the_pool(connection: grpc.Channel) -> None:
     stub = reward_pb2_grpc.RewardServiceStub(connection)
-    status = call(stub.GetStatus, reward_pb2.GetRewardStatusRequest(), timeout_s=60, what="GetStatus")
+    status = call(
+        stub.GetStatus, reward_pb2.GetRewardStatusRequest(), timeout_s=60, what="GetStatus"
+    )
 
     assert (status.workers, status.max_workers, status.waiting) == (1, 1, 0)
     assert status.version
@@ -134,7 +140,9 @@ def test_the_status_tells_the_last_error(tmp_path: Path) -> None:
         with channel(address) as connection:
             verify(connection, item(gold=r"\frac{\pi}{4}", response=r"\boxed{\pi/4}"))
             stub = reward_pb2_grpc.RewardServiceStub(connection)
-            status = call(stub.GetStatus, reward_pb2.GetRewardStatusRequest(), timeout_s=60, what="GetStatus")
+            status = call(
+                stub.GetStatus, reward_pb2.GetRewardStatusRequest(), timeout_s=60, what="GetStatus"
+            )
 
     assert status.last_error == "verifier zygote lost"
     assert abs(status.last_error_at - time.time()) < 600
@@ -159,7 +167,10 @@ def test_a_killed_service_leaves_no_grader_that_never_ends(tmp_path: Path) -> No
         with channel(address) as opened:
             request = reward_pb2.VerifyRequest(items=[item()], graders=[STUCK_GRADER], profile="rl")
             asked = reward_pb2_grpc.RewardServiceStub(opened).Verify.future(request, timeout=120)
-            service.wait_until(lambda: len(parent.children(recursive=True)) > len(before), "a process for the grader")
+            service.wait_until(
+                lambda: len(parent.children(recursive=True)) > len(before),
+                "a process for the grader",
+            )
             time.sleep(0.5)  # it is in its jail, and its endless loop
             family = parent.children(recursive=True)
             service.kill()
@@ -171,28 +182,42 @@ def test_a_killed_service_leaves_no_grader_that_never_ends(tmp_path: Path) -> No
 def test_a_hung_up_call_frees_its_worker_for_the_next(connection: grpc.Channel) -> None:
     stub = reward_pb2_grpc.RewardServiceStub(connection)
     slow = item(gold="x^2+42", response=r"\boxed{\int_0^1 \frac{\sin(x^x)}{\log(1+x^{x})} dx}")
-    request = reward_pb2.VerifyRequest(items=[slow], graders=["accuracy"], profile="eval", timeout_s=60.0)
+    request = reward_pb2.VerifyRequest(
+        items=[slow], graders=["accuracy"], profile="eval", timeout_s=60.0
+    )
     abandoned = stub.Verify.future(request, timeout=120)
     time.sleep(0.2)
     abandoned.cancel()
-    assert verify(connection, item(gold="x+1", response=r"\boxed{1+x}"))[0].outcome is Outcome.CORRECT
+    assert (
+        verify(connection, item(gold="x+1", response=r"\boxed{1+x}"))[0].outcome is Outcome.CORRECT
+    )
 
 
-def test_a_hung_up_call_ends_its_python_grader(service: ServiceProcess, connection: grpc.Channel) -> None:
+def test_a_hung_up_call_ends_its_python_grader(
+    service: ServiceProcess, connection: grpc.Channel
+) -> None:
     parent = psutil.Process(service.process.pid)
     before = {child.pid for child in parent.children(recursive=True)}
     request = reward_pb2.VerifyRequest(items=[item()], graders=[STUCK_GRADER], profile="rl")
     abandoned = reward_pb2_grpc.RewardServiceStub(connection).Verify.future(request, timeout=120)
-    service.wait_until(lambda: len(parent.children(recursive=True)) > len(before), "a process for the grader")
+    service.wait_until(
+        lambda: len(parent.children(recursive=True)) > len(before), "a process for the grader"
+    )
     abandoned.cancel()
     service.wait_until(
-        lambda: {child.pid for child in parent.children(recursive=True)} == before, "its end", timeout_s=15
+        lambda: {child.pid for child in parent.children(recursive=True)} == before,
+        "its end",
+        timeout_s=15,
     )
 
 
-def test_a_grader_without_a_number_makes_its_response_alone_unverifiable(connection: grpc.Channel) -> None:
+def test_a_grader_without_a_number_makes_its_response_alone_unverifiable(
+    connection: grpc.Channel,
+) -> None:
     broken = '{"name":"p","type":"python","source":"def grade(sample, item): return 1 / (len(sample[\'answer\']) - 1)"}'
-    verdicts = verify(connection, item(), item(gold="7", response=r"\boxed{7}"), graders=["accuracy", broken])
+    verdicts = verify(
+        connection, item(), item(gold="7", response=r"\boxed{7}"), graders=["accuracy", broken]
+    )
     assert [verdict.outcome for verdict in verdicts] == [Outcome.CORRECT, Outcome.UNVERIFIABLE]
     assert verdicts[0].rewards == {"accuracy": 1.0, "p": 1.0}
     assert verdicts[1].rewards == {}
@@ -202,7 +227,12 @@ def test_a_grader_without_a_number_makes_its_response_alone_unverifiable(connect
 def test_golds_are_audited(connection: grpc.Channel) -> None:
     golds = ["72", r"\frac{\pi}{2}", "", r"1,2,\ldots,n", "9" * 450, r"R_{\odot}"]
     request = reward_pb2.AuditGoldsRequest(golds=[reward_pb2.Gold(gold=gold) for gold in golds])
-    answer = call(reward_pb2_grpc.RewardServiceStub(connection).AuditGolds, request, timeout_s=60, what="AuditGolds")
+    answer = call(
+        reward_pb2_grpc.RewardServiceStub(connection).AuditGolds,
+        request,
+        timeout_s=60,
+        what="AuditGolds",
+    )
     assert [(audit.gold_type, audit.status, audit.reason) for audit in answer.audits] == [
         ("integer", "ok", ""),
         ("expression", "ok", ""),

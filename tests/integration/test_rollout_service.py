@@ -62,20 +62,32 @@ def reward_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 class Replica:
     """A rollout process and a stub for it."""
 
-    def __init__(self, name: str, process: ServiceProcess, address: str, connection: grpc.Channel) -> None:
+    def __init__(
+        self, name: str, process: ServiceProcess, address: str, connection: grpc.Channel
+    ) -> None:
         self.name, self.process, self.address = name, process, address
         self.stub = rollout_pb2_grpc.RolloutServiceStub(connection)
 
     def status(self) -> rollout_pb2.GetRolloutStatusResponse:
-        return call(self.stub.GetStatus, rollout_pb2.GetRolloutStatusRequest(), timeout_s=WAIT_S, what="GetStatus")
+        return call(
+            self.stub.GetStatus,
+            rollout_pb2.GetRolloutStatusRequest(),
+            timeout_s=WAIT_S,
+            what="GetStatus",
+        )
 
 
 @pytest.fixture(scope="module")
-def replicas(valkey_server: ValkeyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Replica]]:
+def replicas(
+    valkey_server: ValkeyServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Replica]]:
     """Three replicas, started side by side: r0 stays, one is killed, one is stopped."""
     log_dir = tmp_path_factory.mktemp("rollout")
     with ExitStack() as stack:
-        started = {name: _start(name, valkey_server, log_dir, stack) for name in ("r0", "killed", "stopped")}
+        started = {
+            name: _start(name, valkey_server, log_dir, stack)
+            for name in ("r0", "killed", "stopped")
+        }
         for replica in started.values():
             replica.process.wait_until(lambda at=replica.address: probe(at, 1.0), "SERVING")
         yield started
@@ -90,7 +102,9 @@ def _start(name: str, valkey: ValkeyServer, log_dir: Path, stack: ExitStack) -> 
         "DIRL_REDIS_URL": f"{valkey.connection_url}/0",
         "DIRL_TORCH_THREADS": "1",
     }
-    process = stack.enter_context(running_process("services.rollout", log_dir / f"{name}.log", environment))
+    process = stack.enter_context(
+        running_process("services.rollout", log_dir / f"{name}.log", environment)
+    )
     return Replica(name, process, address, stack.enter_context(channel(address)))
 
 
@@ -100,7 +114,9 @@ def client(valkey_server: ValkeyServer) -> Iterator[redis.Redis]:
         yield connection
 
 
-def push(address: str, job_id: str, version: int, tensors: dict[str, Tensor]) -> rollout_pb2.UpdateWeightsResponse:
+def push(
+    address: str, job_id: str, version: int, tensors: dict[str, Tensor]
+) -> rollout_pb2.UpdateWeightsResponse:
     return push_weights(address, weight_version(job_id, version, tensors), WAIT_S)
 
 
@@ -150,7 +166,9 @@ class Job:
 
     def _task(self, position: int, max_new_tokens: int) -> PromptTask:
         loaded = self.model.loaded
-        prompt_ids = encode_prompt(loaded.tokenizer, [{"role": "user", "content": "What is 2 + 3?"}])
+        prompt_ids = encode_prompt(
+            loaded.tokenizer, [{"role": "user", "content": "What is 2 + 3?"}]
+        )
         return prompt_task(
             job_id=self.job_id,
             group_id=f"grp_1_1_train_0_{position}",
@@ -167,7 +185,9 @@ class Job:
         )
 
     def groups(self, count: int) -> list[ScoredGroup]:
-        """Exactly `count` groups in ledger order; waits a moment longer for any that should not come."""
+        """Exactly `count` groups in ledger order; waits a moment longer for any that should not
+        come.
+        """
         consumer, taken = GroupConsumer(self.client, self.names.groups), []
         deadline = time.monotonic() + WAIT_S
         while len(taken) < count:
@@ -178,7 +198,9 @@ class Job:
 
 
 @pytest.fixture
-def job(client: redis.Redis, model: TinyModel, reward_address: str, replicas: dict[str, Replica]) -> Iterator[Job]:
+def job(
+    client: redis.Redis, model: TinyModel, reward_address: str, replicas: dict[str, Replica]
+) -> Iterator[Job]:
     made = Job(client, model, reward_address, new_id("job"))
     yield made
     made.release(replicas["r0"])
@@ -205,7 +227,11 @@ def test_prompts_come_back_as_graded_groups(replica: Replica, job: Job) -> None:
     after = replica.status()
 
     assert (before.state, before.weight_version) == ("idle", -1)
-    assert (waiting.state, waiting.weight_version, waiting.job_id) == ("waiting_for_weights", -1, job.job_id)
+    assert (waiting.state, waiting.weight_version, waiting.job_id) == (
+        "waiting_for_weights",
+        -1,
+        job.job_id,
+    )
     assert (pushed.loaded, pushed.weight_digest) == (True, weight_digest(job.model.weights))
     assert [group.task.group_id for group in answered] == [task.group_id for task in issued]
     for group in answered:
@@ -227,10 +253,14 @@ def _check_trajectories(group: ScoredGroup, digest: str, loaded: LoadedModel) ->
         assert len(t.token_ids) == len(t.unmask_step) == len(t.logprobs) == len(t.confidences)
         assert t.verdict is not None
         assert t.verdict.outcome not in (Outcome.UNVERIFIABLE, Outcome.ABORTED)
-        assert t.text == loaded.tokenizer.decode(t.token_ids[: t.visible_len].tolist(), skip_special_tokens=True)
+        assert t.text == loaded.tokenizer.decode(
+            t.token_ids[: t.visible_len].tolist(), skip_special_tokens=True
+        )
 
 
-def test_prompts_of_a_killed_replica_are_answered_by_another_one(replicas: dict[str, Replica], job: Job) -> None:
+def test_prompts_of_a_killed_replica_are_answered_by_another_one(
+    replicas: dict[str, Replica], job: Job
+) -> None:
     lost, survivor = replicas["killed"], replicas["r0"]
     job.assign(lost)
     job.push(lost, 0)
@@ -246,7 +276,9 @@ def test_prompts_of_a_killed_replica_are_answered_by_another_one(replicas: dict[
     assert "r0" in {group.replica for group in answered}
 
 
-def test_a_stopped_replica_ends_cleanly_and_its_prompts_go_on_elsewhere(replicas: dict[str, Replica], job: Job) -> None:
+def test_a_stopped_replica_ends_cleanly_and_its_prompts_go_on_elsewhere(
+    replicas: dict[str, Replica], job: Job
+) -> None:
     stopped, survivor = replicas["stopped"], replicas["r0"]
     job.assign(stopped)
     job.push(stopped, 0)
@@ -287,7 +319,9 @@ def _push_with_a_flipped_bit(replica: Replica, job: Job) -> None:
     call(replica.stub.UpdateWeights, iter(chunks), timeout_s=WAIT_S, what="UpdateWeights")
 
 
-def test_tensors_of_another_model_make_the_replica_unhealthy_until_its_own_arrive(replica: Replica, job: Job) -> None:
+def test_tensors_of_another_model_make_the_replica_unhealthy_until_its_own_arrive(
+    replica: Replica, job: Job
+) -> None:
     job.assign(replica)
     job.push(replica, 0)
     foreign = {"no.such.tensor": torch.zeros(1)}
@@ -302,7 +336,9 @@ def test_tensors_of_another_model_make_the_replica_unhealthy_until_its_own_arriv
     assert job.groups(1)[0].trajectories[0].weight_version == 2
 
 
-def test_a_released_replica_is_idle_and_a_second_release_does_nothing(replica: Replica, job: Job) -> None:
+def test_a_released_replica_is_idle_and_a_second_release_does_nothing(
+    replica: Replica, job: Job
+) -> None:
     job.assign(replica)
 
     assert job.release(replica)
@@ -310,7 +346,9 @@ def test_a_released_replica_is_idle_and_a_second_release_does_nothing(replica: R
     assert (replica.status().state, replica.status().job_id) == ("idle", "")
 
 
-def test_a_directory_that_is_no_model_is_refused_at_assignment(replica: Replica, job: Job, tmp_path: Path) -> None:
+def test_a_directory_that_is_no_model_is_refused_at_assignment(
+    replica: Replica, job: Job, tmp_path: Path
+) -> None:
     error = error_of(lambda: job.assign(replica, tmp_path))
 
     assert error.code == "model_invalid"

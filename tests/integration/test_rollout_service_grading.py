@@ -1,4 +1,6 @@
-"""Grading over real gRPC: verdicts keep their places, and a verifier that fails never becomes a zero."""
+"""Grading over real gRPC: verdicts keep their places, and a verifier that fails never becomes a
+zero.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -26,15 +28,22 @@ class ScriptedVerifier(reward_pb2_grpc.RewardServiceServicer):
     def __init__(self, *answers: Answer) -> None:
         self.answers, self.requests = list(answers), []
 
-    def Verify(self, request: reward_pb2.VerifyRequest, context: grpc.ServicerContext) -> reward_pb2.VerifyResponse:
+    def Verify(
+        self, request: reward_pb2.VerifyRequest, context: grpc.ServicerContext
+    ) -> reward_pb2.VerifyResponse:
         self.requests.append(request)
         return self.answers.pop(0)(request)
 
 
 def by_equality(request: reward_pb2.VerifyRequest) -> reward_pb2.VerifyResponse:
     """Correct when the text is the gold answer."""
-    outcomes = [Outcome.CORRECT if item.response == item.gold else Outcome.INCORRECT for item in request.items]
-    return reward_pb2.VerifyResponse(verdicts=[verdict_to_pb(Verdict(outcome=outcome)) for outcome in outcomes])
+    outcomes = [
+        Outcome.CORRECT if item.response == item.gold else Outcome.INCORRECT
+        for item in request.items
+    ]
+    return reward_pb2.VerifyResponse(
+        verdicts=[verdict_to_pb(Verdict(outcome=outcome)) for outcome in outcomes]
+    )
 
 
 def failing(code: str) -> Answer:
@@ -53,7 +62,11 @@ def grader_at(address: str) -> Iterator[Grader]:
 
 @contextmanager
 def grader_of(verifier: ScriptedVerifier) -> Iterator[Grader]:
-    server = RpcServer("127.0.0.1:0", lambda s: reward_pb2_grpc.add_RewardServiceServicer_to_server(verifier, s), [])
+    server = RpcServer(
+        "127.0.0.1:0",
+        lambda s: reward_pb2_grpc.add_RewardServiceServicer_to_server(verifier, s),
+        [],
+    )
     with grader_at(server.address) as grader:
         yield grader
     server.stop(lambda: None)
@@ -67,7 +80,9 @@ def decoded(**changes: object) -> DecodedGroup:
 
 
 def outcomes(group: ScoredGroup) -> list[tuple[Outcome, str]]:
-    return [(t.verdict.outcome, t.verdict.reason) for t in group.trajectories if t.verdict is not None]
+    return [
+        (t.verdict.outcome, t.verdict.reason) for t in group.trajectories if t.verdict is not None
+    ]
 
 
 def test_each_response_gets_its_own_verdict_and_the_visible_text() -> None:
@@ -86,9 +101,19 @@ def test_the_verifier_is_told_everything_about_the_response(purpose: Purpose, pr
         grader.grade(decoded(purpose=purpose, grading_timeout_s=2.5)).result(WAIT_S)
 
     (request,) = verifier.requests
-    assert (request.profile, list(request.graders), request.timeout_s) == (profile, ["accuracy"], 2.5)
+    assert (request.profile, list(request.graders), request.timeout_s) == (
+        profile,
+        ["accuracy"],
+        2.5,
+    )
     assert request.items[0] == reward_pb2.VerifyItem(
-        item_id="t0", gold="8", response="89", finish_reason="stop", num_tokens=2, num_steps=3, max_new_tokens=8
+        item_id="t0",
+        gold="8",
+        response="89",
+        finish_reason="stop",
+        num_tokens=2,
+        num_steps=3,
+        max_new_tokens=8,
     )
 
 
@@ -138,7 +163,9 @@ def test_responses_that_were_never_decoded_are_aborted_without_asking_the_verifi
     verifier = ScriptedVerifier()
     aborted = tuple(aborted_trajectory(f"t{index}", index, 3, "d") for index in range(2))
     with grader_of(verifier) as grader:
-        group = grader.grade(DecodedGroup(prompt_task(), aborted, 0.0, refusal="too long")).result(WAIT_S)
+        group = grader.grade(DecodedGroup(prompt_task(), aborted, 0.0, refusal="too long")).result(
+            WAIT_S
+        )
 
     assert outcomes(group) == [(Outcome.ABORTED, "too long")] * 2
     assert verifier.requests == []

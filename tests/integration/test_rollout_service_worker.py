@@ -1,4 +1,6 @@
-"""The engine thread with a scripted engine and real streams: what is taken, held, drained, given back."""
+"""The engine thread with a scripted engine and real streams: what is taken, held, drained, given
+back.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +14,14 @@ import torch
 from prometheus_client import generate_latest
 
 from services.common.errors import PlatformError
-from services.common.streams import GroupConsumer, GroupQueue, PromptConsumer, PromptQueue, connect, stream_names
+from services.common.streams import (
+    GroupConsumer,
+    GroupQueue,
+    PromptConsumer,
+    PromptQueue,
+    connect,
+    stream_names,
+)
 from services.common.trajectory import FinishReason, Outcome, ScoredGroup
 from services.rollout.assignment import Assignment, ReplicaState, Weights
 from services.rollout.metrics import RolloutMetrics
@@ -67,7 +76,9 @@ class Bench:
             raise self.open_error
         self.engines.append(ScriptedEngine())
         streams = StreamEnds(
-            prompts=PromptConsumer(self.client, wanted.prompts_stream, self.name, round(self.lease_s * 1000)),
+            prompts=PromptConsumer(
+                self.client, wanted.prompts_stream, self.name, round(self.lease_s * 1000)
+            ),
             groups=GroupQueue(self.client, wanted.groups_stream),
             lease_s=self.lease_s,
         )
@@ -78,7 +89,9 @@ class Bench:
         return self.engines[-1]
 
     def update(self, version: int, attempt: int = 1) -> WeightUpdate:
-        return WeightUpdate("job_1", attempt, Weights(version, f"digest-{version}"), {"w": torch.zeros(1)})
+        return WeightUpdate(
+            "job_1", attempt, Weights(version, f"digest-{version}"), {"w": torch.zeros(1)}
+        )
 
     def load(self, version: int, attempt: int = 1, timeout_s: float = WAIT_S) -> bool:
         return self.worker.update_weights(self.update(version, attempt), timeout_s)
@@ -130,7 +143,9 @@ def code_of(call: Callable[[], object]) -> str:
     return raised.value.code
 
 
-def test_a_prompt_becomes_a_group_in_the_order_of_its_responses_with_one_version(replica: Bench) -> None:
+def test_a_prompt_becomes_a_group_in_the_order_of_its_responses_with_one_version(
+    replica: Bench,
+) -> None:
     replica.make_ready(version=3)
     replica.issue("grp_a", "grp_b", "grp_c")
 
@@ -140,7 +155,9 @@ def test_a_prompt_becomes_a_group_in_the_order_of_its_responses_with_one_version
     for group in groups:
         assert [t.response_index for t in group.trajectories] == [0, 1]
         assert [t.token_ids[0] for t in group.trajectories] == [0, 1]
-        assert {(t.weight_version, t.weight_digest) for t in group.trajectories} == {(3, "digest-3")}
+        assert {(t.weight_version, t.weight_digest) for t in group.trajectories} == {
+            (3, "digest-3")
+        }
     assert groups[0].trajectories[1].trajectory_id == "traj_a_1"
     assert replica.worker.totals.generated_tokens == 3 * 2 * 4
 
@@ -193,7 +210,9 @@ def test_a_prompt_that_needs_newer_weights_waits_for_them(replica: Bench) -> Non
     assert replica.groups(1)[0].trajectories[0].weight_version == 2
 
 
-def test_an_update_waits_for_what_is_being_decoded_and_holds_back_what_is_not(replica: Bench) -> None:
+def test_an_update_waits_for_what_is_being_decoded_and_holds_back_what_is_not(
+    replica: Bench,
+) -> None:
     replica.make_ready(version=0).engine.paused = True
     replica.issue("before")
     eventually(lambda: replica.engine.has_work)
@@ -235,7 +254,9 @@ def test_versions_older_equal_and_of_other_attempts_are_told_apart(replica: Benc
     assert len(replica.engine.loads) == 1
 
 
-def test_a_failed_load_makes_the_replica_unhealthy_until_a_full_load_succeeds(replica: Bench) -> None:
+def test_a_failed_load_makes_the_replica_unhealthy_until_a_full_load_succeeds(
+    replica: Bench,
+) -> None:
     replica.make_ready(version=0)
     replica.engine.load_error = PlatformError("model_invalid", "Tensor 'w' is missing.")
     assert code_of(lambda: replica.load(1)) == "model_invalid"
@@ -296,7 +317,9 @@ def test_only_the_attempt_that_has_a_replica_sends_it_to_sleep(replica: Bench) -
     assert replica.worker.replica.state is ReplicaState.READY
 
 
-def test_an_engine_that_fails_gives_its_prompts_to_another_replica(replica: Bench, other: Bench) -> None:
+def test_an_engine_that_fails_gives_its_prompts_to_another_replica(
+    replica: Bench, other: Bench
+) -> None:
     replica.make_ready().engine.step_error = RuntimeError("out of memory")
     replica.issue("a")
     eventually(lambda: replica.worker.replica.state is ReplicaState.UNHEALTHY)
@@ -340,7 +363,9 @@ def test_a_prompt_the_engine_refuses_is_answered_as_aborted_with_the_reason(repl
     assert replica.worker.replica.state is ReplicaState.READY
 
 
-def test_a_released_replica_is_idle_and_leaves_its_prompts_to_others(replica: Bench, other: Bench) -> None:
+def test_a_released_replica_is_idle_and_leaves_its_prompts_to_others(
+    replica: Bench, other: Bench
+) -> None:
     replica.make_ready().engine.paused = True
     replica.issue("a")
     eventually(lambda: replica.engine.has_work)
@@ -372,7 +397,9 @@ def test_assigning_twice_builds_the_model_once(replica: Bench) -> None:
     assert len(replica.engines) == 1
 
 
-def test_a_model_that_cannot_be_built_leaves_the_replica_idle_and_tells_the_caller(replica: Bench) -> None:
+def test_a_model_that_cannot_be_built_leaves_the_replica_idle_and_tells_the_caller(
+    replica: Bench,
+) -> None:
     replica.open_error = PlatformError("model_invalid", "config.json is missing.")
 
     assert code_of(lambda: replica.worker.assign(assignment(), WAIT_S)) == "model_invalid"
@@ -383,7 +410,9 @@ def test_a_model_that_cannot_be_built_leaves_the_replica_idle_and_tells_the_call
     replica.make_ready()
 
 
-def test_a_stopped_worker_gives_its_prompts_back_and_refuses_commands(replica: Bench, other: Bench) -> None:
+def test_a_stopped_worker_gives_its_prompts_back_and_refuses_commands(
+    replica: Bench, other: Bench
+) -> None:
     replica.make_ready().engine.paused = True
     replica.issue("a")
     eventually(lambda: replica.engine.has_work)
@@ -407,7 +436,9 @@ def test_an_update_that_waits_while_the_worker_stops_is_refused(replica: Bench) 
         assert loading.result(WAIT_S) == "worker_lost"
 
 
-def test_a_prompt_that_takes_longer_than_a_lease_stays_with_the_replica_that_decodes_it(client: redis.Redis) -> None:
+def test_a_prompt_that_takes_longer_than_a_lease_stays_with_the_replica_that_decodes_it(
+    client: redis.Redis,
+) -> None:
     with bench(client, "slow", lease_s=0.6) as slow, bench(client, "idle", lease_s=0.6) as idle:
         slow.make_ready().engine.paused = True
         slow.issue("a", "b")
@@ -421,7 +452,11 @@ def test_a_prompt_that_takes_longer_than_a_lease_stays_with_the_replica_that_dec
 
 
 def test_a_lost_redis_is_reported_and_decoding_goes_on() -> None:
-    with running_valkey() as server, connect(f"{server.connection_url}/0") as client, bench(client, "r0") as replica:
+    with (
+        running_valkey() as server,
+        connect(f"{server.connection_url}/0") as client,
+        bench(client, "r0") as replica,
+    ):
         replica.make_ready().engine.paused = True
         replica.issue("a")
         eventually(lambda: replica.engine.has_work)
@@ -450,7 +485,9 @@ def test_prometheus_is_told_of_state_assignment_and_work(replica: Bench) -> None
     replica.make_ready(version=3)
     replica.issue("grp_a")
     replica.groups(1)
-    eventually(lambda: replica.worker.inflight_groups == 0)  # the answer is there before it is crossed off
+    eventually(
+        lambda: replica.worker.inflight_groups == 0
+    )  # the answer is there before it is crossed off
 
     ready = generate_latest(registry).decode()
 
@@ -461,5 +498,6 @@ def test_prometheus_is_told_of_state_assignment_and_work(replica: Bench) -> None
     assert f"dirl_rollout_weight_version{labels} 3.0" in ready
     assert f"dirl_rollout_inflight_groups{labels} 0.0" in ready
     assert (
-        f'dirl_rollout_generated_tokens_total{{replica="r0"}} {float(replica.worker.totals.generated_tokens)}' in ready
+        f'dirl_rollout_generated_tokens_total{{replica="r0"}} {float(replica.worker.totals.generated_tokens)}'
+        in ready
     )

@@ -29,7 +29,9 @@ class Programmable(reward_pb2_grpc.RewardServiceServicer):
 
     behaviour: Callable[[grpc.ServicerContext], None]
 
-    def Verify(self, request: reward_pb2.VerifyRequest, context: grpc.ServicerContext) -> reward_pb2.VerifyResponse:
+    def Verify(
+        self, request: reward_pb2.VerifyRequest, context: grpc.ServicerContext
+    ) -> reward_pb2.VerifyResponse:
         self.behaviour(context)
         return reward_pb2.VerifyResponse()
 
@@ -143,7 +145,9 @@ def test_a_message_longer_than_metadata_allows_still_arrives(peer: Peer) -> None
 
 def test_the_request_id_travels_to_the_servers_log_context(peer: Peer) -> None:
     seen: list[object] = []
-    peer.servicer.behaviour = lambda context: seen.append(structlog.contextvars.get_contextvars().get("request_id"))
+    peer.servicer.behaviour = lambda context: seen.append(
+        structlog.contextvars.get_contextvars().get("request_id")
+    )
 
     with structlog.contextvars.bound_contextvars(request_id="req-7"):
         for _ in range(20):
@@ -195,7 +199,12 @@ def test_a_server_process_says_when_it_is_ready_and_ends_on_sigterm() -> None:
 
 def test_a_server_process_that_cannot_listen_says_so_and_fails(peer: Peer) -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", SERVICE, peer.address], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", SERVICE, peer.address],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
 
     assert ended.returncode == 1

@@ -1,4 +1,6 @@
-"""Who may call a service: the shared token, TLS of both sides, and no plaintext beyond this machine."""
+"""Who may call a service: the shared token, TLS of both sides, and no plaintext beyond this
+machine.
+"""
 
 import subprocess
 import sys
@@ -39,10 +41,14 @@ def status(address: str) -> str:
     """State of the scripted trainer."""
     with channel(address) as connection:
         stub = trainer_pb2_grpc.TrainerServiceStub(connection)
-        return call(stub.GetStatus, trainer_pb2.GetTrainerStatusRequest(), timeout_s=10, what="GetStatus").state
+        return call(
+            stub.GetStatus, trainer_pb2.GetTrainerStatusRequest(), timeout_s=10, what="GetStatus"
+        ).state
 
 
-def test_a_call_with_the_token_is_served_and_one_with_another_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_with_the_token_is_served_and_one_with_another_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     secure(monkeypatch, token="secret-a")
     with serving(ScriptedTrainer()) as address:
         served = status(address)
@@ -62,11 +68,18 @@ def channel_with(monkeypatch: pytest.MonkeyPatch, token: str, address: str) -> P
         secure(monkeypatch, token="secret-a")
         stub = trainer_pb2_grpc.TrainerServiceStub(connection)
         with pytest.raises(PlatformError) as caught:
-            call(stub.GetStatus, trainer_pb2.GetTrainerStatusRequest(), timeout_s=10, what="GetStatus")
+            call(
+                stub.GetStatus,
+                trainer_pb2.GetTrainerStatusRequest(),
+                timeout_s=10,
+                what="GetStatus",
+            )
     return caught.value
 
 
-def test_nothing_is_said_or_heard_in_plaintext_beyond_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_said_or_heard_in_plaintext_beyond_this_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     secure(monkeypatch)
 
     with pytest.raises(PlatformError, match="DIRL_RPC_TLS_DIR") as caught:
@@ -79,7 +92,13 @@ def test_nothing_is_said_or_heard_in_plaintext_beyond_this_machine(monkeypatch: 
 
 @pytest.mark.parametrize(
     ("address", "local"),
-    [("127.0.0.1:1", True), ("[::1]:1", True), ("localhost:1", True), ("0.0.0.0:1", False), ("10.0.0.1:1", False)],
+    [
+        ("127.0.0.1:1", True),
+        ("[::1]:1", True),
+        ("localhost:1", True),
+        ("0.0.0.0:1", False),
+        ("10.0.0.1:1", False),
+    ],
 )
 def test_what_counts_as_this_machine(address: str, local: bool) -> None:
     assert is_loopback(address) is local

@@ -1,4 +1,6 @@
-"""Dispatch and reconcile against real Postgres, Redis and gRPC; trainer and replicas answer from a script."""
+"""Dispatch and reconcile against real Postgres, Redis and gRPC; trainer and replicas answer from a
+script.
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -118,7 +120,9 @@ def world(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[World]:
         )
         context = stack.enter_context(scheduler_context(settings))
         by_address = dict(zip(addresses, servers, strict=True))
-        yield World(context, trainer, replicas, addresses[0], addresses[1:], tmp_path, stack, by_address)
+        yield World(
+            context, trainer, replicas, addresses[0], addresses[1:], tmp_path, stack, by_address
+        )
 
 
 def test_a_queued_job_gets_services_and_runs(world: World) -> None:
@@ -133,12 +137,16 @@ def test_a_queued_job_gets_services_and_runs(world: World) -> None:
     assert (request.job_id, request.attempt) == (job_id, 1)
     assert list(request.rollout_addresses) == world.replica_addresses
     assert '"seed":5' in request.spec_json
-    assert dict(request.files) == {str(world.directory / "rows.jsonl"): str(world.directory / "rows.jsonl")}
+    assert dict(request.files) == {
+        str(world.directory / "rows.jsonl"): str(world.directory / "rows.jsonl")
+    }
     assert request.job_dir == str(world.directory / "jobs" / job_id)
     for replica in world.replicas:
         [assignment] = replica.assigned
         assert (assignment.job_id, assignment.attempt, assignment.max_batch_size) == (job_id, 1, 6)
-        assert assignment.prompts_stream == request.prompts_stream == stream_names(job_id, 1).prompts
+        assert (
+            assignment.prompts_stream == request.prompts_stream == stream_names(job_id, 1).prompts
+        )
         # 1024 prompt tokens and 512 response tokens of the defaults, and a block for rounding up.
         assert assignment.max_sequence_tokens == 1024 + 512 + 4
         assert assignment.reward_address == world.context.fleet.reward
@@ -161,7 +169,9 @@ def test_a_job_says_which_service_it_waits_for_and_starts_once_it_is_there(world
     assert (waiting.state, waiting.waiting_for) == ("queued", "rollout")
     assert world.job(job_id).waiting_for is None
     with world.context.database.begin() as session:
-        said = session.scalars(select(JobEvent.data).where(JobEvent.type == "waiting").order_by(JobEvent.position))
+        said = session.scalars(
+            select(JobEvent.data).where(JobEvent.type == "waiting").order_by(JobEvent.position)
+        )
         assert [data["waiting_for"] for data in said] == ["rollout", None]
 
 
@@ -186,10 +196,14 @@ def test_a_second_job_waits_for_the_trainer_until_the_first_is_done(world: World
     assert world.job(second).state == "provisioning"
 
 
-def test_success_comes_after_the_last_journalled_event_and_gives_everything_back(world: World) -> None:
+def test_success_comes_after_the_last_journalled_event_and_gives_everything_back(
+    world: World,
+) -> None:
     job_id = world.run()
     world.context.redis.xadd(stream_names(job_id, 1).groups, {"m": b""})
-    world.trainer.journal(job_id, 1, (EventType.CHECKPOINT, CHECKPOINT), (EventType.METRICS, METRICS))
+    world.trainer.journal(
+        job_id, 1, (EventType.CHECKPOINT, CHECKPOINT), (EventType.METRICS, METRICS)
+    )
     world.trainer.end("succeeded")
 
     reconcile(world.context, job_id)
@@ -215,7 +229,11 @@ def test_a_retryable_failure_is_followed_by_the_next_attempt_three_times(world: 
         reconcile(world.context, job_id)
 
     job = world.job(job_id)
-    assert (job.state, job.error_code, job.error_message) == ("failed", "oom_train", "out of memory")
+    assert (job.state, job.error_code, job.error_message) == (
+        "failed",
+        "oom_train",
+        "out of memory",
+    )
     assert [attempt.error_code for attempt in world.attempts(job_id)] == ["oom_train"] * 3
     assert len(world.trainer.started) == 3
 
@@ -276,7 +294,9 @@ def test_a_refused_start_fails_the_job_with_the_trainers_words(world: World) -> 
     assert "no tokenizer in the directory" in (job.error_message or "")
 
 
-def test_a_trainer_that_vanishes_during_the_start_is_tried_again_before_the_attempt_fails(world: World) -> None:
+def test_a_trainer_that_vanishes_during_the_start_is_tried_again_before_the_attempt_fails(
+    world: World,
+) -> None:
     job_id = world.submit()
     dispatch(world.context)
     world.shut(world.trainer_address)
@@ -421,7 +441,11 @@ def test_a_job_cancelled_while_it_is_provisioned_does_not_start(world: World) ->
 
     reconcile(world.context, job_id)
 
-    assert (world.job(job_id).state, world.trainer.started, world.leases()) == ("cancelled", [], set())
+    assert (world.job(job_id).state, world.trainer.started, world.leases()) == (
+        "cancelled",
+        [],
+        set(),
+    )
 
 
 def test_a_paused_job_gives_its_services_back_and_resumes_as_the_next_attempt(world: World) -> None:
@@ -457,7 +481,9 @@ def test_a_task_that_finds_the_job_locked_does_nothing(world: World) -> None:
     job_id = world.submit()
     dispatch(world.context)
     with world.context.database.begin() as session:
-        session.execute(update(Job).values(lock_expires_at=utc_now() + timedelta(minutes=1), lock_token="other"))
+        session.execute(
+            update(Job).values(lock_expires_at=utc_now() + timedelta(minutes=1), lock_token="other")
+        )
 
     assert reconcile(world.context, job_id) is False
     assert world.trainer.started == []
@@ -487,7 +513,9 @@ def test_pruning_deletes_the_streams_of_ended_attempts_only(world: World) -> Non
     assert world.context.redis.exists(running) == 1
 
 
-def test_a_silent_learner_makes_its_job_stalled_with_a_dump_of_its_stacks_until_it_speaks_again(world: World) -> None:
+def test_a_silent_learner_makes_its_job_stalled_with_a_dump_of_its_stacks_until_it_speaks_again(
+    world: World,
+) -> None:
     job_id = world.run()
     _last_heard(world, job_id, seconds_ago=1000)
     reconcile(world.context, job_id)
@@ -506,7 +534,9 @@ def test_a_silent_learner_makes_its_job_stalled_with_a_dump_of_its_stacks_until_
     ]
 
 
-def test_a_learner_that_stays_silent_is_stopped_and_the_next_attempt_tries_again(world: World) -> None:
+def test_a_learner_that_stays_silent_is_stopped_and_the_next_attempt_tries_again(
+    world: World,
+) -> None:
     job_id = world.run()
     _last_heard(world, job_id, seconds_ago=5000)
 

@@ -1,4 +1,6 @@
-"""A job through HTTP, a real Celery worker and beat, and the recorder; trainer and replica answer from a script."""
+"""A job through HTTP, a real Celery worker and beat, and the recorder; trainer and replica answer
+from a script.
+"""
 
 import os
 import signal
@@ -33,7 +35,9 @@ def celery(environment: dict[str, str], log_path: Path, process_name: str) -> It
     """A Celery process; interrupted as a supervisor does, and gone afterwards."""
     command = [sys.executable, "-m", "services.api.scheduler", process_name]
     with log_path.open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log
+        )
         try:
             yield
             process.send_signal(signal.SIGTERM)
@@ -73,7 +77,11 @@ def test_a_job_runs_to_its_end_and_its_checkpoint_is_exported(
         metrics_address = free_address()
         with (
             running_process("services.api.recorder", tmp_path / "recorder.log", environment),
-            celery({**environment, "DIRL_METRICS_LISTEN": metrics_address}, tmp_path / "worker.log", "worker"),
+            celery(
+                {**environment, "DIRL_METRICS_LISTEN": metrics_address},
+                tmp_path / "worker.log",
+                "worker",
+            ),
             celery(environment, tmp_path / "beat.log", "beat"),
             running_api(settings) as (http, _),
         ):
@@ -86,7 +94,9 @@ def test_a_job_runs_to_its_end_and_its_checkpoint_is_exported(
             queue = EventQueue(connect(redis_url))
             checkpoint = tmp_path / "step-000004"
             checkpoint.mkdir()
-            for event in trainer.journal(job_id, 1, (EventType.CHECKPOINT, {**CHECKPOINT, "path": str(checkpoint)})):
+            for event in trainer.journal(
+                job_id, 1, (EventType.CHECKPOINT, {**CHECKPOINT, "path": str(checkpoint)})
+            ):
                 queue.send(event)
             until(lambda: len(http.get(f"/v1/jobs/{job_id}/checkpoints").json()["data"]) == 1)
             trainer.end("succeeded")
@@ -99,9 +109,14 @@ def test_a_job_runs_to_its_end_and_its_checkpoint_is_exported(
             until(lambda: http.get(f"/v1/exports/{export['id']}").json()["state"] == "succeeded")
 
             assert replica.released == [(job_id, 1)]
-            processes = {service["kind"]: service["state"] for service in http.get("/v1/system").json()["services"]}
+            processes = {
+                service["kind"]: service["state"]
+                for service in http.get("/v1/system").json()["services"]
+            }
             assert (processes["scheduler"], processes["recorder"]) == ("up", "up")
-            assert [health(name, environment) for name in ("scheduler", "beat", "recorder")] == [""] * 3
+            assert [health(name, environment) for name in ("scheduler", "beat", "recorder")] == [
+                ""
+            ] * 3
             counted = prometheus_samples(metrics_address)
             assert counted["dirl_scheduler_tasks_total{outcome=done,task=dispatch}"] >= 1
             assert counted["dirl_scheduler_task_seconds_count{task=reconcile}"] >= 1
@@ -112,7 +127,12 @@ def health(process_name: str, environment: dict[str, str]) -> str:
     """What the health command of a container says; nothing when all is well."""
     command = [sys.executable, "-m", "services.api.health", process_name]
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode == 0) == (done.stderr == ""), done.stderr
     return done.stderr

@@ -49,14 +49,20 @@ def test_processes_that_start_together_migrate_one_after_another(database_url: s
     database.dispose()
 
 
-def test_every_migration_can_be_taken_back_and_done_again(database: Database, database_url: str) -> None:
+def test_every_migration_can_be_taken_back_and_done_again(
+    database: Database, database_url: str
+) -> None:
     with database.engine.connect() as connection:
         head = revision_of(connection)
     revisions = [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()]
 
     for revision in [*revisions[1:], "base"]:
         downgrade(database_url, revision)
-        left = [table for table in inspect(database.engine).get_table_names() if table != "alembic_version"]
+        left = [
+            table
+            for table in inspect(database.engine).get_table_names()
+            if table != "alembic_version"
+        ]
     migrate(database_url)
 
     assert left == []
@@ -76,7 +82,9 @@ def test_rows_survive_a_migration_that_is_taken_back_and_done_again(
     assert read_job(database, job_id).state == JobState.QUEUED
 
 
-def test_a_schema_of_a_later_release_is_used_and_not_touched(database: Database, database_url: str) -> None:
+def test_a_schema_of_a_later_release_is_used_and_not_touched(
+    database: Database, database_url: str
+) -> None:
     with database.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
 
@@ -97,7 +105,9 @@ def test_a_process_waits_for_the_schema_and_says_so(database_url: str) -> None:
         migrate(database_url)
         ready.result(10)
 
-    assert [line["event"] for line in said] == ["waiting for the schema: run `python -m services.api.db`"]
+    assert [line["event"] for line in said] == [
+        "waiting for the schema: run `python -m services.api.db`"
+    ]
 
 
 def test_a_unit_of_work_that_raises_changes_nothing(database: Database, tmp_path: Path) -> None:
@@ -153,7 +163,9 @@ def test_a_stale_token_changes_nothing(database: Database, tmp_path: Path) -> No
     assert read_job(database, job_id).state == "provisioning"
 
 
-def test_two_dispatchers_race_for_one_trainer_and_one_wins(database: Database, tmp_path: Path) -> None:
+def test_two_dispatchers_race_for_one_trainer_and_one_wins(
+    database: Database, tmp_path: Path
+) -> None:
     jobs = [submit(database, tmp_path) for _ in range(2)]
     together = threading.Barrier(2)
 
@@ -168,7 +180,10 @@ def test_two_dispatchers_race_for_one_trainer_and_one_wins(database: Database, t
 
     winner, loser = jobs if won[0] else jobs[::-1]
     assert sorted(won) == [False, True]
-    assert (read_job(database, winner).state, read_job(database, loser).state) == ("provisioning", "queued")
+    assert (read_job(database, winner).state, read_job(database, loser).state) == (
+        "provisioning",
+        "queued",
+    )
     assert read_job(database, loser).attempt == 0
     with database.begin() as session:
         assert {lease.job_id for lease in session.scalars(select(ServiceLease))} == {winner}
@@ -182,14 +197,21 @@ def test_a_lease_that_is_taken_leaves_the_other_services_of_the_attempt_free(
         open_attempt(session, lock_job(session, first), "trainer:1", ["replica:1"])
 
     with database.begin() as session:
-        taken = open_attempt(session, lock_job(session, second), "trainer:2", ["replica:2", "replica:1"])
+        taken = open_attempt(
+            session, lock_job(session, second), "trainer:2", ["replica:2", "replica:1"]
+        )
 
     assert taken is None
     with database.begin() as session:
-        assert {lease.address for lease in session.scalars(select(ServiceLease))} == {"trainer:1", "replica:1"}
+        assert {lease.address for lease in session.scalars(select(ServiceLease))} == {
+            "trainer:1",
+            "replica:1",
+        }
 
 
-def test_events_of_a_job_are_numbered_without_gaps_however_many_write(database: Database, tmp_path: Path) -> None:
+def test_events_of_a_job_are_numbered_without_gaps_however_many_write(
+    database: Database, tmp_path: Path
+) -> None:
     job_id = submit(database, tmp_path)
 
     def write(number: int) -> None:
@@ -212,5 +234,7 @@ def test_waiting_for_the_same_service_is_said_once(database: Database, tmp_path:
             set_waiting(session, lock_job(session, job_id), service)
 
     with database.begin() as session:
-        said = session.scalars(select(JobEvent.data).where(JobEvent.type == "waiting").order_by(JobEvent.position))
+        said = session.scalars(
+            select(JobEvent.data).where(JobEvent.type == "waiting").order_by(JobEvent.position)
+        )
         assert [data["waiting_for"] for data in said] == ["trainer", None]

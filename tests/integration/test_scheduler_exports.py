@@ -38,10 +38,14 @@ def trainer() -> ScriptedTrainer:
 
 
 @pytest.fixture
-def context(trainer: ScriptedTrainer, database_url: str, redis_url: str, tmp_path: Path) -> Iterator[SchedulerContext]:
+def context(
+    trainer: ScriptedTrainer, database_url: str, redis_url: str, tmp_path: Path
+) -> Iterator[SchedulerContext]:
     """A scheduler with one trainer that is up and one that is not."""
     with serving(trainer) as address:
-        settings = make_settings(database_url, redis_url, tmp_path, trainer_addresses=(NOWHERE, address))
+        settings = make_settings(
+            database_url, redis_url, tmp_path, trainer_addresses=(NOWHERE, address)
+        )
         with scheduler_context(settings) as context:
             yield context
 
@@ -67,7 +71,11 @@ def queue_export(context: SchedulerContext, directory: Path) -> str:
         session.flush()
         session.add(
             Export(
-                id="export_1", checkpoint_id="ckpt_1", model_id="model_1", output_path=str(directory / "out"), starts=0
+                id="export_1",
+                checkpoint_id="ckpt_1",
+                model_id="model_1",
+                output_path=str(directory / "out"),
+                starts=0,
             )
         )
     return "export_1"
@@ -110,26 +118,38 @@ def test_a_trainer_that_forgot_the_export_is_asked_again_but_not_for_ever(
     assert (export.state, export.error_code, export.starts) == ("failed", "worker_lost", 3)
 
 
-def test_an_export_that_is_no_model_fails(context: SchedulerContext, trainer: ScriptedTrainer, tmp_path: Path) -> None:
+def test_an_export_that_is_no_model_fails(
+    context: SchedulerContext, trainer: ScriptedTrainer, tmp_path: Path
+) -> None:
     export_id = queue_export(context, tmp_path)
     advance_export(context, export_id)
     Path(trainer.exports[export_id]).mkdir()
 
     advance_export(context, export_id)
 
-    assert (read_export(context).state, read_export(context).error_code) == ("failed", "model_invalid")
+    assert (read_export(context).state, read_export(context).error_code) == (
+        "failed",
+        "model_invalid",
+    )
 
 
-def test_an_export_of_a_checkpoint_that_is_gone_fails(context: SchedulerContext, tmp_path: Path) -> None:
+def test_an_export_of_a_checkpoint_that_is_gone_fails(
+    context: SchedulerContext, tmp_path: Path
+) -> None:
     export_id = queue_export(context, tmp_path)
     (tmp_path / "step-000004").rmdir()
 
     advance_export(context, export_id)
 
-    assert (read_export(context).state, read_export(context).error_code) == ("failed", "checkpoint_invalid")
+    assert (read_export(context).state, read_export(context).error_code) == (
+        "failed",
+        "checkpoint_invalid",
+    )
 
 
-def test_an_export_waits_for_a_trainer_within_reason(context: SchedulerContext, tmp_path: Path) -> None:
+def test_an_export_waits_for_a_trainer_within_reason(
+    context: SchedulerContext, tmp_path: Path
+) -> None:
     export_id = queue_export(context, tmp_path)
     context.fleet.trainers = (NOWHERE,)
 
@@ -140,4 +160,7 @@ def test_an_export_waits_for_a_trainer_within_reason(context: SchedulerContext, 
     advance_export(context, export_id)
 
     assert waiting == "queued"
-    assert (read_export(context).state, read_export(context).error_code) == ("failed", "trainer_unavailable")
+    assert (read_export(context).state, read_export(context).error_code) == (
+        "failed",
+        "trainer_unavailable",
+    )

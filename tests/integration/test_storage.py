@@ -1,4 +1,6 @@
-"""Room: what a project keeps, a warning before its quota is full, a pause when it is, and ways to make room."""
+"""Room: what a project keeps, a warning before its quota is full, a pause when it is, and ways to
+make room.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,8 +36,15 @@ QUOTA = 100_000
 class World:
     """An API and a scheduler with a quota per project."""
 
-    def __init__(self, http: httpx.Client, resources: Resources, context: SchedulerContext, directory: Path) -> None:
-        self.http, self.resources, self.context, self.directory = http, resources, context, directory
+    def __init__(
+        self, http: httpx.Client, resources: Resources, context: SchedulerContext, directory: Path
+    ) -> None:
+        self.http, self.resources, self.context, self.directory = (
+            http,
+            resources,
+            context,
+            directory,
+        )
         self._seq = 0
 
     def running(self) -> str:
@@ -57,7 +66,9 @@ class World:
             "weight_digest": "d",
             "bytes": num_bytes,
         }
-        event = Event(job_id=job_id, attempt=1, seq=self._seq, type=EventType.CHECKPOINT, time=1e9, data=data)
+        event = Event(
+            job_id=job_id, attempt=1, seq=self._seq, type=EventType.CHECKPOINT, time=1e9, data=data
+        )
         with self.resources.database.begin() as session:
             apply_events(session, job_id, 1, [event])
         return path
@@ -76,7 +87,9 @@ class World:
         """Data of the events about room."""
         events = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.type == "shortage")
         with self.resources.database.begin() as session:
-            return [row.data["shortage"] for row in session.scalars(events.order_by(JobEvent.position))]
+            return [
+                row.data["shortage"] for row in session.scalars(events.order_by(JobEvent.position))
+            ]
 
 
 @pytest.fixture
@@ -99,11 +112,17 @@ def test_a_job_is_warned_before_its_projects_quota_is_full_and_once(world: World
 
     warned = world.job(job_id)
     assert (calm, warned["state"]) == (None, "running")
-    assert warned["shortage"] == {"of": "quota", "used_bytes": QUOTA // 2 + QUOTA // 3, "limit_bytes": QUOTA}
+    assert warned["shortage"] == {
+        "of": "quota",
+        "used_bytes": QUOTA // 2 + QUOTA // 3,
+        "limit_bytes": QUOTA,
+    }
     assert world.shortages(job_id) == [warned["shortage"]]
 
 
-def test_a_full_project_has_its_jobs_paused_and_takes_nothing_more_until_room_is_made(world: World) -> None:
+def test_a_full_project_has_its_jobs_paused_and_takes_nothing_more_until_room_is_made(
+    world: World,
+) -> None:
     job_id = world.running()
     kept = world.checkpoint(job_id, QUOTA)
     watch_space(world.context)
@@ -119,7 +138,9 @@ def test_a_full_project_has_its_jobs_paused_and_takes_nothing_more_until_room_is
     gone = world.http.delete(f"/v1/jobs/{job_id}/checkpoints/{checkpoint['id']}")
 
     assert (pausing["state"], pausing["error"]["code"]) == ("pausing", "quota_exceeded")
-    assert [(answer.status_code, answer.json()["error"]["code"]) for answer in refused] == [(403, "quota_exceeded")] * 3
+    assert [(answer.status_code, answer.json()["error"]["code"]) for answer in refused] == [
+        (403, "quota_exceeded")
+    ] * 3
     assert (gone.json()["deleted"], kept.exists()) == (True, False)
     assert world.http.get("/v1/usage").json()["checkpoints_bytes"] == 0
     assert world.http.post(f"/v1/jobs/{job_id}/resume").json()["error"] is None
@@ -132,7 +153,11 @@ def test_an_upload_that_would_exceed_the_quota_is_refused(world: World) -> None:
     usage = world.http.get("/v1/usage").json()
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "quota_exceeded")
-    assert (usage["files_bytes"], usage["quota_bytes"], usage["disk_free_bytes"] > 0) == (0, QUOTA, True)
+    assert (usage["files_bytes"], usage["quota_bytes"], usage["disk_free_bytes"] > 0) == (
+        0,
+        QUOTA,
+        True,
+    )
 
 
 def test_a_checkpoint_of_a_running_job_is_not_deleted(world: World) -> None:
@@ -145,7 +170,9 @@ def test_a_checkpoint_of_a_running_job_is_not_deleted(world: World) -> None:
     assert (answer.status_code, path.exists()) == (409, True)
 
 
-def test_a_registered_directory_is_forgotten_and_not_deleted_once_no_job_needs_it(world: World) -> None:
+def test_a_registered_directory_is_forgotten_and_not_deleted_once_no_job_needs_it(
+    world: World,
+) -> None:
     body = job_body(world.directory)
     model = world.http.post("/v1/models", json={"path": body["model"]}).json()["id"]
     job_id = world.http.post("/v1/jobs", json={**body, "model": model}).json()["id"]
@@ -172,6 +199,8 @@ GIB = 2**30
     ],
     ids=["room", "quota", "no quota", "disk nearly full", "disk holds one more checkpoint"],
 )
-def test_a_warning_comes_before_there_is_no_room(usage: Usage, disk: Disk, checkpoint: int, of: str | None) -> None:
+def test_a_warning_comes_before_there_is_no_room(
+    usage: Usage, disk: Disk, checkpoint: int, of: str | None
+) -> None:
     shortage = find_shortage(usage, disk, checkpoint)
     assert (None if shortage is None else shortage.of) == of

@@ -47,7 +47,14 @@ def group_of(group_id: str):
 
 
 def event(seq: int) -> Event:
-    return Event(job_id="job_1", attempt=1, seq=seq, type=EventType.PHASE, time=1.0, data={"phase": "rollout"})
+    return Event(
+        job_id="job_1",
+        attempt=1,
+        seq=seq,
+        type=EventType.PHASE,
+        time=1.0,
+        data={"phase": "rollout"},
+    )
 
 
 def let_the_lease_lapse() -> None:
@@ -59,7 +66,9 @@ def test_streams_belong_to_an_attempt() -> None:
     assert stream_names("job_9", 2).groups == "dirl:job_9:2:groups"
 
 
-def test_prompts_are_taken_in_the_order_of_issue_also_those_from_before_the_consumer(client: redis.Redis) -> None:
+def test_prompts_are_taken_in_the_order_of_issue_also_those_from_before_the_consumer(
+    client: redis.Redis,
+) -> None:
     issue(client, "a", "b", "c")
     replica = consumer(client, "r0")
 
@@ -136,7 +145,9 @@ def test_an_answer_appends_the_group_and_removes_the_prompt(client: redis.Redis)
 
 
 def test_of_two_replicas_that_answer_one_prompt_only_the_first_counts(client: redis.Redis) -> None:
-    """A replica that was too slow to renew finishes after the one that took over: the group must not come twice."""
+    """A replica that was too slow to renew finishes after the one that took over: the group must
+    not come twice.
+    """
     issue(client, "a")
     slow, fast = consumer(client, "slow", LEASE_MS), consumer(client, "fast", LEASE_MS)
     (held,) = slow.take(1, 0)
@@ -245,7 +256,9 @@ def test_deleting_streams_deletes_those_of_the_attempt_only(client: redis.Redis)
     assert client.keys("dirl:*") == [b"dirl:job_1:2:prompts"]
 
 
-def test_a_deleted_stream_is_an_error_for_its_consumers_and_not_an_empty_one(client: redis.Redis) -> None:
+def test_a_deleted_stream_is_an_error_for_its_consumers_and_not_an_empty_one(
+    client: redis.Redis,
+) -> None:
     replica = consumer(client, "r0")
     delete_streams(client, "job_1", 1)
 
@@ -255,7 +268,10 @@ def test_a_deleted_stream_is_an_error_for_its_consumers_and_not_an_empty_one(cli
 
 
 def test_a_server_that_is_not_there_is_queue_unavailable() -> None:
-    with connect(f"redis://127.0.0.1:{free_port()}/0") as client, pytest.raises(PlatformError) as raised:
+    with (
+        connect(f"redis://127.0.0.1:{free_port()}/0") as client,
+        pytest.raises(PlatformError) as raised,
+    ):
         PromptQueue(client, NAMES.prompts).add(prompt_task())
 
     assert raised.value.code == "queue_unavailable"
@@ -268,7 +284,11 @@ def test_a_server_lost_in_between_is_queue_unavailable_at_both_ends() -> None:
         replica, learner = consumer(client, "r0"), GroupConsumer(client, NAMES.groups)
         server.terminate()
 
-        for use in (lambda: replica.take(1, 0), lambda: learner.take(10), lambda: replica.renew(["1-1"])):
+        for use in (
+            lambda: replica.take(1, 0),
+            lambda: learner.take(10),
+            lambda: replica.renew(["1-1"]),
+        ):
             with pytest.raises(PlatformError) as raised:
                 use()
             assert raised.value.code == "queue_unavailable"

@@ -1,4 +1,6 @@
-"""One learner on two hosts: a trainer with two of its three ranks, a peer with the third, and what ends them."""
+"""One learner on two hosts: a trainer with two of its three ranks, a peer with the third, and what
+ends them.
+"""
 
 import os
 import signal
@@ -56,7 +58,9 @@ def trainer() -> Iterator[tuple[Supervisor, str, RpcServer]]:
     servicer = TrainerServicer(TrainerSettings(), supervisor, Exporter())
     listen = free_address()
     server = RpcServer(
-        listen, lambda s: trainer_pb2_grpc.add_TrainerServiceServicer_to_server(servicer, s), [SERVICE_NAME]
+        listen,
+        lambda s: trainer_pb2_grpc.add_TrainerServiceServicer_to_server(servicer, s),
+        [SERVICE_NAME],
     )
     try:
         yield supervisor, listen, server
@@ -67,7 +71,9 @@ def trainer() -> Iterator[tuple[Supervisor, str, RpcServer]]:
 @contextmanager
 def peer(head: str, data_dir: Path) -> Iterator[psutil.Process]:
     environment = {**os.environ, "DIRL_TRAINER_HEAD": head, "DIRL_DATA_DIR": str(data_dir)}
-    with subprocess.Popen([sys.executable, "-m", "services.trainer.peer"], env=environment) as process:
+    with subprocess.Popen(
+        [sys.executable, "-m", "services.trainer.peer"], env=environment
+    ) as process:
         try:
             yield psutil.Process(process.pid)
         finally:
@@ -106,7 +112,9 @@ def test_a_peer_joins_every_attempt_and_the_loss_of_its_rank_ends_one(tmp_path: 
     assert not is_alive(first)
 
 
-def test_a_peer_ends_its_ranks_when_its_trainer_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_ends_its_ranks_when_its_trainer_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_tiny_model(tmp_path / "tiny", seed=0, hidden_size=16, layers=1, heads=2)
     monkeypatch.setenv("DIRL_TRAINER_HEAD_LOST_AFTER_S", "1")
     with trainer() as (supervisor, head, server), peer(head, tmp_path) as process:

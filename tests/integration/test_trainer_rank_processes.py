@@ -25,10 +25,14 @@ def _request(directory: Path, **changes: Any) -> Any:
         "trainer": {"max_tokens_per_microbatch": 1},
         "resources": {"trainer_ranks": 2},
     }
-    return learner_request(directory / "job", {**spec, **changes}, model_path=directory / "tiny", torch_threads=1)
+    return learner_request(
+        directory / "job", {**spec, **changes}, model_path=directory / "tiny", torch_threads=1
+    )
 
 
-@pytest.mark.timeout(900)  # two processes that load torch first: minutes where the machine has other work
+@pytest.mark.timeout(
+    900
+)  # two processes that load torch first: minutes where the machine has other work
 def test_two_ranks_train_a_job_to_its_end_and_leave_one_checkpoint(tmp_path: Path) -> None:
     supervisor = Supervisor()
     try:

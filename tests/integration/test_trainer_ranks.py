@@ -1,4 +1,6 @@
-"""Ranks change nothing but the wall: real processes over gloo, with sharded weights, against a single one."""
+"""Ranks change nothing but the wall: real processes over gloo, with sharded weights, against a
+single one.
+"""
 
 from functools import cache
 from pathlib import Path
@@ -29,7 +31,9 @@ LORA = {"lora": {"rank": 2}}
 
 
 def _work(ranks: Ranks, directory: Path, spec: dict[str, Any]) -> None:
-    """Two supervised steps, a resume from the stored optimizer, a third, a policy step; rank 0 stores what it sees."""
+    """Two supervised steps, a resume from the stored optimizer, a third, a policy step; rank 0
+    stores what it sees.
+    """
     loaded = tiny_loaded(vocab_size=7, block_size=4)
     if "lora" in spec:
         adapter.attach(loaded, parse_spec(spec).lora, seed=0)  # type: ignore[arg-type]
@@ -48,7 +52,10 @@ def _work(ranks: Ranks, directory: Path, spec: dict[str, Any]) -> None:
     trainee.begin("rl", None, None)
     metrics.append(trainee.train_rl(samples, 1e-2))
     torch.save(metrics, directory / "metrics.pt")
-    save_file({name: tensor.contiguous() for name, tensor in trainee.tensors().items()}, directory / "weights")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in trainee.tensors().items()},
+        directory / "weights",
+    )
     ranks.dismiss()
 
 
@@ -91,13 +98,17 @@ def _metrics(directory: Path, name: str) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("name", ["all", "lora"])
-def test_ranks_change_neither_losses_nor_gradient_norms_nor_statistics(several: Path, single: Path, name: str) -> None:
+def test_ranks_change_neither_losses_nor_gradient_norms_nor_statistics(
+    several: Path, single: Path, name: str
+) -> None:
     for ours, expected in zip(_metrics(several, name), _metrics(single, name), strict=True):
         assert ours == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["all", "lora"])
-def test_ranks_change_neither_weights_nor_the_state_of_the_optimizer(several: Path, single: Path, name: str) -> None:
+def test_ranks_change_neither_weights_nor_the_state_of_the_optimizer(
+    several: Path, single: Path, name: str
+) -> None:
     for file in ("weights", "moments.safetensors"):
         ours, expected = load_file(several / name / file), load_file(single / name / file)
         assert ours.keys() == expected.keys()
@@ -108,5 +119,9 @@ def test_ranks_change_neither_weights_nor_the_state_of_the_optimizer(several: Pa
 def test_rows_are_shared_out_once_each_and_every_rank_makes_equally_many_passes() -> None:
     shares = [Ranks(rank, 3).share("abcd") for rank in range(3)]
 
-    assert shares == [[("a", True), ("d", True)], [("b", True), ("a", False)], [("c", True), ("a", False)]]
+    assert shares == [
+        [("a", True), ("d", True)],
+        [("b", True), ("a", False)],
+        [("c", True), ("a", False)],
+    ]
     assert Ranks(1, 3).share("") == []

@@ -1,4 +1,6 @@
-"""Whole reinforcement attempts: a real learner, replica, engine and Redis; only the verdicts are scripted."""
+"""Whole reinforcement attempts: a real learner, replica, engine and Redis; only the verdicts are
+scripted.
+"""
 
 import threading
 from pathlib import Path
@@ -36,7 +38,12 @@ def spec(directory: Path, **changes: Any) -> dict[str, Any]:
         "training_file": str(write_rows(directory / "train.jsonl", ROWS)),
         "seed": 3,
         "optim": {"lr": 1e-2},
-        "rl": {"steps": STEPS, "prompts_per_step": 2, "num_generations": 2, "max_resample_rounds": 3},
+        "rl": {
+            "steps": STEPS,
+            "prompts_per_step": 2,
+            "num_generations": 2,
+            "max_resample_rounds": 3,
+        },
         "sampling": {"max_new_tokens": 8},
         "checkpoint": {"interval_steps": 1},
     }
@@ -81,12 +88,16 @@ def final_digest(directory: Path) -> str:
     return found[1].weight_digest
 
 
-def run_with(redis_url: str, model: Path, judge: Judge, directory: Path, **changes: Any) -> LearnerResult:
+def run_with(
+    redis_url: str, model: Path, judge: Judge, directory: Path, **changes: Any
+) -> LearnerResult:
     with real_replica(redis_url, judge) as (replica, address):
         return Platform(replica, address, redis_url, model).run(directory, **changes)
 
 
-def test_a_job_learns_drops_groups_without_signal_and_refills(redis_url: str, model: Path, tmp_path: Path) -> None:
+def test_a_job_learns_drops_groups_without_signal_and_refills(
+    redis_url: str, model: Path, tmp_path: Path
+) -> None:
     with real_replica(redis_url) as (replica, address):
         result = Platform(replica, address, redis_url, model).run(tmp_path)
         held = replica.worker.replica.weights
@@ -94,8 +105,11 @@ def test_a_job_learns_drops_groups_without_signal_and_refills(redis_url: str, mo
     assert result.state == "succeeded", result.error_message
     events = journal_of(tmp_path / "job")
     groups = of_kind(events, EventType.TRAJECTORIES)
-    positions = [(data["step"], data["group"]["ledger_position"], data["disposition"]) for data in groups]
-    # Positions 2 and 5 are judged alike by `by_index`, so they are dropped and replaced by the next ones.
+    positions = [
+        (data["step"], data["group"]["ledger_position"], data["disposition"]) for data in groups
+    ]
+    # Positions 2 and 5 are judged alike by `by_index`, so they are dropped and replaced by the next
+    # ones.
     assert positions == [
         (1, 0, "trained"),
         (1, 1, "trained"),
@@ -109,7 +123,9 @@ def test_a_job_learns_drops_groups_without_signal_and_refills(redis_url: str, mo
     assert held.version == STEPS - 1
 
 
-def test_every_step_reports_what_the_vocabulary_names(redis_url: str, model: Path, tmp_path: Path) -> None:
+def test_every_step_reports_what_the_vocabulary_names(
+    redis_url: str, model: Path, tmp_path: Path
+) -> None:
     run_with(redis_url, model, by_index, tmp_path)
 
     steps = [
@@ -136,21 +152,28 @@ def test_every_step_reports_what_the_vocabulary_names(redis_url: str, model: Pat
     }  # fmt: skip
     assert len(steps) == STEPS
     assert all(wanted <= values.keys() for values in steps), wanted - steps[0].keys()
-    assert ["time/wait_for_trainer_s" in values for values in steps] == [False] + [True] * (STEPS - 1)
+    assert ["time/wait_for_trainer_s" in values for values in steps] == [False] + [True] * (
+        STEPS - 1
+    )
     # Strictly on-policy: the trainer's log-probabilities are the engine's.
     assert all(values["train/is_ratio_mean"] == pytest.approx(1.0, abs=1e-5) for values in steps)
     assert steps[1]["reward/frac_zero_std"] == pytest.approx(1 / 3)
     assert steps[1]["rollout/resample_rounds"] == 1
 
 
-def test_two_runs_of_one_spec_give_the_same_weights_at_every_step(redis_url: str, model: Path, tmp_path: Path) -> None:
+def test_two_runs_of_one_spec_give_the_same_weights_at_every_step(
+    redis_url: str, model: Path, tmp_path: Path
+) -> None:
     with real_replica(redis_url) as (replica, address):
         platform = Platform(replica, address, redis_url, model)
         platform.run(tmp_path / "one", job_id="job_1")
         platform.run(tmp_path / "two", job_id="job_2")
 
     digests = [
-        [data["weight_digest"] for data in of_kind(journal_of(tmp_path / run / "job"), EventType.CHECKPOINT)]
+        [
+            data["weight_digest"]
+            for data in of_kind(journal_of(tmp_path / run / "job"), EventType.CHECKPOINT)
+        ]
         for run in ("one", "two")
     ]
     assert len(set(digests[0])) == STEPS
@@ -236,7 +259,11 @@ def test_evaluation_reports_accuracy_with_its_interval_before_and_after(
     assert [(data["step"], data["stage"]) for data in evaluations] == [(0, "rl"), (STEPS, "rl")]
     results = evaluations[0]["results"]
     # Three of six prompts could be judged, all of them right: Wilson's interval of 3/3.
-    assert (results["accuracy"], results["num_unverifiable"], results["num_prompts_scored"]) == (1.0, 3, 3)
+    assert (results["accuracy"], results["num_unverifiable"], results["num_prompts_scored"]) == (
+        1.0,
+        3,
+        3,
+    )
     assert results["accuracy_low"] == pytest.approx(0.438503, abs=1e-6)
     assert results["accuracy_high"] == 1.0
     assert results["outcomes"]["unverifiable"] == 0.5
@@ -258,17 +285,24 @@ def test_other_thresholds_are_measured_when_a_stage_ends_and_the_jobs_own_comes_
 
     events = journal_of(tmp_path / "job")
     evaluations = of_kind(events, EventType.EVALUATION)
-    others = [data["results"].get("decoding", {}).get("confidence_threshold") for data in evaluations]
+    others = [
+        data["results"].get("decoding", {}).get("confidence_threshold") for data in evaluations
+    ]
     assert [data["step"] for data in evaluations] == [0, STEPS, STEPS, STEPS]
     assert others == [None, 0.0, 1.0, None]
     assert decoded == [0.9] * 2 + [0.0] * 2 + [1.0] * 2 + [0.9] * 2
     # The curve is the job's own.
-    curve = [data["step"] for data in of_kind(events, EventType.METRICS) if "eval/validation/avg@1" in data["values"]]
+    curve = [
+        data["step"]
+        for data in of_kind(events, EventType.METRICS)
+        if "eval/validation/avg@1" in data["values"]
+    ]
     assert curve == [0, STEPS]
 
 
 @pytest.mark.parametrize(
-    ("own", "counting"), [("low_confidence_dynamic", "low_confidence_static"), ("sequential", "sequential")]
+    ("own", "counting"),
+    [("low_confidence_dynamic", "low_confidence_static"), ("sequential", "sequential")],
 )
 def test_other_numbers_of_steps_are_measured_by_a_rule_that_counts_them(
     redis_url: str, model: Path, tmp_path: Path, own: str, counting: str
@@ -278,16 +312,27 @@ def test_other_numbers_of_steps_are_measured_by_a_rule_that_counts_them(
     def note(task: PromptTask, trajectory: Trajectory) -> Outcome:
         if task.purpose.value == "eval" and task.min_weight_version == STEPS:
             decoding = task.decoding
-            decoded.append((decoding.unmasking_strategy.value, decoding.denoising_steps, decoding.tokens_per_step))
+            decoded.append(
+                (
+                    decoding.unmasking_strategy.value,
+                    decoding.denoising_steps,
+                    decoding.tokens_per_step,
+                )
+            )
         return by_index(task, trajectory)
 
     validation = str(write_rows(tmp_path / "validation.jsonl", ROWS))
-    changes = {"diffusion": {"unmasking_strategy": own}, "eval": {"num_samples": 1, "denoising_steps": [1, 2]}}
+    changes = {
+        "diffusion": {"unmasking_strategy": own},
+        "eval": {"num_samples": 1, "denoising_steps": [1, 2]},
+    }
     run_with(redis_url, model, note, tmp_path, validation_file=validation, **changes)
 
     evaluations = of_kind(journal_of(tmp_path / "job"), EventType.EVALUATION)
     others = [decoding for data in evaluations if (decoding := data["results"].get("decoding"))]
-    assert others == [{"unmasking_strategy": counting, "denoising_steps": steps} for steps in (1, 2)]
+    assert others == [
+        {"unmasking_strategy": counting, "denoising_steps": steps} for steps in (1, 2)
+    ]
     assert decoded == [(counting, 1, 4), (counting, 2, 2), (own, 4, 1)]
 
 
@@ -302,7 +347,8 @@ def test_a_pipeline_evaluates_every_version_once_and_reports_the_held_out_loss(
     assert result.state == "succeeded", result.error_message
     events = journal_of(tmp_path / "job")
     evaluations = of_kind(events, EventType.EVALUATION)
-    # Two supervised steps, then two of reinforcement; the last evaluation is the evaluation stage's.
+    # Two supervised steps, then two of reinforcement; the last evaluation is the evaluation
+    # stage's.
     assert [(data["step"], data["stage"]) for data in evaluations] == [(2, "sft"), (4, "eval")]
     assert 0 < evaluations[0]["results"]["loss"] < 20
     assert "loss" not in evaluations[1]["results"]
@@ -310,10 +356,16 @@ def test_a_pipeline_evaluates_every_version_once_and_reports_the_held_out_loss(
     assert (progress["step"], progress["total_steps"]) == (4, 4)
 
 
-def test_a_job_that_cannot_learn_ends_with_its_reason(redis_url: str, model: Path, tmp_path: Path) -> None:
+def test_a_job_that_cannot_learn_ends_with_its_reason(
+    redis_url: str, model: Path, tmp_path: Path
+) -> None:
     result = run_with(redis_url, model, lambda task, trajectory: Outcome.INCORRECT, tmp_path)
 
-    assert (result.state, result.error_code, result.retryable) == ("failed", "no_learning_signal", False)
+    assert (result.state, result.error_code, result.retryable) == (
+        "failed",
+        "no_learning_signal",
+        False,
+    )
 
 
 def test_a_verifier_that_fails_ends_the_attempt_with_samples_and_a_checkpoint_to_go_on_from(
@@ -327,7 +379,11 @@ def test_a_verifier_that_fails_ends_the_attempt_with_samples_and_a_checkpoint_to
 
     assert (result.state, result.error_code) == ("failed", "reward_error_rate")
     events = journal_of(tmp_path / "job")
-    shown = [data for data in of_kind(events, EventType.TRAJECTORIES) if data["disposition"] == "dropped_error"]
+    shown = [
+        data
+        for data in of_kind(events, EventType.TRAJECTORIES)
+        if data["disposition"] == "dropped_error"
+    ]
     assert shown
     assert {reward for data in shown for reward in data["rewards"]} == {None}
     assert {advantage for data in shown for advantage in data["advantages"]} == {None}
@@ -353,7 +409,9 @@ def test_an_evaluation_that_few_could_judge_states_no_accuracy_but_samples(
     assert {reward for data in shown for reward in data["rewards"]} == {None}
 
 
-def test_a_learner_waits_for_a_replica_that_comes_late(redis_url: str, model: Path, tmp_path: Path) -> None:
+def test_a_learner_waits_for_a_replica_that_comes_late(
+    redis_url: str, model: Path, tmp_path: Path
+) -> None:
     with real_replica(redis_url) as (replica, address):
         platform = Platform(replica, address, redis_url, model)
         assign, replica.assign = replica.assign, lambda *_: None  # type: ignore[method-assign]
@@ -374,7 +432,9 @@ def test_a_learner_waits_for_a_replica_that_comes_late(redis_url: str, model: Pa
     assert result.state == "succeeded", result.error_message
 
 
-def test_a_redis_that_is_away_ends_the_attempt_but_not_the_job(model: Path, redis_url: str, tmp_path: Path) -> None:
+def test_a_redis_that_is_away_ends_the_attempt_but_not_the_job(
+    model: Path, redis_url: str, tmp_path: Path
+) -> None:
     with real_replica(redis_url) as (replica, address):
         platform = Platform(replica, address, "redis://127.0.0.1:1/0", model)
         result = platform.run(tmp_path)
@@ -383,14 +443,18 @@ def test_a_redis_that_is_away_ends_the_attempt_but_not_the_job(model: Path, redi
     assert (result.state, error.code, result.retryable) == ("failed", "queue_unavailable", True)
 
 
-def test_every_rule_of_the_objective_together_trains_and_reports(redis_url: str, model: Path, tmp_path: Path) -> None:
+def test_every_rule_of_the_objective_together_trains_and_reports(
+    redis_url: str, model: Path, tmp_path: Path
+) -> None:
     rl = {
         "steps": STEPS, "prompts_per_step": 2, "num_generations": 2, "min_groups_per_step": 2,
         "dynamic_sampling": False, "estimator": "all_candidates", "ratio": "proximal", "num_iterations": 2,
         "minibatches": 2, "kl_beta": 0.1,
     }  # fmt: skip
 
-    result = run_with(redis_url, model, by_index, tmp_path, rl=rl, diffusion={"selection": "sampled"})
+    result = run_with(
+        redis_url, model, by_index, tmp_path, rl=rl, diffusion={"selection": "sampled"}
+    )
 
     assert result.state == "succeeded", result.error_message
     steps = [data["values"] for data in of_kind(journal_of(tmp_path / "job"), EventType.METRICS)]

@@ -1,4 +1,6 @@
-"""Rollouts that run ahead of training: real learner processes, replica, engine and Redis; verdicts are scripted."""
+"""Rollouts that run ahead of training: real learner processes, replica, engine and Redis; verdicts
+are scripted.
+"""
 
 import os
 import signal
@@ -46,7 +48,11 @@ def job(directory: Path, model: Path, address: str) -> Job:
 
 
 def steps_of(events: list[Event]) -> list[dict[str, Any]]:
-    return [data["values"] for data in of_kind(events, EventType.METRICS) if "train/loss" in data["values"]]
+    return [
+        data["values"]
+        for data in of_kind(events, EventType.METRICS)
+        if "train/loss" in data["values"]
+    ]
 
 
 def kill_after_checkpoint(trainer: Trainer, wanted: Job, pid: int) -> None:
@@ -72,14 +78,20 @@ def test_a_killed_job_that_ran_ahead_goes_on_and_certifies_that_no_prompt_was_lo
     resumed, last = of_kind(events, EventType.CERTIFICATE)
     for certificate in (resumed, last):
         parts = certificate["trained"] + sum(certificate["dropped"].values()) + certificate["open"]
-        assert (certificate["lost"], certificate["trained_twice"], certificate["issued"]) == (0, 0, parts)
-    # What was on the way for the next step when the checkpoint was written is open, and issued again.
+        assert (certificate["lost"], certificate["trained_twice"], certificate["issued"]) == (
+            0,
+            0,
+            parts,
+        )
+    # What was on the way for the next step when the checkpoint was written is open, and issued
+    # again.
     assert resumed["open"] > 0
     assert last["trained"] == STEPS * PROMPTS_PER_STEP
     trained = [data["group"]["ledger_position"] for data in of_kind(events, EventType.TRAJECTORIES)]
     assert len(trained) == len(set(trained))
     steps = steps_of(events)
-    # The first step of an attempt has nothing to catch up on; later ones train what was decoded beside the one before.
+    # The first step of an attempt has nothing to catch up on; later ones train what was decoded
+    # beside the one before.
     assert steps[0]["staleness/max"] == 0
     assert {values["staleness/max"] for values in steps} == {0, 1}
     assert all(values["staleness/dropped_groups"] == 0 for values in steps)

@@ -40,7 +40,9 @@ Answers = Callable[[PromptTask], Sequence[ScoredGroup]]
 
 
 class AnsweringReplica:
-    """Takes prompts from the stream, as many at a time as lie there, and answers the last one first."""
+    """Takes prompts from the stream, as many at a time as lie there, and answers the last one
+    first.
+    """
 
     def __init__(self, redis_url: str, answers: Answers) -> None:
         self._client, self._answers = connect(redis_url), answers
@@ -79,7 +81,9 @@ class Wiring:
         address = stack.enter_context(serving(ScriptedReplica(state="ready", weight_version=4)))
         report = Reporter(journal)
         replicas = stack.enter_context(closing(Replicas([address], "job_1", 1, report)))
-        self.rollouts = Rollouts(learner_request(directory, SPEC), client, report, self.stop, replicas)
+        self.rollouts = Rollouts(
+            learner_request(directory, SPEC), client, report, self.stop, replicas
+        )
         self._stack, self._redis_url = stack, redis_url
 
     def answer_with(self, answers: Answers) -> AnsweringReplica:

@@ -17,7 +17,15 @@ from services.common.pb.dirl.v1 import trainer_pb2
 from services.common.rpc.client import call
 from services.common.streams import EventConsumer, connect
 from services.common.weights import weight_digest
-from tests.support.trainer import Job, Trainer, is_alive, of_kind, running_trainer, wait_until, write_rows
+from tests.support.trainer import (
+    Job,
+    Trainer,
+    is_alive,
+    of_kind,
+    running_trainer,
+    wait_until,
+    write_rows,
+)
 
 ROWS = [{"prompt": f"{n}+{n}=?", "completion": str(2 * n)} for n in range(8)]
 LONG = 1_000_000
@@ -44,7 +52,9 @@ def make_job(directory: Path, job_id: str, *, max_steps: int) -> Job:
     return Job(job_id, directory / job_id, model, spec)
 
 
-def test_a_job_runs_from_request_to_exported_model(trainer: Trainer, tmp_path: Path, redis_url: str) -> None:
+def test_a_job_runs_from_request_to_exported_model(
+    trainer: Trainer, tmp_path: Path, redis_url: str
+) -> None:
     job = make_job(tmp_path, "job_1", max_steps=3)
 
     trainer.start(job, 1)
@@ -82,8 +92,13 @@ def exported_digest(trainer: Trainer, checkpoint: Path, output: Path) -> str:
     return weight_digest(export_state(load_model(output, "float32", "cpu").model))
 
 
-def test_a_job_survives_a_kill_and_a_stop_and_its_attempts_are_fenced(trainer: Trainer, tmp_path: Path) -> None:
-    job, other = make_job(tmp_path, "job_1", max_steps=LONG), make_job(tmp_path, "job_2", max_steps=1)
+def test_a_job_survives_a_kill_and_a_stop_and_its_attempts_are_fenced(
+    trainer: Trainer, tmp_path: Path
+) -> None:
+    job, other = (
+        make_job(tmp_path, "job_1", max_steps=LONG),
+        make_job(tmp_path, "job_2", max_steps=1),
+    )
 
     pid = trainer.start(job, 1)
     assert trainer.start(job, 1) == pid
@@ -112,7 +127,9 @@ def test_a_job_survives_a_kill_and_a_stop_and_its_attempts_are_fenced(trainer: T
     assert verify(job.job_dir / "checkpoints" / f"step-{last_step:06d}").attempt == 2
 
 
-def test_a_learner_does_not_outlive_its_supervisor_however_that_ends(tmp_path: Path, redis_url: str) -> None:
+def test_a_learner_does_not_outlive_its_supervisor_however_that_ends(
+    tmp_path: Path, redis_url: str
+) -> None:
     job = make_job(tmp_path, "job_1", max_steps=LONG)
     with running_trainer(tmp_path, redis_url) as trainer:
         pid = trainer.start(job, 1)
@@ -153,12 +170,15 @@ def test_the_demos_model_is_made_once_and_kept(trainer: Trainer, tmp_path: Path)
 
     make_tiny_model(tmp_path / "same", seed=3)
     kept, same = (
-        weight_digest(export_state(load_model(tmp_path / name, "float32", "cpu").model)) for name in ("tiny", "same")
+        weight_digest(export_state(load_model(tmp_path / name, "float32", "cpu").model))
+        for name in ("tiny", "same")
     )
     assert made == kept == same
 
 
-def test_a_model_that_cannot_be_made_is_refused_with_the_reason(trainer: Trainer, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_made_is_refused_with_the_reason(
+    trainer: Trainer, tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
     request = trainer_pb2.MakeTinyModelRequest(output_path=str(tmp_path / "file" / "model"))
 

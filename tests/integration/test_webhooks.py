@@ -1,4 +1,6 @@
-"""Webhooks: told once about what they asked for, signed as OpenAI's client verifies it, tried again until taken."""
+"""Webhooks: told once about what they asked for, signed as OpenAI's client verifies it, tried again
+until taken.
+"""
 
 import json
 import threading
@@ -54,7 +56,9 @@ def listening(receiver: Receiver) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"])).decode()
-            receiver.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
+            receiver.got.append(
+                ({name.lower(): value for name, value in self.headers.items()}, body)
+            )
             self.send_response(receiver.status)
             self.send_header("location", "/elsewhere")
             self.end_headers()
@@ -76,8 +80,15 @@ def listening(receiver: Receiver) -> Iterator[str]:
 class World:
     """An API, a scheduler, a receiver."""
 
-    def __init__(self, http: httpx.Client, resources: Resources, context: SchedulerContext, directory: Path) -> None:
-        self.http, self.resources, self.context, self.directory = http, resources, context, directory
+    def __init__(
+        self, http: httpx.Client, resources: Resources, context: SchedulerContext, directory: Path
+    ) -> None:
+        self.http, self.resources, self.context, self.directory = (
+            http,
+            resources,
+            context,
+            directory,
+        )
         self.receiver, self.url = Receiver(), ""
 
     def hook(self, **values: Any) -> dict[str, Any]:
@@ -103,7 +114,9 @@ class World:
         """Let the waiting time pass."""
         with self.resources.database.begin() as session:
             session.execute(
-                update(Delivery).where(Delivery.due_at.is_not(None)).values(due_at=utc_now() - timedelta(seconds=1))
+                update(Delivery)
+                .where(Delivery.due_at.is_not(None))
+                .values(due_at=utc_now() - timedelta(seconds=1))
             )
 
     def deliveries(self, webhook: dict[str, Any]) -> list[dict[str, Any]]:
@@ -138,14 +151,20 @@ def test_a_finished_job_is_told_once_signed_as_openais_client_verifies(world: Wo
     with pytest.raises(openai.InvalidWebhookSignatureError):
         verifier.verify_signature(body.replace("succeeded", "failed"), headers)
     message = json.loads(body)
-    assert (message["type"], message["data"]["id"], message["data"]["state"]) == ("job.succeeded", job_id, "succeeded")
+    assert (message["type"], message["data"]["id"], message["data"]["state"]) == (
+        "job.succeeded",
+        job_id,
+        "succeeded",
+    )
     assert message["id"] == headers["webhook-id"]
     [delivery] = world.deliveries(webhook)
     assert (delivery["tries"], delivery["next_try_at"], delivery["last_error"]) == (1, None, None)
     assert delivery["delivered_at"] is not None
 
 
-def test_every_end_and_every_pause_is_told_to_who_asked_and_to_the_own_project_only(world: World) -> None:
+def test_every_end_and_every_pause_is_told_to_who_asked_and_to_the_own_project_only(
+    world: World,
+) -> None:
     everything, other = world.hook(), world.hook(project="other")
     world.job(*RUN, JobState.PAUSING, JobState.PAUSED)
     world.job(*RUN, JobState.FAILED)
@@ -161,7 +180,9 @@ def test_every_end_and_every_pause_is_told_to_who_asked_and_to_the_own_project_o
 
 
 @pytest.mark.parametrize("status", [500, 302], ids=["error", "redirect"])
-def test_a_message_that_is_not_taken_is_tried_again_later_under_its_id(world: World, status: int) -> None:
+def test_a_message_that_is_not_taken_is_tried_again_later_under_its_id(
+    world: World, status: int
+) -> None:
     webhook = world.hook()
     world.receiver.status = status
     world.job(JobState.CANCELLING, JobState.CANCELLED)
@@ -172,14 +193,20 @@ def test_a_message_that_is_not_taken_is_tried_again_later_under_its_id(world: Wo
     world.make_due()
     world.send()
 
-    assert (failed["tries"], failed["delivered_at"], str(status) in failed["last_error"]) == (1, None, True)
+    assert (failed["tries"], failed["delivered_at"], str(status) in failed["last_error"]) == (
+        1,
+        None,
+        True,
+    )
     assert failed["next_try_at"] > failed["created_at"]
     assert len(world.receiver.ids) == 2
     assert len(set(world.receiver.ids)) == 1
     assert world.deliveries(webhook)[0]["delivered_at"] is not None
 
 
-def test_an_address_where_nobody_listens_is_given_up_after_the_last_try_and_pruned(world: World) -> None:
+def test_an_address_where_nobody_listens_is_given_up_after_the_last_try_and_pruned(
+    world: World,
+) -> None:
     webhook = world.hook(url="http://127.0.0.1:9/")
     world.job(JobState.CANCELLING, JobState.CANCELLED)
     tries = 1 + next(tries for tries in range(1, 100) if wait_before_retry_s(tries + 1) is None)
@@ -200,14 +227,18 @@ def test_a_sender_that_died_is_followed_by_another_and_two_at_once_send_once(wor
     world.hook()
     world.job(JobState.CANCELLING, JobState.CANCELLED)
     [delivery_id] = open_deliveries(world.context)
-    threads = [threading.Thread(target=deliver, args=(world.context, delivery_id)) for _ in range(4)]
+    threads = [
+        threading.Thread(target=deliver, args=(world.context, delivery_id)) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
     assert len(world.receiver.got) == 1
-    with world.resources.database.begin() as session:  # as if the sender had died before it noted the answer
+    with (
+        world.resources.database.begin() as session
+    ):  # as if the sender had died before it noted the answer
         row = session.scalars(select(Delivery)).one()
         row.delivered_at, row.due_at = None, utc_now() - timedelta(seconds=1)
     world.send()

@@ -5,7 +5,15 @@ from typing import Any
 import numpy as np
 
 from services.common.diffusion.config import DecodingConfig, Selection, UnmaskingStrategy
-from services.common.trajectory import FinishReason, Outcome, PromptTask, Purpose, ScoredGroup, Trajectory, Verdict
+from services.common.trajectory import (
+    FinishReason,
+    Outcome,
+    PromptTask,
+    Purpose,
+    ScoredGroup,
+    Trajectory,
+    Verdict,
+)
 
 
 def decoding(**changes: Any) -> DecodingConfig:

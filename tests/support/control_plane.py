@@ -1,4 +1,6 @@
-"""The control plane under test: real database, Redis and HTTP; trainer and replicas answer from a script."""
+"""The control plane under test: real database, Redis and HTTP; trainer and replicas answer from a
+script.
+"""
 
 import functools
 import json
@@ -62,7 +64,12 @@ class ScriptedTrainer(trainer_pb2_grpc.TrainerServiceServicer):
         if self.refusal is not None:
             raise self.refusal
         self.started.append(request)
-        self.job_id, self.attempt, self.state, self.last_event_seq = request.job_id, request.attempt, "running", 0
+        self.job_id, self.attempt, self.state, self.last_event_seq = (
+            request.job_id,
+            request.attempt,
+            "running",
+            0,
+        )
         return trainer_pb2.StartJobResponse(pid=1)
 
     def StopJob(
@@ -103,7 +110,9 @@ class ScriptedTrainer(trainer_pb2_grpc.TrainerServiceServicer):
     ) -> trainer_pb2.GetEventsResponse:
         journal = self.journals.get((Path(request.job_dir).name, request.attempt), [])
         return trainer_pb2.GetEventsResponse(
-            events=[event.model_dump_json() for event in journal if event.seq > request.after_seq][: request.limit]
+            events=[event.model_dump_json() for event in journal if event.seq > request.after_seq][
+                : request.limit
+            ]
         )
 
     def StartExport(
@@ -124,18 +133,26 @@ class ScriptedTrainer(trainer_pb2_grpc.TrainerServiceServicer):
         output = self.exports.get(request.export_id)
         if output is None:
             return trainer_pb2.GetExportResponse(state="unknown")
-        return trainer_pb2.GetExportResponse(state="succeeded" if Path(output).exists() else "running")
+        return trainer_pb2.GetExportResponse(
+            state="succeeded" if Path(output).exists() else "running"
+        )
 
-    def journal(self, job_id: str, attempt: int, *facts: tuple[EventType, dict[str, Any]]) -> list[Event]:
+    def journal(
+        self, job_id: str, attempt: int, *facts: tuple[EventType, dict[str, Any]]
+    ) -> list[Event]:
         """Let the learner write these events."""
         journal = self.journals.setdefault((job_id, attempt), [])
         for kind, data in facts:
             seq = len(journal) + 1
-            journal.append(Event(job_id=job_id, attempt=attempt, seq=seq, type=kind, time=1e9 + seq, data=data))
+            journal.append(
+                Event(job_id=job_id, attempt=attempt, seq=seq, type=kind, time=1e9 + seq, data=data)
+            )
         self.last_event_seq = len(journal)
         return journal
 
-    def end(self, state: str, code: str = "", message: str = "", *, retryable: bool = False) -> None:
+    def end(
+        self, state: str, code: str = "", message: str = "", *, retryable: bool = False
+    ) -> None:
         """Let the learner end."""
         self.state, self.error = state, (code, message, retryable)
 
@@ -148,7 +165,9 @@ class ScriptedReplica(rollout_pb2_grpc.RolloutServiceServicer):
         self.assigned: list[rollout_pb2.AssignRequest] = []
         self.released: list[tuple[str, int]] = []
 
-    def Assign(self, request: rollout_pb2.AssignRequest, context: grpc.ServicerContext) -> rollout_pb2.AssignResponse:
+    def Assign(
+        self, request: rollout_pb2.AssignRequest, context: grpc.ServicerContext
+    ) -> rollout_pb2.AssignResponse:
         self.assignment = request
         self.assigned.append(request)
         return rollout_pb2.AssignResponse(replica="scripted")
@@ -175,7 +194,9 @@ class ScriptedReplica(rollout_pb2_grpc.RolloutServiceServicer):
 
 @contextmanager
 def serving(servicer: Any, listen: str = "127.0.0.1:0") -> Iterator[str]:
-    """host:port of a scripted service; None serves health alone, as the reward service seems from afar."""
+    """host:port of a scripted service; None serves health alone, as the reward service seems from
+    afar.
+    """
 
     def register(server: grpc.Server) -> None:
         if isinstance(servicer, ScriptedTrainer):
@@ -192,8 +213,14 @@ def serving(servicer: Any, listen: str = "127.0.0.1:0") -> Iterator[str]:
 
 def make_settings(database_url: str, redis_url: str, data_dir: Path, **values: Any) -> ApiSettings:
     """Settings of a control plane whose services do not exist unless they are given."""
-    absent = {"rollout_addresses": (NOWHERE,), "trainer_addresses": (NOWHERE,), "reward_address": NOWHERE}
-    return ApiSettings(database_url=database_url, redis_url=redis_url, data_dir=data_dir, **{**absent, **values})
+    absent = {
+        "rollout_addresses": (NOWHERE,),
+        "trainer_addresses": (NOWHERE,),
+        "reward_address": NOWHERE,
+    }
+    return ApiSettings(
+        database_url=database_url, redis_url=redis_url, data_dir=data_dir, **{**absent, **values}
+    )
 
 
 @contextmanager
@@ -228,17 +255,25 @@ def scheduler_context(settings: ApiSettings) -> Iterator[SchedulerContext]:
 
 
 @contextmanager
-def running_api(settings: ApiSettings, dashboard: Path | None = None) -> Iterator[tuple[httpx.Client, Resources]]:
+def running_api(
+    settings: ApiSettings, dashboard: Path | None = None
+) -> Iterator[tuple[httpx.Client, Resources]]:
     """A client of the API, served over a socket."""
     with open_resources(settings) as resources:
-        app = create_app(resources) if dashboard is None else create_app(resources, dashboard=dashboard)
+        app = (
+            create_app(resources)
+            if dashboard is None
+            else create_app(resources, dashboard=dashboard)
+        )
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
         thread = threading.Thread(target=server.run)
         thread.start()
         try:
             until(lambda: server.started)
             port = server.servers[0].sockets[0].getsockname()[1]
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as client:
+            with httpx.Client(
+                base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False
+            ) as client:
                 yield client, resources
         finally:
             resources.stopping.set()
@@ -301,11 +336,15 @@ def job_body(directory: Path, **values: Any) -> dict[str, Any]:
 
 def submit(database: Database, directory: Path, *, max_replicas: int = 8, **values: Any) -> str:
     """Id of a queued job."""
-    job, _ = Submissions(database, max_replicas, LOCAL, lambda _job: None).submit(job_body(directory, **values), None)
+    job, _ = Submissions(database, max_replicas, LOCAL, lambda _job: None).submit(
+        job_body(directory, **values), None
+    )
     return job.id
 
 
-def run_attempt(database: Database, job_id: str, trainer: str = NOWHERE, replicas: tuple[str, ...] = ()) -> int:
+def run_attempt(
+    database: Database, job_id: str, trainer: str = NOWHERE, replicas: tuple[str, ...] = ()
+) -> int:
     """Number of a fresh attempt of a queued job, as if the scheduler had placed and started it."""
     with database.begin() as session:
         job = lock_job(session, job_id)

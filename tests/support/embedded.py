@@ -34,13 +34,20 @@ def open_directory() -> Iterator[Path]:
 def process_trees(pids: Iterable[int]) -> list[psutil.Process]:
     """The processes and everything below them that runs now."""
     roots = [psutil.Process(pid) for pid in pids]
-    return [process for root in roots for process in (root, *root.children(recursive=True)) if _runs(process)]
+    return [
+        process
+        for root in roots
+        for process in (root, *root.children(recursive=True))
+        if _runs(process)
+    ]
 
 
 def await_gone(processes: list[psutil.Process], timeout_s: float = 20.0) -> list[psutil.Process]:
     """Those of the processes that still run after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
-    while (left := [process for process in processes if _runs(process)]) and time.monotonic() < deadline:
+    while (
+        left := [process for process in processes if _runs(process)]
+    ) and time.monotonic() < deadline:
         time.sleep(0.05)
     return left
 
@@ -78,14 +85,22 @@ def tiny_spec(directory: Path, *, rl_steps: int) -> dict[str, Any]:
         "validation_file": str(files.test),
         "sampling": {"max_new_tokens": 8},
         "sft": {"max_steps": 3, "batch_size": 16, "optim": {"lr": 1e-3}},
-        # An untrained model solves nothing: without a group that varies, dynamic sampling would rightly give up.
-        "rl": {"steps": rl_steps, "prompts_per_step": 4, "num_generations": 4, "dynamic_sampling": False},
+        # An untrained model solves nothing: without a group that varies, dynamic sampling would
+        # rightly give up.
+        "rl": {
+            "steps": rl_steps,
+            "prompts_per_step": 4,
+            "num_generations": 4,
+            "dynamic_sampling": False,
+        },
         "trainer": {"seq_len": 128},
         "checkpoint": {"interval_steps": 1, "keep_last": 2},
     }
 
 
-def watch(api: ApiClient, job_id: str, until: Callable[[Json], bool], timeout_s: float = 240.0) -> Json:
+def watch(
+    api: ApiClient, job_id: str, until: Callable[[Json], bool], timeout_s: float = 240.0
+) -> Json:
     """Ask for the job until `until` holds; fails when it ends otherwise or the time is up."""
     deadline = time.monotonic() + timeout_s
     while True:

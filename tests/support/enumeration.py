@@ -1,10 +1,11 @@
 """Every response that a tiny model can give, with its probability as a function of the weights.
 
-The model decodes prompts over a vocabulary of three tokens in blocks of two; token 0 ends the response at the end of
-its block. So the expected reward and its gradient are exact, and so is the expectation of the learner's update over all
-groups of two: either every pair goes through train_rl_batch as a mini-batch of its own, or, because on-policy the
-update is linear in the advantages, the gradients of single trajectories are combined with the learner's own advantages
-and weights.
+The model decodes prompts over a vocabulary of three tokens in blocks of two; token 0 ends the
+response at the end of its block. So the expected reward and its gradient are exact, and so is the
+expectation of the learner's update over all groups of two: either every pair goes through
+train_rl_batch as a mini-batch of its own, or, because on-policy the update is linear in the
+advantages, the gradients of single trajectories are combined with the learner's own advantages and
+weights.
 """
 
 import itertools
@@ -75,7 +76,9 @@ class Enumerated:
 
     def sample(self, prompt: Sequence[int], advantage: float) -> Sample:
         """As the learner gets it."""
-        position, step, token_ids, logprobs = zip(*self.rejected, strict=True) if self.rejected else ((),) * 4
+        position, step, token_ids, logprobs = (
+            zip(*self.rejected, strict=True) if self.rejected else ((),) * 4
+        )
         return Sample(
             trajectory_id="traj_" + "".join(map(str, self.token_ids)),
             prompt_ids=np.array(prompt, dtype=np.int32),
@@ -127,7 +130,11 @@ class Enumeration:
             return
         logprobs = state_logprobs(self.loaded, [*self.prompt, *state.token_ids])
         first = len(state.token_ids) - BLOCK
-        masked = [offset for offset in range(BLOCK) if first + offset >= 0 and state.token_ids[first + offset] == MASK]
+        masked = [
+            offset
+            for offset in range(BLOCK)
+            if first + offset >= 0 and state.token_ids[first + offset] == MASK
+        ]
         for (commit, rejected), probability in self._ways(logprobs, masked).items():
             following = Enumerated(
                 list(state.token_ids), list(state.steps), list(state.logprobs), list(state.rejected),
@@ -138,14 +145,17 @@ class Enumeration:
                 following.steps[first + offset] = step
                 following.logprobs[first + offset] = float(logprobs[offset, token].detach())
             following.rejected += [
-                (first + offset, step, token, float(logprobs[offset, token].detach())) for offset, token in rejected
+                (first + offset, step, token, float(logprobs[offset, token].detach()))
+                for offset, token in rejected
             ]
             yield from self._denoise(following, step + 1)
 
     def _ways(self, logprobs: Tensor, masked: list[int]) -> dict[tuple[Drawn, Drawn], Tensor]:
-        """What every draw at the masked offsets of a block [B, V] commits and rejects, to its probability.
+        """What every draw at the masked offsets of a block [B, V] commits and rejects, to its
+        probability.
 
-        The estimator of accepted tokens is blind to the rejected ones: draws that commit the same tokens are one.
+        The estimator of accepted tokens is blind to the rejected ones: draws that commit the same
+        tokens are one.
         """
         where = torch.zeros(1, BLOCK, dtype=torch.bool)
         where[0, masked] = True
@@ -154,12 +164,17 @@ class Enumeration:
         for tokens in itertools.product(range(MASK), repeat=len(masked)):
             candidates = torch.zeros(1, BLOCK, dtype=torch.long)
             candidates[0, masked] = torch.tensor(tokens)
-            kept = commit_mask(self.decoding, where, confidences(self.decoding, known, candidates), known)[0]
+            kept = commit_mask(
+                self.decoding, where, confidences(self.decoding, known, candidates), known
+            )[0]
             drawn = list(zip(masked, tokens, strict=True))
             commit = tuple((offset, token) for offset, token in drawn if kept[offset])
             rejected = tuple((offset, token) for offset, token in drawn if not kept[offset])
             key = (commit, rejected if self.estimator == "all_candidates" else ())
-            ways[key] = ways.get(key, torch.zeros((), dtype=torch.float64)) + logprobs[masked, list(tokens)].sum().exp()
+            ways[key] = (
+                ways.get(key, torch.zeros((), dtype=torch.float64))
+                + logprobs[masked, list(tokens)].sum().exp()
+            )
         return ways
 
 
@@ -170,18 +185,22 @@ def true_gradient(loaded: LoadedModel, trajectories: Sequence[Enumerated]) -> Te
 
 def learner_update(loaded: LoadedModel, samples: Sequence[Sample], rl: RlSpec) -> Tensor:
     """Direction in which one step of the learner moves the weights, times MAX_TOKENS."""
-    rules = RlRules(rl=rl, sampling=SamplingSpec(max_new_tokens=MAX_TOKENS), optim=OptimSpec(max_grad_norm=1e9))
+    rules = RlRules(
+        rl=rl, sampling=SamplingSpec(max_new_tokens=MAX_TOKENS), optim=OptimSpec(max_grad_norm=1e9)
+    )
     optimizer = torch.optim.SGD(loaded.model.parameters(), lr=0.0)
     train_rl_batch(Policy(loaded=loaded, trainer=TrainerSpec()), optimizer, samples, rules)
     gradients = [parameter.grad for parameter in loaded.model.parameters()]
     return -MAX_TOKENS * torch.cat([grad.flatten() for grad in gradients if grad is not None])
 
 
-def expected_update(enumeration: Enumeration, trajectories: Sequence[Enumerated], rl: RlSpec) -> Tensor:
+def expected_update(
+    enumeration: Enumeration, trajectories: Sequence[Enumerated], rl: RlSpec
+) -> Tensor:
     """Expectation of the learner's update over groups of two, each a mini-batch of its own.
 
-    Where the normaliser is constant, all groups go through the learner as one batch, each with its advantages times its
-    probability: the loss is linear in them.
+    Where the normaliser is constant, all groups go through the learner as one batch, each with its
+    advantages times its probability: the loss is linear in them.
     """
     loaded, total, everything = enumeration.loaded, torch.zeros(()), []
     for one, other in itertools.combinations_with_replacement(trajectories, 2):
@@ -219,9 +238,13 @@ class Bias:
 
 
 class ScoredPrompts:
-    """Prompts drawn evenly, with the gradient of each trajectory's score; for comparing many settings."""
+    """Prompts drawn evenly, with the gradient of each trajectory's score; for comparing many
+    settings.
+    """
 
-    def __init__(self, enumerations: Sequence[Enumeration], *, correct_above: float | None = None) -> None:
+    def __init__(
+        self, enumerations: Sequence[Enumeration], *, correct_above: float | None = None
+    ) -> None:
         """`correct_above` makes the reward 1 or 0, so that groups without a signal exist."""
         self._correct_above = correct_above
         loaded = enumerations[0].loaded
@@ -231,27 +254,44 @@ class ScoredPrompts:
         self.truth = gradient(loaded, torch.stack(rewards).sum() / len(found))
         self._prompts = [
             [
-                (t, float(t.probability.detach()), learner_update(loaded, [t.sample(each.prompt, 1.0)], unit))
+                (
+                    t,
+                    float(t.probability.detach()),
+                    learner_update(loaded, [t.sample(each.prompt, 1.0)], unit),
+                )
                 for t in trajectories
             ]
             for each, trajectories in zip(enumerations, found, strict=True)
         ]
 
     def _reward(self, trajectory: Enumerated) -> float:
-        return trajectory.reward if self._correct_above is None else float(trajectory.reward > self._correct_above)
+        return (
+            trajectory.reward
+            if self._correct_above is None
+            else float(trajectory.reward > self._correct_above)
+        )
 
     def bias(self, rl: RlSpec) -> Bias:
-        """Of the expected update of a step of one group of two; groups that are dropped are replaced."""
+        """Of the expected update of a step of one group of two; groups that are dropped are
+        replaced.
+        """
         total, kept = torch.zeros_like(self.truth), 0.0
         for prompt in self._prompts:
             for (one, p, score), (other, q, other_score) in itertools.product(prompt, repeat=2):
                 rewards = [self._reward(one), self._reward(other)]
-                outcomes = [Outcome.CORRECT if reward > 0.5 else Outcome.INCORRECT for reward in rewards]
+                outcomes = [
+                    Outcome.CORRECT if reward > 0.5 else Outcome.INCORRECT for reward in rewards
+                ]
                 if drop_reason(outcomes, dynamic_sampling=rl.dynamic_sampling) is not None:
                     continue
                 kept += p * q / len(self._prompts)
                 lengths = torch.tensor([len(t.token_ids) + len(t.rejected) for t in (one, other)])
                 weights = MAX_TOKENS * token_weights(lengths, rl.normaliser, MAX_TOKENS)
-                for a, w, s in zip(group_advantages(rewards, rl.advantage), weights, (score, other_score), strict=True):
+                for a, w, s in zip(
+                    group_advantages(rewards, rl.advantage),
+                    weights,
+                    (score, other_score),
+                    strict=True,
+                ):
                     total += p * q / len(self._prompts) * (a or 0.0) * w * s
         return Bias.of(total / kept, self.truth)

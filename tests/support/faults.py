@@ -1,4 +1,5 @@
-"""Jobs that are hurt: a platform of real processes, a job in the middle of reinforcement learning, and what it became.
+"""Jobs that are hurt: a platform of real processes, a job in the middle of reinforcement learning,
+and what it became.
 
 Every fault is one function of `tests/e2e/faults`; here is what they share.
 """
@@ -143,7 +144,9 @@ class HurtJob:
 
     def finish(self) -> Json:
         """Wait for success."""
-        return patiently(lambda: watch(self.arena.api, self.id, lambda job: job["state"] == "succeeded"))
+        return patiently(
+            lambda: watch(self.arena.api, self.id, lambda job: job["state"] == "succeeded")
+        )
 
     def events(self, kind: str) -> list[Json]:
         """Data of every event of a type."""
@@ -151,10 +154,14 @@ class HurtJob:
 
     def final_digest(self) -> str:
         """Digest of the last checkpoint's weights."""
-        return str(max(self.arena.api.checkpoints(self.id), key=lambda item: item["step"])["weight_digest"])
+        return str(
+            max(self.arena.api.checkpoints(self.id), key=lambda item: item["step"])["weight_digest"]
+        )
 
     def survive(self, fault: str, *, same_weights: bool = True) -> None:
-        """Wait for success and for proof: every certificate holds, the weights are those of an undisturbed run."""
+        """Wait for success and for proof: every certificate holds, the weights are those of an
+        undisturbed run.
+        """
         recovered_at = self._await_recovery()
         job = self.finish()
         certificates = [item["certificate"] for item in self.arena.api.certificates(self.id)]
@@ -167,14 +174,19 @@ class HurtJob:
         last = certificates[-1]
         proof = f"{last['issued']} issued = {last['trained']} trained + {sum(last['dropped'].values())} dropped; 0 lost"
         proof += "; same weights" if same_weights else ""
-        self.arena.reports.append(Report(fault, self._what_happened(), recovered_at - self.hurt_at, proof))
+        self.arena.reports.append(
+            Report(fault, self._what_happened(), recovered_at - self.hurt_at, proof)
+        )
 
     def _await_recovery(self) -> float:
         """When the first optimizer step after the fault was done."""
         deadline = time.monotonic() + 240
         while True:
             job = self.read()
-            if job["state"] == "succeeded" or (job["progress"] or {"step": 0})["step"] > self.hurt_step:
+            if (
+                job["state"] == "succeeded"
+                or (job["progress"] or {"step": 0})["step"] > self.hurt_step
+            ):
                 return time.monotonic()
             assert job["state"] not in ENDS, job["error"]
             assert time.monotonic() < deadline, job
@@ -198,7 +210,10 @@ class HurtJob:
 def holds(certificate: Json) -> bool:
     """0 lost, 0 trained twice, the sum is right, the weights are those of the checkpoint."""
     accounted = certificate["trained"] + sum(certificate["dropped"].values()) + certificate["open"]
-    sound = certificate["lost"] == certificate["trained_twice"] == 0 and certificate["issued"] == accounted
+    sound = (
+        certificate["lost"] == certificate["trained_twice"] == 0
+        and certificate["issued"] == accounted
+    )
     return sound and bool(certificate["digest_before"] == certificate["digest_after"])
 
 
@@ -240,5 +255,9 @@ def arena(**environment: str) -> Iterator[Arena]:
 
 def _spec(directory: Path) -> dict[str, Any]:
     spec = tiny_spec(directory, rl_steps=STEPS)
-    # The base model's answers to most prompts need no weights that are any good: only the way of the data is looked at.
-    return {**{name: spec[name] for name in spec if name not in ("sft", "validation_file")}, "method": "rl"}
+    # The base model's answers to most prompts need no weights that are any good: only the way of
+    # the data is looked at.
+    return {
+        **{name: spec[name] for name in spec if name not in ("sft", "validation_file")},
+        "method": "rl",
+    }

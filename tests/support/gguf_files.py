@@ -1,4 +1,6 @@
-"""Small GGUF files with everything that a real one has: a decoder, its tokenizer, its chat template."""
+"""Small GGUF files with everything that a real one has: a decoder, its tokenizer, its chat
+template.
+"""
 
 from pathlib import Path
 from typing import Any, Final
@@ -39,7 +41,10 @@ def reference_tokenizer() -> Tokenizer:
     ids = {token: number for number, token in enumerate(vocabulary())}
     tokenizer = Tokenizer(models.BPE(vocab=ids, merges=MERGES))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.add_special_tokens(list(SPECIAL))
     return tokenizer
@@ -61,8 +66,12 @@ def llama() -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def write_gguf(file: Path, model: LlamaForCausalLM, *, quantised: bool = False, **fields: Any) -> Path:
-    """The model as llama.cpp's converter writes it; `fields` replaces or adds metadata (a dot is spelt `__`)."""
+def write_gguf(
+    file: Path, model: LlamaForCausalLM, *, quantised: bool = False, **fields: Any
+) -> Path:
+    """The model as llama.cpp's converter writes it; `fields` replaces or adds metadata (a dot is
+    spelt `__`).
+    """
     config = model.config
     writer = GGUFWriter(file, fields.pop("architecture", "llama"))
     values: dict[str, Any] = {
@@ -73,13 +82,21 @@ def write_gguf(file: Path, model: LlamaForCausalLM, *, quantised: bool = False, 
         "llama.attention.head_count": config.num_attention_heads,
         "llama.attention.head_count_kv": config.num_key_value_heads,
         "tokenizer.ggml.eos_token_id": len(vocabulary()) - 1,
-        **{name.replace("__", "."): value for name, value in fields.items() if isinstance(value, int)},
+        **{
+            name.replace("__", "."): value
+            for name, value in fields.items()
+            if isinstance(value, int)
+        },
     }
     texts = {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "smollm",
         "tokenizer.chat_template": CHATML,
-        **{name.replace("__", "."): value for name, value in fields.items() if isinstance(value, str)},
+        **{
+            name.replace("__", "."): value
+            for name, value in fields.items()
+            if isinstance(value, str)
+        },
     }
     for name, value in values.items():
         writer.add_uint32(name, value)
@@ -101,10 +118,15 @@ def write_gguf(file: Path, model: LlamaForCausalLM, *, quantised: bool = False, 
 
 def gguf_tensors(model: LlamaForCausalLM) -> dict[str, NDArray[np.float32]]:
     """Weights under llama.cpp's names; rotary halves are interleaved there."""
-    tensors = {"token_embd.weight": model.model.embed_tokens.weight, "output_norm.weight": model.model.norm.weight}
+    tensors = {
+        "token_embd.weight": model.model.embed_tokens.weight,
+        "output_norm.weight": model.model.norm.weight,
+    }
     for number, layer in enumerate(model.model.layers):
         for name, leaf in LEAVES.items():
-            tensors[f"blk.{number}.{leaf}.weight"] = layer.get_submodule(name).get_parameter("weight")
+            tensors[f"blk.{number}.{leaf}.weight"] = layer.get_submodule(name).get_parameter(
+                "weight"
+            )
     arrays = {name: tensor.detach().numpy() for name, tensor in tensors.items()}
     return {name: _interleaved(name, array) for name, array in arrays.items()}
 
@@ -119,7 +141,9 @@ def _interleaved(name: str, array: NDArray[np.float32]) -> NDArray[np.float32]:
     heads = {"attn_q": HEADS, "attn_k": HEADS // 2}.get(name.split(".")[-2])
     if heads is None:
         return array
-    return np.ascontiguousarray(array.reshape(heads, 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape))
+    return np.ascontiguousarray(
+        array.reshape(heads, 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
+    )
 
 
 def _add(writer: GGUFWriter, name: str, array: NDArray[np.float32], quantised: bool) -> None:

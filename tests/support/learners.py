@@ -55,7 +55,9 @@ def learner_request(job_dir: Path, spec: dict[str, Any], **changes: Any) -> Lear
 
 
 def run_here(request: LearnerRequest, stop: StopSignal) -> LearnerResult:
-    """Run an attempt in this process. Its log is kept from the terminal: drawing a traceback takes seconds."""
+    """Run an attempt in this process. Its log is kept from the terminal: drawing a traceback takes
+    seconds.
+    """
     with capture_logs():
         return run_attempt(request, stop)
 

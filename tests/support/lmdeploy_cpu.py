@@ -1,9 +1,10 @@
 """LMDeploy's own engine, driven on a CPU.
 
-Engine loop, scheduler, paging, requests, step inputs, sampling parameters, logits processing, unmasking, stopping and
-sleep are LMDeploy's. What needs a device is replaced: streams and events, the Triton kernel that draws (by one that,
-like it, depends on seed and offset only), and the model (by one of ours; the pages of the cache hold token ids in place
-of keys and values, and every forward attends anew). Import after `lmdeploy_package.put_on_path()`.
+Engine loop, scheduler, paging, requests, step inputs, sampling parameters, logits processing,
+unmasking, stopping and sleep are LMDeploy's. What needs a device is replaced: streams and events,
+the Triton kernel that draws (by one that, like it, depends on seed and offset only), and the model
+(by one of ours; the pages of the cache hold token ids in place of keys and values, and every
+forward attends anew). Import after `lmdeploy_package.put_on_path()`.
 """
 
 import contextlib
@@ -32,7 +33,9 @@ PAGES = 256
 
 
 def untouched(patch: pytest.MonkeyPatch) -> None:
-    """Have everything that the shim replaces put back at the end of the test, and the kernel replaced."""
+    """Have everything that the shim replaces put back at the end of the test, and the kernel
+    replaced.
+    """
     for owner, name in lmdeploy_trace.PATCHED:
         patch.setattr(owner, name, owner.__dict__[name])
     patch.setattr(logits_process, "_multinomial_sampling", _draw)
@@ -41,7 +44,9 @@ def untouched(patch: pytest.MonkeyPatch) -> None:
 def open_engine(
     patch: pytest.MonkeyPatch, directory: Path, loaded: LoadedModel, max_sequence_tokens: int
 ) -> LMDeployEngine:
-    """An engine of the model, whose configuration stands in the directory and whose weights are given."""
+    """An engine of the model, whose configuration stands in the directory and whose weights are
+    given.
+    """
     _without_device(patch, loaded)
     config = lmdeploy_backend.engine_config(loaded, "bfloat16", max_sequence_tokens, 16, 0.8)
     backend = lmdeploy_backend.open_backend(directory, loaded, config)
@@ -57,7 +62,11 @@ def _without_device(patch: pytest.MonkeyPatch, loaded: LoadedModel) -> None:
     patch.setattr(model_agent, "_try_to_cuda", _copied)
     patch.setattr(ExecutorBase, "update_configs", _with_pages)
     agent = model_agent.BaseModelAgent
-    patch.setattr(agent, "_push_output", lambda self, output: self._out_que.put_nowait((_copied(output), _Done())))
+    patch.setattr(
+        agent,
+        "_push_output",
+        lambda self, output: self._out_que.put_nowait((_copied(output), _Done())),
+    )
     patch.setattr(agent, "build_model", lambda self: _build(self, loaded))
     patch.setattr(agent, "build_cache_plans", _no_plans)
     patch.setattr(agent, "build_graph_runner", lambda self: None)
@@ -131,25 +140,40 @@ def _no_plans(self: Any, *_: Any) -> tuple[int, int, int]:
 
 
 def _build_pages(self: Any) -> None:
-    self.cache_engine = SimpleNamespace(tokens=torch.zeros(PAGES, lmdeploy_backend.PAGE_TOKENS, dtype=torch.int64))
+    self.cache_engine = SimpleNamespace(
+        tokens=torch.zeros(PAGES, lmdeploy_backend.PAGE_TOKENS, dtype=torch.int64)
+    )
 
 
 def _forward(self: Any, inputs: Any, cache_inputs: Any = None) -> dict[str, Any]:
-    """Hidden states [1, T, H] of the tokens given, each sequence in the light of what its pages hold."""
+    """Hidden states [1, T, H] of the tokens given, each sequence in the light of what its pages
+    hold.
+    """
     model, pages, hidden = self.patched_model, self.cache_engine.tokens, []
     given = inputs.input_ids[0].split(inputs.seq_length.tolist())
     for row, (history, new) in enumerate(zip(inputs.history_lengths.tolist(), given, strict=True)):
         places = torch.arange(history + len(new))
-        page, offset = inputs.block_offsets[row][places // pages.shape[1]].long(), places % pages.shape[1]
+        page, offset = (
+            inputs.block_offsets[row][places // pages.shape[1]].long(),
+            places % pages.shape[1],
+        )
         pages[page[history:], offset[history:]] = new
         index = RowIndex.clean(len(places), model.block_size)
         hidden.append(hidden_states(model.decoder, pages[page, offset], index)[history:])
-    return {"hidden_states": torch.cat(hidden)[None], "seq_length": inputs.seq_length, "model_metas": None}
+    return {
+        "hidden_states": torch.cat(hidden)[None],
+        "seq_length": inputs.seq_length,
+        "model_metas": None,
+    }
 
 
 def _draw(scores: Tensor, seeds: Tensor, offsets: Tensor, indices: Tensor) -> Tensor:
-    """One token per row from sorted probabilities; the uniform number is a function of seed and offset alone."""
+    """One token per row from sorted probabilities; the uniform number is a function of seed and
+    offset alone.
+    """
     numbers = uniforms(seeds, offsets[:, None], torch.zeros_like(seeds))
     cdf = scores.double().cumsum(-1)
-    places = torch.searchsorted(cdf, numbers * cdf[:, -1:], right=True).clamp(max=scores.shape[1] - 1)
+    places = torch.searchsorted(cdf, numbers * cdf[:, -1:], right=True).clamp(
+        max=scores.shape[1] - 1
+    )
     return indices.gather(1, places)[:, 0]

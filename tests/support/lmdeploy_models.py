@@ -1,7 +1,8 @@
-"""LMDeploy's own model classes and weight loader, on a CPU. Import after `lmdeploy_package.put_on_path()`.
+"""LMDeploy's own model classes and weight loader, on a CPU. Import after
+`lmdeploy_package.put_on_path()`.
 
-Its CUDA kernels need Triton; attention is replaced by SDPA under the block-causal mask, without a cache. Mixtures have
-their weights, but no forward.
+Its CUDA kernels need Triton; attention is replaced by SDPA under the block-causal mask, without a
+cache. Mixtures have their weights, but no forward.
 """
 
 from pathlib import Path
@@ -23,9 +24,15 @@ from torch import Tensor, nn
 
 def load(path: Path, block_size: int) -> tuple[nn.Module, ModelConfig]:
     """The model of a directory as LMDeploy reads it."""
-    with mock.patch("lmdeploy.pytorch.config.is_bf16_supported", return_value=True):  # it would ask a device
+    with mock.patch(
+        "lmdeploy.pytorch.config.is_bf16_supported", return_value=True
+    ):  # it would ask a device
         config = ModelConfig.from_pretrained(
-            str(path), trust_remote_code=False, dtype="bfloat16", dist_config=DistConfig(), device_type="cuda"
+            str(path),
+            trust_remote_code=False,
+            dtype="bfloat16",
+            dist_config=DistConfig(),
+            device_type="cuda",
         )
     context = BuildModelContext(dllm_config=DLLMConfig(block_length=block_size))
     with mock.patch.object(selector, "_get_backend", return_value=_Backend):
@@ -63,7 +70,12 @@ class _Attention:
         block = torch.arange(len(query)) // self._block
         query, key, value = (each.transpose(0, 1)[None] for each in (query, key, value))
         out = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=block[None] <= block[:, None], scale=self._scale, enable_gqa=True
+            query,
+            key,
+            value,
+            attn_mask=block[None] <= block[:, None],
+            scale=self._scale,
+            enable_gqa=True,
         )
         return out[0].transpose(0, 1)
 
@@ -80,8 +92,13 @@ def _parts(name: str, tensor: Tensor, config: Any) -> dict[str, Tensor]:
     if ".experts." in name:
         return _experts(name, tensor)
     if "qkv_proj" in name:
-        heads, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-        return _named(name, "qkv_proj", ("q_proj", "k_proj", "v_proj"), tensor.split([heads, kv, kv]))
+        heads, kv = (
+            config.num_attention_heads * config.head_dim,
+            config.num_key_value_heads * config.head_dim,
+        )
+        return _named(
+            name, "qkv_proj", ("q_proj", "k_proj", "v_proj"), tensor.split([heads, kv, kv])
+        )
     if "gate_up_proj" in name:
         return _named(name, "gate_up_proj", ("gate_proj", "up_proj"), tensor.chunk(2))
     return {name: tensor}
@@ -94,11 +111,16 @@ def _experts(name: str, tensor: Tensor) -> dict[str, Tensor]:
     for expert, matrix in enumerate(tensor):
         if "gate_up" in name:
             gate, up = matrix.chunk(2)
-            parts |= {f"{prefix}{expert}.gate_proj.weight": gate, f"{prefix}{expert}.up_proj.weight": up}
+            parts |= {
+                f"{prefix}{expert}.gate_proj.weight": gate,
+                f"{prefix}{expert}.up_proj.weight": up,
+            }
         else:
             parts[f"{prefix}{expert}.down_proj.weight"] = matrix
     return parts
 
 
-def _named(name: str, packed: str, parts: tuple[str, ...], tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
+def _named(
+    name: str, packed: str, parts: tuple[str, ...], tensors: tuple[Tensor, ...]
+) -> dict[str, Tensor]:
     return {name.replace(packed, part): tensor for part, tensor in zip(parts, tensors, strict=True)}

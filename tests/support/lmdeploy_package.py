@@ -15,7 +15,9 @@ def is_there() -> bool:
 
 
 def put_on_path() -> None:
-    """Make `import lmdeploy` work in this process; its import warns about what it would like to have."""
+    """Make `import lmdeploy` work in this process; its import warns about what it would like to
+    have.
+    """
     if str(DIRECTORY) not in sys.path:
         sys.path.append(str(DIRECTORY))
         with warnings.catch_warnings():

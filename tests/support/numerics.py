@@ -19,7 +19,9 @@ from services.trainer.trajectory_rows import Sample
 def tiny_loaded(
     *, vocab_size: int, block_size: int, seed: int = 0, hidden_size: int = 16, layers: int = 2
 ) -> LoadedModel:
-    """A model in fp64 whose last id is the mask; its weights are large enough for uneven probabilities."""
+    """A model in fp64 whose last id is the mask; its weights are large enough for uneven
+    probabilities.
+    """
     generator = torch.Generator().manual_seed(seed)
     config = SDARConfig(
         vocab_size=vocab_size,
@@ -57,11 +59,17 @@ def _rms_norm(module: nn.Module, hidden: Tensor) -> Tensor:
     return nn.functional.rms_norm(hidden, hidden.shape[-1:], module.weight, module.variance_epsilon)  # type: ignore[arg-type]
 
 
-def random_sample(rng: np.random.Generator, *, prompt_len: int, num_blocks: int, loaded: LoadedModel) -> Sample:
-    """A trajectory over `num_blocks` blocks in all, with random tokens, steps, record and advantage."""
+def random_sample(
+    rng: np.random.Generator, *, prompt_len: int, num_blocks: int, loaded: LoadedModel
+) -> Sample:
+    """A trajectory over `num_blocks` blocks in all, with random tokens, steps, record and
+    advantage.
+    """
     total = num_blocks * loaded.block_size
     block = np.arange(prompt_len, total) // loaded.block_size
-    steps = block * loaded.block_size + rng.integers(1, loaded.block_size + 1, size=total - prompt_len)
+    steps = block * loaded.block_size + rng.integers(
+        1, loaded.block_size + 1, size=total - prompt_len
+    )
     return Sample(
         trajectory_id=f"traj_{rng.integers(10**6)}",
         prompt_ids=rng.integers(loaded.mask_token_id, size=prompt_len).astype(np.int32),
@@ -77,7 +85,12 @@ def random_samples(loaded: LoadedModel, count: int, seed: int = 0) -> list[Sampl
     rng = np.random.default_rng(seed)
     sizes = [int(rng.integers(2, 6)) for _ in range(count)]
     return [
-        random_sample(rng, prompt_len=int(rng.integers(1, size * loaded.block_size)), num_blocks=size, loaded=loaded)
+        random_sample(
+            rng,
+            prompt_len=int(rng.integers(1, size * loaded.block_size)),
+            num_blocks=size,
+            loaded=loaded,
+        )
         for size in sizes
     ]
 
@@ -87,7 +100,10 @@ def gradient(loaded: LoadedModel, loss: Tensor) -> Tensor:
     parameters = list(loaded.model.parameters())
     parts = torch.autograd.grad(loss, parameters, allow_unused=True)
     return torch.cat(
-        [(torch.zeros_like(p) if part is None else part).flatten() for p, part in zip(parameters, parts, strict=True)]
+        [
+            (torch.zeros_like(p) if part is None else part).flatten()
+            for p, part in zip(parameters, parts, strict=True)
+        ]
     )
 
 
@@ -97,15 +113,21 @@ def masked_attention(mask: Tensor) -> Callable[..., Tensor]:
     def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         repeat = query.shape[1] // key.shape[1]
         scores = query @ key.repeat_interleave(repeat, dim=1).transpose(-1, -2) * scaling
-        return scores.masked_fill(~mask, -torch.inf).softmax(-1) @ value.repeat_interleave(repeat, dim=1)
+        return scores.masked_fill(~mask, -torch.inf).softmax(-1) @ value.repeat_interleave(
+            repeat, dim=1
+        )
 
     return attend
 
 
 def state_logprobs(loaded: LoadedModel, visible_ids: list[int]) -> Tensor:
-    """Log-probs [B, V] of the last block of a sequence that ends in a partly masked block: decoding without a cache."""
+    """Log-probs [B, V] of the last block of a sequence that ends in a partly masked block: decoding
+    without a cache.
+    """
     total = len(visible_ids)
     block = torch.arange(total) // loaded.block_size
     attend = masked_attention(block[:, None] >= block[None, :])
-    hidden = attended_states(loaded.model, torch.tensor([visible_ids]), torch.arange(total)[None], attend)[0]
+    hidden = attended_states(
+        loaded.model, torch.tensor([visible_ids]), torch.arange(total)[None], attend
+    )[0]
     return token_logprobs(loaded, hidden[-loaded.block_size :], 1.0)

@@ -20,12 +20,18 @@ ROOT = Path(__file__).resolve().parents[2]
 def prometheus_samples(address: str) -> dict[str, float]:
     """What a process at host:port tells Prometheus, by name{label=value,…} with labels in order."""
     text = httpx.get(f"http://{address}/metrics", trust_env=False).text
-    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    samples = [
+        sample for family in text_string_to_metric_families(text) for sample in family.samples
+    ]
     return {_title(sample.name, sample.labels): sample.value for sample in samples}
 
 
 def _title(name: str, labels: Mapping[str, str]) -> str:
-    return f"{name}{{{','.join(f'{key}={labels[key]}' for key in sorted(labels))}}}" if labels else name
+    return (
+        f"{name}{{{','.join(f'{key}={labels[key]}' for key in sorted(labels))}}}"
+        if labels
+        else name
+    )
 
 
 class ServiceProcess:
@@ -52,9 +58,13 @@ class ServiceProcess:
         deadline = time.monotonic() + timeout_s
         while not condition():
             if self.process.poll() is not None:
-                raise AssertionError(f"{self.module} ended with {self.process.returncode}:\n{self.output()}")
+                raise AssertionError(
+                    f"{self.module} ended with {self.process.returncode}:\n{self.output()}"
+                )
             if time.monotonic() > deadline:
-                raise AssertionError(f"{self.module}: {what} not within {timeout_s} s:\n{self.output()}")
+                raise AssertionError(
+                    f"{self.module}: {what} not within {timeout_s} s:\n{self.output()}"
+                )
             time.sleep(0.02)
 
     def kill(self) -> None:
@@ -80,7 +90,9 @@ class ServiceProcess:
 
 
 @contextmanager
-def running_process(module: str, log_path: Path, environment: Mapping[str, str]) -> Iterator[ServiceProcess]:
+def running_process(
+    module: str, log_path: Path, environment: Mapping[str, str]
+) -> Iterator[ServiceProcess]:
     """A process that is gone afterwards, with everything it started."""
     service = ServiceProcess(module, log_path, environment)
     try:

@@ -1,7 +1,8 @@
-"""Directories like the published checkpoints of the SDAR family: their files and keys, with small matrices.
+"""Directories like the published checkpoints of the SDAR family: their files and keys, with small
+matrices.
 
-Sources: config.json in the repository of DiRL (which adds block_size and mask_token_id to SDAR's), the SDAR repository,
-and Qwen3-30B-A3B's configuration for what is a mixture.
+Sources: config.json in the repository of DiRL (which adds block_size and mask_token_id to SDAR's),
+the SDAR repository, and Qwen3-30B-A3B's configuration for what is a mixture.
 """
 
 import json
@@ -88,11 +89,17 @@ GENERATION = {
 def _write_tokenizer(path: Path, mask: str) -> None:
     """Qwen2's files: byte-level vocabulary of 151643, no merge that matters, special tokens behind."""
     bytes_ = [*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324)]
-    vocabulary = [chr(code) for code in bytes_] + [f"filler{number}" for number in range(151643 - len(bytes_))]
-    (path / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(vocabulary)}))
+    vocabulary = [chr(code) for code in bytes_] + [
+        f"filler{number}" for number in range(151643 - len(bytes_))
+    ]
+    (path / "vocab.json").write_text(
+        json.dumps({token: number for number, token in enumerate(vocabulary)})
+    )
     (path / "merges.txt").write_text("#version: 0.2\n")
     added = {151643 + place: token for place, token in enumerate((*SPECIAL, mask))}
-    (path / "added_tokens.json").write_text(json.dumps({token: number for number, token in added.items()}))
+    (path / "added_tokens.json").write_text(
+        json.dumps({token: number for number, token in added.items()})
+    )
     plain = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
     common = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "mask_token": mask}
     (path / "special_tokens_map.json").write_text(json.dumps(common))
@@ -113,7 +120,14 @@ def _write_tokenizer(path: Path, mask: str) -> None:
 def _weights(config: dict[str, Any]) -> dict[str, Tensor]:
     """Every matrix under its published name."""
     hidden, vocab, heads, kv, width = (
-        config[key] for key in ("hidden_size", "vocab_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+        config[key]
+        for key in (
+            "hidden_size",
+            "vocab_size",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "head_dim",
+        )
     )
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocab, hidden)}
     for layer in range(config["num_hidden_layers"]):
@@ -131,7 +145,9 @@ def _weights(config: dict[str, Any]) -> dict[str, Tensor]:
         }
     shapes |= {"model.norm.weight": (hidden,), "lm_head.weight": (vocab, hidden)}
     generator = torch.Generator().manual_seed(0)
-    return {name: torch.randn(shape, generator=generator).bfloat16() for name, shape in shapes.items()}
+    return {
+        name: torch.randn(shape, generator=generator).bfloat16() for name, shape in shapes.items()
+    }
 
 
 def _feed_forward(config: dict[str, Any], prefix: str) -> dict[str, tuple[int, ...]]:

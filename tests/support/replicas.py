@@ -1,4 +1,6 @@
-"""Rollout replicas in the test's own process: a scripted one, and a real one with a scripted grader."""
+"""Rollout replicas in the test's own process: a scripted one, and a real one with a scripted
+grader.
+"""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -82,7 +84,9 @@ class ScriptedReplica(rollout_pb2_grpc.RolloutServiceServicer):
 def serving(replica: rollout_pb2_grpc.RolloutServiceServicer) -> Iterator[str]:
     """Address of a replica that listens."""
     server = RpcServer(
-        "127.0.0.1:0", lambda target: rollout_pb2_grpc.add_RolloutServiceServicer_to_server(replica, target), []
+        "127.0.0.1:0",
+        lambda target: rollout_pb2_grpc.add_RolloutServiceServicer_to_server(replica, target),
+        [],
     )
     try:
         yield server.address
@@ -112,7 +116,9 @@ class ScriptedGrader:
         future.set_result(
             ScoredGroup(
                 task=group.task,
-                trajectories=tuple(self._graded(group.task, trajectory) for trajectory in group.trajectories),
+                trajectories=tuple(
+                    self._graded(group.task, trajectory) for trajectory in group.trajectories
+                ),
                 replica=self.replica,
                 rollout_s=group.rollout_s,
                 reward_s=0.0,
@@ -126,7 +132,11 @@ class ScriptedGrader:
 
     def _graded(self, task: PromptTask, trajectory: Trajectory) -> Trajectory:
         outcome = self.judge(task, trajectory)
-        rewards = {name: float(outcome is Outcome.CORRECT) for name in task.graders} if outcome.is_scored else {}
+        rewards = (
+            {name: float(outcome is Outcome.CORRECT) for name in task.graders}
+            if outcome.is_scored
+            else {}
+        )
         return replace(trajectory, verdict=Verdict(outcome=outcome, rewards=rewards))
 
 
@@ -171,9 +181,13 @@ class RealReplica:
 
     def _open(self, assignment: Assignment) -> Session:
         loaded = load_skeleton(assignment.model_path, assignment.dtype, "cpu")
-        engine = self._engine(loaded, max_sequence_tokens=assignment.max_sequence_tokens, max_batch_size=4)
+        engine = self._engine(
+            loaded, max_sequence_tokens=assignment.max_sequence_tokens, max_batch_size=4
+        )
         streams = StreamEnds(
-            prompts=PromptConsumer(self._client, assignment.prompts_stream, self._name, round(LEASE_S * 1000)),
+            prompts=PromptConsumer(
+                self._client, assignment.prompts_stream, self._name, round(LEASE_S * 1000)
+            ),
             groups=GroupQueue(self._client, assignment.groups_stream),
             lease_s=LEASE_S,
         )
@@ -182,7 +196,10 @@ class RealReplica:
 
 @contextmanager
 def real_replica(
-    redis_url: str, judge: Judge = by_index, name: str = "replica-0", engine: type[TorchEngine] = TorchEngine
+    redis_url: str,
+    judge: Judge = by_index,
+    name: str = "replica-0",
+    engine: type[TorchEngine] = TorchEngine,
 ) -> Iterator[tuple[RealReplica, str]]:
     """A replica and its address."""
     replica = RealReplica(redis_url, judge, name, engine)

@@ -16,21 +16,25 @@ class Point:
 def surviving(points: Sequence[Point], resumed_from: Mapping[int, int]) -> list[Point]:
     """Points of the lineage that led to the current weights, by step.
 
-    `resumed_from` gives, per attempt, the step it started from. What earlier attempts did after that step was undone;
-    of several attempts that did the same step the newest counts.
+    `resumed_from` gives, per attempt, the step it started from. What earlier attempts did after
+    that step was undone; of several attempts that did the same step the newest counts.
     """
     newest: dict[int, Point] = {}
     for point in points:
-        undone = any(point.step > start for attempt, start in resumed_from.items() if attempt > point.attempt)
+        undone = any(
+            point.step > start for attempt, start in resumed_from.items() if attempt > point.attempt
+        )
         if not undone and (point.step not in newest or newest[point.step].attempt <= point.attempt):
             newest[point.step] = point
     return [newest[step] for step in sorted(newest)]
 
 
 def downsample(points: Sequence[Point], limit: int) -> list[Point]:
-    """At most `limit` points: per stretch its least and its greatest value, so that no spike is lost.
+    """At most `limit` points: per stretch its least and its greatest value, so that no spike is
+    lost.
 
-    The first and the last point are always kept; fewer than four points cannot be promised that, so `limit` >= 4.
+    The first and the last point are always kept; fewer than four points cannot be promised that, so
+    `limit` >= 4.
     """
     if len(points) <= limit:
         return list(points)

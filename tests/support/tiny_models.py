@@ -25,7 +25,9 @@ LAYER_GAIN = 10
 def tiny_model(*, block_size: int = 4, moe: bool = False, seed: int = 0) -> LoadedModel:
     """Two layers, grouped key-value heads, the character tokenizer; shared, so never to be altered."""
     with tempfile.TemporaryDirectory() as directory:
-        make_tiny_model(directory, seed=seed, hidden_size=48, layers=2, heads=4, block_size=block_size, moe=moe)
+        make_tiny_model(
+            directory, seed=seed, hidden_size=48, layers=2, heads=4, block_size=block_size, moe=moe
+        )
         loaded = load_model(Path(directory), torch.float32, "cpu")
     for name, parameter in loaded.model.named_parameters():
         if "o_proj" in name or "down_proj" in name:
@@ -54,7 +56,12 @@ def decoding(**changes: Any) -> DecodingConfig:
 
 
 def request(
-    prompt: list[int] | np.ndarray, config: DecodingConfig, *, ledger: int = 0, index: int = 0, seed: int = 7
+    prompt: list[int] | np.ndarray,
+    config: DecodingConfig,
+    *,
+    ledger: int = 0,
+    index: int = 0,
+    seed: int = 7,
 ) -> GenerationRequest:
     """A request named by its place."""
     return GenerationRequest(
@@ -82,7 +89,9 @@ class ScriptedModel(nn.Module):
     def __init__(self, script: Mapping[int, tuple[int, float]], vocab_size: int) -> None:
         super().__init__()
         self.dtype_source = nn.Parameter(torch.zeros(1))
-        self.config = SimpleNamespace(num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, head_dim=1)
+        self.config = SimpleNamespace(
+            num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, head_dim=1
+        )
         self.table = torch.zeros(max(script) + 1, vocab_size)
         for position, (token, probability) in script.items():
             self.table[position] = (1 - probability) / (vocab_size - 2)
@@ -100,7 +109,9 @@ class ScriptedModel(nn.Module):
         return SimpleNamespace(last_hidden_state=self.table[known].log())
 
 
-def scripted_model(script: Mapping[int, tuple[int, float]], *, block_size: int, vocab_size: int = 64) -> LoadedModel:
+def scripted_model(
+    script: Mapping[int, tuple[int, float]], *, block_size: int, vocab_size: int = 64
+) -> LoadedModel:
     """The last id is the mask."""
     sampleable = torch.ones(vocab_size, dtype=torch.bool)
     sampleable[-1] = False

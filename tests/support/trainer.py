@@ -68,11 +68,18 @@ class Trainer:
 
     def status(self) -> trainer_pb2.GetTrainerStatusResponse:
         """What the service says."""
-        return call(self.stub.GetStatus, trainer_pb2.GetTrainerStatusRequest(), timeout_s=10, what="GetStatus")
+        return call(
+            self.stub.GetStatus,
+            trainer_pb2.GetTrainerStatusRequest(),
+            timeout_s=10,
+            what="GetStatus",
+        )
 
     def wait_for_end(self, timeout_s: float = WAIT_S) -> trainer_pb2.GetTrainerStatusResponse:
         """Status once the attempt is over."""
-        wait_until(lambda: self.status().state not in ("running", "idle"), "the attempt's end", timeout_s)
+        wait_until(
+            lambda: self.status().state not in ("running", "idle"), "the attempt's end", timeout_s
+        )
         return self.status()
 
     def events(self, job: Job, attempt: int, after_seq: int = 0, limit: int = 0) -> list[Event]:
@@ -85,7 +92,9 @@ class Trainer:
 
     def wait_for_event(self, job: Job, attempt: int, kind: EventType, count: int = 1) -> None:
         """Wait until the attempt has said so many events of a kind."""
-        wait_until(lambda: len(of_kind(self.events(job, attempt), kind)) >= count, f"{count} {kind} events")
+        wait_until(
+            lambda: len(of_kind(self.events(job, attempt), kind)) >= count, f"{count} {kind} events"
+        )
 
 
 @contextmanager
@@ -100,7 +109,9 @@ def running_trainer(directory: Path, redis_url: str) -> Iterator[Trainer]:
     }
     connection: grpc.Channel
     with (
-        running_grpc_service("services.trainer", directory / "trainer.log", address, environment) as process,
+        running_grpc_service(
+            "services.trainer", directory / "trainer.log", address, environment
+        ) as process,
         channel(address) as connection,
     ):
         yield Trainer(process, address, trainer_pb2_grpc.TrainerServiceStub(connection))

@@ -8,7 +8,9 @@ from services.api.embedded.locations import running_platform
 
 
 def connect(api_url: str | None, data_dir: Path) -> ApiClient:
-    """The API that was named, else the one of the platform on the data directory; raises CommandError."""
+    """The API that was named, else the one of the platform on the data directory; raises
+    CommandError.
+    """
     if api_url is not None:
         return ApiClient(api_url)
     platform = running_platform(data_dir)

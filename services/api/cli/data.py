@@ -18,7 +18,9 @@ data_app.add_typer(make_app, name="make")
 
 @make_app.command()
 def arithmetic(
-    directory: Annotated[Path, typer.Option("--out", help="Directory to write train.jsonl and test.jsonl to.")],
+    directory: Annotated[
+        Path, typer.Option("--out", help="Directory to write train.jsonl and test.jsonl to.")
+    ],
     train: Annotated[int, typer.Option(min=1, help="Training problems.")] = 4000,
     test: Annotated[int, typer.Option(min=1, help="Test problems.")] = 500,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal files.")] = 0,
@@ -51,7 +53,11 @@ def check(
 
 
 def _uses(report: FileReport) -> dict[str, bool]:
-    return {"sft": report.usable_for("sft"), "rl": report.usable_for("rl"), "eval": report.usable_for("eval")}
+    return {
+        "sft": report.usable_for("sft"),
+        "rl": report.usable_for("rl"),
+        "eval": report.usable_for("eval"),
+    }
 
 
 def _as_json(report: FileReport) -> dict[str, object]:
@@ -63,7 +69,9 @@ def _as_json(report: FileReport) -> dict[str, object]:
         "longest_prompt_chars": report.longest_prompt_chars,
         "longest_completion_chars": report.longest_completion_chars,
         "num_problems": report.num_problems,
-        "problems": [{"path": problem.path, "message": problem.message} for problem in report.problems],
+        "problems": [
+            {"path": problem.path, "message": problem.message} for problem in report.problems
+        ],
     }
 
 

@@ -24,13 +24,18 @@ from services.api.embedded.platform import LocalPlatform
 
 def demo(
     seed: Annotated[int, typer.Option(min=0, help="Of the data, the model and the job.")] = 0,
-    stop: Annotated[bool, typer.Option("--exit", help="Stop the platform when the job is done.")] = False,
+    stop: Annotated[
+        bool, typer.Option("--exit", help="Stop the platform when the job is done.")
+    ] = False,
     data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="Directory for all state [default: a fresh one].")
+        Path | None,
+        typer.Option("--data-dir", help="Directory for all state [default: a fresh one]."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """A tiny model learns arithmetic: SFT, reinforcement learning, evaluation, with every service for real."""
+    """A tiny model learns arithmetic: SFT, reinforcement learning, evaluation, with every service
+    for real.
+    """
     started_at = time.monotonic()
     directory = _fresh_directory() if data_dir is None else data_dir
     try:
@@ -41,7 +46,9 @@ def demo(
             report = _run(platform, seed, started_at)
             if not stop:
                 _answer(report, as_json)
-                tell(f"The platform goes on at {platform.api_url} until Ctrl-C; its data is in {platform.data_dir}")
+                tell(
+                    f"The platform goes on at {platform.api_url} until Ctrl-C; its data is in {platform.data_dir}"
+                )
                 signal.pause()
     except Interrupted:
         tell("stopped")
@@ -68,13 +75,19 @@ def _run(platform: LocalPlatform, seed: int, started_at: float) -> DemoReport:
             tell(f"The services' logs are in {platform.data_dir / 'logs'}")
             raise failure
         figures = read_figures(api, job)
-    seconds = {"startup": round(ready_s, 1), **figures.pop("seconds"), "total": round(time.monotonic() - started_at, 1)}
+    seconds = {
+        "startup": round(ready_s, 1),
+        **figures.pop("seconds"),
+        "total": round(time.monotonic() - started_at, 1),
+    }
     return DemoReport(**figures, seconds=seconds, peak_memory_bytes=memory.peak_bytes, seed=seed)
 
 
 def _make_inputs(directory: Path, seed: int) -> dict[str, Any]:
     """Data, model and spec of the demo's job."""
-    tell(f"making {TRAIN_PROBLEMS} training and {TEST_PROBLEMS} test problems, and a model with random weights")
+    tell(
+        f"making {TRAIN_PROBLEMS} training and {TEST_PROBLEMS} test problems, and a model with random weights"
+    )
     return make_demo_job(directory, seed)
 
 

@@ -34,9 +34,13 @@ class DemoReport:
     tokens_per_step: float | None
     """Response tokens per denoising step, in the last evaluation."""
     logprob_gap_max: float | None
-    """Largest difference between the log-probabilities that rollout and trainer give to the same token."""
+    """Largest difference between the log-probabilities that rollout and trainer give to the same
+    token.
+    """
     seconds: dict[str, float]
-    """sft, rl and eval: from one phase of the job to the next; startup, data; total: the whole command so far."""
+    """sft, rl and eval: from one phase of the job to the next; startup, data; total: the whole
+    command so far.
+    """
     peak_memory_bytes: int
     seed: int
     job_id: str
@@ -72,18 +76,26 @@ def tokens_per_step(evals: list[EvaluationView]) -> float | None:
 
 def largest_gap(events: list[EventView]) -> float | None:
     """Over all steps of the job."""
-    values = (event["data"]["values"].get(_GAP_METRIC) for event in events if event["type"] == "metrics")
+    values = (
+        event["data"]["values"].get(_GAP_METRIC) for event in events if event["type"] == "metrics"
+    )
     return max((value for value in values if value is not None), default=None)
 
 
 def stage_seconds(events: list[EventView], finished_at: float | None) -> dict[str, float]:
-    """Seconds of each stage without its evaluations, and of all evaluations together; of a running job up to now."""
+    """Seconds of each stage without its evaluations, and of all evaluations together; of a running
+    job up to now.
+    """
     phases = [event for event in events if event["type"] == "phase"]
-    ends = [event["time"] for event in phases[1:]] + [time.time() if finished_at is None else finished_at]
+    ends = [event["time"] for event in phases[1:]] + [
+        time.time() if finished_at is None else finished_at
+    ]
     totals: defaultdict[str, float] = defaultdict(float)
     for event, end in zip(phases, ends, strict=True):
         data = event["data"]
-        totals[_EVAL_PHASE if data["phase"] == _EVAL_PHASE else data["stage"]] += max(0.0, end - event["time"])
+        totals[_EVAL_PHASE if data["phase"] == _EVAL_PHASE else data["stage"]] += max(
+            0.0, end - event["time"]
+        )
     return {name: round(totals[name], 1) for name in ("sft", "rl", _EVAL_PHASE)}
 
 

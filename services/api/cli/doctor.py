@@ -51,7 +51,9 @@ class Check:
 
 
 def doctor(data_dir: DataDirOption = DEFAULT_DATA_DIR, as_json: JsonOption = False) -> None:
-    """Say what this machine has, what is missing, and how to get it; exit status 1 when something needed is missing."""
+    """Say what this machine has, what is missing, and how to get it; exit status 1 when something
+    needed is missing.
+    """
     checks = [
         _python(),
         _memory(),
@@ -90,18 +92,26 @@ def _memory() -> Check:
     detail = f"{size(available)} available, {os.cpu_count()} cores"
     if available >= _MIN_MEMORY:
         return Check("memory", "ok", detail)
-    return Check("memory", "note", detail, f"the demo wants {size(_MIN_MEMORY)}; close other programs")
+    return Check(
+        "memory", "note", detail, f"the demo wants {size(_MIN_MEMORY)}; close other programs"
+    )
 
 
 def _disk(data_dir: Path) -> Check:
-    existing = next(path for path in (data_dir.resolve(), *data_dir.resolve().parents) if path.exists())
+    existing = next(
+        path for path in (data_dir.resolve(), *data_dir.resolve().parents) if path.exists()
+    )
     free = shutil.disk_usage(existing).free
     detail = f"{size(free)} free for {data_dir}"
     if not os.access(existing, os.W_OK):
-        return Check("disk", "missing", f"{existing} cannot be written to", "choose another --data-dir")
+        return Check(
+            "disk", "missing", f"{existing} cannot be written to", "choose another --data-dir"
+        )
     if free >= _MIN_DISK:
         return Check("disk", "ok", detail)
-    return Check("disk", "note", detail, "checkpoints need room; free some or choose another --data-dir")
+    return Check(
+        "disk", "note", detail, "checkpoints need room; free some or choose another --data-dir"
+    )
 
 
 def _extras() -> Iterator[Check]:
@@ -111,7 +121,9 @@ def _extras() -> Iterator[Check]:
         if absent:
             yield Check(name, "missing", f"{', '.join(absent)} not installed", "run `make setup`")
         else:
-            yield Check(name, "ok", ", ".join(f"{key} {version}" for key, version in versions.items()))
+            yield Check(
+                name, "ok", ", ".join(f"{key} {version}" for key, version in versions.items())
+            )
 
 
 def _version(distribution: str) -> str | None:
@@ -128,11 +140,19 @@ def _device() -> Check:
         devices = json.loads(run_program((sys.executable, "-c", _TORCH_PROGRAM)))
     except CommandError as error:
         return Check(
-            "device", "missing", f"torch cannot be imported: {str(error).splitlines()[-1]}", "run `make setup`"
+            "device",
+            "missing",
+            f"torch cannot be imported: {str(error).splitlines()[-1]}",
+            "run `make setup`",
         )
     if devices:
         return Check("device", "ok", ", ".join(devices))
-    return Check("device", "note", "CPU", "enough for tiny models; larger ones want an NVIDIA GPU and a CUDA build")
+    return Check(
+        "device",
+        "note",
+        "CPU",
+        "enough for tiny models; larger ones want an NVIDIA GPU and a CUDA build",
+    )
 
 
 def _lmdeploy() -> Check:
@@ -142,8 +162,15 @@ def _lmdeploy() -> Check:
     except CommandError as error:
         obstacles = [str(error).splitlines()[-1]]
     if not obstacles:
-        return Check("LMDeploy", "ok", "can decode here", "choose it with DIRL_ROLLOUT_ENGINE=lmdeploy")
-    return Check("LMDeploy", "note", "; ".join(obstacles), "replicas decode with torch instead (docs/lmdeploy.md)")
+        return Check(
+            "LMDeploy", "ok", "can decode here", "choose it with DIRL_ROLLOUT_ENGINE=lmdeploy"
+        )
+    return Check(
+        "LMDeploy",
+        "note",
+        "; ".join(obstacles),
+        "replicas decode with torch instead (docs/lmdeploy.md)",
+    )
 
 
 def _node() -> Check:
@@ -157,7 +184,9 @@ def _node() -> Check:
 def _port() -> Check:
     if is_free(_DEFAULT_PORT):
         return Check("port", "ok", f"{_DEFAULT_PORT} is free for the API")
-    return Check("port", "note", f"{_DEFAULT_PORT} is taken", "the API will take a free one, or give --port")
+    return Check(
+        "port", "note", f"{_DEFAULT_PORT} is taken", "the API will take a free one, or give --port"
+    )
 
 
 def _platform(data_dir: Path) -> Check:

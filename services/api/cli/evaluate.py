@@ -40,24 +40,43 @@ Results = dict[tuple[str, str], Json]
 
 
 def evaluate(  # noqa: PLR0913 - one for each option of the command
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory, registered model, or name on the hub.")],
-    benchmarks_dir: Annotated[
-        Path, typer.Option("--benchmarks", metavar="DIR", help="Holds math500/test.jsonl, gsm8k/test.jsonl and so on.")
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="Directory, registered model, or name on the hub."),
     ],
-    only: Annotated[list[Benchmark] | None, typer.Option("--only", help="These benchmarks; all by default.")] = None,
-    decoding: Annotated[list[Decoding] | None, typer.Option(help="static or dynamic; both by default.")] = None,
+    benchmarks_dir: Annotated[
+        Path,
+        typer.Option(
+            "--benchmarks",
+            metavar="DIR",
+            help="Holds math500/test.jsonl, gsm8k/test.jsonl and so on.",
+        ),
+    ],
+    only: Annotated[
+        list[Benchmark] | None, typer.Option("--only", help="These benchmarks; all by default.")
+    ] = None,
+    decoding: Annotated[
+        list[Decoding] | None, typer.Option(help="static or dynamic; both by default.")
+    ] = None,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. eval.num_samples=50.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override a key, e.g. eval.num_samples=50."
+        ),
     ] = None,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     api_url: ApiUrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate a model by the published protocol, one job per benchmark and decoding, on a running platform."""
+    """Evaluate a model by the published protocol, one job per benchmark and decoding, on a running
+    platform.
+    """
     files = _files(benchmarks_dir, [each.value for each in only or Benchmark])
     modes = [each.value for each in decoding or Decoding]
     specs = {
-        (mode, name): _spec(model, file, mode, assignments or []) for mode in modes for name, file in files.items()
+        (mode, name): _spec(model, file, mode, assignments or [])
+        for mode in modes
+        for name, file in files.items()
     }
     results: Results = {}
     with connect(api_url, data_dir) as api:
@@ -91,7 +110,9 @@ def _spec(model: str, file: Path, mode: str, assignments: Sequence[str]) -> Json
 
 
 def _run(api: ApiClient, spec: Json) -> Json:
-    job = api.create_job(upload_files(spec, api, Path.cwd(), lambda line: notes.print(line, markup=False)))
+    job = api.create_job(
+        upload_files(spec, api, Path.cwd(), lambda line: notes.print(line, markup=False))
+    )
     job = watch_job(api, job["id"], notes)
     failure = failure_of(job)
     if failure is not None:
@@ -101,7 +122,9 @@ def _run(api: ApiClient, spec: Json) -> Json:
 
 def _nested(results: Results) -> dict[str, dict[str, Json]]:
     modes = dict.fromkeys(mode for mode, _ in results)
-    return {mode: {name: found for (of, name), found in results.items() if of == mode} for mode in modes}
+    return {
+        mode: {name: found for (of, name), found in results.items() if of == mode} for mode in modes
+    }
 
 
 def _print(model: str, results: Results) -> None:
@@ -109,7 +132,17 @@ def _print(model: str, results: Results) -> None:
     out.print("accuracy in % (avg@k) · tokens per step · mean length", markup=False)
     print_table(("MODEL", "DECODING", *BENCHMARKS, "AVERAGE"), table(model, results))
     out.print()
-    columns = ("BENCHMARK", "DECODING", "K", "PROBLEMS", "AVG@K", "PASS@K", "TOKENS/STEP", "LENGTH", "TRUNCATED")
+    columns = (
+        "BENCHMARK",
+        "DECODING",
+        "K",
+        "PROBLEMS",
+        "AVG@K",
+        "PASS@K",
+        "TOKENS/STEP",
+        "LENGTH",
+        "TRUNCATED",
+    )
     print_table(columns, (_details(mode, name, found) for (mode, name), found in results.items()))
 
 
@@ -119,7 +152,9 @@ def table(model: str, results: Results) -> Iterator[tuple[str, ...]]:
         cells = [_cell(found.get(name)) for name in BENCHMARKS]
         yield model, mode, *cells, _average([found.get(name) for name in BENCHMARKS])
     for row in REPORTED:
-        cells = [f"{accuracy:.1f} · {speed:.1f} · {length:.1f}" for accuracy, speed, length in row.scores]
+        cells = [
+            f"{accuracy:.1f} · {speed:.1f} · {length:.1f}" for accuracy, speed, length in row.scores
+        ]
         yield f"{row.model} (published)", row.decoding, *cells, f"{row.average:.1f}"
 
 

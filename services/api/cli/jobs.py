@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-from services.api.answers import AttemptView, CertificateView, CheckpointView, EvaluationView, JobView
+from services.api.answers import (
+    AttemptView,
+    CertificateView,
+    CheckpointView,
+    EvaluationView,
+    JobView,
+)
 from services.api.cli.connection import connect
 from services.api.cli.mirroring import mirror_job
 from services.api.cli.options import DEFAULT_DATA_DIR, ApiUrlOption, DataDirOption, JsonOption
@@ -26,10 +32,13 @@ JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job (jo
 def submit(
     spec_file: Annotated[Path, typer.Argument(metavar="SPEC", help="A job spec, .toml or .json.")],
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. rl.steps=20.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. rl.steps=20."),
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print a forecast as JSON; submit nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print a forecast as JSON; submit nothing.")
+    ] = False,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     api_url: ApiUrlOption = None,
     as_json: JsonOption = False,
@@ -37,7 +46,9 @@ def submit(
     """Submit a job; local data files are uploaded."""
     spec = read_spec(spec_file, assignments or [])
     with connect(api_url, data_dir) as api:
-        uploaded = upload_files(spec, api, spec_file.parent, lambda line: notes.print(line, markup=False))
+        uploaded = upload_files(
+            spec, api, spec_file.parent, lambda line: notes.print(line, markup=False)
+        )
         if dry_run:
             print_json(api.forecast(uploaded))
             return
@@ -55,7 +66,9 @@ def submit(
 @jobs_app.command("list")
 def list_jobs(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 20,
-    search: Annotated[str, typer.Option(help="Words of id, suffix, model, method, state or metadata.")] = "",
+    search: Annotated[
+        str, typer.Option(help="Words of id, suffix, model, method, state or metadata.")
+    ] = "",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     api_url: ApiUrlOption = None,
     as_json: JsonOption = False,
@@ -67,7 +80,14 @@ def list_jobs(
         print_json({"data": jobs})
         return
     rows = (
-        (job["id"], job["state"], job["method"], _fraction(job), job["suffix"], _moment(job["created_at"]))
+        (
+            job["id"],
+            job["state"],
+            job["method"],
+            _fraction(job),
+            job["suffix"],
+            _moment(job["created_at"]),
+        )
         for job in jobs
     )
     print_table(("ID", "STATE", "METHOD", "DONE", "SUFFIX", "CREATED"), rows)
@@ -85,11 +105,19 @@ def show(
         job, evals, checkpoints = api.job(job_id), api.evals(job_id), api.checkpoints(job_id)
         attempts, certificates = api.attempts(job_id), api.certificates(job_id)
     if as_json:
-        found = {"evals": evals, "checkpoints": checkpoints, "attempts": attempts, "certificates": certificates}
+        found = {
+            "evals": evals,
+            "checkpoints": checkpoints,
+            "attempts": attempts,
+            "certificates": certificates,
+        }
         print_json({**job, **found})
         return
     out.print(f"{job['id']}  {headline(job)}  {facts(job)}".rstrip(), markup=False)
-    out.print(f"model {job['model']}  method {job['method']}  created {_moment(job['created_at'])}", markup=False)
+    out.print(
+        f"model {job['model']}  method {job['method']}  created {_moment(job['created_at'])}",
+        markup=False,
+    )
     if job["error"] is not None:
         out.print(f"error {job['error']['code']}: {job['error']['message']}", markup=False)
     _print_attempts(attempts, certificates)
@@ -178,7 +206,9 @@ def diagnose(
 @jobs_app.command()
 def logs(
     job_id: JobArgument,
-    service: Annotated[str, typer.Option(help="learner, or a service beside the API, e.g. rollout-1.")] = "learner",
+    service: Annotated[
+        str, typer.Option(help="learner, or a service beside the API, e.g. rollout-1.")
+    ] = "learner",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     api_url: ApiUrlOption = None,
     as_json: JsonOption = False,
@@ -204,14 +234,21 @@ def mirror(
     job_id: JobArgument,
     target: Annotated[
         str,
-        typer.Option("--to", metavar="TRACKER", help="tensorboard:DIR, wandb:PROJECT, mlflow:URI or trackio:PROJECT."),
+        typer.Option(
+            "--to",
+            metavar="TRACKER",
+            help="tensorboard:DIR, wandb:PROJECT, mlflow:URI or trackio:PROJECT.",
+        ),
     ],
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     api_url: ApiUrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Copy a job's metrics to an experiment tracker until the job ends."""
-    with connect(api_url, data_dir) as api, closing(open_tracker(target, api.job(job_id))) as tracker:
+    with (
+        connect(api_url, data_dir) as api,
+        closing(open_tracker(target, api.job(job_id))) as tracker,
+    ):
         logged = mirror_job(api, job_id, tracker)
     if as_json:
         print_json({"job_id": job_id, "target": target, "steps": logged})
@@ -223,7 +260,9 @@ def _follow(api: ApiClient, job_id: str, as_json: bool) -> None:
     try:
         job = watch_job(api, job_id, notes)
     except KeyboardInterrupt:
-        notes.print(f"{job_id} goes on; follow it again with `dirl jobs watch {job_id}`.", markup=False)
+        notes.print(
+            f"{job_id} goes on; follow it again with `dirl jobs watch {job_id}`.", markup=False
+        )
         raise typer.Exit(130) from None
     if as_json:
         print_json(job)
@@ -236,7 +275,10 @@ def _follow(api: ApiClient, job_id: str, as_json: bool) -> None:
 
 def _print_evals(evals: list[EvaluationView]) -> None:
     if evals:
-        rows = ((item["step"], item["stage"], item["dataset"], *_measured(item["results"])) for item in evals)
+        rows = (
+            (item["step"], item["stage"], item["dataset"], *_measured(item["results"]))
+            for item in evals
+        )
         print_table(("STEP", "STAGE", "DATASET", "THRESHOLD", "TOKENS PER STEP", "ACCURACY"), rows)
 
 
@@ -249,7 +291,10 @@ def _measured(results: Json) -> tuple[str, str, str]:
 def _print_checkpoints(checkpoints: list[CheckpointView]) -> None:
     kept = [item for item in checkpoints if item["deleted_at"] is None]
     if kept:
-        rows = ((item["id"], item["step"], item["stage"], size(item["bytes"]), item["path"]) for item in kept)
+        rows = (
+            (item["id"], item["step"], item["stage"], size(item["bytes"]), item["path"])
+            for item in kept
+        )
         print_table(("CHECKPOINT", "STEP", "STAGE", "SIZE", "PATH"), rows)
 
 
@@ -258,7 +303,12 @@ def _print_attempts(attempts: list[AttemptView], certificates: list[CertificateV
         return
     proved = {item["attempt"]: item["certificate"] for item in certificates}
     rows = (
-        (item["number"], item["state"], item["resumed_from"], _certificate(proved.get(item["number"])))
+        (
+            item["number"],
+            item["state"],
+            item["resumed_from"],
+            _certificate(proved.get(item["number"])),
+        )
         for item in attempts
     )
     print_table(("ATTEMPT", "STATE", "RESUMED FROM", "LEDGER"), rows)

@@ -18,11 +18,16 @@ _DAY_S: Final = 86_400
 @keys_app.command()
 def create(
     name: Annotated[str, typer.Argument(help="What the key is for.")],
-    project: Annotated[str, typer.Option(help="Whose jobs, files and models it sees.")] = DEFAULT_PROJECT,
+    project: Annotated[
+        str, typer.Option(help="Whose jobs, files and models it sees.")
+    ] = DEFAULT_PROJECT,
     scope: Annotated[
-        list[Scope] | None, typer.Option(help="What it may do; by default jobs:write and files:write.")
+        list[Scope] | None,
+        typer.Option(help="What it may do; by default jobs:write and files:write."),
     ] = None,
-    days: Annotated[int | None, typer.Option(min=1, max=3650, help="Until it expires; never by default.")] = None,
+    days: Annotated[
+        int | None, typer.Option(min=1, max=3650, help="Until it expires; never by default.")
+    ] = None,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     api_url: ApiUrlOption = None,
     as_json: JsonOption = False,
@@ -35,13 +40,17 @@ def create(
     if as_json:
         print_json(key)
         return
-    notes.print(f"{key['id']} for project {key['project']}; the secret is shown this once:", markup=False)
+    notes.print(
+        f"{key['id']} for project {key['project']}; the secret is shown this once:", markup=False
+    )
     out.print(key["key"], markup=False)
 
 
 @keys_app.command("list")
 def list_keys(
-    data_dir: DataDirOption = DEFAULT_DATA_DIR, api_url: ApiUrlOption = None, as_json: JsonOption = False
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    api_url: ApiUrlOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Every key, without its secret."""
     with connect(api_url, data_dir) as api:
@@ -50,7 +59,13 @@ def list_keys(
         print_json({"data": keys})
         return
     rows = (
-        (key["id"], key["name"], key["project"], ",".join(key["scopes"]), "revoked" if key["revoked_at"] else "works")
+        (
+            key["id"],
+            key["name"],
+            key["project"],
+            ",".join(key["scopes"]),
+            "revoked" if key["revoked_at"] else "works",
+        )
         for key in keys
     )
     print_table(("ID", "NAME", "PROJECT", "SCOPES", "STATE"), rows)

@@ -38,7 +38,9 @@ app.add_typer(reward_app, name="reward")
 
 
 def main() -> None:
-    """Exit status 0; 1 with one message on standard error when the command failed; 2 for a wrong call."""
+    """Exit status 0; 1 with one message on standard error when the command failed; 2 for a wrong
+    call.
+    """
     try:
         app()
     except (ClientError, PlatformError) as error:

@@ -12,8 +12,9 @@ _INTERVAL_S: Final = 0.5
 class PeakMemory:
     """Samples while the context is open; `peak_bytes` is the largest sum seen.
 
-    The sum is of proportional set sizes: a page that n processes share counts 1/n in each, so nothing is counted
-    twice, shared libraries and PostgreSQL's buffers included. Peaks shorter than half a second can be missed.
+    The sum is of proportional set sizes: a page that n processes share counts 1/n in each, so
+    nothing is counted twice, shared libraries and PostgreSQL's buffers included. Peaks shorter than
+    half a second can be missed.
     """
 
     def __init__(self) -> None:
@@ -44,5 +45,6 @@ def _bytes(process: psutil.Process) -> int:
     try:
         return int(process.memory_full_info().pss)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
-        # Ended meanwhile, or PostgreSQL's (another account's) when we may not look: counted by what is visible.
+        # Ended meanwhile, or PostgreSQL's (another account's) when we may not look: counted by what
+        # is visible.
         return 0

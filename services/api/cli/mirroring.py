@@ -11,7 +11,9 @@ _POLL_S: Final = 2.0
 
 
 def mirror_job(api: ApiClient, job_id: str, tracker: Tracker) -> int:
-    """Log every step from the job's first to its end; returns how many. A step that was undone comes twice."""
+    """Log every step from the job's first to its end; returns how many. A step that was undone
+    comes twice.
+    """
     after, logged = None, 0
     while True:
         over = api.job(job_id)["state"] in TERMINAL  # asked first: what is read after it is all

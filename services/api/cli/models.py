@@ -35,14 +35,21 @@ def _multiple_of_8(value: int) -> int:
 def make(
     directory: OutOption,
     block_size: BlockSizeOption = 4,
-    hidden_size: Annotated[int, typer.Option(min=8, callback=_multiple_of_8, help="Width; a multiple of 8.")] = 96,
+    hidden_size: Annotated[
+        int, typer.Option(min=8, callback=_multiple_of_8, help="Width; a multiple of 8.")
+    ] = 96,
     layers: Annotated[int, typer.Option(min=1, help="Layers.")] = 4,
     moe: Annotated[bool, typer.Option("--moe", help="Mixture-of-experts layers.")] = False,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal weights.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """A tiny block-diffusion model with random weights and a character tokenizer."""
-    shape = {"--block-size": block_size, "--hidden-size": hidden_size, "--layers": layers, "--seed": seed}
+    shape = {
+        "--block-size": block_size,
+        "--hidden-size": hidden_size,
+        "--layers": layers,
+        "--seed": seed,
+    }
     options = [part for name, value in shape.items() for part in (name, str(value))]
     _write_model(directory, "make", *options, *(["--moe"] if moe else []))
     _answer_path(directory, as_json)
@@ -50,7 +57,9 @@ def make(
 
 @models_app.command()
 def convert(
-    source: Annotated[Path, typer.Option("--source", help="Directory of a Hugging Face decoder, or a GGUF file.")],
+    source: Annotated[
+        Path, typer.Option("--source", help="Directory of a Hugging Face decoder, or a GGUF file.")
+    ],
     directory: OutOption,
     block_size: BlockSizeOption = 4,
     as_json: JsonOption = False,
@@ -62,7 +71,9 @@ def convert(
 
 @models_app.command("list")
 def list_models(
-    data_dir: DataDirOption = DEFAULT_DATA_DIR, api_url: ApiUrlOption = None, as_json: JsonOption = False
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+    api_url: ApiUrlOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Models that the platform knows."""
     with connect(api_url, data_dir) as api:
@@ -70,7 +81,10 @@ def list_models(
     if as_json:
         print_json({"data": models})
     else:
-        print_table(("ID", "NAME", "PATH"), ((item["id"], item.get("name"), item.get("path")) for item in models))
+        print_table(
+            ("ID", "NAME", "PATH"),
+            ((item["id"], item.get("name"), item.get("path")) for item in models),
+        )
 
 
 @models_app.command()
@@ -96,7 +110,9 @@ def _write_model(directory: Path, *arguments: str) -> None:
 
 def _refuse_existing(directory: Path) -> None:
     if directory.exists():
-        raise CommandError(f"Cannot write a model to {directory}: it exists already. Choose another --out.")
+        raise CommandError(
+            f"Cannot write a model to {directory}: it exists already. Choose another --out."
+        )
 
 
 def _answer_path(directory: Path, as_json: bool) -> None:

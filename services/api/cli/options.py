@@ -17,6 +17,9 @@ ApiUrlOption = Annotated[
     ),
 ]
 DataDirOption = Annotated[
-    Path, typer.Option("--data-dir", envvar="DIRL_DATA_DIR", help="Directory that holds the platform's state.")
+    Path,
+    typer.Option(
+        "--data-dir", envvar="DIRL_DATA_DIR", help="Directory that holds the platform's state."
+    ),
 ]
 DEFAULT_DATA_DIR: Final = default_data_dir()

@@ -1,4 +1,6 @@
-"""How commands answer: text for people, JSON on standard output for programs, progress and notes on standard error."""
+"""How commands answer: text for people, JSON on standard output for programs, progress and notes on
+standard error.
+"""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -20,8 +22,13 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Rows under headings, never wrapped, so that ids and paths can be copied; missing values are a dash."""
-    lines = [tuple(columns), *(tuple("-" if cell is None else str(cell) for cell in row) for row in rows)]
+    """Rows under headings, never wrapped, so that ids and paths can be copied; missing values are a
+    dash.
+    """
+    lines = [
+        tuple(columns),
+        *(tuple("-" if cell is None else str(cell) for cell in row) for row in rows),
+    ]
     widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
     for line in lines:
         text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))

@@ -1,4 +1,6 @@
-"""Running other programs, among them the modules of other services, and answering with what they say."""
+"""Running other programs, among them the modules of other services, and answering with what they
+say.
+"""
 
 import subprocess
 from collections.abc import Sequence
@@ -21,7 +23,9 @@ def run_program(command: Sequence[str]) -> str:
 
 
 def show_module(module: str, *arguments: str) -> None:
-    """Run `python -m module …` with our standard output, on which it may draw; fails as `run_program` does."""
+    """Run `python -m module …` with our standard output, on which it may draw; fails as
+    `run_program` does.
+    """
     _run(module_command(module, *arguments), None)
 
 
@@ -36,11 +40,15 @@ def _run(command: Sequence[str], output: int | None) -> str:
         check=False,
     )
     if done.returncode != 0:
-        raise CommandError(_reason(done.stderr) or f"{' '.join(command)} ended with exit code {done.returncode}.")
+        raise CommandError(
+            _reason(done.stderr) or f"{' '.join(command)} ended with exit code {done.returncode}."
+        )
     return done.stdout or ""
 
 
 def _reason(errors: str) -> str:
-    """What a program wrote before it failed; of a traceback only its last line, which says what happened."""
+    """What a program wrote before it failed; of a traceback only its last line, which says what
+    happened.
+    """
     text = errors.strip()
     return text.splitlines()[-1].strip() if "Traceback (most recent call last)" in text else text

@@ -20,11 +20,15 @@ Profile = Literal["eval", "rl"]
 @reward_app.command()
 def check(
     file: Annotated[Path, typer.Argument(help='JSON lines of {"gold", "answer"[, "expected"]}.')],
-    profile: Annotated[Profile, typer.Option(help="rl takes the last box only; eval also answers in prose.")] = "eval",
+    profile: Annotated[
+        Profile, typer.Option(help="rl takes the last box only; eval also answers in prose.")
+    ] = "eval",
     verbose: Annotated[bool, typer.Option("--verbose", help="A line for every row.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Judge every row on this machine; no platform is needed. The last line is JSON: how many of which outcome."""
+    """Judge every row on this machine; no platform is needed. The last line is JSON: how many of
+    which outcome.
+    """
     flags = [*(["--verbose"] if verbose else []), *(["--json"] if as_json else [])]
     show_module("services.reward.check", str(file), "--profile", profile, *flags)
 
@@ -34,7 +38,9 @@ def rescore(
     job_id: Annotated[str, typer.Argument(help="A job whose trajectories were kept.")],
     grader: Annotated[
         list[str] | None,
-        typer.Option(help="Name of a grader, or its JSON object with a weight; the job's own ones by default."),
+        typer.Option(
+            help="Name of a grader, or its JSON object with a weight; the job's own ones by default."
+        ),
     ] = None,
     profile: Annotated[
         Profile | None, typer.Option(help="How answers are extracted; by default as the job did.")
@@ -44,7 +50,9 @@ def rescore(
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     as_json: JsonOption = False,
 ) -> None:
-    """Judge stored trajectories again; show which verdicts flip and how advantages would have changed."""
+    """Judge stored trajectories again; show which verdicts flip and how advantages would have
+    changed.
+    """
     body: dict[str, Any] = {"profile": profile, "max_groups": max_groups}
     if grader:
         body["graders"] = [_grader(text) for text in grader]

@@ -1,4 +1,6 @@
-"""A spec file as the API takes it: `--set` applied, local data files uploaded, the model found or downloaded."""
+"""A spec file as the API takes it: `--set` applied, local data files uploaded, the model found or
+downloaded.
+"""
 
 import json
 import tomllib
@@ -53,9 +55,11 @@ def upload_files(spec: Spec, api: ApiClient, base: Path, tell: Callable[[str], N
 
 
 def _model_on_disk(spec: Spec, base: Path) -> Spec:
-    """The keys of the spec that name the model, with a directory in place of a name on the Hugging Face hub.
+    """The keys of the spec that name the model, with a directory in place of a name on the Hugging
+    Face hub.
 
-    Downloads with a progress bar, with the token in HF_TOKEN; raises PlatformError when the hub cannot be reached.
+    Downloads with a progress bar, with the token in HF_TOKEN; raises PlatformError when the hub
+    cannot be reached.
     """
     name, revision = spec["model"], spec.get("model_revision")
     if name.startswith(_REGISTERED_PREFIX):
@@ -65,20 +69,28 @@ def _model_on_disk(spec: Spec, base: Path) -> Spec:
         return {"model": str(directory)}
     source = name if revision is None else f"{name}@{revision}"
     metadata = {**spec.get("metadata", {}), "model_source": source}
-    return {"model": str(resolve_model(name, revision)), "model_revision": None, "metadata": metadata}
+    return {
+        "model": str(resolve_model(name, revision)),
+        "model_revision": None,
+        "metadata": metadata,
+    }
 
 
 def assign(spec: Spec, assignment: str) -> None:
     """Apply a `key.key=value`; raises CommandError when it is none."""
     key, separator, text = assignment.partition("=")
     if not separator or not key:
-        raise CommandError(f"--set {assignment!r} is no assignment; write key=value, e.g. --set rl.steps=20")
+        raise CommandError(
+            f"--set {assignment!r} is no assignment; write key=value, e.g. --set rl.steps=20"
+        )
     *parents, last = key.split(".")
     place: Any = spec
     for parent in parents:
         place = place.setdefault(parent, {})
         if not isinstance(place, dict):
-            raise CommandError(f"--set {assignment!r}: {parent!r} is {place!r} in the spec, not a table.")
+            raise CommandError(
+                f"--set {assignment!r}: {parent!r} is {place!r} in the spec, not a table."
+            )
     place[last] = _value(text)
 
 
@@ -109,7 +121,9 @@ def _single_places(spec: Spec) -> Iterator[tuple[Spec, str]]:
 def _uploaded(name: str, api: ApiClient, base: Path, tell: Callable[[str], None]) -> str:
     path = _existing(name, base)
     if path is None:
-        raise CommandError(f"The spec names the file {name}, which is neither beside the spec nor in {Path.cwd()}.")
+        raise CommandError(
+            f"The spec names the file {name}, which is neither beside the spec nor in {Path.cwd()}."
+        )
     tell(f"uploading {path}")
     return str(api.upload(path)["id"])
 

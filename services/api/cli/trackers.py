@@ -1,4 +1,6 @@
-"""Experiment trackers that a job's metrics can be mirrored to; each needs its own package, imported when chosen."""
+"""Experiment trackers that a job's metrics can be mirrored to; each needs its own package, imported
+when chosen.
+"""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -33,7 +35,9 @@ class _TensorBoard:
         self._summary = _module("tensorboard.compat.proto.summary_pb2").Summary
 
     def log(self, step: int, values: Values, time: float) -> None:
-        summary = self._summary(value=[self._summary.Value(tag=name, simple_value=v) for name, v in values.items()])
+        summary = self._summary(
+            value=[self._summary.Value(tag=name, simple_value=v) for name, v in values.items()]
+        )
         self._writer.add_event(self._event(wall_time=time, step=step, summary=summary))
 
     def close(self) -> None:
@@ -61,14 +65,19 @@ class _Mlflow:
     def __init__(self, uri: str, job: JobView) -> None:
         client = _module("mlflow").MlflowClient(tracking_uri=uri)
         experiment = client.get_experiment_by_name(_EXPERIMENT)
-        identity = client.create_experiment(_EXPERIMENT) if experiment is None else experiment.experiment_id
+        identity = (
+            client.create_experiment(_EXPERIMENT)
+            if experiment is None
+            else experiment.experiment_id
+        )
         self._client, self._entity = client, _module("mlflow.entities").Metric
         self._run_id = client.create_run(identity, run_name=job["id"]).info.run_id
 
     def log(self, step: int, values: Values, time: float) -> None:
         # MLflow allows no "@" in names: avg@8 is avg_at_8 there.
         metrics = [
-            self._entity(name.replace("@", "_at_"), value, int(time * 1000), step) for name, value in values.items()
+            self._entity(name.replace("@", "_at_"), value, int(time * 1000), step)
+            for name, value in values.items()
         ]
         self._client.log_batch(self._run_id, metrics=metrics)
 
@@ -82,7 +91,13 @@ class _Trackio:
     def __init__(self, project: str, job: JobView) -> None:
         self._trackio = _module("trackio")
         # The load of this machine, which only watches, is none of the job's metrics.
-        self._trackio.init(project=project, name=job["id"], config=job["spec"], auto_log_cpu=False, auto_log_gpu=False)
+        self._trackio.init(
+            project=project,
+            name=job["id"],
+            config=job["spec"],
+            auto_log_cpu=False,
+            auto_log_gpu=False,
+        )
 
     def log(self, step: int, values: Values, time: float) -> None:
         self._trackio.log(dict(values), step=step)
@@ -101,10 +116,14 @@ TRACKERS: Final[dict[str, Callable[[str, JobView], Tracker]]] = {
 
 
 def open_tracker(target: str, job: JobView) -> Tracker:
-    """The tracker of `NAME:WHERE`, e.g. tensorboard:runs; raises CommandError when it cannot be had."""
+    """The tracker of `NAME:WHERE`, e.g. tensorboard:runs; raises CommandError when it cannot be
+    had.
+    """
     name, _, where = target.partition(":")
     if name not in TRACKERS or not where:
-        raise CommandError(f"--to is {target!r}; it must be one of {', '.join(f'{each}:…' for each in TRACKERS)}")
+        raise CommandError(
+            f"--to is {target!r}; it must be one of {', '.join(f'{each}:…' for each in TRACKERS)}"
+        )
     return TRACKERS[name](where, job)
 
 
@@ -113,4 +132,6 @@ def _module(name: str) -> Any:
         return import_module(name)
     except ModuleNotFoundError as error:
         package = name.partition(".")[0]
-        raise CommandError(f"Cannot mirror to {package}: {error}. Run: pip install {package}") from error
+        raise CommandError(
+            f"Cannot mirror to {package}: {error}. Run: pip install {package}"
+        ) from error

@@ -14,7 +14,10 @@ from services.api.embedded.platform import LocalPlatform
 from services.api.embedded.processes import Service
 
 PortOption = Annotated[
-    int | None, typer.Option("--port", min=1, max=65535, help="Port of the API [default: 8000, or a free one].")
+    int | None,
+    typer.Option(
+        "--port", min=1, max=65535, help="Port of the API [default: 8000, or a free one]."
+    ),
 ]
 
 
@@ -25,7 +28,9 @@ class Interrupted(KeyboardInterrupt):
 def up(
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     port: PortOption = None,
-    replicas: Annotated[int, typer.Option("--rollout-replicas", min=1, help="Rollout services to start.")] = 1,
+    replicas: Annotated[
+        int, typer.Option("--rollout-replicas", min=1, help="Rollout services to start.")
+    ] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Run the platform on this machine until Ctrl-C."""
@@ -49,12 +54,16 @@ def tell(line: str) -> None:
 
 def tell_ready(service: Service, seconds: float) -> None:
     """One line for a process that is ready."""
-    notes.print(f"{seconds:6.1f} s  {service.name:<10} ready  {service.address}".rstrip(), markup=False)
+    notes.print(
+        f"{seconds:6.1f} s  {service.name:<10} ready  {service.address}".rstrip(), markup=False
+    )
 
 
 @contextmanager
 def stop_signals() -> Iterator[None]:
-    """Within the block, the first SIGINT, SIGTERM or SIGHUP raises Interrupted and later ones are ignored."""
+    """Within the block, the first SIGINT, SIGTERM or SIGHUP raises Interrupted and later ones are
+    ignored.
+    """
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -72,7 +81,13 @@ def stop_signals() -> Iterator[None]:
 
 def _announce(platform: LocalPlatform, as_json: bool) -> None:
     if as_json:
-        print_json({"api_url": platform.api_url, "data_dir": str(platform.data_dir), "processes": platform.pids()})
+        print_json(
+            {
+                "api_url": platform.api_url,
+                "data_dir": str(platform.data_dir),
+                "processes": platform.pids(),
+            }
+        )
         return
     out.print(f"API        {platform.api_url}", markup=False)
     out.print(f"data       {platform.data_dir}", markup=False)

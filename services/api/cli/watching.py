@@ -46,14 +46,18 @@ def failure_of(job: JobView) -> CommandError | None:
     if job["state"] in (JobState.SUCCEEDED, JobState.PAUSED):
         return None
     error = job["error"] or {"code": job["state"], "message": ""}
-    return CommandError(f"Job {job['id']} {job['state']}: {error['message'] or error['code']}", code=error["code"])
+    return CommandError(
+        f"Job {job['id']} {job['state']}: {error['message'] or error['code']}", code=error["code"]
+    )
 
 
 def facts(job: JobView) -> str:
     """The figures of the running stage, e.g. `loss 0.512  tokens/s 8,100`."""
     metrics = job["latest_metrics"]
     shown = [
-        f"{label} {metrics[name]:{form}}" for label, name, form in _SHOWN.get(job["stage"] or "", ()) if name in metrics
+        f"{label} {metrics[name]:{form}}"
+        for label, name, form in _SHOWN.get(job["stage"] or "", ())
+        if name in metrics
     ]
     if job["estimated_finish"] is not None:
         shown.append(f"ETA {duration(max(0.0, job['estimated_finish'] - time.time()))}")
@@ -99,14 +103,21 @@ class _Lines:
         if place != self._place or due:
             self._place, self._step = place, step
             self._next_at = time.monotonic() + _LINE_EVERY_S
-            self._console.print(f"{job['id']}  {headline(job)}  {facts(job)}".rstrip(), markup=False)
+            self._console.print(
+                f"{job['id']}  {headline(job)}  {facts(job)}".rstrip(), markup=False
+            )
 
 
 class _Bar:
     """One line that is redrawn."""
 
     def __init__(self, console: Console) -> None:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[facts]}"))
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(24),
+            TextColumn("{task.fields[facts]}"),
+        )
         self._progress = Progress(*columns, TimeElapsedColumn(), console=console)
         self._task = self._progress.add_task("", total=None, facts="")
 

@@ -49,13 +49,17 @@ def create_first_key(session: Session) -> str | None:
 
 
 def caller_of(session: Session, secret: str) -> Caller:
-    """Whose secret it is; raises PlatformError("unauthenticated") for one that is unknown, expired or revoked."""
+    """Whose secret it is; raises PlatformError("unauthenticated") for one that is unknown, expired
+    or revoked.
+    """
     key = session.scalar(select(ApiKey).where(ApiKey.secret_sha256 == _hash(secret)))
     now = utc_now()
     if key is None or key.revoked_at is not None:
         raise PlatformError("unauthenticated", "The API key is not known, or it was revoked.")
     if key.expires_at is not None and key.expires_at < now:
-        raise PlatformError("unauthenticated", f"The API key {key.id} expired at {key.expires_at.isoformat()}.")
+        raise PlatformError(
+            "unauthenticated", f"The API key {key.id} expired at {key.expires_at.isoformat()}."
+        )
     if key.last_used_at is None or now - key.last_used_at > _USE_NOTED_EVERY:
         key.last_used_at = now
     return Caller(key.id, key.project, frozenset(Scope(scope) for scope in key.scopes))

@@ -50,4 +50,6 @@ class Lockable:
 
     lock_token: Mapped[str] = mapped_column(default="")
     """Fencing token of the last holder."""
-    lock_expires_at: Mapped[datetime] = mapped_column(default=NEVER_LOCKED, server_default=func.to_timestamp(0))
+    lock_expires_at: Mapped[datetime] = mapped_column(
+        default=NEVER_LOCKED, server_default=func.to_timestamp(0)
+    )

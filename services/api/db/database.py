@@ -29,7 +29,8 @@ class Database:
     def begin(self) -> Iterator[Session]:
         """A unit of work: commits when its block ends, rolls back when it raises.
 
-        Rows stay readable afterwards. No network call but the database's own belongs into the block.
+        Rows stay readable afterwards. No network call but the database's own belongs into the
+        block.
         """
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session

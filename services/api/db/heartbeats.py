@@ -18,7 +18,9 @@ LATE: Final = timedelta(seconds=15)
 
 
 def beat(session: Session, name: str) -> None:
-    """Say that this process works, which release it runs, its resident bytes and the last error that it logged."""
+    """Say that this process works, which release it runs, its resident bytes and the last error
+    that it logged.
+    """
     said = {"seen_at": utc_now(), "version": release(), "rss_bytes": Process().memory_info().rss}
     if (error := last_error()) is not None:
         said |= {"error": error.message, "error_at": error.at}

@@ -1,4 +1,6 @@
-"""Tables of what is to be done: jobs, their attempts, the services leased to them, and the keys of their requests."""
+"""Tables of what is to be done: jobs, their attempts, the services leased to them, and the keys of
+their requests.
+"""
 
 from datetime import datetime
 from typing import Any
@@ -53,7 +55,9 @@ class Job(Lockable, Base):
     attempt: Mapped[int] = mapped_column(default=0)
     """Number of the newest attempt; 0 before the first."""
     forgiven_attempts: Mapped[int] = mapped_column(default=0, server_default="0")
-    """Attempts up to this number are not counted as failures: the user queued the job anew after them."""
+    """Attempts up to this number are not counted as failures: the user queued the job anew after
+    them.
+    """
     phase: Mapped[str | None]
     stage: Mapped[str | None]
     waiting_for: Mapped[str | None]
@@ -75,7 +79,9 @@ class Job(Lockable, Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     event_count: Mapped[int] = mapped_column(default=0)
-    """Position of the newest event; advanced only under the row's lock, so positions are dense and in commit order."""
+    """Position of the newest event; advanced only under the row's lock, so positions are dense and
+    in commit order.
+    """
 
     @property
     def job_state(self) -> JobState:
@@ -115,7 +121,9 @@ class Attempt(Created, Base):
 
 
 class ServiceLease(Created, Base):
-    """A trainer or rollout replica that belongs to an attempt; the primary key lets only one have it."""
+    """A trainer or rollout replica that belongs to an attempt; the primary key lets only one have
+    it.
+    """
 
     __tablename__ = "service_leases"
 

@@ -1,4 +1,6 @@
-"""What happens to a job's row: transitions, events, attempts. Every change is made under the row's lock."""
+"""What happens to a job's row: transitions, events, attempts. Every change is made under the row's
+lock.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -37,22 +39,28 @@ def get_job(session: Session, job_id: str) -> Job:
     """The job; raises PlatformError("not_found")."""
     job = session.get(Job, job_id)
     if job is None:
-        raise PlatformError("not_found", f"There is no job {job_id!r}.", hint="GET /v1/jobs lists all.")
+        raise PlatformError(
+            "not_found", f"There is no job {job_id!r}.", hint="GET /v1/jobs lists all."
+        )
     return job
 
 
 def mentions(word: str) -> ColumnElement[bool]:
     """Whether a job has the word, in either case, in what people know it by."""
     spec = (Job.spec["suffix"].astext, Job.spec["model"].astext)
-    return func.concat_ws(" ", Job.id, *spec, Job.method, Job.state, cast(Job.labels, Text)).icontains(
-        word, autoescape=True
-    )
+    return func.concat_ws(
+        " ", Job.id, *spec, Job.method, Job.state, cast(Job.labels, Text)
+    ).icontains(word, autoescape=True)
 
 
 def lock_job(session: Session, job_id: str) -> Job:
-    """The job as it is now, its row locked until the transaction ends; raises PlatformError("not_found")."""
+    """The job as it is now, its row locked until the transaction ends; raises
+    PlatformError("not_found").
+    """
     statement = select(Job).where(Job.id == job_id).with_for_update()
-    job = session.execute(statement, execution_options={"populate_existing": True}).scalar_one_or_none()
+    job = session.execute(
+        statement, execution_options={"populate_existing": True}
+    ).scalar_one_or_none()
     return job if job is not None else get_job(session, job_id)
 
 
@@ -62,16 +70,33 @@ def append_event(session: Session, job: Job, kind: str, data: dict[str, Any]) ->
 
 
 def append_numbered_event(
-    session: Session, job: Job, kind: str, data: dict[str, Any], *, attempt: int, seq: int | None, time: datetime
+    session: Session,
+    job: Job,
+    kind: str,
+    data: dict[str, Any],
+    *,
+    attempt: int,
+    seq: int | None,
+    time: datetime,
 ) -> None:
     """Record a fact; the job's row must be locked, so that positions are dense and in commit order."""
     job.event_count += 1
     session.add(
-        JobEvent(job_id=job.id, position=job.event_count, attempt=attempt, seq=seq, type=kind, time=time, data=data)
+        JobEvent(
+            job_id=job.id,
+            position=job.event_count,
+            attempt=attempt,
+            seq=seq,
+            type=kind,
+            time=time,
+            data=data,
+        )
     )
 
 
-def transition(session: Session, job: Job, target: JobState, error: AttemptEnd | None = None) -> None:
+def transition(
+    session: Session, job: Job, target: JobState, error: AttemptEnd | None = None
+) -> None:
     """Move the job; raises PlatformError("illegal_transition"). `error` is why it failed or paused."""
     check_transition(job.id, job.job_state, target)
     data = {"from": job.state, "to": target.value, "error": _error_json(error)}
@@ -92,7 +117,9 @@ def transition(session: Session, job: Job, target: JobState, error: AttemptEnd |
 
 
 def queue_again(session: Session, job: Job) -> None:
-    """Queue a job that no learner works on: it goes on from its newest checkpoint, earlier failures forgiven."""
+    """Queue a job that no learner works on: it goes on from its newest checkpoint, earlier failures
+    forgiven.
+    """
     transition(session, job, JobState.QUEUED)
     job.forgiven_attempts = job.attempt
     job.finished_at = job.result_checkpoint = None
@@ -126,65 +153,107 @@ def set_waiting(session: Session, job: Job, service: str | None) -> None:
 
 def running_attempt(session: Session, job_id: str) -> Attempt | None:
     """The attempt that has not ended, if any."""
-    return session.scalar(select(Attempt).where(Attempt.job_id == job_id, Attempt.ended_at.is_(None)))
+    return session.scalar(
+        select(Attempt).where(Attempt.job_id == job_id, Attempt.ended_at.is_(None))
+    )
 
 
 def awaiting_placement(session: Session) -> Sequence[Job]:
     """Jobs without services that want some, oldest first."""
-    has_attempt = select(Attempt.id).where(Attempt.job_id == Job.id, Attempt.ended_at.is_(None)).exists()
+    has_attempt = (
+        select(Attempt.id).where(Attempt.job_id == Job.id, Attempt.ended_at.is_(None)).exists()
+    )
     wanting = Job.state.in_((JobState.QUEUED, JobState.PROVISIONING))
-    return session.scalars(select(Job).where(wanting, ~has_attempt).order_by(Job.created_at, Job.id)).all()
+    return session.scalars(
+        select(Job).where(wanting, ~has_attempt).order_by(Job.created_at, Job.id)
+    ).all()
 
 
 def jobs_with_services(session: Session) -> dict[str, int]:
-    """How many jobs with an unfinished attempt each key has; "" stands for local users without a key."""
+    """How many jobs with an unfinished attempt each key has; "" stands for local users without a
+    key.
+    """
     owner = func.coalesce(Job.key_id, "")
-    counted = select(owner, func.count()).join(Attempt).where(Attempt.ended_at.is_(None)).group_by(owner)
+    counted = (
+        select(owner, func.count()).join(Attempt).where(Attempt.ended_at.is_(None)).group_by(owner)
+    )
     return dict(session.execute(counted).all())
 
 
-def open_attempt(session: Session, job: Job, trainer: str, replicas: Sequence[str]) -> Attempt | None:
-    """Begin the next attempt with these services; None, with nothing changed, when another job has one of them.
+def open_attempt(
+    session: Session, job: Job, trainer: str, replicas: Sequence[str]
+) -> Attempt | None:
+    """Begin the next attempt with these services; None, with nothing changed, when another job has
+    one of them.
 
-    The primary key of the leases decides between schedulers that chose the same service at the same time.
+    The primary key of the leases decides between schedulers that chose the same service at the same
+    time.
     """
     number = job.attempt + 1
     kinds = {trainer: "trainer", **dict.fromkeys(replicas, "rollout")}
     rows = [
-        {"address": address, "kind": kind, "job_id": job.id, "attempt": number, "created_at": utc_now()}
+        {
+            "address": address,
+            "kind": kind,
+            "job_id": job.id,
+            "attempt": number,
+            "created_at": utc_now(),
+        }
         for address, kind in sorted(kinds.items())
     ]
     with session.begin_nested() as savepoint:
-        statement = insert(ServiceLease).values(rows).on_conflict_do_nothing().returning(ServiceLease.address)
+        statement = (
+            insert(ServiceLease)
+            .values(rows)
+            .on_conflict_do_nothing()
+            .returning(ServiceLease.address)
+        )
         if len(session.execute(statement).all()) < len(rows):
             savepoint.rollback()
             return None
     job.attempt = number
     attempt = Attempt(
-        id=new_id("att"), job_id=job.id, number=number, trainer_address=trainer, rollout_addresses=list(replicas)
+        id=new_id("att"),
+        job_id=job.id,
+        number=number,
+        trainer_address=trainer,
+        rollout_addresses=list(replicas),
     )
     session.add(attempt)
     if job.job_state is JobState.QUEUED:
         transition(session, job, JobState.PROVISIONING)
     set_waiting(session, job, None)
-    append_event(session, job, ATTEMPT_EVENT, _attempt_json(AttemptState.PROVISIONING, trainer, None))
+    append_event(
+        session, job, ATTEMPT_EVENT, _attempt_json(AttemptState.PROVISIONING, trainer, None)
+    )
     return attempt
 
 
 def close_attempt(session: Session, job: Job, attempt: Attempt, end: AttemptEnd) -> int:
-    """End an attempt and give its services back; returns how many failed before it since the job last got on.
+    """End an attempt and give its services back; returns how many failed before it since the job
+    last got on.
 
-    A job gets on when the user queues it, and with every attempt that writes a checkpoint: trainers that are restarted
-    again and again over weeks do not end a job.
+    A job gets on when the user queues it, and with every attempt that writes a checkpoint: trainers
+    that are restarted again and again over weeks do not end a job.
     """
     attempt.state = end.state
     attempt.ended_at = utc_now()
     failed = end if end.state is AttemptState.FAILED else None
     if failed is not None:
         attempt.error_code, attempt.error_message = end.error_code, end.error_message
-    session.execute(delete(ServiceLease).where(ServiceLease.job_id == job.id, ServiceLease.attempt == attempt.number))
-    append_event(session, job, ATTEMPT_EVENT, _attempt_json(end.state, attempt.trainer_address, failed))
-    if session.scalar(select(Checkpoint.id).where(Checkpoint.job_id == job.id, Checkpoint.attempt == attempt.number)):
+    session.execute(
+        delete(ServiceLease).where(
+            ServiceLease.job_id == job.id, ServiceLease.attempt == attempt.number
+        )
+    )
+    append_event(
+        session, job, ATTEMPT_EVENT, _attempt_json(end.state, attempt.trainer_address, failed)
+    )
+    if session.scalar(
+        select(Checkpoint.id).where(
+            Checkpoint.job_id == job.id, Checkpoint.attempt == attempt.number
+        )
+    ):
         job.forgiven_attempts = max(job.forgiven_attempts, attempt.number - 1)
     earlier = select(func.count()).where(
         Attempt.job_id == job.id,

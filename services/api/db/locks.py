@@ -1,7 +1,7 @@
 """Locks on rows that tasks work on: taken for a while, told apart by a fencing token.
 
-A task claims, works with no session open, and applies its result only while its token still stands in the row. A
-holder that was too slow finds another token there and changes nothing.
+A task claims, works with no session open, and applies its result only while its token still stands
+in the row. A holder that was too slow finds another token there and changes nothing.
 """
 
 import secrets
@@ -23,7 +23,9 @@ class StaleTokenError(Exception):
 
 
 def claim(session: Session, table: type[LockedRow], row_id: str, seconds: float) -> str | None:
-    """Lock a row for `seconds` by the database's clock; returns the fencing token, None when another task holds it."""
+    """Lock a row for `seconds` by the database's clock; returns the fencing token, None when
+    another task holds it.
+    """
     token = secrets.token_hex(8)
     statement = (
         update(table)
@@ -36,9 +38,13 @@ def claim(session: Session, table: type[LockedRow], row_id: str, seconds: float)
 
 
 def open_locked(session: Session, table: type[LockedRow], row_id: str, token: str) -> LockedRow:
-    """The row, locked in the transaction, its lock given back on commit; StaleTokenError when the token is replaced."""
+    """The row, locked in the transaction, its lock given back on commit; StaleTokenError when the
+    token is replaced.
+    """
     statement = select(table).where(table.id == row_id, table.lock_token == token).with_for_update()
-    row = session.execute(statement, execution_options={"populate_existing": True}).scalar_one_or_none()
+    row = session.execute(
+        statement, execution_options={"populate_existing": True}
+    ).scalar_one_or_none()
     if row is None:
         raise StaleTokenError(f"{table.__tablename__} {row_id}: the lock was taken over")
     row.lock_token = ""

@@ -27,7 +27,8 @@ log = get_logger()
 
 
 def migrate(url: str) -> None:
-    """Upgrade to head in one transaction under an advisory lock; does nothing when the schema is the newest.
+    """Upgrade to head in one transaction under an advisory lock; does nothing when the schema is
+    the newest.
 
     A schema that this release does not know, a newer one's, is left alone.
     """
@@ -37,10 +38,11 @@ def migrate(url: str) -> None:
 
 
 def downgrade(url: str, revision: str) -> None:
-    """Take back what came after the revision, in one transaction; what the columns taken away held is lost.
+    """Take back what came after the revision, in one transaction; what the columns taken away held
+    is lost.
 
-    Raises PlatformError("invalid_request") for a revision that there is not, or when this release does not know the
-    schema and so cannot take it back.
+    Raises PlatformError("invalid_request") for a revision that there is not, or when this release
+    does not know the schema and so cannot take it back.
     """
     try:
         with _locked(url) as config:
@@ -54,7 +56,9 @@ def downgrade(url: str, revision: str) -> None:
 
 
 def wait_for_schema(url: str) -> None:
-    """Return when the database answers and has this release's schema or a newer one; says in the log what it misses."""
+    """Return when the database answers and has this release's schema or a newer one; says in the
+    log what it misses.
+    """
     _wait(url, _has_schema, "waiting for the schema: run `python -m services.api.db`")
 
 
@@ -82,7 +86,9 @@ def _wait(url: str, suffices: Callable[[Connection], bool], missing: str) -> Non
 
 
 def _has_schema(connection: Connection) -> bool:
-    return revision_of(connection) == _scripts().get_current_head() or _is_unknown(revision_of(connection))
+    return revision_of(connection) == _scripts().get_current_head() or _is_unknown(
+        revision_of(connection)
+    )
 
 
 def revision_of(connection: Connection) -> str | None:
@@ -96,7 +102,9 @@ def _is_newer(config: Config) -> bool:
 
 def _is_unknown(revision: str | None) -> bool:
     """Whether only a later release can have made it."""
-    return revision is not None and revision not in {script.revision for script in _scripts().walk_revisions()}
+    return revision is not None and revision not in {
+        script.revision for script in _scripts().walk_revisions()
+    }
 
 
 def _scripts() -> ScriptDirectory:

@@ -26,7 +26,9 @@ class Pace:
 
 
 def earlier_pace(session: Session, project: str, model_path: str, method: str) -> Pace | None:
-    """Of the project's newest job with this model and method that did a few steps; else with another model, or None."""
+    """Of the project's newest job with this model and method that did a few steps; else with
+    another model, or None.
+    """
     nearest = ((Job.model_path == model_path).desc(), Job.created_at.desc())
     alike = select(Job.id).where(Job.project == project, Job.method == method)
     newest = alike.order_by(*nearest).limit(_LOOKED_AT).subquery()
@@ -38,6 +40,8 @@ def earlier_pace(session: Session, project: str, model_path: str, method: str) -
         .having(func.count() >= _FEWEST_STEPS)
         .subquery()
     )
-    found = session.execute(select(Job, timed.c[1]).join(timed, timed.c.job_id == Job.id).order_by(*nearest))
+    found = session.execute(
+        select(Job, timed.c[1]).join(timed, timed.c.job_id == Job.id).order_by(*nearest)
+    )
     row = found.first()
     return None if row is None else Pace(row[0].id, row[0].spec, row[1], row[0].model_path)

@@ -36,9 +36,12 @@ class Metric(Base):
     """One value of one metric."""
 
     __tablename__ = "metrics"
-    # With the value in its index a series is read from a few pages; its rows lie scattered among those of other jobs.
+    # With the value in its index a series is read from a few pages; its rows lie scattered among
+    # those of other jobs.
     __table_args__ = (
-        PrimaryKeyConstraint("job_id", "name", "attempt", "step", name="pk_metrics", postgresql_include=["value"]),
+        PrimaryKeyConstraint(
+            "job_id", "name", "attempt", "step", name="pk_metrics", postgresql_include=["value"]
+        ),
     )
 
     job_id: Mapped[str] = _job_id(primary_key=True)
@@ -130,7 +133,9 @@ class RegisteredModel(Created, Base):
     """services.common.model_card.ModelCard"""
     num_bytes: Mapped[int] = mapped_column(default=0, server_default="0")
     """Of an exported model; 0 for a directory that is the user's."""
-    checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id", ondelete="SET NULL"))
+    checkpoint_id: Mapped[str | None] = mapped_column(
+        ForeignKey("checkpoints.id", ondelete="SET NULL")
+    )
     """What it was exported from; None for a registered directory."""
 
 

@@ -1,14 +1,28 @@
-"""Metric series as they are shown, thinned by the database: a browser wants a thousand points, not a million.
+"""Metric series as they are shown, thinned by the database: a browser wants a thousand points, not
+a million.
 
-Of a series that is too long the first and the last point stay, and of each stretch in between its least and its
-greatest value, so that no spike is lost.
+Of a series that is too long the first and the last point stay, and of each stretch in between its
+least and its greatest value, so that no spike is lost.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Float, Select, Subquery, Text, and_, case, cast, func, or_, select, true
+from sqlalchemy import (
+    ColumnElement,
+    Float,
+    Select,
+    Subquery,
+    Text,
+    and_,
+    case,
+    cast,
+    func,
+    or_,
+    select,
+    true,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by, distinct_on
 from sqlalchemy.orm import Session
 
@@ -43,10 +57,12 @@ class Wanted:
 def read_series(session: Session, wanted: Wanted, resumed_from: Mapping[int, int]) -> list[Series]:
     """Series by name. `resumed_from` gives, per attempt, the step it started from.
 
-    What earlier attempts did after that step was undone; of several attempts that did a step the newest counts.
+    What earlier attempts did after that step was undone; of several attempts that did a step the
+    newest counts.
     """
     names = _names(wanted)
-    # One series after the other: each is sorted in memory and by numbers alone, all together on disk and by name.
+    # One series after the other: each is sorted in memory and by numbers alone, all together on
+    # disk and by name.
     series = _as_arrays(_thinned(_surviving(wanted, names, resumed_from), wanted.limit)).lateral()
     rows = select(names.c.name, *series.c).where(series.c.total.is_not(None)).order_by(names.c.name)
     return [Series(*row) for row in session.execute(rows)]
@@ -54,21 +70,30 @@ def read_series(session: Session, wanted: Wanted, resumed_from: Mapping[int, int
 
 def _names(wanted: Wanted) -> Subquery:
     if wanted.names:
-        return select(func.unnest(cast(sorted(set(wanted.names)), ARRAY(Text))).label("name")).subquery()
+        return select(
+            func.unnest(cast(sorted(set(wanted.names)), ARRAY(Text))).label("name")
+        ).subquery()
     return select(Metric.name).where(Metric.job_id == wanted.job_id).distinct().subquery()
 
 
 def _as_arrays(points: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
-    """A row for the series and not for each point: a thousand rows cost this process more than the query does."""
+    """A row for the series and not for each point: a thousand rows cost this process more than the
+    query does.
+    """
     kept = points.subquery()
     columns = (kept.c.step, kept.c.value, kept.c.attempt)
     return select(
         func.max(kept.c.total).label("total"),
-        *(func.array_agg(aggregate_order_by(column, kept.c.step)).label(column.name) for column in columns),
+        *(
+            func.array_agg(aggregate_order_by(column, kept.c.step)).label(column.name)
+            for column in columns
+        ),
     )
 
 
-def _surviving(wanted: Wanted, names: Subquery, resumed_from: Mapping[int, int]) -> Select[*tuple[Any, ...]]:
+def _surviving(
+    wanted: Wanted, names: Subquery, resumed_from: Mapping[int, int]
+) -> Select[*tuple[Any, ...]]:
     """One row per step of the series of a name."""
     of_series = (Metric.job_id == wanted.job_id, Metric.name == names.c.name)
     conditions: list[ColumnElement[bool]] = [*of_series, _not_undone(resumed_from)]
@@ -84,7 +109,9 @@ def _not_undone(resumed_from: Mapping[int, int]) -> ColumnElement[bool]:
     """An attempt's steps count up to where the earliest resume among the later attempts began."""
     attempts = range(1, max(resumed_from, default=1))
     limits = {a: min(step for later, step in resumed_from.items() if later > a) for a in attempts}
-    bounded = [and_(Metric.attempt == attempt, Metric.step <= limit) for attempt, limit in limits.items()]
+    bounded = [
+        and_(Metric.attempt == attempt, Metric.step <= limit) for attempt, limit in limits.items()
+    ]
     return or_(Metric.attempt > max(limits, default=0), *bounded) if limits else true()
 
 
@@ -106,13 +133,18 @@ def _thinned(rows: Select[*tuple[Any, ...]], limit: int | None) -> Select[*tuple
 def _counted(rows: Select[*tuple[Any, ...]]) -> Subquery:
     """The points with their places, from 1, and with how many there are."""
     points = rows.subquery()
-    whole: dict[str, Any] = {"order_by": points.c.step, "rows": (None, None)}  # the same for both: made in one pass
+    whole: dict[str, Any] = {
+        "order_by": points.c.step,
+        "rows": (None, None),
+    }  # the same for both: made in one pass
     place, total = func.row_number().over(**whole), func.count().over(**whole)
     return select(points, place.label("place"), total.label("total")).subquery()
 
 
 def _stretch(counted: Subquery, limit: int) -> ColumnElement[float]:
-    """The stretch in which a point lies; the ends, and the points of a series that is short enough, have their own."""
+    """The stretch in which a point lies; the ends, and the points of a series that is short enough,
+    have their own.
+    """
     stretches = (limit - 2) // 2
     place, total = counted.c.place, counted.c.total
     among = cast((place - 1) * stretches - 1, Float) / func.greatest(total - 2, 1)

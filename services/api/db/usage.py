@@ -15,7 +15,9 @@ def usage_of(session: Session, project: str, quota: int | None) -> Usage:
     models = select(func.sum(RegisteredModel.num_bytes)).where(RegisteredModel.project == project)
     return Usage(
         files=int(session.scalar(files) or 0),
-        checkpoints=int(session.scalar(kept.where(Job.project == project, Checkpoint.deleted_at.is_(None))) or 0),
+        checkpoints=int(
+            session.scalar(kept.where(Job.project == project, Checkpoint.deleted_at.is_(None))) or 0
+        ),
         models=int(session.scalar(models) or 0),
         quota=quota,
     )
@@ -23,5 +25,10 @@ def usage_of(session: Session, project: str, quota: int | None) -> Usage:
 
 def newest_checkpoint_bytes(session: Session, job_id: str) -> int:
     """Size of the job's newest checkpoint; 0 before the first."""
-    newest = select(Checkpoint.num_bytes).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc()).limit(1)
+    newest = (
+        select(Checkpoint.num_bytes)
+        .where(Checkpoint.job_id == job_id)
+        .order_by(Checkpoint.step.desc())
+        .limit(1)
+    )
     return session.scalar(newest) or 0

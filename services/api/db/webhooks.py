@@ -1,4 +1,6 @@
-"""Telling webhooks about jobs: messages are stored with what they tell of, in one transaction, and sent afterwards."""
+"""Telling webhooks about jobs: messages are stored with what they tell of, in one transaction, and
+sent afterwards.
+"""
 
 import json
 from collections.abc import Sequence
@@ -33,7 +35,9 @@ class Letter:
 
 def announce(session: Session, job: Job, event: WebhookEvent) -> None:
     """Store a message for every webhook of the job's project that wants the event."""
-    wanting = select(Webhook).where(Webhook.project == job.project, literal(event.value) == any_(Webhook.events))
+    wanting = select(Webhook).where(
+        Webhook.project == job.project, literal(event.value) == any_(Webhook.events)
+    )
     for webhook in session.scalars(wanting):
         message_id = new_id("evt")
         session.add(
@@ -49,8 +53,16 @@ def announce(session: Session, job: Job, event: WebhookEvent) -> None:
 
 
 def _body(job: Job, event: WebhookEvent, message_id: str) -> str:
-    error = None if job.error_code is None else {"code": job.error_code, "message": job.error_message}
-    data = {"id": job.id, "object": "job", "state": job.state, "attempt": job.attempt, "error": error}
+    error = (
+        None if job.error_code is None else {"code": job.error_code, "message": job.error_message}
+    )
+    data = {
+        "id": job.id,
+        "object": "job",
+        "state": job.state,
+        "attempt": job.attempt,
+        "error": error,
+    }
     return json.dumps(
         {
             "id": message_id,
@@ -64,7 +76,12 @@ def _body(job: Job, event: WebhookEvent, message_id: str) -> str:
 
 def due_deliveries(session: Session) -> Sequence[str]:
     """Ids of messages that are to be tried, the longest due first."""
-    due = select(Delivery.id).where(Delivery.due_at <= func.now()).order_by(Delivery.due_at).limit(_AT_ONCE)
+    due = (
+        select(Delivery.id)
+        .where(Delivery.due_at <= func.now())
+        .order_by(Delivery.due_at)
+        .limit(_AT_ONCE)
+    )
     return session.scalars(due).all()
 
 

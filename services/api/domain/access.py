@@ -64,7 +64,11 @@ def required_scope(method: str, path: str) -> Scope | None:
 def require_scope(caller: Caller, method: str, path: str) -> None:
     """Raise PlatformError("permission_denied") unless the caller has what the request needs."""
     needed = required_scope(method, path)
-    if needed is None or caller.scopes & {needed, Scope(needed.replace("read", "write")), Scope.ADMIN}:
+    if needed is None or caller.scopes & {
+        needed,
+        Scope(needed.replace("read", "write")),
+        Scope.ADMIN,
+    }:
         return
     held = ", ".join(sorted(caller.scopes)) or "none"
     raise PlatformError(

@@ -1,10 +1,12 @@
-"""What a training pass holds beside weights and optimizer state: an estimate from the shape of a model.
+"""What a training pass holds beside weights and optimizer state: an estimate from the shape of a
+model.
 
-A layer keeps for its backward pass, per token: inputs and results of the norms (6 times the hidden width), queries
-before and after their norm, as attention's operand and its result (5 times the width of all query heads), keys and
-values (4 times that of all key-value heads), and gate, up, activation and product of the feed-forward network (4 times
-its width, for each expert that a token is sent to). Computing takes about two layers more. On a CPU that is within 7 %
-of the peak that `benchmarks/rows.py` measures for two and one tokens per step, and 30 % above it for four.
+A layer keeps for its backward pass, per token: inputs and results of the norms (6 times the hidden
+width), queries before and after their norm, as attention's operand and its result (5 times the
+width of all query heads), keys and values (4 times that of all key-value heads), and gate, up,
+activation and product of the feed-forward network (4 times its width, for each expert that a token
+is sent to). Computing takes about two layers more. On a CPU that is within 7 % of the peak that
+`benchmarks/rows.py` measures for two and one tokens per step, and 30 % above it for four.
 """
 
 from collections.abc import Mapping
@@ -20,7 +22,9 @@ _LOGIT_COPIES: Final = 3
 _LOGITS_PER_CHUNK: Final = 2**25
 """services.trainer.policy holds no more at once."""
 _ROW_PER_SAMPLE: Final = {"sft": 2, "rl": 3}
-"""Row tokens per token of a sample: the clean one, and the states; of reinforcement at two tokens per step."""
+"""Row tokens per token of a sample: the clean one, and the states; of reinforcement at two tokens
+per step.
+"""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,11 @@ class Shape:
                 layers=config["num_hidden_layers"],
                 hidden=config["hidden_size"],
                 inner=experts
-                * config["moe_intermediate_size" if "num_experts_per_tok" in config else "intermediate_size"],
+                * config[
+                    "moe_intermediate_size"
+                    if "num_experts_per_tok" in config
+                    else "intermediate_size"
+                ],
                 query=heads * width,
                 key_value=config.get("num_key_value_heads", heads) * width,
                 vocabulary=config["vocab_size"],
@@ -63,9 +71,14 @@ def row_tokens(spec: JobSpec, longest_sample: int) -> int:
         "sft": spec.sft.batch_size,
         "rl": -(-spec.rl.prompts_per_step // spec.rl.minibatches) * spec.rl.num_generations,
     }
-    alone = {stage: longest_sample * _ROW_PER_SAMPLE[stage] for stage in spec.method.stages if stage in samples}
+    alone = {
+        stage: longest_sample * _ROW_PER_SAMPLE[stage]
+        for stage in spec.method.stages
+        if stage in samples
+    }
     together = {
-        stage: min(samples[stage] * one, spec.trainer.max_tokens_per_microbatch) for stage, one in alone.items()
+        stage: min(samples[stage] * one, spec.trainer.max_tokens_per_microbatch)
+        for stage, one in alone.items()
     }
     return max((*alone.values(), *together.values()), default=0)
 

@@ -1,4 +1,6 @@
-"""What follows the end of an attempt: a pure decision over the job's state and how the attempt ended."""
+"""What follows the end of an attempt: a pure decision over the job's state and how the attempt
+ended.
+"""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,11 +9,15 @@ from typing import Final
 from services.api.domain.job_state import JobState
 
 MAX_FAILED_ATTEMPTS: Final = 3
-"""Attempts that may fail one after the other, none with a checkpoint after the first, before the job does."""
+"""Attempts that may fail one after the other, none with a checkpoint after the first, before the
+job does.
+"""
 
 
 PAUSING_CODES: Final = frozenset({"disk_full", "reward_error_rate"})
-"""Failures that somebody must attend to before another attempt can do better: the job is paused, not failed."""
+"""Failures that somebody must attend to before another attempt can do better: the job is paused,
+not failed.
+"""
 
 
 class AttemptState(StrEnum):
@@ -51,9 +57,9 @@ class Decision:
 def decide(job_state: JobState, end: AttemptEnd, failed_before: int) -> Decision:
     """What becomes of a job in `job_state` whose attempt ended so.
 
-    `failed_before` counts the job's earlier failed attempts. A cancel that was accepted wins over any end. A pause
-    wins over a failure that another attempt may heal: the resumed job is that attempt. A failure of PAUSING_CODES
-    pauses the job.
+    `failed_before` counts the job's earlier failed attempts. A cancel that was accepted wins over
+    any end. A pause wins over a failure that another attempt may heal: the resumed job is that
+    attempt. A failure of PAUSING_CODES pauses the job.
     """
     if job_state is JobState.CANCELLING:
         return Decision((JobState.CANCELLED,))
@@ -61,7 +67,9 @@ def decide(job_state: JobState, end: AttemptEnd, failed_before: int) -> Decision
         return Decision(_running_first(job_state, JobState.SUCCEEDED))
     if end.error_code in PAUSING_CODES:
         return Decision(_to_pause(job_state))
-    may_go_on = end.state is AttemptState.STOPPED or (end.retryable and failed_before + 1 < MAX_FAILED_ATTEMPTS)
+    may_go_on = end.state is AttemptState.STOPPED or (
+        end.retryable and failed_before + 1 < MAX_FAILED_ATTEMPTS
+    )
     if not may_go_on:
         return Decision((JobState.FAILED,))
     if job_state is JobState.PAUSING:
@@ -70,7 +78,9 @@ def decide(job_state: JobState, end: AttemptEnd, failed_before: int) -> Decision
 
 
 def _running_first(job_state: JobState, target: JobState) -> tuple[JobState, ...]:
-    """Only a running job succeeds; one that was quicker than its pause or its start's answer was running."""
+    """Only a running job succeeds; one that was quicker than its pause or its start's answer was
+    running.
+    """
     return (target,) if job_state is JobState.RUNNING else (JobState.RUNNING, target)
 
 

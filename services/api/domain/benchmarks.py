@@ -1,8 +1,10 @@
-"""The published evaluation of block-diffusion models on mathematics: protocol, benchmarks, and what was reported.
+"""The published evaluation of block-diffusion models on mathematics: protocol, benchmarks, and what
+was reported.
 
-Sources: the DiRL paper (arXiv 2512.22234), Table 1, and its standalone evaluation script. Not reproduced: that forbids
-the end of a response before 128 tokens and the end-of-text token at any time, and counts a response that ran out of
-tokens as correct when it has a right box; here that one is `truncated`.
+Sources: the DiRL paper (arXiv 2512.22234), Table 1, and its standalone evaluation script. Not
+reproduced: that forbids the end of a response before 128 tokens and the end-of-text token at any
+time, and counts a response that ran out of tokens as correct when it has a right box; here that one
+is `truncated`.
 """
 
 from collections.abc import Mapping
@@ -22,7 +24,9 @@ DECODING: Final[Mapping[str, Mapping[str, Any]]] = {
     "dynamic": {"unmasking_strategy": "low_confidence_dynamic", "confidence_threshold": 0.9},
 }
 """One token per step; or all that are confident enough."""
-PROMPT: Final = "{prompt}\nPlease reason step by step, and put your final answer within $\\boxed{}$."
+PROMPT: Final = (
+    "{prompt}\nPlease reason step by step, and put your final answer within $\\boxed{}$."
+)
 MAX_PROMPT_TOKENS: Final = 1024
 MAX_NEW_TOKENS: Final = 8192
 
@@ -35,7 +39,9 @@ class Reported:
     decoding: str
     """static | dynamic | ar, which is left to right."""
     scores: tuple[tuple[float, float, float], ...]
-    """Accuracy in per cent (avg@16), tokens per step and mean response length, in the order of BENCHMARKS."""
+    """Accuracy in per cent (avg@16), tokens per step and mean response length, in the order of
+    BENCHMARKS.
+    """
     average: float
 
 
@@ -69,6 +75,11 @@ def benchmark_spec(model: str, validation_file: str, decoding: str) -> dict[str,
         "prompt": {"template": PROMPT, "max_prompt_tokens": MAX_PROMPT_TOKENS},
         # The engine that the figures come from compares the probability of the sampled candidate.
         "diffusion": {**DECODING[decoding], "selection": "sampled"},
-        "eval": {"num_generations": 16, "temperature": 1.0, "top_k": 50, "max_new_tokens": MAX_NEW_TOKENS},
+        "eval": {
+            "num_generations": 16,
+            "temperature": 1.0,
+            "top_k": 50,
+            "max_new_tokens": MAX_NEW_TOKENS,
+        },
         "trainer": {"seq_len": MAX_PROMPT_TOKENS + MAX_NEW_TOKENS, "precision": "bf16"},
     }

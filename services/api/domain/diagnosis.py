@@ -1,4 +1,6 @@
-"""What holds a job up, in one sentence, with a change that helps; computed from its state, waits and phase times."""
+"""What holds a job up, in one sentence, with a change that helps; computed from its state, waits
+and phase times.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,7 +37,8 @@ class Diagnosis:
 
     code: str
     """queued | waiting | stuck | failed | starved | truncation_limited | verifier_failing | verifier_bound |
-    rollout_bound | sync_bound | trainer_bound | balanced | finished | starting"""
+    rollout_bound | sync_bound | trainer_bound | balanced | finished | starting
+    """
     sentence: str
     suggestion: dict[str, Any] = field(default_factory=dict)
     """Values for keys of the job spec; empty when there is nothing to change."""
@@ -52,7 +55,8 @@ def _stuck(facts: Facts) -> Diagnosis | None:
         return None
     waits = f", waiting for {stall['waiting_for']}" if stall["waiting_for"] else ""
     return Diagnosis(
-        "stuck", f"No sign of life since {stall['since']:.0f} (Unix time) in phase {stall['phase']}{waits}."
+        "stuck",
+        f"No sign of life since {stall['since']:.0f} (Unix time) in phase {stall['phase']}{waits}.",
     )
 
 
@@ -67,7 +71,10 @@ def _ended(facts: Facts) -> Diagnosis | None:
 def _waiting(facts: Facts) -> Diagnosis | None:
     if facts.waiting_for is not None:
         code = "queued" if facts.state is JobState.QUEUED else "waiting"
-        return Diagnosis(code, f"The job waits for a {facts.waiting_for} service; GET /v1/system says what each does.")
+        return Diagnosis(
+            code,
+            f"The job waits for a {facts.waiting_for} service; GET /v1/system says what each does.",
+        )
     if facts.state is not JobState.RUNNING:
         return Diagnosis("starting", f"The job is {facts.state}.")
     return None
@@ -111,7 +118,10 @@ def _truncated(facts: Facts) -> Diagnosis | None:
 
 def _bound(facts: Facts) -> Diagnosis | None:
     """Which phase takes most of a step."""
-    times = {name: facts.metrics.get(f"time/{name}_s", 0.0) for name in ("rollout", "train", "weight_sync")}
+    times = {
+        name: facts.metrics.get(f"time/{name}_s", 0.0)
+        for name in ("rollout", "train", "weight_sync")
+    }
     total = sum(times.values())
     if total <= 0:
         return None
@@ -140,7 +150,10 @@ def _rollout_bound(facts: Facts, share: float) -> Diagnosis:
 
 
 def _sync_bound(_facts: Facts, share: float) -> Diagnosis:
-    return Diagnosis("sync_bound", f"Sending weights to the replicas takes {share:.0%} of a step; look at the network.")
+    return Diagnosis(
+        "sync_bound",
+        f"Sending weights to the replicas takes {share:.0%} of a step; look at the network.",
+    )
 
 
 def _trainer_bound(facts: Facts, share: float) -> Diagnosis:

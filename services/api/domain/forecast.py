@@ -1,4 +1,6 @@
-"""What can be said of a job before it runs: its length, its room, and whether its prompts can teach anything."""
+"""What can be said of a job before it runs: its length, its room, and whether its prompts can teach
+anything.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +24,9 @@ class Room:
     memory_bytes: int
     """At least: weights, gradients and optimizer state."""
     activation_bytes: int | None
-    """What a training pass takes on top, about; None where the model's shape or the samples' length is not known."""
+    """What a training pass takes on top, about; None where the model's shape or the samples' length
+    is not known.
+    """
     memory_total_bytes: int | None
     """Of the trainer's machine; None when it is another one."""
     disk_bytes: int
@@ -48,10 +52,18 @@ class Probe:
         return (self.correct + self.wrong) / self.prompts
 
 
-def room(parameters: int, activations: int | None, spec: JobSpec, memory_total: int | None, disk_free: int) -> Room:
+def room(
+    parameters: int,
+    activations: int | None,
+    spec: JobSpec,
+    memory_total: int | None,
+    disk_free: int,
+) -> Room:
     """What the job takes."""
     trains = spec.method.stages != ("eval",)
-    kept = spec.checkpoint.keep_last + 1 if trains else 0  # the new one is written before the oldest is removed
+    kept = (
+        spec.checkpoint.keep_last + 1 if trains else 0
+    )  # the new one is written before the oldest is removed
     # Of a job with adapters, gradients and moments are theirs: next to nothing beside the weights.
     whole = trains and spec.lora is None
     return Room(
@@ -76,7 +88,9 @@ def steps_of(spec: JobSpec, sft_rows: int) -> dict[str, int]:
 
 
 def seconds_of(spec: JobSpec, steps: int, earlier: JobSpec, step_s: float) -> float:
-    """Time of `steps` at the pace of an earlier job of the same model and method, by the work that a step has."""
+    """Time of `steps` at the pace of an earlier job of the same model and method, by the work that
+    a step has.
+    """
     return steps * step_s * _work(spec) / _work(earlier)
 
 
@@ -92,10 +106,21 @@ def does_not_fit(room: Room, spec: JobSpec) -> Sequence[Problem]:
     found: list[Problem] = []
     if room.memory_total_bytes is not None and room.memory_bytes > room.memory_total_bytes:
         needs = f"{room.parameters} parameters take {room.memory_bytes} bytes to train"
-        found.append(Problem("model", f"does not fit: {needs}, the trainer's machine has {room.memory_total_bytes}"))
+        found.append(
+            Problem(
+                "model",
+                f"does not fit: {needs}, the trainer's machine has {room.memory_total_bytes}",
+            )
+        )
     if room.disk_bytes > room.disk_free_bytes:
-        needs = f"{spec.checkpoint.keep_last} checkpoints and a new one take {room.disk_bytes} bytes"
-        found.append(Problem("checkpoint.keep_last", f"does not fit: {needs}, {room.disk_free_bytes} are free"))
+        needs = (
+            f"{spec.checkpoint.keep_last} checkpoints and a new one take {room.disk_bytes} bytes"
+        )
+        found.append(
+            Problem(
+                "checkpoint.keep_last", f"does not fit: {needs}, {room.disk_free_bytes} are free"
+            )
+        )
     return found
 
 
@@ -105,7 +130,10 @@ def _passes_do_not_fit(room: Room) -> Iterator[Problem]:
     if room.memory_bytes <= room.memory_total_bytes < room.memory_bytes + room.activation_bytes:
         needs = f"about {room.activation_bytes} bytes of a pass beside {room.memory_bytes} of weights and optimizer"
         what = f"does not fit: {needs}, the trainer's machine has {room.memory_total_bytes}"
-        yield Problem("trainer.max_tokens_per_microbatch", f"{what}; lower it, or set trainer.gradient_checkpointing")
+        yield Problem(
+            "trainer.max_tokens_per_microbatch",
+            f"{what}; lower it, or set trainer.gradient_checkpointing",
+        )
 
 
 def objections(room: Room, probe: Probe | None, spec: JobSpec) -> Sequence[Problem]:
@@ -114,5 +142,7 @@ def objections(room: Room, probe: Probe | None, spec: JobSpec) -> Sequence[Probl
     if probe is not None and probe.zero_variance_rate == 1.0 and spec.rl.dynamic_sampling:
         counts = f"{probe.correct} all correct, {probe.wrong} all wrong"
         what = f"all {probe.prompts} groups of a probe had equal rewards ({counts})"
-        found.append(Problem("rl", f"cannot learn: {what}; choose other prompts or another initial model"))
+        found.append(
+            Problem("rl", f"cannot learn: {what}; choose other prompts or another initial model")
+        )
     return found

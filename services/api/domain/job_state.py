@@ -1,4 +1,6 @@
-"""The states of a job and the transitions between them; docs/job-lifecycle.md says what happens at each."""
+"""The states of a job and the transitions between them; docs/job-lifecycle.md says what happens at
+each.
+"""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -35,9 +37,17 @@ TRANSITIONS: Final[Mapping[JobState, frozenset[JobState]]] = {
     JobState.QUEUED: frozenset({JobState.PROVISIONING, JobState.CANCELLING, JobState.FAILED}),
     JobState.PROVISIONING: frozenset({JobState.RUNNING, JobState.CANCELLING, JobState.FAILED}),
     JobState.RUNNING: frozenset(
-        {JobState.SUCCEEDED, JobState.PROVISIONING, JobState.PAUSING, JobState.CANCELLING, JobState.FAILED}
+        {
+            JobState.SUCCEEDED,
+            JobState.PROVISIONING,
+            JobState.PAUSING,
+            JobState.CANCELLING,
+            JobState.FAILED,
+        }
     ),
-    JobState.PAUSING: frozenset({JobState.PAUSED, JobState.RUNNING, JobState.CANCELLING, JobState.FAILED}),
+    JobState.PAUSING: frozenset(
+        {JobState.PAUSED, JobState.RUNNING, JobState.CANCELLING, JobState.FAILED}
+    ),
     JobState.PAUSED: frozenset({JobState.QUEUED, JobState.CANCELLING, JobState.FAILED}),
     JobState.CANCELLING: frozenset({JobState.CANCELLED, JobState.FAILED}),
     JobState.SUCCEEDED: frozenset({JobState.QUEUED}),
@@ -51,7 +61,9 @@ RERUNNABLE: Final = frozenset({JobState.FAILED, JobState.CANCELLED})
 REWINDABLE: Final = RESUMABLE | TERMINAL
 """States in which the user may queue a job again; no learner runs in any of them."""
 
-ACTIVE: Final = frozenset({JobState.PROVISIONING, JobState.RUNNING, JobState.PAUSING, JobState.CANCELLING})
+ACTIVE: Final = frozenset(
+    {JobState.PROVISIONING, JobState.RUNNING, JobState.PAUSING, JobState.CANCELLING}
+)
 """States in which the scheduler has something to watch or to do."""
 
 
@@ -72,5 +84,6 @@ def require_state(job_id: str, wish: str, current: JobState, allowed: frozenset[
     if current not in allowed:
         states = ", ".join(sorted(allowed))
         raise PlatformError(
-            "illegal_transition", f"Cannot {wish} job {job_id}: it is {current}, and must be one of: {states}."
+            "illegal_transition",
+            f"Cannot {wish} job {job_id}: it is {current}, and must be one of: {states}.",
         )

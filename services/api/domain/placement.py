@@ -59,14 +59,17 @@ class Waiter:
 
 
 def fair_order(waiting: Sequence[Waiter], running: Mapping[str, int]) -> list[str]:
-    """Ids in the order of their turn; `waiting` is oldest first, `running` counts jobs with services by owner.
+    """Ids in the order of their turn; `waiting` is oldest first, `running` counts jobs with
+    services by owner.
 
-    A higher priority goes first. Among equals the owner with the fewest jobs so far, running or ahead in the queue,
-    so that a hundred jobs of one key hold nobody up; then the oldest.
+    A higher priority goes first. Among equals the owner with the fewest jobs so far, running or
+    ahead in the queue, so that a hundred jobs of one key hold nobody up; then the oldest.
     """
     turn = Counter(running)
     ranked: list[tuple[int, int, int, str]] = []
-    for waiter in sorted(waiting, key=lambda item: -item.priority):  # stable: oldest first within a priority
+    for waiter in sorted(
+        waiting, key=lambda item: -item.priority
+    ):  # stable: oldest first within a priority
         ranked.append((-waiter.priority, turn[waiter.owner], len(ranked), waiter.job_id))
         turn[waiter.owner] += 1
     return [job_id for *_, job_id in sorted(ranked)]
@@ -75,8 +78,8 @@ def fair_order(waiting: Sequence[Waiter], running: Mapping[str, int]) -> list[st
 def place_all(needs: Sequence[Need], free: FreeServices) -> list[Placement | Waiting]:
     """Decide for each job, in the order of their turn.
 
-    A job that lacks a service blocks that service, and it alone, for those behind it: they cannot starve it, and
-    those that can do without it go ahead.
+    A job that lacks a service blocks that service, and it alone, for those behind it: they cannot
+    starve it, and those that can do without it go ahead.
     """
     return [_place(need, free) for need in needs]
 
@@ -94,7 +97,9 @@ def _place(need: Need, free: FreeServices) -> Placement | Waiting:
 def _first_lacking(need: Need, free: FreeServices) -> str | None:
     if not free.trainers or "trainer" in free.blocked:
         return "trainer"
-    if need.rollout_replicas and (len(free.replicas) < need.rollout_replicas or "rollout" in free.blocked):
+    if need.rollout_replicas and (
+        len(free.replicas) < need.rollout_replicas or "rollout" in free.blocked
+    ):
         return "rollout"
     if need.needs_reward and not free.reward_is_up:
         return "reward"

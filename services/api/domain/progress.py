@@ -6,7 +6,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Progress:
-    """The last progress event of a job, with the first one of the same stage and attempt as the pace's origin."""
+    """The last progress event of a job, with the first one of the same stage and attempt as the
+    pace's origin.
+    """
 
     stage: str
     stage_step: int
@@ -21,7 +23,9 @@ class Progress:
     origin_time: float
 
     def eta_seconds(self) -> float | None:
-        """Seconds from the event to the end, at the mean pace since the origin; None before a step was seen."""
+        """Seconds from the event to the end, at the mean pace since the origin; None before a step
+        was seen.
+        """
         steps_seen = self.step - self.origin_step
         if steps_seen <= 0:
             return None
@@ -33,10 +37,17 @@ class Progress:
 
 
 def advance(previous: Progress | None, data: dict[str, Any], attempt: int, time: float) -> Progress:
-    """The progress after an event whose data is {stage, stage_step, stage_steps, step, total_steps}."""
-    same_run = previous is not None and (previous.attempt, previous.stage) == (attempt, data["stage"])
+    """The progress after an event whose data is {stage, stage_step, stage_steps, step,
+    total_steps}.
+    """
+    same_run = previous is not None and (previous.attempt, previous.stage) == (
+        attempt,
+        data["stage"],
+    )
     origin_step, origin_time = (
-        (previous.origin_step, previous.origin_time) if previous is not None and same_run else (data["step"], time)
+        (previous.origin_step, previous.origin_time)
+        if previous is not None and same_run
+        else (data["step"], time)
     )
     return Progress(
         stage=data["stage"],

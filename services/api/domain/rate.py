@@ -17,7 +17,9 @@ class RateLimits:
         self._lock = Lock()
 
     def wait_s(self, caller: str, now: float) -> float:
-        """0 when the caller may ask now (and then it did), else the seconds until it may; `now` in seconds."""
+        """0 when the caller may ask now (and then it did), else the seconds until it may; `now` in
+        seconds.
+        """
         with self._lock:
             if len(self._buckets) > _MAX_CALLERS:
                 self._buckets.clear()

@@ -57,7 +57,9 @@ class Shortage:
 
 
 def find_shortage(usage: Usage, disk: Disk, checkpoint_bytes: int) -> Shortage | None:
-    """What a running job with checkpoints of that size should be warned of; the project's quota first."""
+    """What a running job with checkpoints of that size should be warned of; the project's quota
+    first.
+    """
     if usage.quota is not None and usage.total >= _WARN_SHARE * usage.quota:
         return Shortage("quota", usage.total, usage.quota)
     used = disk.total - disk.free
@@ -67,10 +69,14 @@ def find_shortage(usage: Usage, disk: Disk, checkpoint_bytes: int) -> Shortage |
 
 
 def require_quota(project: str, usage: Usage, more: int = 0) -> None:
-    """Raise PlatformError("quota_exceeded") when the project is full, or would be with so many bytes more."""
+    """Raise PlatformError("quota_exceeded") when the project is full, or would be with so many
+    bytes more.
+    """
     if usage.quota is None or (not usage.is_full and usage.total + more <= usage.quota):
         return
-    raise PlatformError("quota_exceeded", quota_message(project, usage, more), hint="Delete jobs, files or models.")
+    raise PlatformError(
+        "quota_exceeded", quota_message(project, usage, more), hint="Delete jobs, files or models."
+    )
 
 
 def quota_message(project: str, usage: Usage, more: int = 0) -> str:

@@ -35,9 +35,15 @@ class Stall:
 
 
 def find_stall(
-    phase: str | None, waiting_for: str | None, heard_at: float, now: float, budgets: Mapping[str, float]
+    phase: str | None,
+    waiting_for: str | None,
+    heard_at: float,
+    now: float,
+    budgets: Mapping[str, float],
 ) -> Stall | None:
-    """The stall of a running job, None while it is within the budget of its phase; times are Unix seconds."""
+    """The stall of a running job, None while it is within the budget of its phase; times are Unix
+    seconds.
+    """
     name = phase or "loading"
     budget = budgets.get(name, DEFAULT_BUDGETS_S.get(name, max(DEFAULT_BUDGETS_S.values())))
     return Stall(name, waiting_for, heard_at, budget) if now - heard_at > budget else None

@@ -5,7 +5,8 @@ from typing import Any
 
 
 def storable(value: Any) -> Any:
-    """`value` without what jsonb refuses: NUL characters become U+FFFD, numbers that are not finite become null.
+    """`value` without what jsonb refuses: NUL characters become U+FFFD, numbers that are not finite
+    become null.
 
     A model may well say NUL, and a loss may well be NaN; neither may cost the event it came in.
     """

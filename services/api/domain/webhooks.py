@@ -1,6 +1,7 @@
 """What webhooks are told, how a message is signed, and when it is tried again.
 
-Messages are signed as the Standard Webhooks specification says (standardwebhooks.com), which OpenAI's clients verify.
+Messages are signed as the Standard Webhooks specification says (standardwebhooks.com), which
+OpenAI's clients verify.
 """
 
 import base64

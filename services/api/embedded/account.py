@@ -24,7 +24,8 @@ class Account:
 
 
 def postgres_account() -> Account | None:
-    """None for an ordinary user, who runs the server as himself; for root a system account, made when missing.
+    """None for an ordinary user, who runs the server as himself; for root a system account, made
+    when missing.
 
     Raises PlatformError("internal") when it cannot be made.
     """
@@ -59,7 +60,9 @@ def _create() -> pwd.struct_passwd:
 
 
 def can_enter(path: Path, account: Account) -> bool:
-    """Whether the account may pass through every directory above `path` (its own group rights are not counted)."""
+    """Whether the account may pass through every directory above `path` (its own group rights are
+    not counted).
+    """
     return all(_passable(parent, account) for parent in path.resolve().parents if parent.exists())
 
 

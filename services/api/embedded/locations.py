@@ -35,7 +35,9 @@ def default_data_dir() -> Path:
 
 
 def running_platform(data_dir: Path) -> RunningPlatform | None:
-    """The platform that runs on a data directory; None when there is none, a killed one's file included."""
+    """The platform that runs on a data directory; None when there is none, a killed one's file
+    included.
+    """
     try:
         if not _is_locked(data_dir / LOCK_FILE):
             return None

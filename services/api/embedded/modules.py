@@ -1,4 +1,6 @@
-"""Modules of the services as programs: what needs tensors never enters the process of the command line."""
+"""Modules of the services as programs: what needs tensors never enters the process of the command
+line.
+"""
 
 import os
 import sys
@@ -17,7 +19,9 @@ def module_command(name: str, *arguments: str) -> tuple[str, ...]:
 
 
 def module_environment() -> dict[str, str]:
-    """Our environment, completed so that the module is found from a checkout that is not installed, too."""
+    """Our environment, completed so that the module is found from a checkout that is not installed,
+    too.
+    """
     inherited = os.environ.get("PYTHONPATH")
     path = _IMPORT_ROOT if not inherited else os.pathsep.join((_IMPORT_ROOT, inherited))
     return {**os.environ, "PYTHONPATH": path}

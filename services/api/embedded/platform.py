@@ -1,4 +1,6 @@
-"""The whole platform on this machine: servers, migration, services, and the file that tells other programs of it."""
+"""The whole platform on this machine: servers, migration, services, and the file that tells other
+programs of it.
+"""
 
 import fcntl
 import json
@@ -31,8 +33,8 @@ OnReady = Callable[[Service, float], None]
 class LocalPlatform:
     """Runs while the context is open; everything it started has ended when the context is left.
 
-    `data_dir` holds all state: a later platform on it goes on where this one ended. `api_port` None takes 8000 when
-    it is free. `report` hears about crashes and restarts.
+    `data_dir` holds all state: a later platform on it goes on where this one ended. `api_port` None
+    takes 8000 when it is free. `report` hears about crashes and restarts.
     """
 
     def __init__(
@@ -52,7 +54,8 @@ class LocalPlatform:
         self._started_at = time.monotonic()
 
     def __enter__(self) -> Self:
-        """Start everything; raises PlatformError, with nothing left running, when a part does not come up.
+        """Start everything; raises PlatformError, with nothing left running, when a part does not
+        come up.
 
         "conflict" when a platform already runs on the data directory.
         """
@@ -94,7 +97,12 @@ class LocalPlatform:
         self._on_ready(service, time.monotonic() - self._started_at)
 
     def _write_platform_file(self) -> None:
-        content = {"pid": os.getpid(), "api_url": self.api_url, "started_at": time.time(), "processes": self.pids()}
+        content = {
+            "pid": os.getpid(),
+            "api_url": self.api_url,
+            "started_at": time.time(),
+            "processes": self.pids(),
+        }
         partial = self.data_dir / f"{PLATFORM_FILE}.partial"
         partial.write_text(json.dumps(content, indent=2) + "\n")
         partial.rename(self.data_dir / PLATFORM_FILE)

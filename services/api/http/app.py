@@ -63,7 +63,8 @@ _MAX_BODY_BYTES: Final = 4 * 2**20
 _MULTIPART_BYTES: Final = 64 * 2**10
 """What the form adds to a file."""
 _DESCRIPTION: Final = (
-    "Post-training of block-diffusion language models: supervised fine-tuning, DiPO reinforcement learning, evaluation."
+    "Post-training of block-diffusion language models: supervised fine-tuning, DiPO reinforcement "
+    "learning, evaluation."
 )
 
 
@@ -80,7 +81,9 @@ def create_app(resources: Resources, *, dashboard: Path = DASHBOARD) -> FastAPI:
     app.state.resources = resources
     PlatformCollector(resources.database, resources.redis, resources.registry)
     upload_bytes = resources.settings.max_upload_bytes + _MULTIPART_BYTES
-    app.add_middleware(BodyLimitMiddleware, max_bytes=_MAX_BODY_BYTES, uploads={"/v1/files": upload_bytes})
+    app.add_middleware(
+        BodyLimitMiddleware, max_bytes=_MAX_BODY_BYTES, uploads={"/v1/files": upload_bytes}
+    )
     app.add_middleware(GZipMiddleware, minimum_size=_GZIP_BYTES, compresslevel=_GZIP_LEVEL)
     app.add_middleware(RequestMiddleware, registry=resources.registry)
     install_error_handlers(app)
@@ -96,7 +99,9 @@ def _operation_id(route: APIRoute) -> str:
 
 
 def _add_spec_schema(app: FastAPI) -> None:
-    """Put the job spec's schema into the document: the route reads its body itself, to report every problem at once."""
+    """Put the job spec's schema into the document: the route reads its body itself, to report every
+    problem at once.
+    """
     plain = app.openapi
 
     def with_spec() -> dict[str, Any]:

@@ -1,6 +1,8 @@
-"""Who makes a request, whether they may, and a line in the audit log for what is to change something.
+"""Who makes a request, whether they may, and a line in the audit log for what is to change
+something.
 
-On a loopback address every user of the machine is trusted and needs no key; elsewhere every request to /v1 needs one.
+On a loopback address every user of the machine is trusted and needs no key; elsewhere every request
+to /v1 needs one.
 """
 
 import time
@@ -17,7 +19,13 @@ from sqlalchemy.orm import Session
 from services.api.db.access import SECRET_PREFIX, caller_of
 from services.api.db.access_tables import AuditEntry
 from services.api.db.job_tables import Job
-from services.api.db.record_tables import Checkpoint, Export, RegisteredModel, StoredFile, TrajectoryGroup
+from services.api.db.record_tables import (
+    Checkpoint,
+    Export,
+    RegisteredModel,
+    StoredFile,
+    TrajectoryGroup,
+)
 from services.api.domain.access import LOCAL, Caller, require_scope
 from services.api.http.resources import Res, Resources
 from services.common.errors import PlatformError
@@ -25,7 +33,9 @@ from services.common.rpc.security import is_loopback
 
 _PREFIX: Final = "/v1/"
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_bearer: Final = HTTPBearer(auto_error=False, description="An API key; not needed on loopback addresses.")
+_bearer: Final = HTTPBearer(
+    auto_error=False, description="An API key; not needed on loopback addresses."
+)
 
 
 async def authorise(
@@ -33,10 +43,11 @@ async def authorise(
     resources: Res,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> AsyncIterator[None]:
-    """Set request.state.caller; raises PlatformError "unauthenticated", "permission_denied", "rate_limited".
+    """Set request.state.caller; raises PlatformError "unauthenticated", "permission_denied",
+    "rate_limited".
 
-    What belongs to another project does not exist for the caller: "not_found". Only what asks the database takes a
-    thread: reads by a local user, of which a dashboard makes many, take none.
+    What belongs to another project does not exist for the caller: "not_found". Only what asks the
+    database takes a thread: reads by a local user, of which a dashboard makes many, take none.
     """
     if not request.url.path.startswith(_PREFIX):
         yield
@@ -75,7 +86,9 @@ def _local_caller(
     return LOCAL
 
 
-def _caller_by_key(resources: Resources, credentials: HTTPAuthorizationCredentials | None) -> Caller:
+def _caller_by_key(
+    resources: Resources, credentials: HTTPAuthorizationCredentials | None
+) -> Caller:
     if credentials is None:
         raise PlatformError(
             "unauthenticated",
@@ -87,7 +100,9 @@ def _caller_by_key(resources: Resources, credentials: HTTPAuthorizationCredentia
 
 
 def _require_local_page(request: Request) -> None:
-    """Refuse pages of the web that reach for the user's own machine: by another origin, or by a name they own."""
+    """Refuse pages of the web that reach for the user's own machine: by another origin, or by a
+    name they own.
+    """
     named = [urlsplit(f"//{request.headers.get('host', '')}").hostname]
     if "origin" in request.headers:
         named.append(urlsplit(request.headers["origin"]).hostname)
@@ -118,11 +133,15 @@ _Finder = Callable[[Session, str], str | None]
 
 
 def _of_checkpoint(session: Session, checkpoint_id: str) -> str | None:
-    return session.scalar(select(Job.project).join(Checkpoint).where(Checkpoint.id == checkpoint_id))
+    return session.scalar(
+        select(Job.project).join(Checkpoint).where(Checkpoint.id == checkpoint_id)
+    )
 
 
 def _of_export(session: Session, export_id: str) -> str | None:
-    joined = select(Job.project).join(Checkpoint).join(Export, Export.checkpoint_id == Checkpoint.id)
+    joined = (
+        select(Job.project).join(Checkpoint).join(Export, Export.checkpoint_id == Checkpoint.id)
+    )
     return session.scalar(joined.where(Export.id == export_id))
 
 
@@ -134,7 +153,9 @@ def _of_trajectory(session: Session, trajectory_id: str) -> str | None:
 
 _OWNERS: Final[Mapping[str, _Finder]] = {
     "job_id": lambda session, job_id: session.scalar(select(Job.project).where(Job.id == job_id)),
-    "file_id": lambda session, file_id: session.scalar(select(StoredFile.project).where(StoredFile.id == file_id)),
+    "file_id": lambda session, file_id: session.scalar(
+        select(StoredFile.project).where(StoredFile.id == file_id)
+    ),
     "model_id": lambda session, model_id: session.scalar(
         select(RegisteredModel.project).where(RegisteredModel.id == model_id)
     ),

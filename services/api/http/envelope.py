@@ -47,7 +47,8 @@ class ErrorBody(BaseModel):
 
     type: str
     """invalid_request_error | authentication_error | permission_error | not_found_error | conflict_error |
-    rate_limit_error | capacity_error | internal_error"""
+    rate_limit_error | capacity_error | internal_error
+    """
     code: str
     """A code of services.common.errors."""
     message: str

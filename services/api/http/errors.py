@@ -39,7 +39,9 @@ def _platform_error(request: Request, error: Exception) -> JSONResponse:
 def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     problems = [_problem(item["loc"], item["msg"]) for item in error.errors()]
-    return _answer(request, ProblemsError("invalid_request", "The request cannot be used", problems))
+    return _answer(
+        request, ProblemsError("invalid_request", "The request cannot be used", problems)
+    )
 
 
 def _problem(location: tuple[int | str, ...], message: str) -> Problem:
@@ -51,12 +53,16 @@ def _http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     code = _CODE_OF_STATUS.get(error.status_code, "invalid_request")
     message = f"{request.method} {request.url.path}: {error.detail}."
-    return _answer(request, PlatformError(code, message), status=error.status_code, headers=error.headers)
+    return _answer(
+        request, PlatformError(code, message), status=error.status_code, headers=error.headers
+    )
 
 
 def _database_error(request: Request, error: Exception) -> JSONResponse:
     log.error("database unavailable", reason=str(error))
-    message = "The database does not answer; nothing was changed. Try again, and check DIRL_DATABASE_URL."
+    message = (
+        "The database does not answer; nothing was changed. Try again, and check DIRL_DATABASE_URL."
+    )
     return _answer(request, PlatformError("busy", message))
 
 
@@ -76,7 +82,11 @@ def _unexpected(request: Request, error: Exception) -> JSONResponse:
 
 
 def _answer(
-    request: Request, error: PlatformError, *, status: int | None = None, headers: Mapping[str, str] | None = None
+    request: Request,
+    error: PlatformError,
+    *,
+    status: int | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     request_id = request.scope["state"]["request_id"]
     problems = error.problems if isinstance(error, ProblemsError) else None
@@ -86,7 +96,9 @@ def _answer(
         message=error.message,
         param=error.param,
         request_id=request_id,
-        problems=None if problems is None else [ProblemBody(path=p.path, message=p.message) for p in problems],
+        problems=None
+        if problems is None
+        else [ProblemBody(path=p.path, message=p.message) for p in problems],
     )
     if error.code == "unauthenticated":
         headers = {**(headers or {}), "www-authenticate": "Bearer"}

@@ -1,7 +1,9 @@
-"""What followers of events read, shared between them: two hundred streams of a job cost the database what one does.
+"""What followers of events read, shared between them: two hundred streams of a job cost the
+database what one does.
 
-A stream first asks for a job's head, which is read at most a few times a second; only when there is something behind
-its position does it ask for events, and streams at the same place share the answer.
+A stream first asks for a job's head, which is read at most a few times a second; only when there is
+something behind its position does it ask for events, and streams at the same place share the
+answer.
 """
 
 import time
@@ -55,7 +57,9 @@ class Selection:
     types: tuple[str, ...] = ()
     """All when empty."""
     level: Level | None = None
-    """Of log events, those of this level or a worse one; other events have none and are not affected."""
+    """Of log events, those of this level or a worse one; other events have none and are not
+    affected.
+    """
 
     def of(self, job_id: str) -> Select[JobEvent]:
         """Such events, in no order."""
@@ -64,7 +68,9 @@ class Selection:
             statement = statement.where(JobEvent.type.in_(self.types))
         if self.level is not None:
             levels = _LEVELS[_LEVELS.index(self.level) :]
-            statement = statement.where(or_(JobEvent.type != EventType.LOG, JobEvent.data["level"].astext.in_(levels)))
+            statement = statement.where(
+                or_(JobEvent.type != EventType.LOG, JobEvent.data["level"].astext.in_(levels))
+            )
         return statement
 
 
@@ -103,7 +109,9 @@ class EventFeed:
             return Head(job.event_count, job.job_state.is_terminal)
 
     def _read_batch(self, job_id: str, position: int, wanted: Selection, last: int) -> Batch:
-        statement = events_after(job_id, position, wanted).where(JobEvent.position <= last).limit(BATCH)
+        statement = (
+            events_after(job_id, position, wanted).where(JobEvent.position <= last).limit(BATCH)
+        )
         with self._database.begin() as session:
             rows = session.scalars(statement).all()
         reached = rows[-1].position if len(rows) == BATCH else last

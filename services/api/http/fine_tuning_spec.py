@@ -1,4 +1,6 @@
-"""OpenAI's fine-tuning request as a job spec: its names translated, what has no meaning here refused by name."""
+"""OpenAI's fine-tuning request as a job spec: its names translated, what has no meaning here
+refused by name.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -22,7 +24,9 @@ _KEYS: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
 
 
 class FineTuningRequest(BaseModel):
-    """Body of OpenAI's `fine_tuning.jobs.create`; keys of the platform's job spec may stand beside its own."""
+    """Body of OpenAI's `fine_tuning.jobs.create`; keys of the platform's job spec may stand beside
+    its own.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -30,19 +34,27 @@ class FineTuningRequest(BaseModel):
     training_file: str
     validation_file: str | None = None
     method: dict[str, Any] = Field(default_factory=lambda: {"type": "supervised"})
-    hyperparameters: dict[str, Any] | None = Field(None, description="Of a supervised job; OpenAI's older place.")
+    hyperparameters: dict[str, Any] | None = Field(
+        None, description="Of a supervised job; OpenAI's older place."
+    )
     suffix: str | None = None
     seed: int | None = None
     metadata: dict[str, str] | None = None
-    integrations: list[Any] | None = Field(None, description="Must be empty: jobs report to the platform alone.")
+    integrations: list[Any] | None = Field(
+        None, description="Must be empty: jobs report to the platform alone."
+    )
 
 
 def job_spec_of(request: FineTuningRequest) -> dict[str, Any]:
-    """The spec, not checked yet; raises ProblemsError("spec_invalid") for names without a meaning here."""
+    """The spec, not checked yet; raises ProblemsError("spec_invalid") for names without a meaning
+    here.
+    """
     problems: list[Problem] = []
     method = request.method.get("type")
     if method not in _TYPES:
-        problems.append(Problem("method.type", f"is {method!r}; it must be one of {', '.join(_TYPES)}"))
+        problems.append(
+            Problem("method.type", f"is {method!r}; it must be one of {', '.join(_TYPES)}")
+        )
     if request.integrations:
         problems.append(Problem("integrations", "must be empty: jobs report to the platform alone"))
     details = request.method.get(str(method)) or {}
@@ -52,9 +64,15 @@ def job_spec_of(request: FineTuningRequest) -> dict[str, Any]:
         sections["reward"] = {"graders": [_grader(details["grader"], problems)]}
     if problems:
         raise ProblemsError("spec_invalid", "The job cannot be accepted", problems)
-    plain = {name: getattr(request, name) for name in ("validation_file", "suffix", "seed", "metadata")}
+    plain = {
+        name: getattr(request, name) for name in ("validation_file", "suffix", "seed", "metadata")
+    }
     spec = {name: value for name, value in plain.items() if value is not None}
-    spec |= {"model": request.model, "training_file": request.training_file, "method": {"type": method}}
+    spec |= {
+        "model": request.model,
+        "training_file": request.training_file,
+        "method": {"type": method},
+    }
     return _merged({**spec, **sections}, request.model_extra or {})
 
 
@@ -65,7 +83,9 @@ def _sections(method: str, given: Mapping[str, Any], problems: list[Problem]) ->
     return dict(sections)
 
 
-def _translated(method: str, given: Mapping[str, Any], problems: list[Problem]) -> Iterator[tuple[str, str, Any]]:
+def _translated(
+    method: str, given: Mapping[str, Any], problems: list[Problem]
+) -> Iterator[tuple[str, str, Any]]:
     for name, value in given.items():
         if value == _AUTO or value is None:
             continue
@@ -73,7 +93,11 @@ def _translated(method: str, given: Mapping[str, Any], problems: list[Problem]) 
             yield (*_KEYS[method][name], value)
         elif name == "learning_rate_multiplier" and isinstance(value, int | float):
             yield "optim", "lr", OptimSpec().lr * value
-        elif name == "compute_multiplier" and method == "reinforcement" and isinstance(value, int | float):
+        elif (
+            name == "compute_multiplier"
+            and method == "reinforcement"
+            and isinstance(value, int | float)
+        ):
             yield "rl", "num_generations", max(2, round(RlSpec().num_generations * value))
         else:
             rule = "has no meaning here; give the platform's own keys beside OpenAI's, e.g. rl.steps or sft.epochs"
@@ -83,7 +107,9 @@ def _translated(method: str, given: Mapping[str, Any], problems: list[Problem]) 
 def _grader(grader: Any, problems: list[Problem]) -> dict[str, Any]:
     """A grader of OpenAI's is one of ours; it is named after its type where it has no name."""
     if not isinstance(grader, dict) or not isinstance(grader.get("type"), str):
-        problems.append(Problem("method.reinforcement.grader", "must be an object whose `type` names a grader"))
+        problems.append(
+            Problem("method.reinforcement.grader", "must be an object whose `type` names a grader")
+        )
         return {}
     return {"name": grader["type"], **grader}
 

@@ -1,4 +1,6 @@
-"""The forecast of a job that is not submitted: rows, length, room, and a probe of its prompts if a replica is free."""
+"""The forecast of a job that is not submitted: rows, length, room, and a probe of its prompts if a
+replica is free.
+"""
 
 import json
 import shutil
@@ -17,7 +19,15 @@ from services.api.db.job_tables import ServiceLease
 from services.api.db.paces import Pace, earlier_pace
 from services.api.domain.access import Caller
 from services.api.domain.activations import Shape, activation_bytes, row_tokens
-from services.api.domain.forecast import Probe, Room, does_not_fit, objections, room, seconds_of, steps_of
+from services.api.domain.forecast import (
+    Probe,
+    Room,
+    does_not_fit,
+    objections,
+    room,
+    seconds_of,
+    steps_of,
+)
 from services.api.http.envelope import ProblemBody
 from services.api.http.resources import Resources
 from services.api.http.sample_lengths import Lengths, length_problems, measure
@@ -49,7 +59,9 @@ class FileForecast(BaseModel):
     longest_sample_tokens: int | None
     """Prompt with its completion, or with the longest response that rollouts may give."""
     rows_too_long: int | None
-    """Of the file's 256 longest rows: beyond prompt.max_prompt_tokens or trainer.seq_len, so that they are dropped."""
+    """Of the file's 256 longest rows: beyond prompt.max_prompt_tokens or trainer.seq_len, so that
+    they are dropped.
+    """
 
 
 class ProbeForecast(BaseModel):
@@ -78,16 +90,24 @@ class JobForecast(BaseModel):
     memory_bytes: int
     """At least: weights, gradients and optimizer state."""
     activation_bytes: int | None
-    """What a training pass takes on top, by an estimate; null when the model's shape or its tokenizer is not known."""
+    """What a training pass takes on top, by an estimate; null when the model's shape or its
+    tokenizer is not known.
+    """
     disk_bytes: int
     """Of the checkpoints that are kept at once."""
     disk_free_bytes: int
     seconds: float | None
-    """Of all steps, at the pace of an earlier job; null without one, and without reinforcement or supervised steps."""
+    """Of all steps, at the pace of an earlier job; null without one, and without reinforcement or
+    supervised steps.
+    """
     seconds_from: str | None
-    """Job whose pace it is: the newest of this model and method that did a few steps, or else of another model."""
+    """Job whose pace it is: the newest of this model and method that did a few steps, or else of
+    another model.
+    """
     seconds_are_rough: bool
-    """That job had another model: its pace was scaled by the number of parameters, which small models do not follow."""
+    """That job had another model: its pace was scaled by the number of parameters, which small
+    models do not follow.
+    """
     probe: ProbeForecast | None
     probe_skipped: str | None
     """Why the prompts were not tried."""
@@ -101,7 +121,9 @@ def forecast(resources: Resources, caller: Caller, submission: Submission) -> Jo
     needed = _room(resources, submission, lengths.values())
     probe, skipped = _probe(resources, submission)
     problems = [*objections(needed, probe, spec), *_length_problems(submission, reports, lengths)]
-    steps = steps_of(spec, sum(reports[use.file].sft_rows for use in submission.uses if use.needs == "sft"))
+    steps = steps_of(
+        spec, sum(reports[use.file].sft_rows for use in submission.uses if use.needs == "sft")
+    )
     pace = _pace(resources, caller, submission, needed.parameters) if any(steps.values()) else None
     return JobForecast(
         accepted=not problems,
@@ -139,8 +161,16 @@ def require_prospects(resources: Resources, caller: Caller, submission: Submissi
 def _room(resources: Resources, submission: Submission, lengths: Iterable[Lengths | None]) -> Room:
     resources.data_dir.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(resources.data_dir).free
-    activations = _activations(submission, [found.longest_sample for found in lengths if found is not None])
-    return room(_parameters(submission.model_path), activations, submission.spec, _trainer_memory(resources), free)
+    activations = _activations(
+        submission, [found.longest_sample for found in lengths if found is not None]
+    )
+    return room(
+        _parameters(submission.model_path),
+        activations,
+        submission.spec,
+        _trainer_memory(resources),
+        free,
+    )
 
 
 def _activations(submission: Submission, longest_samples: Sequence[int]) -> int | None:
@@ -148,11 +178,15 @@ def _activations(submission: Submission, longest_samples: Sequence[int]) -> int 
     shape = Shape.of(json.loads(config.read_text())) if config.is_file() else None
     if shape is None or not longest_samples:
         return None
-    return activation_bytes(shape, submission.spec, row_tokens(submission.spec, max(longest_samples)))
+    return activation_bytes(
+        shape, submission.spec, row_tokens(submission.spec, max(longest_samples))
+    )
 
 
 def _lengths(use: FileUse, submission: Submission) -> Lengths | None:
-    return measure(use.path, submission.model_path, submission.spec, learns_completions=use.needs == "sft")
+    return measure(
+        use.path, submission.model_path, submission.spec, learns_completions=use.needs == "sft"
+    )
 
 
 def _length_problems(
@@ -164,10 +198,16 @@ def _length_problems(
             yield from length_problems(use.param, found, reports[use.file].rows)
 
 
-def _pace(resources: Resources, caller: Caller, submission: Submission, parameters: int) -> Pace | None:
-    """An earlier job's; of one with another model scaled by its parameters, if that is still there to be compared."""
+def _pace(
+    resources: Resources, caller: Caller, submission: Submission, parameters: int
+) -> Pace | None:
+    """An earlier job's; of one with another model scaled by its parameters, if that is still there
+    to be compared.
+    """
     with resources.database.begin() as session:
-        pace = earlier_pace(session, caller.project, str(submission.model_path), submission.spec.method.type)
+        pace = earlier_pace(
+            session, caller.project, str(submission.model_path), submission.spec.method.type
+        )
     if pace is None or pace.model_path == str(submission.model_path):
         return pace
     theirs = _parameters(Path(pace.model_path))
@@ -216,7 +256,10 @@ def _numbers_in(path: Path) -> int:
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
         if length > path.stat().st_size:
-            raise PlatformError("model_invalid", f"{path} is no safetensors file: its header would be longer than it.")
+            raise PlatformError(
+                "model_invalid",
+                f"{path} is no safetensors file: its header would be longer than it.",
+            )
         header = json.loads(file.read(length))
     total = 0
     for name, tensor in header.items():
@@ -232,7 +275,10 @@ def _probe(resources: Resources, submission: Submission) -> tuple[Probe | None, 
     """What the base model does with the first prompts, or why nobody asked it."""
     spec = submission.spec
     if spec.method.stages[0] != "rl":
-        return None, "The job does not begin with reinforcement learning: its policy is not the base model."
+        return (
+            None,
+            "The job does not begin with reinforcement learning: its policy is not the base model.",
+        )
     try:
         rows = _probed_rows(submission)
         replica = free_replica(resources)
@@ -257,7 +303,9 @@ def free_replica(resources: Resources) -> str:
     fleet = resources.fleet
     with resources.database.begin() as session:
         leased = set(session.scalars(select(ServiceLease.address)))
-    statuses = fleet.ask_all(fleet.rollout_status, [address for address in fleet.replicas if address not in leased])
+    statuses = fleet.ask_all(
+        fleet.rollout_status, [address for address in fleet.replicas if address not in leased]
+    )
     for address, status in statuses.items():
         if not isinstance(status, PlatformError) and status.state == "idle":
             return address
@@ -268,12 +316,16 @@ def free_replica(resources: Resources) -> str:
     )
 
 
-def _outcomes(resources: Resources, replica: str, submission: Submission, row: Row, generations: int) -> Sequence[bool]:
+def _outcomes(
+    resources: Resources, replica: str, submission: Submission, row: Row, generations: int
+) -> Sequence[bool]:
     """Whether each response to the row's prompt was correct."""
     spec = submission.spec
     items = []
     for index in range(generations):
-        pieces = list(resources.fleet.generate(replica, _request(submission, row, spec.seed + index)))
+        pieces = list(
+            resources.fleet.generate(replica, _request(submission, row, spec.seed + index))
+        )
         text, last = "".join(piece.text for piece in pieces), pieces[-1]
         items.append(
             reward_pb2.VerifyItem(
@@ -295,7 +347,9 @@ def _request(submission: Submission, row: Row, seed: int) -> rollout_pb2.Generat
     turns = messages_of(row, spec.prompt)
     return rollout_pb2.GenerateRequest(
         model_path=str(submission.model_path),
-        messages=[rollout_pb2.ChatMessage(role=turn["role"], content=turn["content"]) for turn in turns],
+        messages=[
+            rollout_pb2.ChatMessage(role=turn["role"], content=turn["content"]) for turn in turns
+        ],
         max_new_tokens=spec.sampling.max_new_tokens,
         temperature=spec.sampling.temperature,
         top_p=spec.sampling.top_p,

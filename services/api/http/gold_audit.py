@@ -1,7 +1,8 @@
 """Gold answers of an uploaded file: typed, verified against themselves, and kept beside the file.
 
-`.golds.jsonl` has a line for every row with a gold, `.golds.json` is the summary that the API shows. A reward service
-that does not answer leaves the golds typed and not audited; the file says so.
+`.golds.jsonl` has a line for every row with a gold, `.golds.json` is the summary that the API
+shows. A reward service that does not answer leaves the golds typed and not audited; the file says
+so.
 """
 
 import json
@@ -48,7 +49,9 @@ class GoldSummary(BaseModel):
     types: dict[str, int]
     """Rows by type of gold."""
     audited: int
-    """Rows whose gold was verified against itself; fewer than all when there are too many, or no reward service."""
+    """Rows whose gold was verified against itself; fewer than all when there are too many, or no
+    reward service.
+    """
     num_invalid: int
     """Rows whose gold no answer could equal; reinforcement and evaluation refuse the file."""
     num_flagged: int
@@ -60,7 +63,9 @@ class GoldSummary(BaseModel):
 
 
 def audit_file(fleet: Fleet, path: Path) -> None:
-    """Type and audit the golds of a checked file, and keep both beside it; nothing when it has none."""
+    """Type and audit the golds of a checked file, and keep both beside it; nothing when it has
+    none.
+    """
     golds = {(row.answer or "", row.gold_type or "") for row in _rows_with_gold(path)}
     if not golds:
         return
@@ -94,7 +99,10 @@ def gold_problems(path: Path) -> Iterator[Problem]:
         what = f"gold {problem.gold!r} cannot be verified against itself ({problem.reason}); correct or remove the row"
         yield Problem(f"row {problem.row}", what)
     if summary.num_invalid > len(summary.invalid):
-        yield Problem(str(path.name), f"{summary.num_invalid} golds in all cannot be verified against themselves")
+        yield Problem(
+            str(path.name),
+            f"{summary.num_invalid} golds in all cannot be verified against themselves",
+        )
 
 
 def _rows_with_gold(path: Path) -> Iterable[Row]:
@@ -106,7 +114,9 @@ def _audits(fleet: Fleet, golds: Sequence[Gold]) -> dict[Gold, reward_pb2.GoldAu
     for start in range(0, len(golds), _BATCH):
         batch = golds[start : start + _BATCH]
         try:
-            answers = fleet.audit_golds([reward_pb2.Gold(gold=gold, gold_type=kind) for gold, kind in batch])
+            answers = fleet.audit_golds(
+                [reward_pb2.Gold(gold=gold, gold_type=kind) for gold, kind in batch]
+            )
         except PlatformError as error:
             log.warning("golds not audited", code=error.code, error=error.message)
             return audits

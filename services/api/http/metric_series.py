@@ -14,8 +14,12 @@ from services.api.db.job_tables import Attempt
 from services.api.db.series import Wanted
 from services.api.db.series import read_series as series_of
 
-Names = Annotated[list[str] | None, Query(description="Metrics, repeated or comma-separated; all by default.")]
-Downsample = Annotated[int | None, Query(ge=4, description="At most this many points of each metric.")]
+Names = Annotated[
+    list[str] | None, Query(description="Metrics, repeated or comma-separated; all by default.")
+]
+Downsample = Annotated[
+    int | None, Query(ge=4, description="At most this many points of each metric.")
+]
 
 
 class MetricSeries(BaseModel):
@@ -51,14 +55,18 @@ def read_series(session: Session, job_ids: Sequence[str], query: SeriesQuery) ->
         MetricSeries(job_id=job_id, **vars(series))
         for job_id in job_ids
         for series in series_of(
-            session, Wanted(job_id, names, query.from_step, query.to_step, query.downsample), starts.get(job_id, {})
+            session,
+            Wanted(job_id, names, query.from_step, query.to_step, query.downsample),
+            starts.get(job_id, {}),
         )
     ]
 
 
 def _resumed_from(session: Session, job_ids: Sequence[str]) -> dict[str, dict[int, int]]:
     """Per job and attempt, the step it started from."""
-    rows = session.scalars(select(Attempt).where(Attempt.job_id.in_(job_ids), Attempt.resumed_from.is_not(None)))
+    rows = session.scalars(
+        select(Attempt).where(Attempt.job_id.in_(job_ids), Attempt.resumed_from.is_not(None))
+    )
     starts: dict[str, dict[int, int]] = defaultdict(dict)
     for row in rows:
         if row.resumed_from is not None:

@@ -26,9 +26,14 @@ class RequestMiddleware:
     def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
         self._app = app
         labels = ["method", "route", "status"]
-        self._requests = Counter("dirl_api_requests", "Requests answered.", labels, registry=registry)
+        self._requests = Counter(
+            "dirl_api_requests", "Requests answered.", labels, registry=registry
+        )
         self._seconds = Histogram(
-            "dirl_api_request_seconds", "Seconds until the answer began.", ["method", "route"], registry=registry
+            "dirl_api_request_seconds",
+            "Seconds until the answer began.",
+            ["method", "route"],
+            registry=registry,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,7 +47,9 @@ class RequestMiddleware:
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message.setdefault("headers", []).append((REQUEST_ID_HEADER.encode(), request_id.encode()))
+                message.setdefault("headers", []).append(
+                    (REQUEST_ID_HEADER.encode(), request_id.encode())
+                )
                 self._report(scope, message["status"], time.monotonic() - began)
             await send(message)
 
@@ -56,7 +63,14 @@ class RequestMiddleware:
         notable = status >= _ERROR or scope["method"] not in ("GET", "HEAD")
         say = log.info if notable else log.debug
         about = {"job_id": job_id} if (job_id := scope.get("path_params", {}).get("job_id")) else {}
-        say("request", method=scope["method"], path=scope["path"], status=status, seconds=round(seconds, 4), **about)
+        say(
+            "request",
+            method=scope["method"],
+            path=scope["path"],
+            status=status,
+            seconds=round(seconds, 4),
+            **about,
+        )
 
 
 def _request_id(scope: Scope) -> str:
@@ -86,7 +100,9 @@ class BodyLimitMiddleware:
             message = await receive()
             received += len(message.get("body", b""))
             if received > limit:
-                raise HTTPException(_TOO_LARGE, f"the body is larger than the {limit} bytes that this server takes")
+                raise HTTPException(
+                    _TOO_LARGE, f"the body is larger than the {limit} bytes that this server takes"
+                )
             return message
 
         await self._app(scope, bounded, send)

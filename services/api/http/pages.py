@@ -33,7 +33,9 @@ _PLAIN_PAGE: Final = """<!doctype html>
 
 
 def dashboard_router(directory: Path) -> APIRouter:
-    """Serves the files of `directory`; paths that are no file are the dashboard's own and get its index."""
+    """Serves the files of `directory`; paths that are no file are the dashboard's own and get its
+    index.
+    """
     router = APIRouter(include_in_schema=False)
 
     @router.get("/{path:path}")

@@ -26,10 +26,18 @@ def owned_by(table: type[Owned], caller: Caller) -> Select[Owned]:
 def newest_first(
     session: Session, table: type[Row], statement: Select[Row], after: str | None, limit: int
 ) -> Sequence[Row]:
-    """Up to limit + 1 rows, so that the caller sees whether there are more; raises for an unknown cursor."""
+    """Up to limit + 1 rows, so that the caller sees whether there are more; raises for an unknown
+    cursor.
+    """
     if after is not None:
         cursor = session.get(table, after)
         if cursor is None:
-            raise PlatformError("not_found", f"after={after!r} names nothing that could be listed.", param="after")
-        statement = statement.where(tuple_(table.created_at, table.id) < (cursor.created_at, cursor.id))
-    return session.scalars(statement.order_by(table.created_at.desc(), table.id.desc()).limit(limit + 1)).all()
+            raise PlatformError(
+                "not_found", f"after={after!r} names nothing that could be listed.", param="after"
+            )
+        statement = statement.where(
+            tuple_(table.created_at, table.id) < (cursor.created_at, cursor.id)
+        )
+    return session.scalars(
+        statement.order_by(table.created_at.desc(), table.id.desc()).limit(limit + 1)
+    ).all()

@@ -1,4 +1,6 @@
-"""What the API tells Prometheus about the installation: jobs, queues and processes that listen nowhere, when asked."""
+"""What the API tells Prometheus about the installation: jobs, queues and processes that listen
+nowhere, when asked.
+"""
 
 from collections.abc import Iterator
 
@@ -17,9 +19,13 @@ from services.common.errors import PlatformError
 
 
 class PlatformCollector(Collector):
-    """One look at the database and at Redis per question. Where Redis is away, its series are missing, not zero."""
+    """One look at the database and at Redis per question. Where Redis is away, its series are
+    missing, not zero.
+    """
 
-    def __init__(self, database: Database, client: redis.Redis, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, database: Database, client: redis.Redis, registry: CollectorRegistry
+    ) -> None:
         self._database, self._redis = database, client
         registry.register(self)
 
@@ -30,7 +36,9 @@ class PlatformCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Jobs by state, stalled ones, signs of life, streams."""
         with self._database.begin() as session:
-            counts = dict(session.execute(select(Job.state, func.count()).group_by(Job.state)).all())
+            counts = dict(
+                session.execute(select(Job.state, func.count()).group_by(Job.state)).all()
+            )
             stalled = session.scalar(select(func.count()).where(Job.stalled.is_not(None)))
             beats = last_beats(session)
         jobs = GaugeMetricFamily("dirl_jobs", "Jobs by state.", labels=["status"])
@@ -38,7 +46,9 @@ class PlatformCollector(Collector):
             jobs.add_metric([state.value], counts.get(state.value, 0))
         yield jobs
         yield GaugeMetricFamily("dirl_jobs_stalled", "Jobs that make no progress.", value=stalled)
-        seen = GaugeMetricFamily("dirl_service_last_seen_timestamp_seconds", "Last sign of life.", labels=["service"])
+        seen = GaugeMetricFamily(
+            "dirl_service_last_seen_timestamp_seconds", "Last sign of life.", labels=["service"]
+        )
         for name, beat in beats.items():
             seen.add_metric([name], beat.seen_at.timestamp())
         yield seen
@@ -52,7 +62,9 @@ def _queues(views: list[QueueView]) -> Iterator[Metric]:
     labels = ["queue", "job_id", "attempt"]
     depth = GaugeMetricFamily("dirl_queue_depth", "Entries that wait or are held.", labels=labels)
     size = GaugeMetricFamily("dirl_queue_bytes", "Memory of the stream.", labels=labels)
-    age = GaugeMetricFamily("dirl_queue_oldest_age_seconds", "Age of the oldest entry.", labels=labels)
+    age = GaugeMetricFamily(
+        "dirl_queue_oldest_age_seconds", "Age of the oldest entry.", labels=labels
+    )
     for view in views:
         whose = [view.name, view.job_id or "", "" if view.attempt is None else str(view.attempt)]
         depth.add_metric(whose, view.entries)

@@ -48,7 +48,9 @@ class Resources:
     def require_quota(self, project: str, more: int = 0) -> None:
         """Raise PlatformError("quota_exceeded") when the project may not keep so many bytes more."""
         with self.database.begin() as session:
-            require_quota(project, usage_of(session, project, self.settings.project_quota_bytes), more)
+            require_quota(
+                project, usage_of(session, project, self.settings.project_quota_bytes), more
+            )
 
 
 @contextmanager
@@ -59,7 +61,9 @@ def open_resources(settings: ApiSettings) -> Iterator[Resources]:
         settings=settings,
         database=database,
         feed=EventFeed(database),
-        fleet=Fleet(settings.trainer_addresses, settings.rollout_addresses, settings.reward_address),
+        fleet=Fleet(
+            settings.trainer_addresses, settings.rollout_addresses, settings.reward_address
+        ),
         redis=connect(settings.redis_url),
         hints=Hints(settings.redis_url),
         rates=RateLimits(settings.rate_limit_per_s),

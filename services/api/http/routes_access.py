@@ -32,7 +32,9 @@ class KeyRequest(BaseModel):
     name: str = Field(min_length=1, max_length=100, pattern=r"^[^\x00]*$")
     project: str = Field(DEFAULT_PROJECT, min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")
     scopes: set[Scope] = Field(default={Scope.JOBS_WRITE, Scope.FILES_WRITE}, min_length=1)
-    expires_at: int | None = Field(None, gt=0, le=_LATEST, description="Unix seconds; never by default.")
+    expires_at: int | None = Field(
+        None, gt=0, le=_LATEST, description="Unix seconds; never by default."
+    )
 
 
 class KeyView(BaseModel):
@@ -107,7 +109,9 @@ def revoke_api_key(resources: Res, key_id: str) -> KeyView:
     with resources.database.begin() as session:
         row = session.get(ApiKey, key_id, with_for_update=True)
         if row is None:
-            raise PlatformError("not_found", f"There is no key {key_id!r}.", hint="GET /v1/api_keys lists all.")
+            raise PlatformError(
+                "not_found", f"There is no key {key_id!r}.", hint="GET /v1/api_keys lists all."
+            )
         row.revoked_at = row.revoked_at or utc_now()
     return _view(row)
 

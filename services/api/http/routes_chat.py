@@ -1,6 +1,7 @@
 """/v1/chat/completions and /v1/completions: talk to a model or checkpoint, as OpenAI's clients do.
 
-A replica that no job has answers; what is streamed are finished blocks, the unit in which these models write.
+A replica that no job has answers; what is streamed are finished blocks, the unit in which these
+models write.
 """
 
 import json
@@ -39,18 +40,25 @@ class Decoding(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: str = Field(min_length=1, max_length=64, description="model_…, ckpt_…, or job_… for its newest checkpoint.")
+    model: str = Field(
+        min_length=1,
+        max_length=64,
+        description="model_…, ckpt_…, or job_… for its newest checkpoint.",
+    )
     max_tokens: int | None = Field(None, ge=1, le=32768, description="256 by default.")
     temperature: float = Field(0.0, ge=0, le=2, description="0 is greedy.")
     top_p: float = Field(1.0, gt=0, le=1)
     seed: int = Field(0, ge=0, lt=2**31)
     stream: bool = False
     denoising: bool = Field(
-        False, description="With `stream`: a chunk after every denoising step, with the state of the unfinished block."
+        False,
+        description="With `stream`: a chunk after every denoising step, with the state of the unfinished block.",
     )
     n: Literal[1] = 1
     user: str | None = Field(None, max_length=256)
-    confidence_threshold: float = Field(0.9, ge=0, le=1, description="Positions at least this confident are committed.")
+    confidence_threshold: float = Field(
+        0.9, ge=0, le=1, description="Positions at least this confident are committed."
+    )
 
 
 class ChatMessage(BaseModel):
@@ -66,7 +74,9 @@ class ChatRequest(Decoding):
     """Body of a chat completion."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=256)
-    max_completion_tokens: int | None = Field(None, ge=1, le=32768, description="OpenAI's newer name of max_tokens.")
+    max_completion_tokens: int | None = Field(
+        None, ge=1, le=32768, description="OpenAI's newer name of max_tokens."
+    )
 
 
 class CompletionRequest(Decoding):
@@ -132,8 +142,14 @@ class TextCompletion(BaseModel):
     usage: Usage
 
 
-@router.post("/v1/chat/completions", response_model=ChatCompletion, responses={200: {"content": {_STREAM: {}}}})
-def create_chat_completion(resources: Res, caller: Who, body: ChatRequest) -> ChatCompletion | StreamingResponse:
+@router.post(
+    "/v1/chat/completions",
+    response_model=ChatCompletion,
+    responses={200: {"content": {_STREAM: {}}}},
+)
+def create_chat_completion(
+    resources: Res, caller: Who, body: ChatRequest
+) -> ChatCompletion | StreamingResponse:
     """Answer a conversation. With `stream` the answer comes in chunks of finished blocks."""
     tokens = body.max_completion_tokens or body.max_tokens
     request = _request(body, tokens, messages=[_turn(message) for message in body.messages])
@@ -142,18 +158,28 @@ def create_chat_completion(resources: Res, caller: Who, body: ChatRequest) -> Ch
         return _streamed(answer, "chat.completion.chunk", _chat_delta)
     text, last = answer.whole()
     choice = ChatChoice(message=ChatAnswer(content=text), finish_reason=last.finish_reason)
-    return ChatCompletion(id=answer.id, created=answer.created, model=body.model, choices=[choice], usage=_usage(last))
+    return ChatCompletion(
+        id=answer.id, created=answer.created, model=body.model, choices=[choice], usage=_usage(last)
+    )
 
 
-@router.post("/v1/completions", response_model=TextCompletion, responses={200: {"content": {_STREAM: {}}}})
-def create_completion(resources: Res, caller: Who, body: CompletionRequest) -> TextCompletion | StreamingResponse:
+@router.post(
+    "/v1/completions", response_model=TextCompletion, responses={200: {"content": {_STREAM: {}}}}
+)
+def create_completion(
+    resources: Res, caller: Who, body: CompletionRequest
+) -> TextCompletion | StreamingResponse:
     """Continue a text. With `stream` the continuation comes in chunks of finished blocks."""
-    answer = _ask(resources, caller, body.model, _request(body, body.max_tokens, prompt=body.prompt), "cmpl")
+    answer = _ask(
+        resources, caller, body.model, _request(body, body.max_tokens, prompt=body.prompt), "cmpl"
+    )
     if body.stream:
         return _streamed(answer, "text_completion", _text_delta)
     text, last = answer.whole()
     choice = TextChoice(text=text, finish_reason=last.finish_reason)
-    return TextCompletion(id=answer.id, created=answer.created, model=body.model, choices=[choice], usage=_usage(last))
+    return TextCompletion(
+        id=answer.id, created=answer.created, model=body.model, choices=[choice], usage=_usage(last)
+    )
 
 
 def _turn(message: ChatMessage) -> rollout_pb2.ChatMessage:
@@ -193,7 +219,11 @@ class _Answer:
 
 
 def _ask(
-    resources: Resources, caller: Caller, model: str, request: rollout_pb2.GenerateRequest, prefix: str
+    resources: Resources,
+    caller: Caller,
+    model: str,
+    request: rollout_pb2.GenerateRequest,
+    prefix: str,
 ) -> _Answer:
     with resources.database.begin() as session:
         request.model_path = _model_path(session, caller, model)
@@ -238,23 +268,33 @@ _Delta = Callable[[rollout_pb2.GenerateResponse, bool], dict[str, Any]]
 
 
 def _streamed(answer: _Answer, kind: str, delta: _Delta) -> StreamingResponse:
-    return StreamingResponse(_frames(answer, kind, delta), media_type=_STREAM, headers={"cache-control": "no-store"})
+    return StreamingResponse(
+        _frames(answer, kind, delta), media_type=_STREAM, headers={"cache-control": "no-store"}
+    )
 
 
 def _frames(answer: _Answer, kind: str, delta: _Delta) -> Iterator[str]:
     head = {"id": answer.id, "object": kind, "created": answer.created, "model": answer.model}
     try:
         for number, piece in enumerate(answer.pieces()):
-            choice = {"index": 0, **delta(piece, number == 0), "finish_reason": piece.finish_reason or None}
+            choice = {
+                "index": 0,
+                **delta(piece, number == 0),
+                "finish_reason": piece.finish_reason or None,
+            }
             usage = _usage(piece).model_dump() if piece.finish_reason else None
             yield _frame({**head, "choices": [choice], "usage": usage, **_denoising(piece)})
     except PlatformError as error:  # the answer began, so its status cannot say it any more
-        yield _frame({"error": {"type": error.kind.http_type, "code": error.code, "message": error.message}})
+        yield _frame(
+            {"error": {"type": error.kind.http_type, "code": error.code, "message": error.message}}
+        )
     yield "data: [DONE]\n\n"
 
 
 def _denoising(piece: rollout_pb2.GenerateResponse) -> dict[str, Any]:
-    """Not OpenAI's: the step, and the text of every token of the unfinished block; null where it is masked."""
+    """Not OpenAI's: the step, and the text of every token of the unfinished block; null where it is
+    masked.
+    """
     if not piece.draft:
         return {}
     return {"denoising": {"step": piece.num_steps, "draft": [text or None for text in piece.draft]}}

@@ -17,9 +17,13 @@ router = APIRouter(tags=["jobs"])
 def create_demo_job(
     resources: Res,
     caller: Who,
-    seed: Annotated[int, Query(ge=0, lt=2**31, description="Of the data, the model and the job.")] = 0,
+    seed: Annotated[
+        int, Query(ge=0, lt=2**31, description="Of the data, the model and the job.")
+    ] = 0,
 ) -> JobView:
-    """Have a tiny model made by a trainer, make arithmetic problems, submit the job that learns them; takes seconds."""
+    """Have a tiny model made by a trainer, make arithmetic problems, submit the job that learns
+    them; takes seconds.
+    """
     directory = resources.data_dir / "demo" / str(seed)
     spec = make_demo_job(directory, seed, resources.fleet.make_tiny_model)
     job, _ = submit(resources, caller, spec, None)

@@ -36,16 +36,19 @@ def upload_file(
     resources: Res,
     caller: Who,
     file: UploadFile,
-    purpose: Annotated[Literal["fine-tune", "eval"], Form(description="As OpenAI asks for; kept, not interpreted.")] = (
-        "fine-tune"
-    ),
+    purpose: Annotated[
+        Literal["fine-tune", "eval"], Form(description="As OpenAI asks for; kept, not interpreted.")
+    ] = ("fine-tune"),
 ) -> FileView:
-    """Upload JSON lines or Parquet. Every row is checked; a file with faulty rows is refused with their numbers.
+    """Upload JSON lines or Parquet. Every row is checked; a file with faulty rows is refused with
+    their numbers.
 
     Gold answers are typed, and verified against themselves when the reward service is up.
     """
     resources.require_quota(caller.project, file.size or 0)
-    row = keep_upload(file.file, file.filename or "data.jsonl", purpose, resources.data_dir / "files")
+    row = keep_upload(
+        file.file, file.filename or "data.jsonl", purpose, resources.data_dir / "files"
+    )
     row.project = caller.project
     audit_file(resources.fleet, Path(row.path))
     with resources.database.begin() as session:
@@ -88,7 +91,9 @@ def delete_file(resources: Res, file_id: str) -> DeletedFile:
         if row is None:
             raise _not_found(file_id)
         users = [
-            job.id for job in session.scalars(select(Job).where(Job.finished_at.is_(None))) if file_id in job.files
+            job.id
+            for job in session.scalars(select(Job).where(Job.finished_at.is_(None)))
+            if file_id in job.files
         ]
         if users:
             raise PlatformError(
@@ -110,4 +115,6 @@ def _file(resources: Res, file_id: str) -> StoredFile:
 
 
 def _not_found(file_id: str) -> PlatformError:
-    return PlatformError("not_found", f"There is no file {file_id!r}.", hint="GET /v1/files lists all.")
+    return PlatformError(
+        "not_found", f"There is no file {file_id!r}.", hint="GET /v1/files lists all."
+    )

@@ -1,7 +1,9 @@
-"""/v1/fine_tuning/jobs: the jobs of this platform under the names and shapes of OpenAI's fine-tuning API.
+"""/v1/fine_tuning/jobs: the jobs of this platform under the names and shapes of OpenAI's
+fine-tuning API.
 
-What OpenAI's names cannot say (decoding, decoding replicas, checkpoints …) is said in the platform's own keys beside
-them: `client.fine_tuning.jobs.create(…, extra_body={"rl": {"steps": 50}})`.
+What OpenAI's names cannot say (decoding, decoding replicas, checkpoints …) is said in the
+platform's own keys beside them: `client.fine_tuning.jobs.create(…, extra_body={"rl": {"steps":
+50}})`.
 """
 
 from typing import Annotated, Any, Final, Literal
@@ -163,10 +165,14 @@ def list_fine_tuning_checkpoints(
     resources: Res, job_id: str, after: After = None, limit: Limit = 10
 ) -> Page[FineTuningCheckpoint]:
     """Checkpoints that still exist, newest first."""
-    statement = select(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.deleted_at.is_(None))
+    statement = select(Checkpoint).where(
+        Checkpoint.job_id == job_id, Checkpoint.deleted_at.is_(None)
+    )
     with resources.database.begin() as session:
         get_job(session, job_id)
-        rows = session.scalars(statement.order_by(Checkpoint.step.desc(), Checkpoint.attempt.desc())).all()
+        rows = session.scalars(
+            statement.order_by(Checkpoint.step.desc(), Checkpoint.attempt.desc())
+        ).all()
     return page_after([(row.id, _checkpoint(row)) for row in rows], after, limit)
 
 
@@ -185,7 +191,9 @@ def _view(job: Job) -> FineTuningJobView:
         created_at=shown.created_at,
         finished_at=shown.finished_at,
         estimated_finish=shown.estimated_finish,
-        error=None if shown.error is None else FineTuningError(code=shown.error.code, message=shown.error.message),
+        error=None
+        if shown.error is None
+        else FineTuningError(code=shown.error.code, message=shown.error.message),
         fine_tuned_model=job.result_checkpoint if succeeded else None,
         hyperparameters=hyperparameters,
         method={"type": method, method: {"hyperparameters": hyperparameters}},
@@ -212,7 +220,9 @@ def _event(row: JobEvent) -> FineTuningEvent:
         level={"warning": "warn"}.get(row.data.get("level", "info"), row.data.get("level", "info")),
         message=_message(row),
         type="metrics" if row.type == "metrics" else "message",
-        data={"step": row.data.get("step"), **row.data["values"]} if row.type == "metrics" else row.data,
+        data={"step": row.data.get("step"), **row.data["values"]}
+        if row.type == "metrics"
+        else row.data,
     )
 
 

@@ -15,7 +15,9 @@ from services.common.pb.dirl.v1 import reward_pb2
 router = APIRouter(tags=["graders"])
 
 _RUN_TIMEOUT_S: Final = 60.0
-Grader = Annotated[Any, Field(description="A grader: its kind's name, or an object with name, type and options.")]
+Grader = Annotated[
+    Any, Field(description="A grader: its kind's name, or an object with name, type and options.")
+]
 
 
 class _Body(BaseModel):
@@ -106,8 +108,17 @@ def run_grader(resources: Res, body: RunBody) -> RunResult:
         num_steps=body.num_steps,
         max_new_tokens=body.max_new_tokens,
     )
-    asked = [grader, *(part.model_copy(update={"name": key}) for key, part in parts.items() if key != grader.name)]
-    request = reward_pb2.VerifyRequest(items=[item], graders=[grader_text(one) for one in asked], profile=body.profile)
+    asked = [
+        grader,
+        *(
+            part.model_copy(update={"name": key})
+            for key, part in parts.items()
+            if key != grader.name
+        ),
+    ]
+    request = reward_pb2.VerifyRequest(
+        items=[item], graders=[grader_text(one) for one in asked], profile=body.profile
+    )
     started = time.monotonic()
     verdict = verdict_from_pb(resources.fleet.grade(request, _RUN_TIMEOUT_S).verdicts[0])
     return RunResult(
@@ -134,5 +145,7 @@ def _errors(reason: str) -> GraderErrors:
 
 @router.post("/v1/jobs/{job_id}/rescore")
 def rescore_job(resources: Res, job_id: str, query: RescoreQuery) -> RescoreReport:
-    """Judge stored trajectories again; changes nothing. What flips is listed with the advantages before and now."""
+    """Judge stored trajectories again; changes nothing. What flips is listed with the advantages
+    before and now.
+    """
     return rescore(resources.database, job_id, query, resources.fleet.grade)

@@ -40,7 +40,9 @@ class GroupView(BaseModel):
     rewards: list[float | None]
     """Sum of the graders' scores of every response; null where the outcome carries no number."""
     staleness: int | None
-    """Weight versions between the oldest response and the step that trained on it; null for evaluations."""
+    """Weight versions between the oldest response and the step that trained on it; null for
+    evaluations.
+    """
     replica: str | None
     rollout_s: float | None
     reward_s: float | None
@@ -73,12 +75,16 @@ class GroupQuery(BaseModel):
             statement = statement.where(literal(self.outcome.value) == any_(table.outcomes))
         if self.mixed:
             first = table.outcomes[1]
-            statement = statement.where(func.cardinality(func.array_remove(table.outcomes, first)) > 0)
+            statement = statement.where(
+                func.cardinality(func.array_remove(table.outcomes, first)) > 0
+            )
         return statement
 
 
 @router.get("/v1/jobs/{job_id}/groups")
-def list_groups(resources: Res, job_id: str, query: Annotated[GroupQuery, Query()]) -> Page[GroupView]:
+def list_groups(
+    resources: Res, job_id: str, query: Annotated[GroupQuery, Query()]
+) -> Page[GroupView]:
     """Groups that were kept, newest step first."""
     place = tuple_(TrajectoryGroup.step, TrajectoryGroup.group_id)
     statement = query.select(job_id)
@@ -87,7 +93,9 @@ def list_groups(resources: Res, job_id: str, query: Annotated[GroupQuery, Query(
         if query.after is not None:
             last = session.get(TrajectoryGroup, query.after)
             if last is None:
-                raise PlatformError("not_found", f"after={query.after!r} names no group of this job.", param="after")
+                raise PlatformError(
+                    "not_found", f"after={query.after!r} names no group of this job.", param="after"
+                )
             statement = statement.where(place < (last.step, last.group_id))
         ordered = statement.order_by(TrajectoryGroup.step.desc(), TrajectoryGroup.group_id.desc())
         rows = session.execute(without_arrays(ordered.limit(query.limit + 1))).all()

@@ -32,7 +32,8 @@ class DiagnosisView(BaseModel):
     job_id: str
     code: str
     """queued | waiting | stuck | failed | starved | truncation_limited | verifier_failing | verifier_bound |
-    rollout_bound | sync_bound | trainer_bound | balanced | finished | starting"""
+    rollout_bound | sync_bound | trainer_bound | balanced | finished | starting
+    """
     sentence: str
     suggestion: dict[str, Any]
     """Values for keys of the job spec that would help; empty when there is nothing to change."""
@@ -44,7 +45,9 @@ def get_diagnosis(resources: Res, job_id: str) -> DiagnosisView:
     with resources.database.begin() as session:
         job = get_job(session, job_id)
     found = diagnose(_facts(job))
-    return DiagnosisView(job_id=job_id, code=found.code, sentence=found.sentence, suggestion=found.suggestion)
+    return DiagnosisView(
+        job_id=job_id, code=found.code, sentence=found.sentence, suggestion=found.suggestion
+    )
 
 
 def _facts(job: Job) -> Facts:
@@ -78,11 +81,15 @@ class LogLineView(BaseModel):
 def list_log_lines(
     resources: Res,
     job_id: str,
-    service: Annotated[str, Query(description="learner, or a service that runs beside the API.")] = LEARNER,
+    service: Annotated[
+        str, Query(description="learner, or a service that runs beside the API.")
+    ] = LEARNER,
     attempt: Annotated[int | None, Query(ge=1, description="The newest by default.")] = None,
     after: Annotated[str | None, Query(description="Id of the last line that is known.")] = None,
     limit: Limit = 100,
-    follow: Annotated[bool, Query(description="Stream lines as they are written, until the job is over.")] = False,
+    follow: Annotated[
+        bool, Query(description="Stream lines as they are written, until the job is over.")
+    ] = False,
 ) -> Page[LogLineView] | StreamingResponse:
     """What a service wrote about an attempt of the job, oldest first."""
     with resources.database.begin() as session:
@@ -117,7 +124,9 @@ def _view(log: JobLog, service: str, line: LogLine) -> LogLineView:
     )
 
 
-async def _followed(resources: Resources, log: JobLog, service: str, offset: int) -> AsyncIterator[str]:
+async def _followed(
+    resources: Resources, log: JobLog, service: str, offset: int
+) -> AsyncIterator[str]:
     while not resources.stopping.is_set():
         over = await anyio.to_thread.run_sync(_is_over, resources, log.job_id)
         lines = await anyio.to_thread.run_sync(log.read, offset, _BATCH)

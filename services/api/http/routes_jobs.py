@@ -8,7 +8,14 @@ from fastapi.responses import JSONResponse
 from sqlalchemy import ColumnElement
 
 from services.api.db.job_tables import Job
-from services.api.db.jobs import get_job, lock_job, mentions, queue_again, running_attempt, transition
+from services.api.db.jobs import (
+    get_job,
+    lock_job,
+    mentions,
+    queue_again,
+    running_attempt,
+    transition,
+)
 from services.api.domain.access import Caller
 from services.api.domain.job_state import RESUMABLE, JobState, require_state
 from services.api.http.auth import Who
@@ -25,7 +32,12 @@ _CREATED: Final = 201
 _MAX_SEARCH: Final = 200
 
 
-@router.post("", status_code=_CREATED, response_model=JobView, responses={200: {"model": JobView | JobForecast}})
+@router.post(
+    "",
+    status_code=_CREATED,
+    response_model=JobView,
+    responses={200: {"model": JobView | JobForecast}},
+)
 def create_job(
     resources: Res,
     caller: Who,
@@ -33,16 +45,25 @@ def create_job(
     body: Annotated[dict[str, Any], Body()],
     idempotency_key: Annotated[
         str | None,
-        Header(min_length=1, max_length=255, description="Repeating a request with its key gives the same job."),
+        Header(
+            min_length=1,
+            max_length=255,
+            description="Repeating a request with its key gives the same job.",
+        ),
     ] = None,
-    dry_run: Annotated[bool, Query(description="Answer with a forecast; nothing is submitted.")] = False,
-    preflight: Annotated[bool, Query(description="Refuse the job when its forecast speaks against it.")] = False,
+    dry_run: Annotated[
+        bool, Query(description="Answer with a forecast; nothing is submitted.")
+    ] = False,
+    preflight: Annotated[
+        bool, Query(description="Refuse the job when its forecast speaks against it.")
+    ] = False,
 ) -> JobView | Response:
-    """Submit a job spec. All that is wrong with it is said at once. 200 when the key was used for this job before.
+    """Submit a job spec. All that is wrong with it is said at once. 200 when the key was used for
+    this job before.
 
-    With `dry_run` the answer is a forecast (200): rows, steps, memory and disk, and what the base model does with some
-    of the prompts when a replica is free. A job that cannot fit is always refused; with `preflight` one that cannot
-    learn is, too.
+    With `dry_run` the answer is a forecast (200): rows, steps, memory and disk, and what the base
+    model does with some of the prompts when a replica is free. A job that cannot fit is always
+    refused; with `preflight` one that cannot learn is, too.
     """
     if dry_run:
         foretold = forecast(resources, caller, submissions_of(resources, caller).check(body))
@@ -63,14 +84,23 @@ def submissions_of(resources: Resources, caller: Caller, *, preflight: bool = Fa
         else:
             require_room(resources, submission)
 
-    return Submissions(resources.database, len(resources.settings.rollout_addresses), caller, require)
+    return Submissions(
+        resources.database, len(resources.settings.rollout_addresses), caller, require
+    )
 
 
 def submit(
-    resources: Resources, caller: Caller, body: Any, idempotency_key: str | None, *, preflight: bool = False
+    resources: Resources,
+    caller: Caller,
+    body: Any,
+    idempotency_key: str | None,
+    *,
+    preflight: bool = False,
 ) -> tuple[Job, bool]:
     """The job, and whether it is new."""
-    job, is_new = submissions_of(resources, caller, preflight=preflight).submit(body, idempotency_key)
+    job, is_new = submissions_of(resources, caller, preflight=preflight).submit(
+        body, idempotency_key
+    )
     if is_new:
         resources.hints.dispatch()
     return job, is_new
@@ -128,7 +158,9 @@ def get_one_job(resources: Res, job_id: str) -> JobView:
 
 @router.post("/{job_id}/cancel")
 def cancel_job(resources: Res, job_id: str) -> JobView:
-    """Stop a job for good, with a checkpoint when it is training. Cancelling it again changes nothing."""
+    """Stop a job for good, with a checkpoint when it is training. Cancelling it again changes
+    nothing.
+    """
     with resources.database.begin() as session:
         job = lock_job(session, job_id)
         if job.job_state not in (JobState.CANCELLING, JobState.CANCELLED):

@@ -7,7 +7,13 @@ from fastapi import APIRouter, Query
 from services.api.db.jobs import get_job
 from services.api.http.auth import Who
 from services.api.http.envelope import Page, page_of
-from services.api.http.metric_series import Downsample, MetricSeries, Names, SeriesQuery, read_series
+from services.api.http.metric_series import (
+    Downsample,
+    MetricSeries,
+    Names,
+    SeriesQuery,
+    read_series,
+)
 from services.api.http.resources import Res
 from services.common.errors import PlatformError
 
@@ -19,7 +25,9 @@ _MAX_JOBS: Final = 100
 def compare_metrics(
     resources: Res,
     caller: Who,
-    job_id: Annotated[list[str], Query(min_length=1, max_length=_MAX_JOBS, description="Jobs, repeated.")],
+    job_id: Annotated[
+        list[str], Query(min_length=1, max_length=_MAX_JOBS, description="Jobs, repeated.")
+    ],
     names: Names = None,
     downsample: Downsample = None,
 ) -> Page[MetricSeries]:
@@ -29,5 +37,7 @@ def compare_metrics(
         for wanted in job_ids:
             if not caller.owns(get_job(session, wanted).project):
                 raise PlatformError("not_found", f"There is no job {wanted!r}.", param="job_id")
-        series = read_series(session, job_ids, SeriesQuery(names=names or (), downsample=downsample))
+        series = read_series(
+            session, job_ids, SeriesQuery(names=names or (), downsample=downsample)
+        )
     return page_of([(f"{item.job_id}/{item.name}", item) for item in series], len(series))

@@ -42,18 +42,26 @@ class ModelRegistration(BaseModel):
 
 
 @router.get("/v1/models")
-def list_models(resources: Res, caller: Who, after: After = None, limit: Limit = 20) -> Page[ModelView]:
+def list_models(
+    resources: Res, caller: Who, after: After = None, limit: Limit = 20
+) -> Page[ModelView]:
     """Registered and exported models, newest first."""
     with resources.database.begin() as session:
-        rows = newest_first(session, RegisteredModel, owned_by(RegisteredModel, caller), after, limit)
+        rows = newest_first(
+            session, RegisteredModel, owned_by(RegisteredModel, caller), after, limit
+        )
     return page_of([(row.id, model_view(row)) for row in rows], limit)
 
 
 @router.post("/v1/models", status_code=201)
 def register_model(resources: Res, caller: Who, body: ModelRegistration) -> ModelView:
-    """Register a model directory; one that is registered already keeps its id. Paths of the server are for admins."""
+    """Register a model directory; one that is registered already keeps its id. Paths of the server
+    are for admins.
+    """
     if not caller.is_admin:
-        raise PlatformError("permission_denied", f"Registering {body.path!r} needs the scope admin: it is a path.")
+        raise PlatformError(
+            "permission_denied", f"Registering {body.path!r} needs the scope admin: it is a path."
+        )
     path = Path(body.path)
     if not path.is_absolute() or not path.is_dir():
         raise PlatformError(
@@ -77,7 +85,9 @@ def get_model(resources: Res, model_id: str) -> ModelView:
     with resources.database.begin() as session:
         row = session.get(RegisteredModel, model_id)
     if row is None:
-        raise PlatformError("not_found", f"There is no model {model_id!r}.", hint="GET /v1/models lists all.")
+        raise PlatformError(
+            "not_found", f"There is no model {model_id!r}.", hint="GET /v1/models lists all."
+        )
     return model_view(row)
 
 
@@ -93,12 +103,16 @@ def get_checkpoint(resources: Res, checkpoint_id: str) -> CheckpointView:
 
 @router.post("/v1/checkpoints/{checkpoint_id}/export", status_code=201)
 def export_checkpoint(resources: Res, caller: Who, checkpoint_id: str) -> ExportView:
-    """Have a checkpoint written as a model directory; asking again gives the same export unless it failed."""
+    """Have a checkpoint written as a model directory; asking again gives the same export unless it
+    failed.
+    """
     with resources.database.begin() as session:
         checkpoint = session.get(Checkpoint, checkpoint_id, with_for_update=True)
         if checkpoint is None:
             raise _no_checkpoint(checkpoint_id)
-        row = session.scalar(select(Export).where(Export.checkpoint_id == checkpoint_id, Export.state != "failed"))
+        row = session.scalar(
+            select(Export).where(Export.checkpoint_id == checkpoint_id, Export.state != "failed")
+        )
         if row is None:
             resources.require_quota(caller.project)
             row = _new_export(checkpoint, resources.data_dir / "models")
@@ -137,5 +151,7 @@ def get_export(resources: Res, export_id: str) -> ExportView:
 
 def _no_checkpoint(checkpoint_id: str) -> PlatformError:
     return PlatformError(
-        "not_found", f"There is no checkpoint {checkpoint_id!r}.", hint="GET /v1/jobs/{id}/checkpoints lists a job's."
+        "not_found",
+        f"There is no checkpoint {checkpoint_id!r}.",
+        hint="GET /v1/jobs/{id}/checkpoints lists a job's.",
     )

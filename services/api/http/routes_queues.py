@@ -35,7 +35,9 @@ class QueueView(BaseModel):
     pending: int
     """Of these, those that a consumer holds."""
     oldest_age_s: float | None
-    """Of the oldest entry; null where there is none, and for events, which are kept after they were recorded."""
+    """Of the oldest entry; null where there is none, and for events, which are kept after they were
+    recorded.
+    """
     bytes: int
 
 
@@ -47,15 +49,21 @@ def list_queues(resources: Res) -> Page[QueueView]:
 
 
 def read_queues(database: Database, client: redis.Redis) -> list[QueueView]:
-    """Streams of running attempts, oldest first, then the events; raises PlatformError("queue_unavailable")."""
+    """Streams of running attempts, oldest first, then the events; raises
+    PlatformError("queue_unavailable").
+    """
     with database.begin() as session:
-        running = session.scalars(select(Attempt).where(Attempt.ended_at.is_(None)).order_by(Attempt.created_at)).all()
+        running = session.scalars(
+            select(Attempt).where(Attempt.ended_at.is_(None)).order_by(Attempt.created_at)
+        ).all()
     try:
         views = [view for attempt in running for view in _attempt_queues(client, attempt)]
         return [*views, _events(client)]
     except redis.RedisError as error:
         raise PlatformError(
-            "queue_unavailable", f"Cannot look at the queues: {error}.", hint="Check the server at DIRL_REDIS_URL."
+            "queue_unavailable",
+            f"Cannot look at the queues: {error}.",
+            hint="Check the server at DIRL_REDIS_URL.",
         ) from error
 
 
@@ -81,7 +89,8 @@ def _events(client: redis.Redis) -> QueueView:
         name="events",
         job_id=None,
         attempt=None,
-        entries=pending + sum(int(group.get("lag") or 0) for group in _groups(client, EVENTS_STREAM)),
+        entries=pending
+        + sum(int(group.get("lag") or 0) for group in _groups(client, EVENTS_STREAM)),
         pending=pending,
         oldest_age_s=None,
         bytes=_bytes(client, EVENTS_STREAM),

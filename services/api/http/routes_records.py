@@ -12,7 +12,13 @@ from services.api.db.jobs import get_job
 from services.api.db.record_tables import Checkpoint, Evaluation, JobEvent
 from services.api.http.envelope import Page, page_after, page_of
 from services.api.http.event_feed import Level, Selection, events_after, events_before
-from services.api.http.metric_series import Downsample, MetricSeries, Names, SeriesQuery, read_series
+from services.api.http.metric_series import (
+    Downsample,
+    MetricSeries,
+    Names,
+    SeriesQuery,
+    read_series,
+)
 from services.api.http.resources import After, Limit, Res
 from services.api.http.sse import event_stream
 from services.api.http.views import (
@@ -39,8 +45,12 @@ class EventQuery(BaseModel):
     after: str | None = Field(None, description="Id of the last item of the previous page.")
     limit: int = Field(100, ge=1, le=1000, description="Items of a page.")
     type: list[str] = Field(default_factory=list, description="Only these types.")
-    level: Level | None = Field(None, description="Of log events, only those of this level or a worse one.")
-    order: Literal["asc", "desc"] = Field("asc", description="Of a list; a stream always runs forward.")
+    level: Level | None = Field(
+        None, description="Of log events, only those of this level or a worse one."
+    )
+    order: Literal["asc", "desc"] = Field(
+        "asc", description="Of a list; a stream always runs forward."
+    )
 
     def selection(self) -> Selection:
         """Of types and level."""
@@ -55,7 +65,9 @@ def list_events(
     query: Annotated[EventQuery, Query()],
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Page[EventView] | StreamingResponse:
-    """Events, oldest first. With `Accept: text/event-stream` they are streamed live, after Last-Event-ID or `after`."""
+    """Events, oldest first. With `Accept: text/event-stream` they are streamed live, after
+    Last-Event-ID or `after`.
+    """
     cursor = last_event_id or query.after
     position = event_position(cursor)
     with resources.database.begin() as session:
@@ -71,7 +83,9 @@ def list_events(
 def _listed(job_id: str, cursor: str | None, query: EventQuery) -> Select[JobEvent]:
     if query.order == "asc":
         return events_after(job_id, event_position(cursor), query.selection())
-    return events_before(job_id, None if cursor is None else event_position(cursor), query.selection())
+    return events_before(
+        job_id, None if cursor is None else event_position(cursor), query.selection()
+    )
 
 
 @router.get("/metrics")
@@ -84,7 +98,9 @@ def list_metrics(
     downsample: Downsample = None,
 ) -> Page[MetricSeries]:
     """Metric series by name. Steps that a later attempt undid are left out."""
-    query = SeriesQuery(names=names or (), from_step=from_step, to_step=to_step, downsample=downsample)
+    query = SeriesQuery(
+        names=names or (), from_step=from_step, to_step=to_step, downsample=downsample
+    )
     with resources.database.begin() as session:
         get_job(session, job_id)
         series = read_series(session, [job_id], query)
@@ -97,7 +113,9 @@ def list_checkpoints(
     job_id: str,
     after: After = None,
     limit: Limit = 100,
-    deleted: Annotated[bool, Query(description="Also those that were removed to keep within keep_last.")] = False,
+    deleted: Annotated[
+        bool, Query(description="Also those that were removed to keep within keep_last.")
+    ] = False,
 ) -> Page[CheckpointView]:
     """Checkpoints by step."""
     statement = select(Checkpoint).where(Checkpoint.job_id == job_id)
@@ -110,7 +128,9 @@ def list_checkpoints(
 
 
 @router.get("/evals")
-def list_evaluations(resources: Res, job_id: str, after: After = None, limit: Limit = 100) -> Page[EvaluationView]:
+def list_evaluations(
+    resources: Res, job_id: str, after: After = None, limit: Limit = 100
+) -> Page[EvaluationView]:
     """Evaluations, oldest first."""
     statement = select(Evaluation).where(Evaluation.job_id == job_id)
     with resources.database.begin() as session:
@@ -121,11 +141,15 @@ def list_evaluations(resources: Res, job_id: str, after: After = None, limit: Li
 
 
 @router.get("/attempts")
-def list_attempts(resources: Res, job_id: str, after: After = None, limit: Limit = 100) -> Page[AttemptView]:
+def list_attempts(
+    resources: Res, job_id: str, after: After = None, limit: Limit = 100
+) -> Page[AttemptView]:
     """Attempts by number."""
     with resources.database.begin() as session:
         get_job(session, job_id)
-        rows = session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)).all()
+        rows = session.scalars(
+            select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)
+        ).all()
     return page_after([(row.id, attempt_view(row)) for row in rows], after, limit)
 
 
@@ -135,7 +159,9 @@ class CertificateView(BaseModel):
     object: Literal["job.certificate"] = "job.certificate"
     attempt: int
     certificate: dict[str, Any]
-    """resumed_from, issued, trained, dropped, open, lost, trained_twice, digest_before, digest_after"""
+    """resumed_from, issued, trained, dropped, open, lost, trained_twice, digest_before,
+    digest_after
+    """
 
 
 @router.get("/certificate")
@@ -145,5 +171,8 @@ def list_certificates(resources: Res, job_id: str) -> Page[CertificateView]:
     with resources.database.begin() as session:
         get_job(session, job_id)
         rows = session.scalars(statement.order_by(Attempt.number)).all()
-    views = [(row.id, CertificateView(attempt=row.number, certificate=row.certificate or {})) for row in rows]
+    views = [
+        (row.id, CertificateView(attempt=row.number, certificate=row.certificate or {}))
+        for row in rows
+    ]
     return page_of(views, len(views))

@@ -9,7 +9,14 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from services.api.db.job_tables import Job
-from services.api.db.jobs import append_event, get_job, lock_job, newest_checkpoint, queue_again, transition
+from services.api.db.jobs import (
+    append_event,
+    get_job,
+    lock_job,
+    newest_checkpoint,
+    queue_again,
+    transition,
+)
 from services.api.db.record_tables import Checkpoint
 from services.api.domain.job_state import (
     RERUNNABLE,
@@ -66,7 +73,9 @@ class JobChanges(BaseModel):
 
 @router.patch("")
 def change_job(resources: Res, job_id: str, body: JobChanges) -> JobView:
-    """Change metadata, priority, and hyperparameters, which a running job applies between two steps as a revision."""
+    """Change metadata, priority, and hyperparameters, which a running job applies between two steps
+    as a revision.
+    """
     with resources.database.begin() as session:
         job = lock_job(session, job_id)
         if body.metadata is not None:
@@ -81,7 +90,9 @@ def change_job(resources: Res, job_id: str, body: JobChanges) -> JobView:
 def _revise(resources: Res, session: Session, job: Job, changes: Changes) -> None:
     if job.job_state in TERMINAL:
         raise PlatformError(
-            "illegal_transition", f"Job {job.id} is {job.state}; its hyperparameters apply to nothing.", hint="Fork it."
+            "illegal_transition",
+            f"Job {job.id} is {job.state}; its hyperparameters apply to nothing.",
+            hint="Fork it.",
         )
     check_steerable(changes)
     spec = JobSpec.model_validate(job.spec)
@@ -90,7 +101,8 @@ def _revise(resources: Res, session: Session, job: Job, changes: Changes) -> Non
     job.spec, job.spec_hash = changed.model_dump(mode="json"), changed.spec_hash()
     job.revision += 1
     append_event(session, job, "changed", {"revision": job.revision, "changes": changes})
-    # Before the commit: a revision without a file would never be applied, a file without a row is overwritten.
+    # Before the commit: a revision without a file would never be applied, a file without a row is
+    # overwritten.
     write_revision(job_directory(resources.data_dir, job.id), Revision(job.revision, changes))
 
 
@@ -100,7 +112,10 @@ def _refuse_without_effect(spec: JobSpec, changes: Changes) -> None:
     if not training or len(overriding) < len(training):
         return
     problems = [
-        Problem(key, f"has no effect: {overriding[-1]}.optim overrides it; change {overriding[-1]}.{key}")
+        Problem(
+            key,
+            f"has no effect: {overriding[-1]}.optim overrides it; change {overriding[-1]}.{key}",
+        )
         for key in changes
         if key.startswith("optim.")
     ]
@@ -143,24 +158,37 @@ class RewindPoint(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    checkpoint: str = Field(min_length=1, max_length=64, description="Id of a checkpoint of the job.")
+    checkpoint: str = Field(
+        min_length=1, max_length=64, description="Id of a checkpoint of the job."
+    )
 
 
 @router.post("/rewind")
 def rewind_job(resources: Res, job_id: str, body: RewindPoint) -> JobView:
-    """Queue a job that does not run again, to go on from an earlier checkpoint; newer ones are set aside, not lost."""
+    """Queue a job that does not run again, to go on from an earlier checkpoint; newer ones are set
+    aside, not lost.
+    """
     with resources.database.begin() as session:
         job = lock_job(session, job_id)
         require_state(job_id, "rewind", job.job_state, REWINDABLE)
         point = _checkpoint(session, body.checkpoint)
         if point.job_id != job_id:
-            raise PlatformError("conflict", f"Checkpoint {point.id} is of {point.job_id}, not of {job_id}.")
+            raise PlatformError(
+                "conflict", f"Checkpoint {point.id} is of {point.job_id}, not of {job_id}."
+            )
         moved = set_aside(job_directory(resources.data_dir, job_id), point.step, job.attempt)
         for old, new in moved.items():
             session.execute(
-                update(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.path == old).values(path=new)
+                update(Checkpoint)
+                .where(Checkpoint.job_id == job_id, Checkpoint.path == old)
+                .values(path=new)
             )
-        append_event(session, job, "rewound", {"step": point.step, "checkpoint": point.id, "set_aside": len(moved)})
+        append_event(
+            session,
+            job,
+            "rewound",
+            {"step": point.step, "checkpoint": point.id, "set_aside": len(moved)},
+        )
         queue_again(session, job)
     resources.hints.dispatch()
     return job_view(job)
@@ -171,20 +199,28 @@ class ForkRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    checkpoint: str | None = Field(None, max_length=64, description="Id of a checkpoint; the job's newest by default.")
-    changes: Changes = Field(default_factory=dict, max_length=64, description="Values by dotted key of the spec.")
+    checkpoint: str | None = Field(
+        None, max_length=64, description="Id of a checkpoint; the job's newest by default."
+    )
+    changes: Changes = Field(
+        default_factory=dict, max_length=64, description="Values by dotted key of the spec."
+    )
     suffix: str | None = Field(None, max_length=64)
     metadata: dict[str, str] | None = Field(None, max_length=16)
 
 
 @router.post("/fork", status_code=201)
 def fork_job(resources: Res, job_id: str, body: Annotated[ForkRequest, Body()]) -> JobView:
-    """A new job that goes on from a checkpoint of this one: weights, optimizer, prompt ledger; with another spec."""
+    """A new job that goes on from a checkpoint of this one: weights, optimizer, prompt ledger; with
+    another spec.
+    """
     with resources.database.begin() as session:
         parent = get_job(session, job_id)
         point = _checkpoint(session, body.checkpoint or newest_checkpoint(session, job_id) or "")
         if point.job_id != job_id:
-            raise PlatformError("conflict", f"Checkpoint {point.id} is of {point.job_id}, not of {job_id}.")
+            raise PlatformError(
+                "conflict", f"Checkpoint {point.id} is of {point.job_id}, not of {job_id}."
+            )
         resources.require_quota(parent.project)
         job = _child(parent, point, body)
         adopt(
@@ -205,7 +241,15 @@ def _child(parent: Job, point: Checkpoint, body: ForkRequest) -> Job:
     if body.suffix is not None or body.metadata is not None:
         given = {"suffix": body.suffix or spec.suffix, "metadata": body.metadata or spec.metadata}
         spec = spec.model_copy(update=given)
-    copied = ("project", "key_id", "method", "model_path", "files", "max_sequence_tokens", "priority")
+    copied = (
+        "project",
+        "key_id",
+        "method",
+        "model_path",
+        "files",
+        "max_sequence_tokens",
+        "priority",
+    )
     return Job(
         id=new_id("job"),
         spec=spec.model_dump(mode="json"),
@@ -225,7 +269,10 @@ def _child(parent: Job, point: Checkpoint, body: ForkRequest) -> Job:
 
 def _refuse_other_rows(changes: Changes) -> None:
     problems = [
-        Problem(key, "cannot differ from the parent's: the checkpoint's prompt ledger is kept for its rows and order")
+        Problem(
+            key,
+            "cannot differ from the parent's: the checkpoint's prompt ledger is kept for its rows and order",
+        )
         for key in changes
         if any(key == fixed or key.startswith(f"{fixed}.") for fixed in _FIXED_IN_A_FORK)
     ]
@@ -255,7 +302,9 @@ class DeletedJob(BaseModel):
 
 @router.delete("")
 def delete_job(resources: Res, job_id: str) -> DeletedJob:
-    """Delete a job that no learner works on, with its records, checkpoints and logs. Exported models stay."""
+    """Delete a job that no learner works on, with its records, checkpoints and logs. Exported
+    models stay.
+    """
     directory = job_directory(resources.data_dir, job_id)
     with resources.database.begin() as session:
         job = lock_job(session, job_id)

@@ -75,11 +75,15 @@ def get_usage(resources: Res, caller: Who) -> UsageView:
 
 @router.delete("/v1/models/{model_id}")
 def delete_model(resources: Res, model_id: str) -> DeletedModel:
-    """Forget a model that no unfinished job starts from. An exported one is deleted, a registered directory stays."""
+    """Forget a model that no unfinished job starts from. An exported one is deleted, a registered
+    directory stays.
+    """
     with resources.database.begin() as session:
         row = session.get(RegisteredModel, model_id, with_for_update=True)
         if row is None:
-            raise PlatformError("not_found", f"There is no model {model_id!r}.", hint="GET /v1/models lists all.")
+            raise PlatformError(
+                "not_found", f"There is no model {model_id!r}.", hint="GET /v1/models lists all."
+            )
         unfinished = select(Job.id).where(Job.model_path == row.path, Job.finished_at.is_(None))
         if users := session.scalars(unfinished).all():
             raise PlatformError(
@@ -97,13 +101,17 @@ def delete_model(resources: Res, model_id: str) -> DeletedModel:
 
 @router.delete("/v1/jobs/{job_id}/checkpoints/{checkpoint_id}")
 def delete_checkpoint(resources: Res, job_id: str, checkpoint_id: str) -> DeletedCheckpoint:
-    """Delete a checkpoint of a job that does not run; the job then goes on from the newest one that is left."""
+    """Delete a checkpoint of a job that does not run; the job then goes on from the newest one that
+    is left.
+    """
     with resources.database.begin() as session:
         job = lock_job(session, job_id)
         require_state(job_id, "delete a checkpoint of", job.job_state, TERMINAL | RESUMABLE)
         row = session.get(Checkpoint, checkpoint_id)
         if row is None or row.job_id != job_id or row.deleted_at is not None:
-            raise PlatformError("not_found", f"There is no checkpoint {checkpoint_id!r} of {job_id}.")
+            raise PlatformError(
+                "not_found", f"There is no checkpoint {checkpoint_id!r} of {job_id}."
+            )
         row.deleted_at = utc_now()
         session.flush()
         if job.result_checkpoint == checkpoint_id:

@@ -25,7 +25,9 @@ from services.common.telemetry.last_error import last_error
 router = APIRouter(tags=["system"])
 
 _UNAVAILABLE: Final = 503
-_FOREIGN: Final = "Of a release with another job spec: jobs wait until it, or the scheduler, is replaced."
+_FOREIGN: Final = (
+    "Of a release with another job spec: jobs wait until it, or the scheduler, is replaced."
+)
 _DATABASE_FACTS: Final = text(
     "SELECT current_setting('server_version'), pg_database_size(current_database()),"
     " (SELECT sum(numbackends) FROM pg_stat_database), current_setting('max_connections')::int"
@@ -83,9 +85,9 @@ class ServiceView(BaseModel):
     leased_to: str | None = None
     """Job that it belongs to, by the scheduler's."""
     version: str | None = None
-    weight_version: Annotated[int | None, Field(description="Loaded weights of a replica; null before the first.")] = (
-        None
-    )
+    weight_version: Annotated[
+        int | None, Field(description="Loaded weights of a replica; null before the first.")
+    ] = None
     weight_digest: str | None = None
     pool: Annotated[VerifierPoolView | None, Field(description="Of the reward service.")] = None
     database: Annotated[DatabaseView | None, Field(description="Of PostgreSQL.")] = None
@@ -148,7 +150,9 @@ def get_system(resources: Res) -> SystemView:
         *_asked("rollout", fleet.ask_all(fleet.rollout_status, fleet.replicas), leases, _replica),
     ]
     return SystemView(
-        version=resources.version, healthy=all(service.state == "up" for service in services), services=services
+        version=resources.version,
+        healthy=all(service.state == "up" for service in services),
+        services=services,
     )
 
 
@@ -159,17 +163,31 @@ def _api(resources: Resources) -> ServiceView:
     return ServiceView(kind="api", address=None, state="up", **facts)
 
 
-def _database(resources: Resources) -> tuple[ServiceView, Mapping[str, Heartbeat], Mapping[str, str]]:
-    """PostgreSQL, and what it knows of the others: their signs of life and leases; nothing while it is away."""
+def _database(
+    resources: Resources,
+) -> tuple[ServiceView, Mapping[str, Heartbeat], Mapping[str, str]]:
+    """PostgreSQL, and what it knows of the others: their signs of life and leases; nothing while it
+    is away.
+    """
     try:
         with resources.database.begin() as session:
             version, *numbers = session.execute(_DATABASE_FACTS).one()
             beats = last_beats(session)
-            leases = {lease.address: lease.job_id for lease in session.scalars(select(ServiceLease))}
+            leases = {
+                lease.address: lease.job_id for lease in session.scalars(select(ServiceLease))
+            }
     except OperationalError as error:
-        return ServiceView(kind="postgres", address=None, state="down", error=str(error.orig)), {}, {}
+        return (
+            ServiceView(kind="postgres", address=None, state="down", error=str(error.orig)),
+            {},
+            {},
+        )
     facts = DatabaseView(**dict(zip(DatabaseView.model_fields, numbers, strict=True)))
-    return ServiceView(kind="postgres", address=None, state="up", version=version, database=facts), beats, leases
+    return (
+        ServiceView(kind="postgres", address=None, state="up", version=version, database=facts),
+        beats,
+        leases,
+    )
 
 
 def _redis(resources: Resources) -> ServiceView:
@@ -181,7 +199,9 @@ def _redis(resources: Resources) -> ServiceView:
         kind="redis",
         address=None,
         state="up",
-        version=f"Valkey {facts['valkey_version']}" if "valkey_version" in facts else facts["redis_version"],
+        version=f"Valkey {facts['valkey_version']}"
+        if "valkey_version" in facts
+        else facts["redis_version"],
         rss_bytes=facts["used_memory_rss"],
         error=_failed_writes(facts),
     )
@@ -189,14 +209,20 @@ def _redis(resources: Resources) -> ServiceView:
 
 def _failed_writes(facts: Mapping[str, Any]) -> str | None:
     """Which of the server's last attempts to write to its disk failed."""
-    failed = [name for name in ("rdb_last_bgsave_status", "aof_last_write_status") if facts.get(name, "ok") != "ok"]
+    failed = [
+        name
+        for name in ("rdb_last_bgsave_status", "aof_last_write_status")
+        if facts.get(name, "ok") != "ok"
+    ]
     return f"{', '.join(failed)}: failed; see the server's log and disk" if failed else None
 
 
 def _process(name: str, beats: Mapping[str, Heartbeat]) -> ServiceView:
     beat = beats.get(name)
     if beat is None:
-        return ServiceView(kind=name, address=None, state="down", error="No sign of life in the database.")
+        return ServiceView(
+            kind=name, address=None, state="down", error="No sign of life in the database."
+        )
     late = utc_now() - beat.seen_at > LATE
     seen = f"Last seen {beat.seen_at.isoformat(timespec='seconds')}. " if late else ""
     return ServiceView(
@@ -211,7 +237,10 @@ def _process(name: str, beats: Mapping[str, Heartbeat]) -> ServiceView:
 
 
 def _asked(
-    kind: str, answers: Mapping[str, Any], leases: Mapping[str, str], details: Callable[[Any], dict[str, Any]]
+    kind: str,
+    answers: Mapping[str, Any],
+    leases: Mapping[str, str],
+    details: Callable[[Any], dict[str, Any]],
 ) -> list[ServiceView]:
     return [
         ServiceView(
@@ -230,7 +259,10 @@ def _asked(
 
 def _reward(status: reward_pb2.GetRewardStatusResponse) -> dict[str, Any]:
     pool = VerifierPoolView(
-        workers=status.workers, max_workers=status.max_workers, waiting=status.waiting, kills=status.kills
+        workers=status.workers,
+        max_workers=status.max_workers,
+        waiting=status.waiting,
+        kills=status.kills,
     )
     return {
         "version": status.version,

@@ -53,7 +53,9 @@ class TrajectoryView(BaseModel):
 
 
 class TrajectoryDetail(TrajectoryView):
-    """One sampled response as the model produced it; what else the learner said of it stands beside."""
+    """One sampled response as the model produced it; what else the learner said of it stands
+    beside.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -61,8 +63,9 @@ class TrajectoryDetail(TrajectoryView):
     """What the model was given, special tokens included; null when the model's tokenizer is gone."""
     prompt_ids: list[int]
     tokens: list[str] | None
-    """Text of every token; one that is only part of a character is empty, and the one that completes it has it all.
-    Null when the model's tokenizer is gone."""
+    """Text of every token; one that is only part of a character is empty, and the one that
+    completes it has it all. Null when the model's tokenizer is gone.
+    """
     block_size: int
     mask_token_id: int
     token_ids: list[int]
@@ -95,19 +98,27 @@ class TrajectoryQuery(BaseModel):
         if self.purpose is not None:
             statement = statement.where(TrajectoryGroup.purpose == self.purpose)
         if self.outcome is not None:
-            statement = statement.where(literal(self.outcome.value) == any_(TrajectoryGroup.outcomes))
+            statement = statement.where(
+                literal(self.outcome.value) == any_(TrajectoryGroup.outcomes)
+            )
         if self.min_reward is not None:
             statement = statement.where(TrajectoryGroup.max_reward >= self.min_reward)
         return statement
 
     def wants(self, view: TrajectoryView) -> bool:
         """Whether this trajectory of such a group is one."""
-        scored = view.reward is not None and (self.min_reward is None or view.reward >= self.min_reward)
-        return (self.outcome is None or view.outcome == self.outcome) and (self.min_reward is None or scored)
+        scored = view.reward is not None and (
+            self.min_reward is None or view.reward >= self.min_reward
+        )
+        return (self.outcome is None or view.outcome == self.outcome) and (
+            self.min_reward is None or scored
+        )
 
 
 @router.get("/v1/jobs/{job_id}/trajectories")
-def list_trajectories(resources: Res, job_id: str, query: Annotated[TrajectoryQuery, Query()]) -> Page[TrajectoryView]:
+def list_trajectories(
+    resources: Res, job_id: str, query: Annotated[TrajectoryQuery, Query()]
+) -> Page[TrajectoryView]:
     """Trajectories that were kept, by step, group and index."""
     with resources.database.begin() as session:
         get_job(session, job_id)
@@ -126,10 +137,14 @@ def _views(
         group, skip_until = _find(session, after)
         statement = statement.where(place >= (group.step, group.group_id))
     ordered = statement.order_by(TrajectoryGroup.step, TrajectoryGroup.group_id)
-    with closing(session.execute(without_arrays(ordered), execution_options={"yield_per": _GROUPS_PER_READ})) as rows:
+    with closing(
+        session.execute(without_arrays(ordered), execution_options={"yield_per": _GROUPS_PER_READ})
+    ) as rows:
         for row in rows:
             first = skip_until + 1 if after is not None and _owns(row, after) else 0
-            yield from (TrajectoryView(**_summary(row, index)) for index in range(first, len(row.outcomes)))
+            yield from (
+                TrajectoryView(**_summary(row, index)) for index in range(first, len(row.outcomes))
+            )
 
 
 @router.get("/v1/trajectories/{trajectory_id}")
@@ -163,7 +178,9 @@ def _find(session: Session, trajectory_id: str) -> tuple[TrajectoryGroup, int]:
 
 
 def _owns(row: GroupRow, trajectory_id: str) -> bool:
-    return trajectory_id.removeprefix("traj_").rpartition("_")[0] == row.group_id.removeprefix("grp_")
+    return trajectory_id.removeprefix("traj_").rpartition("_")[0] == row.group_id.removeprefix(
+        "grp_"
+    )
 
 
 def _summary(row: GroupRow, index: int) -> dict[str, Any]:
@@ -172,7 +189,15 @@ def _summary(row: GroupRow, index: int) -> dict[str, Any]:
     verdict = trajectory.get("verdict") or {}
     rewards = verdict.get("rewards") or {}
     advantages = row.payload.get("advantages") or []
-    copied = ("response_index", "text", "visible_len", "num_steps", "num_forwards", "finish_reason", "weight_version")
+    copied = (
+        "response_index",
+        "text",
+        "visible_len",
+        "num_steps",
+        "num_forwards",
+        "finish_reason",
+        "weight_version",
+    )
     return {
         **{name: trajectory[name] for name in copied},
         "id": trajectory["trajectory_id"],

@@ -110,7 +110,9 @@ def delete_webhook(resources: Res, webhook_id: str) -> DeletedWebhook:
 
 
 @router.get("/{webhook_id}/deliveries")
-def list_deliveries(resources: Res, webhook_id: str, after: After = None, limit: Limit = 20) -> Page[DeliveryView]:
+def list_deliveries(
+    resources: Res, webhook_id: str, after: After = None, limit: Limit = 20
+) -> Page[DeliveryView]:
     """Messages of the last days, newest first, and how each went."""
     statement = select(Delivery).where(Delivery.webhook_id == webhook_id)
     with resources.database.begin() as session:
@@ -122,12 +124,20 @@ def list_deliveries(resources: Res, webhook_id: str, after: After = None, limit:
 def _webhook(session: Session, webhook_id: str) -> Webhook:
     row = session.get(Webhook, webhook_id)
     if row is None:
-        raise PlatformError("not_found", f"There is no webhook {webhook_id!r}.", hint="GET /v1/webhooks lists all.")
+        raise PlatformError(
+            "not_found", f"There is no webhook {webhook_id!r}.", hint="GET /v1/webhooks lists all."
+        )
     return row
 
 
 def _view(row: Webhook) -> WebhookView:
-    return WebhookView(id=row.id, created_at=unix(row.created_at), project=row.project, url=row.url, events=row.events)
+    return WebhookView(
+        id=row.id,
+        created_at=unix(row.created_at),
+        project=row.project,
+        url=row.url,
+        events=row.events,
+    )
 
 
 def _delivery_view(row: Delivery) -> DeliveryView:

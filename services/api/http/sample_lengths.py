@@ -1,4 +1,6 @@
-"""How long a job's longest samples are, in tokens: what decides whether they fit, and what a pass has to hold."""
+"""How long a job's longest samples are, in tokens: what decides whether they fit, and what a pass
+has to hold.
+"""
 
 import heapq
 from collections.abc import Iterable
@@ -13,7 +15,9 @@ from services.common.errors import Problem
 from services.common.job_spec import JobSpec
 
 _MEASURED: Final = 256
-"""Rows of a file that are tokenised: those with the most characters, among which the longest in tokens is."""
+"""Rows of a file that are tokenised: those with the most characters, among which the longest in
+tokens is.
+"""
 
 
 @dataclass(frozen=True)
@@ -26,14 +30,18 @@ class Lengths:
     longest_sample: int
     """Prompt with its completion, or with the response that rollouts may give."""
     too_long: int
-    """Of the measured rows, those that exceed prompt.max_prompt_tokens or trainer.seq_len and will be dropped."""
+    """Of the measured rows, those that exceed prompt.max_prompt_tokens or trainer.seq_len and will
+    be dropped.
+    """
 
 
 def measure(path: Path, model: Path, spec: JobSpec, *, learns_completions: bool) -> Lengths | None:
     """Lengths of a file's longest rows; None when the model has no tokenizer to measure with."""
     rows = heapq.nlargest(_MEASURED, iter_rows(path), key=_chars)
     prompts = count_tokens(model, [_prompt(row, spec) for row in rows])
-    completions = count_tokens(model, [row.completion or "" for row in rows]) if learns_completions else None
+    completions = (
+        count_tokens(model, [row.completion or "" for row in rows]) if learns_completions else None
+    )
     if prompts is None:
         return None
     answers = completions or [spec.sampling.max_new_tokens] * len(rows)
@@ -42,7 +50,9 @@ def measure(path: Path, model: Path, spec: JobSpec, *, learns_completions: bool)
         measured=len(rows),
         longest_prompt=max(prompts, default=0),
         longest_sample=max(samples, default=0),
-        too_long=sum(_exceeds(spec, prompt, sample) for prompt, sample in zip(prompts, samples, strict=True)),
+        too_long=sum(
+            _exceeds(spec, prompt, sample) for prompt, sample in zip(prompts, samples, strict=True)
+        ),
     )
 
 

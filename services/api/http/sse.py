@@ -14,13 +14,19 @@ _POLL_S: Final = 0.5
 _KEEPALIVE_POLLS: Final = 30
 
 
-async def event_stream(resources: Resources, job_id: str, position: int, wanted: Selection) -> AsyncIterator[str]:
-    """Events after `position`; a comment every 15 s keeps proxies awake; `event: done` ends a finished job's stream."""
+async def event_stream(
+    resources: Resources, job_id: str, position: int, wanted: Selection
+) -> AsyncIterator[str]:
+    """Events after `position`; a comment every 15 s keeps proxies awake; `event: done` ends a
+    finished job's stream.
+    """
     quiet_polls = 0
     while not resources.stopping.is_set():
         head = await anyio.to_thread.run_sync(resources.feed.head, job_id)
         if head.position > position:
-            batch = await anyio.to_thread.run_sync(resources.feed.batch, job_id, position, wanted, head)
+            batch = await anyio.to_thread.run_sync(
+                resources.feed.batch, job_id, position, wanted, head
+            )
             for event in batch.events:
                 yield _frame(event)
             position, quiet_polls = batch.position, 0

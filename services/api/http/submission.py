@@ -1,6 +1,8 @@
-"""Accepting a job: everything that can be known to be wrong with it is said now, at once, and not after an hour.
+"""Accepting a job: everything that can be known to be wrong with it is said now, at once, and not
+after an hour.
 
-Idempotent with a key: the same key with the same body gives the same job, with another body it is refused.
+Idempotent with a key: the same key with the same body gives the same job, with another body it is
+refused.
 """
 
 import hashlib
@@ -54,7 +56,10 @@ class Submission:
     @property
     def uses(self) -> list["FileUse"]:
         """Every use of a file by a stage."""
-        return [FileUse(param, name, Path(self.files[name]), needs) for param, name, needs in _uses(self.spec)]
+        return [
+            FileUse(param, name, Path(self.files[name]), needs)
+            for param, name, needs in _uses(self.spec)
+        ]
 
     def to_row(self) -> Job:
         """A new job."""
@@ -82,7 +87,11 @@ class Submissions:
     """Checks and stores jobs."""
 
     def __init__(
-        self, database: Database, max_replicas: int, caller: Caller, require: Callable[[Submission], None]
+        self,
+        database: Database,
+        max_replicas: int,
+        caller: Caller,
+        require: Callable[[Submission], None],
     ) -> None:
         """`require` refuses a sound job that the installation cannot take."""
         self._database = database
@@ -129,8 +138,18 @@ class Submissions:
             session.add(job)
             session.flush()
             if key is not None:
-                row = {"key": key, "request_hash": request_hash, "job_id": job.id, "created_at": utc_now()}
-                used = insert(IdempotencyKey).values(row).on_conflict_do_nothing().returning(IdempotencyKey.key)
+                row = {
+                    "key": key,
+                    "request_hash": request_hash,
+                    "job_id": job.id,
+                    "created_at": utc_now(),
+                }
+                used = (
+                    insert(IdempotencyKey)
+                    .values(row)
+                    .on_conflict_do_nothing()
+                    .returning(IdempotencyKey.key)
+                )
                 if session.execute(used).first() is None:
                     session.rollback()
                     return False
@@ -143,7 +162,10 @@ class Submissions:
         if paths := list(self._server_paths(spec)):
             raise ProblemsError("permission_denied", "The job cannot be accepted", paths)
         named_files, model_path = self._look_up(spec)
-        problems = [*self._missing(spec, named_files, model_path), *_row_problems(spec, named_files)]
+        problems = [
+            *self._missing(spec, named_files, model_path),
+            *_row_problems(spec, named_files),
+        ]
         card = None if model_path is None else _card(model_path, problems)
         if card is not None:
             problems.extend(_contradictions(spec, card))
@@ -163,11 +185,21 @@ class Submissions:
         """Where the spec's files and model are; None for an id that is not known."""
         with self._database.begin() as session:
             files = {
-                name: self._own(session.get(StoredFile, name)) for name in spec.files() if name.startswith("file_")
+                name: self._own(session.get(StoredFile, name))
+                for name in spec.files()
+                if name.startswith("file_")
             }
-            model = self._own(session.get(RegisteredModel, spec.model)) if spec.model.startswith("model_") else None
+            model = (
+                self._own(session.get(RegisteredModel, spec.model))
+                if spec.model.startswith("model_")
+                else None
+            )
         paths = {
-            name: Path(name) if name not in files else None if (row := files[name]) is None else Path(row.path)
+            name: Path(name)
+            if name not in files
+            else None
+            if (row := files[name]) is None
+            else Path(row.path)
             for name in spec.files()
         }
         if spec.model.startswith("model_"):
@@ -184,21 +216,35 @@ class Submissions:
             return
         rule = "is a path of the server, which needs a key with the scope admin; upload the file, export the model"
         params = {name: param for param, name, _ in _uses(spec)}
-        files = ((params.get(name, "a file that no stage reads"), name, "file_") for name in spec.files())
+        files = (
+            (params.get(name, "a file that no stage reads"), name, "file_") for name in spec.files()
+        )
         named = [("model", spec.model, "model_"), *files]
-        yield from (Problem(param, f"{name!r} {rule}") for param, name, prefix in named if not name.startswith(prefix))
+        yield from (
+            Problem(param, f"{name!r} {rule}")
+            for param, name, prefix in named
+            if not name.startswith(prefix)
+        )
 
-    def _missing(self, spec: JobSpec, files: Mapping[str, Path | None], model_path: Path | None) -> Iterator[Problem]:
+    def _missing(
+        self, spec: JobSpec, files: Mapping[str, Path | None], model_path: Path | None
+    ) -> Iterator[Problem]:
         if model_path is None:
-            yield Problem("model", f"{spec.model!r} is no registered model; GET /v1/models lists them")
+            yield Problem(
+                "model", f"{spec.model!r} is no registered model; GET /v1/models lists them"
+            )
         if spec.model_revision is not None:
-            yield Problem("model_revision", "names a revision, which only models on the Hugging Face hub have")
+            yield Problem(
+                "model_revision", "names a revision, which only models on the Hugging Face hub have"
+            )
         for param, name, _ in _uses(spec):
             path = files[name]
             if path is None:
                 yield Problem(param, f"{name!r} is no uploaded file; GET /v1/files lists them")
             elif not path.is_absolute():
-                yield Problem(param, f"{name!r} must be a file id or an absolute path on the server")
+                yield Problem(
+                    param, f"{name!r} must be a file id or an absolute path on the server"
+                )
 
 
 def _uses(spec: JobSpec) -> list[tuple[str, str, Needs]]:
@@ -208,7 +254,13 @@ def _uses(spec: JobSpec) -> list[tuple[str, str, Needs]]:
         if stage == "eval":
             continue
         own = spec.sft.training_file if stage == "sft" else spec.rl.training_file
-        place = f"{stage}.training_file" if own else "training_file" if spec.training_file else "training_mixture"
+        place = (
+            f"{stage}.training_file"
+            if own
+            else "training_file"
+            if spec.training_file
+            else "training_mixture"
+        )
         uses.extend((place, part.file, stage) for part in spec.training_files_of(stage))
     if spec.validation_file is not None:
         uses.append(("validation_file", spec.validation_file, "eval"))
@@ -234,7 +286,11 @@ def _row_problems(spec: JobSpec, files: Mapping[str, Path | None]) -> Iterator[P
 def _card(model_path: Path, problems: list[Problem]) -> ModelCard | None:
     if not model_path.is_absolute() or not model_path.is_dir():
         rule = "must be the absolute path of a model directory on the server, or the id of a registered model (model_…)"
-        problems.append(Problem("model", f"{str(model_path)!r} {rule}; `dirl jobs submit` downloads models by name"))
+        problems.append(
+            Problem(
+                "model", f"{str(model_path)!r} {rule}; `dirl jobs submit` downloads models by name"
+            )
+        )
         return None
     try:
         return read_model_card(model_path)
@@ -275,4 +331,6 @@ def _max_sequence_tokens(spec: JobSpec, card: ModelCard) -> int:
 
 
 def _canonical_hash(body: Any) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()

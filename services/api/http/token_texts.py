@@ -14,8 +14,8 @@ _KEPT: Final = 8
 def token_texts(model_path: str, token_ids: Sequence[int]) -> list[str] | None:
     """Text of every token, special tokens included; joined they are the text.
 
-    A token that is only part of a character is empty, and the one that completes it has the whole. None when the
-    model's directory has no tokenizer (any more): ids are all that is known then.
+    A token that is only part of a character is empty, and the one that completes it has the whole.
+    None when the model's directory has no tokenizer (any more): ids are all that is known then.
     """
     tokenizer = _tokenizer(model_path)
     if tokenizer is None:
@@ -27,7 +27,11 @@ def token_texts(model_path: str, token_ids: Sequence[int]) -> list[str] | None:
 def whole_text(model_path: str, token_ids: Sequence[int]) -> str | None:
     """Text of the tokens without special ones; None as for `token_texts`."""
     tokenizer = _tokenizer(model_path)
-    return None if tokenizer is None else str(tokenizer.decode(list(token_ids), skip_special_tokens=True))
+    return (
+        None
+        if tokenizer is None
+        else str(tokenizer.decode(list(token_ids), skip_special_tokens=True))
+    )
 
 
 def count_tokens(model_path: Path, texts: Sequence[str]) -> list[int] | None:
@@ -35,7 +39,10 @@ def count_tokens(model_path: Path, texts: Sequence[str]) -> list[int] | None:
     tokenizer = _tokenizer(str(model_path))
     if tokenizer is None:
         return None
-    return [len(encoding.ids) for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+    return [
+        len(encoding.ids)
+        for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    ]
 
 
 def _tokenizer(model_path: str) -> Tokenizer | None:

@@ -1,4 +1,6 @@
-"""Keeping uploaded files: copied, hashed, every row looked at before the file gets an id that others may use."""
+"""Keeping uploaded files: copied, hashed, every row looked at before the file gets an id that
+others may use.
+"""
 
 import hashlib
 import re
@@ -18,7 +20,9 @@ _MAX_NAME: Final = 100
 
 
 def keep_upload(source: IO[bytes], filename: str, purpose: str, files_dir: Path) -> StoredFile:
-    """Row of a new file, its content in place; raises ProblemsError("dataset_invalid") and keeps nothing otherwise."""
+    """Row of a new file, its content in place; raises ProblemsError("dataset_invalid") and keeps
+    nothing otherwise.
+    """
     file_id = new_id("file")
     directory = files_dir / file_id
     directory.mkdir(parents=True)
@@ -49,7 +53,10 @@ def _checked(path: Path, filename: str) -> FileReport:
     report = check_file(path)
     if report.num_problems:
         raise ProblemsError(
-            "dataset_invalid", f"The file {filename!r} cannot be used", report.problems, total=report.num_problems
+            "dataset_invalid",
+            f"The file {filename!r} cannot be used",
+            report.problems,
+            total=report.num_problems,
         )
     return report
 
@@ -67,5 +74,7 @@ def _copy(source: IO[bytes], path: Path) -> tuple[str, int]:
 
 def _safe_name(filename: str) -> str:
     """A name that is one path component, whatever a client called its file."""
-    name = _UNSAFE.sub("_", PurePosixPath(filename.replace("\\", "/")).name)[-_MAX_NAME:].lstrip(".")
+    name = _UNSAFE.sub("_", PurePosixPath(filename.replace("\\", "/")).name)[-_MAX_NAME:].lstrip(
+        "."
+    )
     return name or "data.jsonl"

@@ -7,7 +7,14 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel
 
 from services.api.db.job_tables import Attempt, Job
-from services.api.db.record_tables import Checkpoint, Evaluation, Export, JobEvent, RegisteredModel, StoredFile
+from services.api.db.record_tables import (
+    Checkpoint,
+    Evaluation,
+    Export,
+    JobEvent,
+    RegisteredModel,
+    StoredFile,
+)
 from services.api.domain.job_state import JobState
 from services.api.domain.progress import Progress
 from services.api.http.gold_audit import GoldSummary, read_summary
@@ -111,7 +118,9 @@ class JobView(BaseModel):
     shortage: ShortageView | None
     """Set while a running job runs short of room for its checkpoints."""
     last_event_id: str | None
-    """Newest event that this answer includes: a stream from here misses nothing and repeats nothing."""
+    """Newest event that this answer includes: a stream from here misses nothing and repeats
+    nothing.
+    """
     spec_hash: str
     spec: dict[str, Any]
     """The job spec with all defaults."""
@@ -232,7 +241,9 @@ def event_position(cursor: str | None) -> int:
         return 0
     number = cursor.rpartition("_")[2]
     if not (number.isascii() and number.isdecimal()) or len(number) > _MAX_DIGITS:
-        raise PlatformError("invalid_request", f"{cursor!r} is no event id; take one from the list.", param="after")
+        raise PlatformError(
+            "invalid_request", f"{cursor!r} is no event id; take one from the list.", param="after"
+        )
     return int(number)
 
 

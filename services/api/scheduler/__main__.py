@@ -7,7 +7,13 @@ from services.api.db.migrate import wait_for_schema
 from services.api.scheduler.app import app, settings
 
 _OPTIONS: Final = {
-    "worker": ("--pool=threads", "--concurrency=2", "--without-gossip", "--without-mingle", "--loglevel=info"),
+    "worker": (
+        "--pool=threads",
+        "--concurrency=2",
+        "--without-gossip",
+        "--without-mingle",
+        "--loglevel=info",
+    ),
     "beat": ("--pidfile=", "--loglevel=info"),
 }
 

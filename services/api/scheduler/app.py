@@ -6,7 +6,14 @@ from typing import Any
 
 from celery.signals import setup_logging, worker_ready, worker_shutdown
 
-from services.api.broker import DISPATCH, HINT_EXPIRES_S, PRUNE, RECONCILE_ALL, WATCH_SPACE, make_celery
+from services.api.broker import (
+    DISPATCH,
+    HINT_EXPIRES_S,
+    PRUNE,
+    RECONCILE_ALL,
+    WATCH_SPACE,
+    make_celery,
+)
 from services.api.scheduler.metrics import SchedulerMetrics
 from services.api.scheduler.tasks import register_tasks
 from services.api.settings import ApiSettings
@@ -18,8 +25,8 @@ from services.common.telemetry.tracing import configure_tracing
 _BEAT_S = 1.0
 _SPACE_S = 5.0
 _PRUNE_S = 60.0
-# One line per task and second would bury everything else; failures are logged at a higher level. httpx names the whole
-# address of a webhook, which is often a secret.
+# One line per task and second would bury everything else; failures are logged at a higher level.
+# httpx names the whole address of a webhook, which is often a secret.
 _CHATTY = ("celery.worker.strategy", "celery.app.trace", "celery.utils.functional", "httpx")
 
 settings = read_settings(ApiSettings)
@@ -29,7 +36,11 @@ app = make_celery(settings.redis_url)
 app.conf.beat_scheduler = "celery.beat:Scheduler"
 app.conf.beat_schedule = {
     "dispatch": {"task": DISPATCH, "schedule": _BEAT_S, "options": {"expires": HINT_EXPIRES_S}},
-    "reconcile": {"task": RECONCILE_ALL, "schedule": _BEAT_S, "options": {"expires": HINT_EXPIRES_S}},
+    "reconcile": {
+        "task": RECONCILE_ALL,
+        "schedule": _BEAT_S,
+        "options": {"expires": HINT_EXPIRES_S},
+    },
     "space": {"task": WATCH_SPACE, "schedule": _SPACE_S, "options": {"expires": _SPACE_S}},
     "prune": {"task": PRUNE, "schedule": _PRUNE_S, "options": {"expires": _PRUNE_S}},
 }

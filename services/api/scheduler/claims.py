@@ -9,12 +9,16 @@ from services.api.scheduler.context import SchedulerContext
 from services.common.job_spec import JobSpec
 
 _CLAIM_S = 120.0
-"""Longer than a task takes that runs into the deadlines of all its calls; what a crashed worker costs its job."""
+"""Longer than a task takes that runs into the deadlines of all its calls; what a crashed worker
+costs its job.
+"""
 
 
 @dataclass(frozen=True)
 class ClaimedJob:
-    """A job and its running attempt as they were when the task took the lock; detached, not to be altered."""
+    """A job and its running attempt as they were when the task took the lock; detached, not to be
+    altered.
+    """
 
     token: str
     job: Job

@@ -1,8 +1,9 @@
 """Gives waiting jobs their services: looks who is free, decides, leases.
 
-Repeatable: a job is placed in one transaction that checks again, under the row's lock, that it still waits, and takes
-the leases, of which each address has one. A process that dies before the commit has done nothing; one that dies after
-it has lost only the hint to start the learner, which the beat repeats.
+Repeatable: a job is placed in one transaction that checks again, under the row's lock, that it
+still waits, and takes the leases, of which each address has one. A process that dies before the
+commit has done nothing; one that dies after it has lost only the hint to start the learner, which
+the beat repeats.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,15 @@ from services.api.db.jobs import (
     set_waiting,
 )
 from services.api.domain.job_state import JobState
-from services.api.domain.placement import FreeServices, Need, Placement, Waiter, Waiting, fair_order, place_all
+from services.api.domain.placement import (
+    FreeServices,
+    Need,
+    Placement,
+    Waiter,
+    Waiting,
+    fair_order,
+    place_all,
+)
 from services.api.fleet import reads_same_spec
 from services.api.scheduler.context import SchedulerContext
 from services.common.errors import PlatformError
@@ -32,7 +41,9 @@ log = get_logger()
 
 
 def dispatch(context: SchedulerContext) -> None:
-    """Place every waiting job that can be placed, in a fair order; say of the others what they wait for."""
+    """Place every waiting job that can be placed, in a fair order; say of the others what they wait
+    for.
+    """
     with context.database.begin() as session:
         beat(session, "scheduler")
         needs = _needs(session)
@@ -62,35 +73,53 @@ def _free_services(context: SchedulerContext, leased: set[str]) -> FreeServices:
     trainers = fleet.ask_all(fleet.trainer_status, [a for a in fleet.trainers if a not in leased])
     replicas = fleet.ask_all(fleet.rollout_status, [a for a in fleet.replicas if a not in leased])
     return FreeServices(
-        trainers=[address for address, status in trainers.items() if _trainer_is_free(context, address, status)],
+        trainers=[
+            address
+            for address, status in trainers.items()
+            if _trainer_is_free(context, address, status)
+        ],
         replicas=[address for address, status in replicas.items() if _replica_is_free(status)],
         reward_is_up=fleet.reward_is_up(),
     )
 
 
 def _trainer_is_free(
-    context: SchedulerContext, address: str, status: trainer_pb2.GetTrainerStatusResponse | PlatformError
+    context: SchedulerContext,
+    address: str,
+    status: trainer_pb2.GetTrainerStatusResponse | PlatformError,
 ) -> bool:
     if isinstance(status, PlatformError):
         return False
     if status.state == "running":
         _stop_orphan(context, address, status)
         return False
-    if not reads_same_spec(status):  # it would refuse the spec, or read it otherwise than it was meant
-        log.warning("trainer of another release left alone", trainer=address, version=status.version)
+    if not reads_same_spec(
+        status
+    ):  # it would refuse the spec, or read it otherwise than it was meant
+        log.warning(
+            "trainer of another release left alone", trainer=address, version=status.version
+        )
         return False
     return True
 
 
-def _stop_orphan(context: SchedulerContext, address: str, status: trainer_pb2.GetTrainerStatusResponse) -> None:
-    """End a learner whose attempt was given up while its trainer could not be reached: nobody reads what it does."""
+def _stop_orphan(
+    context: SchedulerContext, address: str, status: trainer_pb2.GetTrainerStatusResponse
+) -> None:
+    """End a learner whose attempt was given up while its trainer could not be reached: nobody reads
+    what it does.
+    """
     with context.database.begin() as session:
         belongs = select(Attempt.id).where(
-            Attempt.job_id == status.job_id, Attempt.number == status.attempt, Attempt.ended_at.is_(None)
+            Attempt.job_id == status.job_id,
+            Attempt.number == status.attempt,
+            Attempt.ended_at.is_(None),
         )
         if session.execute(belongs).first() is not None:
             return
-    log.warning("orphaned learner stopped", trainer=address, job_id=status.job_id, attempt=status.attempt)
+    log.warning(
+        "orphaned learner stopped", trainer=address, job_id=status.job_id, attempt=status.attempt
+    )
     try:
         context.fleet.stop_job(address, status.job_id, status.attempt, grace_s=0.0)
     except PlatformError as error:
@@ -98,7 +127,9 @@ def _stop_orphan(context: SchedulerContext, address: str, status: trainer_pb2.Ge
 
 
 def _replica_is_free(status: rollout_pb2.GetRolloutStatusResponse | PlatformError) -> bool:
-    """An unleased replica that still has an assignment missed its release; the next assignment replaces it."""
+    """An unleased replica that still has an assignment missed its release; the next assignment
+    replaces it.
+    """
     return not isinstance(status, PlatformError) and (status.state == "idle" or status.job_id != "")
 
 
@@ -117,7 +148,9 @@ def _take(context: SchedulerContext, placement: Placement) -> bool:
             return False
         attempt = open_attempt(session, job, placement.trainer, placement.replicas)
     if attempt is not None:
-        log.info("job placed", job_id=placement.job_id, attempt=attempt.number, **_services(attempt))
+        log.info(
+            "job placed", job_id=placement.job_id, attempt=attempt.number, **_services(attempt)
+        )
     return attempt is not None
 
 

@@ -16,13 +16,18 @@ log = get_logger()
 
 
 def end_attempt(
-    context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt, end: AttemptEnd, *, trainer_answers: bool
+    context: SchedulerContext,
+    claimed: ClaimedJob,
+    attempt: Attempt,
+    end: AttemptEnd,
+    *,
+    trainer_answers: bool,
 ) -> None:
     """Take the attempt's services back and move its job on.
 
-    The events come first: a job is not over before its last metrics are there. When the trainer that reported the end
-    does not answer any more, the end is put off. The journal of an attempt whose trainer is lost is read when one
-    answers again (services.api.scheduler.prune).
+    The events come first: a job is not over before its last metrics are there. When the trainer
+    that reported the end does not answer any more, the end is put off. The journal of an attempt
+    whose trainer is lost is read when one answers again (services.api.scheduler.prune).
     """
     unread = context.journals.catch_up(claimed.job.id, attempt.number)
     if unread is not None and unread.code in UNREACHABLE_CODES and trainer_answers:
@@ -51,18 +56,25 @@ def end_attempt(
 
 def _is_told(state: JobState, end: AttemptEnd) -> bool:
     """Whether the job shows the attempt's error: it is why it failed, or why it was paused."""
-    return state is JobState.FAILED or (state is JobState.PAUSED and end.error_code in PAUSING_CODES)
+    return state is JobState.FAILED or (
+        state is JobState.PAUSED and end.error_code in PAUSING_CODES
+    )
 
 
 def _give_back(context: SchedulerContext, job_id: str, attempt: Attempt) -> None:
     """Release replicas and delete streams; what cannot be reached now is replaced or pruned later."""
     answers = context.fleet.ask_all(
-        lambda address: context.fleet.release(address, job_id, attempt.number), attempt.rollout_addresses
+        lambda address: context.fleet.release(address, job_id, attempt.number),
+        attempt.rollout_addresses,
     )
     for address, answer in answers.items():
         if isinstance(answer, PlatformError):
-            log.warning("replica not released", replica=address, job_id=job_id, reason=answer.message)
+            log.warning(
+                "replica not released", replica=address, job_id=job_id, reason=answer.message
+            )
     try:
         delete_streams(context.redis, job_id, attempt.number)
     except PlatformError as error:
-        log.warning("streams not deleted", job_id=job_id, attempt=attempt.number, reason=error.message)
+        log.warning(
+            "streams not deleted", job_id=job_id, attempt=attempt.number, reason=error.message
+        )

@@ -1,7 +1,7 @@
 """Has a trainer write a checkpoint as a model directory, and registers the model when it is there.
 
-Repeatable: StartExport is idempotent per export. A trainer that was restarted knows nothing of the export; it is asked
-again, a bounded number of times.
+Repeatable: StartExport is idempotent per export. A trainer that was restarted knows nothing of the
+export; it is asked again, a bounded number of times.
 """
 
 from dataclasses import asdict
@@ -33,7 +33,11 @@ log = get_logger()
 def open_exports(context: SchedulerContext) -> list[str]:
     """Ids of exports that are not over."""
     with context.database.begin() as session:
-        return list(session.scalars(select(Export.id).where(Export.state.in_(_OPEN)).order_by(Export.created_at)))
+        return list(
+            session.scalars(
+                select(Export.id).where(Export.state.in_(_OPEN)).order_by(Export.created_at)
+            )
+        )
 
 
 def advance_export(context: SchedulerContext, export_id: str) -> None:
@@ -58,7 +62,12 @@ def advance_export(context: SchedulerContext, export_id: str) -> None:
     if card is not None:
         _register(context, export, token, checkpoint, card)
     elif answer.state == "failed":
-        _fail(context, export, token, PlatformError("internal", answer.error_message or "the trainer gave no reason"))
+        _fail(
+            context,
+            export,
+            token,
+            PlatformError("internal", answer.error_message or "the trainer gave no reason"),
+        )
     else:
         _running(context, export, token, address, restart=answer.state == "unknown")
 
@@ -73,13 +82,17 @@ def _ask(
     statuses = fleet.ask_all(fleet.trainer_status, fleet.trainers)
     up = [address for address, status in statuses.items() if not isinstance(status, PlatformError)]
     if not up:
-        raise PlatformError("trainer_unavailable", "No trainer answers; an export is written by one.")
+        raise PlatformError(
+            "trainer_unavailable", "No trainer answers; an export is written by one."
+        )
     address = export.trainer_address if export.trainer_address in up else up[0]
     pin(Path(checkpoint.path), export.id, _DEADLINE_S)
     return address, fleet.start_export(address, export.id, checkpoint.path, export.output_path)
 
 
-def _not_answered(context: SchedulerContext, export: Export, token: str, error: PlatformError) -> None:
+def _not_answered(
+    context: SchedulerContext, export: Export, token: str, error: PlatformError
+) -> None:
     """Wait for a service that does not answer, but not for ever."""
     waited_s = (utc_now() - export.created_at).total_seconds()
     if error.code in UNREACHABLE_CODES | {"busy"} and waited_s < _DEADLINE_S:
@@ -89,7 +102,9 @@ def _not_answered(context: SchedulerContext, export: Export, token: str, error: 
         _fail(context, export, token, error)
 
 
-def _running(context: SchedulerContext, export: Export, token: str, address: str, *, restart: bool) -> None:
+def _running(
+    context: SchedulerContext, export: Export, token: str, address: str, *, restart: bool
+) -> None:
     if restart and export.starts >= _MAX_STARTS:
         message = f"Trainer {address} lost the export {export.starts} times; it seems to be restarted again and again."
         _fail(context, export, token, PlatformError("worker_lost", message))
@@ -101,7 +116,9 @@ def _running(context: SchedulerContext, export: Export, token: str, address: str
         row.trainer_address = address
 
 
-def _register(context: SchedulerContext, export: Export, token: str, checkpoint: Checkpoint, card: ModelCard) -> None:
+def _register(
+    context: SchedulerContext, export: Export, token: str, checkpoint: Checkpoint, card: ModelCard
+) -> None:
     with context.database.begin() as session:
         row = open_locked(session, Export, export.id, token)
         row.state, row.finished_at = "succeeded", utc_now()
@@ -112,11 +129,17 @@ def _register(context: SchedulerContext, export: Export, token: str, checkpoint:
                 name=f"{checkpoint.job_id} step {checkpoint.step}",
                 path=export.output_path,
                 card=asdict(card),
-                num_bytes=sum(path.stat().st_size for path in Path(export.output_path).rglob("*") if path.is_file()),
+                num_bytes=sum(
+                    path.stat().st_size
+                    for path in Path(export.output_path).rglob("*")
+                    if path.is_file()
+                ),
                 checkpoint_id=checkpoint.id,
             )
         )
-    log.info("model exported", export_id=export.id, model_id=export.model_id, checkpoint_id=checkpoint.id)
+    log.info(
+        "model exported", export_id=export.id, model_id=export.model_id, checkpoint_id=checkpoint.id
+    )
 
 
 def _fail(context: SchedulerContext, export: Export, token: str, error: PlatformError) -> None:

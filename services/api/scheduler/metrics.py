@@ -23,7 +23,11 @@ class SchedulerMetrics:
             registry=self.registry,
         )
         self._seconds = Histogram(
-            "dirl_scheduler_task_seconds", "Seconds of one task.", ["task"], buckets=_SECONDS, registry=self.registry
+            "dirl_scheduler_task_seconds",
+            "Seconds of one task.",
+            ["task"],
+            buckets=_SECONDS,
+            registry=self.registry,
         )
 
     @contextmanager

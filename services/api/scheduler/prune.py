@@ -26,7 +26,9 @@ log = get_logger()
 def prune(context: SchedulerContext) -> None:
     """One round; every part may run twice."""
     with context.database.begin() as session:
-        session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < utc_now() - _KEYS_KEPT))
+        session.execute(
+            delete(IdempotencyKey).where(IdempotencyKey.created_at < utc_now() - _KEYS_KEPT)
+        )
         settled = Delivery.due_at.is_(None), Delivery.created_at < utc_now() - _DELIVERIES_KEPT
         session.execute(delete(Delivery).where(*settled))
     _read_left_journals(context)
@@ -51,7 +53,10 @@ def _read_left_journals(context: SchedulerContext) -> None:
 
 def _delete_left_streams(context: SchedulerContext) -> None:
     """Streams of attempts that have ended, left over when Redis could not be reached at their end."""
-    attempts = {_attempt_of(key.decode()) for key in context.redis.scan_iter(match="dirl:job_*:*:*", count=1000)}
+    attempts = {
+        _attempt_of(key.decode())
+        for key in context.redis.scan_iter(match="dirl:job_*:*:*", count=1000)
+    }
     if not attempts:
         return
     running = select(Attempt.job_id, Attempt.number).where(Attempt.ended_at.is_(None))

@@ -1,8 +1,9 @@
 """Brings one job a step further: starts its attempt, watches it, ends it.
 
-Precondition: none; the task takes the job's lock, and does nothing when another one has it. Repeatable: every call it
-makes is idempotent per (job, attempt), and what it learned is applied only while its token stands. A process that dies
-after the claim costs the time of the lock; one that dies before the result is applied is repeated by the next.
+Precondition: none; the task takes the job's lock, and does nothing when another one has it.
+Repeatable: every call it makes is idempotent per (job, attempt), and what it learned is applied
+only while its token stands. A process that dies after the claim costs the time of the lock; one
+that dies before the result is applied is repeated by the next.
 """
 
 from datetime import datetime
@@ -37,7 +38,9 @@ log = get_logger()
 def active_jobs(context: SchedulerContext) -> list[str]:
     """Ids of the jobs that have something to watch."""
     with context.database.begin() as session:
-        return list(session.scalars(select(Job.id).where(Job.state.in_(ACTIVE), Job.finished_at.is_(None))))
+        return list(
+            session.scalars(select(Job.id).where(Job.state.in_(ACTIVE), Job.finished_at.is_(None)))
+        )
 
 
 def reconcile(context: SchedulerContext, job_id: str) -> bool:
@@ -79,19 +82,27 @@ def _watch(context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt) -> 
         end_attempt(context, claimed, attempt, end, trainer_answers=True)
 
 
-def _status(context: SchedulerContext, attempt: Attempt, trainer: str) -> trainer_pb2.GetTrainerStatusResponse:
-    return context.fleet.attempt_status(trainer, context.job_dir(attempt.job_id), attempt.job_id, attempt.number)
+def _status(
+    context: SchedulerContext, attempt: Attempt, trainer: str
+) -> trainer_pb2.GetTrainerStatusResponse:
+    return context.fleet.attempt_status(
+        trainer, context.job_dir(attempt.job_id), attempt.job_id, attempt.number
+    )
 
 
 def _ask_to_stop(context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt) -> None:
-    grace_s = {JobState.CANCELLING: _CANCEL_GRACE_S, JobState.PAUSING: _PAUSE_GRACE_S}.get(claimed.job.job_state)
+    grace_s = {JobState.CANCELLING: _CANCEL_GRACE_S, JobState.PAUSING: _PAUSE_GRACE_S}.get(
+        claimed.job.job_state
+    )
     asked = attempt.stop_requested_at
     if grace_s is None or (asked is not None and _seconds_since(asked) < grace_s + _STOP_REPEAT_S):
         return
     context.fleet.stop_job(attempt.trainer_address, claimed.job.id, attempt.number, grace_s)
     with context.database.begin() as session:
         session.get_one(Attempt, attempt.id).stop_requested_at = utc_now()
-    log.info("learner asked to stop", job_id=claimed.job.id, attempt=attempt.number, grace_s=grace_s)
+    log.info(
+        "learner asked to stop", job_id=claimed.job.id, attempt=attempt.number, grace_s=grace_s
+    )
 
 
 def _end_of(status: trainer_pb2.GetTrainerStatusResponse, attempt: Attempt) -> AttemptEnd | None:
@@ -104,19 +115,27 @@ def _end_of(status: trainer_pb2.GetTrainerStatusResponse, attempt: Attempt) -> A
     if status.state == "stopped":
         return AttemptEnd(AttemptState.STOPPED)
     if status.state == "failed":
-        return AttemptEnd(AttemptState.FAILED, status.error_code, status.error_message, status.retryable)
+        return AttemptEnd(
+            AttemptState.FAILED, status.error_code, status.error_message, status.retryable
+        )
     return None
 
 
-def _unreachable(context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt, error: PlatformError) -> None:
+def _unreachable(
+    context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt, error: PlatformError
+) -> None:
     if error.code not in UNREACHABLE_CODES:
-        log.error("trainer refused", job_id=claimed.job.id, attempt=attempt.number, reason=error.message)
+        log.error(
+            "trainer refused", job_id=claimed.job.id, attempt=attempt.number, reason=error.message
+        )
     since = attempt.unreachable_since or utc_now()
     silent_s = _seconds_since(since)
     if silent_s > context.trainer_lost_after_s:
         message = f"Trainer {attempt.trainer_address} did not answer for {silent_s:.0f} s. {error.message}"
         lost = AttemptEnd(AttemptState.FAILED, "worker_lost", message, retryable=True)
-        end_attempt(context, claimed, attempt, _left_behind(context, attempt) or lost, trainer_answers=False)
+        end_attempt(
+            context, claimed, attempt, _left_behind(context, attempt) or lost, trainer_answers=False
+        )
         return
     with context.database.begin() as session:
         job = open_locked(session, Job, claimed.job.id, claimed.token)
@@ -125,14 +144,20 @@ def _unreachable(context: SchedulerContext, claimed: ClaimedJob, attempt: Attemp
 
 
 def _left_behind(context: SchedulerContext, attempt: Attempt) -> AttemptEnd | None:
-    """The end that the learner of a silent trainer told before it went, as another trainer reads it."""
+    """The end that the learner of a silent trainer told before it went, as another trainer reads
+    it.
+    """
     others = [address for address in context.fleet.trainers if address != attempt.trainer_address]
     answers = context.fleet.ask_all(lambda address: _status(context, attempt, address), others)
     told = (status for status in answers.values() if not isinstance(status, PlatformError))
-    return next((_end_of(status, attempt) for status in told if status.job_id == attempt.job_id), None)
+    return next(
+        (_end_of(status, attempt) for status in told if status.job_id == attempt.job_id), None
+    )
 
 
-def _still_running(context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt, reported_event_seq: int) -> None:
+def _still_running(
+    context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt, reported_event_seq: int
+) -> None:
     missing = replica_missing(context, claimed, attempt)
     if attempt.last_event_seq < attempt.reported_event_seq:
         # The recorder had a whole round to apply them: they will not come through the stream.

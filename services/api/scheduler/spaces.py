@@ -1,6 +1,7 @@
 """Warns running jobs of room that is running out, and pauses those of a project that has none left.
 
-A disk that is full pauses its jobs by itself: the learner does not begin a checkpoint that does not fit.
+A disk that is full pauses its jobs by itself: the learner does not begin a checkpoint that does not
+fit.
 """
 
 import shutil
@@ -28,7 +29,9 @@ def watch_space(context: SchedulerContext) -> None:
     usage = shutil.disk_usage(context.data_dir)
     disk = Disk(usage.free, usage.total)
     with context.database.begin() as session:
-        running = session.scalars(select(Job.id).where(Job.state == JobState.RUNNING, Job.finished_at.is_(None))).all()
+        running = session.scalars(
+            select(Job.id).where(Job.state == JobState.RUNNING, Job.finished_at.is_(None))
+        ).all()
     for job_id in running:
         _watch(context, job_id, disk)
 
@@ -41,10 +44,20 @@ def _watch(context: SchedulerContext, job_id: str, disk: Disk) -> None:
         usage = usage_of(session, job.project, context.project_quota_bytes)
         shortage = find_shortage(usage, disk, newest_checkpoint_bytes(session, job_id))
         if (shortage is None) != (job.shortage is None):
-            append_event(session, job, SHORTAGE_EVENT, {"shortage": None if shortage is None else shortage.to_json()})
+            append_event(
+                session,
+                job,
+                SHORTAGE_EVENT,
+                {"shortage": None if shortage is None else shortage.to_json()},
+            )
         job.shortage = None if shortage is None else shortage.to_json()
         if usage.is_full:
             why = quota_message(job.project, usage)
-            transition(session, job, JobState.PAUSING, AttemptEnd(AttemptState.STOPPED, "quota_exceeded", why))
+            transition(
+                session,
+                job,
+                JobState.PAUSING,
+                AttemptEnd(AttemptState.STOPPED, "quota_exceeded", why),
+            )
             log.warning("job paused for its project's quota", job_id=job_id, project=job.project)
     context.hints.reconcile(job_id)

@@ -1,7 +1,8 @@
-"""The watchdog: a running job whose learner is silent for longer than its phase may be is said to be stalled.
+"""The watchdog: a running job whose learner is silent for longer than its phase may be is said to
+be stalled.
 
-Its learner writes the stacks of its threads to its log. When it stays silent, its attempt is ended and the next one
-tries again; when it speaks again, the condition is lifted.
+Its learner writes the stacks of its threads to its log. When it stays silent, its attempt is ended
+and the next one tries again; when it speaks again, the condition is lifted.
 """
 
 from datetime import UTC, datetime
@@ -33,7 +34,9 @@ def watch_for_stall(context: SchedulerContext, job: Job, attempt: Attempt) -> At
         return None
     now = utc_now()
     waiting_for = job.waiting_for or job.learner_waiting_for
-    stall = find_stall(job.phase, waiting_for, job.heard_at.timestamp(), now.timestamp(), context.stall_budgets_s)
+    stall = find_stall(
+        job.phase, waiting_for, job.heard_at.timestamp(), now.timestamp(), context.stall_budgets_s
+    )
     if (stall is None) != (job.stalled is None):
         _note(context, job.id, stall, now)
         if stall is not None:
@@ -42,7 +45,9 @@ def watch_for_stall(context: SchedulerContext, job: Job, attempt: Attempt) -> At
         return None
     _stop(context, attempt)
     since = datetime.fromtimestamp(stall.since, UTC).isoformat(timespec="seconds")
-    message = f"Phase {stall.phase} made no progress since {since}; its budget is {stall.budget_s:.0f} s."
+    message = (
+        f"Phase {stall.phase} made no progress since {since}; its budget is {stall.budget_s:.0f} s."
+    )
     return AttemptEnd(AttemptState.FAILED, "deadline_exceeded", message, retryable=True)
 
 
@@ -55,7 +60,9 @@ def _note(context: SchedulerContext, job_id: str, stall: Stall | None, now: date
             announce(session, job, WebhookEvent.STALLED)
         elif job.stalled is not None:
             silent_s = now.timestamp() - job.stalled["since"]
-            append_event(session, job, RECOVERED_EVENT, {"phase": job.stalled["phase"], "silent_s": silent_s})
+            append_event(
+                session, job, RECOVERED_EVENT, {"phase": job.stalled["phase"], "silent_s": silent_s}
+            )
             job.stalled = None
 
 

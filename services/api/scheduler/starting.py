@@ -19,7 +19,9 @@ from services.common.streams import stream_names
 from services.common.telemetry.logs import get_logger
 
 _PATIENCE_S: Final = 60.0
-"""How long an attempt tries to start on services that do not answer, before the next one looks for others."""
+"""How long an attempt tries to start on services that do not answer, before the next one looks for
+others.
+"""
 _DTYPES: Final = {"fp32": "float32"}
 
 log = get_logger()
@@ -41,15 +43,28 @@ def start_attempt(context: SchedulerContext, claimed: ClaimedJob, attempt: Attem
         row.state, row.started_at = AttemptState.RUNNING, utc_now()
         job.heard_at = row.started_at
         set_waiting(session, job, None)
-        if job.job_state is JobState.PROVISIONING:  # else it was cancelled meanwhile, and the next look stops it
+        if (
+            job.job_state is JobState.PROVISIONING
+        ):  # else it was cancelled meanwhile, and the next look stops it
             transition(session, job, JobState.RUNNING)
-    log.info("attempt started", job_id=claimed.job.id, attempt=attempt.number, trainer=attempt.trainer_address)
+    log.info(
+        "attempt started",
+        job_id=claimed.job.id,
+        attempt=attempt.number,
+        trainer=attempt.trainer_address,
+    )
 
 
 def _not_started(
-    context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt, service: str, error: PlatformError
+    context: SchedulerContext,
+    claimed: ClaimedJob,
+    attempt: Attempt,
+    service: str,
+    error: PlatformError,
 ) -> None:
-    log.warning("attempt not started", job_id=claimed.job.id, attempt=attempt.number, reason=error.message)
+    log.warning(
+        "attempt not started", job_id=claimed.job.id, attempt=attempt.number, reason=error.message
+    )
     tried_s = (utc_now() - attempt.created_at).total_seconds()
     if error.code not in UNREACHABLE_CODES | {"busy"} or tried_s > _PATIENCE_S:
         end = AttemptEnd(AttemptState.FAILED, error.code, error.message, error.retryable)
@@ -61,13 +76,16 @@ def _not_started(
 
 
 def replica_missing(context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt) -> bool:
-    """Whether a replica of the attempt cannot be reached; one that forgot its assignment gets it again."""
+    """Whether a replica of the attempt cannot be reached; one that forgot its assignment gets it
+    again.
+    """
     statuses = context.fleet.ask_all(context.fleet.rollout_status, attempt.rollout_addresses)
     silent = [address for address, status in statuses.items() if isinstance(status, PlatformError)]
     forgetful = [
         address
         for address, status in statuses.items()
-        if not isinstance(status, PlatformError) and (status.job_id, status.attempt) != (attempt.job_id, attempt.number)
+        if not isinstance(status, PlatformError)
+        and (status.job_id, status.attempt) != (attempt.job_id, attempt.number)
     ]
     try:
         _assign(context, claimed, attempt, forgetful)
@@ -75,20 +93,31 @@ def replica_missing(context: SchedulerContext, claimed: ClaimedJob, attempt: Att
         log.warning("replica not assigned again", job_id=attempt.job_id, reason=error.message)
         return True
     if forgetful:
-        log.info("replicas assigned again", job_id=attempt.job_id, attempt=attempt.number, replicas=forgetful)
+        log.info(
+            "replicas assigned again",
+            job_id=attempt.job_id,
+            attempt=attempt.number,
+            replicas=forgetful,
+        )
     return bool(silent)
 
 
-def _assign(context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt, addresses: Iterable[str]) -> None:
+def _assign(
+    context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt, addresses: Iterable[str]
+) -> None:
     """Assign side by side; raises the first error."""
     request = _assign_request(context, claimed, attempt)
-    answers = context.fleet.ask_all(lambda address: context.fleet.assign(address, request), addresses)
+    answers = context.fleet.ask_all(
+        lambda address: context.fleet.assign(address, request), addresses
+    )
     for answer in answers.values():
         if isinstance(answer, PlatformError):
             raise answer
 
 
-def _assign_request(context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt) -> rollout_pb2.AssignRequest:
+def _assign_request(
+    context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt
+) -> rollout_pb2.AssignRequest:
     names = stream_names(claimed.job.id, attempt.number)
     spec = claimed.spec
     return rollout_pb2.AssignRequest(
@@ -104,7 +133,9 @@ def _assign_request(context: SchedulerContext, claimed: ClaimedJob, attempt: Att
     )
 
 
-def _start_request(context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt) -> trainer_pb2.StartJobRequest:
+def _start_request(
+    context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt
+) -> trainer_pb2.StartJobRequest:
     names = stream_names(claimed.job.id, attempt.number)
     return trainer_pb2.StartJobRequest(
         job_id=claimed.job.id,

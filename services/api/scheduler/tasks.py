@@ -1,6 +1,7 @@
 """The task boundary: Celery's messages to the scheduler's actions. Arguments are ids.
 
-What a task could not finish is found again by the beat, so an error is logged and the task counts as failed, no more.
+What a task could not finish is found again by the beat, so an error is logged and the task counts
+as failed, no more.
 """
 
 from collections.abc import Callable
@@ -9,7 +10,15 @@ from typing import Any, Final
 
 from celery import Celery
 
-from services.api.broker import DELIVER, DISPATCH, EXPORT, PRUNE, RECONCILE, RECONCILE_ALL, WATCH_SPACE
+from services.api.broker import (
+    DELIVER,
+    DISPATCH,
+    EXPORT,
+    PRUNE,
+    RECONCILE,
+    RECONCILE_ALL,
+    WATCH_SPACE,
+)
 from services.api.db.locks import StaleTokenError
 from services.api.scheduler.context import SchedulerContext, open_context
 from services.api.scheduler.dispatch import dispatch
@@ -27,7 +36,9 @@ log = get_logger()
 
 
 def reconcile_all(context: SchedulerContext) -> None:
-    """One task for every job, export and message that is due, so that a slow one keeps nobody waiting."""
+    """One task for every job, export and message that is due, so that a slow one keeps nobody
+    waiting.
+    """
     for job_id in active_jobs(context):
         context.hints.reconcile(job_id)
     for export_id in open_exports(context):
@@ -48,7 +59,9 @@ _ACTIONS: Final[dict[str, Callable[..., Any]]] = {
 
 
 class _Contexts:
-    """The context of this worker process, opened by its first task: after the fork, once for all threads."""
+    """The context of this worker process, opened by its first task: after the fork, once for all
+    threads.
+    """
 
     def __init__(self, settings: ApiSettings) -> None:
         self._settings = settings
@@ -69,7 +82,9 @@ def register_tasks(app: Celery, settings: ApiSettings, metrics: SchedulerMetrics
         app.task(name=name)(_task(name, action, contexts, metrics))
 
 
-def _task(name: str, action: Callable[..., Any], contexts: _Contexts, metrics: SchedulerMetrics) -> Callable[..., None]:
+def _task(
+    name: str, action: Callable[..., Any], contexts: _Contexts, metrics: SchedulerMetrics
+) -> Callable[..., None]:
     short = name.rpartition(".")[2]
 
     def run(*ids: str) -> None:

@@ -1,6 +1,7 @@
 """Sends what webhooks are to be told, until it is taken or has been tried for more than a day.
 
-Repeatable: a message is taken by one sender at a time, and a receiver knows a repeated one by its `webhook-id`.
+Repeatable: a message is taken by one sender at a time, and a receiver knows a repeated one by its
+`webhook-id`.
 """
 
 import time
@@ -39,7 +40,9 @@ def deliver(context: SchedulerContext, delivery_id: str) -> None:
 
 
 def _send(letter: Letter) -> str | None:
-    """Why the message was not taken, or None. Redirects are not followed: the address was chosen by an admin."""
+    """Why the message was not taken, or None. Redirects are not followed: the address was chosen by
+    an admin.
+    """
     signed = signed_headers(letter.secret, letter.delivery_id, int(time.time()), letter.body)
     headers = {"content-type": "application/json", "user-agent": "dirl-webhooks", **signed}
     try:

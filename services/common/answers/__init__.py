@@ -1,1 +1,3 @@
-"""Answers as text: one spelling for equal ones, exact values of plain numbers, types of golds. No sympy, no torch."""
+"""Answers as text: one spelling for equal ones, exact values of plain numbers, types of golds. No
+sympy, no torch.
+"""

@@ -1,7 +1,7 @@
 """What kind of answer a gold is; how answers are compared with it hangs on that.
 
-Typed once, when a data file comes in, from the text alone. A row whose gold can be read in two ways (`(1,2)` is a
-point and an interval) says which with its field `answer_type`.
+Typed once, when a data file comes in, from the text alone. A row whose gold can be read in two ways
+(`(1,2)` is a point and an interval) says which with its field `answer_type`.
 """
 
 import re

@@ -1,7 +1,7 @@
 r"""One spelling for equal answers: notation, spacing, wrappers and units; the meaning is kept.
 
-Runs in the serving process on answers that may be hostile: every pattern is linear, or the input is bounded by the
-guard's length limit.
+Runs in the serving process on answers that may be hostile: every pattern is linear, or the input is
+bounded by the guard's length limit.
 """
 
 import re
@@ -20,22 +20,33 @@ _LEAD: Final = re.compile(
     rf"(?i)(?:{TEXT}\s*\{{)?\s*(?:the |final )*answer(?: is)?\s*:?\s*\}}?\s*"
     rf"|{TEXT}\s*\{{[a-z ,]{{3,}}(?::| is| equals| is equal to)\s*:?\s*\}}\s*|\\approx(?![a-z])\s*"
 )
-_ALL_VALUES: Final = rf"(?:{TEXT} ?\{{ ?)?(?:for )?(?:all|any|every)(?: real)?(?: numbers?)? ?\}}? ?"
+_ALL_VALUES: Final = (
+    rf"(?:{TEXT} ?\{{ ?)?(?:for )?(?:all|any|every)(?: real)?(?: numbers?)? ?\}}? ?"
+)
 _FOR_ALL: Final = re.compile(
     rf"^{_ALL_VALUES}(?=[a-z] ?(?:[<>]|\\[lg]))|[ ,]+{_ALL_VALUES}[a-z](?: ?\\in ?\\mathbb ?\{{ ?\w ?\}})?$"
 )
 _WHOLE_TEXT: Final = re.compile(TEXT + r"\s*\{([^{}]*)\}", re.DOTALL)
-_LEADING_TEXT: Final = re.compile(TEXT + r"\s*\{([^{}\d]*[a-zA-Z]{3}[^{}]*)\}((?:[\d\s,]|" + TEXT + r"\s*\{[^{}]*\})+)")
+_LEADING_TEXT: Final = re.compile(
+    TEXT + r"\s*\{([^{}\d]*[a-zA-Z]{3}[^{}]*)\}((?:[\d\s,]|" + TEXT + r"\s*\{[^{}]*\})+)"
+)
 _ARGUMENT: Final = re.compile(TEXT + r"\s*\{([^{}]*)\}")
 _WORDS: Final = re.compile(r"[a-zA-Z][a-zA-Z' -]+(?:\(\d+\))?|\d+ ?\([a-zA-Z -]+\)")
 _LETTER: Final = re.compile(TEXT + r"\s*\{\s*([a-zA-Z])\s*\}")
-_COUNTED_WORDS: Final = re.compile(r"([a-zA-Z][a-zA-Z -]*[a-zA-Z])(?: ?\((\d+)\))?|(\d+) ?\(([a-zA-Z -]+)\)")
+_COUNTED_WORDS: Final = re.compile(
+    r"([a-zA-Z][a-zA-Z -]*[a-zA-Z])(?: ?\((\d+)\))?|(\d+) ?\(([a-zA-Z -]+)\)"
+)
 _PHRASES: Final = (
     (
-        re.compile(r"(?i)(?:there (?:is|are) )?no (?:real )?solutions?(?: exists?)?|(?:the )?(?:empty|null) set"),
+        re.compile(
+            r"(?i)(?:there (?:is|are) )?no (?:real )?solutions?(?: exists?)?|(?:the )?(?:empty|null) set"
+        ),
         r"\emptyset",
     ),
-    (re.compile(r"(?i)(?:all |the set of )?(?:all )?(?:the )?real(?: numbers|s)|all real"), r"\mathbb{R}"),
+    (
+        re.compile(r"(?i)(?:all |the set of )?(?:all )?(?:the )?real(?: numbers|s)|all real"),
+        r"\mathbb{R}",
+    ),
     (re.compile(r"(?i)dne|(?:the limit )?does not exist"), "does not exist"),
 )
 
@@ -72,7 +83,9 @@ def _plain_words(text: str) -> str | None:
 
 
 def _number_in_words(words: str) -> Normalised | None:
-    """`forty-two`, `forty-two (42)` and `seven days` with digits; None when the words are no number."""
+    """`forty-two`, `forty-two (42)` and `seven days` with digits; None when the words are no
+    number.
+    """
     if both := _COUNTED_WORDS.fullmatch(words):
         spelled, digits = both.group(1) or both.group(4), both.group(2) or both.group(3)
         value = words_value(spelled)
@@ -84,7 +97,11 @@ def _number_in_words(words: str) -> Normalised | None:
 
 
 def _digits(value: Fraction) -> str:
-    return str(value) if value.denominator == 1 else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+    return (
+        str(value)
+        if value.denominator == 1
+        else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+    )
 
 
 def _with_number(words: str) -> Normalised:
@@ -97,7 +114,9 @@ def _with_unit(text: str) -> Normalised:
 
 
 def _trim(text: str) -> str:
-    """Blanks collapsed; trailing punctuation, stray backslashes and one pair of enclosing braces gone."""
+    """Blanks collapsed; trailing punctuation, stray backslashes and one pair of enclosing braces
+    gone.
+    """
     text = re.sub(r"\s+", " ", text).lstrip(_LEFT_EDGE).rstrip(_RIGHT_EDGE + "\\")
     if text.startswith("{") and text.endswith("}") and _closes_at_end(text):
         return _trim(text[1:-1])
@@ -114,6 +133,8 @@ def _closes_at_end(text: str) -> bool:
 
 
 def _restore(text: str) -> str:
-    """Degrees and percents that are no trailing unit, as the library spells them; letters without their dress."""
+    """Degrees and percents that are no trailing unit, as the library spells them; letters without
+    their dress.
+    """
     text = text.replace(r"\text{degree}", r"^{\circ}").replace(r"\text{percent}", r"\%")
     return _LETTER.sub(r"\1", text)

@@ -1,7 +1,8 @@
-r"""One notation for each thing that is written in many: Unicode, plain-text functions, binomials, bases, degrees.
+r"""One notation for each thing that is written in many: Unicode, plain-text functions, binomials,
+bases, degrees.
 
-Every rewrite keeps the meaning. Patterns are linear, or their input is bounded by the guard's length limit: answers may
-be hostile.
+Every rewrite keeps the meaning. Patterns are linear, or their input is bounded by the guard's
+length limit: answers may be hostile.
 """
 
 import re
@@ -98,10 +99,16 @@ _OTHER_DEGREES: Final = _pattern(rf"([)}}\w]) ?{_DEGREE}")
 
 _DIGIT_GROUPS: Final[tuple[Rewrite, ...]] = (
     (_pattern(r"(?<=\d)(?:\{,\}|,\\! ?|\\[,!;: ])(?=\d{3}(?!\d))"), ""),
-    (_pattern(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d.,])"), lambda match: match.group().replace(" ", "")),
+    (
+        _pattern(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d.,])"),
+        lambda match: match.group().replace(" ", ""),
+    ),
 )
 _LAYOUT: Final[tuple[Rewrite, ...]] = (
-    (_pattern(r"(?<!\\)\\\\(?=(?:begin|end|[dtc]?frac|sqrt|left|right|cdot|text)(?![a-z]))"), r"\\"),
+    (
+        _pattern(r"(?<!\\)\\\\(?=(?:begin|end|[dtc]?frac|sqrt|left|right|cdot|text)(?![a-z]))"),
+        r"\\",
+    ),
     (_pattern(r"\A\s*\\\$\s*([-\d.,{}!\\ ]*\d)\s*\Z"), r"\1 \\text{dollars}"),  # no cents
     (_pattern(r"\\\$|\\?\""), ""),
     (_pattern(r"\$|(?<!\\)\\[()\[\]]"), " "),
@@ -139,9 +146,18 @@ _COMMANDS: Final[tuple[Rewrite, ...]] = (
     (_pattern(r"\\varnothing(?![a-z])|\\\{\s*\\\}"), r"\\emptyset"),
     (_pattern(r"\\le(?:q|qslant)(?![a-z])|<="), r"\\le"),
     (_pattern(r"\\ge(?:q|qslant)(?![a-z])|>="), r"\\ge"),
-    (_pattern(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-z]))|\\(?:degree|textdegree)(?![a-z])"), r"\\text{degree}"),
-    (_pattern(r"\\text\{degree\}\s*(?:" + TEXT + r"\s*\{\s*C\s*\}|C(?![a-zA-Z]))"), r"\\text{celsius}"),
-    (_pattern(r"\\text\{degree\}\s*(?:" + TEXT + r"\s*\{\s*F\s*\}|F(?![a-zA-Z]))"), r"\\text{fahrenheit}"),
+    (
+        _pattern(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-z]))|\\(?:degree|textdegree)(?![a-z])"),
+        r"\\text{degree}",
+    ),
+    (
+        _pattern(r"\\text\{degree\}\s*(?:" + TEXT + r"\s*\{\s*C\s*\}|C(?![a-zA-Z]))"),
+        r"\\text{celsius}",
+    ),
+    (
+        _pattern(r"\\text\{degree\}\s*(?:" + TEXT + r"\s*\{\s*F\s*\}|F(?![a-zA-Z]))"),
+        r"\\text{fahrenheit}",
+    ),
     (_pattern(r"\\?%"), r"\\text{percent}"),
 )
 _ROOTS: Final[tuple[Rewrite, ...]] = (
@@ -155,7 +171,12 @@ _ROOTS: Final[tuple[Rewrite, ...]] = (
 )
 _PLAIN_NAMES: Final[tuple[Rewrite, ...]] = (
     (_pattern(TEXT + rf"\s*\{{\s*({_FUNCTIONS}|{_NAMED})\s*\}}"), r"\\\1 "),
-    (_pattern(rf"(?<![\\a-zA-Z])(?:np\.|math\.)?({_FUNCTIONS})(?=\s*[(^_\d\\]|\s+[a-z](?![a-z]))"), r"\\\1"),
+    (
+        _pattern(
+            rf"(?<![\\a-zA-Z])(?:np\.|math\.)?({_FUNCTIONS})(?=\s*[(^_\d\\]|\s+[a-z](?![a-z]))"
+        ),
+        r"\\\1",
+    ),
     (_pattern(rf"(?<![\\a-zA-Z])(?:np\.|math\.)?({_NAMED})(?=\s*(?:\(|\\\{{))"), r"\\\1"),
     (_pattern(rf"\\({_NAMED})\s*\\\{{([^{{}}]*)\\\}}"), r"\\\1(\2)"),
     (_pattern(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])"), r"\\pi "),
@@ -165,13 +186,18 @@ _PLAIN_NAMES: Final[tuple[Rewrite, ...]] = (
             rf"(?:{TEXT}\s*\{{\s*cis\s*\}}|(?<![\\a-zA-Z])cis)\s*"
             rf"(?:{_NESTED}|(\\frac\s*\{{[^{{}}]*\}}\s*\{{[^{{}}]*\}}|(?:\d+|\\?[a-z]+)(?:\s*{_DEGREE})?))"
         ),
-        lambda match: rf"(\cos({match.group(1) or match.group(2)})+i\sin({match.group(1) or match.group(2)}))",
+        lambda match: (
+            rf"(\cos({match.group(1) or match.group(2)})+i\sin({match.group(1) or match.group(2)}))"
+        ),
     ),
 )
 _COUNTING: Final[tuple[Rewrite, ...]] = (
     (_pattern(rf"(?:\{{\s*\}})?\s*[_^]\s*{_TOKEN}\s*C\s*_\s*{_TOKEN}"), _choose),
     (_pattern(rf"(?:\{{\s*\}})?\s*[_^]\s*{_TOKEN}\s*P\s*_\s*{_TOKEN}"), _arrange),
-    (_pattern(rf"(?<![a-zA-Z\\}}])C\s*(?:_\s*{_TOKEN}\s*\^|\^\s*{_TOKEN}\s*_)\s*{_TOKEN}"), _choose_indexed),
+    (
+        _pattern(rf"(?<![a-zA-Z\\}}])C\s*(?:_\s*{_TOKEN}\s*\^|\^\s*{_TOKEN}\s*_)\s*{_TOKEN}"),
+        _choose_indexed,
+    ),
 )
 _BASES: Final[tuple[Rewrite, ...]] = (
     (_pattern(TEXT + r"\s*\{\s*([0-9A-F]*\d[0-9A-F]*)\s*\}(?=\s*_)"), r"\1"),
@@ -180,7 +206,9 @@ _BASES: Final[tuple[Rewrite, ...]] = (
     (_pattern(r"(?P<digits>[\dA-F)])\s*_\s*\{(?P<base>[a-z]{3,9})\}"), _based),
     (
         _pattern(
-            r"(?P<digits>[\dA-F)])\s*,?\s*(?:" + TEXT + r"\s*\{)?[\s(]*(?:in\s+)?base[\s-]*\}?\s*(?P<base>\w+)[\s)}]*\Z"
+            r"(?P<digits>[\dA-F)])\s*,?\s*(?:"
+            + TEXT
+            + r"\s*\{)?[\s(]*(?:in\s+)?base[\s-]*\}?\s*(?P<base>\w+)[\s)}]*\Z"
         ),
         _based,
     ),
@@ -189,7 +217,10 @@ _NUMBERS: Final[tuple[Rewrite, ...]] = (
     (_pattern(r"(?<![\w.\\])(\d+(?:\.\d+)?)[eE]([+-]?\d{1,3})(?!\w)"), r"\1\\times 10^{\2}"),
     (_pattern(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)"), r"\\times "),
     (_pattern(r"(?<=\d)\.(?=\s*/)"), ""),
-    (_pattern(r"(?<=[\w)}])!=(?!=)"), "! ="),  # a factorial; with a blank before it, the sign of programs
+    (
+        _pattern(r"(?<=[\w)}])!=(?!=)"),
+        "! =",
+    ),  # a factorial; with a blank before it, the sign of programs
     (_pattern(r"\*\*"), "^"),
     (_pattern(r"\^\s*\{?\s*(-?)(\d{0,3})\.(\d{1,3})(?![\d.])\s*\}?"), _exact_exponent),
     (_pattern(r"\s*\*\s*"), r"\\cdot "),
@@ -197,7 +228,14 @@ _NUMBERS: Final[tuple[Rewrite, ...]] = (
     (_pattern(r"(?<=_)\s*(?:\{\s*\\odot\s*\}|\\odot(?![a-z]))"), r"{o}"),
     (_pattern(TEXT + r"\s*\{\s*([-+]?[\d.,/]+)\s*\}"), r"\1"),
     (_pattern(TEXT + r"\s*\{\s*((?i:[ap]\.? ?m\.?))\s*\}"), r" \1"),
-    (_pattern(r"(?:" + TEXT + r"\s*\{\s*,?\s*(?:and|or)\s*\}|(?<=[\d)} ]),? +(?:and|or) +(?=[-\d(\\]))"), ","),
+    (
+        _pattern(
+            r"(?:"
+            + TEXT
+            + r"\s*\{\s*,?\s*(?:and|or)\s*\}|(?<=[\d)} ]),? +(?:and|or) +(?=[-\d(\\]))"
+        ),
+        ",",
+    ),
     (_pattern(r",(?:\s*,)+"), ","),
 )
 _SUBSCRIPTS: Final[tuple[Rewrite, ...]] = (
@@ -229,7 +267,9 @@ def rewrite(text: str, rewrites: Sequence[Rewrite]) -> str:
 
 
 def _spelled_out(text: str) -> str:
-    """Characters that compatibility normalisation would change in meaning: `x²` to `x2`, `2⅗` to `23/5`."""
+    """Characters that compatibility normalisation would change in meaning: `x²` to `x2`, `2⅗` to
+    `23/5`.
+    """
     text = text.translate(_CHARACTERS)
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+", lambda run: f"^{{{run.group().translate(_RAISED)}}}", text)
     text = re.sub("[₀₁₂₃₄₅₆₇₈₉ₙₖ]+", lambda run: f"_{{{run.group().translate(_LOWERED)}}}", text)

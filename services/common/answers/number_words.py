@@ -38,7 +38,9 @@ def words_value(text: str) -> Fraction | None:
 
 
 def _integer(words: list[str]) -> int | None:
-    """Groups of hundreds, each with its scale; None when a word is no number or stands in no place for one."""
+    """Groups of hundreds, each with its scale; None when a word is no number or stands in no place
+    for one.
+    """
     total = group = 0
     last = ""
     for word in words:

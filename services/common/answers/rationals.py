@@ -1,4 +1,6 @@
-r"""Exact values of answers that are plain numbers: integers, decimals, fractions, mixed numbers, powers of ten."""
+r"""Exact values of answers that are plain numbers: integers, decimals, fractions, mixed numbers,
+powers of ten.
+"""
 
 import re
 from dataclasses import dataclass
@@ -14,9 +16,13 @@ _REPEATING: Final = re.compile(
     r"(\d*)\.(\d*) ?(?:\\(?:overline|bar|dot|overset\{\\cdot\}) ?(?:\{ ?(\d+) ?\}|(\d))|\((\d+)\))"
 )
 _DECIMAL_COMMA: Final = re.compile(r"([-+]?\d+),(\d+)")
-_FRACTION: Final = re.compile(r"\\frac ?\{ ?(-?\d+) ?\} ?\{ ?(-?\d+) ?\}|(\d+) ?/ ?(\d+)|\((-?\d+)\) ?/ ?\((-?\d+)\)")
+_FRACTION: Final = re.compile(
+    r"\\frac ?\{ ?(-?\d+) ?\} ?\{ ?(-?\d+) ?\}|(\d+) ?/ ?(\d+)|\((-?\d+)\) ?/ ?\((-?\d+)\)"
+)
 _MIXED: Final = re.compile(r"(\d+) ?(?:\\frac ?\{ ?(\d+) ?\} ?\{ ?(\d+) ?\}|(?<= )(\d+) ?/ ?(\d+))")
-_SCIENTIFIC: Final = re.compile(r"(?:(\d+(?:\.\d+)?) ?\\(?:times|cdot) ?)?10 ?\^ ?(?:\{ ?([-+]?\d+) ?\}|(\d))")
+_SCIENTIFIC: Final = re.compile(
+    r"(?:(\d+(?:\.\d+)?) ?\\(?:times|cdot) ?)?10 ?\^ ?(?:\{ ?([-+]?\d+) ?\}|(\d))"
+)
 _MIN_PLACES: Final = 6
 _RELATIVE: Final = Fraction(1, 10**6)
 

@@ -1,4 +1,6 @@
-r"""Answers that are several values: `1,2`, `\{1,2\}`, `(1,2)`, `[0,1)`; compared exactly when all are plain numbers."""
+r"""Answers that are several values: `1,2`, `\{1,2\}`, `(1,2)`, `[0,1)`; compared exactly when all
+are plain numbers.
+"""
 
 import re
 from dataclasses import dataclass
@@ -12,8 +14,12 @@ _CONSTANT: Final = r"((?:[^<>=a-zA-Z\\]|\\(?:frac|sqrt|pi|infty|cdot|times)(?![a
 _BUILDER: Final = re.compile(
     r"\\\{ ?[a-zA-Z](?: ?\\in ?\\(?:mathbb|mathbf|Bbb) ?\{? ?R ?\}?)? ?(?::|\||\\mid|\\vert) ?(.+?) ?\\\}"
 )
-_RISING: Final = re.compile(rf"{_CONSTANT} ?(<=|<|\\le|\\lt) ?[a-zA-Z] ?(<=|<|\\le|\\lt) ?{_CONSTANT}")
-_FALLING: Final = re.compile(rf"{_CONSTANT} ?(>=|>|\\ge|\\gt) ?[a-zA-Z] ?(>=|>|\\ge|\\gt) ?{_CONSTANT}")
+_RISING: Final = re.compile(
+    rf"{_CONSTANT} ?(<=|<|\\le|\\lt) ?[a-zA-Z] ?(<=|<|\\le|\\lt) ?{_CONSTANT}"
+)
+_FALLING: Final = re.compile(
+    rf"{_CONSTANT} ?(>=|>|\\ge|\\gt) ?[a-zA-Z] ?(>=|>|\\ge|\\gt) ?{_CONSTANT}"
+)
 _BOUND: Final = re.compile(rf"[a-zA-Z] ?(<=|>=|<|>|\\le|\\ge|\\lt|\\gt) ?{_CONSTANT}")
 _HOLE: Final = re.compile(rf"[a-zA-Z] ?\\neq? ?{_CONSTANT}")
 _BRACKETED: Final = re.compile(rf"[(\[] ?{_CONSTANT} ?, ?{_CONSTANT} ?[)\]]")
@@ -42,7 +48,8 @@ def parse_sequence(text: str) -> Sequence | None:
 
 
 def as_interval(text: str) -> str | None:
-    r"""`2 < x \le 5` and `\{x : 2 < x \le 5\}` as `(2,5]`, `x > 2` as `(2,\infty)`, several as a union.
+    r"""`2 < x \le 5` and `\{x : 2 < x \le 5\}` as `(2,5]`, `x > 2` as `(2,\infty)`, several as a
+    union.
 
     None for anything else.
     """
@@ -74,9 +81,11 @@ def _one_interval(text: str) -> str | None:
 
 
 def same_sequence(gold: Sequence, answer: Sequence) -> bool | None:
-    """Whether the sequences are equal, unordered ones as multisets; None when text and numbers cannot decide.
+    """Whether the sequences are equal, unordered ones as multisets; None when text and numbers
+    cannot decide.
 
-    The comparator turns lists into sets, so that `1,1,2` would equal `1,2`: counts are compared here.
+    The comparator turns lists into sets, so that `1,1,2` would equal `1,2`: counts are compared
+    here.
     """
     if gold.brackets != answer.brackets:
         return None
@@ -85,7 +94,11 @@ def same_sequence(gold: Sequence, answer: Sequence) -> bool | None:
         gold, answer = _distinct(gold), _distinct(answer)
     golds, answers = _numbers(gold), _numbers(answer)
     if golds is None or answers is None:
-        plain = not any(sign in element for element in gold.elements + answer.elements for sign in _UNLIKE_ELEMENTS)
+        plain = not any(
+            sign in element
+            for element in gold.elements + answer.elements
+            for sign in _UNLIKE_ELEMENTS
+        )
         return False if plain and len(gold.elements) != len(answer.elements) else None
     if gold.brackets == UNORDERED:
         golds.sort(key=lambda number: number.value)
@@ -95,7 +108,8 @@ def same_sequence(gold: Sequence, answer: Sequence) -> bool | None:
 
 def _distinct(sequence: Sequence) -> Sequence:
     return Sequence(
-        sequence.brackets, tuple({element.replace(" ", ""): element for element in sequence.elements}.values())
+        sequence.brackets,
+        tuple({element.replace(" ", ""): element for element in sequence.elements}.values()),
     )
 
 

@@ -1,4 +1,6 @@
-r"""Answers that stand in prose: `The answer is 5.`, `so $x=5$`, `#### 5`; for golds, and for benchmarks."""
+r"""Answers that stand in prose: `The answer is 5.`, `so $x=5$`, `#### 5`; for golds, and for
+benchmarks.
+"""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +11,9 @@ from services.common.data.boxed import Box, innermost, outer_boxes
 
 _ANSWER_TAG: Final = re.compile(r"<answer>([^<]*)</answer>")
 _HASHES: Final = re.compile(r"####[ \t]*([^\n]+)")
-_PHRASE: Final = re.compile(r"(?:answer(?:\s+is)?\s*:|(?:answer|option|choice)\s+is)[ \t]*([^\n]+)", re.IGNORECASE)
+_PHRASE: Final = re.compile(
+    r"(?:answer(?:\s+is)?\s*:|(?:answer|option|choice)\s+is)[ \t]*([^\n]+)", re.IGNORECASE
+)
 _FINAL: Final = re.compile(r"final\s+answer\s+is[ \t:]*([^\n]+)", re.IGNORECASE)
 _DELIMITER: Final = re.compile(r"\\.|\$+", re.DOTALL)
 _CLOSING: Final = {r"\(": r"\)", r"\[": r"\]", "$": "$"}
@@ -19,7 +23,8 @@ _COMMAND: Final = re.compile(
     r"\\{1,2}(?:begin|end|text|mathrm|mbox|textbf|mathbf|operatorname) ?\{[^{}]*\}|\\[a-zA-Z]+|[\^_]\{[^{}]*\}"
 )
 _WORD: Final = re.compile(
-    r"[a-zA-Z]{3,}|\b(?:am|an|as|at|be|by|he|if|in|is|it|me|my|no|of|on|or|pm|so|to|up|we)\b", re.IGNORECASE
+    r"[a-zA-Z]{3,}|\b(?:am|an|as|at|be|by|he|if|in|is|it|me|my|no|of|on|or|pm|so|to|up|we)\b",
+    re.IGNORECASE,
 )
 _FUNCTIONS: Final = frozenset(
     {
@@ -27,11 +32,17 @@ _FUNCTIONS: Final = frozenset(
         "log", "ln", "exp", "sqrt", "cbrt", "pi", "gcd", "lcm", "max", "min", "mod", "cis", "infinity",
     }
 )  # fmt: skip
-_RATIO_OR_BASE: Final = re.compile(r"\d+ to \d+|[\dA-F]+ \(?(?:in )?base[ -]\w+\)?|[a-zA-Z -]+ \(\d+\)")
-_NUMBER_AND_UNIT: Final = re.compile(r"[-+$\d.,:/\\ {}^]+ ?[a-zA-Z]+(?: [a-zA-Z]+)?(?:\^ ?\{?\d\}?|\.)?")
+_RATIO_OR_BASE: Final = re.compile(
+    r"\d+ to \d+|[\dA-F]+ \(?(?:in )?base[ -]\w+\)?|[a-zA-Z -]+ \(\d+\)"
+)
+_NUMBER_AND_UNIT: Final = re.compile(
+    r"[-+$\d.,:/\\ {}^]+ ?[a-zA-Z]+(?: [a-zA-Z]+)?(?:\^ ?\{?\d\}?|\.)?"
+)
 _MAX_BARE_CHARS: Final = 400
 _MAX_WORDS: Final = 4
-_GAP: Final = re.compile(r"\\q?quad|\\text|(?<![a-z])[a-z]+ (?=(?:and|or) )|(?<![a-z])[a-z] ?=|[\s,;$\\(){}\[\]]")
+_GAP: Final = re.compile(
+    r"\\q?quad|\\text|(?<![a-z])[a-z]+ (?=(?:and|or) )|(?<![a-z])[a-z] ?=|[\s,;$\\(){}\[\]]"
+)
 _MAX_BOX_GAP: Final = 40
 
 
@@ -42,7 +53,9 @@ class _Formula(NamedTuple):
 
 
 def gold_answer(gold: str) -> str:
-    r"""The answer in a gold that is a sentence or a solution: its last box or boxes, or what it states."""
+    r"""The answer in a gold that is a sentence or a solution: its last box or boxes, or what it
+    states.
+    """
     boxes = [box for box in outer_boxes(gold) if box.closed]
     if boxes:
         return joined_boxes(gold, boxes) or innermost(boxes[-1].content)
@@ -51,7 +64,9 @@ def gold_answer(gold: str) -> str:
 
 
 def joined_boxes(text: str, boxes: Sequence[Box]) -> str:
-    r"""The contents of a last run such as `\boxed{3} and \boxed{5}`, joined by commas; empty when there is no run."""
+    r"""The contents of a last run such as `\boxed{3} and \boxed{5}`, joined by commas; empty when
+    there is no run.
+    """
     first = len(boxes) - 1
     while first > 0 and _is_list_gap(text[boxes[first - 1].end : boxes[first].start]):
         first -= 1
@@ -79,14 +94,18 @@ def final_statement(text: str) -> str:
 
 
 def is_bare(text: str) -> bool:
-    """Whether the text is an answer and nothing else: one formula, a number with a unit, a word or two."""
+    """Whether the text is an answer and nothing else: one formula, a number with a unit, a word or
+    two.
+    """
     text = text.strip()
     formulas = _formulas(text)
     if len(formulas) == 1 and (formulas[0].start, formulas[0].end) == (0, len(text)):
         return True
     if len(text) > _MAX_BARE_CHARS or not text:
         return False
-    words = [word for word in _WORD.findall(_COMMAND.sub(" ", text)) if word.lower() not in _FUNCTIONS]
+    words = [
+        word for word in _WORD.findall(_COMMAND.sub(" ", text)) if word.lower() not in _FUNCTIONS
+    ]
     if (
         (not words and "\n" not in text)
         or _NUMBER_AND_UNIT.fullmatch(text)
@@ -107,7 +126,9 @@ def last_value(text: str) -> tuple[str, str] | None:
 
 
 def _first_statement(line: str) -> str:
-    """The formula that a line begins with, else its first sentence; of long ones the value that it ends with."""
+    """The formula that a line begins with, else its first sentence; of long ones the value that it
+    ends with.
+    """
     formulas = _formulas(line)
     if formulas and formulas[0].start == 0:
         return formulas[0].content
@@ -121,7 +142,9 @@ def _is_prose(text: str) -> bool:
 
 
 def _formulas(text: str) -> list[_Formula]:
-    r"""What stands in `$…$`, `\(…\)` and `\[…\]`, in one pass; an opening that is never closed opens nothing."""
+    r"""What stands in `$…$`, `\(…\)` and `\[…\]`, in one pass; an opening that is never closed
+    opens nothing.
+    """
     found: list[_Formula] = []
     opening, start, inside = "", 0, 0
     for token in _DELIMITER.finditer(text):

@@ -1,4 +1,6 @@
-r"""The unit at the end of an answer: `5\text{ cm}`, `9.8\,\mathrm{m/s^2}`, `72 km/h`, `12 red marbles`, `45\%`."""
+r"""The unit at the end of an answer: `5\text{ cm}`, `9.8\,\mathrm{m/s^2}`, `72 km/h`, `12 red
+marbles`, `45\%`.
+"""
 
 import re
 from collections import Counter
@@ -29,7 +31,11 @@ _SYMBOLS: Final = {
     "mg": "mg", "ms": "ms", "nm": "nm",
 }  # fmt: skip
 """Units that are variables unless they stand in \\text{} or beside another unit."""
-_RATES: Final = {"mph": {"mile": 1, "hour": -1}, "kph": {"km": 1, "hour": -1}, "kmh": {"km": 1, "hour": -1}}
+_RATES: Final = {
+    "mph": {"mile": 1, "hour": -1},
+    "kph": {"km": 1, "hour": -1},
+    "kmh": {"km": 1, "hour": -1},
+}
 _UNMEASURED: Final = frozenset(
     {
         "unit", "people", "student", "way", "time", "coin", "point", "thousand", "million", "billion"
@@ -73,31 +79,43 @@ _BARE: Final = re.compile(
     rf"|(?<= )[mJNWV]{_POWER}(?:{_JOIN}{_ANY}{_POWER})+|(?<= ){_SYMBOL}{_POWER}{_JOIN}{_NAME}{_POWER})"
 )
 """`2g/h` may be a formula: letters alone need a blank before them, and company."""
-_COUNTED: Final = re.compile(r"(?P<body>.*(?:[\d})]|\\pi)) (?P<unit>[A-Za-z][a-z-]+(?: [a-z-]+){0,3})\.?")
+_COUNTED: Final = re.compile(
+    r"(?P<body>.*(?:[\d})]|\\pi)) (?P<unit>[A-Za-z][a-z-]+(?: [a-z-]+){0,3})\.?"
+)
 _COMMAND: Final = re.compile(r"\\[a-zA-Z]+")
 _FREE: Final = re.compile(r"[a-df-hj-zA-Z]")
 _WORD: Final = re.compile(r"(?P<name>[a-zA-Z]+)|\^ ?\{? ?(?P<power>-?\d)|(?P<per>/)")
 
 
 def split_unit(text: str) -> tuple[str, str]:
-    """What stands before the trailing unit, and the unit in canonical form; empty when there is none."""
+    """What stands before the trailing unit, and the unit in canonical form; empty when there is
+    none.
+    """
     marked = _MARKED.search(text)
     if marked:
         body = text[: marked.start()]
-        names = _ARGUMENT.sub(r" \1 ", marked.group().replace(r"\mu", "micro ")).replace(r"\cdot", " ")
+        names = _ARGUMENT.sub(r" \1 ", marked.group().replace(r"\mu", "micro ")).replace(
+            r"\cdot", " "
+        )
         fits = bool(body.strip()) and _UNIT_TEXT.fullmatch(names) and _is_unit(names, body)
         return (body, canonical(names)) if fits else (text, "")
     bare = _BARE.fullmatch(text)
     if bare:
         return bare.group("body"), canonical(bare.group("unit"))
     counted = _COUNTED.fullmatch(text)
-    if counted and _is_closed(counted.group("body")) and _is_unit(counted.group("unit"), counted.group("body")):
+    if (
+        counted
+        and _is_closed(counted.group("body"))
+        and _is_unit(counted.group("unit"), counted.group("body"))
+    ):
         return counted.group("body"), canonical(counted.group("unit"))
     return text, ""
 
 
 def _is_unit(names: str, body: str) -> bool:
-    """Words that say neither which values are meant nor how many; letters alone only after a number."""
+    """Words that say neither which values are meant nor how many; letters alone only after a
+    number.
+    """
     words = re.findall(r"[a-zA-Z]+", names)
     closed = _is_closed(body)
     if not _NO_UNITS.isdisjoint(word.lower() for word in words):
@@ -140,7 +158,9 @@ def canonical(names: str) -> str:
         del exponents["degree"]
     if coming > 1:
         exponents["unit"] += coming
-    return " ".join(name if power == 1 else f"{name}^{power}" for name, power in sorted(exponents.items()))
+    return " ".join(
+        name if power == 1 else f"{name}^{power}" for name, power in sorted(exponents.items())
+    )
 
 
 def _name(word: str) -> str:
@@ -151,7 +171,9 @@ def _name(word: str) -> str:
 
 
 def units_conflict(first: str, second: str) -> bool:
-    """Whether both units are known measures and differ; a missing or unknown unit is no contradiction."""
+    """Whether both units are known measures and differ; a missing or unknown unit is no
+    contradiction.
+    """
     if first == second or not (_is_measure(first) and _is_measure(second)):
         return False
     return not ("degree" in (first, second) and {first, second} <= _ANGLES)

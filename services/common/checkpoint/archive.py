@@ -1,14 +1,22 @@
-"""The copy of a job in an object store: `jobs/<job>/checkpoints/step-000042/…`, its journals beside them.
+"""The copy of a job in an object store: `jobs/<job>/checkpoints/step-000042/…`, its journals beside
+them.
 
-A checkpoint counts as there when its manifest is, which is stored last and deleted first. Journals hold every event of
-an attempt, its trajectories included, and the step logs from which certificates are computed.
+A checkpoint counts as there when its manifest is, which is stored last and deleted first. Journals
+hold every event of an attempt, its trajectories included, and the step logs from which certificates
+are computed.
 """
 
 import shutil
 from pathlib import Path
 from typing import Final
 
-from services.common.checkpoint.format import MANIFEST, ORIGIN, checkpoint_name, read_manifest, verify
+from services.common.checkpoint.format import (
+    MANIFEST,
+    ORIGIN,
+    checkpoint_name,
+    read_manifest,
+    verify,
+)
 from services.common.checkpoint.store import beyond_retention
 from services.common.job_spec import CheckpointSpec
 from services.common.object_store import ObjectStore
@@ -28,10 +36,16 @@ class Archive:
     def steps(self) -> list[int]:
         """Global steps of the checkpoints that are there, ascending."""
         keys = self._store.sizes(f"{self._prefix}{_CHECKPOINTS}/step-")
-        return sorted(int(key.split("/")[-2].removeprefix("step-")) for key in keys if key.endswith(f"/{MANIFEST}"))
+        return sorted(
+            int(key.split("/")[-2].removeprefix("step-"))
+            for key in keys
+            if key.endswith(f"/{MANIFEST}")
+        )
 
     def add(self, checkpoint: Path, rules: CheckpointSpec, best: str | None) -> None:
-        """Store a checkpoint, what a resume from it needs, and drop those that the rules no longer keep."""
+        """Store a checkpoint, what a resume from it needs, and drop those that the rules no longer
+        keep.
+        """
         key = f"{self._prefix}{_CHECKPOINTS}/{checkpoint.name}/"
         if f"{key}{MANIFEST}" not in self._store.sizes(key):
             self.add_journals()
@@ -42,7 +56,9 @@ class Archive:
             self._remove(name)
 
     def drop_beyond(self, step: int) -> None:
-        """Remove checkpoints of later steps: the job was rewound, and they would be taken for its newest."""
+        """Remove checkpoints of later steps: the job was rewound, and they would be taken for its
+        newest.
+        """
         for later in (each for each in self.steps() if each > step):
             self._remove(checkpoint_name(later))
 
@@ -56,9 +72,11 @@ class Archive:
                     self._store.put(key, file)
 
     def restore(self) -> Path | None:
-        """Bring the newest checkpoint into an empty job directory, with journals; None when none is there.
+        """Bring the newest checkpoint into an empty job directory, with journals; None when none is
+        there.
 
-        Raises `checkpoint_invalid` when what came is not what the manifest states; nothing is left of it then.
+        Raises `checkpoint_invalid` when what came is not what the manifest states; nothing is left
+        of it then.
         """
         steps = self.steps()
         if not steps:

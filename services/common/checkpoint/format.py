@@ -1,7 +1,8 @@
 """The checkpoint directory: names, manifest, verification. Reads only; imports no torch.
 
-A directory counts as a checkpoint when its manifest verifies, and the newest one is the one with the greatest step:
-modification times are never looked at. docs/checkpoint-format.md describes the format for other programs.
+A directory counts as a checkpoint when its manifest verifies, and the newest one is the one with
+the greatest step: modification times are never looked at. docs/checkpoint-format.md describes the
+format for other programs.
 """
 
 import hashlib
@@ -50,7 +51,9 @@ class CheckpointHeader(Frozen):
     parent: str | None
     """Name of the checkpoint before it in the same lineage; None for the first."""
     model: dict[str, Any]
-    """The model's values that matter to a reader: model_type, block_size, mask_token_id, vocab_size, max_positions."""
+    """The model's values that matter to a reader: model_type, block_size, mask_token_id,
+    vocab_size, max_positions.
+    """
     diffusion: dict[str, Any]
     """`diffusion` of the job spec."""
     created_at: float
@@ -81,7 +84,9 @@ class CheckpointManifest(CheckpointHeader):
 
     def _own_digest(self) -> str:
         fields = self.model_dump(mode="json", exclude={"manifest_sha256"})
-        return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+        ).hexdigest()
 
 
 ORIGIN: Final = "origin"
@@ -103,25 +108,37 @@ def file_sha256(path: Path) -> str:
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
-    """Directories named like a checkpoint, by ascending step; verified or not. Empty when `directory` is missing."""
+    """Directories named like a checkpoint, by ascending step; verified or not. Empty when
+    `directory` is missing.
+    """
     if not directory.is_dir():
         return []
-    found = [(int(match[1]), path) for path in directory.iterdir() if (match := _NAME.fullmatch(path.name))]
+    found = [
+        (int(match[1]), path)
+        for path in directory.iterdir()
+        if (match := _NAME.fullmatch(path.name))
+    ]
     return [path for _, path in sorted(found)]
 
 
 def read_manifest(path: Path) -> CheckpointManifest:
-    """The manifest of a checkpoint, its own digest checked but not the files'; raises `checkpoint_invalid`."""
+    """The manifest of a checkpoint, its own digest checked but not the files'; raises
+    `checkpoint_invalid`.
+    """
     file = path / MANIFEST
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise _invalid(path, f"{MANIFEST} is missing, so the directory was never completed") from None
+        raise _invalid(
+            path, f"{MANIFEST} is missing, so the directory was never completed"
+        ) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise _invalid(path, f"{MANIFEST} cannot be read: {error}") from None
     manifest = _parse_manifest(path, data)
     if not manifest.is_sealed():
-        raise _invalid(path, f"{MANIFEST} does not have the digest it states ({manifest.manifest_sha256})")
+        raise _invalid(
+            path, f"{MANIFEST} does not have the digest it states ({manifest.manifest_sha256})"
+        )
     return manifest
 
 
@@ -139,7 +156,9 @@ def verify(path: Path) -> CheckpointManifest:
 
 
 def newest_valid(directory: Path) -> tuple[Path, CheckpointManifest] | None:
-    """The checkpoint with the greatest step that verifies, or None; each invalid one passed over is logged."""
+    """The checkpoint with the greatest step that verifies, or None; each invalid one passed over is
+    logged.
+    """
     for path in reversed(list_checkpoints(directory)):
         try:
             return path, verify(path)
@@ -151,7 +170,9 @@ def newest_valid(directory: Path) -> tuple[Path, CheckpointManifest] | None:
 def _parse_manifest(path: Path, data: Any) -> CheckpointManifest:
     version = data.get("format_version") if isinstance(data, Mapping) else None
     if version != FORMAT_VERSION:
-        raise _invalid(path, f"its format version is {version!r}; this release reads {FORMAT_VERSION}")
+        raise _invalid(
+            path, f"its format version is {version!r}; this release reads {FORMAT_VERSION}"
+        )
     try:
         return CheckpointManifest.model_validate(data)
     except ValidationError as error:

@@ -1,7 +1,7 @@
 """Pins: checkpoints that somebody reads. Retention leaves them until the pin has run out.
 
-A pin is an empty file `checkpoints/.pins/step-000042~holder` whose modification time is its end, so that every process
-that shares the volume sees it and none has to take it back.
+A pin is an empty file `checkpoints/.pins/step-000042~holder` whose modification time is its end, so
+that every process that shares the volume sees it and none has to take it back.
 """
 
 import os

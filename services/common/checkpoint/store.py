@@ -1,8 +1,9 @@
 """Writing checkpoint directories: all of it or nothing. One writer per directory; imports no torch.
 
-Payload and manifest go into a hidden directory beside the target; every file is fsynced and digested, the manifest is
-written last, one rename makes the checkpoint visible, and the parent directory is fsynced. A crash at any moment
-leaves the previous checkpoints untouched and at most a hidden directory, which the next writer removes.
+Payload and manifest go into a hidden directory beside the target; every file is fsynced and
+digested, the manifest is written last, one rename makes the checkpoint visible, and the parent
+directory is fsynced. A crash at any moment leaves the previous checkpoints untouched and at most a
+hidden directory, which the next writer removes.
 """
 
 import errno
@@ -41,9 +42,10 @@ def write_checkpoint(
 ) -> tuple[Path, CheckpointManifest]:
     """Write one checkpoint atomically; returns its path and manifest.
 
-    `write_payload` fills the directory it is given. A directory of the same step is replaced (only an invalid one
-    can be there: a learner never writes a step twice). Raises PlatformError `disk_full` when the space or quota is
-    exhausted, `checkpoint_failed` for any other OSError; nothing half-written stays.
+    `write_payload` fills the directory it is given. A directory of the same step is replaced (only
+    an invalid one can be there: a learner never writes a step twice). Raises PlatformError
+    `disk_full` when the space or quota is exhausted, `checkpoint_failed` for any other OSError;
+    nothing half-written stays.
     """
     name = checkpoint_name(header.global_step)
     partial, target = directory / f"{_PARTIAL}{name}", directory / name
@@ -65,16 +67,27 @@ def remove_leftovers(directory: Path) -> None:
 
 
 def beyond_retention(names: Sequence[str], rules: CheckpointSpec, best: str | None) -> list[str]:
-    """Of checkpoints by ascending step, those that are neither among the newest `keep_last`, nor a multiple of
-    `keep_every`, nor the one named `best`."""
-    return [name for name in names[: -rules.keep_last] if name != best and not _kept_for_good(name, rules.keep_every)]
+    """Of checkpoints by ascending step, those that are neither among the newest `keep_last`, nor a
+    multiple of `keep_every`, nor the one named `best`.
+    """
+    return [
+        name
+        for name in names[: -rules.keep_last]
+        if name != best and not _kept_for_good(name, rules.keep_every)
+    ]
 
 
 def apply_retention(directory: Path, rules: CheckpointSpec, best: str | None = None) -> list[Path]:
-    """Delete what `rules` no longer keep, unless it is pinned: somebody reads it. Returns what was deleted."""
+    """Delete what `rules` no longer keep, unless it is pinned: somebody reads it. Returns what was
+    deleted.
+    """
     checkpoints = {path.name: path for path in list_checkpoints(directory)}
     kept = pinned(directory)
-    doomed = [checkpoints[name] for name in beyond_retention(list(checkpoints), rules, best) if name not in kept]
+    doomed = [
+        checkpoints[name]
+        for name in beyond_retention(list(checkpoints), rules, best)
+        if name not in kept
+    ]
     with _translated(f"delete old checkpoints in {directory}"):
         for path in doomed:
             _retire(path)
@@ -82,7 +95,9 @@ def apply_retention(directory: Path, rules: CheckpointSpec, best: str | None = N
 
 
 def write_file_durably(path: Path, data: bytes) -> None:
-    """Replace a small file atomically: written beside, fsynced, renamed, parent fsynced. Raises OSError."""
+    """Replace a small file atomically: written beside, fsynced, renamed, parent fsynced. Raises
+    OSError.
+    """
     beside = path.with_name(f".{path.name}.partial")
     with beside.open("wb") as file:
         file.write(data)
@@ -109,7 +124,9 @@ def _kept_for_good(name: str, keep_every: int | None) -> bool:
 def _seal(partial: Path, header: CheckpointHeader) -> CheckpointManifest:
     """fsync and digest every file, then write the manifest."""
     files = {path.relative_to(partial).as_posix(): _entry(path) for path in _files_of(partial)}
-    manifest = CheckpointManifest(**header.model_dump(), format_version=FORMAT_VERSION, files=files).sealed()
+    manifest = CheckpointManifest(
+        **header.model_dump(), format_version=FORMAT_VERSION, files=files
+    ).sealed()
     (partial / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     fsync_path(partial / MANIFEST)
     for folder in {path.parent for path in _files_of(partial)}:
@@ -158,5 +175,11 @@ def _translated(action: str) -> Iterator[None]:
         yield
     except OSError as error:
         code = "disk_full" if error.errno in _FULL_DISK else "checkpoint_failed"
-        hint = "Free space, or lower checkpoint.keep_last." if code == "disk_full" else "Check the volume."
-        raise PlatformError(code, f"Cannot {action}: {error}. No checkpoint was changed.", hint=hint) from error
+        hint = (
+            "Free space, or lower checkpoint.keep_last."
+            if code == "disk_full"
+            else "Check the volume."
+        )
+        raise PlatformError(
+            code, f"Cannot {action}: {error}. No checkpoint was changed.", hint=hint
+        ) from error

@@ -10,7 +10,8 @@ from typing import Final
 
 from services.common.errors import PlatformError
 
-# Every word of a slot has the same length: operands stand at fixed positions, which a small model learns in minutes.
+# Every word of a slot has the same length: operands stand at fixed positions, which a small model
+# learns in minutes.
 _NAMES: Final = ("Tom", "Ann", "Ben", "Eva", "Sam", "Mia", "Leo", "Zoe")
 _THINGS: Final = ("figs", "nuts", "eggs", "pies", "buns", "yams", "tofu", "rice")
 _VERBS: Final = ("got", "won", "dug")
@@ -31,9 +32,10 @@ class ArithmeticFiles:
 def make_arithmetic(path_dir: Path, *, seed: int, num_train: int, num_test: int) -> ArithmeticFiles:
     r"""Write `train.jsonl` and `test.jsonl` into the directory; equal arguments give equal bytes.
 
-    Rows are {"id","prompt","completion","answer"}, e.g. "Tom had 27 figs, got 45" with the completion
-    "27+45=\boxed{72}". Prompts are 23 characters long, completions at most 19. A fifth of the unordered pairs of
-    two-digit operands is kept for the test file. Raises PlatformError("invalid_request") for counts below 1.
+    Rows are {"id","prompt","completion","answer"}, e.g. "Tom had 27 figs, got 45" with the
+    completion "27+45=\boxed{72}". Prompts are 23 characters long, completions at most 19. A fifth
+    of the unordered pairs of two-digit operands is kept for the test file. Raises
+    PlatformError("invalid_request") for counts below 1.
     """
     if num_train < 1 or num_test < 1:
         raise PlatformError(

@@ -25,7 +25,8 @@ class Box:
 def outer_boxes(text: str) -> list[Box]:
     r"""Every box that is not inside another one, in order; linear in the text.
 
-    A box left open runs to the end of the text and is the last one. `\boxed 5` (a bare argument) counts as closed.
+    A box left open runs to the end of the text and is the last one. `\boxed 5` (a bare argument)
+    counts as closed.
     """
     boxes: list[Box] = []
     position = 0
@@ -61,7 +62,11 @@ def _box_at(text: str, match: re.Match[str]) -> Box | None:
         opening += 1
     if opening < len(text) and text[opening] == "{":
         return _braced(text, match.start(), opening + 1)
-    return _bare(text, match) if opening < len(text) else Box("", match.start(), len(text), closed=False)
+    return (
+        _bare(text, match)
+        if opening < len(text)
+        else Box("", match.start(), len(text), closed=False)
+    )
 
 
 def _bare(text: str, match: re.Match[str]) -> Box | None:

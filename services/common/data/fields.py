@@ -1,9 +1,10 @@
 r"""Which fields of a data row hold the prompt, the gold answer and the completion.
 
-The layouts that are read: chat `messages`; `prompt` with `completion` and/or `answer` (TRL); `question/answer` (GSM8K,
-where the gold stands after `####`); `question/ground_truth_answer` (dLLM-RL); `problem/solution/answer` (MATH; without
-`answer` the gold is the last `\boxed{}` of the solution); `problem/expected_answer` (NeMo-Skills' AIME);
-`question/final_answer` (OlympiadBench, a list); `reward_model.ground_truth` (verl); `Body/Question/Answer` (SVAMP).
+The layouts that are read: chat `messages`; `prompt` with `completion` and/or `answer` (TRL);
+`question/answer` (GSM8K, where the gold stands after `####`); `question/ground_truth_answer`
+(dLLM-RL); `problem/solution/answer` (MATH; without `answer` the gold is the last `\boxed{}` of the
+solution); `problem/expected_answer` (NeMo-Skills' AIME); `question/final_answer` (OlympiadBench, a
+list); `reward_model.ground_truth` (verl); `Body/Question/Answer` (SVAMP).
 """
 
 import math
@@ -16,7 +17,14 @@ from services.common.data.boxed import innermost, last_box
 
 ROLES: Final = ("system", "user", "assistant")
 PROMPT_FIELDS: Final = ("messages", "prompt", "question", "problem", "Body")
-GOLD_FIELDS: Final = ("answer", "ground_truth_answer", "expected_answer", "final_answer", "ground_truth", "Answer")
+GOLD_FIELDS: Final = (
+    "answer",
+    "ground_truth_answer",
+    "expected_answer",
+    "final_answer",
+    "ground_truth",
+    "Answer",
+)
 COMPLETION_FIELDS: Final = ("completion", "solution", "reference_solution")
 ID_FIELDS: Final = ("id", "unique_id", "ID")
 _GSM8K_GOLD: Final = re.compile(r"(?:^|\n)####[ \t]*([^\n]*?)\s*$")
@@ -46,7 +54,9 @@ class Fields:
 
 
 def read_fields(record: Mapping[str, Any]) -> Fields:
-    """Prompt, gold and completion of one JSON object; empty golds and completions are absent; raises FieldError."""
+    """Prompt, gold and completion of one JSON object; empty golds and completions are absent;
+    raises FieldError.
+    """
     messages, completion, prompt_used = _prompt(record)
     gold, gold_used = _gold(record)
     if completion is None:
@@ -61,11 +71,15 @@ def read_fields(record: Mapping[str, Any]) -> Fields:
     if not messages[-1].content.strip():
         raise FieldError("the prompt is empty")
     used = tuple(dict.fromkeys((*prompt_used, *gold_used, *completion_used)))
-    return Fields(messages=messages, answer=_nonempty(gold), completion=_nonempty(completion), used=used)
+    return Fields(
+        messages=messages, answer=_nonempty(gold), completion=_nonempty(completion), used=used
+    )
 
 
 def render_gold(value: Any) -> str:
-    """A gold answer as text: whole floats lose their `.0`, lists are joined by commas; raises FieldError."""
+    """A gold answer as text: whole floats lose their `.0`, lists are joined by commas; raises
+    FieldError.
+    """
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, list) and value:
@@ -76,7 +90,9 @@ def render_gold(value: Any) -> str:
         return str(int(value))
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    raise FieldError(f"the gold answer is {value!r}; it must be a string, a number or a list of these")
+    raise FieldError(
+        f"the gold answer is {value!r}; it must be a string, a number or a list of these"
+    )
 
 
 def _without_dollars(text: str) -> str:
@@ -90,10 +106,14 @@ def _prompt(record: Mapping[str, Any]) -> tuple[tuple[Message, ...], str | None,
         return (Message("user", text),), None, ("Body", "Question")
     present = [name for name in PROMPT_FIELDS[:-1] if record.get(name) is not None]
     if not present:
-        raise FieldError(f"has no prompt; one of the fields {', '.join(PROMPT_FIELDS[:-1])} is needed")
+        raise FieldError(
+            f"has no prompt; one of the fields {', '.join(PROMPT_FIELDS[:-1])} is needed"
+        )
     values = [record[name] for name in present]
     if any(value != values[0] for value in values[1:]):
-        raise FieldError(f"the fields {' and '.join(present)} disagree about the prompt; keep one of them")
+        raise FieldError(
+            f"the fields {' and '.join(present)} disagree about the prompt; keep one of them"
+        )
     if isinstance(values[0], list):
         return *_conversation(values[0], present[0]), tuple(present)
     text = _text(record, present[0])
@@ -126,17 +146,23 @@ def _message(turn: Any, place: str) -> Message:
     if turn["role"] not in ROLES:
         raise FieldError(f"{place}.role is {turn['role']!r}; the roles are {', '.join(ROLES)}")
     if not isinstance(turn["content"], str):
-        raise FieldError(f"{place}.content is {type(turn['content']).__name__}; it must be a string")
+        raise FieldError(
+            f"{place}.content is {type(turn['content']).__name__}; it must be a string"
+        )
     return Message(turn["role"], turn["content"])
 
 
 def _gold(record: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
-    golds = {name: render_gold(record[name]) for name in GOLD_FIELDS if record.get(name) is not None}
+    golds = {
+        name: render_gold(record[name]) for name in GOLD_FIELDS if record.get(name) is not None
+    }
     verl = record.get("reward_model")
     if isinstance(verl, dict) and verl.get("ground_truth") is not None:
         golds["reward_model"] = render_gold(verl["ground_truth"])
     if len(set(golds.values())) > 1:
-        raise FieldError(f"the fields {' and '.join(golds)} disagree about the gold answer; keep one of them")
+        raise FieldError(
+            f"the fields {' and '.join(golds)} disagree about the gold answer; keep one of them"
+        )
     return next(iter(golds.values()), None), tuple(golds)
 
 
@@ -150,7 +176,9 @@ def _completion(record: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]
     elif isinstance(value, list) and len(value) == 1:
         value = _message(value[0], f"{name}[0]").content
     if not isinstance(value, str):
-        raise FieldError(f"the field {name} is {type(value).__name__}; it must be a string or one assistant message")
+        raise FieldError(
+            f"the field {name} is {type(value).__name__}; it must be a string or one assistant message"
+        )
     return value, (name,)
 
 

@@ -22,7 +22,8 @@ def is_parquet(path: Path) -> bool:
 
 
 def iter_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    """Every row as plain values; fields without a value are absent, as they are from a line of JSON.
+    """Every row as plain values; fields without a value are absent, as they are from a line of
+    JSON.
 
     Raises FieldError for a file that is damaged or unfolds too far.
     """
@@ -39,7 +40,9 @@ def _require_bounded(file: ParquetFile) -> None:
     groups = range(file.metadata.num_row_groups)
     largest = max((file.metadata.row_group(index).total_byte_size for index in groups), default=0)
     if largest > _MAX_GROUP_BYTES:
-        raise ValueError(f"a row group unfolds to {largest} bytes, and {_MAX_GROUP_BYTES} are taken")
+        raise ValueError(
+            f"a row group unfolds to {largest} bytes, and {_MAX_GROUP_BYTES} are taken"
+        )
 
 
 def _without_nulls(value: Any) -> Any:

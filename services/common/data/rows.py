@@ -1,4 +1,6 @@
-"""Rows of a data file (JSON lines or Parquet): read, checked, refused with every problem's place; none is skipped."""
+"""Rows of a data file (JSON lines or Parquet): read, checked, refused with every problem's place;
+none is skipped.
+"""
 
 import hashlib
 import json
@@ -34,7 +36,9 @@ class Row:
     answer: str | None
     """Gold answer."""
     gold_type: GoldType | None
-    """What the row's field `gold_type` says, else what the gold's text suggests; None without a gold."""
+    """What the row's field `gold_type` says, else what the gold's text suggests; None without a
+    gold.
+    """
     completion: str | None
     """Text to learn by supervised fine-tuning."""
     data_source: str
@@ -75,9 +79,11 @@ class FileReport:
 
 
 def read_rows(path: Path, needs: Needs) -> list[Row]:
-    """All rows of the file; every row must have a prompt and what `needs` asks: `sft` a completion, else a gold answer.
+    """All rows of the file; every row must have a prompt and what `needs` asks: `sft` a completion,
+    else a gold answer.
 
-    Raises ProblemsError("dataset_invalid") with row numbers and reasons when any row cannot be used.
+    Raises ProblemsError("dataset_invalid") with row numbers and reasons when any row cannot be
+    used.
     """
     rows: list[Row] = []
     problems: list[Problem] = []
@@ -89,7 +95,9 @@ def read_rows(path: Path, needs: Needs) -> list[Row]:
             rows.append(item)
     if problems:
         what = f"The data file {path} cannot be used for {needs}"
-        raise ProblemsError("dataset_invalid", what, problems[:MAX_PROBLEMS_SHOWN], total=len(problems))
+        raise ProblemsError(
+            "dataset_invalid", what, problems[:MAX_PROBLEMS_SHOWN], total=len(problems)
+        )
     return rows
 
 
@@ -99,7 +107,9 @@ def iter_rows(path: Path) -> Iterator[Row]:
 
 
 def check_file(path: Path) -> FileReport:
-    """Read the whole file once and report; raises ProblemsError("dataset_invalid") only when it cannot be opened."""
+    """Read the whole file once and report; raises ProblemsError("dataset_invalid") only when it
+    cannot be opened.
+    """
     report = FileReport(path=path)
     for item, layout in _scan_with_layout(path):
         if isinstance(item, Problem):
@@ -117,15 +127,21 @@ def _count(report: FileReport, row: Row, layout: str) -> None:
     report.eval_rows += row.answer is not None
     report.format = layout if report.format in ("", layout) else "mixed"
     report.longest_prompt_chars = max(report.longest_prompt_chars, row.prompt_chars)
-    report.longest_completion_chars = max(report.longest_completion_chars, len(row.completion or ""))
+    report.longest_completion_chars = max(
+        report.longest_completion_chars, len(row.completion or "")
+    )
 
 
 def _lacking(row: Row, needs: Needs) -> Problem | None:
     if needs == "sft" and row.completion is None:
-        return _problem(row.number, "has no completion; sft learns `completion`, `solution` or a last assistant turn")
+        return _problem(
+            row.number,
+            "has no completion; sft learns `completion`, `solution` or a last assistant turn",
+        )
     if needs != "sft" and row.answer is None:
         return _problem(
-            row.number, rf"has no gold answer; {needs} compares with `answer`, or the solution's last \boxed{{}}"
+            row.number,
+            rf"has no gold answer; {needs} compares with `answer`, or the solution's last \boxed{{}}",
         )
     return None
 
@@ -142,8 +158,13 @@ def _scan_with_layout(path: Path) -> Iterator[tuple[Row | Problem, str]]:
             empty = False
             yield item
     except OSError as error:
-        problem = Problem(str(path), f"{error.strerror or error}; give the path of a readable JSONL or Parquet file")
-        raise ProblemsError("dataset_invalid", "The data file cannot be opened", [problem]) from None
+        problem = Problem(
+            str(path),
+            f"{error.strerror or error}; give the path of a readable JSONL or Parquet file",
+        )
+        raise ProblemsError(
+            "dataset_invalid", "The data file cannot be opened", [problem]
+        ) from None
     if empty:
         yield Problem(str(path), "the file holds no rows; write one JSON object per line"), ""
 
@@ -160,13 +181,20 @@ def _parquet_rows(path: Path) -> Iterator[tuple[Row | Problem, str]]:
 def _json_rows(path: Path) -> Iterator[tuple[Row | Problem, str]]:
     for number, line in _lines(path):
         if number == 1 and (kind := _foreign(line)):
-            yield _problem(1, f"the file is {kind}; JSON lines are needed, one object per line, or Parquet"), ""
+            yield (
+                _problem(
+                    1, f"the file is {kind}; JSON lines are needed, one object per line, or Parquet"
+                ),
+                "",
+            )
             return
         yield _row_or_problem(number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines; blank lines at the end of the file are left out, others kept so that they are reported."""
+    """Numbered lines; blank lines at the end of the file are left out, others kept so that they are
+    reported.
+    """
     blank: list[tuple[int, bytes]] = []
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -200,9 +228,13 @@ def _record(line: bytes) -> dict[str, Any]:
     except FieldError:
         raise
     except UnicodeDecodeError as error:
-        raise FieldError(f"is not UTF-8 (byte {error.start}: {error.reason}); convert the file to UTF-8") from None
+        raise FieldError(
+            f"is not UTF-8 (byte {error.start}: {error.reason}); convert the file to UTF-8"
+        ) from None
     except UnicodeEncodeError:
-        raise FieldError("holds half of a surrogate pair, which is no character; remove the \\uD8xx escape") from None
+        raise FieldError(
+            "holds half of a surrogate pair, which is no character; remove the \\uD8xx escape"
+        ) from None
     except json.JSONDecodeError as error:
         raise FieldError(_json_fault(error, text, line)) from None
     except (ValueError, RecursionError) as error:
@@ -219,7 +251,9 @@ def _storable(record: dict[str, Any]) -> dict[str, Any]:
     try:
         json.dumps(record, allow_nan=False, ensure_ascii=False).encode("utf-8")
     except (TypeError, ValueError) as error:
-        raise FieldError(f"holds a value that JSON does not have ({error}); store it as text or number") from None
+        raise FieldError(
+            f"holds a value that JSON does not have ({error}); store it as text or number"
+        ) from None
     return record
 
 
@@ -240,14 +274,24 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise FieldError(f"has the field {next(key for key in keys if keys.count(key) > 1)!r} twice; keep one of them")
+        raise FieldError(
+            f"has the field {next(key for key in keys if keys.count(key) > 1)!r} twice; keep one of them"
+        )
     return record
 
 
 def _row(number: int, record: dict[str, Any], fields: Fields) -> Row:
     own_id = next((name for name in ID_FIELDS if record.get(name) is not None), None)
-    source = next((name for name in ("data_source", "source") if isinstance(record.get(name), str)), None)
-    read = {*fields.used, own_id, source, "metadata", *(["gold_type"] if fields.answer is not None else [])}
+    source = next(
+        (name for name in ("data_source", "source") if isinstance(record.get(name), str)), None
+    )
+    read = {
+        *fields.used,
+        own_id,
+        source,
+        "metadata",
+        *(["gold_type"] if fields.answer is not None else []),
+    }
     given = record.get("metadata")
     if given is not None and not isinstance(given, dict):
         raise FieldError(f"the field metadata is {_shown(given)}; it must be an object")
@@ -271,7 +315,9 @@ def _gold_type(record: dict[str, Any], fields: Fields) -> GoldType | None:
     if stated is None:
         return gold_type(fields.answer)
     if stated not in list(GoldType):
-        raise FieldError(f"the field gold_type is {_shown(stated)}; the types are {', '.join(GoldType)}")
+        raise FieldError(
+            f"the field gold_type is {_shown(stated)}; the types are {', '.join(GoldType)}"
+        )
     return GoldType(stated)
 
 

@@ -10,7 +10,9 @@ PLACEHOLDER: Final = "{prompt}"
 
 
 def messages_of(row: Row, prompt: PromptSpec) -> list[dict[str, str]]:
-    """Turns of a row's prompt: the template around the last user turn, the system turn before all unless it has one."""
+    """Turns of a row's prompt: the template around the last user turn, the system turn before all
+    unless it has one.
+    """
     turns = [{"role": message.role, "content": message.content} for message in row.messages]
     turns[-1] = {**turns[-1], "content": prompt.template.replace(PLACEHOLDER, turns[-1]["content"])}
     if prompt.system is not None and turns[0]["role"] != "system":

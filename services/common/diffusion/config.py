@@ -15,7 +15,9 @@ class UnmaskingStrategy(StrEnum):
     SEQUENTIAL = "sequential"
     """The leftmost B // denoising_steps."""
     ENTROPY_BOUNDED = "entropy_bounded"
-    """The longest prefix, by ascending entropy, whose summed entropy stays within the bound; at least one."""
+    """The longest prefix, by ascending entropy, whose summed entropy stays within the bound; at
+    least one.
+    """
 
     @property
     def counts_steps(self) -> bool:

@@ -1,4 +1,5 @@
-"""Which masked positions a denoising step commits: the four unmasking rules, for many blocks at once.
+"""Which masked positions a denoising step commits: the four unmasking rules, for many blocks at
+once.
 
 Legend: S blocks, B positions of a block, V vocabulary. Ties go to the left.
 """
@@ -13,7 +14,8 @@ from services.common.diffusion.config import DecodingConfig, Selection, Unmaskin
 
 
 def confidences(config: DecodingConfig, logprobs: Tensor, candidates: Tensor) -> Tensor:
-    """Confidence of each position [S, B], from log-probabilities [S, B, V] and candidate ids [S, B].
+    """Confidence of each position [S, B], from log-probabilities [S, B, V] and candidate ids [S,
+    B].
 
     Top-k and top-p play no part in it: the log-probabilities are those after temperature and bans.
     """
@@ -22,8 +24,12 @@ def confidences(config: DecodingConfig, logprobs: Tensor, candidates: Tensor) ->
     return logprobs.gather(-1, candidates[..., None])[..., 0].exp()
 
 
-def commit_mask(config: DecodingConfig, masked: Tensor, confidence: Tensor, logprobs: Tensor) -> Tensor:
-    """Positions to commit, bool [S, B]: some of `masked` [S, B], at least one wherever a block has any."""
+def commit_mask(
+    config: DecodingConfig, masked: Tensor, confidence: Tensor, logprobs: Tensor
+) -> Tensor:
+    """Positions to commit, bool [S, B]: some of `masked` [S, B], at least one wherever a block has
+    any.
+    """
     return masked & _RULES[config.unmasking_strategy](config, masked, confidence, logprobs)
 
 
@@ -32,18 +38,26 @@ def _static(config: DecodingConfig, masked: Tensor, confidence: Tensor, logprobs
     return _rank(-confidence, masked) < config.tokens_per_step
 
 
-def _dynamic(config: DecodingConfig, masked: Tensor, confidence: Tensor, logprobs: Tensor) -> Tensor:
+def _dynamic(
+    config: DecodingConfig, masked: Tensor, confidence: Tensor, logprobs: Tensor
+) -> Tensor:
     """Every position at or above the threshold, and the most confident one."""
     return (confidence >= config.confidence_threshold) | (_rank(-confidence, masked) == 0)
 
 
-def _sequential(config: DecodingConfig, masked: Tensor, confidence: Tensor, logprobs: Tensor) -> Tensor:
+def _sequential(
+    config: DecodingConfig, masked: Tensor, confidence: Tensor, logprobs: Tensor
+) -> Tensor:
     """The leftmost positions, a fixed number of them."""
     return masked.cumsum(-1) <= config.tokens_per_step
 
 
-def _entropy_bounded(config: DecodingConfig, masked: Tensor, confidence: Tensor, logprobs: Tensor) -> Tensor:
-    """The longest prefix by ascending entropy whose sum stays within the bound, and the least entropic position."""
+def _entropy_bounded(
+    config: DecodingConfig, masked: Tensor, confidence: Tensor, logprobs: Tensor
+) -> Tensor:
+    """The longest prefix by ascending entropy whose sum stays within the bound, and the least
+    entropic position.
+    """
     entropy = torch.special.entr(logprobs.exp()).sum(-1).masked_fill(~masked, torch.inf)
     ordered, order = entropy.sort(dim=-1, stable=True)
     within = ordered.cumsum(-1) <= config.entropy_bound
@@ -57,7 +71,9 @@ def _rank(cost: Tensor, masked: Tensor) -> Tensor:
     return order.argsort(dim=-1)
 
 
-_RULES: Final[Mapping[UnmaskingStrategy, Callable[[DecodingConfig, Tensor, Tensor, Tensor], Tensor]]] = {
+_RULES: Final[
+    Mapping[UnmaskingStrategy, Callable[[DecodingConfig, Tensor, Tensor, Tensor], Tensor]]
+] = {
     UnmaskingStrategy.LOW_CONFIDENCE_STATIC: _static,
     UnmaskingStrategy.LOW_CONFIDENCE_DYNAMIC: _dynamic,
     UnmaskingStrategy.SEQUENTIAL: _sequential,

@@ -10,13 +10,16 @@ from services.common.diffusion.config import DecodingConfig
 
 
 def scaled_logprobs(config: DecodingConfig, logits: Tensor) -> Tensor:
-    """Log-softmax [S, B, V] after temperature; greedy decoding (temperature 0) reports at temperature 1."""
+    """Log-softmax [S, B, V] after temperature; greedy decoding (temperature 0) reports at
+    temperature 1.
+    """
     scaled = logits if config.temperature in (0, 1) else logits / config.temperature
     return torch.log_softmax(scaled, dim=-1)
 
 
 def sample_candidates(config: DecodingConfig, logprobs: Tensor, uniforms: Tensor) -> Tensor:
-    """One token id per position [S, B] from log-probabilities [S, B, V] and uniform numbers [S, B] in (0, 1).
+    """One token id per position [S, B] from log-probabilities [S, B, V] and uniform numbers [S, B]
+    in (0, 1).
 
     A token of probability zero, a banned one for instance, is never chosen.
     """
@@ -28,9 +31,11 @@ def sample_candidates(config: DecodingConfig, logprobs: Tensor, uniforms: Tensor
 
 
 def truncate(config: DecodingConfig, logprobs: Tensor) -> Tensor:
-    """Top-k, then nucleus truncation [S, B, V]: what is cut stands at -inf, the rest is not renormalised.
+    """Top-k, then nucleus truncation [S, B, V]: what is cut stands at -inf, the rest is not
+    renormalised.
 
-    The nucleus keeps a token while the probability before it is at most top_p (of what top-k kept); at least one.
+    The nucleus keeps a token while the probability before it is at most top_p (of what top-k kept);
+    at least one.
     """
     if 0 < config.top_k < logprobs.shape[-1]:
         least = logprobs.topk(config.top_k).values[..., -1:]

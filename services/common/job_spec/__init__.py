@@ -1,6 +1,8 @@
-"""The job spec: what a user asks for, as frozen data. Read from TOML or JSON, unknown keys refused, hashed.
+"""The job spec: what a user asks for, as frozen data. Read from TOML or JSON, unknown keys refused,
+hashed.
 
-Defaults are practical ones for a small model; docs/algorithm.md says which of them bias the gradient.
+Defaults are practical ones for a small model; docs/algorithm.md says which of them bias the
+gradient.
 """
 
 from services.common.job_spec.decoding import DiffusionSpec, PromptSpec, SamplingSpec

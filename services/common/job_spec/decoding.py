@@ -9,7 +9,9 @@ class DiffusionSpec(Frozen):
     """Block diffusion; governs rollout, training and evaluation alike."""
 
     block_size: int | None = Field(None, gt=0)
-    """Tokens per block; None takes the checkpoint's. A value that contradicts the checkpoint is refused."""
+    """Tokens per block; None takes the checkpoint's. A value that contradicts the checkpoint is
+    refused.
+    """
     denoising_steps: int | None = Field(None, gt=0)
     """Steps per block of the static and sequential rules; None is one token per step."""
     unmasking_strategy: UnmaskingStrategy = UnmaskingStrategy.LOW_CONFIDENCE_DYNAMIC
@@ -22,7 +24,9 @@ class DiffusionSpec(Frozen):
 
 
 class SamplingSpec(Frozen):
-    """Sampling of training rollouts. Anything but temperature 1 without cuts makes importance ratios approximate."""
+    """Sampling of training rollouts. Anything but temperature 1 without cuts makes importance
+    ratios approximate.
+    """
 
     temperature: float = Field(1.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)

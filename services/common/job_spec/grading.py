@@ -10,13 +10,19 @@ from services.common.grader_spec import GraderSpec, parse_grader, require_own_na
 
 
 class RewardSpec(Frozen):
-    """How responses are graded: the reward is the sum of weight · score over the graders (docs/rewards.md)."""
+    """How responses are graded: the reward is the sum of weight · score over the graders
+    (docs/rewards.md).
+    """
 
-    graders: tuple[GraderSpec, ...] = Field((parse_grader("accuracy"),), min_length=1, max_length=16)
+    graders: tuple[GraderSpec, ...] = Field(
+        (parse_grader("accuracy"),), min_length=1, max_length=16
+    )
     timeout_s: float = Field(3.0, gt=0, le=60)
     """Wall time of one verification, from its dispatch."""
     max_unverifiable_rate: float = Field(0.05, ge=0, le=1)
-    """Above this share of unverifiable responses in a step the job pauses, with `reward_error_rate` and samples."""
+    """Above this share of unverifiable responses in a step the job pauses, with `reward_error_rate`
+    and samples.
+    """
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
@@ -40,7 +46,13 @@ class EvalSpec(Frozen):
     top_k: int = Field(0, ge=0)
     max_new_tokens: int | None = Field(None, gt=0)
     """None is `sampling.max_new_tokens`."""
-    confidence_thresholds: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field((), max_length=16)
-    """Other thresholds at which the weights are evaluated too when a stage ends: accuracy against speed."""
+    confidence_thresholds: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (), max_length=16
+    )
+    """Other thresholds at which the weights are evaluated too when a stage ends: accuracy against
+    speed.
+    """
     denoising_steps: tuple[Annotated[int, Field(gt=0)], ...] = Field((), max_length=16)
-    """Other numbers of steps per block, likewise; by the static rule where the job's own rule counts no steps."""
+    """Other numbers of steps per block, likewise; by the static rule where the job's own rule
+    counts no steps.
+    """

@@ -41,7 +41,9 @@ class JobSpec(Frozen):
     training_file: str | None = None
     """File id (`file_…`) or path."""
     training_mixture: tuple[MixturePart, ...] = Field((), max_length=_MAX_MIXED)
-    """Files that are trained on side by side, in place of training_file. An epoch has as many rows as all of them."""
+    """Files that are trained on side by side, in place of training_file. An epoch has as many rows
+    as all of them.
+    """
     validation_file: str | None = None
     suffix: str | None = Field(None, max_length=64)
     seed: int = Field(0, ge=0, lt=2**31)
@@ -65,14 +67,18 @@ class JobSpec(Frozen):
     @model_validator(mode="after")
     def _one_file_or_a_mixture(self) -> Self:
         if self.training_file is not None and self.training_mixture:
-            raise ValueError("training_file and training_mixture exclude each other; name the file in the mixture")
+            raise ValueError(
+                "training_file and training_mixture exclude each other; name the file in the mixture"
+            )
         return self
 
     @model_validator(mode="after")
     def _files_for_stages(self) -> Self:
         for stage in self.method.stages:
             if stage == "eval" and self.validation_file is None:
-                raise ValueError(f"method {self.method.type!r} evaluates, so validation_file is required")
+                raise ValueError(
+                    f"method {self.method.type!r} evaluates, so validation_file is required"
+                )
             if stage != "eval" and not self.training_files_of(stage):
                 others = f"training_mixture, or {stage}.training_file"
                 raise ValueError(f"method {self.method.type!r} needs training_file (or {others})")
@@ -81,7 +87,9 @@ class JobSpec(Frozen):
     @model_validator(mode="after")
     def _sft_validates(self) -> Self:
         if self.sft.validation_interval_steps is not None and self.sft_validation_file() is None:
-            raise ValueError("sft.validation_interval_steps needs sft.validation_file (or validation_file)")
+            raise ValueError(
+                "sft.validation_interval_steps needs sft.validation_file (or validation_file)"
+            )
         return self
 
     @model_validator(mode="after")
@@ -106,7 +114,9 @@ class JobSpec(Frozen):
     @model_validator(mode="after")
     def _taking_turns_is_on_policy(self) -> Self:
         if self.resources.colocate and self.rl.max_staleness > 0:
-            raise ValueError(f"resources.colocate needs rl.max_staleness 0, got {self.rl.max_staleness}")
+            raise ValueError(
+                f"resources.colocate needs rl.max_staleness 0, got {self.rl.max_staleness}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -114,7 +124,9 @@ class JobSpec(Frozen):
         if self.rl.preset == "exact" and "rl" in self.method.stages:
             sampling, diffusion = self.sampling, self.diffusion
             require_policy_sampling(sampling.temperature, sampling.top_p, sampling.top_k)
-            require_exact_estimator(self.rl.estimator, diffusion.unmasking_strategy, diffusion.selection)
+            require_exact_estimator(
+                self.rl.estimator, diffusion.unmasking_strategy, diffusion.selection
+            )
         return self
 
     def training_files_of(self, stage: Literal["sft", "rl"]) -> tuple[MixturePart, ...]:
@@ -154,7 +166,9 @@ class JobSpec(Frozen):
 @cache
 def schema_digest() -> str:
     """sha256 of the job spec's JSON schema, hex: two releases with the same read the same specs."""
-    return hashlib.sha256(json.dumps(JobSpec.model_json_schema(), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(JobSpec.model_json_schema(), sort_keys=True).encode()
+    ).hexdigest()
 
 
 def parse_spec(data: Any) -> JobSpec:
@@ -162,7 +176,9 @@ def parse_spec(data: Any) -> JobSpec:
     try:
         return JobSpec.model_validate(data)
     except ValidationError as error:
-        problems = [_problem(item["loc"], item["msg"], item.get("input")) for item in error.errors()]
+        problems = [
+            _problem(item["loc"], item["msg"], item.get("input")) for item in error.errors()
+        ]
         raise ProblemsError("spec_invalid", "The job spec cannot be used", problems) from None
 
 

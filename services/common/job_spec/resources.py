@@ -15,7 +15,9 @@ class TrainerSpec(Frozen):
     max_tokens_per_microbatch: int = Field(16384, gt=0)
     """Row tokens (clean and noisy) of one forward pass."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 computes passes in bf16 on a GPU; weights, optimizer and log-softmax stay fp32. A CPU trains in fp32."""
+    """bf16 computes passes in bf16 on a GPU; weights, optimizer and log-softmax stay fp32. A CPU
+    trains in fp32.
+    """
     gradient_checkpointing: bool = False
 
 
@@ -37,4 +39,6 @@ class ResourcesSpec(Frozen):
     rollout_batch_size: int = Field(0, ge=0)
     """Responses decoded side by side per replica; 0 lets the replica choose."""
     colocate: bool = False
-    """Replicas and learner share devices and take turns: replicas give their memory back while the learner trains."""
+    """Replicas and learner share devices and take turns: replicas give their memory back while the
+    learner trains.
+    """

@@ -35,8 +35,12 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--layers", type=int, default=4)
     make.add_argument("--heads", type=int, default=4)
     make.add_argument("--moe", action="store_true", help="mixture-of-experts feed-forward layers")
-    convert = commands.add_parser("convert", help="a decoder, given a mask token and a block length")
-    convert.add_argument("--source", required=True, metavar="PATH", help="Hugging Face directory or GGUF file")
+    convert = commands.add_parser(
+        "convert", help="a decoder, given a mask token and a block length"
+    )
+    convert.add_argument(
+        "--source", required=True, metavar="PATH", help="Hugging Face directory or GGUF file"
+    )
     for command in (make, convert):
         command.add_argument("--out", required=True, metavar="DIR")
         command.add_argument("--block-size", type=int, default=4, metavar="B")

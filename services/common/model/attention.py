@@ -1,7 +1,8 @@
 """Attention of packed rows, registered with transformers as one more implementation.
 
-Transformers hands every extra keyword of a model's forward to the attention function. The keyword `attend` carries an
-object that knows which keys a query sees: `packed_attention(index)` here, the cache of the rollout engine there.
+Transformers hands every extra keyword of a model's forward to the attention function. The keyword
+`attend` carries an object that knows which keys a query sees: `packed_attention(index)` here, the
+cache of the rollout engine there.
 """
 
 import functools
@@ -29,10 +30,13 @@ UNSUPPORTED_OPTIONS: Final = ("softcap", "s_aux", "sliding_window")
 class Attend(Protocol):
     """Attention of one layer."""
 
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def __call__(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
         """Attend.
 
-        query [N, heads, T, D], key and value [N, kv_heads, T, D], after rotary embedding; returns [N, heads, T, D].
+        query [N, heads, T, D], key and value [N, kv_heads, T, D], after rotary embedding; returns
+        [N, heads, T, D].
         """
 
 
@@ -75,10 +79,11 @@ def row_padding(length: int, device: torch.device) -> int:
 
 
 class FlexAttend:
-    """FlexAttention under the index-vector mask, which is built once per row and used by every layer.
+    """FlexAttention under the index-vector mask, which is built once per row and used by every
+    layer.
 
-    Rows are padded to whole LENGTH_BUCKETs, so that the kernels see few lengths. `compiled` is False only where no
-    compiler is wanted (comparison with the SDPA path).
+    Rows are padded to whole LENGTH_BUCKETs, so that the kernels see few lengths. `compiled` is
+    False only where no compiler is wanted (comparison with the SDPA path).
     """
 
     def __init__(self, index: RowIndex, *, compiled: bool) -> None:
@@ -91,11 +96,17 @@ class FlexAttend:
 
         self._flex_attention = _compiled(flex_attention) if compiled else flex_attention
         make_mask = _compiled(create_block_mask) if compiled else create_block_mask
-        self._block_mask = make_mask(mask_mod, None, None, len(block), len(block), device=block.device)
+        self._block_mask = make_mask(
+            mask_mod, None, None, len(block), len(block), device=block.device
+        )
 
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def __call__(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
         """[1, heads, T, D]; see Attend."""
-        query, key, value = (F.pad(tensor, (0, 0, 0, self._padding)) for tensor in (query, key, value))
+        query, key, value = (
+            F.pad(tensor, (0, 0, 0, self._padding)) for tensor in (query, key, value)
+        )
         out: Tensor = self._flex_attention(
             query,
             key,

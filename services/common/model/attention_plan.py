@@ -1,6 +1,8 @@
-"""How a packed row is cut for attention on a CPU: chunks of documents, and where their operands lie.
+"""How a packed row is cut for attention on a CPU: chunks of documents, and where their operands
+lie.
 
-Legend: T tokens of a row, n chunks of a bucket, Q tokens of a chunk, H heads, G key-value heads, D width of a head.
+Legend: T tokens of a row, n chunks of a bucket, Q tokens of a chunk, H heads, G key-value heads, D
+width of a head.
 """
 
 from collections.abc import Iterator
@@ -13,7 +15,9 @@ from torch import Tensor
 from services.common.model.index import RowIndex, allowed
 
 CHUNK_TOKENS: Final = 256
-"""Largest chunk, give or take a block: a larger one computes more masked pairs, a smaller one calls the kernel more."""
+"""Largest chunk, give or take a block: a larger one computes more masked pairs, a smaller one calls
+the kernel more.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +44,9 @@ def cut(index: RowIndex) -> Chunks:
     document_start, document_length = _runs(opens_document)
     block_start, _ = _runs(opens_document | _changes(block))
     number = torch.div(document_length + CHUNK_TOKENS - 1, CHUNK_TOKENS, rounding_mode="floor")
-    chunk = torch.div((block_start - document_start) * number, document_length, rounding_mode="floor")
+    chunk = torch.div(
+        (block_start - document_start) * number, document_length, rounding_mode="floor"
+    )
     starts = torch.nonzero(opens_document | _changes(chunk)).flatten()
     return Chunks(
         order=order,
@@ -72,13 +78,17 @@ def _runs(opens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _grades(lengths: Tensor) -> list[Tensor]:
-    """Chunks grouped by length, counted down from the longest: within a group by less than a factor of sqrt(2)."""
+    """Chunks grouped by length, counted down from the longest: within a group by less than a factor
+    of sqrt(2).
+    """
     grade = torch.floor(2 * torch.log2(lengths.max() / lengths)).long()
     return [torch.nonzero(grade == value).flatten() for value in sorted(set(grade.tolist()))]
 
 
 def _padded(chunks: Chunks, members: Tensor) -> tuple[Tensor, Tensor]:
-    """Row offsets of some chunks side by side [n, Q], padded with a chunk's first token, and which are real."""
+    """Row offsets of some chunks side by side [n, Q], padded with a chunk's first token, and which
+    are real.
+    """
     starts, lengths = chunks.starts[members, None], chunks.lengths[members, None]
     column = torch.arange(int(lengths.max()), device=starts.device)
     real = column < lengths
@@ -89,7 +99,12 @@ def _bias(index: RowIndex, rows: Tensor, real: Tensor, dtype: torch.dtype) -> Te
     """[n, 1, Q, Q]: 0 where a query sees a key, else -inf; nobody sees padding."""
     block, copy, document = index.block[rows], index.copy[rows], index.document[rows]
     seen = allowed(
-        block[:, :, None], copy[:, :, None], document[:, :, None], block[:, None], copy[:, None], document[:, None]
+        block[:, :, None],
+        copy[:, :, None],
+        document[:, :, None],
+        block[:, None],
+        copy[:, None],
+        document[:, None],
     )
     bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
     return bias.masked_fill_(~(seen & real[:, None]), -torch.inf)[:, None]
@@ -98,23 +113,33 @@ def _bias(index: RowIndex, rows: Tensor, real: Tensor, dtype: torch.dtype) -> Te
 class Plan:
     """Where the kernel's operands come from, and where its results go.
 
-    Operands lie bucket by bucket, [n, G, H / G · Q, D] of queries and [n, G, Q, D] of keys: query heads that share a
-    key-value head stand side by side, as more queries of it.
+    Operands lie bucket by bucket, [n, G, H / G · Q, D] of queries and [n, G, Q, D] of keys: query
+    heads that share a key-value head stand side by side, as more queries of it.
     """
 
-    def __init__(self, index: RowIndex, chunks: Chunks, heads: int, groups: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, index: RowIndex, chunks: Chunks, heads: int, groups: int, dtype: torch.dtype
+    ) -> None:
         self.dtype = dtype
         """Of the masks, and of the operands that they are added to."""
         buckets = _grades(chunks.lengths)
         padded = [_padded(chunks, members) for members in buckets]
-        self.queries = Gather([(_of_heads(rows, heads, groups), real) for rows, real in padded], len(index) * heads)
-        self.keys = Gather([(_of_heads(rows, groups, groups), real) for rows, real in padded], len(index) * groups)
-        self.biases = [_bias(index, *each, dtype).repeat(1, 1, heads // groups, 1) for each in padded]
+        self.queries = Gather(
+            [(_of_heads(rows, heads, groups), real) for rows, real in padded], len(index) * heads
+        )
+        self.keys = Gather(
+            [(_of_heads(rows, groups, groups), real) for rows, real in padded], len(index) * groups
+        )
+        self.biases = [
+            _bias(index, *each, dtype).repeat(1, 1, heads // groups, 1) for each in padded
+        ]
         self.clean = self.keys.inverse[_of_heads(chunks.order[chunks.is_clean], groups, groups)]
         """[G, clean tokens] places among the laid-out keys."""
         self.prefixes = list(_prefixes(chunks, buckets))
 
-    def split(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    def split(
+        self, q: Tensor, k: Tensor, v: Tensor
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Laid-out queries, keys and values, bucket by bucket."""
         return self.queries.split(q), self.keys.split(k), self.keys.split(v)
 
@@ -123,7 +148,9 @@ class Gather:
     """A permutation of rows into buckets, with padding, and back."""
 
     def __init__(self, parts: list[tuple[Tensor, Tensor]], num_rows: int) -> None:
-        """Offsets [n, G, Q · repeat] and, for all G heads and repeats alike, which of [n, Q] are real."""
+        """Offsets [n, G, Q · repeat] and, for all G heads and repeats alike, which of [n, Q] are
+        real.
+        """
         self._shapes = [at.shape for at, _ in parts]
         self._rows = torch.cat([at.flatten() for at, _ in parts])
         real = torch.cat([_repeated(real, at.shape).flatten() for at, real in parts])
@@ -143,7 +170,10 @@ class Gather:
     def split(self, flat: Tensor) -> list[Tensor]:
         """Views of the buckets in their shapes."""
         parts = torch.split(flat, [shape.numel() for shape in self._shapes])
-        return [part.view(*shape, *part.shape[1:]) for part, shape in zip(parts, self._shapes, strict=True)]
+        return [
+            part.view(*shape, *part.shape[1:])
+            for part, shape in zip(parts, self._shapes, strict=True)
+        ]
 
     def back(self, flat: Tensor) -> Tensor:
         """All buckets, flat, to [rows, D]."""
@@ -175,7 +205,10 @@ class Prefix:
 def _prefixes(chunks: Chunks, buckets: list[Tensor]) -> Iterator[Prefix]:
     """Of every chunk that is not its document's first."""
     clean_before = chunks.is_clean.cumsum(0) - chunks.is_clean.long()
-    first, last = clean_before[chunks.document_starts].tolist(), clean_before[chunks.starts].tolist()
+    first, last = (
+        clean_before[chunks.document_starts].tolist(),
+        clean_before[chunks.starts].tolist(),
+    )
     for bucket, members in enumerate(buckets):
         for place, chunk in enumerate(members.tolist()):
             if last[chunk] > first[chunk]:

@@ -15,18 +15,25 @@ from services.common.model.tiny import MASK_TOKEN
 from services.common.model_card import read_config
 
 EMBEDDING_ROWS_MULTIPLE: Final = 64
-"""An embedding that must grow grows to a multiple of this: odd sizes are slow on a GPU and cannot be split."""
+"""An embedding that must grow grows to a multiple of this: odd sizes are slow on a GPU and cannot
+be split.
+"""
 
 
 def convert_model(source: Path | str, out: Path | str, block_size: int) -> None:
-    """Write `source` to `out` with a mask token and a block length; raises PlatformError("model_invalid").
+    """Write `source` to `out` with a mask token and a block length; raises
+    PlatformError("model_invalid").
 
-    `source` is a Hugging Face directory, a GGUF file, or a directory that holds one. Weights are kept bit for bit, in
-    their dtype (quantised ones as fp32). A mask token that the model has is used. A new one takes the first row of the
-    embedding that no token has; where there is none the embedding grows. Its row starts at the mean of all tokens'.
+    `source` is a Hugging Face directory, a GGUF file, or a directory that holds one. Weights are
+    kept bit for bit, in their dtype (quantised ones as fp32). A mask token that the model has is
+    used. A new one takes the first row of the embedding that no token has; where there is none the
+    embedding grows. Its row starts at the mean of all tokens'.
     """
     if block_size < 1:
-        raise PlatformError("invalid_request", f"A block length of {block_size} was asked for; it must be at least 1.")
+        raise PlatformError(
+            "invalid_request",
+            f"A block length of {block_size} was asked for; it must be at least 1.",
+        )
     model, tokenizer = _load(Path(source))
     mask_token_id = _mask_token(model, tokenizer)
     if tokenizer.pad_token_id is None:
@@ -74,12 +81,18 @@ def _mask_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> i
     return mask
 
 
-def _refuse_contradiction(tokenizer: PreTrainedTokenizerBase, mask: int, stated: int | None) -> None:
+def _refuse_contradiction(
+    tokenizer: PreTrainedTokenizerBase, mask: int, stated: int | None
+) -> None:
     """One mask token, which is nothing else besides."""
     others = {"end-of-sequence": tokenizer.eos_token_id, "padding": tokenizer.pad_token_id}
     same = [name for name, number in others.items() if number == mask]
     if stated not in (None, mask) or same:
-        said = f"config.json names {stated}" if not same else f"that is its {' and '.join(same)} token too"
+        said = (
+            f"config.json names {stated}"
+            if not same
+            else f"that is its {' and '.join(same)} token too"
+        )
         raise PlatformError(
             "model_invalid",
             f"The tokenizer's mask token is {tokenizer.mask_token!r} (id {mask}), but {said}; a mask token stands for "
@@ -92,7 +105,9 @@ def _start_at_mean(model: PreTrainedModel, known: int, mask: int) -> None:
     """Give a new token the mean of the first `known` rows; rows that must be added start there too."""
     rows = model.get_input_embeddings().get_parameter("weight").shape[0]
     if mask >= rows:
-        model.resize_token_embeddings(mask + 1, pad_to_multiple_of=EMBEDDING_ROWS_MULTIPLE, mean_resizing=False)
+        model.resize_token_embeddings(
+            mask + 1, pad_to_multiple_of=EMBEDDING_ROWS_MULTIPLE, mean_resizing=False
+        )
     for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
         weight: Tensor = embedding.get_parameter("weight").data
         mean = weight[: min(known, rows)].to(torch.float32).mean(0).to(weight.dtype)

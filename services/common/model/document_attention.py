@@ -1,11 +1,13 @@
 """Attention of packed rows on a CPU: the SDPA kernel where the predicate allows, and nowhere else.
 
-A document is cut into chunks of whole blocks, each with the states of its blocks. A chunk's tokens attend to the chunk
-itself under the predicate's mask, and to every clean token before the chunk without one; the two softmaxes are merged
-by their log-sum-exps. So the cost is that of the visible pairs, and masks grow linearly with a document's length.
+A document is cut into chunks of whole blocks, each with the states of its blocks. A chunk's tokens
+attend to the chunk itself under the predicate's mask, and to every clean token before the chunk
+without one; the two softmaxes are merged by their log-sum-exps. So the cost is that of the visible
+pairs, and masks grow linearly with a document's length.
 
-The gradient of a part of a softmax needs the output and log-sum-exp of the whole, no more: FlashAttention's backward
-(arXiv 2205.14135, appendix B.2), which the kernel offers as an operator of its own.
+The gradient of a part of a softmax needs the output and log-sum-exp of the whole, no more:
+FlashAttention's backward (arXiv 2205.14135, appendix B.2), which the kernel offers as an operator
+of its own.
 
 Legend: T tokens of a row, H heads, G key-value heads, D width of a head.
 """
@@ -27,20 +29,25 @@ _attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_ba
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
     """In which attention over fp32 operands is summed on a CPU: fp64, rounded at the end.
 
-    The rollout engine and the learner sum over the same keys in different orders; in fp32 their log-probabilities would
-    differ by rounding, rarely but without bound over a long job. In fp64 what is left rounds away.
+    The rollout engine and the learner sum over the same keys in different orders; in fp32 their
+    log-probabilities would differ by rounding, rarely but without bound over a long job. In fp64
+    what is left rounds away.
     """
     return torch.float64 if dtype == torch.float32 else dtype
 
 
 class DocumentAttend:
-    """Attention over one row; built once, called by every layer. See services.common.model.attention.Attend."""
+    """Attention over one row; built once, called by every layer. See
+    services.common.model.attention.Attend.
+    """
 
     def __init__(self, index: RowIndex) -> None:
         self._index, self._chunks = index, cut(index)
         self._plan: Plan | None = None
 
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def __call__(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
         """[1, H, T, D]; see Attend."""
         heads, groups = query.shape[1], key.shape[1]
         if self._plan is None:
@@ -65,7 +72,9 @@ class _DocumentAttention(torch.autograd.Function):
         outs, masses = zip(*parts, strict=True)
         if plan.prefixes:
             _merge_prefixes(plan, queries, wide[1:], outs, masses, scale)
-        if plan.dtype != q.dtype:  # of bf16 operands the kernel's log-sum-exps are fp32, and stay so
+        if (
+            plan.dtype != q.dtype
+        ):  # of bf16 operands the kernel's log-sum-exps are fp32, and stay so
             outs, masses = (tuple(part.to(q.dtype) for part in each) for each in (outs, masses))
         ctx.save_for_backward(*laid, *outs, *masses)
         ctx.plan, ctx.scale = plan, scale
@@ -75,19 +84,29 @@ class _DocumentAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         plan: Plan = ctx.plan
-        q, k, v, *whole = ctx.saved_tensors  # once: with activation checkpointing each access computes them anew
+        q, k, v, *whole = (
+            ctx.saved_tensors
+        )  # once: with activation checkpointing each access computes them anew
         queries, keys, values = plan.split(q, k, v)
         given = plan.queries.split(plan.queries.laid_without_padding(grad))
         outs, masses = whole[: len(given)], whole[len(given) :]
         parts = [
             _attend_backward(*operands, 0.0, False, attn_mask=bias.to(q.dtype), scale=ctx.scale)
-            for *operands, bias in zip(given, queries, keys, values, outs, masses, plan.biases, strict=True)
+            for *operands, bias in zip(
+                given, queries, keys, values, outs, masses, plan.biases, strict=True
+            )
         ]
         grads = tuple(_flat(each) for each in zip(*parts, strict=True))
         if plan.prefixes:
             softmaxes = list(zip(given, queries, outs, masses, strict=True))
             _add_gradients_of_prefixes(plan, softmaxes, (k, v), grads, ctx.scale)
-        return plan.queries.back(grads[0]), plan.keys.back(grads[1]), plan.keys.back(grads[2]), None, None
+        return (
+            plan.queries.back(grads[0]),
+            plan.keys.back(grads[1]),
+            plan.keys.back(grads[2]),
+            None,
+            None,
+        )
 
 
 def _flat(parts: Sequence[Tensor]) -> Tensor:
@@ -103,11 +122,15 @@ def _merge_prefixes(
     masses: Sequence[Tensor],
     scale: float,
 ) -> None:
-    """Extend outputs and log-sum-exps over the chunks themselves, in place, to what precedes the chunks."""
+    """Extend outputs and log-sum-exps over the chunks themselves, in place, to what precedes the
+    chunks.
+    """
     keys, values = (laid[plan.clean][None] for laid in keys_values)
     for prefix in plan.prefixes:
         query, out, mass = (parts[prefix.bucket][prefix.place] for parts in (queries, outs, masses))
-        part, part_mass = _attend(query, keys[:, :, prefix.clean], values[:, :, prefix.clean], scale=scale)
+        part, part_mass = _attend(
+            query, keys[:, :, prefix.clean], values[:, :, prefix.clean], scale=scale
+        )
         out.lerp_(part, torch.sigmoid(part_mass - mass)[..., None])
         mass.copy_(torch.logaddexp(mass, part_mass))
 
@@ -121,7 +144,8 @@ def _add_gradients_of_prefixes(
 ) -> None:
     """Add the prefixes' share to the laid-out gradients of queries, keys and values.
 
-    `softmaxes` are, for each bucket, the gradient given, the queries, the output and the log-sum-exp.
+    `softmaxes` are, for each bucket, the gradient given, the queries, the output and the
+    log-sum-exp.
     """
     keys, values = (laid[plan.clean][None] for laid in keys_values)
     grad_keys, grad_values = torch.zeros_like(keys), torch.zeros_like(values)

@@ -17,15 +17,22 @@ def hidden_states(model: PreTrainedModel, token_ids: Tensor, index: RowIndex) ->
     return attended_states(model, token_ids[None], index.position[None], packed_attention(index))[0]
 
 
-def attended_states(model: PreTrainedModel, token_ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-    """Final hidden states [N, T, H] of token ids [N, T] at absolute positions [N, T], under a given attention."""
-    output = model.base_model(input_ids=token_ids, position_ids=positions, use_cache=False, attend=attend)
+def attended_states(
+    model: PreTrainedModel, token_ids: Tensor, positions: Tensor, attend: Attend
+) -> Tensor:
+    """Final hidden states [N, T, H] of token ids [N, T] at absolute positions [N, T], under a given
+    attention.
+    """
+    output = model.base_model(
+        input_ids=token_ids, position_ids=positions, use_cache=False, attend=attend
+    )
     states: Tensor = output.last_hidden_state
     return states
 
 
 def token_logits(loaded: LoadedModel, hidden: Tensor) -> Tensor:
-    """Logits [N, V] of hidden states [N, H], at least fp32; ids that are never sampled stand at -inf.
+    """Logits [N, V] of hidden states [N, H], at least fp32; ids that are never sampled stand at
+    -inf.
 
     There is no shift: the state at position i predicts token i.
     """
@@ -35,5 +42,7 @@ def token_logits(loaded: LoadedModel, hidden: Tensor) -> Tensor:
 
 
 def token_logprobs(loaded: LoadedModel, hidden: Tensor, temperature: float) -> Tensor:
-    """Log-probabilities [N, V] of hidden states [N, H] at a temperature > 0, at least fp32; banned ids at -inf."""
+    """Log-probabilities [N, V] of hidden states [N, H] at a temperature > 0, at least fp32; banned
+    ids at -inf.
+    """
     return torch.log_softmax(token_logits(loaded, hidden) / temperature, dim=-1)

@@ -1,7 +1,7 @@
 """GGUF files (llama.cpp): a decoder and its tokenizer in one file, the weights quantised or not.
 
-Transformers dequantises the weights and rebuilds config and tokenizer; what it would pass over in silence is refused
-here, and pre-tokenizers that it does not know are set.
+Transformers dequantises the weights and rebuilds config and tokenizer; what it would pass over in
+silence is refused here, and pre-tokenizers that it does not know are set.
 """
 
 import json
@@ -40,19 +40,25 @@ LAYER_TENSORS: Final[Mapping[str, frozenset[str]]] = {
     "qwen3": frozenset(f"{name}.weight" for name in (*_DENSE, *_NORMS)),
     "qwen3moe": frozenset(f"{name}.weight" for name in (*_MIXTURE, *_NORMS)),
 }
-"""Tensors of a layer by architecture (Mistral calls itself llama). Any other one would be left out of the model."""
+"""Tensors of a layer by architecture (Mistral calls itself llama). Any other one would be left out
+of the model.
+"""
 _OUTER_TENSORS: Final = frozenset({"token_embd.weight", "output.weight", "output_norm.weight"})
 _LAYER: Final = re.compile(r"blk\.\d+\.")
 
 _NUM_TOKENS: Final = "tokenizer.ggml.num_tokens"
-_PRE_TOKENIZERS: Final = frozenset({"gpt-2", "llama-bpe", "llama3", "llama-v3", "qwen2", "tekken", "deepseek-r1-qwen"})
+_PRE_TOKENIZERS: Final = frozenset(
+    {"gpt-2", "llama-bpe", "llama3", "llama-v3", "qwen2", "tekken", "deepseek-r1-qwen"}
+)
 """`tokenizer.ggml.pre` of byte-level vocabularies that transformers splits as they were trained."""
 _SINGLE_DIGITS: Final = frozenset({"smollm"})
 """Those whose digits stand alone; transformers does not know them."""
 
 
 def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model in fp32 and tokenizer of a file; raises PlatformError("model_invalid"), `preflight_failed` without gguf."""
+    """Model in fp32 and tokenizer of a file; raises PlatformError("model_invalid"),
+    `preflight_failed` without gguf.
+    """
     _require_packages(file)
     with reading(file):
         fields, tensors = _metadata(file)
@@ -75,24 +81,42 @@ def _metadata(file: Path) -> tuple[dict[str, Any], list[str]]:
     from gguf import GGUFReader, GGUFValueType  # noqa: PLC0415 - an extra; its absence is reported above
 
     reader = GGUFReader(file)
-    plain = {key: field for key, field in reader.fields.items() if field.types[:1] != [GGUFValueType.ARRAY]}
+    plain = {
+        key: field
+        for key, field in reader.fields.items()
+        if field.types[:1] != [GGUFValueType.ARRAY]
+    }
     tokens = reader.fields.get("tokenizer.ggml.tokens")
     fields = {key: field.contents() for key, field in plain.items()}
-    return {**fields, _NUM_TOKENS: len(tokens.data) if tokens else 0}, [tensor.name for tensor in reader.tensors]
+    return {**fields, _NUM_TOKENS: len(tokens.data) if tokens else 0}, [
+        tensor.name for tensor in reader.tensors
+    ]
 
 
 def _refuse_loss(file: Path, fields: Mapping[str, Any], tensors: list[str]) -> None:
     """Whatever of the file would not arrive in the model or its tokenizer."""
     architecture = str(fields.get("general.architecture"))
     if architecture not in LAYER_TENSORS:
-        raise _refused(file, f"is of architecture {architecture!r}", f"supported are {', '.join(LAYER_TENSORS)}")
+        raise _refused(
+            file,
+            f"is of architecture {architecture!r}",
+            f"supported are {', '.join(LAYER_TENSORS)}",
+        )
     known = LAYER_TENSORS[architecture]
-    lost = [name for name in tensors if name not in _OUTER_TENSORS and _LAYER.sub("", name) not in known]
+    lost = [
+        name for name in tensors if name not in _OUTER_TENSORS and _LAYER.sub("", name) not in known
+    ]
     if lost:
-        raise _refused(file, f"has tensors {', '.join(lost[:3])}", f"{architecture} has none of that name here")
+        raise _refused(
+            file, f"has tensors {', '.join(lost[:3])}", f"{architecture} has none of that name here"
+        )
     window = fields.get(f"{architecture}.attention.sliding_window")
     if window:
-        raise _refused(file, f"has a sliding window of {window}", "block-diffusion attention sees all earlier blocks")
+        raise _refused(
+            file,
+            f"has a sliding window of {window}",
+            "block-diffusion attention sees all earlier blocks",
+        )
     scaling = fields.get(f"{architecture}.rope.scaling.type", "none")
     if scaling != "none":
         raise _refused(file, f"scales its rotary positions ({scaling})", "that is not carried over")
@@ -127,24 +151,36 @@ def _model(file: Path) -> PreTrainedModel:
         file.parent, config=config, dtype=torch.float32, output_loading_info=True, **place
     )
     check_report(file, loaded[1])
-    model = blank_model(block_diffusion_config(plain) or type(config).from_dict(plain), torch.float32, "cpu")
+    model = blank_model(
+        block_diffusion_config(plain) or type(config).from_dict(plain), torch.float32, "cpu"
+    )
     model.load_state_dict(loaded[0].state_dict(), assign=True)
     model.tie_weights()
     return model
 
 
 def _tokenizer(file: Path, fields: Mapping[str, Any]) -> PreTrainedTokenizerBase:
-    """The file's tokenizer without the tokens that transformers makes up for it (its defaults for GPT-2)."""
-    built: Any = PreTrainedTokenizerFast.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+    """The file's tokenizer without the tokens that transformers makes up for it (its defaults for
+    GPT-2).
+    """
+    built: Any = PreTrainedTokenizerFast.from_pretrained(
+        file.parent, gguf_file=file.name, local_files_only=True
+    )
     state = json.loads(built.backend_tokenizer.to_str())
     own = [token for token in state["added_tokens"] if token["id"] < fields[_NUM_TOKENS]]
     backend = Tokenizer.from_str(json.dumps({**state, "added_tokens": own}))
     if fields["tokenizer.ggml.pre"] in _SINGLE_DIGITS:
         backend.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+            ]
         )
     known = {token["content"] for token in own}
     special = {name: token for name, token in built.special_tokens_map.items() if token in known}
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, chat_template=built.chat_template, clean_up_tokenization_spaces=False, **special
+        tokenizer_object=backend,
+        chat_template=built.chat_template,
+        clean_up_tokenization_spaces=False,
+        **special,
     )

@@ -1,7 +1,7 @@
 """The index of a packed row and the attention predicate of block diffusion, written once.
 
-A row holds documents one after the other; a document is a clean copy of its tokens and any number of noisy states of
-single blocks. Legend: T tokens of a row, Tq queries, Tk keys, B block length.
+A row holds documents one after the other; a document is a clean copy of its tokens and any number
+of noisy states of single blocks. Legend: T tokens of a row, Tq queries, Tk keys, B block length.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,9 @@ class RowIndex:
 
     def to(self, device: torch.device | str) -> "RowIndex":
         """The same index on a device."""
-        return RowIndex(*(field.to(device) for field in (self.position, self.block, self.copy, self.document)))
+        return RowIndex(
+            *(field.to(device) for field in (self.position, self.block, self.copy, self.document))
+        )
 
     @staticmethod
     def clean(num_tokens: int, block_size: int, device: torch.device | str = "cpu") -> "RowIndex":
@@ -39,11 +41,18 @@ class RowIndex:
 
 
 def allowed(
-    block_q: Tensor, copy_q: Tensor, document_q: Tensor, block_k: Tensor, copy_k: Tensor, document_k: Tensor
+    block_q: Tensor,
+    copy_q: Tensor,
+    document_q: Tensor,
+    block_k: Tensor,
+    copy_k: Tensor,
+    document_k: Tensor,
 ) -> Tensor:
-    """Elementwise predicate: a query sees its own block of its own copy, and every earlier clean block.
+    """Elementwise predicate: a query sees its own block of its own copy, and every earlier clean
+    block.
 
-    The three-part mask of block diffusion (BD3-LM) over index vectors instead of a dense matrix; arguments broadcast.
+    The three-part mask of block diffusion (BD3-LM) over index vectors instead of a dense matrix;
+    arguments broadcast.
     """
     own_block = (copy_q == copy_k) & (block_q == block_k)
     earlier_clean_block = (copy_k == 0) & (block_k < block_q)
@@ -53,5 +62,10 @@ def allowed(
 def visible(q: RowIndex, k: RowIndex) -> Tensor:
     """Which keys each query sees, bool [Tq, Tk]."""
     return allowed(
-        q.block[:, None], q.copy[:, None], q.document[:, None], k.block[None], k.copy[None], k.document[None]
+        q.block[:, None],
+        q.copy[:, None],
+        q.document[:, None],
+        k.block[None],
+        k.copy[None],
+        k.document[None],
     )

@@ -1,4 +1,6 @@
-"""Model directories in the Hugging Face layout, to and from memory. Nothing is ever silently initialised."""
+"""Model directories in the Hugging Face layout, to and from memory. Nothing is ever silently
+initialised.
+"""
 
 import contextlib
 import json
@@ -45,21 +47,30 @@ class LoadedModel:
     block_size: int
     mask_token_id: int
     stop_token_ids: tuple[int, ...]
-    """End-of-sequence ids of the generation config and the config, and the tokenizer's end of turn; ascending."""
+    """End-of-sequence ids of the generation config and the config, and the tokenizer's end of turn;
+    ascending.
+    """
     sampleable: Tensor
-    """bool [V] on the model's device (the CPU for a meta model): False for the mask id and for rows of the embedding
-    beyond the tokenizer."""
+    """bool [V] on the model's device (the CPU for a meta model): False for the mask id and for rows
+    of the embedding beyond the tokenizer.
+    """
 
 
-def load_model(path: Path | str, dtype: torch.dtype | str, device: torch.device | str) -> LoadedModel:
+def load_model(
+    path: Path | str, dtype: torch.dtype | str, device: torch.device | str
+) -> LoadedModel:
     """Model, tokenizer and diffusion facts of a directory; raises PlatformError("model_invalid")."""
     read_model_card(path)
     model = read_weights(path, as_dtype(dtype))
     return _complete(path, model.to(device))  # type: ignore[arg-type]  # stubs know the device as a class only
 
 
-def load_skeleton(path: Path | str, dtype: torch.dtype | str, device: torch.device | str) -> LoadedModel:
-    """Like load_model, but from config and tokenizer only: all weights are zero until they are pushed."""
+def load_skeleton(
+    path: Path | str, dtype: torch.dtype | str, device: torch.device | str
+) -> LoadedModel:
+    """Like load_model, but from config and tokenizer only: all weights are zero until they are
+    pushed.
+    """
     read_model_card(path)
     _check_family(path)
     with reading(path):
@@ -74,7 +85,9 @@ def load_skeleton(path: Path | str, dtype: torch.dtype | str, device: torch.devi
     return _complete(path, model)
 
 
-def blank_model(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device | str) -> PreTrainedModel:
+def blank_model(
+    config: PreTrainedConfig, dtype: torch.dtype, device: torch.device | str
+) -> PreTrainedModel:
     """A model whose weights hold whatever the memory held."""
     with no_init_weights(), torch.device(device):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
@@ -84,10 +97,14 @@ def blank_model(config: PreTrainedConfig, dtype: torch.dtype, device: torch.devi
     return model
 
 
-def save_model(loaded: LoadedModel, path: Path | str, state: Mapping[str, Tensor] | None = None) -> None:
-    """Write a complete directory: config, generation config, tokenizer and safetensors under checkpoint names.
+def save_model(
+    loaded: LoadedModel, path: Path | str, state: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write a complete directory: config, generation config, tokenizer and safetensors under
+    checkpoint names.
 
-    `state` replaces the weights; its names are those of own_state (gathered from several ranks, say).
+    `state` replaces the weights; its names are those of own_state (gathered from several ranks,
+    say).
     """
     model = loaded.model
     model.config.block_size = loaded.block_size
@@ -103,12 +120,15 @@ def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype not in DTYPES:
-        raise PlatformError("invalid_request", f"dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}.")
+        raise PlatformError(
+            "invalid_request", f"dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}."
+        )
     return DTYPES[dtype]
 
 
 def read_weights(path: Path | str, dtype: torch.dtype | str, **options: Any) -> PreTrainedModel:
-    """Model of a directory on the CPU, every weight of it and no other read; raises PlatformError("model_invalid").
+    """Model of a directory on the CPU, every weight of it and no other read; raises
+    PlatformError("model_invalid").
 
     `options` go to from_pretrained; a dtype "auto" keeps that of the file.
     """
@@ -189,7 +209,10 @@ def _check_family(path: Path | str) -> None:
 
 def _check_attention(path: Path | str, config: PreTrainedConfig) -> None:
     """What block-diffusion attention does not reproduce is refused."""
-    window, dropout = getattr(config, "sliding_window", None), getattr(config, "attention_dropout", 0.0)
+    window, dropout = (
+        getattr(config, "sliding_window", None),
+        getattr(config, "attention_dropout", 0.0),
+    )
     if window is not None or dropout:
         raise PlatformError(
             "model_invalid",
@@ -201,8 +224,15 @@ def _check_attention(path: Path | str, config: PreTrainedConfig) -> None:
 
 def check_report(path: Path | str, report: Mapping[str, Any]) -> None:
     """Weights on disk must be exactly the model's; raises PlatformError("model_invalid")."""
-    faults = {kind: report.get(kind) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")}
-    named = [f"{kind.replace('_', ' ')}: {sorted(map(str, found))[:5]}" for kind, found in faults.items() if found]
+    faults = {
+        kind: report.get(kind)
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+    }
+    named = [
+        f"{kind.replace('_', ' ')}: {sorted(map(str, found))[:5]}"
+        for kind, found in faults.items()
+        if found
+    ]
     if named:
         raise PlatformError(
             "model_invalid",
@@ -219,7 +249,8 @@ def reading(path: Path | str) -> Iterator[None]:
             yield
     except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
         raise PlatformError(
-            "model_invalid", f"The model directory {path} was to be loaded, but that failed: {error}"
+            "model_invalid",
+            f"The model directory {path} was to be loaded, but that failed: {error}",
         ) from error
 
 

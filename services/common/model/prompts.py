@@ -11,8 +11,12 @@ END_OF_TURN_TOKENS: Final = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
 """Spellings of the token that ends a turn: ChatML (Qwen, SDAR), Llama 3, Gemma."""
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> list[int]:
-    """Token ids of the turns, with the assistant's turn opened; raises PlatformError("model_invalid")."""
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]
+) -> list[int]:
+    """Token ids of the turns, with the assistant's turn opened; raises
+    PlatformError("model_invalid").
+    """
     if tokenizer.chat_template is None:
         raise PlatformError(
             "model_invalid",
@@ -31,8 +35,11 @@ def encode_completion(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int
 
 
 def end_of_turn_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The id that ends a turn, then the tokenizer's end-of-sequence id; raises PlatformError("model_invalid")."""
-    # One by one: the whole vocabulary is a dictionary built anew, too slow for every row of a data set.
+    """The id that ends a turn, then the tokenizer's end-of-sequence id; raises
+    PlatformError("model_invalid").
+    """
+    # One by one: the whole vocabulary is a dictionary built anew, too slow for every row of a data
+    # set.
     found: list[Any] = [tokenizer.convert_tokens_to_ids(token) for token in END_OF_TURN_TOKENS]
     ids: list[int] = [number for number in found if number not in (None, tokenizer.unk_token_id)]
     if tokenizer.eos_token_id is not None:

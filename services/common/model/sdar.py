@@ -1,7 +1,8 @@
-"""The SDAR families, registered with transformers: Qwen3 and Qwen3-MoE with a block length and a mask id.
+"""The SDAR families, registered with transformers: Qwen3 and Qwen3-MoE with a block length and a
+mask id.
 
-The architecture is Qwen3's; what differs is the attention (services.common.model.attention). Checkpoints load and save
-under their own model types and weight names; no remote code is run.
+The architecture is Qwen3's; what differs is the attention (services.common.model.attention).
+Checkpoints load and save under their own model types and weight names; no remote code is run.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,10 @@ from transformers import (
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
 
 
 class SDARConfig(Qwen3Config):
@@ -55,13 +59,20 @@ AutoModelForCausalLM.register(SDARMoeConfig, SDARMoeForCausalLM)
 register_checkpoint_conversion_mapping("sdar_moe", get_checkpoint_conversion_mapping("qwen3_moe"))
 
 FAMILIES: Final = ("sdar", "sdar_moe", "qwen3", "qwen3_moe", "qwen2", "llama", "mistral")
-"""Model types whose forward was checked to reproduce, under block length 1, their own causal forward."""
+"""Model types whose forward was checked to reproduce, under block length 1, their own causal
+forward.
+"""
 
-_SDAR_CONFIGS: Final[Mapping[str, type[PreTrainedConfig]]] = {"qwen3": SDARConfig, "qwen3_moe": SDARMoeConfig}
+_SDAR_CONFIGS: Final[Mapping[str, type[PreTrainedConfig]]] = {
+    "qwen3": SDARConfig,
+    "qwen3_moe": SDARMoeConfig,
+}
 """Architectures that are SDAR's own once they have a mask token; others keep their model type."""
 
 
 def block_diffusion_config(written: Mapping[str, Any]) -> PreTrainedConfig | None:
-    """The config of a decoder as that of a block-diffusion model; None when the family keeps its own."""
+    """The config of a decoder as that of a block-diffusion model; None when the family keeps its
+    own.
+    """
     config_class = _SDAR_CONFIGS.get(str(written.get("model_type")))
     return None if config_class is None else config_class.from_dict(dict(written))

@@ -1,7 +1,7 @@
 """Weights under their checkpoint names: what is stored, sent and loaded is one and the same set.
 
-Transformers fuses the experts of a mixture in memory; checkpoints and the wire name every expert's matrices. Tied
-weights appear once.
+Transformers fuses the experts of a mixture in memory; checkpoints and the wire name every expert's
+matrices. Tied weights appear once.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,23 +15,32 @@ from services.common.errors import PlatformError
 SHOWN_NAMES = 5
 
 
-def export_state(model: PreTrainedModel, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+def export_state(
+    model: PreTrainedModel, state: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """The weights by checkpoint name, as views of the model's own tensors.
 
-    `state` replaces the tensors (gathered from several ranks, say); its names are those of `own_state(model)`.
+    `state` replaces the tensors (gathered from several ranks, say); its names are those of
+    `own_state(model)`.
     """
     own = own_state(model) if state is None else state
-    return {part: view for name, tensor in own.items() for part, view in _unfused(name, tensor.detach())}
+    return {
+        part: view for name, tensor in own.items() for part, view in _unfused(name, tensor.detach())
+    }
 
 
 def own_state(model: PreTrainedModel) -> dict[str, Tensor]:
     """`model.state_dict()` with each tied weight once."""
-    once = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
+    once = {name for name, _ in model.named_parameters()} | {
+        name for name, _ in model.named_buffers()
+    }
     return {name: tensor for name, tensor in model.state_dict().items() if name in once}
 
 
 def _unfused(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Fused experts one by one (gate and up [experts, 2 I, H], down [experts, H, I]); anything else as it is."""
+    """Fused experts one by one (gate and up [experts, 2 I, H], down [experts, H, I]); anything else
+    as it is.
+    """
     prefix, _, kind = name.rpartition(".")
     if not prefix.endswith(".experts") or kind not in ("gate_up_proj", "down_proj"):
         yield name, tensor
@@ -48,7 +57,8 @@ def _unfused(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
 def import_state(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> None:
     """Copy weights, given by checkpoint name, into the model in place, cast to its dtype.
 
-    Raises PlatformError("model_invalid"), before anything is written, unless names and shapes are exactly the model's.
+    Raises PlatformError("model_invalid"), before anything is written, unless names and shapes are
+    exactly the model's.
     """
     own = export_state(model)
     check_state(own, tensors)
@@ -90,7 +100,11 @@ def _check_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None
 
 def _names(names: list[str]) -> str:
     """The first few names in brackets."""
-    return f" ({', '.join(names[:SHOWN_NAMES])}{', …' if len(names) > SHOWN_NAMES else ''})" if names else ""
+    return (
+        f" ({', '.join(names[:SHOWN_NAMES])}{', …' if len(names) > SHOWN_NAMES else ''})"
+        if names
+        else ""
+    )
 
 
 def _check_shapes(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
@@ -102,5 +116,6 @@ def _check_shapes(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Non
     ]
     if wrong:
         raise PlatformError(
-            "model_invalid", f"Weights were to be loaded, but shapes differ: {'; '.join(wrong[:SHOWN_NAMES])}."
+            "model_invalid",
+            f"Weights were to be loaded, but shapes differ: {'; '.join(wrong[:SHOWN_NAMES])}.",
         )

@@ -42,9 +42,11 @@ def make_tiny_model(
     block_size: int = 4,
     moe: bool = False,
 ) -> None:
-    """Write a model directory: about 0.36 million parameters by default, a token per character, ChatML.
+    """Write a model directory: about 0.36 million parameters by default, a token per character,
+    ChatML.
 
-    The same arguments give the same bytes of weights. `moe` makes the feed-forward layers mixtures of four experts.
+    The same arguments give the same bytes of weights. `moe` makes the feed-forward layers mixtures
+    of four experts.
     """
     tokenizer = character_tokenizer()
     config = _config(tokenizer, hidden_size, layers, heads, block_size, moe)
@@ -52,13 +54,19 @@ def make_tiny_model(
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, attn_implementation=IMPLEMENTATION)
         _initialise(model)
-    end_of_turn, end_of_text = (tokenizer.get_vocab()[token] for token in ("<|im_end|>", "<|endoftext|>"))
-    model.generation_config = GenerationConfig(eos_token_id=[end_of_turn, end_of_text], pad_token_id=end_of_text)
+    end_of_turn, end_of_text = (
+        tokenizer.get_vocab()[token] for token in ("<|im_end|>", "<|endoftext|>")
+    )
+    model.generation_config = GenerationConfig(
+        eos_token_id=[end_of_turn, end_of_text], pad_token_id=end_of_text
+    )
     save_model(assemble(model, tokenizer, block_size, config.mask_token_id), path)
 
 
 def character_tokenizer() -> PreTrainedTokenizerFast:
-    """A token per printable ASCII character, newline and word of WORDS; other characters become one unknown token."""
+    """A token per printable ASCII character, newline and word of WORDS; other characters become one
+    unknown token.
+    """
     symbols = [*CHARACTERS, UNKNOWN_TOKEN, *WORDS, *SPECIAL_TOKENS]
     vocabulary = {symbol: number for number, symbol in enumerate(symbols)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=UNKNOWN_TOKEN))
@@ -84,7 +92,9 @@ def _config(
     block_size: int,
     moe: bool,
 ) -> PreTrainedConfig:
-    """Qwen3's proportions, scaled down; two query heads share a key-value head where they come in pairs."""
+    """Qwen3's proportions, scaled down; two query heads share a key-value head where they come in
+    pairs.
+    """
     common: dict[str, Any] = {
         "vocab_size": math.ceil(len(tokenizer) / 8) * 8,
         "hidden_size": hidden_size,
@@ -104,12 +114,18 @@ def _config(
     }
     if not moe:
         return SDARConfig(**common)
-    experts: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": hidden_size}
+    experts: dict[str, Any] = {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": hidden_size,
+    }
     return SDARMoeConfig(**common, **experts, norm_topk_prob=True)
 
 
 def _initialise(model: PreTrainedModel) -> None:
-    """Variance-preserving weights (1 / fan-in), residual outputs scaled by 1 / sqrt(2 layers) as in GPT-2."""
+    """Variance-preserving weights (1 / fan-in), residual outputs scaled by 1 / sqrt(2 layers) as in
+    GPT-2.
+    """
     residual_scale = 1 / math.sqrt(2 * model.config.num_hidden_layers)
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1:

@@ -7,7 +7,12 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.common.errors import ERROR_KINDS, GRPC_CODE_METADATA, GRPC_RETRY_METADATA, PlatformError
+from services.common.errors import (
+    ERROR_KINDS,
+    GRPC_CODE_METADATA,
+    GRPC_RETRY_METADATA,
+    PlatformError,
+)
 from services.common.rpc.options import CHANNEL_OPTIONS, REQUEST_ID_METADATA
 from services.common.rpc.security import open_channel
 
@@ -29,7 +34,11 @@ class Method(Protocol[Request, Response]):
     """A method of a stub that answers with one message."""
 
     def __call__(
-        self, request: Request, /, timeout: float | None = None, metadata: tuple[tuple[str, str], ...] | None = None
+        self,
+        request: Request,
+        /,
+        timeout: float | None = None,
+        metadata: tuple[tuple[str, str], ...] | None = None,
     ) -> Response:
         """Call it."""
         ...
@@ -52,17 +61,21 @@ def call(
     unavailable_code: str = "worker_lost",
     deadline_code: str = "deadline_exceeded",
 ) -> Response:
-    """Call a method; `what` names the attempt in the error message, e.g. "StartJob on trainer 10.0.0.7:50053".
+    """Call a method; `what` names the attempt in the error message, e.g. "StartJob on trainer
+    10.0.0.7:50053".
 
-    Raises PlatformError: with the server's code when it sent one, `unavailable_code` when it cannot be reached,
-    `deadline_code` after `timeout_s` seconds, else by gRPC status.
+    Raises PlatformError: with the server's code when it sent one, `unavailable_code` when it cannot
+    be reached, `deadline_code` after `timeout_s` seconds, else by gRPC status.
     """
     bound = structlog.contextvars.get_contextvars().get("request_id")
     metadata = ((REQUEST_ID_METADATA, str(bound)),) if bound else None
     try:
         return stub_method(request, timeout=timeout_s, metadata=metadata)
     except grpc.RpcError as error:
-        by_status = {grpc.StatusCode.UNAVAILABLE: unavailable_code, grpc.StatusCode.DEADLINE_EXCEEDED: deadline_code}
+        by_status = {
+            grpc.StatusCode.UNAVAILABLE: unavailable_code,
+            grpc.StatusCode.DEADLINE_EXCEEDED: deadline_code,
+        }
         raise _platform_error(error, what, {**_CODE_OF_STATUS, **by_status}) from error
 
 
@@ -87,13 +100,17 @@ def call_stream(
         raise _platform_error(error, what, {**_CODE_OF_STATUS, **by_status}) from error
 
 
-def _platform_error(error: grpc.RpcError, what: str, code_of_status: Mapping[grpc.StatusCode, str]) -> PlatformError:
+def _platform_error(
+    error: grpc.RpcError, what: str, code_of_status: Mapping[grpc.StatusCode, str]
+) -> PlatformError:
     outcome = cast(grpc.Call, error)
     trailing = dict(outcome.trailing_metadata() or ())
     named, retry = trailing.get(GRPC_CODE_METADATA), trailing.get(GRPC_RETRY_METADATA)
     if named in ERROR_KINDS:
         retry_after_s = None if retry is None else float(retry)
-        return PlatformError(str(named), f"{what} failed: {outcome.details()}", retry_after_s=retry_after_s)
+        return PlatformError(
+            str(named), f"{what} failed: {outcome.details()}", retry_after_s=retry_after_s
+        )
     code = code_of_status.get(outcome.code(), "internal")
     return PlatformError(code, f"{what} failed ({outcome.code().name}): {outcome.details()}")
 

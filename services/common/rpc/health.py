@@ -1,4 +1,5 @@
-"""`python -m services.common.rpc.health HOST:PORT`: ends with status 0 when the gRPC server there says SERVING.
+"""`python -m services.common.rpc.health HOST:PORT`: ends with status 0 when the gRPC server there
+says SERVING.
 
 For probes of containers: the probe that Kubernetes has built in cannot show a certificate.
 """

@@ -24,8 +24,9 @@ log = get_logger()
 
 
 class ErrorInterceptor(grpc.ServerInterceptor):
-    """PlatformError → its status, with the code in trailing metadata; a pydantic ValidationError → invalid_request;
-    anything else → INTERNAL, logged with its traceback."""
+    """PlatformError → its status, with the code in trailing metadata; a pydantic ValidationError →
+    invalid_request; anything else → INTERNAL, logged with its traceback.
+    """
 
     def intercept_service(
         self,
@@ -42,12 +43,20 @@ class ErrorInterceptor(grpc.ServerInterceptor):
             "response_serializer": handler.response_serializer,
         }
         if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(_guarded(method, handler.unary_unary), **coders)
+            return grpc.unary_unary_rpc_method_handler(
+                _guarded(method, handler.unary_unary), **coders
+            )
         if handler.stream_unary is not None:
-            return grpc.stream_unary_rpc_method_handler(_guarded(method, handler.stream_unary), **coders)
+            return grpc.stream_unary_rpc_method_handler(
+                _guarded(method, handler.stream_unary), **coders
+            )
         if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(_guarded_stream(method, handler.unary_stream), **coders)
-        raise NotImplementedError(f"{method} streams in both directions; ErrorInterceptor does not cover that")
+            return grpc.unary_stream_rpc_method_handler(
+                _guarded_stream(method, handler.unary_stream), **coders
+            )
+        raise NotImplementedError(
+            f"{method} streams in both directions; ErrorInterceptor does not cover that"
+        )
 
 
 def _guarded(method: str, behaviour: Behaviour) -> Behaviour:
@@ -83,7 +92,9 @@ def _translated(method: str, context: grpc.ServicerContext) -> Iterator[None]:
         _refuse(context, PlatformError("invalid_request", f"{method}: {error}"))
     except Exception as error:
         log.exception("rpc failed")
-        _refuse(context, PlatformError("internal", f"{method} failed: {type(error).__name__}: {error}"))
+        _refuse(
+            context, PlatformError("internal", f"{method} failed: {type(error).__name__}: {error}")
+        )
 
 
 def _require_deadline(method: str, context: grpc.ServicerContext) -> None:
@@ -99,7 +110,11 @@ def _require_deadline(method: str, context: grpc.ServicerContext) -> None:
 def _refuse(context: grpc.ServicerContext, error: PlatformError) -> NoReturn:
     if error.code != "internal":
         log.warning("rpc refused", code=error.code, error=str(error))
-    retry = () if error.retry_after_s is None else ((GRPC_RETRY_METADATA, f"{error.retry_after_s:.3f}"),)
+    retry = (
+        ()
+        if error.retry_after_s is None
+        else ((GRPC_RETRY_METADATA, f"{error.retry_after_s:.3f}"),)
+    )
     context.set_trailing_metadata(((GRPC_CODE_METADATA, error.code), *retry))
     context.abort(grpc.StatusCode[error.kind.grpc_status], _clip(str(error)))
 
@@ -108,4 +123,7 @@ def _clip(text: str) -> str:
     data = text.encode()
     if len(data) <= _MAX_DETAILS_BYTES:
         return text
-    return data[:_MAX_DETAILS_BYTES].decode(errors="ignore") + " … (cut; the server's log has all of it)"
+    return (
+        data[:_MAX_DETAILS_BYTES].decode(errors="ignore")
+        + " … (cut; the server's log has all of it)"
+    )

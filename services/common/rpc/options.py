@@ -16,10 +16,12 @@ _SHARED: Final = (
 )
 CHANNEL_OPTIONS: Final = (
     *_SHARED,
-    # A restarted service is found again within a second instead of after gRPC's backoff of up to two minutes.
+    # A restarted service is found again within a second instead of after gRPC's backoff of up to
+    # two minutes.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # A container that was made anew has another address, which gRPC would look up after half a minute.
+    # A container that was made anew has another address, which gRPC would look up after half a
+    # minute.
     ("grpc.dns_min_time_between_resolutions_ms", 1000),
     # A name with several addresses, as the reward service has in a cluster: its pods take turns.
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
@@ -28,7 +30,8 @@ SERVER_OPTIONS: Final = (
     *_SHARED,
     # Without it a second server would share a taken port and get half of the calls.
     ("grpc.so_reuseport", 0),
-    # Clients look up the name again now and then, and so find replicas that were added. Running calls are not cut off.
+    # Clients look up the name again now and then, and so find replicas that were added. Running
+    # calls are not cut off.
     ("grpc.max_connection_age_ms", _CONNECTION_MS),
     # Or the server would hang up on our clients for pinging too often.
     ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),

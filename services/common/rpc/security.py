@@ -1,6 +1,8 @@
-"""Who may call whom: a token that all services share, TLS with certificates of both sides beyond this machine.
+"""Who may call whom: a token that all services share, TLS with certificates of both sides beyond
+this machine.
 
-DIRL_RPC_TOKEN and DIRL_RPC_TLS_DIR are read once per process. Plaintext stays on loopback addresses.
+DIRL_RPC_TOKEN and DIRL_RPC_TLS_DIR are read once per process. Plaintext stays on loopback
+addresses.
 """
 
 import functools
@@ -46,19 +48,24 @@ def is_loopback(address: str) -> bool:
 
 
 def open_channel(address: str, options: Any) -> grpc.Channel:
-    """A channel that proves who we are; raises PlatformError("permission_denied") for plaintext beyond loopback."""
+    """A channel that proves who we are; raises PlatformError("permission_denied") for plaintext
+    beyond loopback.
+    """
     directory, token = rpc_security().rpc_tls_dir, _token()
     if directory is not None:
         channel = grpc.secure_channel(address, _channel_credentials(directory), options=options)
     elif is_loopback(address):
         channel = grpc.insecure_channel(address, options=options)
     else:
-        raise PlatformError("permission_denied", f"Cannot call {address}: it is not of this machine.", hint=_WAY_OUT)
+        raise PlatformError(
+            "permission_denied", f"Cannot call {address}: it is not of this machine.", hint=_WAY_OUT
+        )
     return grpc.intercept_channel(channel, _Token(token)) if token else channel
 
 
 def add_port(server: grpc.Server, listen: str) -> int:
-    """Listen; raises RuntimeError when the address cannot be bound, or would be open to others in plaintext.
+    """Listen; raises RuntimeError when the address cannot be bound, or would be open to others in
+    plaintext.
 
     Certificates that are not there yet are waited for.
     """
@@ -67,12 +74,16 @@ def add_port(server: grpc.Server, listen: str) -> int:
         _await_certificates(directory)
         return int(server.add_secure_port(listen, _server_credentials(directory)))
     if not is_loopback(listen):
-        raise RuntimeError(f"the address can be reached from other machines, and nothing is encrypted. {_WAY_OUT}")
+        raise RuntimeError(
+            f"the address can be reached from other machines, and nothing is encrypted. {_WAY_OUT}"
+        )
     return int(server.add_insecure_port(listen))
 
 
 def require_token(metadata: Mapping[str, str | bytes]) -> None:
-    """Raise PlatformError("unauthenticated") unless the call has the token that this process has, if it has one."""
+    """Raise PlatformError("unauthenticated") unless the call has the token that this process has,
+    if it has one.
+    """
     expected, given = _token(), metadata.get(TOKEN_METADATA, "")
     if expected and not hmac.compare_digest(str(given).encode(), expected.encode()):
         raise PlatformError(
@@ -81,21 +92,31 @@ def require_token(metadata: Mapping[str, str | bytes]) -> None:
         )
 
 
-class _Token(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor, grpc.StreamUnaryClientInterceptor):
+class _Token(
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamUnaryClientInterceptor,
+):
     """Sends the token with every call."""
 
     def __init__(self, token: str) -> None:
         self._entry = (TOKEN_METADATA, token)
 
-    def intercept_unary_unary(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
+    def intercept_unary_unary(
+        self, continuation: Callable[..., Any], details: Any, request: Any
+    ) -> Any:
         """A call."""
         return continuation(self._named(details), request)
 
-    def intercept_unary_stream(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
+    def intercept_unary_stream(
+        self, continuation: Callable[..., Any], details: Any, request: Any
+    ) -> Any:
         """A call whose answer is streamed."""
         return continuation(self._named(details), request)
 
-    def intercept_stream_unary(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
+    def intercept_stream_unary(
+        self, continuation: Callable[..., Any], details: Any, request: Any
+    ) -> Any:
         """A call whose request is streamed."""
         return continuation(self._named(details), request)
 
@@ -128,9 +149,15 @@ def _server_credentials(directory: Path) -> grpc.ServerCredentials:
 
 
 def _files(directory: Path) -> tuple[bytes, bytes, bytes]:
-    """Of the authority, the key, the certificate; raises PlatformError("internal") when they are not there."""
+    """Of the authority, the key, the certificate; raises PlatformError("internal") when they are
+    not there.
+    """
     try:
-        authority, key, certificate = (directory.joinpath(f"{name}.pem").read_bytes() for name in _FILES)
+        authority, key, certificate = (
+            directory.joinpath(f"{name}.pem").read_bytes() for name in _FILES
+        )
     except OSError as error:
-        raise PlatformError("internal", f"The certificates cannot be read: {error}.", hint=_WAY_OUT) from error
+        raise PlatformError(
+            "internal", f"The certificates cannot be read: {error}.", hint=_WAY_OUT
+        ) from error
     return authority, key, certificate

@@ -23,9 +23,13 @@ log = get_logger()
 
 
 class RpcServer:
-    """Listens from construction to `stop`; `address` is where (the port is the system's choice when 0 was asked)."""
+    """Listens from construction to `stop`; `address` is where (the port is the system's choice when
+    0 was asked).
+    """
 
-    def __init__(self, listen: str, register: Callable[[grpc.Server], None], service_names: Sequence[str]) -> None:
+    def __init__(
+        self, listen: str, register: Callable[[grpc.Server], None], service_names: Sequence[str]
+    ) -> None:
         self._health = health.HealthServicer(experimental_non_blocking=True)
         self._server = grpc.server(
             ThreadPoolExecutor(_THREADS, thread_name_prefix="rpc"),
@@ -41,7 +45,9 @@ class RpcServer:
         self._server.start()
 
     def stop(self, on_stop: Callable[[], None]) -> None:
-        """Say NOT_SERVING, accept nothing new, run `on_stop`, give running calls a few seconds, return."""
+        """Say NOT_SERVING, accept nothing new, run `on_stop`, give running calls a few seconds,
+        return.
+        """
         self._health.enter_graceful_shutdown()
         stopped = self._server.stop(_DRAIN_S)
         on_stop()
@@ -57,9 +63,9 @@ def run_server(
 ) -> None:
     """Serve until SIGTERM or SIGINT; logs "<name> ready" with the address.
 
-    `register` adds the servicers; `service_names` are their full names, for the health service; `on_stop` ends what
-    the process started, within seconds, and unblocks handlers that wait for it. Ends the process when the address
-    cannot be bound.
+    `register` adds the servicers; `service_names` are their full names, for the health service;
+    `on_stop` ends what the process started, within seconds, and unblocks handlers that wait for it.
+    Ends the process when the address cannot be bound.
     """
     ended = threading.Event()
 
@@ -72,7 +78,9 @@ def run_server(
         server = RpcServer(listen, register, service_names)
     except RuntimeError as error:
         on_stop()
-        sys.exit(f"{name} cannot listen on {listen}: {error}. Free the port or set another address.")
+        sys.exit(
+            f"{name} cannot listen on {listen}: {error}. Free the port or set another address."
+        )
     log.info(f"{name} ready", address=server.address)
     ended.wait()
     log.info(f"{name} stopping")

@@ -26,14 +26,26 @@ class _Memory(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         facts = record.msg if isinstance(record.msg, dict) else {"event": record.getMessage()}
-        parts = (facts["event"], facts.get("reason"), _raised(facts.get("exc_info") or record.exc_info))
+        parts = (
+            facts["event"],
+            facts.get("reason"),
+            _raised(facts.get("exc_info") or record.exc_info),
+        )
         message = redacted(": ".join(str(part) for part in parts if part))
         self.newest = LoggedError(message[:_MAX_CHARS], datetime.fromtimestamp(record.created, UTC))
 
 
 def _raised(exc_info: Any) -> str | None:
-    """What logging calls exc_info: True for the exception being handled, a triple or the exception itself."""
-    error = sys.exception() if exc_info is True else exc_info[1] if isinstance(exc_info, tuple) else exc_info
+    """What logging calls exc_info: True for the exception being handled, a triple or the exception
+    itself.
+    """
+    error = (
+        sys.exception()
+        if exc_info is True
+        else exc_info[1]
+        if isinstance(exc_info, tuple)
+        else exc_info
+    )
     return f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else None
 
 

@@ -1,4 +1,6 @@
-"""Structured logs: one line per fact on stderr, JSON or console, for our loggers and those of libraries alike."""
+"""Structured logs: one line per fact on stderr, JSON or console, for our loggers and those of
+libraries alike.
+"""
 
 import logging
 import sys
@@ -20,7 +22,9 @@ def get_logger() -> structlog.stdlib.BoundLogger:
 
 
 def configure_logging(service: str, level: str, format: LogFormat) -> None:
-    """Send everything at or above `level` to stderr, each line with time, level and service; the last error is kept."""
+    """Send everything at or above `level` to stderr, each line with time, level and service; the
+    last error is kept.
+    """
 
     def add_service(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         return {"service": service, **event}
@@ -39,7 +43,9 @@ def configure_logging(service: str, level: str, format: LogFormat) -> None:
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_renderers(format)))
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_renderers(format))
+    )
     root = logging.getLogger()
     root.handlers[:] = [handler, MEMORY]
     root.setLevel(level.upper())
@@ -57,7 +63,12 @@ def _renderers(format: LogFormat) -> list[Processor]:
             ),
             _redact,
         ]
-    return [remove, structlog.processors.format_exc_info, structlog.processors.JSONRenderer(), _redact]
+    return [
+        remove,
+        structlog.processors.format_exc_info,
+        structlog.processors.JSONRenderer(),
+        _redact,
+    ]
 
 
 def _redact(_logger: WrappedLogger, _method: str, line: Any) -> str:

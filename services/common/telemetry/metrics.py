@@ -29,7 +29,9 @@ def serving_metrics(listen: HostPort | None, registry: CollectorRegistry) -> Ite
     try:
         server, thread = start_http_server(int(port), host, registry)
     except OSError as error:
-        sys.exit(f"Metrics cannot be served on {listen}: {error}. Free the port or set another DIRL_METRICS_LISTEN.")
+        sys.exit(
+            f"Metrics cannot be served on {listen}: {error}. Free the port or set another DIRL_METRICS_LISTEN."
+        )
     try:
         yield
     finally:

@@ -1,4 +1,6 @@
-"""OpenTelemetry's SDK and its instrumentation of gRPC, for `tracing`; imported only where an endpoint is configured."""
+"""OpenTelemetry's SDK and its instrumentation of gRPC, for `tracing`; imported only where an
+endpoint is configured.
+"""
 
 import atexit
 from importlib import import_module
@@ -7,7 +9,11 @@ from typing import Final
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.instrumentation.grpc import GrpcInstrumentorClient, GrpcInstrumentorServer, filters
+from opentelemetry.instrumentation.grpc import (
+    GrpcInstrumentorClient,
+    GrpcInstrumentorServer,
+    filters,
+)
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -18,7 +24,9 @@ _CELERY: Final = "opentelemetry.instrumentation.celery"
 
 
 def install(service: str, endpoint: str) -> None:
-    """Instrument gRPC, and Celery where the process has it; spans leave in batches, the last ones at the end."""
+    """Instrument gRPC, and Celery where the process has it; spans leave in batches, the last ones
+    at the end.
+    """
     resource = Resource.create({"service.name": f"dirl-{service}", "service.version": release()})
     provider = TracerProvider(resource=resource)
     exporter = OTLPSpanExporter(endpoint=endpoint, insecure=not endpoint.startswith("https://"))

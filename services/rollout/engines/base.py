@@ -16,7 +16,9 @@ from services.common.trajectory import NO_CANDIDATES, Candidates, FinishReason, 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
-    """One response to be decoded. Equal requests under equal weights give equal responses, whatever runs beside."""
+    """One response to be decoded. Equal requests under equal weights give equal responses, whatever
+    runs beside.
+    """
 
     request_id: str
     prompt_ids: Int32s
@@ -61,7 +63,9 @@ class DenoisingEvent:
 
 
 class RolloutEngine(Protocol):
-    """Continuous batching: requests are submitted, steps are made, responses come back in the order they finish."""
+    """Continuous batching: requests are submitted, steps are made, responses come back in the order
+    they finish.
+    """
 
     busy_s: float
     """Seconds spent in step() so far."""
@@ -73,13 +77,16 @@ class RolloutEngine(Protocol):
         """Whether a request is queued or being decoded."""
 
     def submit(self, requests: Sequence[GenerationRequest]) -> None:
-        """Queue requests; raises PlatformError("invalid_request"), and then queues none, if one cannot be served."""
+        """Queue requests; raises PlatformError("invalid_request"), and then queues none, if one
+        cannot be served.
+        """
 
     def step(self) -> list[Completion]:
         """One forward for everything in flight; the responses that it finished."""
 
     def replay(self, paths: Sequence[DenoisingPath]) -> list[Float32s]:
-        """Log-probabilities [R] of given responses at temperature 1, each token in the state it is committed from.
+        """Log-probabilities [R] of given responses at temperature 1, each token in the state it is
+        committed from.
 
         Raises PlatformError("invalid_request") for a path that does not fit the model or the cache.
         """
@@ -88,7 +95,8 @@ class RolloutEngine(Protocol):
         """Forget everything queued and in flight."""
 
     def sleep(self) -> None:
-        """Give the memory of weights and cache back until load_weights(); nothing is decoded meanwhile.
+        """Give the memory of weights and cache back until load_weights(); nothing is decoded
+        meanwhile.
 
         Raises PlatformError("busy") while there is work.
         """
@@ -99,5 +107,6 @@ class RolloutEngine(Protocol):
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Replace the weights, given by checkpoint name.
 
-        Raises PlatformError: "busy" while there is work, "model_invalid" when names or shapes are not the model's.
+        Raises PlatformError: "busy" while there is work, "model_invalid" when names or shapes are
+        not the model's.
         """

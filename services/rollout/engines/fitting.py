@@ -7,7 +7,9 @@ from services.rollout.engines.slots import last_position
 
 
 def require_fits(request: GenerationRequest, loaded: LoadedModel, max_tokens: int) -> None:
-    """Raises PlatformError("invalid_request") for another block grid or mask, or more than `max_tokens` positions."""
+    """Raises PlatformError("invalid_request") for another block grid or mask, or more than
+    `max_tokens` positions.
+    """
     config = request.decoding
     if (config.block_size, config.mask_token_id) != (loaded.block_size, loaded.mask_token_id):
         raise PlatformError(
@@ -29,7 +31,9 @@ def require_awake(asleep: bool) -> None:
     """Raises PlatformError("busy") for an engine whose weights were given back."""
     if asleep:
         raise PlatformError(
-            "busy", "Responses were asked of an engine that sleeps.", hint="Load weights first; that wakes it."
+            "busy",
+            "Responses were asked of an engine that sleeps.",
+            hint="Load weights first; that wakes it.",
         )
 
 

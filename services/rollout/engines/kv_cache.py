@@ -14,15 +14,21 @@ from services.common.model.attention import Attend
 from services.common.model.document_attention import wide_dtype
 
 WINDOW_STEP: Final = 64
-"""Attention reads a multiple of this many positions. Whole vectors of masked zeros change no sum, so the rounding that
-a response sees does not depend on how long its neighbours are."""
+"""Attention reads a multiple of this many positions. Whole vectors of masked zeros change no sum,
+so the rounding that a response sees does not depend on how long its neighbours are.
+"""
 
 
 class KVCache:
     """Preallocated keys and values, one tensor [S, L, kv_heads, head_dim] per layer and kind."""
 
     def __init__(
-        self, config: PreTrainedConfig, num_slots: int, max_tokens: int, dtype: torch.dtype, device: torch.device
+        self,
+        config: PreTrainedConfig,
+        num_slots: int,
+        max_tokens: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         self.max_tokens = _whole_windows(max_tokens)
         kv_heads, head_dim = kv_shape(config)
@@ -50,7 +56,9 @@ class Prefix:
         self._attend = attend
         self.layers: list[tuple[Tensor, Tensor]] = []
 
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def __call__(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
         """[1, heads, P, head_dim]; see Attend."""
         self.layers.append((key[0].transpose(0, 1), value[0].transpose(0, 1)))
         return self._attend(layer, query, key, value, scaling)
@@ -59,8 +67,9 @@ class Prefix:
 class BlockAttend:
     """One block of each slot: it sees the slot's clean blocks and itself.
 
-    The block's own keys and values are written behind the clean ones at every forward; they count only once the block
-    is complete and the slot's start moves past them. A commit is therefore nothing but the forward of a full block.
+    The block's own keys and values are written behind the clean ones at every forward; they count
+    only once the block is complete and the slot's start moves past them. A commit is therefore
+    nothing but the forward of a full block.
     """
 
     def __init__(self, cache: KVCache, starts: Tensor, block_size: int) -> None:
@@ -68,24 +77,35 @@ class BlockAttend:
         self._cache = cache
         ends = starts + block_size
         self._window = _whole_windows(int(ends.max()))
-        self._mask = (torch.arange(self._window, device=starts.device) < ends[:, None])[:, None, None]
+        self._mask = (torch.arange(self._window, device=starts.device) < ends[:, None])[
+            :, None, None
+        ]
         rows = torch.arange(starts.shape[0], device=starts.device) * cache.max_tokens
         offsets = torch.arange(block_size, device=starts.device)
         self._where = ((rows + starts)[:, None] + offsets).flatten()
 
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def __call__(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
         """[S, heads, B, head_dim]; see Attend."""
         keys = self._written(self._cache.keys[layer], key)
         values = self._written(self._cache.values[layer], value)
         num, heads, length, width = query.shape
-        # All queries of a slot see the same keys, so the query heads that share a key-value head stand side by side.
+        # All queries of a slot see the same keys, so the query heads that share a key-value head
+        # stand side by side.
         grouped = query.reshape(num, keys.shape[1], -1, width).to(keys.dtype)
-        out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self._mask, scale=scaling)
+        out = F.scaled_dot_product_attention(
+            grouped, keys, values, attn_mask=self._mask, scale=scaling
+        )
         return out.to(query.dtype).reshape(num, heads, length, width)
 
     def _written(self, cached: Tensor, new: Tensor) -> Tensor:
-        """Write [S, kv_heads, B, head_dim] into [S, L, kv_heads, head_dim]; the window [S, kv_heads, W, head_dim]."""
-        cached.flatten(0, 1).index_copy_(0, self._where, new.transpose(1, 2).flatten(0, 1).to(cached.dtype))
+        """Write [S, kv_heads, B, head_dim] into [S, L, kv_heads, head_dim]; the window [S,
+        kv_heads, W, head_dim].
+        """
+        cached.flatten(0, 1).index_copy_(
+            0, self._where, new.transpose(1, 2).flatten(0, 1).to(cached.dtype)
+        )
         return cached[:, : self._window].transpose(1, 2)
 
 

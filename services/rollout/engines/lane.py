@@ -1,8 +1,9 @@
 """A fixed number of slots that are decoded in one forward.
 
-A commit and a denoising step are the same forward: a slot whose block is complete on entry has its clean keys and
-values in the cache afterwards and goes on to the next block; any other slot has some masked positions committed.
-Legend: S slots, B block length, V vocabulary, n slots that denoise under one decoding configuration.
+A commit and a denoising step are the same forward: a slot whose block is complete on entry has its
+clean keys and values in the cache afterwards and goes on to the next block; any other slot has some
+masked positions committed. Legend: S slots, B block length, V vocabulary, n slots that denoise
+under one decoding configuration.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,8 +37,12 @@ class Lane:
         weight = next(loaded.model.parameters())
         self._loaded = loaded
         self._on_step = on_step
-        self._cache = KVCache(loaded.model.config, num_slots, max_tokens, weight.dtype, weight.device)
-        self._slots = SlotTable(num_slots, max_tokens, loaded.block_size, loaded.mask_token_id, weight.device)
+        self._cache = KVCache(
+            loaded.model.config, num_slots, max_tokens, weight.dtype, weight.device
+        )
+        self._slots = SlotTable(
+            num_slots, max_tokens, loaded.block_size, loaded.mask_token_id, weight.device
+        )
         self.free_slots = list(range(num_slots))
 
     @property
@@ -77,7 +82,9 @@ class Lane:
         return finished, int(committed.sum())
 
     def _forward(self) -> Tensor:
-        """Logits [S, B, V] of every slot's block; inert slots included, so that the shape is always the same."""
+        """Logits [S, B, V] of every slot's block; inert slots included, so that the shape is always
+        the same.
+        """
         slots = self._slots
         attend = BlockAttend(self._cache, slots.starts, slots.block_size)
         hidden = attended_states(self._loaded.model, slots.block_tokens(), slots.positions, attend)
@@ -104,15 +111,21 @@ class Lane:
         """A token for each position [n, B], from log-probabilities [n, B, V]."""
         slots = self._slots
         return sample_candidates(
-            config, logprobs, uniforms(slots.keys[rows], slots.positions[rows], slots.steps[rows] + 1)
+            config,
+            logprobs,
+            uniforms(slots.keys[rows], slots.positions[rows], slots.steps[rows] + 1),
         )
 
-    def _commit(self, config: DecodingConfig, rows: Tensor, confidence: Tensor, logprobs: Tensor) -> Tensor:
+    def _commit(
+        self, config: DecodingConfig, rows: Tensor, confidence: Tensor, logprobs: Tensor
+    ) -> Tensor:
         """Which positions the step commits, bool [n, B]."""
         return commit_mask(config, self._slots.masked[rows], confidence, logprobs)
 
     def _finish(self, denoising: Tensor) -> list[Completion]:
-        """Responses whose block is complete and holds a stop token or exhausts the budget; their slots become free."""
+        """Responses whose block is complete and holds a stop token or exhausts the budget; their
+        slots become free.
+        """
         slots = self._slots
         stops = self._stop_offsets()
         stopped = stops < slots.block_size
@@ -120,16 +133,22 @@ class Lane:
         done = denoising & ~slots.masked.any(1) & (stopped | exhausted)
         rows: list[int] = done.nonzero()[:, 0].tolist()
         visible = (slots.starts + stops + 1 - slots.prompt_lengths).tolist()
-        finished = [slots.completion(slot, visible[slot] if stopped[slot] else None) for slot in rows]
+        finished = [
+            slots.completion(slot, visible[slot] if stopped[slot] else None) for slot in rows
+        ]
         self._release(rows)
         return finished
 
     def _stop_offsets(self) -> Tensor:
-        """Place of the first stop token among the response positions of each block, B where there is none; [S]."""
+        """Place of the first stop token among the response positions of each block, B where there
+        is none; [S].
+        """
         slots = self._slots
         tokens, found = slots.block_tokens(), torch.zeros_like(slots.masked)
         for config, rows in slots.by_config():
-            found[rows] = torch.isin(tokens[rows], torch.tensor(config.stop_token_ids, device=tokens.device))
+            found[rows] = torch.isin(
+                tokens[rows], torch.tensor(config.stop_token_ids, device=tokens.device)
+            )
         found &= slots.positions >= slots.prompt_lengths[:, None]
         offsets = torch.arange(slots.block_size, device=tokens.device)
         return torch.where(found, offsets, slots.block_size).amin(1)
@@ -150,11 +169,21 @@ class Lane:
             start, first = int(slots.prompt_lengths[slot]), int(slots.starts[slot])
             if request is None:
                 raise RuntimeError(f"Slot {slot} was denoised without a request.")
-            tokens = slots.token_ids[slot, start : first + slots.block_size].cpu().numpy().astype(np.int32)
-            offsets = committed[slot].nonzero()[:, 0].cpu().numpy().astype(np.int32) + (first - start)
+            tokens = (
+                slots.token_ids[slot, start : first + slots.block_size]
+                .cpu()
+                .numpy()
+                .astype(np.int32)
+            )
+            offsets = committed[slot].nonzero()[:, 0].cpu().numpy().astype(np.int32) + (
+                first - start
+            )
             self._on_step(
                 DenoisingEvent(
-                    request_id=request.request_id, step=int(slots.steps[slot]), token_ids=tokens, committed=offsets
+                    request_id=request.request_id,
+                    step=int(slots.steps[slot]),
+                    token_ids=tokens,
+                    committed=offsets,
                 )
             )
 

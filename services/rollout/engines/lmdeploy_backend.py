@@ -1,6 +1,7 @@
 """LMDeploy's own engine on a CUDA device: in this process, one device, no server, no ray.
 
-Written against LMDeploy 0.18.0, some of whose private names it uses; `install` of the trace shim refuses any other.
+Written against LMDeploy 0.18.0, some of whose private names it uses; `install` of the trace shim
+refuses any other.
 """
 
 import asyncio
@@ -43,7 +44,9 @@ class CudaBackend:
     def _agent(self) -> Any:
         return self._engine.executor.model_agent
 
-    async def generate(self, session_id: int, prompt_ids: list[int], config: GenerationConfig) -> None:
+    async def generate(
+        self, session_id: int, prompt_ids: list[int], config: GenerationConfig
+    ) -> None:
         """See Backend."""
         self._engine.start_loop()
         status = ResponseType.INTERNAL_ENGINE_ERROR
@@ -51,7 +54,8 @@ class CudaBackend:
             status = output.status
         if status is not ResponseType.FINISH:
             raise PlatformError(
-                "internal", f"LMDeploy ended session {session_id} with {status.name}; its log says why."
+                "internal",
+                f"LMDeploy ended session {session_id} with {status.name}; its log says why.",
             )
 
     async def abort(self, session_id: int) -> None:
@@ -59,7 +63,9 @@ class CudaBackend:
         await self._instance.async_cancel(session_id)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """See Backend. Graphs that were captured stay valid unless a module replaced its parameters."""
+        """See Backend. Graphs that were captured stay valid unless a module replaced its
+        parameters.
+        """
         agent = self._agent
         with torch.inference_mode(), agent.all_context():
             torch.cuda.synchronize()
@@ -93,8 +99,8 @@ def engine_config(
 ) -> PytorchEngineConfig:
     """LMDeploy's settings for a model; the rule is set anew by every request.
 
-    Raises PlatformError("model_invalid") for a block length that does not divide a page of the cache, and
-    "invalid_request" for a dtype that LMDeploy has no kernels for.
+    Raises PlatformError("model_invalid") for a block length that does not divide a page of the
+    cache, and "invalid_request" for a dtype that LMDeploy has no kernels for.
     """
     if PAGE_TOKENS % loaded.block_size:
         raise PlatformError(
@@ -127,16 +133,20 @@ def engine_config(
 def open_backend(path: Path | str, loaded: LoadedModel, config: PytorchEngineConfig) -> CudaBackend:
     """Start LMDeploy on a model directory, whose weights it reads; `loaded` may be a skeleton.
 
-    Raises PlatformError: "preflight_failed" for an unknown LMDeploy, "oom_rollout" when the cache that fits is smaller
-    than one response.
+    Raises PlatformError: "preflight_failed" for an unknown LMDeploy, "oom_rollout" when the cache
+    that fits is smaller than one response.
     """
     tracer = install(loaded.mask_token_id)
     _log_where_we_log()
-    envs.enable_check_env = False  # it checks in a child process and ends ours when it does not like what it finds
+    envs.enable_check_env = (
+        False  # it checks in a child process and ends ours when it does not like what it finds
+    )
     try:
         engine = Engine.from_pretrained(os.fspath(path), config)
     except SystemExit as error:
-        raise PlatformError("internal", f"LMDeploy refused to start on {path} ({error}); its log says why.") from error
+        raise PlatformError(
+            "internal", f"LMDeploy refused to start on {path} ({error}); its log says why."
+        ) from error
     if engine.max_session_len < config.session_len:
         held = engine.max_session_len
         engine.close()

@@ -1,4 +1,5 @@
-"""`python -m services.rollout.engines.lmdeploy_check`: why LMDeploy cannot run here, as a JSON list.
+"""`python -m services.rollout.engines.lmdeploy_check`: why LMDeploy cannot run here, as a JSON
+list.
 
 Imports no LMDeploy before it is known to be there.
 """
@@ -19,7 +20,11 @@ INSTALL: Final = "pip install --no-deps -r lmdeploy-constraints.txt"
 
 def obstacles() -> list[str]:
     """Every reason, in the words of a user; empty when LMDeploy can run in this process."""
-    found = [] if torch.cuda.is_available() else ["there is no CUDA device, and LMDeploy has no CPU mode"]
+    found = (
+        []
+        if torch.cuda.is_available()
+        else ["there is no CUDA device, and LMDeploy has no CPU mode"]
+    )
     try:
         importlib.metadata.version("lmdeploy")
     except importlib.metadata.PackageNotFoundError:

@@ -1,8 +1,8 @@
 """LMDeploy behind the engine protocol: GPU only, in this process, no server and no ray.
 
-LMDeploy's decoding rule is engine-wide, so that responses under another rule wait until those in flight are done. Its
-randomness is keyed by a 32-bit seed that is derived from the response's key, so that responses are reproducible on the
-same engine, but are other ones than TorchEngine's.
+LMDeploy's decoding rule is engine-wide, so that responses under another rule wait until those in
+flight are done. Its randomness is keyed by a 32-bit seed that is derived from the response's key,
+so that responses are reproducible on the same engine, but are other ones than TorchEngine's.
 """
 
 import asyncio
@@ -35,7 +35,10 @@ HOTTEST: Final = 2.0
 """LMDeploy refuses a higher temperature."""
 STALL_S: Final = 120.0
 """Without any forward for so long the engine counts as failed."""
-FOLLOWING: Final = {"unmasking_strategy": UnmaskingStrategy.LOW_CONFIDENCE_DYNAMIC, "confidence_threshold": 1.0}
+FOLLOWING: Final = {
+    "unmasking_strategy": UnmaskingStrategy.LOW_CONFIDENCE_DYNAMIC,
+    "confidence_threshold": 1.0,
+}
 """The rule under which a path is followed: what the path commits next has confidence 1, the rest 0."""
 T = TypeVar("T")
 
@@ -49,8 +52,12 @@ class Backend(Protocol):
     def rule(self) -> Any:
         """LMDeploy's own DLLMConfig, read by every forward."""
 
-    async def generate(self, session_id: int, prompt_ids: list[int], config: GenerationConfig) -> None:
-        """Decode one response to its end; raises PlatformError("internal") when LMDeploy gives up or is told to."""
+    async def generate(
+        self, session_id: int, prompt_ids: list[int], config: GenerationConfig
+    ) -> None:
+        """Decode one response to its end; raises PlatformError("internal") when LMDeploy gives up
+        or is told to.
+        """
 
     async def abort(self, session_id: int) -> None:
         """Have a response given up."""
@@ -74,7 +81,9 @@ class Backend(Protocol):
 class LMDeployEngine:
     """RolloutEngine on LMDeploy. One thread at a time."""
 
-    def __init__(self, backend: Backend, skeleton: LoadedModel, *, max_sequence_tokens: int) -> None:
+    def __init__(
+        self, backend: Backend, skeleton: LoadedModel, *, max_sequence_tokens: int
+    ) -> None:
         """`skeleton` may be on the meta device: only names, shapes and ids are read."""
         self._backend, self._skeleton = backend, skeleton
         self._max_tokens = -(-max_sequence_tokens // skeleton.block_size) * skeleton.block_size
@@ -109,7 +118,9 @@ class LMDeployEngine:
         return finished
 
     def replay(self, paths: Sequence[DenoisingPath]) -> list[Float32s]:
-        """Log-probabilities of given responses; see RolloutEngine. Raises "busy" while there is work."""
+        """Log-probabilities of given responses; see RolloutEngine. Raises "busy" while there is
+        work.
+        """
         require_idle(self.has_work, "Denoising paths were to be replayed")
         require_awake(self._asleep)
         requests = [replay_request(self._skeleton, path, slot) for slot, path in enumerate(paths)]
@@ -120,7 +131,9 @@ class LMDeployEngine:
         tracer.paths = dict(zip(self._sessions, paths, strict=False))
         try:
             self._within(self._follow(requests), STALL_S, "replaying denoising paths")
-            traces = [tracer.take(session, len(path.prompt_ids)) for session, path in tracer.paths.items()]
+            traces = [
+                tracer.take(session, len(path.prompt_ids)) for session, path in tracer.paths.items()
+            ]
             return [_followed(trace, path) for trace, path in zip(traces, paths, strict=True)]
         finally:
             tracer.paths = {}
@@ -160,20 +173,27 @@ class LMDeployEngine:
         try:
             return self._run(asyncio.wait_for(work, timeout_s))
         except TimeoutError:
-            raise PlatformError("deadline_exceeded", f"LMDeploy took more than {timeout_s:.0f} s for {what}.") from None
+            raise PlatformError(
+                "deadline_exceeded", f"LMDeploy took more than {timeout_s:.0f} s for {what}."
+            ) from None
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        # LMDeploy's tasks wait inside `with inference_mode`; what they leave behind must not reach the caller's thread.
+        # LMDeploy's tasks wait inside `with inference_mode`; what they leave behind must not reach
+        # the caller's thread.
         with torch.inference_mode():
             return self._loop.run_until_complete(work)
 
     async def _follow(self, requests: Sequence[GenerationRequest]) -> None:
         """One session for each of the tracer's paths."""
         sessions = zip(self._backend.tracer.paths, requests, strict=True)
-        await asyncio.gather(*(self._generate(session_id, request) for session_id, request in sessions))
+        await asyncio.gather(
+            *(self._generate(session_id, request) for session_id, request in sessions)
+        )
 
     def _generate(self, session_id: int, request: GenerationRequest) -> Coroutine[Any, Any, None]:
-        return self._backend.generate(session_id, request.prompt_ids.tolist(), self._settings(request))
+        return self._backend.generate(
+            session_id, request.prompt_ids.tolist(), self._settings(request)
+        )
 
     async def _abort_running(self) -> None:
         # All at once: LMDeploy takes a second for each when its loop has died.
@@ -187,7 +207,9 @@ class LMDeployEngine:
         self._admit()
         if not self._running:
             return []
-        done, _ = await asyncio.wait(self._running, timeout=STEP_S, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(
+            self._running, timeout=STEP_S, return_when=asyncio.FIRST_COMPLETED
+        )
         self._require_progress()
         return [self._completed(task) for task in done]
 
@@ -200,7 +222,10 @@ class LMDeployEngine:
             self._enforce(config)
             request, session_id = self._queue.popleft(), next(self._sessions)
             self._progress = (-1, time.monotonic())
-            self._running[self._loop.create_task(self._generate(session_id, request))] = (session_id, request)
+            self._running[self._loop.create_task(self._generate(session_id, request))] = (
+                session_id,
+                request,
+            )
 
     def _is_in_force(self, config: DecodingConfig) -> bool:
         rule = self._backend.rule
@@ -213,7 +238,10 @@ class LMDeployEngine:
         rule = self._backend.rule
         self._backend.tracer.selection = config.selection
         rule.unmasking_strategy = _strategy(config, rule)
-        rule.confidence_threshold, rule.denoising_steps = config.confidence_threshold, config.denoising_steps
+        rule.confidence_threshold, rule.denoising_steps = (
+            config.confidence_threshold,
+            config.denoising_steps,
+        )
 
     def _settings(self, request: GenerationRequest) -> GenerationConfig:
         config = request.decoding
@@ -239,11 +267,15 @@ class LMDeployEngine:
 
     def _require_progress(self) -> None:
         """LMDeploy's loop may die without ending the requests that wait for it."""
-        forwards = sum(recording.num_forwards for recording in self._backend.tracer.recordings.values())
+        forwards = sum(
+            recording.num_forwards for recording in self._backend.tracer.recordings.values()
+        )
         if forwards != self._progress[0]:
             self._progress = (forwards, time.monotonic())
         elif time.monotonic() - self._progress[1] > STALL_S:
-            raise PlatformError("internal", f"LMDeploy made no forward for {STALL_S:.0f} s; its log says why.")
+            raise PlatformError(
+                "internal", f"LMDeploy made no forward for {STALL_S:.0f} s; its log says why."
+            )
 
 
 def _strategy(config: DecodingConfig, rule: Any) -> Any:
@@ -286,9 +318,12 @@ def _completion(request: GenerationRequest, trace: Trace) -> Completion:
 
 
 def _followed(trace: Trace, path: DenoisingPath) -> Float32s:
-    """Log-probabilities of a path; raises PlatformError("invalid_request") when its steps are in no possible order."""
+    """Log-probabilities of a path; raises PlatformError("invalid_request") when its steps are in no
+    possible order.
+    """
     if trace.unmask_step.tolist() != path.unmask_step.tolist():
         raise PlatformError(
-            "invalid_request", "Responses were not replayed: a block has denoising steps of an earlier one, or gaps."
+            "invalid_request",
+            "Responses were not replayed: a block has denoising steps of an earlier one, or gaps.",
         )
     return trace.logprobs

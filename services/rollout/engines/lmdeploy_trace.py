@@ -1,15 +1,21 @@
-"""What LMDeploy does not tell about block-diffusion responses, taken from inside: positions, steps, log-probabilities.
+"""What LMDeploy does not tell about block-diffusion responses, taken from inside: positions, steps,
+log-probabilities.
 
-Methods and one constant of LMDeploy 0.18.0 are replaced; docs/lmdeploy.md describes the fault behind each:
+Methods and one constant of LMDeploy 0.18.0 are replaced; docs/lmdeploy.md describes the fault
+behind each:
 
-* sampling parameters stand in the order of the logits' rows, and the positions of a block draw independently;
+* sampling parameters stand in the order of the logits' rows, and the positions of a block draw
+  independently;
 * confidences are computed in fp32, of the sampled token or of the most likely one;
-* every forward hands its log-probabilities to the scheduler, where what it committed is recorded per session;
+* every forward hands its log-probabilities to the scheduler, where what it committed is recorded
+  per session;
 * a stop token in the block that the prompt began stops the response;
-* a session can be made to follow a given path, so that its log-probabilities are those of another's response;
+* a session can be made to follow a given path, so that its log-probabilities are those of another's
+  response;
 * the mask id is the checkpoint's.
 
-Another version, or another signature, is refused. Legend: N sequences, B block length, V vocabulary.
+Another version, or another signature, is refused. Legend: N sequences, B block length, V
+vocabulary.
 """
 
 import inspect
@@ -59,7 +65,9 @@ ROWS_PER_CHUNK: Final = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """A response as it was decoded: whole blocks, the prompt's part of the first one left out. Arrays are [R]."""
+    """A response as it was decoded: whole blocks, the prompt's part of the first one left out.
+    Arrays are [R].
+    """
 
     token_ids: Int32s
     unmask_step: Int32s
@@ -106,7 +114,8 @@ class Tracer:
     def take(self, session_id: int, prompt_length: int) -> Trace:
         """The finished trace of a session, which is forgotten.
 
-        Raises PlatformError("internal") unless every position behind the prompt was committed once, in its order.
+        Raises PlatformError("internal") unless every position behind the prompt was committed once,
+        in its order.
         """
         recording = self.recordings.pop(session_id, _Recording())
         positions = sorted(recording.committed)
@@ -117,7 +126,9 @@ class Tracer:
                 f"run on from the prompt's end at {prompt_length}.",
                 hint="Is the trace shim installed before the engine is built?",
             )
-        tokens, steps, logprobs, confidences = zip(*(recording.committed[at] for at in positions), strict=True)
+        tokens, steps, logprobs, confidences = zip(
+            *(recording.committed[at] for at in positions), strict=True
+        )
         return Trace(
             token_ids=np.array(tokens, np.int32),
             unmask_step=np.array(steps, np.int32),
@@ -131,8 +142,15 @@ class Tracer:
         """Drop what an aborted session left."""
         self.recordings.pop(session_id, None)
 
-    def record(self, sequence: Any, tokens: NDArray[np.int64], mask: NDArray[np.uint8], scores: NDArray[Any]) -> None:
-        """Compare the last block of a sequence, before it is updated, with what a forward made of it.
+    def record(
+        self,
+        sequence: Any,
+        tokens: NDArray[np.int64],
+        mask: NDArray[np.uint8],
+        scores: NDArray[Any],
+    ) -> None:
+        """Compare the last block of a sequence, before it is updated, with what a forward made of
+        it.
 
         `tokens` and `mask` are [B]; `scores` [2, B] are log-probabilities and confidences.
         """
@@ -149,7 +167,9 @@ class Tracer:
                 int(tokens[at]), recording.num_steps, float(scores[0, at]), float(scores[1, at])
             )  # fmt: skip
         for at in np.flatnonzero(masked & (mask == consts.DLLM_MASKED)):
-            recording.rejected.append((start + int(at), recording.num_steps, int(tokens[at]), float(scores[0, at])))
+            recording.rejected.append(
+                (start + int(at), recording.num_steps, int(tokens[at]), float(scores[0, at]))
+            )
 
 
 def _candidates(recording: _Recording, prompt_length: int) -> Candidates:
@@ -175,14 +195,20 @@ def install(mask_token_id: int) -> Tracer:
     _patch(DLLMModelAgentStrategy, "make_extra_outputs", _traced_outputs)
     _patch(DLLMModelAgentStrategy, "make_stopping_criteria", _from_the_prompts_end)
     _patch(FusedLogitsProcessor, "sampling", lambda original: _noting_sessions(original, tracer))
-    _patch(UnmaskingProcessor, "_get_scores", lambda original: lambda self, logits, token_ids: self.confidences)
+    _patch(
+        UnmaskingProcessor,
+        "_get_scores",
+        lambda original: lambda self, logits, token_ids: self.confidences,
+    )
     _patch(DLLMSequenceStrategy, "update_running", lambda original: _recording(original, tracer))
     _patch_mask(mask_token_id)
     return tracer
 
 
 def require_known(version: str = __version__) -> None:
-    """Raises PlatformError("preflight_failed") for another version, or other signatures, than those known here."""
+    """Raises PlatformError("preflight_failed") for another version, or other signatures, than those
+    known here.
+    """
     wrong = [
         f"{owner.__name__}.{name}"
         for (owner, name), expected in PATCHED.items()
@@ -197,7 +223,9 @@ def require_known(version: str = __version__) -> None:
         )
 
 
-def _patch(owner: type, name: str, replace: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+def _patch(
+    owner: type, name: str, replace: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> None:
     """Put a replacement over the class's own method; a second time over the same original."""
     current = getattr(owner, name)
     original = getattr(current, "replaced", current)
@@ -212,7 +240,9 @@ def _patch_mask(mask_token_id: int) -> None:
     current = SDARModelConfigBuilder.build
     original = getattr(current.__func__, "replaced", current)
 
-    def build(cls: type[Any], /, hf_config: Any, model_path: str | None = None, **kwargs: Any) -> Any:
+    def build(
+        cls: type[Any], /, hf_config: Any, model_path: str | None = None, **kwargs: Any
+    ) -> Any:
         config = original(hf_config, model_path, **kwargs)
         config.dllm_mask_token = mask_token_id
         return config
@@ -222,7 +252,9 @@ def _patch_mask(mask_token_id: int) -> None:
 
 
 def _in_row_order(original: Callable[..., Any]) -> Callable[..., Any]:
-    """make_sampling_inputs: one parameter per row in the order s0 s0 … s1 s1 …, and an own random offset per row."""
+    """make_sampling_inputs: one parameter per row in the order s0 s0 … s1 s1 …, and an own random
+    offset per row.
+    """
 
     def make_sampling_inputs(self: Any, seqs: Any) -> Any:
         inputs, block = original(self, seqs), self.dllm_block_length
@@ -237,7 +269,9 @@ def _in_row_order(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _from_the_prompts_end(original: Callable[..., Any]) -> Callable[..., Any]:
-    """make_stopping_criteria: stop tokens count from the prompt's end, not from the end of its last block."""
+    """make_stopping_criteria: stop tokens count from the prompt's end, not from the end of its last
+    block.
+    """
 
     def make_stopping_criteria(self: Any, seqs: Any) -> Any:
         criteria = original(self, seqs)
@@ -260,7 +294,9 @@ def _noting_sessions(original: Callable[..., Any], tracer: Tracer) -> Callable[.
 def _scoring(original: Callable[..., Any], tracer: Tracer) -> Callable[..., Any]:
     """post_sampling: score the candidates [N B] before the rule decides which of them to commit."""
 
-    def post_sampling(self: Any, inputs: Any, logits: Tensor, next_token_ids: Tensor, extra_inputs: Any) -> Any:
+    def post_sampling(
+        self: Any, inputs: Any, logits: Tensor, next_token_ids: Tensor, extra_inputs: Any
+    ) -> Any:
         if tracer.paths:
             next_token_ids, due = _prescribed(tracer, inputs, extra_inputs.dllm_mask)
         logprobs, confidences = score(logits, next_token_ids, tracer.selection)
@@ -275,13 +311,19 @@ def _scoring(original: Callable[..., Any], tracer: Tracer) -> Callable[..., Any]
 
 
 def _prescribed(tracer: Tracer, inputs: Any, dllm_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens [N B] that the sessions' paths have in their current blocks, and which of them are committed next."""
+    """Tokens [N B] that the sessions' paths have in their current blocks, and which of them are
+    committed next.
+    """
     ends = (inputs.history_lengths + inputs.seq_length).tolist()
     block = len(dllm_mask) // len(ends)
     places = zip(tracer.sessions, ends, strict=True)
-    blocks = np.stack([_block_of(tracer.paths[session], end - block, end) for session, end in places], axis=1)
+    blocks = np.stack(
+        [_block_of(tracer.paths[session], end - block, end) for session, end in places], axis=1
+    )
     tokens, steps = torch.from_numpy(blocks).to(dllm_mask.device, torch.int64)
-    steps = steps.masked_fill(dllm_mask.view_as(steps) != consts.DLLM_MASKED, torch.iinfo(torch.int64).max)
+    steps = steps.masked_fill(
+        dllm_mask.view_as(steps) != consts.DLLM_MASKED, torch.iinfo(torch.int64).max
+    )
     return tokens.flatten(), (steps == steps.amin(1, keepdim=True)).flatten()
 
 
@@ -293,10 +335,15 @@ def _block_of(path: DenoisingPath, start: int, end: int) -> Int32s:
 
 
 def score(logits: Tensor, token_ids: Tensor, selection: Selection) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of tokens and confidences, fp32 [rows], from logits [rows, V] after temperature and bans."""
+    """Log-probabilities of tokens and confidences, fp32 [rows], from logits [rows, V] after
+    temperature and bans.
+    """
     chunks = []
     for start in range(0, len(logits), ROWS_PER_CHUNK):
-        rows, tokens = logits[start : start + ROWS_PER_CHUNK], token_ids[start : start + ROWS_PER_CHUNK]
+        rows, tokens = (
+            logits[start : start + ROWS_PER_CHUNK],
+            token_ids[start : start + ROWS_PER_CHUNK],
+        )
         wide = rows.float()
         total = wide.logsumexp(-1)
         chosen = wide.gather(-1, tokens[:, None])[:, 0] - total
@@ -311,7 +358,9 @@ def _traced_outputs(original: Callable[..., Any]) -> Callable[..., Any]:
 
     def make_extra_outputs(self: Any, extra_inputs: Any) -> TracedOutputs:
         return TracedOutputs(
-            dllm_mask=extra_inputs.dllm_mask, logprobs=extra_inputs.logprobs, confidences=extra_inputs.confidences
+            dllm_mask=extra_inputs.dllm_mask,
+            logprobs=extra_inputs.logprobs,
+            confidences=extra_inputs.confidences,
         )
 
     return make_extra_outputs
@@ -320,7 +369,9 @@ def _traced_outputs(original: Callable[..., Any]) -> Callable[..., Any]:
 def _recording(original: Callable[..., Any], tracer: Tracer) -> Callable[..., Any]:
     """update_running: record what the forward committed, then let the scheduler go on."""
 
-    def update_running(self: Any, running: Any, batched_outputs: Any, *args: Any, **kwargs: Any) -> None:
+    def update_running(
+        self: Any, running: Any, batched_outputs: Any, *args: Any, **kwargs: Any
+    ) -> None:
         extra, count = batched_outputs.extra_outputs, len(running)
         tokens = batched_outputs.next_token_ids.view(count, -1).numpy()
         masks = extra.dllm_mask.view(count, -1).numpy()

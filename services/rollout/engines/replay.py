@@ -30,26 +30,38 @@ class ReplayLane(Lane):
             self._steps[slot, response] = _on(self._steps, path.unmask_step)
 
     def run(self) -> list[Float32s]:
-        """Log-probabilities [R] of each path, once all are seated; raises `invalid_request` for disordered steps."""
+        """Log-probabilities [R] of each path, once all are seated; raises `invalid_request` for
+        disordered steps.
+        """
         done: dict[str, Completion] = {}
-        for _ in range(2 * self._tokens.shape[1]):  # at most a denoising step and a commit per position
+        for _ in range(
+            2 * self._tokens.shape[1]
+        ):  # at most a denoising step and a commit per position
             if not self.has_work:
                 return [done[str(slot)].logprobs for slot in range(len(done))]
             done.update((completion.request_id, completion) for completion in self.step()[0])
         raise PlatformError(
-            "invalid_request", "Responses were not replayed: a block has denoising steps of an earlier one."
+            "invalid_request",
+            "Responses were not replayed: a block has denoising steps of an earlier one.",
         )
 
     def _candidates(self, config: DecodingConfig, rows: Tensor, logprobs: Tensor) -> Tensor:
         return self._tokens[rows[:, None], self._slots.positions[rows]]
 
-    def _commit(self, config: DecodingConfig, rows: Tensor, confidence: Tensor, logprobs: Tensor) -> Tensor:
-        due = self._steps[rows[:, None], self._slots.positions[rows]] == self._slots.steps[rows, None] + 1
+    def _commit(
+        self, config: DecodingConfig, rows: Tensor, confidence: Tensor, logprobs: Tensor
+    ) -> Tensor:
+        due = (
+            self._steps[rows[:, None], self._slots.positions[rows]]
+            == self._slots.steps[rows, None] + 1
+        )
         return due & self._slots.masked[rows]
 
 
 def replay_request(loaded: LoadedModel, path: DenoisingPath, slot: int) -> GenerationRequest:
-    """The path as a request that ends with its last token; its rule and its randomness are never asked."""
+    """The path as a request that ends with its last token; its rule and its randomness are never
+    asked.
+    """
     decoding = DecodingConfig(
         block_size=loaded.block_size,
         denoising_steps=loaded.block_size,

@@ -1,4 +1,5 @@
-"""State of the responses being decoded: one row per slot, tensors only, so that a step has no loop over slots.
+"""State of the responses being decoded: one row per slot, tensors only, so that a step has no loop
+over slots.
 
 Legend: S slots, L positions, B block length, P prompt tokens, R response tokens.
 """
@@ -34,10 +35,17 @@ class Commitments:
 
 
 class SlotTable:
-    """Requests in flight. A free slot is an inert row that takes part in the forwards and is ignored."""
+    """Requests in flight. A free slot is an inert row that takes part in the forwards and is
+    ignored.
+    """
 
     def __init__(
-        self, num_slots: int, max_tokens: int, block_size: int, mask_token_id: int, device: torch.device
+        self,
+        num_slots: int,
+        max_tokens: int,
+        block_size: int,
+        mask_token_id: int,
+        device: torch.device,
     ) -> None:
         self.block_size = block_size
         self._mask_token_id = mask_token_id
@@ -77,16 +85,22 @@ class SlotTable:
         return self.token_ids.gather(1, self.positions)
 
     def open(self, slots: list[int], requests: Sequence[GenerationRequest]) -> None:
-        """Seat requests: whole prompt blocks count as cached, the rest of a prompt begins its first block."""
+        """Seat requests: whole prompt blocks count as cached, the rest of a prompt begins its first
+        block.
+        """
         rows = torch.tensor(slots, device=self.starts.device)
-        lengths = torch.tensor([len(request.prompt_ids) for request in requests], device=rows.device)
+        lengths = torch.tensor(
+            [len(request.prompt_ids) for request in requests], device=rows.device
+        )
         for slot, request in zip(slots, requests, strict=True):
             self.requests[slot] = request
         self.active[rows] = True
         self.starts[rows] = lengths // self.block_size * self.block_size
         self.masked[rows] = self.positions[rows] >= lengths[:, None]
         self.prompt_lengths[rows] = lengths
-        self.ends[rows] = torch.tensor([last_position(request, self.block_size) for request in requests]).to(rows)
+        self.ends[rows] = torch.tensor(
+            [last_position(request, self.block_size) for request in requests]
+        ).to(rows)
         self.keys[rows] = response_keys(
             [request.seed for request in requests],
             [request.ledger_position for request in requests],
@@ -96,7 +110,9 @@ class SlotTable:
         self.forwards[rows] = 0
         self.token_ids[rows] = torch.from_numpy(self._buffers(requests)).to(rows)
         self._by_config = None
-        if self._rejected is None and any(request.decoding.record_candidates for request in requests):
+        if self._rejected is None and any(
+            request.decoding.record_candidates for request in requests
+        ):
             num_slots, max_tokens = self.token_ids.shape
             self._rejected = _RejectedTable(num_slots, max_tokens, self.block_size, rows.device)
         if self._rejected is not None:
@@ -104,7 +120,9 @@ class SlotTable:
 
     def _buffers(self, requests: Sequence[GenerationRequest]) -> NDArray[np.int64]:
         """Prompt, then mask ids [n, L]."""
-        buffers = np.full((len(requests), self.token_ids.shape[1]), self._mask_token_id, dtype=np.int64)
+        buffers = np.full(
+            (len(requests), self.token_ids.shape[1]), self._mask_token_id, dtype=np.int64
+        )
         for buffer, request in zip(buffers, requests, strict=True):
             buffer[: len(request.prompt_ids)] = request.prompt_ids
         return buffers
@@ -126,7 +144,8 @@ class SlotTable:
                 if request is not None:
                     groups.setdefault(request.decoding, []).append(slot)
             self._by_config = [
-                (config, torch.tensor(slots, device=self.starts.device)) for config, slots in groups.items()
+                (config, torch.tensor(slots, device=self.starts.device))
+                for config, slots in groups.items()
             ]
         return self._by_config
 
@@ -148,7 +167,9 @@ class SlotTable:
         self.masked[rows] &= ~commit
 
     def advance(self, committed: Tensor) -> None:
-        """Open the next block of the slots, bool [S], whose block the last forward has put into the cache."""
+        """Open the next block of the slots, bool [S], whose block the last forward has put into the
+        cache.
+        """
         self.starts += committed * self.block_size
         self.masked |= committed[:, None]
 
@@ -168,7 +189,9 @@ class SlotTable:
             visible_len=response.stop - start if visible_len is None else visible_len,
             finish_reason=FinishReason.LENGTH if visible_len is None else FinishReason.STOP,
             num_forwards=int(self.forwards[slot]),
-            rejected=self._rejected_of(slot, response) if request.decoding.record_candidates else NO_CANDIDATES,
+            rejected=self._rejected_of(slot, response)
+            if request.decoding.record_candidates
+            else NO_CANDIDATES,
         )
 
     def _rejected_of(self, slot: int, response: slice) -> Candidates:
@@ -180,12 +203,16 @@ class SlotTable:
 class _RejectedTable:
     """Candidates that were not committed: at most one per position and step of its block."""
 
-    def __init__(self, num_slots: int, max_tokens: int, block_size: int, device: torch.device) -> None:
+    def __init__(
+        self, num_slots: int, max_tokens: int, block_size: int, device: torch.device
+    ) -> None:
         def per_step(dtype: torch.dtype) -> Tensor:
             return torch.zeros((num_slots, max_tokens, block_size), dtype=dtype, device=device)
 
         self._step = per_step(torch.int64)
-        """[S, L, B] 0 where nothing was rejected; a step's column is the number of positions still masked, less one."""
+        """[S, L, B] 0 where nothing was rejected; a step's column is the number of positions still
+        masked, less one.
+        """
         self._token_ids = per_step(torch.int64)
         self._logprobs = per_step(torch.float32)
 
@@ -193,8 +220,12 @@ class _RejectedTable:
         """Forget the rejected candidates of slots [n]."""
         self._step[rows] = 0
 
-    def record(self, decided: Commitments, positions: Tensor, steps: Tensor, masked: Tensor) -> None:
-        """Keep what a step sampled at masked positions [n, B] and did not commit; steps [n], masked bool [n, B]."""
+    def record(
+        self, decided: Commitments, positions: Tensor, steps: Tensor, masked: Tensor
+    ) -> None:
+        """Keep what a step sampled at masked positions [n, B] and did not commit; steps [n], masked
+        bool [n, B].
+        """
         rejected = masked & ~decided.commit
         slot, offset = rejected.nonzero(as_tuple=True)
         at = (decided.slots[slot], positions[slot, offset], masked.sum(1)[slot] - 1)
@@ -206,7 +237,9 @@ class _RejectedTable:
         """Those of a finished response, by position and step."""
         steps = self._step[slot, response].flip(1)
         position, column = steps.nonzero(as_tuple=True)
-        token_ids, logprobs = (table[slot, response].flip(1) for table in (self._token_ids, self._logprobs))
+        token_ids, logprobs = (
+            table[slot, response].flip(1) for table in (self._token_ids, self._logprobs)
+        )
         return Candidates(
             position=position.cpu().numpy().astype(np.int32),
             step=steps[position, column].cpu().numpy().astype(np.int32),
@@ -216,6 +249,8 @@ class _RejectedTable:
 
 
 def last_position(request: GenerationRequest, block_size: int) -> int:
-    """Position behind the last block of a response that is never stopped: the budget, rounded up to whole blocks."""
+    """Position behind the last block of a response that is never stopped: the budget, rounded up to
+    whole blocks.
+    """
     needed = len(request.prompt_ids) + request.decoding.max_new_tokens
     return -(-needed // block_size) * block_size

@@ -1,8 +1,9 @@
 """The engine that runs anywhere torch runs.
 
-A response depends on weights, prompt and seed, never on what is decoded beside it: prompts are prefilled alone, the
-shape of a decoding forward does not change with the load, and the randomness is keyed by the response. (A mixture of
-experts gathers each expert's tokens from all responses: there the neighbours change the rounding, nothing else.)
+A response depends on weights, prompt and seed, never on what is decoded beside it: prompts are
+prefilled alone, the shape of a decoding forward does not change with the load, and the randomness
+is keyed by the response. (A mixture of experts gathers each expert's tokens from all responses:
+there the neighbours change the rounding, nothing else.)
 """
 
 import time
@@ -27,7 +28,9 @@ from services.rollout.engines.lane import Lane
 from services.rollout.engines.replay import ReplayLane, replay_request
 
 LANE_SLOTS: Final = 128
-"""Slots of one forward at most; a larger batch is decoded in several forwards, those without work being left out."""
+"""Slots of one forward at most; a larger batch is decoded in several forwards, those without work
+being left out.
+"""
 HOST_CACHE_BYTES: Final = 2 * 2**30
 """Memory for the cache of a default batch on the host."""
 DEVICE_CACHE_SHARE: Final = 0.4
@@ -45,9 +48,11 @@ class TorchEngine:
         max_batch_size: int | None = None,
         on_step: Callable[[DenoisingEvent], None] | None = None,
     ) -> None:
-        """`max_sequence_tokens` bounds prompt + response; at least `max_batch_size` responses are decoded at once.
+        """`max_sequence_tokens` bounds prompt + response; at least `max_batch_size` responses are
+        decoded at once.
 
-        Without a batch size there are as many slots as one lane has, or as fit the memory set aside for the cache.
+        Without a batch size there are as many slots as one lane has, or as fit the memory set aside
+        for the cache.
         """
         block = loaded.block_size
         self._loaded = loaded
@@ -144,7 +149,11 @@ class TorchEngine:
         while self._queue and lane.free_slots:
             prompt = self._queue[0].prompt_ids.tobytes()
             group: list[GenerationRequest] = []
-            while self._queue and len(group) < len(lane.free_slots) and self._queue[0].prompt_ids.tobytes() == prompt:
+            while (
+                self._queue
+                and len(group) < len(lane.free_slots)
+                and self._queue[0].prompt_ids.tobytes() == prompt
+            ):
                 group.append(self._queue.popleft())
             lane.seat(group, self._prefix(prompt, group[0]))
             self._waiting[prompt] -= len(group)
@@ -152,7 +161,9 @@ class TorchEngine:
                 del self._waiting[prompt], self._prefixes[prompt]
 
     def _prefix(self, prompt: bytes, request: GenerationRequest) -> Prefix | None:
-        """Keys and values of the prompt's whole blocks, computed once per prompt and alone; None without any."""
+        """Keys and values of the prompt's whole blocks, computed once per prompt and alone; None
+        without any.
+        """
         if prompt not in self._prefixes:
             self._prefixes[prompt] = self._prefill(request)
         return self._prefixes[prompt]
@@ -172,7 +183,9 @@ class TorchEngine:
 
 
 def default_slots(loaded: LoadedModel, max_tokens: int) -> int:
-    """Slots of an engine that was given no number; depends on model and device only, so that it is reproducible."""
+    """Slots of an engine that was given no number; depends on model and device only, so that it is
+    reproducible.
+    """
     weight = next(loaded.model.parameters())
     budget = float(HOST_CACHE_BYTES)
     if weight.is_cuda:

@@ -1,4 +1,6 @@
-"""`python -m services.trainer.learner REQUEST.json`: train one attempt. Exit status 0 when a result was written."""
+"""`python -m services.trainer.learner REQUEST.json`: train one attempt. Exit status 0 when a result
+was written.
+"""
 
 import faulthandler
 import os
@@ -12,7 +14,12 @@ from services.common.errors import PlatformError
 from services.common.telemetry.logs import configure_logging
 from services.trainer.journal import last_seq
 from services.trainer.learner.process import StopSignal, die_with_parent
-from services.trainer.learner.request import RANK_VARIABLE, LearnerRequest, LearnerResult, read_result
+from services.trainer.learner.request import (
+    RANK_VARIABLE,
+    LearnerRequest,
+    LearnerResult,
+    read_result,
+)
 from services.trainer.learner.run import as_platform_error, run_attempt
 from services.trainer.learner.trainee import follow_attempt
 from services.trainer.ranks import Ranks, join
@@ -37,7 +44,9 @@ def main(request_file: str) -> None:
 
 
 def _lead(request: LearnerRequest, stop: StopSignal) -> None:
-    """Rank 0: the attempt itself. The others are dismissed last, when no end of theirs can change the result."""
+    """Rank 0: the attempt itself. The others are dismissed last, when no end of theirs can change
+    the result.
+    """
     try:
         ranks = _join(request, 0)
     except PlatformError as error:
@@ -51,7 +60,9 @@ def _lead(request: LearnerRequest, stop: StopSignal) -> None:
 
 
 def _follow(request: LearnerRequest, rank: int) -> bool:
-    """Any other rank: whether it was dismissed. It heeds no stop of its own, rank 0 ends at a step's end."""
+    """Any other rank: whether it was dismissed. It heeds no stop of its own, rank 0 ends at a
+    step's end.
+    """
     try:
         ranks = _join(request, rank)
         follow_attempt(request, ranks)

@@ -1,9 +1,10 @@
 """Admission control of a reinforcement stage: how far rollouts may run ahead of training.
 
-A prompt that is issued at step s is trained on at step s + max_staleness at the latest, because no more than
-(max_staleness + 1) * prompts_per_step groups are ever on the way or gathered, and because they are consumed in the
-order of their issue, so that long answers are not overtaken. With max_staleness 0 nothing runs ahead: what a step
-consumes depends on the seed alone, not on who answered first.
+A prompt that is issued at step s is trained on at step s + max_staleness at the latest, because no
+more than (max_staleness + 1) * prompts_per_step groups are ever on the way or gathered, and because
+they are consumed in the order of their issue, so that long answers are not overtaken. With
+max_staleness 0 nothing runs ahead: what a step consumes depends on the seed alone, not on who
+answered first.
 """
 
 from collections import deque
@@ -17,13 +18,17 @@ from services.trainer.learner.rollouts import Rollouts
 from services.trainer.learner.weights import Weights
 
 _MAX_STALE: Final = 3
-"""Stale groups of a step, in batches, after which the replicas are taken to be out of reach of new weights."""
+"""Stale groups of a step, in batches, after which the replicas are taken to be out of reach of new
+weights.
+"""
 
 
 class Admission:
     """Prompts on the way, in the order of their issue."""
 
-    def __init__(self, rollouts: Rollouts, rl: RlSpec, issue: Callable[[int], Sequence[PromptTask]]) -> None:
+    def __init__(
+        self, rollouts: Rollouts, rl: RlSpec, issue: Callable[[int], Sequence[PromptTask]]
+    ) -> None:
         """`issue` makes tasks of the next so many places of the prompt ledger."""
         self._rollouts, self._rl, self._issue = rollouts, rl, issue
         self._on_the_way: deque[PromptTask] = deque()
@@ -31,10 +36,12 @@ class Admission:
         self._begun = False
 
     def collect(self, count: int, weights: Weights, steps_left: int) -> list[ScoredGroup]:
-        """The next `count` groups, of which every trajectory is at most `max_staleness` versions old.
+        """The next `count` groups, of which every trajectory is at most `max_staleness` versions
+        old.
 
-        `count` is what the step's batch lacks; `steps_left` counts this step. A staler group is dropped and another
-        prompt issued. Raises what Rollouts.take raises, and `stale_weights` when nothing else arrives.
+        `count` is what the step's batch lacks; `steps_left` counts this step. A staler group is
+        dropped and another prompt issued. Raises what Rollouts.take raises, and `stale_weights`
+        when nothing else arrives.
         """
         self._renew(weights)
         ahead = min(self._rl.max_staleness, steps_left - 1) * self._rl.prompts_per_step

@@ -1,4 +1,6 @@
-"""Copies an attempt's checkpoints to the object store beside training; a store that is away costs a warning."""
+"""Copies an attempt's checkpoints to the object store beside training; a store that is away costs a
+warning.
+"""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +30,9 @@ class Archiver:
         self._failures: SimpleQueue[PlatformError] = SimpleQueue()
 
     def catch_up(self, directory: Path, resumed_from: int, best: str | None) -> None:
-        """Make the store as the attempt finds the volume: drop what a rewind undid, copy what could not be before."""
+        """Make the store as the attempt finds the volume: drop what a rewind undid, copy what could
+        not be before.
+        """
         self._thread.submit(self._try, partial(self._archive.drop_beyond, resumed_from))
         for checkpoint in list_checkpoints(directory):
             self.submit(checkpoint, best)
@@ -57,16 +61,24 @@ class Archiver:
         except PlatformError as error:
             self._failures.put(error)
         except OSError as error:
-            self._failures.put(PlatformError("checkpoint_failed", f"Cannot copy a checkpoint: {error}."))
+            self._failures.put(
+                PlatformError("checkpoint_failed", f"Cannot copy a checkpoint: {error}.")
+            )
 
     def _report(self) -> None:
         while not self._failures.empty():
             error = self._failures.get()
-            self._journal.say("warning", error.code, f"{error.message} The next checkpoint or attempt tries again.")
+            self._journal.say(
+                "warning",
+                error.code,
+                f"{error.message} The next checkpoint or attempt tries again.",
+            )
 
 
 def restored(archive: Archive, journal: Journal) -> bool:
-    """Whether the newest copy could be fetched, for a volume that has no checkpoint of the job (any more)."""
+    """Whether the newest copy could be fetched, for a volume that has no checkpoint of the job (any
+    more).
+    """
     checkpoint = archive.restore()
     if checkpoint is not None:
         message = f"The volume had no checkpoint of the job; {checkpoint.name} came from the object store."

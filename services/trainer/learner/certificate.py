@@ -1,4 +1,6 @@
-"""The certificate of an attempt: what its weights were trained on, proved from the step logs at its start and end."""
+"""The certificate of an attempt: what its weights were trained on, proved from the step logs at its
+start and end.
+"""
 
 from pathlib import Path
 from typing import Literal
@@ -15,13 +17,18 @@ Moment = Literal["resume", "end"]
 
 
 def certify_resume(session: Session, checkpoint: Path) -> None:
-    """State what the resumed attempt builds on; raises `checkpoint_invalid` when the loaded weights are other ones."""
+    """State what the resumed attempt builds on; raises `checkpoint_invalid` when the loaded weights
+    are other ones.
+    """
     undone = _undone(session)
     before, after = _state(session, checkpoint, "resume")
     if undone:
         steps = f"steps {undone[0]} to {undone[-1]}"
         session.report.journal.say(
-            "warning", "steps_undone", f"{steps} came after the last checkpoint and are repeated.", steps=undone
+            "warning",
+            "steps_undone",
+            f"{steps} came after the last checkpoint and are repeated.",
+            steps=undone,
         )
     if after != before:
         raise PlatformError(
@@ -40,11 +47,18 @@ def certify_end(session: Session) -> None:
 
 
 def _state(session: Session, checkpoint: Path, moment: Moment) -> tuple[str, str]:
-    """Emit the certificate; returns the digest that the checkpoint states and the one of the weights in memory."""
+    """Emit the certificate; returns the digest that the checkpoint states and the one of the
+    weights in memory.
+    """
     certificate = _certificate(session)
-    before, after = read_manifest(checkpoint).weight_digest, weight_digest(session.trainee.tensors())
+    before, after = (
+        read_manifest(checkpoint).weight_digest,
+        weight_digest(session.trainee.tensors()),
+    )
     facts = {"moment": moment, "resumed_from": session.resumed_from, **certificate.to_json()}
-    session.report.journal.emit(EventType.CERTIFICATE, {**facts, "digest_before": before, "digest_after": after})
+    session.report.journal.emit(
+        EventType.CERTIFICATE, {**facts, "digest_before": before, "digest_after": after}
+    )
     if not certificate.holds:
         message = f"The prompt ledger does not match the step log: {certificate}."
         session.report.journal.say("error", "certificate_broken", message)
@@ -54,7 +68,9 @@ def _state(session: Session, checkpoint: Path, moment: Moment) -> tuple[str, str
 def _certificate(session: Session) -> Certificate:
     """Over all stages and attempts up to the step that the weights in memory are of."""
     request, state = session.request, session.state
-    records, _ = surviving_records(request.job_dir, before_attempt=request.attempt + 1, resumed_from=state.global_step)
+    records, _ = surviving_records(
+        request.job_dir, before_attempt=request.attempt + 1, resumed_from=state.global_step
+    )
     certificate = NOTHING_ISSUED
     for name, stage in state.stages.items():
         certificate += certify(stage.ledger, [record for record in records if record.stage == name])
@@ -63,5 +79,7 @@ def _certificate(session: Session) -> Certificate:
 
 def _undone(session: Session) -> list[int]:
     request = session.request
-    _, undone = surviving_records(request.job_dir, before_attempt=request.attempt, resumed_from=session.resumed_from)
+    _, undone = surviving_records(
+        request.job_dir, before_attempt=request.attempt, resumed_from=session.resumed_from
+    )
     return undone

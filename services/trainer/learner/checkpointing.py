@@ -66,7 +66,9 @@ class ResumePoint:
 class Checkpointer:
     """Writes the checkpoints of one attempt."""
 
-    def __init__(self, request: LearnerRequest, spec: JobSpec, card: ModelCard, parent: Path | None) -> None:
+    def __init__(
+        self, request: LearnerRequest, spec: JobSpec, card: ModelCard, parent: Path | None
+    ) -> None:
         """`parent` is the checkpoint that the attempt resumed from."""
         self._request, self._spec, self._card = request, spec, card
         self._parent = parent
@@ -82,11 +84,15 @@ class Checkpointer:
         return 0 if self._parent is None else int(self._parent.name.removeprefix("step-"))
 
     def save(self, trainee: Trainee, state: RunState) -> SavedCheckpoint:
-        """Write the current step and apply retention; raises `nan_loss`, `disk_full` or `checkpoint_failed`."""
+        """Write the current step and apply retention; raises `nan_loss`, `disk_full` or
+        `checkpoint_failed`.
+        """
         snapshot = trainee.snapshot()
         parts = {OPTIMIZER: snapshot.moments, ADAPTER: snapshot.adapter}
         _require_finite(snapshot.weights, state.global_step)
-        self._require_space([tensor for part in (snapshot.weights, *parts.values()) for tensor in part.values()])
+        self._require_space(
+            [tensor for part in (snapshot.weights, *parts.values()) for tensor in part.values()]
+        )
         stored = state.to_stored(self._spec).model_dump_json()
 
         def write_payload(directory: Path) -> None:
@@ -97,7 +103,9 @@ class Checkpointer:
                         save_file(dict(tensors), directory / name)
             (directory / STATE).write_text(stored, encoding="utf-8")
 
-        header = self._header(state, weight_digest(export_state(trainee.loaded.model, snapshot.weights)))
+        header = self._header(
+            state, weight_digest(export_state(trainee.loaded.model, snapshot.weights))
+        )
         path, manifest = write_checkpoint(self._request.checkpoints, header, write_payload)
         self._parent = path
         return SavedCheckpoint(path, manifest, self._retire(state))
@@ -165,12 +173,16 @@ def find_resume_point(request: LearnerRequest, spec: JobSpec) -> ResumePoint | N
             f"Cannot resume {request.job_id} from {path}: it belongs to {manifest.job_id}. Every job has a directory "
             "of its own.",
         )
-    return ResumePoint(path, manifest, parse_state((path / STATE).read_text(encoding="utf-8"), spec))
+    return ResumePoint(
+        path, manifest, parse_state((path / STATE).read_text(encoding="utf-8"), spec)
+    )
 
 
 @contextmanager
 def _safetensors_errors() -> Iterator[None]:
-    """safetensors wraps the system's errors in its own; the number is what tells a full disk from a broken one."""
+    """safetensors wraps the system's errors in its own; the number is what tells a full disk from a
+    broken one.
+    """
     try:
         yield
     except SafetensorError as error:

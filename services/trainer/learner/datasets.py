@@ -39,7 +39,9 @@ class Dataset(Generic[Item]):
 
     items: tuple[Item, ...]
     too_long: int
-    """Rows left out because they exceed prompt.max_prompt_tokens, trainer.seq_len or the model's positions."""
+    """Rows left out because they exceed prompt.max_prompt_tokens, trainer.seq_len or the model's
+    positions.
+    """
     file_sha256: str
     """A resumed ledger is only valid for the same rows."""
     mixture: tuple[tuple[int, float], ...] = ()
@@ -66,11 +68,19 @@ def load_examples(
     """Examples for supervised fine-tuning; raises `dataset_invalid` when none can be used."""
     rows = read_rows(path, "sft")
     examples = [_encode_example(row, loaded, prompt, trace) for row in rows]
-    return _dataset(path, examples, [example for example in examples if _example_fits(example, limits)], limits)
+    return _dataset(
+        path, examples, [example for example in examples if _example_fits(example, limits)], limits
+    )
 
 
 def load_held_out(
-    path: Path, needs: Needs, loaded: LoadedModel, prompt: PromptSpec, limits: Limits, *, trace: bool = False
+    path: Path,
+    needs: Needs,
+    loaded: LoadedModel,
+    prompt: PromptSpec,
+    limits: Limits,
+    *,
+    trace: bool = False,
 ) -> tuple[SftExample, ...]:
     """Examples among the rows of a validation file: those with a completion that fit. May be none."""
     rows = [row for row in read_rows(path, needs) if row.completion is not None]
@@ -79,12 +89,19 @@ def load_held_out(
 
 
 def load_prompts(
-    path: Path, needs: Needs, loaded: LoadedModel, prompt: PromptSpec, limits: Limits, max_new_tokens: int
+    path: Path,
+    needs: Needs,
+    loaded: LoadedModel,
+    prompt: PromptSpec,
+    limits: Limits,
+    max_new_tokens: int,
 ) -> Dataset[EncodedPrompt]:
     """Prompts with gold answers, for rollouts; raises `dataset_invalid` when none can be used."""
     rows = read_rows(path, needs)
     prompts = [_encode_prompt(row, loaded, prompt) for row in rows]
-    kept = [item for item in prompts if _prompt_fits(item, limits, max_new_tokens, loaded.block_size)]
+    kept = [
+        item for item in prompts if _prompt_fits(item, limits, max_new_tokens, loaded.block_size)
+    ]
     return _dataset(path, prompts, kept, limits)
 
 
@@ -142,7 +159,9 @@ def _prompt_fits(item: EncodedPrompt, limits: Limits, max_new_tokens: int, block
     return prompt <= limits.max_prompt_tokens and whole_blocks <= limits.max_sequence_tokens
 
 
-def _dataset(path: Path, encoded: Sequence[Item], kept: Sequence[Item], limits: Limits) -> Dataset[Item]:
+def _dataset(
+    path: Path, encoded: Sequence[Item], kept: Sequence[Item], limits: Limits
+) -> Dataset[Item]:
     if not kept:
         raise PlatformError(
             "dataset_invalid",

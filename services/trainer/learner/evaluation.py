@@ -51,9 +51,11 @@ class Evaluation:
     """Weight version evaluated last."""
 
     def run(self, stage: str, *, ends_stage: bool = False) -> None:
-        """Evaluate the current weights unless they were; reports EVALUATION, METRICS and the first trajectories.
+        """Evaluate the current weights unless they were; reports EVALUATION, METRICS and the first
+        trajectories.
 
-        At the end of a stage by the spec's other decodings first: the last evaluation is always the job's own.
+        At the end of a stage by the spec's other decodings first: the last evaluation is always the
+        job's own.
         """
         version = self.session.state.global_step
         if version == self.last_version:
@@ -66,7 +68,9 @@ class Evaluation:
         self.last_version = version
 
     def _other_decodings(self) -> Iterator[dict[str, Any]]:
-        """What replaces values of the job's decoding: a threshold, or steps per block and the rule that counts them."""
+        """What replaces values of the job's decoding: a threshold, or steps per block and the rule
+        that counts them.
+        """
         wanted, own = self.session.spec.eval, self.decoding.unmasking_strategy
         for threshold in wanted.confidence_thresholds:
             yield {"confidence_threshold": threshold}
@@ -81,7 +85,10 @@ class Evaluation:
             groups = self.rollouts.collect(self._tasks(decoding), session.weights(), "eval")
         self._require_verifiable(groups)
         self.done += 1
-        measured = {"weight_version": session.state.global_step, "seconds": time.monotonic() - started}
+        measured = {
+            "weight_version": session.state.global_step,
+            "seconds": time.monotonic() - started,
+        }
         return {**evaluation_results(groups), **measured}, groups
 
     def _require_verifiable(self, groups: Sequence[ScoredGroup]) -> None:
@@ -90,7 +97,9 @@ class Evaluation:
         try:
             require_verifiable(groups, session.spec.reward.max_unverifiable_rate, "evaluate")
         except UnverifiableError as error:
-            for event in samples(error, session.state.global_step, Purpose.EVAL, session.spec.reward):
+            for event in samples(
+                error, session.state.global_step, Purpose.EVAL, session.spec.reward
+            ):
                 session.report.journal.emit(EventType.TRAJECTORIES, event)
             raise
 
@@ -106,7 +115,9 @@ class Evaluation:
             PromptTask(
                 job_id=request.job_id,
                 attempt=request.attempt,
-                group_id=group_id(request.job_id, request.attempt, Purpose.EVAL.value, self.done, position),
+                group_id=group_id(
+                    request.job_id, request.attempt, Purpose.EVAL.value, self.done, position
+                ),
                 ledger_position=position,
                 purpose=Purpose.EVAL,
                 dataset=DATASET,
@@ -125,13 +136,24 @@ class Evaluation:
         ]
 
     def _state(self, stage: str, results: dict[str, Any]) -> None:
-        facts = {"step": self.session.state.global_step, "stage": stage, "dataset": DATASET, "results": results}
+        facts = {
+            "step": self.session.state.global_step,
+            "stage": stage,
+            "dataset": DATASET,
+            "results": results,
+        }
         self.session.report.journal.emit(EventType.EVALUATION, facts)
 
     def _report(self, stage: str, results: dict[str, Any], groups: Sequence[ScoredGroup]) -> None:
         report, step = self.session.report, self.session.state.global_step
         self._state(stage, results)
-        report.metrics(step, {f"eval/{DATASET}/{name}": value for name, value in evaluation_metrics(results).items()})
+        report.metrics(
+            step,
+            {
+                f"eval/{DATASET}/{name}": value
+                for name, value in evaluation_metrics(results).items()
+            },
+        )
         for group in groups[:_LOGGED_GROUPS]:
             report.journal.emit(
                 EventType.TRAJECTORIES,
@@ -148,21 +170,25 @@ class Evaluation:
 def evaluation_metrics(results: dict[str, Any]) -> dict[str, float]:
     """What of an evaluation becomes a curve.
 
-    `avg@k` and `pass@k`, with the k of the evaluation, are the names that experiment trackers know; `accuracy` is avg@k
-    under a name that stays the same when k changes.
+    `avg@k` and `pass@k`, with the k of the evaluation, are the names that experiment trackers know;
+    `accuracy` is avg@k under a name that stays the same when k changes.
     """
     names = ("accuracy", "tokens_per_step", "mean_response_length", "truncation_rate", "loss")
-    k, found = results["num_generations"], {name: results[name] for name in names if name in results}
+    k, found = (
+        results["num_generations"],
+        {name: results[name] for name in names if name in results},
+    )
     return {**found, f"avg@{k}": results["accuracy"], f"pass@{k}": results["pass_at_k"]}
 
 
 def evaluation_results(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
     """What an EVALUATION event states.
 
-    `accuracy` is the mean over prompts of the share of correct responses, with its 95 % Wilson interval for as many
-    trials as prompts (responses to one prompt are not independent), which over k responses is what papers call avg@k;
-    `pass_at_k` is the share of prompts with a correct one among them. Responses that could not be judged are left out
-    and counted; raises PlatformError `verifier_unavailable` when that leaves nothing.
+    `accuracy` is the mean over prompts of the share of correct responses, with its 95 % Wilson
+    interval for as many trials as prompts (responses to one prompt are not independent), which over
+    k responses is what papers call avg@k; `pass_at_k` is the share of prompts with a correct one
+    among them. Responses that could not be judged are left out and counted; raises PlatformError
+    `verifier_unavailable` when that leaves nothing.
     """
     trajectories = trajectories_of(groups)
     shares = [share for group in groups if (share := _correct_share(group)) is not None]
@@ -180,7 +206,9 @@ def evaluation_results(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
     measured = {
         "tokens_per_step": tokens_per_step(finished),
         "steps_per_block": steps_per_block(groups),
-        "mean_response_length": float(np.mean([t.visible_len for t in finished])) if finished else None,
+        "mean_response_length": float(np.mean([t.visible_len for t in finished]))
+        if finished
+        else None,
         "truncation_rate": truncation_rate(finished),
     }
     return {

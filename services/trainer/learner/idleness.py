@@ -1,4 +1,6 @@
-"""For how long the rollout engines had nothing to do, from the busy seconds that the replicas report."""
+"""For how long the rollout engines had nothing to do, from the busy seconds that the replicas
+report.
+"""
 
 import time
 from collections.abc import Callable
@@ -14,9 +16,15 @@ class Idleness:
     """Idle times of the engines, taken once per step."""
 
     def __init__(
-        self, replicas: Replicas, *, beside_training: bool, clock: Callable[[], float] = time.monotonic
+        self,
+        replicas: Replicas,
+        *,
+        beside_training: bool,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`beside_training`: replicas decode while the learner trains, so that the whole step counts."""
+        """`beside_training`: replicas decode while the learner trains, so that the whole step
+        counts.
+        """
         self._replicas, self._beside_training, self._clock = replicas, beside_training, clock
         self._begun: Mark | None = None
         self._gathered: Mark | None = None
@@ -29,13 +37,18 @@ class Idleness:
     def end(self) -> dict[str, float]:
         """The batch is complete. A number is left out when a replica was restarted since.
 
-        `perf/rollout_idle_ratio`: share of the gathering, or of the whole step, in which engines did not compute;
-        `time/wait_for_trainer_s`: seconds per engine since the last batch was complete, from the second step on.
+        `perf/rollout_idle_ratio`: share of the gathering, or of the whole step, in which engines
+        did not compute; `time/wait_for_trainer_s`: seconds per engine since the last batch was
+        complete, from the second step on.
         """
         self._replicas.poll()
         now = (self._replicas.busy_seconds(), self._clock())
         begun, last, self._begun, self._gathered = self._begun, self._gathered, now, now
-        ratio = None if begun is None or (idle := self._idle(begun, now)) is None else idle / (now[1] - begun[1])
+        ratio = (
+            None
+            if begun is None or (idle := self._idle(begun, now)) is None
+            else idle / (now[1] - begun[1])
+        )
         waited = None if last is None else self._idle(last, now)
         return present({"perf/rollout_idle_ratio": ratio, "time/wait_for_trainer_s": waited})
 

@@ -1,4 +1,6 @@
-"""Optimizer state by parameter name, as plain tensors: readable without unpickling, independent of parameter order."""
+"""Optimizer state by parameter name, as plain tensors: readable without unpickling, independent of
+parameter order.
+"""
 
 from collections.abc import Mapping
 
@@ -12,7 +14,8 @@ _SEPARATOR = "/"
 
 
 def export_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Tensors named `<parameter>/<quantity>`, e.g. `lm_head.weight/exp_avg`. Empty before the first step.
+    """Tensors named `<parameter>/<quantity>`, e.g. `lm_head.weight/exp_avg`. Empty before the first
+    step.
 
     Collective where the model is sharded: every rank gets the whole.
     """
@@ -23,8 +26,12 @@ def export_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict
     }
 
 
-def import_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Inverse of export_optimizer; raises PlatformError `checkpoint_invalid` for names that the model does not have."""
+def import_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
+    """Inverse of export_optimizer; raises PlatformError `checkpoint_invalid` for names that the
+    model does not have.
+    """
     parameters = dict(model.named_parameters())
     for name, tensor in tensors.items():
         parameter_name, _, quantity = name.rpartition(_SEPARATOR)
@@ -35,4 +42,6 @@ def import_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors
             )
         parameter = parameters[parameter_name]
         # AdamW counts steps on the CPU; the moments lie beside the parameter, sharded as it is.
-        optimizer.state[parameter][quantity] = tensor if quantity == "step" else placed_like(tensor, parameter)
+        optimizer.state[parameter][quantity] = (
+            tensor if quantity == "step" else placed_like(tensor, parameter)
+        )

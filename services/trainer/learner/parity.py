@@ -14,7 +14,9 @@ from services.trainer.trajectory_rows import Sample
 
 PROMPTS: Final = 4
 TOLERANCES: Final = {"fp32": 1e-4, "bf16": 0.1}
-"""By the trainer's precision: in fp32 ten times what engine and trainer differ by; in bf16 an estimate."""
+"""By the trainer's precision: in fp32 ten times what engine and trainer differ by; in bf16 an
+estimate.
+"""
 _BLOCKS: Final = 2
 """Enough that the second block reads the first one's keys and values from the replica's cache."""
 _STEPS_PER_BLOCK: Final = 3
@@ -29,14 +31,23 @@ class ParityGate:
 
     def probe(self, trainee: Trainee) -> ParityProbe:
         """The paths with their log-probabilities under the current weights."""
-        logprobs = trainee.logprobs([_sample(number, path) for number, path in enumerate(self.paths)])
+        logprobs = trainee.logprobs(
+            [_sample(number, path) for number, path in enumerate(self.paths)]
+        )
         return ParityProbe(paths=self.paths, logprobs=tuple(logprobs), tolerance=self.tolerance)
 
 
 def parity_gate(
-    prompts: Sequence[Int32s], loaded: LoadedModel, *, seed: int, max_new_tokens: int, tolerance: float
+    prompts: Sequence[Int32s],
+    loaded: LoadedModel,
+    *,
+    seed: int,
+    max_new_tokens: int,
+    tolerance: float,
 ) -> ParityGate:
-    """A gate of random responses, up to two blocks each, to the first prompts; the same for every attempt of a job."""
+    """A gate of random responses, up to two blocks each, to the first prompts; the same for every
+    attempt of a job.
+    """
     rng = np.random.default_rng(seed)
     allowed = loaded.sampleable.nonzero()[:, 0].cpu().numpy()
     budget = min(max_new_tokens, _BLOCKS * loaded.block_size)
@@ -44,10 +55,13 @@ def parity_gate(
     return ParityGate(tuple(paths), tolerance)
 
 
-def _path(prompt: Int32s, allowed: np.ndarray, block_size: int, budget: int, rng: np.random.Generator) -> DenoisingPath:
+def _path(
+    prompt: Int32s, allowed: np.ndarray, block_size: int, budget: int, rng: np.random.Generator
+) -> DenoisingPath:
     end = -(-(len(prompt) + budget) // block_size) * block_size
     blocks = np.arange(len(prompt), end) // block_size
-    # A token's step is the rank of (block, draw): dense, and no block begins before the last one is done.
+    # A token's step is the rank of (block, draw): dense, and no block begins before the last one is
+    # done.
     draws = blocks * _STEPS_PER_BLOCK + rng.integers(0, _STEPS_PER_BLOCK, size=len(blocks))
     return DenoisingPath(
         prompt_ids=prompt,

@@ -52,14 +52,17 @@ class StopSignal:
 def die_with_parent(supervisor_pid: int) -> None:
     """End this process at once when its supervisor dies: two learners must never write one job.
 
-    The kernel does it on Linux; elsewhere, and for a supervisor that died before the call, a thread looks.
+    The kernel does it on Linux; elsewhere, and for a supervisor that died before the call, a thread
+    looks.
     """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) was refused")
     _leave_orphaned(supervisor_pid)
-    threading.Thread(target=_watch, args=(supervisor_pid,), name="supervisor-watch", daemon=True).start()
+    threading.Thread(
+        target=_watch, args=(supervisor_pid,), name="supervisor-watch", daemon=True
+    ).start()
 
 
 def _watch(supervisor_pid: int) -> None:

@@ -1,4 +1,6 @@
-"""The weights that a reinforcement stage began with, kept on disk so that a resumed attempt has them too."""
+"""The weights that a reinforcement stage began with, kept on disk so that a resumed attempt has
+them too.
+"""
 
 import shutil
 from pathlib import Path
@@ -13,7 +15,8 @@ DIRECTORY: Final = "reference"
 
 
 def reference_of(session: Session, stage: Literal["sft", "rl"]) -> Path | None:
-    """Model directory of the stage's reference policy, written when the stage begins; None where none is needed.
+    """Model directory of the stage's reference policy, written when the stage begins; None where
+    none is needed.
 
     Raises PlatformError `checkpoint_invalid` when a resumed stage finds none.
     """

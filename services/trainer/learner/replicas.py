@@ -1,4 +1,6 @@
-"""The leased rollout replicas: who is alive, who holds which weights, and getting them the current ones."""
+"""The leased rollout replicas: who is alive, who holds which weights, and getting them the current
+ones.
+"""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,8 +31,9 @@ log = structlog.get_logger()
 class Replicas:
     """Watches the replicas of one attempt.
 
-    `rollout_unavailable` is raised after a minute in which none was assigned to this attempt and answering;
-    `deadline_exceeded` after ten minutes in which replicas answered but generated nothing while prompts waited.
+    `rollout_unavailable` is raised after a minute in which none was assigned to this attempt and
+    answering; `deadline_exceeded` after ten minutes in which replicas answered but generated
+    nothing while prompts waited.
     """
 
     def __init__(
@@ -56,18 +59,21 @@ class Replicas:
         self._ours: frozenset[str] = frozenset()
         """Replicas that were assigned to this attempt and answering when last asked."""
         self._unlike: dict[str, int] = {}
-        """Weight version whose probe a replica did not reproduce, by address; it waits for the next one."""
+        """Weight version whose probe a replica did not reproduce, by address; it waits for the next
+        one.
+        """
         self._last_error: PlatformError | None = None
         self._generated: dict[str, int] = {}
         self._busy: dict[str, float] = {}
         self.last_publication: Publication | None = None
 
     def supply(self, weights: Weights) -> int:
-        """Push the weights to every assigned replica that can take them and does not hold them; returns how many do.
+        """Push the weights to every assigned replica that can take them and does not hold them;
+        returns how many do.
 
-        A replica that does not reproduce the weights' parity probe is left out until the next version. Raises
-        `parity_violation` when that leaves none, the replica's own error once every push has failed several times in a
-        row, and what `watch` raises.
+        A replica that does not reproduce the weights' parity probe is left out until the next
+        version. Raises `parity_violation` when that leaves none, the replica's own error once every
+        push has failed several times in a row, and what `watch` raises.
         """
         self._settle()
         statuses = self._statuses()
@@ -83,25 +89,30 @@ class Replicas:
         return holding
 
     def renew(self, weights: Weights) -> int:
-        """Like `supply`, but a copy of the weights is pushed beside the caller, who may change them meanwhile.
+        """Like `supply`, but a copy of the weights is pushed beside the caller, who may change them
+        meanwhile.
 
-        One version travels at a time; a later call begins the newest. Returns how many replicas decode, under
-        whatever version.
+        One version travels at a time; a later call begins the newest. Returns how many replicas
+        decode, under whatever version.
         """
         if self._pushing is None or self._pushing.done():
             self._settle()
             statuses = self._statuses()
             self._decoding = sum(status.state == "ready" for status in statuses.values())
             if lacking := self._lacking(statuses, weights.version):
-                copied = replace(weights, tensors={name: each.clone() for name, each in weights.tensors.items()})
+                copied = replace(
+                    weights, tensors={name: each.clone() for name, each in weights.tensors.items()}
+                )
                 self._pushing = self._pusher.submit(self._publish, lacking, copied)
         self._require_motion()
         return self._decoding
 
     def watch(self, weights: Weights, *, beside: bool) -> int:
-        """Every few seconds what `supply`, or `beside` training what `renew` does; returns what it returned last.
+        """Every few seconds what `supply`, or `beside` training what `renew` does; returns what it
+        returned last.
 
-        A restarted replica gets its weights again in this way, and a wait that cannot end well ends.
+        A restarted replica gets its weights again in this way, and a wait that cannot end well
+        ends.
         """
         if self._clock() >= self._next_check:
             self._next_check = self._clock() + _CHECK_EVERY_S
@@ -109,7 +120,8 @@ class Replicas:
         return self._holding
 
     def sleep(self) -> int:
-        """Have every replica give its device memory back until weights are pushed again; bytes given back by all.
+        """Have every replica give its device memory back until weights are pushed again; bytes
+        given back by all.
 
         Raises what the replicas answer, `rollout_unavailable` when one does not.
         """
@@ -149,7 +161,9 @@ class Replicas:
             connection.close()
 
     def _publish(self, addresses: Sequence[str], weights: Weights) -> Publication:
-        return publish(addresses, self._job_id, self._attempt, weights.version, weights.tensors, weights.probe)
+        return publish(
+            addresses, self._job_id, self._attempt, weights.version, weights.tensors, weights.probe
+        )
 
     def _settle(self) -> None:
         """Wait for what is being pushed beside the caller, and note how it went."""
@@ -158,15 +172,25 @@ class Replicas:
             self._note(pushing.result())
 
     def _lacking(self, statuses: Mapping[str, Status], version: int) -> list[str]:
-        """Replicas that can take the version, do not hold it, and did not fail to reproduce its probe."""
+        """Replicas that can take the version, do not hold it, and did not fail to reproduce its
+        probe.
+        """
         wanting = [address for address, status in statuses.items() if _wants(status, version)]
         return [address for address in wanting if self._unlike.get(address) != version]
 
     def _statuses(self) -> dict[str, Status]:
         """Status of every replica that answers and is assigned to this attempt."""
-        with ThreadPoolExecutor(max_workers=max(1, len(self._addresses)), thread_name_prefix="status") as pool:
-            answers = dict(zip(self._addresses, pool.map(self._status, self._addresses), strict=True))
-        ours = {address: status for address, status in answers.items() if status is not None and self._is_ours(status)}
+        with ThreadPoolExecutor(
+            max_workers=max(1, len(self._addresses)), thread_name_prefix="status"
+        ) as pool:
+            answers = dict(
+                zip(self._addresses, pool.map(self._status, self._addresses), strict=True)
+            )
+        ours = {
+            address: status
+            for address, status in answers.items()
+            if status is not None and self._is_ours(status)
+        }
         self._ours = frozenset(ours)
         self._note_alive(ours)
         return ours
@@ -216,10 +240,14 @@ class Replicas:
             self._last_error = error
             message = f"Replica {address} did not take weight version {publication.weight_version}: {error.message}"
             unlike = error.code == "parity_violation"
-            self._report.journal.say("error" if unlike else "warning", error.code, message, replica=address)
+            self._report.journal.say(
+                "error" if unlike else "warning", error.code, message, replica=address
+            )
             if unlike:
                 self._unlike[address] = publication.weight_version
-        if self._ours and all(self._unlike.get(address) == publication.weight_version for address in self._ours):
+        if self._ours and all(
+            self._unlike.get(address) == publication.weight_version for address in self._ours
+        ):
             raise next(iter(publication.failed.values()))
         if self._failed_pushes >= _MAX_FAILED_PUSHES:
             raise next(iter(publication.failed.values()))

@@ -22,7 +22,9 @@ class Reporter:
         current = (phase, self.stage, waiting_for)
         if current != self._phase:
             self._phase = current
-            self.journal.emit(EventType.PHASE, {"phase": phase, "stage": self.stage, "waiting_for": waiting_for})
+            self.journal.emit(
+                EventType.PHASE, {"phase": phase, "stage": self.stage, "waiting_for": waiting_for}
+            )
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """The values, with the times measured since the last call."""

@@ -1,4 +1,6 @@
-"""What a learner is told, and what it leaves behind when it ends; both are files in the job's directory."""
+"""What a learner is told, and what it leaves behind when it ends; both are files in the job's
+directory.
+"""
 
 from pathlib import Path
 from typing import Final, Literal, Self
@@ -55,7 +57,9 @@ class LearnerRequest(Frozen):
         return self.spec.resources.trainer_ranks
 
     def ranks_of_host(self, host: int) -> range:
-        """Ranks that run on a host; host 0 is the trainer's own, the others are peers (services.trainer.peer)."""
+        """Ranks that run on a host; host 0 is the trainer's own, the others are peers
+        (services.trainer.peer).
+        """
         each = self.ranks_per_host or self.ranks
         return range(min(host * each, self.ranks), min((host + 1) * each, self.ranks))
 
@@ -72,7 +76,9 @@ class LearnerRequest(Frozen):
         return self.job_dir / "checkpoints"
 
     def save(self) -> Path:
-        """Write the request into the job's directory, for the owner's eyes: the Redis URL may hold a password."""
+        """Write the request into the job's directory, for the owner's eyes: the Redis URL may hold
+        a password.
+        """
         path = request_path(self.job_dir, self.attempt)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)

@@ -1,4 +1,6 @@
-"""One reinforcement step's batch: prompts issued, groups judged, uninformative ones dropped and replaced."""
+"""One reinforcement step's batch: prompts issued, groups judged, uninformative ones dropped and
+replaced.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,10 +60,11 @@ class RlBatch:
 
 
 def gather_batch(rl: RlSpec, reward: RewardSpec, collect: Collect) -> RlBatch:
-    """Gather `prompts_per_step` groups worth training on, refilling at most `max_resample_rounds` times.
+    """Gather `prompts_per_step` groups worth training on, refilling at most `max_resample_rounds`
+    times.
 
-    Raises UnverifiableError when too many responses could not be judged, PlatformError `no_learning_signal` when fewer
-    than `min_groups_per_step` groups are left.
+    Raises UnverifiableError when too many responses could not be judged, PlatformError
+    `no_learning_signal` when fewer than `min_groups_per_step` groups are left.
     """
     judged: list[JudgedGroup] = []
     rounds = kept = 0

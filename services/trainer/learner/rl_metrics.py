@@ -18,20 +18,28 @@ from services.trainer.learner.trajectory_statistics import (
 )
 
 
-def batch_metrics(batch: RlBatch, graders: Sequence[GraderSpec], threshold: float) -> dict[str, float]:
-    """Rewards, lengths and decoding of all groups of a step, the dropped ones included: they show the policy."""
+def batch_metrics(
+    batch: RlBatch, graders: Sequence[GraderSpec], threshold: float
+) -> dict[str, float]:
+    """Rewards, lengths and decoding of all groups of a step, the dropped ones included: they show
+    the policy.
+    """
     groups = [item.group for item in batch.judged]
     trajectories = trajectories_of(groups)
     finished = completed(trajectories)
     diffusion = {
         "diffusion/tokens_per_step": tokens_per_step(finished),
         "diffusion/steps_per_block": steps_per_block(groups),
-        "diffusion/confidence_mean": _mean([float(value) for t in finished for value in t.confidences]),
+        "diffusion/confidence_mean": _mean(
+            [float(value) for t in finished for value in t.confidences]
+        ),
         "diffusion/threshold": threshold,
     }
     return {
         **_reward_metrics(batch.judged),
-        **present({f"reward/{grader.name}/mean": _score(trajectories, grader.name) for grader in graders}),
+        **present(
+            {f"reward/{grader.name}/mean": _score(trajectories, grader.name) for grader in graders}
+        ),
         **{f"reward/outcome/{name}": share for name, share in outcome_shares(trajectories).items()},
         **_latencies(trajectories),
         **_rollout_metrics(batch, finished),
@@ -40,7 +48,9 @@ def batch_metrics(batch: RlBatch, graders: Sequence[GraderSpec], threshold: floa
 
 
 def staleness_metrics(batch: RlBatch, version: int, dropped_groups: int) -> dict[str, float]:
-    """How many weight versions the trajectories that are trained on lag behind the weights they train."""
+    """How many weight versions the trajectories that are trained on lag behind the weights they
+    train.
+    """
     groups = [[version - t.weight_version for t in item.group.trajectories] for item in batch.kept]
     ages = [age for group in groups for age in group]
     return {
@@ -93,7 +103,9 @@ def _latencies(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
 
 def _score(trajectories: Sequence[Trajectory], grader: str) -> float | None:
-    verdicts = [t.verdict for t in trajectories if t.verdict is not None and t.verdict.outcome.is_scored]
+    verdicts = [
+        t.verdict for t in trajectories if t.verdict is not None and t.verdict.outcome.is_scored
+    ]
     return _mean([verdict.rewards[grader] for verdict in verdicts])
 
 

@@ -1,4 +1,6 @@
-"""Reinforcement learning: prompts out, groups back, one policy-gradient step; on-policy, or a few versions behind."""
+"""Reinforcement learning: prompts out, groups back, one policy-gradient step; on-policy, or a few
+versions behind.
+"""
 
 import time
 from collections.abc import Sequence
@@ -46,7 +48,9 @@ class RlStage:
         self._dataset, self._prompts, self._decoding = dataset, prompts, decoding
         self.num_steps = session.spec.rl.steps
         self._admission = Admission(rollouts, session.spec.rl, self._issue)
-        self._idleness = Idleness(rollouts.replicas, beside_training=session.spec.rl.max_staleness > 0)
+        self._idleness = Idleness(
+            rollouts.replicas, beside_training=session.spec.rl.max_staleness > 0
+        )
 
     def step(self) -> StepOutcome:
         """Gather a batch under the current weights and train on it once."""
@@ -64,7 +68,12 @@ class RlStage:
         return StepOutcome(
             record=self._record(batch, stale),
             group_ids=[item.group.task.group_id for item in batch.kept],
-            metrics={**metrics, **self._performance(batch, started), **idle, **self._synchronisation()},
+            metrics={
+                **metrics,
+                **self._performance(batch, started),
+                **idle,
+                **self._synchronisation(),
+            },
             events=[self._logged(item) for item in batch.judged[: spec.rl.logged_groups_per_step]],
         )
 
@@ -74,12 +83,17 @@ class RlStage:
         try:
             return gather_batch(session.spec.rl, session.spec.reward, self._collect)
         except UnverifiableError as error:
-            for event in samples(error, session.state.global_step + 1, Purpose.TRAIN, session.spec.reward):
+            for event in samples(
+                error, session.state.global_step + 1, Purpose.TRAIN, session.spec.reward
+            ):
                 session.report.journal.emit(EventType.TRAJECTORIES, event)
             raise
 
     def _collect(self, count: int) -> Sequence[ScoredGroup]:
-        steps_left, weights = self.num_steps - self._session.state.stage_step, self._session.weights()
+        steps_left, weights = (
+            self.num_steps - self._session.state.stage_step,
+            self._session.weights(),
+        )
         with self._session.report.timed("wait_for_batch"):
             return self._admission.collect(count, weights, steps_left)
 
@@ -92,7 +106,13 @@ class RlStage:
         return PromptTask(
             job_id=request.job_id,
             attempt=request.attempt,
-            group_id=group_id(request.job_id, request.attempt, Purpose.TRAIN.value, state.global_step + 1, position),
+            group_id=group_id(
+                request.job_id,
+                request.attempt,
+                Purpose.TRAIN.value,
+                state.global_step + 1,
+                position,
+            ),
             ledger_position=position,
             purpose=Purpose.TRAIN,
             dataset="",
@@ -111,7 +131,11 @@ class RlStage:
     def _train(self, batch: RlBatch) -> dict[str, float]:
         session, spec = self._session, self._session.spec
         lr = learning_rate(spec.optim_of("rl"), session.state.stage_step + 1, self.num_steps)
-        given_back = {"perf/rollout_bytes_given_back": float(self._sleep())} if spec.resources.colocate else {}
+        given_back = (
+            {"perf/rollout_bytes_given_back": float(self._sleep())}
+            if spec.resources.colocate
+            else {}
+        )
         session.report.phase("train")
         with session.report.timed("train"):
             return {**session.trainee.train_rl(batch.samples(), lr), **given_back}
@@ -126,28 +150,39 @@ class RlStage:
             stage=self.name,
             step=self._session.state.global_step + 1,
             trained=tuple(item.position for item in batch.kept),
-            dropped=dropped | {item.position: item.dropped for item in batch.judged if item.dropped is not None},
+            dropped=dropped
+            | {item.position: item.dropped for item in batch.judged if item.dropped is not None},
         )
 
     def _performance(self, batch: RlBatch, started: float) -> dict[str, float]:
         report = self._session.report
         tokens = sum(len(t.token_ids) for item in batch.judged for t in item.group.trajectories)
         trained = sum(len(sample.token_ids) for sample in batch.samples())
-        rollout_s, step_s = max(report.seconds("rollout"), 1e-9), max(time.monotonic() - started, 1e-9)
+        rollout_s, step_s = (
+            max(report.seconds("rollout"), 1e-9),
+            max(time.monotonic() - started, 1e-9),
+        )
         grading = [item.group.reward_s for item in batch.judged]
         return {
             "perf/rollout_tokens_per_s": tokens / rollout_s,
             **training_performance(self._session, trained),
             **self._per_gpu(tokens / step_s),
             "perf/trainer_idle_ratio": rollout_s / step_s,
-            # Per group: grading runs beside decoding, so its sum is no part of the step's wall time.
+            # Per group: grading runs beside decoding, so its sum is no part of the step's wall
+            # time.
             "time/reward_s": sum(grading) / len(grading),
         }
 
     def _per_gpu(self, tokens_per_s: float) -> dict[str, float]:
-        """Response tokens a second over all ranks and replicas, each of which is taken to have one GPU."""
+        """Response tokens a second over all ranks and replicas, each of which is taken to have one
+        GPU.
+        """
         devices = self._session.trainee.ranks.size + self._rollouts.replicas.count
-        return {"perf/tokens_per_s_per_gpu": tokens_per_s / devices} if torch.cuda.is_available() else {}
+        return (
+            {"perf/tokens_per_s_per_gpu": tokens_per_s / devices}
+            if torch.cuda.is_available()
+            else {}
+        )
 
     def _synchronisation(self) -> dict[str, float]:
         publication = self._rollouts.replicas.last_publication

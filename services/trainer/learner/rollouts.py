@@ -28,7 +28,12 @@ class Rollouts:
     """
 
     def __init__(
-        self, request: LearnerRequest, client: redis.Redis, report: Reporter, stop: StopSignal, replicas: Replicas
+        self,
+        request: LearnerRequest,
+        client: redis.Redis,
+        report: Reporter,
+        stop: StopSignal,
+        replicas: Replicas,
     ) -> None:
         self._prompts = PromptQueue(client, request.prompts_stream)
         self._groups = GroupConsumer(client, request.groups_stream)
@@ -47,17 +52,22 @@ class Rollouts:
             self._stop.wait(_POLL_MS / 1000)
 
     def issue(self, tasks: Sequence[PromptTask]) -> None:
-        """Send prompts to the replicas, in order, as far as the stream's bound allows; the rest follows."""
+        """Send prompts to the replicas, in order, as far as the stream's bound allows; the rest
+        follows.
+        """
         if not self._issued:
             self.replicas.moved()
         self._pending.extend(tasks)
         self._feed()
 
-    def take(self, task: PromptTask, weights: Weights, phase: str, *, beside: bool = False) -> ScoredGroup:
+    def take(
+        self, task: PromptTask, weights: Weights, phase: str, *, beside: bool = False
+    ) -> ScoredGroup:
         """Wait for the group of a prompt that was issued.
 
-        Meanwhile replicas that lack the weights get them, `beside` training or not (see Replicas.renew). Raises
-        StopRequestedError, `rollout_unavailable`, `queue_unavailable`, `deadline_exceeded`, `parity_violation`.
+        Meanwhile replicas that lack the weights get them, `beside` training or not (see
+        Replicas.renew). Raises StopRequestedError, `rollout_unavailable`, `queue_unavailable`,
+        `deadline_exceeded`, `parity_violation`.
         """
         self._report.phase(phase)
         while task.group_id not in self._arrived:
@@ -65,14 +75,18 @@ class Rollouts:
             self._receive()
             self._feed()
             alive = self.replicas.watch(weights, beside=beside) > 0
-            self._report.phase(phase if alive else "waiting", waiting_for=None if alive else "rollout")
+            self._report.phase(
+                phase if alive else "waiting", waiting_for=None if alive else "rollout"
+            )
         return self._arrived.pop(task.group_id)
 
-    def collect(self, tasks: Sequence[PromptTask], weights: Weights, phase: str) -> list[ScoredGroup]:
+    def collect(
+        self, tasks: Sequence[PromptTask], weights: Weights, phase: str
+    ) -> list[ScoredGroup]:
         """One group per task, in order, every trajectory sampled under `weights`.
 
-        A group of another weight version is refused and its prompt issued again. Raises what `take` raises, and
-        `stale_weights`.
+        A group of another weight version is refused and its prompt issued again. Raises what `take`
+        raises, and `stale_weights`.
         """
         self.ready(weights)
         self.issue(tasks)
@@ -104,7 +118,9 @@ class Rollouts:
             self.replicas.moved()
             task = self._issued.pop(group.task.group_id, None)
             if task is None:
-                self._report.journal.say("warning", "unexpected_group", f"Group {group.task.group_id} was left out.")
+                self._report.journal.say(
+                    "warning", "unexpected_group", f"Group {group.task.group_id} was left out."
+                )
             else:
                 _require_complete(group, task)
                 self._arrived[task.group_id] = group

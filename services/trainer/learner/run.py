@@ -27,7 +27,9 @@ from services.trainer.learner.sft_stage import SftStage
 from services.trainer.learner.stage import TrainingStage, run_training_stage
 from services.trainer.ranks import ALONE, Ranks
 
-_RANK_LOST = re.compile(r"connection (was )?closed|connection reset|broken pipe|gloo|nccl", re.IGNORECASE)
+_RANK_LOST = re.compile(
+    r"connection (was )?closed|connection reset|broken pipe|gloo|nccl", re.IGNORECASE
+)
 _CPU_ALLOCATION_FAILED = re.compile(r"can't allocate memory|not enough memory", re.IGNORECASE)
 
 log = structlog.get_logger()
@@ -54,7 +56,9 @@ def run_attempt(request: LearnerRequest, stop: StopSignal, ranks: Ranks = ALONE)
 def _failure(error: Exception, journal: Journal) -> LearnerResult:
     failure = as_platform_error(error)
     log.error("attempt failed", code=failure.code, exc_info=error)
-    journal.emit(EventType.LOG, {"level": "error", "code": failure.code, "message": failure.message})
+    journal.emit(
+        EventType.LOG, {"level": "error", "code": failure.code, "message": failure.message}
+    )
     return LearnerResult.failure(failure, journal.last_seq)
 
 
@@ -76,7 +80,9 @@ def as_platform_error(error: Exception) -> PlatformError:
             f"A rank of the learner was lost: {error}",
             hint="The next attempt continues from the newest checkpoint.",
         )
-    return PlatformError("internal", f"The learner failed: {type(error).__name__}: {error}", hint="Its log has more.")
+    return PlatformError(
+        "internal", f"The learner failed: {type(error).__name__}: {error}", hint="Its log has more."
+    )
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -89,7 +95,9 @@ def _is_lost_rank(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and _RANK_LOST.search(str(error)) is not None
 
 
-def _run_stages(request: LearnerRequest, client: redis.Redis, journal: Journal, stop: StopSignal, ranks: Ranks) -> None:
+def _run_stages(
+    request: LearnerRequest, client: redis.Redis, journal: Journal, stop: StopSignal, ranks: Ranks
+) -> None:
     with ExitStack() as resources:
         prepared = prepare(request, client, Reporter(journal), stop, resources, ranks)
         session, evaluation = prepared.session, _evaluation(prepared)
@@ -114,7 +122,9 @@ def _enter(session: Session, index: int) -> None:
 def _train(prepared: Prepared, evaluation: Evaluation | None) -> None:
     session = prepared.session
     stage = _training_stage(prepared)
-    session.trainee.begin(stage.name, _optimizer_file(prepared, stage.name), reference_of(session, stage.name))
+    session.trainee.begin(
+        stage.name, _optimizer_file(prepared, stage.name), reference_of(session, stage.name)
+    )
     if evaluation is not None and stage.name == "rl" and session.state.stage_step == 0:
         evaluation.run(stage.name)  # what reinforcement is compared with
     run_training_stage(session, stage, evaluation)
@@ -130,7 +140,9 @@ def _evaluation(prepared: Prepared) -> Evaluation | None:
     rollouts, prompts = prepared.session.rollouts, prepared.data.evaluation
     if rollouts is None or prompts is None:
         return None
-    return Evaluation(prepared.session, rollouts, prompts, prepared.data.held_out, prepared.eval_decoding)
+    return Evaluation(
+        prepared.session, rollouts, prompts, prepared.data.held_out, prepared.eval_decoding
+    )
 
 
 def _training_stage(prepared: Prepared) -> TrainingStage:
@@ -138,7 +150,9 @@ def _training_stage(prepared: Prepared) -> TrainingStage:
     session, data, state = prepared.session, prepared.data, prepared.session.state
     if session.spec.method.stages[state.stage_index] == "sft":
         assert data.sft is not None
-        return SftStage(session, data.sft, state.stages["sft"], session.stage_steps["sft"], data.held_out)
+        return SftStage(
+            session, data.sft, state.stages["sft"], session.stage_steps["sft"], data.held_out
+        )
     assert data.rl is not None
     assert session.rollouts is not None
     return RlStage(session, session.rollouts, data.rl, state.stages["rl"], prepared.train_decoding)

@@ -57,7 +57,9 @@ class Session:
         return self.trainee.loaded
 
     def weights(self) -> Weights:
-        """The current weights under checkpoint names, with their probe; the version is the global step."""
+        """The current weights under checkpoint names, with their probe; the version is the global
+        step.
+        """
         version = self.state.global_step
         if self._weights is None or self._weights.version != version:
             probe = None if self.gate is None else self.gate.probe(self.trainee)
@@ -81,7 +83,10 @@ class Session:
 def training_performance(session: Session, answer_tokens: int) -> dict[str, float]:
     """Rate and use of the device of the step's updates, which trained on so many answer tokens."""
     seconds = max(session.report.seconds("train"), 1e-9)
-    return {"perf/trainer_tokens_per_s": answer_tokens / seconds, **session.trainee.take_work().metrics(seconds)}
+    return {
+        "perf/trainer_tokens_per_s": answer_tokens / seconds,
+        **session.trainee.take_work().metrics(seconds),
+    }
 
 
 def peak_memory_gib() -> float:

@@ -1,4 +1,6 @@
-"""From a request to a session that can train: files, model or checkpoint, ledger, replicas; checked before any step."""
+"""From a request to a session that can train: files, model or checkpoint, ledger, replicas; checked
+before any step.
+"""
 
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -21,7 +23,12 @@ from services.common.model.loading import LoadedModel
 from services.common.model_card import read_model_card
 from services.trainer.learner.archiving import Archiver, restored
 from services.trainer.learner.certificate import certify_resume
-from services.trainer.learner.checkpointing import Checkpointer, ResumePoint, best_name, find_resume_point
+from services.trainer.learner.checkpointing import (
+    Checkpointer,
+    ResumePoint,
+    best_name,
+    find_resume_point,
+)
 from services.trainer.learner.datasets import (
     Dataset,
     EncodedPrompt,
@@ -72,11 +79,17 @@ class Prepared:
 
 
 def prepare(
-    request: LearnerRequest, client: redis.Redis, report: Reporter, stop: StopSignal, resources: ExitStack, ranks: Ranks
+    request: LearnerRequest,
+    client: redis.Redis,
+    report: Reporter,
+    stop: StopSignal,
+    resources: ExitStack,
+    ranks: Ranks,
 ) -> Prepared:
     """Load everything; raises PlatformError for whatever makes the job impossible, before any step.
 
-    What must be closed is entered into `resources`. Ranks that follow wait for the checkpoint that is chosen here.
+    What must be closed is entered into `resources`. Ranks that follow wait for the checkpoint that
+    is chosen here.
     """
     spec = request.spec
     report.phase("loading")
@@ -85,12 +98,19 @@ def prepare(
         torch.set_num_threads(request.torch_threads)
     archive = archive_of(request.object_store_url, request.job_id, request.job_dir)
     resume = find_resume_point(request, spec)
-    if resume is None and archive is not None and request.attempt > 1 and restored(archive, report.journal):
+    if (
+        resume is None
+        and archive is not None
+        and request.attempt > 1
+        and restored(archive, report.journal)
+    ):
         resume = find_resume_point(request, spec)
     ranks.from_leader(None if resume is None else resume.path)
     trainee = Trainee.load(request, spec, None if resume is None else resume.path, ranks)
     loaded = trainee.loaded
-    train_decoding, eval_decoding = (_decoding(spec, loaded, evaluation) for evaluation in (False, True))
+    train_decoding, eval_decoding = (
+        _decoding(spec, loaded, evaluation) for evaluation in (False, True)
+    )
     data = _load_data(request, spec, loaded, report, eval_decoding.max_new_tokens)
     session = Session(
         request=request,
@@ -101,9 +121,13 @@ def prepare(
         stop=stop,
         checkpointer=_checkpointer(request, spec, resume),
         step_log=_step_log(request, resume, resources),
-        rollouts=_rollouts(request, client, report, stop, resources) if spec.needs_rollout() else None,
+        rollouts=_rollouts(request, client, report, stop, resources)
+        if spec.needs_rollout()
+        else None,
         resumed_from=0 if resume is None else resume.manifest.global_step,
-        gate=_gate(spec, loaded, data, min(train_decoding.max_new_tokens, eval_decoding.max_new_tokens)),
+        gate=_gate(
+            spec, loaded, data, min(train_decoding.max_new_tokens, eval_decoding.max_new_tokens)
+        ),
         stage_steps=_stage_steps(spec, data),
         archiver=None if archive is None else _archiver(archive, spec, report, resources),
     )
@@ -111,7 +135,9 @@ def prepare(
     if resume is not None:
         certify_resume(session, resume.path)
     if session.archiver is not None:
-        session.archiver.catch_up(request.checkpoints, session.resumed_from, best_name(session.state))
+        session.archiver.catch_up(
+            request.checkpoints, session.resumed_from, best_name(session.state)
+        )
     _warn_approximate(session)
     return Prepared(session, data, train_decoding, eval_decoding, resume)
 
@@ -120,14 +146,18 @@ def _model_path(request: LearnerRequest, resume: ResumePoint | None) -> Path:
     return request.model_path if resume is None else resume.path
 
 
-def _checkpointer(request: LearnerRequest, spec: JobSpec, resume: ResumePoint | None) -> Checkpointer:
+def _checkpointer(
+    request: LearnerRequest, spec: JobSpec, resume: ResumePoint | None
+) -> Checkpointer:
     card = read_model_card(_model_path(request, resume))
     return Checkpointer(request, spec, card, None if resume is None else resume.path)
 
 
 def _step_log(request: LearnerRequest, resume: ResumePoint | None, resources: ExitStack) -> StepLog:
     resumed_from = 0 if resume is None else resume.manifest.global_step
-    return resources.enter_context(closing(StepLog(request.job_dir, request.attempt, resumed_from=resumed_from)))
+    return resources.enter_context(
+        closing(StepLog(request.job_dir, request.attempt, resumed_from=resumed_from))
+    )
 
 
 def _archiver(archive: Archive, spec: JobSpec, report: Reporter, resources: ExitStack) -> Archiver:
@@ -169,7 +199,11 @@ def _decoding(spec: JobSpec, loaded: LoadedModel, evaluation: bool) -> DecodingC
 
 
 def _load_data(
-    request: LearnerRequest, spec: JobSpec, loaded: LoadedModel, report: Reporter, eval_new_tokens: int
+    request: LearnerRequest,
+    spec: JobSpec,
+    loaded: LoadedModel,
+    report: Reporter,
+    eval_new_tokens: int,
 ) -> Data:
     limits = limits_of(spec, loaded.model.config.max_position_embeddings)
     stages = spec.method.stages
@@ -177,10 +211,22 @@ def _load_data(
     held_out: tuple[SftExample, ...] = ()
     if "sft" in stages:
         trace = spec.sft.noise == "trace"
-        sft = _mixed(request, spec, "sft", report, lambda p: load_examples(p, loaded, spec.prompt, limits, trace=trace))
+        sft = _mixed(
+            request,
+            spec,
+            "sft",
+            report,
+            lambda p: load_examples(p, loaded, spec.prompt, limits, trace=trace),
+        )
     if "rl" in stages:
         longest = spec.sampling.max_new_tokens
-        rl = _mixed(request, spec, "rl", report, lambda p: load_prompts(p, "rl", loaded, spec.prompt, limits, longest))
+        rl = _mixed(
+            request,
+            spec,
+            "rl",
+            report,
+            lambda p: load_prompts(p, "rl", loaded, spec.prompt, limits, longest),
+        )
     if spec.validation_file is not None:
         path = _file(request, spec.validation_file)
         validation = load_prompts(path, "eval", loaded, spec.prompt, limits, eval_new_tokens)
@@ -190,7 +236,9 @@ def _load_data(
     if held_out_file is not None:
         path, trace = _file(request, held_out_file), spec.sft.noise == "trace"
         needs: Needs = "eval" if held_out_file == spec.validation_file else "sft"
-        held_out = load_held_out(path, needs, loaded, spec.prompt, limits, trace=trace)[: spec.eval.num_samples]
+        held_out = load_held_out(path, needs, loaded, spec.prompt, limits, trace=trace)[
+            : spec.eval.num_samples
+        ]
         _require_held_out(spec, held_out)
     return Data(sft, rl, evaluation, held_out)
 
@@ -247,7 +295,11 @@ def _tell_dropped(report: Reporter, path: Path, dataset: Dataset[Item]) -> None:
 
 
 def _rollouts(
-    request: LearnerRequest, client: redis.Redis, report: Reporter, stop: StopSignal, resources: ExitStack
+    request: LearnerRequest,
+    client: redis.Redis,
+    report: Reporter,
+    stop: StopSignal,
+    resources: ExitStack,
 ) -> Rollouts:
     replicas = Replicas(request.rollout_addresses, request.job_id, request.attempt, report)
     resources.callback(replicas.close)
@@ -260,13 +312,17 @@ def _gate(spec: JobSpec, loaded: LoadedModel, data: Data, max_new_tokens: int) -
         return None
     prompts = [item.prompt_ids for item in items[:PROMPTS]]
     tolerance = spec.rl.parity_tolerance or TOLERANCES[spec.trainer.precision]
-    return parity_gate(prompts, loaded, seed=spec.seed, max_new_tokens=max_new_tokens, tolerance=tolerance)
+    return parity_gate(
+        prompts, loaded, seed=spec.seed, max_new_tokens=max_new_tokens, tolerance=tolerance
+    )
 
 
 def _stage_steps(spec: JobSpec, data: Data) -> dict[str, int]:
     steps: dict[str, int] = {}
     if data.sft is not None:
-        steps["sft"] = sft_steps(len(data.sft.items), spec.sft.epochs, spec.sft.batch_size, spec.sft.max_steps)
+        steps["sft"] = sft_steps(
+            len(data.sft.items), spec.sft.epochs, spec.sft.batch_size, spec.sft.max_steps
+        )
     if data.rl is not None:
         steps["rl"] = spec.rl.steps
     return {stage: steps.get(stage, 0) for stage in spec.method.stages}
@@ -275,13 +331,21 @@ def _stage_steps(spec: JobSpec, data: Data) -> dict[str, int]:
 def _enter_ledgers(session: Session, data: Data) -> None:
     for name, dataset in (("sft", data.sft), ("rl", data.rl)):
         if dataset is not None:
-            rows = StoredRows(file_sha256=dataset.file_sha256, num_rows=len(dataset.items), mixture=dataset.mixture)
+            rows = StoredRows(
+                file_sha256=dataset.file_sha256,
+                num_rows=len(dataset.items),
+                mixture=dataset.mixture,
+            )
             session.state.enter_stage(name, session.spec, rows)
 
 
 def _warn_approximate(session: Session) -> None:
     sampling = session.spec.sampling
-    if session.spec.method.type in ("rl", "pipeline") and (sampling.temperature, sampling.top_p, sampling.top_k) != (
+    if session.spec.method.type in ("rl", "pipeline") and (
+        sampling.temperature,
+        sampling.top_p,
+        sampling.top_k,
+    ) != (
         1,
         1,
         0,

@@ -14,7 +14,9 @@ from services.trainer.sft import SftExample
 
 
 def sft_steps(num_rows: int, epochs: int, batch_size: int, max_steps: int | None) -> int:
-    """Optimizer steps of the stage: batches run on over the ends of epochs, only the last one may be smaller."""
+    """Optimizer steps of the stage: batches run on over the ends of epochs, only the last one may
+    be smaller.
+    """
     steps = -(-num_rows * epochs // batch_size)
     return steps if max_steps is None else min(steps, max_steps)
 
@@ -40,12 +42,20 @@ class SftStage:
         """Train on the next batch."""
         state, report = self._session.state, self._session.report
         positions = self._next_positions()
-        examples = [self._dataset.items[self._prompts.order.row(position)] for position in positions]
+        examples = [
+            self._dataset.items[self._prompts.order.row(position)] for position in positions
+        ]
         report.phase("train")
         with report.timed("train"):
-            metrics = self._session.trainee.train_sft(examples, state.global_step, self._learning_rate())
-        record = StepRecord(stage=self.name, step=state.global_step + 1, trained=tuple(positions), dropped={})
-        performance = training_performance(self._session, sum(len(example.token_ids) for example in examples))
+            metrics = self._session.trainee.train_sft(
+                examples, state.global_step, self._learning_rate()
+            )
+        record = StepRecord(
+            stage=self.name, step=state.global_step + 1, trained=tuple(positions), dropped={}
+        )
+        performance = training_performance(
+            self._session, sum(len(example.token_ids) for example in examples)
+        )
         return StepOutcome(record, [], {**metrics, **performance})
 
     def _next_positions(self) -> list[int]:
@@ -56,4 +66,6 @@ class SftStage:
         return self._prompts.ledger.issue(min(sft.batch_size, left))
 
     def _learning_rate(self) -> float:
-        return learning_rate(self._session.spec.optim_of("sft"), self._session.state.stage_step + 1, self.num_steps)
+        return learning_rate(
+            self._session.spec.optim_of("sft"), self._session.state.stage_step + 1, self.num_steps
+        )

@@ -39,14 +39,20 @@ class TrainingStage(Protocol):
     """None for a stage that has no held-out loss."""
 
     def step(self) -> StepOutcome:
-        """One optimizer step; raises StopRequestedError while it waits for rollouts, never once it updates."""
+        """One optimizer step; raises StopRequestedError while it waits for rollouts, never once it
+        updates.
+        """
         ...
 
 
-def run_training_stage(session: Session, stage: TrainingStage, evaluation: Evaluation | None) -> None:
-    """Train from where the state stands to the stage's last step; checkpoints and evaluations as they fall due.
+def run_training_stage(
+    session: Session, stage: TrainingStage, evaluation: Evaluation | None
+) -> None:
+    """Train from where the state stands to the stage's last step; checkpoints and evaluations as
+    they fall due.
 
-    Asked to stop, or kept from going on by a failing verifier (UnverifiableError), it writes a checkpoint and raises.
+    Asked to stop, or kept from going on by a failing verifier (UnverifiableError), it writes a
+    checkpoint and raises.
     """
     session.progress(stage.name)
     try:
@@ -91,7 +97,8 @@ def _one_step(session: Session, stage: TrainingStage) -> None:
         outcome = stage.step()
     state.global_step += 1
     state.stage_step += 1
-    # Logged before the ledger is closed and long before a checkpoint: what enters one is in the log.
+    # Logged before the ledger is closed and long before a checkpoint: what enters one is in the
+    # log.
     session.step_log.append(outcome.record, outcome.group_ids)
     state.stages[stage.name].ledger.close(outcome.record)
     for data in outcome.events:

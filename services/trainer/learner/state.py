@@ -1,4 +1,6 @@
-"""Where an attempt stands: the part of a checkpoint that is neither weights nor optimizer (state.json)."""
+"""Where an attempt stands: the part of a checkpoint that is neither weights nor optimizer
+(state.json).
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,7 +44,9 @@ class Best(Frozen):
 
 
 class StoredState(Frozen):
-    """state.json. Learning rate and noise are functions of seed and step, so no generator state is kept."""
+    """state.json. Learning rate and noise are functions of seed and step, so no generator state is
+    kept.
+    """
 
     stage_index: int
     stage: str
@@ -85,7 +89,8 @@ class RunState:
             global_step=self.global_step,
             seed=spec.seed,
             stages={
-                name: StoredStage(rows=stage.rows, ledger=stage.ledger.to_json()) for name, stage in self.stages.items()
+                name: StoredStage(rows=stage.rows, ledger=stage.ledger.to_json())
+                for name, stage in self.stages.items()
             },
             best=self.best,
         )
@@ -95,7 +100,9 @@ class RunState:
 
         Raises PlatformError `dataset_invalid` when the resumed one was kept for other rows.
         """
-        stage = self.stages.setdefault(name, StageLedger(rows, rows.order(spec.seed, name), PromptLedger()))
+        stage = self.stages.setdefault(
+            name, StageLedger(rows, rows.order(spec.seed, name), PromptLedger())
+        )
         if stage.rows != rows:
             raise PlatformError(
                 "dataset_invalid",
@@ -108,11 +115,15 @@ class RunState:
 
 
 def parse_state(text: str, spec: JobSpec) -> RunState:
-    """Read state.json; raises PlatformError `checkpoint_invalid`, or `spec_invalid` when the job has other stages."""
+    """Read state.json; raises PlatformError `checkpoint_invalid`, or `spec_invalid` when the job
+    has other stages.
+    """
     try:
         stored = StoredState.model_validate_json(text)
     except ValidationError as error:
-        raise PlatformError("checkpoint_invalid", f"Cannot read state.json of the checkpoint: {error}") from None
+        raise PlatformError(
+            "checkpoint_invalid", f"Cannot read state.json of the checkpoint: {error}"
+        ) from None
     _refuse_other_job(stored, spec)
     stages = {
         name: StageLedger(
@@ -127,7 +138,11 @@ def parse_state(text: str, spec: JobSpec) -> RunState:
 
 def _refuse_other_job(stored: StoredState, spec: JobSpec) -> None:
     stages = spec.method.stages
-    if stored.seed == spec.seed and stored.stage_index < len(stages) and stages[stored.stage_index] == stored.stage:
+    if (
+        stored.seed == spec.seed
+        and stored.stage_index < len(stages)
+        and stages[stored.stage_index] == stored.stage
+    ):
         return
     raise PlatformError(
         "spec_invalid",

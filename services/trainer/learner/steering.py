@@ -13,5 +13,9 @@ def apply_revisions(session: Session) -> None:
         session.revision = revision.number
         session.report.journal.emit(
             EventType.REVISION,
-            {"revision": revision.number, "step": session.state.global_step, "changes": revision.changes},
+            {
+                "revision": revision.number,
+                "step": session.state.global_step,
+                "changes": revision.changes,
+            },
         )

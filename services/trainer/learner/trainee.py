@@ -1,7 +1,9 @@
-"""The model under training and its optimizer: what every rank of a learner holds and changes in step with the others.
+"""The model under training and its optimizer: what every rank of a learner holds and changes in
+step with the others.
 
-Rank 0 calls the methods; each is announced to the other ranks, which run the same method with the same arguments on
-their own part. Everything else of an attempt (streams, journal, ledger, checkpoints) is rank 0's alone.
+Rank 0 calls the methods; each is announced to the other ranks, which run the same method with the
+same arguments on their own part. Everything else of an attempt (streams, journal, ledger,
+checkpoints) is rank 0's alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +27,13 @@ from services.common.trajectory import Float32s
 from services.trainer import adapter
 from services.trainer.learner.optimizer_state import export_optimizer, import_optimizer
 from services.trainer.learner.request import LearnerRequest
-from services.trainer.policy import AdapterOffReference, Policy, evaluate_sft_loss, response_logprobs, train_sft_batch
+from services.trainer.policy import (
+    AdapterOffReference,
+    Policy,
+    evaluate_sft_loss,
+    response_logprobs,
+    train_sft_batch,
+)
 from services.trainer.ranks import ALONE, Ranks
 from services.trainer.reference import FrozenReference, Reference
 from services.trainer.rl_update import RlRules, train_rl_batch
@@ -39,7 +47,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _on_every_rank(method: Callable[Concatenate["Trainee", P], R]) -> Callable[Concatenate["Trainee", P], R]:
+def _on_every_rank(
+    method: Callable[Concatenate["Trainee", P], R],
+) -> Callable[Concatenate["Trainee", P], R]:
     """Announce the call to the ranks that follow, then make it."""
 
     @wraps(method)
@@ -66,7 +76,9 @@ class Snapshot:
 class Trainee:
     """One model, trained stage after stage."""
 
-    def __init__(self, loaded: LoadedModel, spec: JobSpec, ranks: Ranks = ALONE, base: Path | None = None) -> None:
+    def __init__(
+        self, loaded: LoadedModel, spec: JobSpec, ranks: Ranks = ALONE, base: Path | None = None
+    ) -> None:
         """`base` is the directory that the model, or what lies under its adapter, was loaded from."""
         self._base = base
         self.loaded, self.spec, self.ranks = loaded, spec, ranks
@@ -74,8 +86,12 @@ class Trainee:
         self._optimizer: torch.optim.Optimizer | None = None
 
     @classmethod
-    def load(cls, request: LearnerRequest, spec: JobSpec, checkpoint: Path | None, ranks: Ranks) -> "Trainee":
-        """The job's model, or where a checkpoint left it; with LoRA that is the model plus the stored adapter."""
+    def load(
+        cls, request: LearnerRequest, spec: JobSpec, checkpoint: Path | None, ranks: Ranks
+    ) -> "Trainee":
+        """The job's model, or where a checkpoint left it; with LoRA that is the model plus the
+        stored adapter.
+        """
         path = request.model_path if checkpoint is None or spec.lora is not None else checkpoint
         loaded = load_model(path, "float32", local_device(ranks))
         if spec.trainer.gradient_checkpointing:
@@ -87,10 +103,14 @@ class Trainee:
         return cls(loaded, spec, ranks, path)
 
     @_on_every_rank
-    def begin(self, stage: Literal["sft", "rl"], optimizer_file: Path | None, reference: Path | None) -> None:
-        """A stage's optimizer: a fresh one, or with the state in a checkpoint's file when the stage goes on.
+    def begin(
+        self, stage: Literal["sft", "rl"], optimizer_file: Path | None, reference: Path | None
+    ) -> None:
+        """A stage's optimizer: a fresh one, or with the state in a checkpoint's file when the stage
+        goes on.
 
-        `reference` is the directory of the model that the stage is not to stray far from, where it needs one.
+        `reference` is the directory of the model that the stage is not to stray far from, where it
+        needs one.
         """
         self._policy.reference = None if reference is None else self._reference(reference)
         self._optimizer = make_optimizer(self.loaded.model, self.spec.optim_of(stage))
@@ -101,7 +121,9 @@ class Trainee:
     def train_sft(self, examples: Sequence[SftExample], step: int, lr: float) -> dict[str, float]:
         """One supervised step; `step` chooses the noise. Returns what train_sft_batch does."""
         optim, generator = self.spec.optim_of("sft"), noise_generator(self.spec.seed, step)
-        return train_sft_batch(self._policy, self._at(lr), examples, generator, self.spec.sft, optim)
+        return train_sft_batch(
+            self._policy, self._at(lr), examples, generator, self.spec.sft, optim
+        )
 
     @_on_every_rank
     def train_rl(self, samples: Sequence[Sample], lr: float) -> dict[str, float]:
@@ -114,7 +136,9 @@ class Trainee:
             stop_token_ids=loaded.stop_token_ids,
             evaluation=False,
         )
-        rules = RlRules(rl=spec.rl, sampling=spec.sampling, optim=spec.optim_of("rl"), decoding=decoding)
+        rules = RlRules(
+            rl=spec.rl, sampling=spec.sampling, optim=spec.optim_of("rl"), decoding=decoding
+        )
         metrics = train_rl_batch(self._policy, self._at(lr), samples, rules)
         if spec.resources.colocate:
             torch.cuda.empty_cache()  # replicas on this device take their memory again; nothing without one
@@ -122,8 +146,12 @@ class Trainee:
 
     @_on_every_rank
     def sft_loss(self, examples: Sequence[SftExample]) -> float:
-        """Supervised loss of held-out examples, with the same draw of noise every time, so that it can be compared."""
-        return evaluate_sft_loss(self._policy, examples, noise_generator(self.spec.seed, 0), self.spec.sft)
+        """Supervised loss of held-out examples, with the same draw of noise every time, so that it
+        can be compared.
+        """
+        return evaluate_sft_loss(
+            self._policy, examples, noise_generator(self.spec.seed, 0), self.spec.sft
+        )
 
     @_on_every_rank
     def revise(self, spec: JobSpec) -> None:
@@ -137,14 +165,18 @@ class Trainee:
 
     @_on_every_rank
     def tensors(self) -> dict[str, Tensor]:
-        """The weights by checkpoint name, an adapter merged in; they may be views, valid until the next step."""
+        """The weights by checkpoint name, an adapter merged in; they may be views, valid until the
+        next step.
+        """
         return export_state(self.loaded.model, self._weights(self._state()))
 
     @_on_every_rank
     def snapshot(self) -> Snapshot:
         """Everything that a checkpoint holds of the trainee."""
         state = self._state()
-        moments = {} if self._optimizer is None else export_optimizer(self.loaded.model, self._optimizer)
+        moments = (
+            {} if self._optimizer is None else export_optimizer(self.loaded.model, self._optimizer)
+        )
         return Snapshot(self._weights(state), adapter.adapter_tensors(state), moments)
 
     def take_work(self) -> Work:
@@ -173,7 +205,9 @@ class Trainee:
 
     def _state(self) -> dict[str, Tensor]:
         """The model's tensors, gathered from all ranks."""
-        return {name: whole(tensor.detach()) for name, tensor in own_state(self.loaded.model).items()}
+        return {
+            name: whole(tensor.detach()) for name, tensor in own_state(self.loaded.model).items()
+        }
 
     def _weights(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return state if self.spec.lora is None else adapter.merged(self.loaded.model, state)

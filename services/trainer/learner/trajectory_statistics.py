@@ -16,12 +16,16 @@ def trajectories_of(groups: Sequence[ScoredGroup]) -> list[Trajectory]:
 def outcome_of(trajectory: Trajectory) -> Outcome:
     """Outcome of a graded response; raises ValueError for one that carries no verdict."""
     if trajectory.verdict is None:
-        raise ValueError(f"trajectory {trajectory.trajectory_id} of a scored group carries no verdict")
+        raise ValueError(
+            f"trajectory {trajectory.trajectory_id} of a scored group carries no verdict"
+        )
     return trajectory.verdict.outcome
 
 
 def outcome_shares(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Share of every outcome, those that did not occur included; raises ValueError without responses."""
+    """Share of every outcome, those that did not occur included; raises ValueError without
+    responses.
+    """
     if not trajectories:
         raise ValueError("shares need at least one response")
     counts = Counter(outcome_of(trajectory) for trajectory in trajectories)
@@ -30,11 +34,17 @@ def outcome_shares(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
 def completed(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
     """Without those that were abandoned: their length and speed say nothing."""
-    return [trajectory for trajectory in trajectories if trajectory.finish_reason is not FinishReason.ABORTED]
+    return [
+        trajectory
+        for trajectory in trajectories
+        if trajectory.finish_reason is not FinishReason.ABORTED
+    ]
 
 
 def tokens_per_step(trajectories: Sequence[Trajectory]) -> float | None:
-    """Tokens committed per denoising step, over all responses together; None when nothing was generated."""
+    """Tokens committed per denoising step, over all responses together; None when nothing was
+    generated.
+    """
     steps = sum(trajectory.num_steps for trajectory in trajectories)
     return sum(len(trajectory.token_ids) for trajectory in trajectories) / steps if steps else None
 

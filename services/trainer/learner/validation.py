@@ -1,4 +1,6 @@
-"""Validation of a supervised stage: the held-out loss at an interval, and which checkpoint had the lowest."""
+"""Validation of a supervised stage: the held-out loss at an interval, and which checkpoint had the
+lowest.
+"""
 
 import json
 from collections.abc import Sequence
@@ -23,9 +25,11 @@ class Validation:
     num_steps: int
 
     def run_when_due(self) -> bool:
-        """Report the loss of the current weights at the interval and after the last step; True when it is the lowest.
+        """Report the loss of the current weights at the interval and after the last step; True when
+        it is the lowest.
 
-        Weights of the lowest loss so far are the caller's to store; `mark_best` names their checkpoint.
+        Weights of the lowest loss so far are the caller's to store; `mark_best` names their
+        checkpoint.
         """
         state, interval = self.session.state, self.session.spec.sft.validation_interval_steps
         if interval is None or (state.stage_step % interval and state.stage_step != self.num_steps):
@@ -39,7 +43,9 @@ class Validation:
         return True
 
     def mark_best(self) -> None:
-        """Name the best checkpoint in `checkpoints/best.json`, for people and programs that choose one."""
+        """Name the best checkpoint in `checkpoints/best.json`, for people and programs that choose
+        one.
+        """
         best = self.session.state.best
         assert best is not None
         name = checkpoint_name(best.step)

@@ -7,7 +7,8 @@ _Z_95: Final = 1.959963984540054
 
 
 def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
-    """95 % interval of a proportion; `successes` may be fractional (means over several responses per prompt).
+    """95 % interval of a proportion; `successes` may be fractional (means over several responses
+    per prompt).
 
     Raises ValueError without trials: a share of nothing is missing, not zero.
     """

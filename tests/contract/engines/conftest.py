@@ -17,7 +17,9 @@ MakeEngine = Callable[..., RolloutEngine]
 
 
 @pytest.fixture(params=["torch", "lmdeploy"])
-def make_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeEngine]:
+def make_engine(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[MakeEngine]:
     """Builds an engine of a model: make_engine(loaded, max_sequence_tokens)."""
     make, made = _torch if request.param == "torch" else _lmdeploy(monkeypatch), []
 

@@ -1,4 +1,6 @@
-"""What LMDeploy does without the trace shim: the faults are real, and the suite beside would see each of them."""
+"""What LMDeploy does without the trace shim: the faults are real, and the suite beside would see
+each of them.
+"""
 
 import asyncio
 import dataclasses
@@ -63,15 +65,24 @@ def test_the_reproductions_of_the_documented_faults_reproduce_them(lmdeploy: Mod
 
 def _siblings(engine: Any, count: int) -> list[Completion]:
     prompt = np.random.default_rng(8).integers(0, 90, size=8)
-    return list(decode(engine, [request(prompt, decoding(), index=index) for index in range(count)]).values())
+    return list(
+        decode(
+            engine, [request(prompt, decoding(), index=index) for index in range(count)]
+        ).values()
+    )
 
 
 @pytest.mark.parametrize(("siblings", "distinct"), [(4, 1), (8, 2), (16, 4)])
-def test_without_the_order_of_rows_siblings_are_copies(open_engine: Open, siblings: int, distinct: int) -> None:
+def test_without_the_order_of_rows_siblings_are_copies(
+    open_engine: Open, siblings: int, distinct: int
+) -> None:
     mended = _siblings(open_engine(tiny_model()), siblings)
     released = _siblings(open_engine(tiny_model(), without=("make_sampling_inputs",)), siblings)
 
-    assert [len({each.token_ids.tobytes() for each in done}) for done in (mended, released)] == [siblings, distinct]
+    assert [len({each.token_ids.tobytes() for each in done}) for done in (mended, released)] == [
+        siblings,
+        distinct,
+    ]
 
 
 def test_without_the_recording_there_is_no_trace(open_engine: Open) -> None:
@@ -98,10 +109,15 @@ def test_what_lmdeploy_returns_as_logprobs_does_not_belong_to_the_tokens(open_en
     tokens, rows = engine._run(asyncio.wait_for(stream(), 60))
 
     assert len(tokens) >= 12
-    assert not (len(rows) == len(tokens) and all(token in row for token, row in zip(tokens, rows, strict=False)))
+    assert not (
+        len(rows) == len(tokens)
+        and all(token in row for token, row in zip(tokens, rows, strict=False))
+    )
 
 
-def test_without_the_mend_a_stop_token_in_the_prompts_block_is_overlooked(open_engine: Open) -> None:
+def test_without_the_mend_a_stop_token_in_the_prompts_block_is_overlooked(
+    open_engine: Open,
+) -> None:
     prompt, greedy = list(range(5)), {"temperature": 0.0, "max_new_tokens": 11}
     free = decode(open_engine(tiny_model()), [request(prompt, decoding(**greedy))])["0-0"]
     one = request(prompt, decoding(stop_token_ids=(int(free.token_ids[1]),), **greedy))
@@ -115,7 +131,10 @@ def test_without_the_mend_a_stop_token_in_the_prompts_block_is_overlooked(open_e
 
 @pytest.mark.parametrize(
     ("block_size", "dtype", "code", "way_out"),
-    [(4, "float32", "invalid_request", "trainer.precision"), (3, "bfloat16", "model_invalid", "engine torch")],
+    [
+        (4, "float32", "invalid_request", "trainer.precision"),
+        (3, "bfloat16", "model_invalid", "engine torch"),
+    ],
 )
 def test_what_lmdeploy_has_no_kernels_for_is_refused_with_the_way_out(
     lmdeploy: ModuleType, block_size: int, dtype: str, code: str, way_out: str

@@ -1,4 +1,6 @@
-"""A response depends on weights, prompt and seed; siblings differ; versions do not mix; bad requests are refused."""
+"""A response depends on weights, prompt and seed; siblings differ; versions do not mix; bad
+requests are refused.
+"""
 
 import numpy as np
 import pytest
@@ -15,7 +17,9 @@ def _prompt(length: int) -> np.ndarray:
 
 
 def _group(count: int, prompt_length: int = 8, **changes: object) -> list[GenerationRequest]:
-    return [request(_prompt(prompt_length), decoding(**changes), index=index) for index in range(count)]
+    return [
+        request(_prompt(prompt_length), decoding(**changes), index=index) for index in range(count)
+    ]
 
 
 @pytest.mark.parametrize("prompt_length", [8, 9])
@@ -43,7 +47,11 @@ def test_positions_of_a_block_draw_independently(make_engine: MakeEngine) -> Non
 
 def test_a_response_is_the_same_alone_and_in_company(make_engine: MakeEngine) -> None:
     loaded = tiny_model()
-    company = [*_group(5, 8), *_group(0), request(_prompt(11), decoding(temperature=0.6, top_k=7), ledger=3)]
+    company = [
+        *_group(5, 8),
+        *_group(0),
+        request(_prompt(11), decoding(temperature=0.6, top_k=7), ledger=3),
+    ]
     together = decode(make_engine(loaded), company)
 
     for one in (company[0], company[3], company[-1]):
@@ -74,7 +82,9 @@ def test_pushed_weights_decide_the_next_response(make_engine: MakeEngine) -> Non
     assert after == decode(make_engine(second), [one])["0-0"].token_ids.tolist() != before
 
 
-def test_weights_are_not_replaced_while_responses_are_being_decoded(make_engine: MakeEngine) -> None:
+def test_weights_are_not_replaced_while_responses_are_being_decoded(
+    make_engine: MakeEngine,
+) -> None:
     engine = make_engine(tiny_model())
     engine.submit(_group(1))
 
@@ -85,7 +95,9 @@ def test_weights_are_not_replaced_while_responses_are_being_decoded(make_engine:
 
 
 @pytest.mark.parametrize("fault", ["missing", "unexpected", "shape"])
-def test_weights_of_another_model_are_refused_and_nothing_is_written(make_engine: MakeEngine, fault: str) -> None:
+def test_weights_of_another_model_are_refused_and_nothing_is_written(
+    make_engine: MakeEngine, fault: str
+) -> None:
     loaded = tiny_model.__wrapped__(seed=0)
     engine, one = make_engine(loaded), request(_prompt(9), decoding())
     expected = decode(engine, [one])["0-0"].token_ids.tolist()
@@ -109,7 +121,9 @@ def test_weights_of_another_model_are_refused_and_nothing_is_written(make_engine
 def test_an_aborted_engine_has_no_work_and_answers_as_before(make_engine: MakeEngine) -> None:
     engine, one = make_engine(tiny_model()), request(_prompt(9), decoding(max_new_tokens=60))
     expected = decode(engine, [one])["0-0"].token_ids.tolist()
-    engine.submit([request(_prompt(9), decoding(max_new_tokens=60), ledger=place) for place in range(1, 6)])
+    engine.submit(
+        [request(_prompt(9), decoding(max_new_tokens=60), ledger=place) for place in range(1, 6)]
+    )
     engine.step()
 
     engine.abort_all()
@@ -148,7 +162,9 @@ def test_work_is_counted(make_engine: MakeEngine) -> None:
     assert engine.busy_s > 0
 
 
-def test_an_engine_that_sleeps_takes_no_requests_until_weights_are_loaded(make_engine: MakeEngine) -> None:
+def test_an_engine_that_sleeps_takes_no_requests_until_weights_are_loaded(
+    make_engine: MakeEngine,
+) -> None:
     loaded, one = tiny_model.__wrapped__(seed=0), request(_prompt(9), decoding())
     state = {name: tensor.clone() for name, tensor in export_state(loaded.model).items()}
     engine = make_engine(loaded)
@@ -163,7 +179,9 @@ def test_an_engine_that_sleeps_takes_no_requests_until_weights_are_loaded(make_e
     assert decode(engine, [one])["0-0"].token_ids.tolist() == expected
 
 
-def test_an_engine_does_not_sleep_while_responses_are_being_decoded(make_engine: MakeEngine) -> None:
+def test_an_engine_does_not_sleep_while_responses_are_being_decoded(
+    make_engine: MakeEngine,
+) -> None:
     engine = make_engine(tiny_model())
     engine.submit(_group(1))
 
@@ -174,13 +192,16 @@ def test_an_engine_does_not_sleep_while_responses_are_being_decoded(make_engine:
 
 
 @pytest.mark.parametrize("record", [False, True])
-def test_rejected_candidates_are_recorded_where_they_are_asked_for(make_engine: MakeEngine, record: bool) -> None:
+def test_rejected_candidates_are_recorded_where_they_are_asked_for(
+    make_engine: MakeEngine, record: bool
+) -> None:
     changes = {"unmasking_strategy": "low_confidence_static", "record_candidates": record}
     done = decode(make_engine(tiny_model()), _group(3, 9, **changes))
 
     for each in done.values():
         candidates = each.rejected
-        # Blocks of 3, 4, 4, 4 and 4 positions, one committed per step: the rest of each step is rejected.
+        # Blocks of 3, 4, 4, 4 and 4 positions, one committed per step: the rest of each step is
+        # rejected.
         assert len(candidates.step) == (3 + 4 * 6 if record else 0)
         assert (candidates.step < each.unmask_step[candidates.position]).all()
         assert (candidates.logprobs <= 0).all()

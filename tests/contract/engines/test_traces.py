@@ -33,8 +33,14 @@ def _prompt(length: int) -> np.ndarray:
 def _responses(
     make_engine: MakeEngine, loaded: LoadedModel, settings: dict[str, object]
 ) -> list[tuple[GenerationRequest, Completion]]:
-    config = decoding(block_size=loaded.block_size, max_new_tokens=18, stop_token_ids=(11,), **settings)
-    requests = [request(_prompt(length), config, ledger=length, index=i) for length in PROMPT_LENGTHS for i in (0, 1)]
+    config = decoding(
+        block_size=loaded.block_size, max_new_tokens=18, stop_token_ids=(11,), **settings
+    )
+    requests = [
+        request(_prompt(length), config, ledger=length, index=i)
+        for length in PROMPT_LENGTHS
+        for i in (0, 1)
+    ]
     done = decode(make_engine(loaded), requests)
     return [(each, done[each.request_id]) for each in requests]
 
@@ -54,7 +60,9 @@ def test_every_position_has_a_token_a_step_and_a_logprob_and_blocks_follow_each_
         assert (got.logprobs <= 0).all()
         assert ((got.confidences > 0) & (got.confidences <= 1)).all()
         assert sorted(set(got.unmask_step.tolist())) == list(range(1, got.unmask_step.max() + 1))
-        for first, second in zip(range(blocks[0], blocks[-1]), range(blocks[0] + 1, blocks[-1] + 1), strict=True):
+        for first, second in zip(
+            range(blocks[0], blocks[-1]), range(blocks[0] + 1, blocks[-1] + 1), strict=True
+        ):
             assert got.unmask_step[blocks == first].max() < got.unmask_step[blocks == second].min()
         assert got.num_forwards == got.unmask_step.max() + blocks[-1] - blocks[0]
 
@@ -70,18 +78,26 @@ def test_a_response_ends_at_its_first_stop_token_or_with_its_budget(
             assert (got.finish_reason, got.visible_len) == (FinishReason.STOP, stops[0] + 1)
             assert len(got.token_ids) - stops[0] <= 4
         else:
-            assert (got.finish_reason, got.visible_len, len(got.token_ids)) == (FinishReason.LENGTH, budget, budget)
+            assert (got.finish_reason, got.visible_len, len(got.token_ids)) == (
+                FinishReason.LENGTH,
+                budget,
+                budget,
+            )
 
 
 def _path_of(asked: GenerationRequest, got: Completion) -> DenoisingPath:
-    return DenoisingPath(prompt_ids=asked.prompt_ids, token_ids=got.token_ids, unmask_step=got.unmask_step)
+    return DenoisingPath(
+        prompt_ids=asked.prompt_ids, token_ids=got.token_ids, unmask_step=got.unmask_step
+    )
 
 
 def _sample(path: DenoisingPath, logprobs: np.ndarray) -> Sample:
     return Sample(**vars(path), trajectory_id="", logprobs=logprobs, advantage=1.0)
 
 
-def _gap(loaded: LoadedModel, temperature: float, pairs: list[tuple[GenerationRequest, Completion]]) -> float:
+def _gap(
+    loaded: LoadedModel, temperature: float, pairs: list[tuple[GenerationRequest, Completion]]
+) -> float:
     """Largest |trainer - engine| / max(1, |engine|) over all response tokens."""
     samples = [_sample(_path_of(asked, got), got.logprobs) for asked, got in pairs]
     return _sample_gap(loaded, temperature, samples)
@@ -90,10 +106,16 @@ def _gap(loaded: LoadedModel, temperature: float, pairs: list[tuple[GenerationRe
 @torch.no_grad()
 def _sample_gap(loaded: LoadedModel, temperature: float, samples: list[Sample]) -> float:
     gap, count = 0.0, 0
-    for row in rl_rows(samples, block_size=loaded.block_size, mask_token_id=loaded.mask_token_id, max_tokens=600):
+    for row in rl_rows(
+        samples, block_size=loaded.block_size, mask_token_id=loaded.mask_token_id, max_tokens=600
+    ):
         hidden = hidden_states(loaded.model, row.token_ids, row.index)[row.loss_at]
-        ours = token_logprobs(loaded, hidden, temperature)[torch.arange(len(row.targets)), row.targets]
-        recorded = torch.tensor([samples[s].logprobs[t] for s, t in zip(row.sample, row.token, strict=True)])
+        ours = token_logprobs(loaded, hidden, temperature)[
+            torch.arange(len(row.targets)), row.targets
+        ]
+        recorded = torch.tensor(
+            [samples[s].logprobs[t] for s, t in zip(row.sample, row.token, strict=True)]
+        )
         gap = max(gap, float(((ours - recorded).abs() / recorded.abs().clamp(min=1)).max()))
         count += len(row.targets)
     assert count == sum(len(sample.token_ids) for sample in samples) > 0
@@ -102,7 +124,9 @@ def _sample_gap(loaded: LoadedModel, temperature: float, samples: list[Sample]) 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("moe", [False, True])
-def test_the_trainer_reproduces_the_logprobs(make_engine: MakeEngine, settings: dict[str, object], moe: bool) -> None:
+def test_the_trainer_reproduces_the_logprobs(
+    make_engine: MakeEngine, settings: dict[str, object], moe: bool
+) -> None:
     loaded = tiny_model(moe=moe)
     temperature = float(str(settings.get("temperature", 1.0)))
 
@@ -110,19 +134,29 @@ def test_the_trainer_reproduces_the_logprobs(make_engine: MakeEngine, settings: 
 
 
 @pytest.mark.parametrize("block_size", [1, 2, 8, 16])
-def test_the_trainer_reproduces_the_logprobs_at_any_block_size(make_engine: MakeEngine, block_size: int) -> None:
+def test_the_trainer_reproduces_the_logprobs_at_any_block_size(
+    make_engine: MakeEngine, block_size: int
+) -> None:
     loaded = tiny_model(block_size=block_size)
-    settings = {"denoising_steps": max(1, block_size // 2), "unmasking_strategy": "low_confidence_static"}
+    settings = {
+        "denoising_steps": max(1, block_size // 2),
+        "unmasking_strategy": "low_confidence_static",
+    }
 
     assert _gap(loaded, 1.0, _responses(make_engine, loaded, settings)) <= 1e-5
 
 
-@pytest.mark.parametrize("settings", [{"temperature": 0.0, "unmasking_strategy": strategy} for strategy in STRATEGIES])
+@pytest.mark.parametrize(
+    "settings", [{"temperature": 0.0, "unmasking_strategy": strategy} for strategy in STRATEGIES]
+)
 @pytest.mark.parametrize("length", PROMPT_LENGTHS)
 def test_greedy_responses_are_those_of_the_other_engines(
     make_engine: MakeEngine, settings: dict[str, object], length: int
 ) -> None:
-    loaded, one = tiny_model(), request(_prompt(length), decoding(**settings, confidence_threshold=0.02))
+    loaded, one = (
+        tiny_model(),
+        request(_prompt(length), decoding(**settings, confidence_threshold=0.02)),
+    )
     from services.rollout.engines.torch_engine import TorchEngine  # noqa: PLC0415
 
     expected = decode(TorchEngine(loaded, max_sequence_tokens=64, max_batch_size=1), [one])["0-0"]
@@ -147,7 +181,9 @@ def _path(rng: np.random.Generator, prompt_length: int, loaded: LoadedModel) -> 
 
 
 @pytest.mark.parametrize("block_size", [1, 4, 8])
-def test_the_trainer_agrees_with_the_replay_of_any_response(make_engine: MakeEngine, block_size: int) -> None:
+def test_the_trainer_agrees_with_the_replay_of_any_response(
+    make_engine: MakeEngine, block_size: int
+) -> None:
     loaded, rng = tiny_model(block_size=block_size), np.random.default_rng(3)
     paths = [_path(rng, length, loaded) for length in PROMPT_LENGTHS]
 
@@ -166,7 +202,10 @@ def test_a_replay_gives_what_was_recorded_and_changes_nothing(make_engine: MakeE
 
     for got, expected in zip(replayed, done, strict=True):
         np.testing.assert_allclose(got, expected.logprobs, atol=2e-6)
-    assert decode(engine, [asked[0]])[asked[0].request_id].token_ids.tolist() == done[0].token_ids.tolist()
+    assert (
+        decode(engine, [asked[0]])[asked[0].request_id].token_ids.tolist()
+        == done[0].token_ids.tolist()
+    )
 
 
 def test_a_path_in_an_impossible_order_is_not_replayed(make_engine: MakeEngine) -> None:
@@ -174,6 +213,8 @@ def test_a_path_in_an_impossible_order_is_not_replayed(make_engine: MakeEngine) 
     path = _path(np.random.default_rng(0), 4, loaded)
 
     with pytest.raises(PlatformError) as caught:
-        make_engine(loaded).replay([dataclasses.replace(path, unmask_step=path.unmask_step[::-1].copy())])
+        make_engine(loaded).replay(
+            [dataclasses.replace(path, unmask_step=path.unmask_step[::-1].copy())]
+        )
 
     assert caught.value.code == "invalid_request"

@@ -17,13 +17,17 @@ def hurt(request: pytest.FixtureRequest) -> Iterator[Arena]:
         yield made
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     """The table of docs/operations.md."""
     reports = config.stash.get(REPORTS, [])
     if not reports:
         return
     terminalreporter.section("faults")
-    terminalreporter.write_line("| fault | what happened | seconds to the next step | certificate |")
+    terminalreporter.write_line(
+        "| fault | what happened | seconds to the next step | certificate |"
+    )
     terminalreporter.write_line("| --- | --- | ---: | --- |")
     for report in reports:
         terminalreporter.write_line(report.row())

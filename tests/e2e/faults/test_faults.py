@@ -1,7 +1,8 @@
-"""Faults in the middle of a reinforcement job: it finishes, and proves that nothing was lost or trained twice.
+"""Faults in the middle of a reinforcement job: it finishes, and proves that nothing was lost or
+trained twice.
 
-One platform of real processes serves all of them. Those that are not slow are one of each class: a process that dies,
-one that hangs, a disk, a checkpoint, a stream, a message.
+One platform of real processes serves all of them. Those that are not slow are one of each class: a
+process that dies, one that hangs, a disk, a checkpoint, a stream, a message.
 """
 
 import shutil
@@ -20,7 +21,9 @@ from services.api.broker import Hints
 from tests.support.faults import Arena, HurtJob, holds, kill
 
 SLOW = pytest.mark.slow
-pytestmark = pytest.mark.timeout(900)  # the first one starts the platform, too, and a loaded machine takes its time
+pytestmark = pytest.mark.timeout(
+    900
+)  # the first one starts the platform, too, and a loaded machine takes its time
 
 
 def learner(job: HurtJob) -> psutil.Process:
@@ -40,9 +43,15 @@ def reward_worker(job: HurtJob) -> psutil.Process:
     [
         ("kill -9 of the learner", learner, (), 1),
         pytest.param("kill -9 of the trainer", service("trainer"), ("trainer",), 1, marks=SLOW),
-        pytest.param("kill -9 of one replica of two", service("rollout-1"), ("rollout-1",), 2, marks=SLOW),
-        pytest.param("kill -9 of the only replica", service("rollout-1"), ("rollout-1",), 1, marks=SLOW),
-        pytest.param("kill -9 of the reward service", service("reward"), ("reward",), 1, marks=SLOW),
+        pytest.param(
+            "kill -9 of one replica of two", service("rollout-1"), ("rollout-1",), 2, marks=SLOW
+        ),
+        pytest.param(
+            "kill -9 of the only replica", service("rollout-1"), ("rollout-1",), 1, marks=SLOW
+        ),
+        pytest.param(
+            "kill -9 of the reward service", service("reward"), ("reward",), 1, marks=SLOW
+        ),
         pytest.param("kill -9 of a reward worker", reward_worker, (), 1, marks=SLOW),
         pytest.param("kill -9 of the Celery worker", service("worker"), ("worker",), 1, marks=SLOW),
         pytest.param("kill -9 of beat", service("beat"), ("beat",), 1, marks=SLOW),
@@ -53,7 +62,11 @@ def reward_worker(job: HurtJob) -> psutil.Process:
     ],
 )
 def test_a_job_survives_the_death_of_a_process(
-    hurt: Arena, fault: str, victim: Callable[[HurtJob], psutil.Process], services: tuple[str, ...], replicas: int
+    hurt: Arena,
+    fault: str,
+    victim: Callable[[HurtJob], psutil.Process],
+    services: tuple[str, ...],
+    replicas: int,
 ) -> None:
     job = hurt.start(replicas=replicas)
 
@@ -77,7 +90,9 @@ def test_a_trainer_that_is_stopped_on_purpose_costs_no_failure(hurt: Arena) -> N
     assert (first["state"], first["error"]) == ("stopped", None)
 
 
-def test_a_replica_that_hangs_for_longer_than_its_lease_loses_its_prompts_to_the_other(hurt: Arena) -> None:
+def test_a_replica_that_hangs_for_longer_than_its_lease_loses_its_prompts_to_the_other(
+    hurt: Arena,
+) -> None:
     job = hurt.start(replicas=2)
 
     job.hurt()
@@ -123,9 +138,14 @@ def test_a_truncated_newest_checkpoint_is_passed_over(hurt: Arena) -> None:
 
 @pytest.mark.parametrize(
     ("fault", "later_steps"),
-    [("a duplicated group", 0), pytest.param("a duplicated group, delayed by two steps", 2, marks=SLOW)],
+    [
+        ("a duplicated group", 0),
+        pytest.param("a duplicated group, delayed by two steps", 2, marks=SLOW),
+    ],
 )
-def test_a_group_that_arrives_twice_is_trained_once(hurt: Arena, fault: str, later_steps: int) -> None:
+def test_a_group_that_arrives_twice_is_trained_once(
+    hurt: Arena, fault: str, later_steps: int
+) -> None:
     job = hurt.start()
 
     job.hurt()
@@ -135,7 +155,9 @@ def test_a_group_that_arrives_twice_is_trained_once(hurt: Arena, fault: str, lat
         client.xadd(job.streams.groups, entry)
 
     job.survive(fault)
-    assert [data["code"] for data in job.events("log") if data["code"] == "unexpected_group"] == ["unexpected_group"]
+    assert [data["code"] for data in job.events("log") if data["code"] == "unexpected_group"] == [
+        "unexpected_group"
+    ]
 
 
 @SLOW
@@ -178,7 +200,9 @@ def test_celery_messages_that_are_delivered_twice_do_their_work_once(hurt: Arena
 
 @SLOW
 @pytest.mark.parametrize("planted", ["trained_twice", "lost"])
-def test_the_certificate_fails_when_a_duplicate_or_a_loss_is_planted(hurt: Arena, planted: str) -> None:
+def test_the_certificate_fails_when_a_duplicate_or_a_loss_is_planted(
+    hurt: Arena, planted: str
+) -> None:
     job = hurt.start()
     hurt.api.pause(job.id)
     wait_for(job, "paused")
@@ -199,7 +223,11 @@ def plant(step_log: Path, what: str) -> None:
     text = step_log.read_text()
     assert first in text
     assert second in text
-    changed = text.replace(second, '"trained":[0,4,') if what == "trained_twice" else text.replace(first, '"trained":[')
+    changed = (
+        text.replace(second, '"trained":[0,4,')
+        if what == "trained_twice"
+        else text.replace(first, '"trained":[')
+    )
     step_log.write_text(changed)
 
 
@@ -231,9 +259,13 @@ def fill(disk: Path) -> None:
 
 @contextmanager
 def small_disk(path: Path) -> Iterator[Path]:
-    """A file system of its own at a directory: the way to have a disk full without filling everybody's."""
+    """A file system of its own at a directory: the way to have a disk full without filling
+    everybody's.
+    """
     path.mkdir(exist_ok=True)  # made by the first job, of which this one may be
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(path)], check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(path)], check=False
+    )
     if mounted.returncode != 0:
         pytest.skip("a small disk cannot be mounted by this user")
     try:

@@ -49,7 +49,9 @@ def test_a_caller_may_spend_two_seconds_of_its_rate_at_once_and_then_waits() -> 
 
 
 def test_keys_take_turns_and_a_running_job_counts() -> None:
-    waiting = [Waiter(f"a{n}", 0, "a") for n in range(3)] + [Waiter(f"b{n}", 0, "b") for n in range(2)]
+    waiting = [Waiter(f"a{n}", 0, "a") for n in range(3)] + [
+        Waiter(f"b{n}", 0, "b") for n in range(2)
+    ]
 
     assert fair_order(waiting, {}) == ["a0", "b0", "a1", "b1", "a2"]
     assert fair_order(waiting, {"a": 1}) == ["b0", "a0", "b1", "a1", "a2"]

@@ -27,7 +27,9 @@ def spec_of(**sections: Any) -> JobSpec:
 def model_of(**sizes: int) -> LoadedModel:
     config = SDARConfig(vocab_size=VOCABULARY, attn_implementation=IMPLEMENTATION, **sizes)
     sampleable = torch.arange(VOCABULARY) != VOCABULARY - 1
-    return LoadedModel(SDARForCausalLM(config), character_tokenizer(), BLOCK, VOCABULARY - 1, (0,), sampleable)
+    return LoadedModel(
+        SDARForCausalLM(config), character_tokenizer(), BLOCK, VOCABULARY - 1, (0,), sampleable
+    )
 
 
 def row_of(tokens: int) -> PackedRow:
@@ -87,9 +89,14 @@ def test_a_layer_keeps_about_what_is_foretold(sizes: dict[str, int]) -> None:
     """The estimate has two layers more, for computing: with it taken away, what is kept remains."""
     row, spec = row_of(64), spec_of()
     kept = [kept_bytes(model_of(num_hidden_layers=layers, **sizes), row) for layers in (2, 6)]
-    shapes = [Shape.of({"vocab_size": VOCABULARY, "num_hidden_layers": layers, **sizes}) for layers in (2, 6)]
+    shapes = [
+        Shape.of({"vocab_size": VOCABULARY, "num_hidden_layers": layers, **sizes})
+        for layers in (2, 6)
+    ]
 
-    foretold = [activation_bytes(shape, spec, len(row.token_ids)) for shape in shapes if shape is not None]
+    foretold = [
+        activation_bytes(shape, spec, len(row.token_ids)) for shape in shapes if shape is not None
+    ]
 
     assert foretold[1] - foretold[0] == pytest.approx(kept[1] - kept[0], rel=0.15)
 
@@ -97,7 +104,8 @@ def test_a_layer_keeps_about_what_is_foretold(sizes: dict[str, int]) -> None:
 def test_checkpointing_keeps_a_layers_input_only() -> None:
     shape = Shape(layers=100, hidden=8, inner=16, query=8, key_value=8, vocabulary=10)
     full, sparing = (
-        activation_bytes(shape, spec_of(trainer={"gradient_checkpointing": on}), 50) for on in (False, True)
+        activation_bytes(shape, spec_of(trainer={"gradient_checkpointing": on}), 50)
+        for on in (False, True)
     )
 
     assert sparing < full / 10
@@ -109,7 +117,9 @@ def test_a_model_of_unknown_shape_has_no_estimate() -> None:
 
 def test_experts_count_as_many_as_a_token_is_sent_to() -> None:
     config = {"num_attention_heads": 2, "hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 9}
-    sparse = Shape.of({**config, "intermediate_size": 99, "moe_intermediate_size": 5, "num_experts_per_tok": 3})
+    sparse = Shape.of(
+        {**config, "intermediate_size": 99, "moe_intermediate_size": 5, "num_experts_per_tok": 3}
+    )
 
     assert sparse is not None
     assert sparse.inner == 15

@@ -11,7 +11,9 @@ from services.api.settings import ApiSettings
 FILES = ("ca.pem", "cert.pem", "key.pem")
 
 
-def test_every_host_that_a_service_is_called_at_and_this_machine_are_covered(tmp_path: Path) -> None:
+def test_every_host_that_a_service_is_called_at_and_this_machine_are_covered(
+    tmp_path: Path,
+) -> None:
     settings = ApiSettings(
         database_url="postgresql+psycopg://dirl@db/dirl",
         rollout_addresses=("rollout-1:50051", "rollout-2:50051"),
@@ -35,7 +37,8 @@ def test_the_authority_signed_the_certificate_and_its_own_key_is_gone(tmp_path: 
     ensure_certificates(tmp_path, ["localhost"])
 
     authority, certificate = (
-        x509.load_pem_x509_certificate((tmp_path / name).read_bytes()) for name in ("ca.pem", "cert.pem")
+        x509.load_pem_x509_certificate((tmp_path / name).read_bytes())
+        for name in ("ca.pem", "cert.pem")
     )
     certificate.verify_directly_issued_by(authority)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
@@ -44,7 +47,12 @@ def test_the_authority_signed_the_certificate_and_its_own_key_is_gone(tmp_path: 
 
 @pytest.mark.parametrize(
     ("before", "after", "anew"),
-    [(["a", "b"], ["b"], False), (["a"], ["a"], False), (["a"], ["a", "b"], True), ([], ["a"], True)],
+    [
+        (["a", "b"], ["b"], False),
+        (["a"], ["a"], False),
+        (["a"], ["a", "b"], True),
+        ([], ["a"], True),
+    ],
 )
 def test_certificates_are_kept_while_they_are_good_for_the_hosts(
     tmp_path: Path, before: list[str], after: list[str], anew: bool

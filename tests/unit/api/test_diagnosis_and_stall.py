@@ -42,21 +42,39 @@ def facts(metrics: dict[str, float] | None = None, **values: Any) -> Facts:
             "verifier_bound",
             {},
         ),
-        (facts({"time/train_s": 50.0}), "trainer_bound", {"trainer.max_tokens_per_microbatch": 2048}),
+        (
+            facts({"time/train_s": 50.0}),
+            "trainer_bound",
+            {"trainer.max_tokens_per_microbatch": 2048},
+        ),
         (facts({"time/weight_sync_s": 50.0}), "sync_bound", {}),
         (facts({"reward/frac_zero_std": 0.9}), "starved", {"rl.num_generations": 16}),
-        (facts({"rollout/truncation_rate": 0.5}), "truncation_limited", {"sampling.max_new_tokens": 1024}),
-        (facts({"reward/outcome/unverifiable": 0.2}), "verifier_failing", {"reward.timeout_s": 6.0}),
+        (
+            facts({"rollout/truncation_rate": 0.5}),
+            "truncation_limited",
+            {"sampling.max_new_tokens": 1024},
+        ),
+        (
+            facts({"reward/outcome/unverifiable": 0.2}),
+            "verifier_failing",
+            {"reward.timeout_s": 6.0},
+        ),
         (facts(stalled={"phase": "train", "waiting_for": None, "since": 1e9}), "stuck", {}),
         (facts(state=JobState.QUEUED, waiting_for="trainer"), "queued", {}),
         (facts(waiting_for="rollout"), "waiting", {}),
-        (facts(state=JobState.FAILED, error_code="nan_loss", error_message="The loss is NaN."), "failed", {}),
+        (
+            facts(state=JobState.FAILED, error_code="nan_loss", error_message="The loss is NaN."),
+            "failed",
+            {},
+        ),
         (facts(state=JobState.SUCCEEDED), "finished", {}),
         (facts(state=JobState.PROVISIONING), "starting", {}),
         (facts(metrics={}, phase="loading"), "starting", {}),
     ],
 )
-def test_the_gravest_finding_is_told_with_what_helps(seen: Facts, code: str, suggestion: dict[str, Any]) -> None:
+def test_the_gravest_finding_is_told_with_what_helps(
+    seen: Facts, code: str, suggestion: dict[str, Any]
+) -> None:
     found = diagnose(seen)
 
     assert (found.code, found.suggestion) == (code, suggestion)
@@ -75,7 +93,12 @@ def test_a_phase_may_be_silent_for_its_budget_and_no_longer() -> None:
     assert find_stall("train", None, 1000.0, 1000.0 + budget, {}) is None
     stall = find_stall("train", "rollout", 1000.0, 1001.0 + budget, {})
     assert stall is not None
-    assert (stall.phase, stall.waiting_for, stall.since, stall.budget_s) == ("train", "rollout", 1000.0, budget)
+    assert (stall.phase, stall.waiting_for, stall.since, stall.budget_s) == (
+        "train",
+        "rollout",
+        1000.0,
+        budget,
+    )
 
 
 def test_a_budget_of_the_settings_counts_instead_of_the_default() -> None:

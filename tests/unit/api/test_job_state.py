@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from services.api.domain.attempt_end import MAX_FAILED_ATTEMPTS, AttemptEnd, AttemptState, decide
-from services.api.domain.job_state import ACTIVE, RESUMABLE, TRANSITIONS, JobState, check_transition, require_state
+from services.api.domain.job_state import (
+    ACTIVE,
+    RESUMABLE,
+    TRANSITIONS,
+    JobState,
+    check_transition,
+    require_state,
+)
 from services.common.errors import PlatformError
 
 LIFECYCLE = Path(__file__).parents[3] / "docs" / "job-lifecycle.md"
@@ -15,13 +22,17 @@ SUCCEEDED = AttemptEnd(AttemptState.SUCCEEDED)
 STOPPED = AttemptEnd(AttemptState.STOPPED)
 BROKEN = AttemptEnd(AttemptState.FAILED, "nan_loss", "loss is NaN", retryable=False)
 FULL = AttemptEnd(AttemptState.FAILED, "disk_full", "no space", retryable=False)
-UNJUDGED = AttemptEnd(AttemptState.FAILED, "reward_error_rate", "6 of 8 could not be judged", retryable=False)
+UNJUDGED = AttemptEnd(
+    AttemptState.FAILED, "reward_error_rate", "6 of 8 could not be judged", retryable=False
+)
 LOST = AttemptEnd(AttemptState.FAILED, "worker_lost", "gone", retryable=True)
 
 
 @pytest.mark.parametrize("current", JobState)
 @pytest.mark.parametrize("target", JobState)
-def test_exactly_the_transitions_of_the_table_are_allowed(current: JobState, target: JobState) -> None:
+def test_exactly_the_transitions_of_the_table_are_allowed(
+    current: JobState, target: JobState
+) -> None:
     if target in TRANSITIONS[current]:
         check_transition("job_1", current, target)
         return
@@ -41,7 +52,9 @@ def test_the_final_states_are_the_three_ends_of_a_job_which_only_the_user_reopen
 
 
 def test_a_wish_that_does_not_fit_the_state_names_the_wish_and_both_states() -> None:
-    with pytest.raises(PlatformError, match=r"Cannot resume job job_1: it is running, and must be one of: paused") as e:
+    with pytest.raises(
+        PlatformError, match=r"Cannot resume job job_1: it is running, and must be one of: paused"
+    ) as e:
         require_state("job_1", "resume", JobState.RUNNING, RESUMABLE)
 
     assert e.value.code == "illegal_transition"
@@ -49,7 +62,9 @@ def test_a_wish_that_does_not_fit_the_state_names_the_wish_and_both_states() -> 
 
 @pytest.mark.parametrize("end", [FULL, UNJUDGED])
 @pytest.mark.parametrize("state", [JobState.PROVISIONING, JobState.RUNNING, JobState.PAUSING])
-def test_a_full_disk_or_a_failing_verifier_pauses_a_job_however_often(state: JobState, end: AttemptEnd) -> None:
+def test_a_full_disk_or_a_failing_verifier_pauses_a_job_however_often(
+    state: JobState, end: AttemptEnd
+) -> None:
     assert decide(state, end, MAX_FAILED_ATTEMPTS).states[-1] == "paused"
 
 
@@ -71,7 +86,9 @@ def test_every_unfinished_state_can_be_cancelled_or_is_being_cancelled() -> None
 @pytest.mark.parametrize("state", sorted(ACTIVE))
 @pytest.mark.parametrize("end", [SUCCEEDED, STOPPED, BROKEN, LOST, FULL])
 @pytest.mark.parametrize("failed_before", range(MAX_FAILED_ATTEMPTS))
-def test_every_decision_follows_the_table(state: JobState, end: AttemptEnd, failed_before: int) -> None:
+def test_every_decision_follows_the_table(
+    state: JobState, end: AttemptEnd, failed_before: int
+) -> None:
     for target in decide(state, end, failed_before).states:
         check_transition("job_1", state, target)
         state = target
@@ -104,6 +121,10 @@ def test_what_follows_the_end_of_an_attempt(
 
 
 def test_the_document_and_the_table_list_the_same_transitions() -> None:
-    steps = re.findall(r"^\d+\. `(\w+)` → `(\w+)`", LIFECYCLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    steps = re.findall(
+        r"^\d+\. `(\w+)` → `(\w+)`", LIFECYCLE.read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
 
-    assert sorted(steps) == sorted((current, target) for current in TRANSITIONS for target in TRANSITIONS[current])
+    assert sorted(steps) == sorted(
+        (current, target) for current in TRANSITIONS for target in TRANSITIONS[current]
+    )

@@ -10,8 +10,17 @@ import pytest
 from services.api.db.migrate import MIGRATIONS
 
 REVISIONS = sorted((MIGRATIONS / "versions").glob("rev_*.py"))
-ADDS = {"create_table", "add_column", "create_index", "create_unique_constraint", "create_foreign_key", "f"}
-KEY_ANEW = re.compile(r"'ALTER TABLE (\w+) DROP CONSTRAINT (\w+), ADD CONSTRAINT \2 PRIMARY KEY \(.*'")
+ADDS = {
+    "create_table",
+    "add_column",
+    "create_index",
+    "create_unique_constraint",
+    "create_foreign_key",
+    "f",
+}
+KEY_ANEW = re.compile(
+    r"'ALTER TABLE (\w+) DROP CONSTRAINT (\w+), ADD CONSTRAINT \2 PRIMARY KEY \(.*'"
+)
 BREAKS = (
     'def upgrade():\n    op.drop_column("jobs", "state")\n',
     'def upgrade():\n    op.alter_column("jobs", "state", new_column_name="status")\n',
@@ -23,7 +32,9 @@ BREAKS = (
 def faults(source: str) -> Iterator[str]:
     """What an older process would stumble over in `upgrade`."""
     tree = ast.parse(source)
-    (upgrade,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "upgrade")
+    (upgrade,) = (
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "upgrade"
+    )
     for call in (node for node in ast.walk(upgrade) if isinstance(node, ast.Call)):
         function = ast.unparse(call.func)
         if function == "op.execute" and KEY_ANEW.fullmatch(ast.unparse(call.args[0])):
@@ -35,7 +46,11 @@ def faults(source: str) -> Iterator[str]:
 
 
 def _is_missed_by_old_inserts(call: ast.Call) -> bool:
-    values = {word.arg: ast.unparse(word.value) for node in call.args for word in getattr(node, "keywords", ())}
+    values = {
+        word.arg: ast.unparse(word.value)
+        for node in call.args
+        for word in getattr(node, "keywords", ())
+    }
     return values.get("nullable") == "False" and "server_default" not in values
 
 

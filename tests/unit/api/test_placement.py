@@ -30,7 +30,11 @@ def test_a_younger_job_does_not_take_the_replicas_that_an_older_one_waits_for() 
 
     outcomes = place_all([Need("old", 2), Need("young", 1), Need("without", 0)], free)
 
-    assert outcomes == [Waiting("old", "rollout"), Waiting("young", "rollout"), Placement("without", "t1", ())]
+    assert outcomes == [
+        Waiting("old", "rollout"),
+        Waiting("young", "rollout"),
+        Placement("without", "t1", ()),
+    ]
 
 
 def test_services_go_to_the_oldest_job_first() -> None:

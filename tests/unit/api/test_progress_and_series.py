@@ -49,7 +49,9 @@ def test_steps_that_a_later_attempt_undid_are_left_out() -> None:
     assert steps == [(1, 1), (2, 1), (3, 1), (4, 1), (5, 2), (6, 2)]
 
 
-def test_of_a_step_done_twice_the_newer_attempt_counts_even_when_it_did_not_say_where_it_began() -> None:
+def test_of_a_step_done_twice_the_newer_attempt_counts_even_when_it_did_not_say_where_it_began() -> (
+    None
+):
     assert surviving([Point(2, 1, 5.0), Point(1, 1, 3.0)], {}) == [Point(2, 1, 5.0)]
 
 
@@ -68,4 +70,9 @@ def test_thinning_keeps_ends_extremes_and_the_bound(values: list[float], limit: 
 def test_what_jsonb_refuses_is_replaced_wherever_it_stands() -> None:
     value = {"text": "a\x00b", "list": [math.nan, {"x": math.inf}, 1.5], "n": 3, "none": None}
 
-    assert storable(value) == {"text": "a\ufffdb", "list": [None, {"x": None}, 1.5], "n": 3, "none": None}
+    assert storable(value) == {
+        "text": "a\ufffdb",
+        "list": [None, {"x": None}, 1.5],
+        "n": 3,
+        "none": None,
+    }

@@ -16,20 +16,33 @@ ROOT = Path(__file__).resolve().parents[3]
 def _dirl(*arguments: str, cwd: Path = ROOT) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "services.api.cli", *arguments]
     environment = {"PATH": "", "PYTHONPATH": str(ROOT), "HOME": str(cwd), "COLUMNS": "100"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["jobs", "list", "--data-dir", "nowhere"], "No platform runs on nowhere. Start one with `dirl up`"),
-        (["jobs", "show", "job_1", "--api-url", "http://127.0.0.1:9"], "The API at http://127.0.0.1:9 does not answer"),
-        (["jobs", "submit", "absent.toml", "--data-dir", "nowhere"], "Cannot read the job spec absent.toml"),
+        (
+            ["jobs", "list", "--data-dir", "nowhere"],
+            "No platform runs on nowhere. Start one with `dirl up`",
+        ),
+        (
+            ["jobs", "show", "job_1", "--api-url", "http://127.0.0.1:9"],
+            "The API at http://127.0.0.1:9 does not answer",
+        ),
+        (
+            ["jobs", "submit", "absent.toml", "--data-dir", "nowhere"],
+            "Cannot read the job spec absent.toml",
+        ),
         (["data", "check", "absent.jsonl"], "absent.jsonl"),
         (["models", "make", "--out", "."], "Cannot write a model to .: it exists already."),
     ],
 )
-def test_a_command_that_fails_says_why_in_one_message(arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_a_command_that_fails_says_why_in_one_message(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
     done = _dirl(*arguments, cwd=tmp_path)
 
     assert done.returncode == 1
@@ -40,7 +53,12 @@ def test_a_command_that_fails_says_why_in_one_message(arguments: list[str], mess
 
 
 @pytest.mark.parametrize(
-    "arguments", [["jobs", "launch"], ["jobs", "show"], ["data", "make", "arithmetic", "--out", "x", "--train", "no"]]
+    "arguments",
+    [
+        ["jobs", "launch"],
+        ["jobs", "show"],
+        ["data", "make", "arithmetic", "--out", "x", "--train", "no"],
+    ],
 )
 def test_a_wrong_call_ends_with_status_2(arguments: list[str], tmp_path: Path) -> None:
     done = _dirl(*arguments, cwd=tmp_path)
@@ -55,7 +73,10 @@ def test_every_command_describes_itself_and_offers_json() -> None:
         ["demo"],
         ["doctor"],
         ["generate"],
-        *(["jobs", name] for name in ("submit", "list", "show", "watch", "cancel", "pause", "resume")),
+        *(
+            ["jobs", name]
+            for name in ("submit", "list", "show", "watch", "cancel", "pause", "resume")
+        ),
         *(["jobs", name] for name in ("rerun", "diagnose", "logs")),
         *(["keys", name] for name in ("create", "list", "revoke")),
         *(["models", name] for name in ("make", "convert", "list", "export")),
@@ -70,7 +91,19 @@ def test_every_command_describes_itself_and_offers_json() -> None:
 
 
 def test_data_is_made_and_then_found_good_for_everything(tmp_path: Path) -> None:
-    made = _dirl("data", "make", "arithmetic", "--out", "d", "--train", "20", "--test", "5", "--json", cwd=tmp_path)
+    made = _dirl(
+        "data",
+        "make",
+        "arithmetic",
+        "--out",
+        "d",
+        "--train",
+        "20",
+        "--test",
+        "5",
+        "--json",
+        cwd=tmp_path,
+    )
     assert made.returncode == 0, made.stderr
     files = json.loads(made.stdout)
 
@@ -94,7 +127,9 @@ def test_doctor_lists_what_it_found_and_how_to_get_the_rest(tmp_path: Path) -> N
     done = _dirl("doctor", "--data-dir", "here", "--json", cwd=tmp_path)
 
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
-    assert {"Python", "memory", "disk", "device", "LMDeploy", "Node.js", "port", "platform"} <= set(checks)
+    assert {"Python", "memory", "disk", "device", "LMDeploy", "Node.js", "port", "platform"} <= set(
+        checks
+    )
     assert checks["LMDeploy"]["status"] in ("ok", "note")
     assert checks["LMDeploy"]["detail"]
     assert checks["Python"]["status"] == "ok"

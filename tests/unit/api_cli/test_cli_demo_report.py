@@ -8,11 +8,19 @@ from services.api.cli.demo_report import Accuracy, accuracy_after, largest_gap, 
 
 
 def _phase(time: float, stage: str, phase: str) -> dict[str, Any]:
-    return {"type": "phase", "time": time, "data": {"phase": phase, "stage": stage, "waiting_for": None}}
+    return {
+        "type": "phase",
+        "time": time,
+        "data": {"phase": phase, "stage": stage, "waiting_for": None},
+    }
 
 
 def _evaluation(stage: str, step: int, accuracy: float, attempt: int = 1) -> dict[str, Any]:
-    results = {"accuracy": accuracy, "accuracy_low": accuracy - 0.1, "accuracy_high": accuracy + 0.1}
+    results = {
+        "accuracy": accuracy,
+        "accuracy_low": accuracy - 0.1,
+        "accuracy_high": accuracy + 0.1,
+    }
     return {"stage": stage, "step": step, "attempt": attempt, "results": results}
 
 
@@ -30,7 +38,11 @@ def test_every_second_belongs_to_one_stage_or_to_evaluation() -> None:
 
 
 def test_the_last_evaluation_of_a_stage_counts() -> None:
-    evals = [_evaluation("rl", 640, 0.75), _evaluation("sft", 600, 0.5), _evaluation("rl", 620, 0.25)]
+    evals = [
+        _evaluation("rl", 640, 0.75),
+        _evaluation("sft", 600, 0.5),
+        _evaluation("rl", 620, 0.25),
+    ]
 
     assert accuracy_after(evals, "rl", "eval") == Accuracy(0.75, 0.65, 0.85)
 
@@ -43,9 +55,17 @@ def test_the_jobs_own_decoding_counts_and_not_the_thresholds_measured_before_it(
 
 def test_the_gap_is_the_largest_of_all_steps_and_missing_when_none_was_measured() -> None:
     def metrics(**values: float) -> dict[str, Any]:
-        return {"type": "metrics", "data": {"values": {f"train/{name}": value for name, value in values.items()}}}
+        return {
+            "type": "metrics",
+            "data": {"values": {f"train/{name}": value for name, value in values.items()}},
+        }
 
-    assert largest_gap([metrics(loss=9.0), metrics(logprob_gap_max=2e-6), metrics(logprob_gap_max=1e-6)]) == 2e-6
+    assert (
+        largest_gap(
+            [metrics(loss=9.0), metrics(logprob_gap_max=2e-6), metrics(logprob_gap_max=1e-6)]
+        )
+        == 2e-6
+    )
     assert largest_gap([metrics(loss=9.0)]) is None
 
 

@@ -22,20 +22,31 @@ FOUND: dict[str, Any] = {
 def test_a_benchmark_is_evaluated_by_the_published_protocol(decoding: str) -> None:
     spec = parse_spec(_spec("models/x", Path("gsm8k.jsonl"), decoding, []))
 
-    resolved = resolve_decoding(spec, block_size=4, mask_token_id=9, stop_token_ids=(1,), evaluation=True)
+    resolved = resolve_decoding(
+        spec, block_size=4, mask_token_id=9, stop_token_ids=(1,), evaluation=True
+    )
     assert (resolved.temperature, resolved.top_k, resolved.top_p) == (1.0, 50, 1.0)
     assert (resolved.max_new_tokens, spec.eval.num_generations) == (8192, 16)
     assert resolved.selection == "sampled"
-    assert (resolved.unmasking_strategy, resolved.tokens_per_step) == (f"low_confidence_{decoding}", 1)
+    assert (resolved.unmasking_strategy, resolved.tokens_per_step) == (
+        f"low_confidence_{decoding}",
+        1,
+    )
     assert spec.prompt.template == (
         "{prompt}\nPlease reason step by step, and put your final answer within $\\boxed{}$."
     )
 
 
 def test_keys_of_the_protocol_can_be_overridden() -> None:
-    spec = parse_spec(_spec("models/x", Path("f"), "static", ["eval.num_samples=5", "trainer.precision=fp32"]))
+    spec = parse_spec(
+        _spec("models/x", Path("f"), "static", ["eval.num_samples=5", "trainer.precision=fp32"])
+    )
 
-    assert (spec.eval.num_samples, spec.eval.num_generations, spec.trainer.precision) == (5, 16, "fp32")
+    assert (spec.eval.num_samples, spec.eval.num_generations, spec.trainer.precision) == (
+        5,
+        16,
+        "fp32",
+    )
 
 
 def test_missing_benchmarks_are_all_named_before_anything_starts(tmp_path: Path) -> None:
@@ -51,11 +62,19 @@ def test_missing_benchmarks_are_all_named_before_anything_starts(tmp_path: Path)
 
 
 def test_our_rows_stand_above_the_published_ones_in_the_same_columns() -> None:
-    results = {("dynamic", name): {**FOUND, "accuracy": place / 10} for place, name in enumerate(BENCHMARKS)}
+    results = {
+        ("dynamic", name): {**FOUND, "accuracy": place / 10}
+        for place, name in enumerate(BENCHMARKS)
+    }
 
     ours, *published = table("models/x", results)
 
-    assert ours == ("models/x", "dynamic", *(f"{10 * place}.0 · 2.0 · 700.2" for place in range(5)), "20.0")
+    assert ours == (
+        "models/x",
+        "dynamic",
+        *(f"{10 * place}.0 · 2.0 · 700.2" for place in range(5)),
+        "20.0",
+    )
     assert len(published) == len(REPORTED) == 8
     assert {len(row) for row in (ours, *published)} == {2 + len(BENCHMARKS) + 1}
     assert published[-1][0] == "DiRL-8B-Instruct (published)"
@@ -70,7 +89,9 @@ def test_an_average_over_a_part_of_the_benchmarks_is_not_stated() -> None:
 
 def test_the_published_averages_are_those_of_the_published_scores() -> None:
     for row in REPORTED:
-        assert sum(accuracy for accuracy, _, _ in row.scores) / 5 == pytest.approx(row.average, abs=0.11)
+        assert sum(accuracy for accuracy, _, _ in row.scores) / 5 == pytest.approx(
+            row.average, abs=0.11
+        )
 
 
 def test_details_have_intervals_and_the_share_of_truncated_responses() -> None:

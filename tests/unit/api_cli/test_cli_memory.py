@@ -9,7 +9,9 @@ import pytest
 
 from services.api.cli.memory import PeakMemory, tree_bytes
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="proportional set sizes are Linux's")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="proportional set sizes are Linux's"
+)
 MIB = 2**20
 
 
@@ -17,7 +19,9 @@ def test_the_peak_counts_a_child_that_has_ended_meanwhile() -> None:
     before = tree_bytes(os.getpid())
     program = f"import sys; block = b'x' * (64 * {MIB}); print('up', flush=True); sys.stdin.read()"
     with PeakMemory() as memory:
-        child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        child = subprocess.Popen(
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         with child:
             assert child.stdout is not None
             child.stdout.readline()

@@ -16,7 +16,9 @@ JOB = {"id": "job_1", "spec": {}}
 
 
 class RunningJob:
-    """The API, as far as mirroring asks it: a job that ends between two looks, with metrics that come late."""
+    """The API, as far as mirroring asks it: a job that ends between two looks, with metrics that
+    come late.
+    """
 
     def __init__(self) -> None:
         self.states = iter(["running", "succeeded"])
@@ -31,10 +33,16 @@ class RunningJob:
 
 
 def _event(step: int, values: dict[str, Any]) -> dict[str, Any]:
-    return {"id": f"evt_{step}", "time": 1_700_000_000.0 + step, "data": {"step": step, "values": values}}
+    return {
+        "id": f"evt_{step}",
+        "time": 1_700_000_000.0 + step,
+        "data": {"step": step, "values": values},
+    }
 
 
-def test_every_step_of_a_job_is_in_the_event_files_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_step_of_a_job_is_in_the_event_files_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mirroring, "_POLL_S", 0)
     tracker = open_tracker(f"tensorboard:{tmp_path}", JOB)
 

@@ -45,7 +45,9 @@ def _upload(spec: dict[str, Any], base: Path, api: RecordingApi) -> dict[str, An
         ("model=/models/a=b", "/models/a=b"),
     ],
 )
-def test_an_assignment_sets_a_typed_value(spec_file: Path, assignment: str, expected: object) -> None:
+def test_an_assignment_sets_a_typed_value(
+    spec_file: Path, assignment: str, expected: object
+) -> None:
     value: Any = read_spec(spec_file, [assignment])
     for key in assignment.split("=")[0].split("."):
         value = value[key]
@@ -68,7 +70,11 @@ def test_what_is_no_assignment_is_refused(spec_file: Path, assignment: str) -> N
 def test_a_file_beside_the_spec_is_uploaded_once_for_all_its_uses(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").touch()
     api = RecordingApi()
-    spec = {"model": "model_1", "training_file": "train.jsonl", "rl": {"training_file": "train.jsonl"}}
+    spec = {
+        "model": "model_1",
+        "training_file": "train.jsonl",
+        "rl": {"training_file": "train.jsonl"},
+    }
 
     sent = _upload(spec, tmp_path, api)
 
@@ -104,7 +110,9 @@ def test_a_model_that_is_neither_here_nor_on_a_reachable_hub_is_refused_by_name(
     spec = {**read_spec(spec_file, []), "model": "JetLM/SDAR-1.7B-Chat", "model_revision": "main"}
     (spec_file.parent / "train.jsonl").write_text("{}\n")
 
-    with pytest.raises(PlatformError, match=r"'JetLM/SDAR-1.7B-Chat' at revision 'main'.*Hugging Face hub"):
+    with pytest.raises(
+        PlatformError, match=r"'JetLM/SDAR-1.7B-Chat' at revision 'main'.*Hugging Face hub"
+    ):
         _upload(spec, spec_file.parent, RecordingApi())
 
 

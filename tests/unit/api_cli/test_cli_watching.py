@@ -27,7 +27,13 @@ def _job(state: str, **fields: Any) -> dict[str, Any]:
 
 
 def _running(stage: str, step: int, **metrics: float) -> dict[str, Any]:
-    progress = {"stage": stage, "stage_step": step, "stage_steps": 10, "step": step, "total_steps": 20}
+    progress = {
+        "stage": stage,
+        "stage_step": step,
+        "stage_steps": 10,
+        "step": step,
+        "total_steps": 20,
+    }
     named = {name.replace("__", "/"): value for name, value in metrics.items()}
     return _job("running", stage=stage, phase="train", progress=progress, latest_metrics=named)
 
@@ -90,7 +96,9 @@ def test_a_refusal_ends_the_watch() -> None:
 
 
 def test_a_failed_job_is_a_failure_with_its_own_message() -> None:
-    failure = failure_of(_job("failed", error={"code": "nan_loss", "message": "the loss is not a number"}))
+    failure = failure_of(
+        _job("failed", error={"code": "nan_loss", "message": "the loss is not a number"})
+    )
 
     assert failure is not None
     assert str(failure) == "Job job_1 failed: the loss is not a number"
@@ -103,4 +111,7 @@ def test_a_job_that_is_done_or_paused_is_no_failure(state: str) -> None:
 
 
 def test_the_headline_names_what_is_waited_for_and_a_second_attempt() -> None:
-    assert headline(_job("queued", waiting_for="trainer", attempt=2)) == "queued  waiting for trainer  attempt 2"
+    assert (
+        headline(_job("queued", waiting_for="trainer", attempt=2))
+        == "queued  waiting for trainer  attempt 2"
+    )

@@ -60,6 +60,12 @@ def test_equal_answers_get_one_spelling(answer: str, text: str, unit: str) -> No
 
 
 def test_normalising_twice_changes_nothing() -> None:
-    for answer in (r"\text{The answer is }1414", r"15\mbox{ cm}^2", r"\sin(90^\circ-x)", "1.5e3", r"\frac{3}{4}"):
+    for answer in (
+        r"\text{The answer is }1414",
+        r"15\mbox{ cm}^2",
+        r"\sin(90^\circ-x)",
+        "1.5e3",
+        r"\frac{3}{4}",
+    ):
         once = normalise(answer).text
         assert normalise(once).text == once

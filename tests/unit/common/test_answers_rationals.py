@@ -2,7 +2,12 @@ from fractions import Fraction
 
 import pytest
 
-from services.common.answers.rationals import Rational, parse_decimal_comma, parse_rational, same_number
+from services.common.answers.rationals import (
+    Rational,
+    parse_decimal_comma,
+    parse_rational,
+    same_number,
+)
 
 
 @pytest.mark.parametrize(
@@ -23,7 +28,20 @@ def test_plain_numbers_have_exact_values(text: str, value: Fraction) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "x", "1,22", "0,111", "1/0", r"\frac{1}{0}", "10^{999999}", "2^3", "1 2", "9" * 500, "1.2.3", r"\sqrt{4}"],
+    [
+        "",
+        "x",
+        "1,22",
+        "0,111",
+        "1/0",
+        r"\frac{1}{0}",
+        "10^{999999}",
+        "2^3",
+        "1 2",
+        "9" * 500,
+        "1.2.3",
+        r"\sqrt{4}",
+    ],
 )
 def test_anything_else_is_no_number(text: str) -> None:
     assert parse_rational(text) is None

@@ -23,7 +23,17 @@ def test_the_trailing_unit_is_split_off(answer: str, body: str, unit: str) -> No
 
 @pytest.mark.parametrize(
     "answer",
-    [r"n \text{ odd}", r"6 \text{ or more}", "2mg", "2g/h", "3ab", "x^2 y", r"3\mathrm{i}", "7 mod 12", r"\text{cm}"],
+    [
+        r"n \text{ odd}",
+        r"6 \text{ or more}",
+        "2mg",
+        "2g/h",
+        "3ab",
+        "x^2 y",
+        r"3\mathrm{i}",
+        "7 mod 12",
+        r"\text{cm}",
+    ],
 )
 def test_what_is_part_of_the_answer_is_no_unit(answer: str) -> None:
     assert split_unit(answer) == (answer, "")
@@ -31,7 +41,12 @@ def test_what_is_part_of_the_answer_is_no_unit(answer: str) -> None:
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("m/s^2", "metres per second squared"), ("square feet", "ft^2"), ("mph", "mi/h"), ("degrees Celsius", "celsius")],
+    [
+        ("m/s^2", "metres per second squared"),
+        ("square feet", "ft^2"),
+        ("mph", "mi/h"),
+        ("degrees Celsius", "celsius"),
+    ],
 )
 def test_writings_of_one_unit_are_one(one: str, other: str) -> None:
     assert canonical(one) == canonical(other)
@@ -44,5 +59,7 @@ def test_writings_of_one_unit_are_one(one: str, other: str) -> None:
         ("cm", "cm", False), ("", "cm", False), ("apples", "cm", False), ("degree", "celsius", False),
     ],
 )  # fmt: skip
-def test_only_two_known_measures_contradict_each_other(first: str, second: str, conflict: bool) -> None:
+def test_only_two_known_measures_contradict_each_other(
+    first: str, second: str, conflict: bool
+) -> None:
     assert units_conflict(first, second) is conflict

@@ -101,7 +101,9 @@ def test_a_checkpoint_that_was_written_verifies(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_every_kind_of_damage_makes_a_checkpoint_invalid(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+def test_every_kind_of_damage_makes_a_checkpoint_invalid(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
     (path,) = written(tmp_path, 1)
 
     damage(path)
@@ -117,7 +119,9 @@ def test_the_message_names_the_file_and_both_digests(tmp_path: Path) -> None:
 
     truncate(path)
 
-    with pytest.raises(PlatformError, match=rf"model\.safetensors has sha256 [0-9a-f]{{64}} .* states {stated}"):
+    with pytest.raises(
+        PlatformError, match=rf"model\.safetensors has sha256 [0-9a-f]{{64}} .* states {stated}"
+    ):
         verify(path)
 
 

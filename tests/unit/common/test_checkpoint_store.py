@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from services.common.checkpoint.format import CheckpointHeader, list_checkpoints, newest_valid, verify
+from services.common.checkpoint.format import (
+    CheckpointHeader,
+    list_checkpoints,
+    newest_valid,
+    verify,
+)
 from services.common.checkpoint.store import apply_retention, remove_leftovers, write_checkpoint
 from services.common.errors import PlatformError
 from services.common.job_spec import CheckpointSpec
@@ -61,7 +66,9 @@ def everything_in(directory: Path) -> list[str]:
     ("number", "code"),
     [(errno.ENOSPC, "disk_full"), (errno.EDQUOT, "disk_full"), (errno.EIO, "checkpoint_failed")],
 )
-def test_a_failing_write_leaves_the_earlier_checkpoint_and_nothing_else(tmp_path: Path, number: int, code: str) -> None:
+def test_a_failing_write_leaves_the_earlier_checkpoint_and_nothing_else(
+    tmp_path: Path, number: int, code: str
+) -> None:
     write(tmp_path, 1)
 
     def payload(directory: Path) -> None:
@@ -147,7 +154,9 @@ def test_retention_keeps_the_newest_and_the_multiples(tmp_path: Path) -> None:
     deleted = apply_retention(tmp_path, CheckpointSpec(keep_last=2, keep_every=5))
 
     assert everything_in(tmp_path) == ["step-000005", "step-000010", "step-000011", "step-000012"]
-    assert [path.name for path in deleted] == [f"step-{step:06d}" for step in (1, 2, 3, 4, 6, 7, 8, 9)]
+    assert [path.name for path in deleted] == [
+        f"step-{step:06d}" for step in (1, 2, 3, 4, 6, 7, 8, 9)
+    ]
 
 
 def test_retention_deletes_nothing_while_there_are_few(tmp_path: Path) -> None:

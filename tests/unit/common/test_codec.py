@@ -12,7 +12,15 @@ from services.common import codec
 from services.common.diffusion.config import DecodingConfig, Selection, UnmaskingStrategy
 from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import types_pb2
-from services.common.trajectory import FinishReason, Outcome, PromptTask, Purpose, ScoredGroup, Trajectory, Verdict
+from services.common.trajectory import (
+    FinishReason,
+    Outcome,
+    PromptTask,
+    Purpose,
+    ScoredGroup,
+    Trajectory,
+    Verdict,
+)
 from tests.support.builders import prompt_task, scored_group
 
 _FINITE = st.floats(allow_nan=False, allow_infinity=False)

@@ -24,7 +24,9 @@ def test_the_last_box_is_found_with_its_nested_braces(text: str, content: str) -
     assert box.content == content
 
 
-@pytest.mark.parametrize("text", [r"\boxed{5", r"\boxed{3} and \boxed{\frac{1}{2}", r"\boxed", r"\boxed{5\}"])
+@pytest.mark.parametrize(
+    "text", [r"\boxed{5", r"\boxed{3} and \boxed{\frac{1}{2}", r"\boxed", r"\boxed{5\}"]
+)
 def test_a_box_left_open_is_last_and_not_closed(text: str) -> None:
     box = last_box(text)
     assert box is not None

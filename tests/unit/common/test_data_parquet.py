@@ -1,4 +1,6 @@
-"""Parquet files: the same rows as from JSON lines, the same refusals, and no row group beyond the bound."""
+"""Parquet files: the same rows as from JSON lines, the same refusals, and no row group beyond the
+bound.
+"""
 
 import datetime
 import json

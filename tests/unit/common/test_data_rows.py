@@ -34,19 +34,64 @@ def only(path: Path) -> Row:
         ({"prompt": "1+1?", "answer": "2"}, "1+1?", "2", None),
         ({"prompt": "1+1?", "answer": 2, "completion": r"\boxed{2}"}, "1+1?", "2", r"\boxed{2}"),
         ({"prompt": "1+1?", "completion": r"It is \boxed{2}."}, "1+1?", "2", r"It is \boxed{2}."),
-        ({"prompt": "q", "completion": [{"role": "assistant", "content": r"\boxed{2}"}]}, "q", "2", r"\boxed{2}"),
-        ({"question": "q", "answer": "First.\nThen.\n#### 1,080"}, "q", "1,080", "First.\nThen.\n\\boxed{1,080}"),
+        (
+            {"prompt": "q", "completion": [{"role": "assistant", "content": r"\boxed{2}"}]},
+            "q",
+            "2",
+            r"\boxed{2}",
+        ),
+        (
+            {"question": "q", "answer": "First.\nThen.\n#### 1,080"},
+            "q",
+            "1,080",
+            "First.\nThen.\n\\boxed{1,080}",
+        ),
         ({"question": "q", "answer": "7"}, "q", "7", None),
         ({"question": "q", "ground_truth_answer": "7"}, "q", "7", None),
-        ({"problem": "q", "solution": r"so \boxed{9}", "answer": "3^2"}, "q", "3^2", r"so \boxed{9}"),
-        ({"problem": "q", "solution": r"\boxed{1} or \boxed{\frac{1}{2}}"}, "q", r"\frac{1}{2}", None),
-        ({"problem": "q", "expected_answer": "70", "reference_solution": "by force"}, "q", "70", "by force"),
+        (
+            {"problem": "q", "solution": r"so \boxed{9}", "answer": "3^2"},
+            "q",
+            "3^2",
+            r"so \boxed{9}",
+        ),
+        (
+            {"problem": "q", "solution": r"\boxed{1} or \boxed{\frac{1}{2}}"},
+            "q",
+            r"\frac{1}{2}",
+            None,
+        ),
+        (
+            {"problem": "q", "expected_answer": "70", "reference_solution": "by force"},
+            "q",
+            "70",
+            "by force",
+        ),
         ({"problem": "q", "question": "q", "answer": 27.0}, "q", "27", None),
         ({"problem": "q", "answer": 0.25}, "q", "0.25", None),
-        ({"question": "q", "final_answer": ["$69$,$84$"], "solution": ["first", "second"]}, "q", "69,84", "first"),
-        ({"question": "q", "final_answer": ["1", "2"], "context": "Let $a=1$."}, "Let $a=1$.\nq", "1, 2", None),
-        ({"Body": "Two birds.", "Question": "How many?", "Answer": 2.0}, "Two birds. How many?", "2", None),
-        ({"prompt": [{"role": "user", "content": "q"}], "reward_model": {"ground_truth": "5"}}, "q", "5", None),
+        (
+            {"question": "q", "final_answer": ["$69$,$84$"], "solution": ["first", "second"]},
+            "q",
+            "69,84",
+            "first",
+        ),
+        (
+            {"question": "q", "final_answer": ["1", "2"], "context": "Let $a=1$."},
+            "Let $a=1$.\nq",
+            "1, 2",
+            None,
+        ),
+        (
+            {"Body": "Two birds.", "Question": "How many?", "Answer": 2.0},
+            "Two birds. How many?",
+            "2",
+            None,
+        ),
+        (
+            {"prompt": [{"role": "user", "content": "q"}], "reward_model": {"ground_truth": "5"}},
+            "q",
+            "5",
+            None,
+        ),
     ],
 )
 def test_every_known_layout_is_read(
@@ -67,8 +112,12 @@ def test_a_conversation_gives_prompt_turns_and_completion(write: Write) -> None:
     assert row.prompt_chars == len("Be brief.1+1?")
 
 
-def test_the_id_is_the_given_one_or_a_digest_of_the_canonical_row(write: Write, tmp_path: Path) -> None:
-    given, plain = read_rows(write({"id": 7, "prompt": "a", "answer": "1"}, {"prompt": "b", "answer": "2"}), "rl")
+def test_the_id_is_the_given_one_or_a_digest_of_the_canonical_row(
+    write: Write, tmp_path: Path
+) -> None:
+    given, plain = read_rows(
+        write({"id": 7, "prompt": "a", "answer": "1"}, {"prompt": "b", "answer": "2"}), "rl"
+    )
     reordered = tmp_path / "reordered.jsonl"
     reordered.write_text('{"answer": "2",   "prompt": "b"}\n')
     assert given.row_id == "7"
@@ -78,7 +127,13 @@ def test_the_id_is_the_given_one_or_a_digest_of_the_canonical_row(write: Write, 
 
 
 def test_fields_that_are_not_read_are_kept_as_metadata(write: Write) -> None:
-    record = {"prompt": "q", "answer": "1", "data_source": "gsm8k", "level": 3, "metadata": {"split": "train"}}
+    record = {
+        "prompt": "q",
+        "answer": "1",
+        "data_source": "gsm8k",
+        "level": 3,
+        "metadata": {"split": "train"},
+    }
     row = only(write(record))
     assert row.data_source == "gsm8k"
     assert row.metadata == {"level": 3, "split": "train"}
@@ -105,9 +160,15 @@ def test_fields_that_are_not_read_are_kept_as_metadata(write: Write) -> None:
         (b'{"text": "q", "answer": "1"}', "has no prompt"),
         (b'{"prompt": 3, "answer": "1"}', "the field prompt is int"),
         (b'{"prompt": "q", "question": "r", "answer": "1"}', "prompt and question disagree"),
-        (b'{"prompt": "q", "answer": "1", "expected_answer": "2"}', "disagree about the gold answer"),
+        (
+            b'{"prompt": "q", "answer": "1", "expected_answer": "2"}',
+            "disagree about the gold answer",
+        ),
         (b'{"prompt": [{"role": "bot", "content": "q"}], "answer": "1"}', "role is 'bot'"),
-        (b'{"prompt": [{"from": "user", "value": "q"}], "answer": "1"}', "exactly the fields role and content"),
+        (
+            b'{"prompt": [{"from": "user", "value": "q"}], "answer": "1"}',
+            "exactly the fields role and content",
+        ),
         (b'{"messages": [{"role": "assistant", "content": "q"}], "answer": "1"}', "no user turn"),
         (b'{"messages": [], "answer": "1"}', "no user turn"),
         (b'{"prompt": "q", "answer": "1", "metadata": 3}', "the field metadata is 3"),
@@ -115,7 +176,9 @@ def test_fields_that_are_not_read_are_kept_as_metadata(write: Write) -> None:
         (b'{"prompt": "q", "answer": ' + b"9" * 5000 + b"}", "cannot be read"),
     ],
 )
-def test_a_row_that_cannot_be_used_is_named_with_its_reason(tmp_path: Path, line: bytes, reason: str) -> None:
+def test_a_row_that_cannot_be_used_is_named_with_its_reason(
+    tmp_path: Path, line: bytes, reason: str
+) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"prompt": "q", "answer": "1"}\n' + line)
     with pytest.raises(ProblemsError) as caught:
@@ -138,7 +201,9 @@ def test_a_blank_line_between_rows_is_reported_and_one_at_the_end_is_not(tmp_pat
 
 def test_windows_line_ends_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'\xef\xbb\xbf{"prompt": "q", "answer": "1"}\r\n{"prompt": "q", "answer": "2"}\r\n')
+    path.write_bytes(
+        b'\xef\xbb\xbf{"prompt": "q", "answer": "1"}\r\n{"prompt": "q", "answer": "2"}\r\n'
+    )
     assert [row.answer for row in read_rows(path, "rl")] == ["1", "2"]
 
 
@@ -210,7 +275,10 @@ def test_the_report_lists_problems_and_then_nothing_is_usable(write: Write) -> N
     assert not report.usable_for("rl")
 
 
-@pytest.mark.skipif("DIRL_TEST_DATA" not in os.environ, reason="DIRL_TEST_DATA names no directory of public data sets")
+@pytest.mark.skipif(
+    "DIRL_TEST_DATA" not in os.environ,
+    reason="DIRL_TEST_DATA names no directory of public data sets",
+)
 def test_public_data_sets_are_read_whole() -> None:
     counts = {}
     for path in sorted(Path(os.environ["DIRL_TEST_DATA"]).glob("*/*.jsonl")):

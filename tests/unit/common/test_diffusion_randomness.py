@@ -51,12 +51,17 @@ def test_draws_of_neighbouring_coordinates_are_uniform_and_uncorrelated() -> Non
     keys = response_keys([1] * 50, range(50), [0] * 50)
     positions = torch.arange(40).expand(50, 40)
 
-    draws = torch.stack([uniforms(keys, positions, torch.full((50,), step)) for step in range(1, 51)])
+    draws = torch.stack(
+        [uniforms(keys, positions, torch.full((50,), step)) for step in range(1, 51)]
+    )
 
     counts = torch.histc(draws, bins=20, min=0, max=1)
     chi_square = float(((counts - draws.numel() / 20) ** 2 / (draws.numel() / 20)).sum())
     assert chi_square < 43.8  # 99.9 % point at 19 degrees of freedom
     for axis in range(3):
         ahead, behind = draws.roll(1, axis).flatten(), draws.flatten()
-        assert abs(float(torch.corrcoef(torch.stack([ahead, behind]))[0, 1])) < 4 / draws.numel() ** 0.5
+        assert (
+            abs(float(torch.corrcoef(torch.stack([ahead, behind]))[0, 1]))
+            < 4 / draws.numel() ** 0.5
+        )
     assert len(draws.unique()) == draws.numel()

@@ -16,7 +16,9 @@ from tests.support.tiny_models import decoding
 CONFIDENCE = [0.5, 0.9, 0.9, 0.2]
 
 
-def _commit(config: DecodingConfig, masked: list[int], confidence: list[float] = CONFIDENCE) -> list[int]:
+def _commit(
+    config: DecodingConfig, masked: list[int], confidence: list[float] = CONFIDENCE
+) -> list[int]:
     mask = torch.tensor([masked], dtype=torch.bool)
     flat = torch.full((1, len(masked), 3), -math.log(3))
     return commit_mask(config, mask, torch.tensor([confidence]), flat)[0].int().tolist()
@@ -25,25 +27,61 @@ def _commit(config: DecodingConfig, masked: list[int], confidence: list[float] =
 @pytest.mark.parametrize(
     ("changes", "masked", "expected"),
     [
-        ({"unmasking_strategy": "low_confidence_static", "denoising_steps": 4}, [1, 1, 1, 1], [0, 1, 0, 0]),
-        ({"unmasking_strategy": "low_confidence_static", "denoising_steps": 2}, [1, 1, 1, 1], [0, 1, 1, 0]),
-        ({"unmasking_strategy": "low_confidence_static", "denoising_steps": 2}, [1, 0, 0, 1], [1, 0, 0, 1]),
-        ({"unmasking_strategy": "low_confidence_static", "denoising_steps": 3}, [1, 1, 1, 1], [0, 1, 0, 0]),
-        ({"unmasking_strategy": "low_confidence_static", "denoising_steps": 8}, [1, 0, 1, 1], [0, 0, 1, 0]),
-        ({"unmasking_strategy": "low_confidence_dynamic", "confidence_threshold": 0.5}, [1, 1, 1, 1], [1, 1, 1, 0]),
-        ({"unmasking_strategy": "low_confidence_dynamic", "confidence_threshold": 0.95}, [1, 1, 1, 1], [0, 1, 0, 0]),
-        ({"unmasking_strategy": "low_confidence_dynamic", "confidence_threshold": 0.95}, [1, 0, 0, 1], [1, 0, 0, 0]),
+        (
+            {"unmasking_strategy": "low_confidence_static", "denoising_steps": 4},
+            [1, 1, 1, 1],
+            [0, 1, 0, 0],
+        ),
+        (
+            {"unmasking_strategy": "low_confidence_static", "denoising_steps": 2},
+            [1, 1, 1, 1],
+            [0, 1, 1, 0],
+        ),
+        (
+            {"unmasking_strategy": "low_confidence_static", "denoising_steps": 2},
+            [1, 0, 0, 1],
+            [1, 0, 0, 1],
+        ),
+        (
+            {"unmasking_strategy": "low_confidence_static", "denoising_steps": 3},
+            [1, 1, 1, 1],
+            [0, 1, 0, 0],
+        ),
+        (
+            {"unmasking_strategy": "low_confidence_static", "denoising_steps": 8},
+            [1, 0, 1, 1],
+            [0, 0, 1, 0],
+        ),
+        (
+            {"unmasking_strategy": "low_confidence_dynamic", "confidence_threshold": 0.5},
+            [1, 1, 1, 1],
+            [1, 1, 1, 0],
+        ),
+        (
+            {"unmasking_strategy": "low_confidence_dynamic", "confidence_threshold": 0.95},
+            [1, 1, 1, 1],
+            [0, 1, 0, 0],
+        ),
+        (
+            {"unmasking_strategy": "low_confidence_dynamic", "confidence_threshold": 0.95},
+            [1, 0, 0, 1],
+            [1, 0, 0, 0],
+        ),
         ({"unmasking_strategy": "sequential", "denoising_steps": 2}, [0, 1, 0, 1], [0, 1, 0, 1]),
         ({"unmasking_strategy": "sequential", "denoising_steps": 4}, [0, 1, 1, 1], [0, 1, 0, 0]),
     ],
 )
-def test_a_rule_commits_what_it_says(changes: dict[str, Any], masked: list[int], expected: list[int]) -> None:
+def test_a_rule_commits_what_it_says(
+    changes: dict[str, Any], masked: list[int], expected: list[int]
+) -> None:
     assert _commit(decoding(**changes), masked) == expected
 
 
 def _of_entropies() -> Tensor:
     """Log-probabilities of four positions with entropies 0.69, 0, 0.33 and 0.69 nats."""
-    probabilities = torch.tensor([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.9, 0.0, 0.1], [0.0, 0.5, 0.5]])
+    probabilities = torch.tensor(
+        [[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.9, 0.0, 0.1], [0.0, 0.5, 0.5]]
+    )
     return probabilities.log()[None]
 
 
@@ -58,11 +96,15 @@ def _of_entropies() -> Tensor:
         (1.1, [1, 0, 0, 1], [1, 0, 0, 0]),
     ],
 )
-def test_entropies_are_summed_from_the_smallest(bound: float, masked: list[int], expected: list[int]) -> None:
+def test_entropies_are_summed_from_the_smallest(
+    bound: float, masked: list[int], expected: list[int]
+) -> None:
     config = decoding(unmasking_strategy="entropy_bounded", entropy_bound=bound)
     mask = torch.tensor([masked], dtype=torch.bool)
 
-    assert commit_mask(config, mask, torch.zeros(1, 4), _of_entropies())[0].int().tolist() == expected
+    assert (
+        commit_mask(config, mask, torch.zeros(1, 4), _of_entropies())[0].int().tolist() == expected
+    )
 
 
 def test_confidence_is_of_the_likeliest_token_or_of_the_candidate() -> None:
@@ -86,7 +128,12 @@ def test_confidence_is_of_the_likeliest_token_or_of_the_candidate() -> None:
 def test_every_rule_commits_some_of_the_masked_positions_and_no_other(
     strategy: UnmaskingStrategy, masked: list[bool], steps: int, bound: float, seed: int
 ) -> None:
-    config = decoding(unmasking_strategy=strategy, denoising_steps=steps, entropy_bound=bound, confidence_threshold=0.6)
+    config = decoding(
+        unmasking_strategy=strategy,
+        denoising_steps=steps,
+        entropy_bound=bound,
+        confidence_threshold=0.6,
+    )
     logits = torch.randn(1, len(masked), 5, generator=torch.Generator().manual_seed(seed))
     logprobs = torch.log_softmax(logits, -1)
     mask = torch.tensor([masked])

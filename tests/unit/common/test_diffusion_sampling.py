@@ -45,12 +45,16 @@ def test_an_evenly_spaced_grid_of_uniforms_reproduces_the_distribution() -> None
 
 @pytest.mark.parametrize("uniform", [2.0**-49, 0.5, 1 - 2.0**-49])
 @pytest.mark.parametrize("vocab_size", [7, 50_000])
-def test_no_uniform_number_reaches_a_token_of_probability_zero(uniform: float, vocab_size: int) -> None:
+def test_no_uniform_number_reaches_a_token_of_probability_zero(
+    uniform: float, vocab_size: int
+) -> None:
     logits = torch.zeros(1, 1, vocab_size)
     logits[..., [0, -2, -1]] = -torch.inf
     logprobs = scaled_logprobs(decoding(), logits)
 
-    drawn = int(sample_candidates(decoding(), logprobs, torch.tensor([[uniform]], dtype=torch.float64)))
+    drawn = int(
+        sample_candidates(decoding(), logprobs, torch.tensor([[uniform]], dtype=torch.float64))
+    )
 
     assert 0 < drawn < vocab_size - 2
 
@@ -59,11 +63,15 @@ def test_greedy_decoding_takes_the_likeliest_and_reports_at_temperature_one() ->
     logits = torch.tensor([[[1.0, 3.0, 2.0]]])
     greedy = decoding(temperature=0.0)
 
-    assert sample_candidates(greedy, scaled_logprobs(greedy, logits), torch.tensor([[0.01]])).tolist() == [[1]]
+    assert sample_candidates(
+        greedy, scaled_logprobs(greedy, logits), torch.tensor([[0.01]])
+    ).tolist() == [[1]]
     torch.testing.assert_close(scaled_logprobs(greedy, logits), logits.log_softmax(-1))
 
 
 def test_temperature_divides_the_logits() -> None:
     logits = torch.tensor([[[1.0, 3.0, 2.0]]])
 
-    torch.testing.assert_close(scaled_logprobs(decoding(temperature=0.5), logits), (2 * logits).log_softmax(-1))
+    torch.testing.assert_close(
+        scaled_logprobs(decoding(temperature=0.5), logits), (2 * logits).log_softmax(-1)
+    )

@@ -9,7 +9,13 @@ from services.common.formula import Formula
 from services.common.grader_spec import VARIABLES, fill_in, grader_text, parse_grader
 
 PYTHON = {"name": "p", "type": "python", "source": "def grade(sample, item): return 1"}
-CHECK = {"name": "s", "type": "string_check", "operation": "eq", "input": "{{sample.answer}}", "reference": "x"}
+CHECK = {
+    "name": "s",
+    "type": "string_check",
+    "operation": "eq",
+    "input": "{{sample.answer}}",
+    "reference": "x",
+}
 PARTS = {"a": {"type": "accuracy"}, "b": {"type": "boxed"}}
 
 
@@ -41,9 +47,18 @@ def test_a_grader_survives_its_travel_but_for_its_weight(grader: Any) -> None:
         ({**PYTHON, "source": "def grade(s): return 1"}, "must define grade"),
         ({**PYTHON, "source": "def grade("}, "source is no Python"),
         ({**PYTHON, "source": "(" * 5000}, "source is no Python"),
-        ({**CHECK, "input": "{{ item.gold }}"}, "item.gold}} is no variable; the variables are sample.output_text"),
-        ({"name": "m", "type": "multi", "graders": PARTS, "calculate_output": "a + c"}, r"names \['c'\]"),
-        ({"name": "m", "type": "multi", "graders": {"max": "accuracy"}, "calculate_output": "1"}, "names of functions"),
+        (
+            {**CHECK, "input": "{{ item.gold }}"},
+            "item.gold}} is no variable; the variables are sample.output_text",
+        ),
+        (
+            {"name": "m", "type": "multi", "graders": PARTS, "calculate_output": "a + c"},
+            r"names \['c'\]",
+        ),
+        (
+            {"name": "m", "type": "multi", "graders": {"max": "accuracy"}, "calculate_output": "1"},
+            "names of functions",
+        ),
         ({"name": "m", "type": "multi", "graders": {}, "calculate_output": "1"}, "at least 1"),
         ('{"name": ', "no JSON"),
     ],
@@ -77,7 +92,10 @@ def test_a_formula_is_arithmetic_only(formula: str) -> None:
 
 
 def test_a_formula_has_the_value_that_arithmetic_gives() -> None:
-    assert Formula("max(a, -b) * 2 - floor(2.5) / 4", {"a", "b"}).evaluate({"a": 0.25, "b": 1.0}) == 0.0
+    assert (
+        Formula("max(a, -b) * 2 - floor(2.5) / 4", {"a", "b"}).evaluate({"a": 0.25, "b": 1.0})
+        == 0.0
+    )
 
 
 @pytest.mark.parametrize("formula", ["1 / a", "log(a)", "exp(1000 + a)", "1e308 * 10 + a"])
@@ -96,4 +114,7 @@ def test_any_text_is_a_formula_or_refused(text: str) -> None:
 
 def test_templates_are_filled_in_once() -> None:
     values = dict(zip(VARIABLES, ("{{ item.reference_answer }}", "b", "c"), strict=True))
-    assert fill_in("{{sample.output_text}}-{{ item.reference_answer }}", values) == "{{ item.reference_answer }}-c"
+    assert (
+        fill_in("{{sample.output_text}}-{{ item.reference_answer }}", values)
+        == "{{ item.reference_answer }}-c"
+    )

@@ -27,7 +27,9 @@ def _problems(**changes: Any) -> dict[str, str]:
 
 
 def _resolve(spec: JobSpec, *, evaluation: bool = False) -> Any:
-    return resolve_decoding(spec, block_size=4, mask_token_id=99, stop_token_ids=(7,), evaluation=evaluation)
+    return resolve_decoding(
+        spec, block_size=4, mask_token_id=99, stop_token_ids=(7,), evaluation=evaluation
+    )
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,9 @@ def _resolve(spec: JobSpec, *, evaluation: bool = False) -> Any:
         ("pipeline", ("sft", "rl", "eval")),
     ],
 )
-def test_a_method_is_an_object_a_string_or_openais_word(method: object, stages: tuple[str, ...]) -> None:
+def test_a_method_is_an_object_a_string_or_openais_word(
+    method: object, stages: tuple[str, ...]
+) -> None:
     assert _spec(method=method).method.stages == stages
 
 
@@ -57,26 +61,40 @@ def test_all_problems_are_reported_at_once_each_with_its_path() -> None:
         ({"validation_file": None}, "validation_file is required"),
         ({"training_file": None}, "needs training_file"),
         ({"sampling": {"temperature": 0}}, "sampling.temperature is 0"),
-        ({"rl": {"prompts_per_step": 2, "min_groups_per_step": 3}}, "min_groups_per_step=3 exceeds"),
+        (
+            {"rl": {"prompts_per_step": 2, "min_groups_per_step": 3}},
+            "min_groups_per_step=3 exceeds",
+        ),
         ({"reward": {"graders": [{"name": "format"}, {"name": "format"}]}}, "names of their own"),
         ({"reward": {"graders": [{"name": "judge"}]}}, "'judge'"),
         ({"optim": {"lr": float("nan")}}, "finite"),
         ({"training_mixture": [{"file": "a"}]}, "exclude each other"),
-        ({"training_file": None, "training_mixture": [{"file": "a", "weight": 0}]}, "greater than 0"),
         (
-            {"diffusion": {"unmasking_strategy": "sequential"}, "eval": {"confidence_thresholds": [0.5]}},
+            {"training_file": None, "training_mixture": [{"file": "a", "weight": 0}]},
+            "greater than 0",
+        ),
+        (
+            {
+                "diffusion": {"unmasking_strategy": "sequential"},
+                "eval": {"confidence_thresholds": [0.5]},
+            },
             "has no threshold",
         ),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_starts(changes: dict[str, Any], part: str) -> None:
+def test_what_cannot_work_is_refused_before_anything_starts(
+    changes: dict[str, Any], part: str
+) -> None:
     assert part in " ".join(_problems(**changes).values())
 
 
 def test_a_stage_may_have_its_own_file_and_optimizer() -> None:
     spec = _spec(optim={"lr": 1e-3}, rl={"training_file": "prompts", "optim": {"lr": 1e-6}})
 
-    assert [part.file for stage in ("sft", "rl") for part in spec.training_files_of(stage)] == ["train", "prompts"]
+    assert [part.file for stage in ("sft", "rl") for part in spec.training_files_of(stage)] == [
+        "train",
+        "prompts",
+    ]
     assert (spec.optim_of("sft").lr, spec.optim_of("rl").lr) == (1e-3, 1e-6)
     assert spec.files() == ("train", "test", "prompts")
 
@@ -85,7 +103,10 @@ def test_a_mixture_stands_in_for_the_training_file_of_every_stage_without_its_ow
     mixture = [{"file": "a", "weight": 3}, {"file": "b"}]
     spec = _spec(training_file=None, training_mixture=mixture, rl={"training_file": "prompts"})
 
-    assert [(part.file, part.weight) for part in spec.training_files_of("sft")] == [("a", 3.0), ("b", 1.0)]
+    assert [(part.file, part.weight) for part in spec.training_files_of("sft")] == [
+        ("a", 3.0),
+        ("b", 1.0),
+    ]
     assert [part.file for part in spec.training_files_of("rl")] == ["prompts"]
     assert spec.files() == ("test", "prompts", "a", "b")
 
@@ -118,12 +139,24 @@ def test_a_malformed_file_is_refused_by_name(tmp_path: Path, name: str, text: st
 
 
 def test_decoding_takes_the_checkpoints_values_and_evaluation_is_greedy() -> None:
-    spec = _spec(sampling={"max_new_tokens": 8, "top_p": 0.5, "top_k": 3}, eval={"max_new_tokens": 16})
+    spec = _spec(
+        sampling={"max_new_tokens": 8, "top_p": 0.5, "top_k": 3}, eval={"max_new_tokens": 16}
+    )
     train, evaluation = _resolve(spec), _resolve(spec, evaluation=True)
 
-    assert (train.block_size, train.denoising_steps, train.mask_token_id, train.stop_token_ids) == (4, 4, 99, (7,))
+    assert (train.block_size, train.denoising_steps, train.mask_token_id, train.stop_token_ids) == (
+        4,
+        4,
+        99,
+        (7,),
+    )
     assert (train.temperature, train.top_p, train.top_k, train.max_new_tokens) == (1.0, 0.5, 3, 8)
-    assert (evaluation.temperature, evaluation.top_p, evaluation.top_k, evaluation.max_new_tokens) == (0.0, 1.0, 0, 16)
+    assert (
+        evaluation.temperature,
+        evaluation.top_p,
+        evaluation.top_k,
+        evaluation.max_new_tokens,
+    ) == (0.0, 1.0, 0, 16)
 
 
 def test_every_contradiction_between_spec_and_checkpoint_is_named() -> None:
@@ -159,9 +192,15 @@ def test_a_spec_with_the_exact_preset_survives_its_own_json() -> None:
         ({"rl": {"preset": "exact", "advantage": "std"}}, "which {'advantage': 'std'} contradicts"),
         ({"rl": {"preset": "exact", "kl_beta": 0.1}}, "contradicts"),
         ({"rl": {"preset": "exact", "num_iterations": 2}}, "contradicts"),
-        ({"rl": {"preset": "exact"}, "sampling": {"temperature": 0.9}}, "needs sampling.temperature 1"),
+        (
+            {"rl": {"preset": "exact"}, "sampling": {"temperature": 0.9}},
+            "needs sampling.temperature 1",
+        ),
         ({"rl": {"preset": "exact"}, "sampling": {"top_k": 50}}, "needs sampling.temperature 1"),
-        ({"rl": {"preset": "exact"}, "diffusion": {"selection": "sampled"}}, "needs rl.estimator 'all_candidates'"),
+        (
+            {"rl": {"preset": "exact"}, "diffusion": {"selection": "sampled"}},
+            "needs rl.estimator 'all_candidates'",
+        ),
         ({"rl": {"minibatches": 2}}, "exceeds min_groups_per_step=1"),
     ],
 )
@@ -177,8 +216,14 @@ def test_what_contradicts_the_preset_or_leaves_a_mini_batch_empty_is_refused(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"rl": {"preset": "exact", "estimator": "all_candidates"}, "diffusion": {"selection": "sampled"}},
-        {"rl": {"preset": "exact"}, "diffusion": {"selection": "sampled", "unmasking_strategy": "sequential"}},
+        {
+            "rl": {"preset": "exact", "estimator": "all_candidates"},
+            "diffusion": {"selection": "sampled"},
+        },
+        {
+            "rl": {"preset": "exact"},
+            "diffusion": {"selection": "sampled", "unmasking_strategy": "sequential"},
+        },
     ],
 )
 def test_the_exact_preset_takes_the_sampled_rule_where_it_is_exact(changes: dict[str, Any]) -> None:
@@ -186,7 +231,9 @@ def test_the_exact_preset_takes_the_sampled_rule_where_it_is_exact(changes: dict
 
 
 @pytest.mark.parametrize(("estimator", "recorded"), [("accepted", False), ("all_candidates", True)])
-def test_candidates_are_recorded_for_the_estimator_that_scores_them(estimator: str, recorded: bool) -> None:
+def test_candidates_are_recorded_for_the_estimator_that_scores_them(
+    estimator: str, recorded: bool
+) -> None:
     spec = parse_spec(_rl(rl={"estimator": estimator}))
     model: dict[str, Any] = {"block_size": 4, "mask_token_id": 9, "stop_token_ids": (0,)}
 

@@ -27,20 +27,32 @@ print(json.dumps(None if error is None else [error.message, error.at.tzname()]))
 
 def remembered(statement: str) -> object:
     command = [sys.executable, "-c", PROGRAM, statement]
-    return json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout)
+    return json.loads(
+        subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+        ).stdout
+    )
 
 
 @pytest.mark.parametrize(
     ("statement", "message"),
     [
-        ('log.error("first"); log.error("events not read", reason="refused")', "events not read: refused"),
+        (
+            'log.error("first"); log.error("events not read", reason="refused")',
+            "events not read: refused",
+        ),
         ("fail()", "event not understood: KeyError: 'job_1'"),
-        ('log.error("attempt failed", exc_info=ValueError("bad"))', "attempt failed: ValueError: bad"),
+        (
+            'log.error("attempt failed", exc_info=ValueError("bad"))',
+            "attempt failed: ValueError: bad",
+        ),
         ('logging.getLogger("celery").error("%s lost", "broker")', "broker lost"),
         ('log.error("x", reason="redis://:secret@host/0")', "x: redis://…@host/0"),
     ],
 )
-def test_the_newest_error_is_remembered_with_its_reason_and_without_secrets(statement: str, message: str) -> None:
+def test_the_newest_error_is_remembered_with_its_reason_and_without_secrets(
+    statement: str, message: str
+) -> None:
     assert remembered(statement) == [message, "UTC"]
 
 

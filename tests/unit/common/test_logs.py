@@ -24,7 +24,12 @@ except ZeroDivisionError:
 
 def lines(level: str, format: str) -> list[str]:
     ended = subprocess.run(
-        [sys.executable, "-c", PROGRAM, level, format], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", PROGRAM, level, format],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     assert ended.stdout == ""
     return ended.stderr.splitlines()
@@ -40,7 +45,11 @@ def test_every_line_is_json_with_service_level_time_and_the_facts() -> None:
         "weight_version": 7,
         "seconds": 0.5,
     }
-    assert _without_time(library) == {"service": "rollout", "level": "warning", "event": "plain text"}
+    assert _without_time(library) == {
+        "service": "rollout",
+        "level": "warning",
+        "event": "plain text",
+    }
     assert "ZeroDivisionError" in failure["exception"]
     assert failure["event"] == "step failed"
 

@@ -18,7 +18,9 @@ BLOCK = 4
 def _document(number: int, num_tokens: int, states: list[tuple[int, int]]) -> RowIndex:
     """A clean copy and the noisy states (block, copy)."""
     clean = torch.arange(num_tokens)
-    position = torch.cat([clean, *(torch.arange(block * BLOCK, (block + 1) * BLOCK) for block, _ in states)])
+    position = torch.cat(
+        [clean, *(torch.arange(block * BLOCK, (block + 1) * BLOCK) for block, _ in states)]
+    )
     copies = torch.tensor([copy for _, copy in states], dtype=torch.long).repeat_interleave(BLOCK)
     copy = torch.cat([torch.zeros_like(clean), copies])
     return RowIndex(position, position // BLOCK, copy, torch.full_like(position, number))
@@ -26,7 +28,9 @@ def _document(number: int, num_tokens: int, states: list[tuple[int, int]]) -> Ro
 
 def _joined(documents: list[RowIndex]) -> RowIndex:
     fields = ("position", "block", "copy", "document")
-    return RowIndex(*(torch.cat([getattr(document, field) for document in documents]) for field in fields))
+    return RowIndex(
+        *(torch.cat([getattr(document, field) for document in documents]) for field in fields)
+    )
 
 
 DOCUMENTS = [
@@ -40,21 +44,32 @@ DOCUMENTS = [
 def _projections(num_tokens: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Query of four heads, key and value of two, fp64."""
     generator = torch.Generator().manual_seed(seed)
-    q, k, v = (torch.randn(1, heads, num_tokens, 6, generator=generator, dtype=torch.float64) for heads in (4, 2, 2))
+    q, k, v = (
+        torch.randn(1, heads, num_tokens, 6, generator=generator, dtype=torch.float64)
+        for heads in (4, 2, 2)
+    )
     return q.requires_grad_(), k.requires_grad_(), v.requires_grad_()
 
 
 def _dense(index: RowIndex, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     scores = q @ k.repeat_interleave(2, 1).transpose(-1, -2) * 0.3
-    return scores.masked_fill(~visible(index, index), -torch.inf).softmax(-1) @ v.repeat_interleave(2, 1)
+    return scores.masked_fill(~visible(index, index), -torch.inf).softmax(-1) @ v.repeat_interleave(
+        2, 1
+    )
 
 
-LONG = _document(5, CHUNK_TOKENS + 40, [(block, copy) for block in range(30, 74) for copy in (1, 2)])
+LONG = _document(
+    5, CHUNK_TOKENS + 40, [(block, copy) for block in range(30, 74) for copy in (1, 2)]
+)
 """Three chunks' worth: the later ones see what precedes them as well."""
 
 
-@pytest.mark.parametrize("documents", [DOCUMENTS, [*DOCUMENTS, LONG, DOCUMENTS[0]]], ids=["short", "long"])
-def test_documents_equal_softmax_under_the_dense_mask_with_gradients(documents: list[RowIndex]) -> None:
+@pytest.mark.parametrize(
+    "documents", [DOCUMENTS, [*DOCUMENTS, LONG, DOCUMENTS[0]]], ids=["short", "long"]
+)
+def test_documents_equal_softmax_under_the_dense_mask_with_gradients(
+    documents: list[RowIndex],
+) -> None:
     index = _joined(documents)
     projections = _projections(len(index))
     weight = torch.randn(1, 4, len(index), 6, dtype=torch.float64)
@@ -63,7 +78,8 @@ def test_documents_equal_softmax_under_the_dense_mask_with_gradients(documents: 
 
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
     gradients, expected_gradients = (
-        torch.autograd.grad((out * weight).sum(), projections, retain_graph=True) for out in (ours, expected)
+        torch.autograd.grad((out * weight).sum(), projections, retain_graph=True)
+        for out in (ours, expected)
     )
     torch.testing.assert_close(gradients, expected_gradients, rtol=1e-12, atol=1e-12)
 
@@ -71,17 +87,24 @@ def test_documents_equal_softmax_under_the_dense_mask_with_gradients(documents: 
 def test_documents_may_lie_interleaved_in_the_row() -> None:
     joined = _joined([*DOCUMENTS, LONG])
     order = torch.randperm(len(joined), generator=torch.Generator().manual_seed(1))
-    index = RowIndex(joined.position[order], joined.block[order], joined.copy[order], joined.document[order])
+    index = RowIndex(
+        joined.position[order], joined.block[order], joined.copy[order], joined.document[order]
+    )
     projections = _projections(len(index))
 
-    torch.testing.assert_close(DocumentAttend(index)(0, *projections, 0.3), _dense(index, *projections))
+    torch.testing.assert_close(
+        DocumentAttend(index)(0, *projections, 0.3), _dense(index, *projections)
+    )
 
 
 def test_attention_over_fp32_is_summed_in_fp64_and_rounded_once() -> None:
     index = _joined([*DOCUMENTS, LONG])
     q, k, v = (tensor.detach().float() for tensor in _projections(len(index)))
 
-    ours, expected = DocumentAttend(index)(0, q, k, v, 0.3), _dense(index, q.double(), k.double(), v.double()).float()
+    ours, expected = (
+        DocumentAttend(index)(0, q, k, v, 0.3),
+        _dense(index, q.double(), k.double(), v.double()).float(),
+    )
 
     assert float((ours == expected).double().mean()) > 0.999
     torch.testing.assert_close(ours, expected, rtol=2e-7, atol=1e-9)
@@ -117,10 +140,16 @@ def test_the_masks_of_a_long_document_grow_with_its_length_and_not_its_square() 
 @torch.no_grad()
 def test_a_documents_hidden_states_do_not_depend_on_what_is_packed_beside_it() -> None:
     loaded = tiny_model()
-    tokens = [torch.randint(0, 96, (len(d),), generator=torch.Generator().manual_seed(len(d))) for d in DOCUMENTS]
+    tokens = [
+        torch.randint(0, 96, (len(d),), generator=torch.Generator().manual_seed(len(d)))
+        for d in DOCUMENTS
+    ]
 
     packed = hidden_states(loaded.model, torch.cat(tokens), _joined(DOCUMENTS))
-    alone = [hidden_states(loaded.model, ids, document) for ids, document in zip(tokens, DOCUMENTS, strict=True)]
+    alone = [
+        hidden_states(loaded.model, ids, document)
+        for ids, document in zip(tokens, DOCUMENTS, strict=True)
+    ]
 
     torch.testing.assert_close(packed, torch.cat(alone), rtol=1e-5, atol=1e-5)
 

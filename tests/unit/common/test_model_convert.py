@@ -28,9 +28,15 @@ TOKENIZER = character_tokenizer()
 MASK = TOKENIZER.mask_token_id
 
 
-def _decoder(path: Path, kind: type[PreTrainedConfig], *, rows: int = MASK + 4, mask: bool = False) -> Path:
+def _decoder(
+    path: Path, kind: type[PreTrainedConfig], *, rows: int = MASK + 4, mask: bool = False
+) -> Path:
     """A plain decoder with the character tokenizer, with or without its mask token."""
-    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8} if kind is Qwen3MoeConfig else {}
+    experts = (
+        {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8}
+        if kind is Qwen3MoeConfig
+        else {}
+    )
     config = kind(
         vocab_size=rows,
         hidden_size=16,
@@ -54,16 +60,22 @@ def _decoder(path: Path, kind: type[PreTrainedConfig], *, rows: int = MASK + 4, 
 def _without_mask(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     """The same ids up to the mask's, which is the last."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
-    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] != "<|MASK|>"]
+    state["added_tokens"] = [
+        token for token in state["added_tokens"] if token["content"] != "<|MASK|>"
+    ]
     del state["model"]["vocab"]["<|MASK|>"]
     backend = type(tokenizer.backend_tokenizer).from_str(json.dumps(state))
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<|endoftext|>", pad_token="<|endoftext|>", chat_template="x"
+        tokenizer_object=backend,
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        chat_template="x",
     )
 
 
 @pytest.mark.parametrize(
-    ("kind", "model_type"), [(Qwen3Config, "sdar"), (Qwen3MoeConfig, "sdar_moe"), (LlamaConfig, "llama")]
+    ("kind", "model_type"),
+    [(Qwen3Config, "sdar"), (Qwen3MoeConfig, "sdar_moe"), (LlamaConfig, "llama")],
 )
 def test_a_decoder_keeps_its_weights_and_gets_a_mask_and_a_block_length(
     tmp_path: Path, kind: type[PreTrainedConfig], model_type: str
@@ -74,7 +86,10 @@ def test_a_decoder_keeps_its_weights_and_gets_a_mask_and_a_block_length(
 
     before, after = (load_file(path / "model.safetensors") for path in (source, tmp_path / "out"))
     assert after.keys() == before.keys()
-    learnt = {name: slice(0, MASK) if "embed" in name or "lm_head" in name else slice(None) for name in before}
+    learnt = {
+        name: slice(0, MASK) if "embed" in name or "lm_head" in name else slice(None)
+        for name in before
+    }
     assert all(torch.equal(after[name][rows], before[name][rows]) for name, rows in learnt.items())
     card = read_model_card(tmp_path / "out")
     assert (card.model_type, card.block_size, card.mask_token_id) == (model_type, 8, MASK)
@@ -107,7 +122,9 @@ def test_an_impossible_block_length_is_refused(tmp_path: Path) -> None:
         convert_model(tmp_path / "none", tmp_path / "out", 0)
 
 
-def test_a_vocabulary_with_padding_rows_keeps_its_size_and_the_mask_takes_the_first_of_them(tmp_path: Path) -> None:
+def test_a_vocabulary_with_padding_rows_keeps_its_size_and_the_mask_takes_the_first_of_them(
+    tmp_path: Path,
+) -> None:
     source = _decoder(tmp_path / "source", Qwen3Config, rows=MASK + 5)
 
     convert_model(source, tmp_path / "out", 4)
@@ -115,11 +132,15 @@ def test_a_vocabulary_with_padding_rows_keeps_its_size_and_the_mask_takes_the_fi
     before, after = (load_file(path / "model.safetensors") for path in (source, tmp_path / "out"))
     embedding = "model.embed_tokens.weight"
     assert after[embedding].shape == before[embedding].shape
-    torch.testing.assert_close(after[embedding][MASK], before[embedding][:MASK].float().mean(0).bfloat16())
+    torch.testing.assert_close(
+        after[embedding][MASK], before[embedding][:MASK].float().mean(0).bfloat16()
+    )
     assert torch.equal(after[embedding][MASK + 1 :], before[embedding][MASK + 1 :])
 
 
-def test_a_block_diffusion_model_keeps_its_mask_when_its_block_length_is_changed(tmp_path: Path) -> None:
+def test_a_block_diffusion_model_keeps_its_mask_when_its_block_length_is_changed(
+    tmp_path: Path,
+) -> None:
     convert_model(_decoder(tmp_path / "source", Qwen3Config), tmp_path / "four", 4)
 
     convert_model(tmp_path / "four", tmp_path / "eight", 8)
@@ -134,7 +155,9 @@ def test_a_mask_token_that_config_and_tokenizer_disagree_on_is_refused(tmp_path:
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     (tmp_path / "out" / "config.json").write_text(json.dumps({**config, "mask_token_id": 3}))
 
-    with pytest.raises(PlatformError, match=rf"mask token is '<\|MASK\|>' \(id {MASK}\), but config.json names 3"):
+    with pytest.raises(
+        PlatformError, match=rf"mask token is '<\|MASK\|>' \(id {MASK}\), but config.json names 3"
+    ):
         convert_model(tmp_path / "out", tmp_path / "again", 4)
 
 
@@ -166,7 +189,9 @@ def test_what_block_diffusion_attention_cannot_do_is_refused(
         convert_model(source, tmp_path / "out", 4)
 
 
-def test_the_commands_write_models_and_say_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_write_models_and_say_where(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     made, converted = str(tmp_path / "made"), str(tmp_path / "converted")
     shape = ["--hidden-size", "16", "--layers", "1", "--heads", "2"]
 

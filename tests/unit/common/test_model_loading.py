@@ -94,7 +94,9 @@ def test_a_tiny_model_has_everything_that_a_model_needs(tmp_path: Path) -> None:
     ids = loaded.tokenizer.get_vocab()
     assert loaded.mask_token_id == ids["<|MASK|>"]
     assert loaded.stop_token_ids == tuple(sorted((ids["<|im_end|>"], ids["<|endoftext|>"])))
-    assert loaded.sampleable.tolist() == [token < len(TOKENIZER) and token != MASK for token in range(ROWS)]
+    assert loaded.sampleable.tolist() == [
+        token < len(TOKENIZER) and token != MASK for token in range(ROWS)
+    ]
     assert len(TOKENIZER) < ROWS
     assert bool(loaded.sampleable[loaded.tokenizer.pad_token_id])
 
@@ -128,7 +130,11 @@ def test_a_model_saves_and_loads_under_its_own_names_unchanged(tmp_path: Path, m
 def test_experts_are_stored_one_by_one(tmp_path: Path) -> None:
     names = set(load_file(_tiny(tmp_path, moe=True) / "model.safetensors"))
 
-    experts = {f"model.layers.0.mlp.experts.{e}.{m}_proj.weight" for e in range(4) for m in ("gate", "up", "down")}
+    experts = {
+        f"model.layers.0.mlp.experts.{e}.{m}_proj.weight"
+        for e in range(4)
+        for m in ("gate", "up", "down")
+    }
     assert experts | {"model.layers.0.mlp.gate.weight"} <= names
 
 
@@ -143,7 +149,10 @@ def test_a_skeleton_is_zero_until_weights_are_pushed_into_it(tmp_path: Path, moe
 
     assert all(set(data) == {0} for data in before.values())
     assert _bytes(skeleton) == _bytes(whole)
-    assert (skeleton.stop_token_ids, skeleton.block_size) == (whole.stop_token_ids, whole.block_size)
+    assert (skeleton.stop_token_ids, skeleton.block_size) == (
+        whole.stop_token_ids,
+        whole.block_size,
+    )
     tokens, index = torch.arange(8), RowIndex.clean(8, 4)
     assert torch.equal(*(hidden_states(each.model, tokens, index) for each in (skeleton, whole)))
 
@@ -233,7 +242,9 @@ def test_a_directory_without_weights_or_with_broken_ones_is_refused(tmp_path: Pa
 
 
 def _written(config: PreTrainedConfig, path: Path) -> Path:
-    """A directory of the family with random weights, made a block-diffusion model of block length 1."""
+    """A directory of the family with random weights, made a block-diffusion model of block length
+    1.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config)
@@ -245,15 +256,21 @@ def _written(config: PreTrainedConfig, path: Path) -> Path:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_block_length_one_equals_the_causal_forward_on_prefix_and_mask(tmp_path: Path, family: str) -> None:
+def test_block_length_one_equals_the_causal_forward_on_prefix_and_mask(
+    tmp_path: Path, family: str
+) -> None:
     loaded = load_model(_written(FAMILY_CONFIGS[family], tmp_path), torch.float32, "cpu")
     causal = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
     prefix = torch.tensor([5, 17, 3, 44, 90])
 
     for length in range(len(prefix)):
         tokens = torch.cat([prefix[:length], torch.tensor([loaded.mask_token_id])])
-        logits = causal(input_ids=tokens[None]).logits[0, -1].masked_fill(~loaded.sampleable, -torch.inf)
-        ours = token_logprobs(loaded, hidden_states(loaded.model, tokens, RowIndex.clean(len(tokens), 1)), 1.0)[-1]
+        logits = (
+            causal(input_ids=tokens[None]).logits[0, -1].masked_fill(~loaded.sampleable, -torch.inf)
+        )
+        ours = token_logprobs(
+            loaded, hidden_states(loaded.model, tokens, RowIndex.clean(len(tokens), 1)), 1.0
+        )[-1]
 
         torch.testing.assert_close(ours, logits.log_softmax(-1), rtol=1e-5, atol=1e-5)
 

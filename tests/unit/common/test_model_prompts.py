@@ -10,7 +10,9 @@ from services.common.model.tiny import CHARACTERS, character_tokenizer
 def test_a_prompt_is_the_turns_with_the_assistants_opened() -> None:
     tokenizer = character_tokenizer()
 
-    ids = encode_prompt(tokenizer, [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2?"}])
+    ids = encode_prompt(
+        tokenizer, [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2?"}]
+    )
 
     expected = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n"
     assert tokenizer.decode(ids) == expected

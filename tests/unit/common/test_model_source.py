@@ -21,7 +21,9 @@ def test_a_directory_has_no_revision(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["no/such/directory", "someone/unheard-of"])
-def test_a_name_that_cannot_be_fetched_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_cannot_be_fetched_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
 

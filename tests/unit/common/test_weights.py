@@ -11,7 +11,13 @@ from torch import Tensor
 
 from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import rollout_pb2
-from services.common.weights import MAX_CHUNK_BYTES, WeightAssembler, WeightVersion, weight_chunks, weight_digest
+from services.common.weights import (
+    MAX_CHUNK_BYTES,
+    WeightAssembler,
+    WeightVersion,
+    weight_chunks,
+    weight_digest,
+)
 
 TENSORS = {
     "b.bf16": torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16),
@@ -23,7 +29,9 @@ TENSORS = {
 
 
 def chunks_of(tensors: dict[str, Tensor]) -> list[rollout_pb2.WeightChunk]:
-    return list(weight_chunks(WeightVersion("job_1", 1, 7, tensors, partial(weight_digest, tensors))))
+    return list(
+        weight_chunks(WeightVersion("job_1", 1, 7, tensors, partial(weight_digest, tensors)))
+    )
 
 
 def assembled(chunks: list[rollout_pb2.WeightChunk]) -> tuple[dict[str, Tensor], str]:
@@ -34,7 +42,11 @@ def assembled(chunks: list[rollout_pb2.WeightChunk]) -> tuple[dict[str, Tensor],
 
 
 def bits(tensor: Tensor) -> tuple[torch.dtype, torch.Size, bytes]:
-    return tensor.dtype, tensor.shape, tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return (
+        tensor.dtype,
+        tensor.shape,
+        tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes(),
+    )
 
 
 def code_of(chunks: list[rollout_pb2.WeightChunk]) -> str:
@@ -46,7 +58,9 @@ def code_of(chunks: list[rollout_pb2.WeightChunk]) -> str:
 def test_every_bit_of_every_dtype_arrives() -> None:
     tensors, digest = assembled(chunks_of(TENSORS))
 
-    assert {name: bits(t) for name, t in tensors.items()} == {name: bits(t) for name, t in TENSORS.items()}
+    assert {name: bits(t) for name, t in tensors.items()} == {
+        name: bits(t) for name, t in TENSORS.items()
+    }
     assert digest == weight_digest(TENSORS)
 
 
@@ -56,7 +70,11 @@ _SHAPES = st.lists(st.integers(0, 5), max_size=3)
 
 @st.composite
 def state_dicts(draw: st.DrawFn) -> dict[str, Tensor]:
-    names = draw(st.lists(st.text(st.characters(exclude_categories=("Cs",)), min_size=1), unique=True, max_size=4))
+    names = draw(
+        st.lists(
+            st.text(st.characters(exclude_categories=("Cs",)), min_size=1), unique=True, max_size=4
+        )
+    )
     generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
     return {n: torch.randn(draw(_SHAPES), generator=generator).to(draw(_DTYPES)) for n in names}
 
@@ -65,7 +83,9 @@ def state_dicts(draw: st.DrawFn) -> dict[str, Tensor]:
 def test_any_state_dict_arrives_whole(tensors: dict[str, Tensor]) -> None:
     received, digest = assembled(chunks_of(tensors))
 
-    assert {name: bits(t) for name, t in received.items()} == {name: bits(t) for name, t in tensors.items()}
+    assert {name: bits(t) for name, t in received.items()} == {
+        name: bits(t) for name, t in tensors.items()
+    }
     assert digest == weight_digest(tensors)
 
 

@@ -125,6 +125,22 @@ def test_overlong_answers_are_too_complex() -> None:
 
 
 def test_hostile_answers_cost_little_in_the_serving_process() -> None:
-    hostile = ("a", "{", "(", "1,", "\\", "√", "1 ", "-", r"\langle", "e1", "and ", r"\text{", "1_", "1:", "=")
+    hostile = (
+        "a",
+        "{",
+        "(",
+        "1,",
+        "\\",
+        "√",
+        "1 ",
+        "-",
+        r"\langle",
+        "e1",
+        "and ",
+        r"\text{",
+        "1_",
+        "1:",
+        "=",
+    )
     for piece in hostile:
         judged("x+5", (piece * 1500)[:1500])

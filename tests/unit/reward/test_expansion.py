@@ -29,7 +29,14 @@ def test_terms_after_expansion(text: str, terms: int) -> None:
 
 @pytest.mark.parametrize(
     ("text", "power"),
-    [("x", 1), ("x^3", 3), ("(x^3)^4", 12), ("((9^9)^9)^{9}", 729), ("(x+1)^{2004}", 2004), ("2^{(10^5)}", 5)],
+    [
+        ("x", 1),
+        ("x^3", 3),
+        ("(x^3)^4", 12),
+        ("((9^9)^9)^{9}", 729),
+        ("(x+1)^{2004}", 2004),
+        ("2^{(10^5)}", 5),
+    ],
 )
 def test_powers_of_powers_multiply(text: str, power: int) -> None:
     assert tallest_power(text) == power

@@ -26,7 +26,9 @@ FAILURES = [
     ],
 )
 @pytest.mark.parametrize("profile", Profile)
-def test_the_last_box_after_the_last_thought_is_the_answer(response: str, answer: str, profile: Profile) -> None:
+def test_the_last_box_after_the_last_thought_is_the_answer(
+    response: str, answer: str, profile: Profile
+) -> None:
     found = extract(response, profile)
     assert (found.text, found.method, found.failure) == (answer, "boxed", "")
 
@@ -67,14 +69,22 @@ def test_an_unclosed_box_has_no_fallback_in_evaluation_either() -> None:
         (r"\boxed{3}" + " " * 100 + r"\boxed{5}", ""),
     ],
 )
-def test_boxes_side_by_side_are_kept_as_a_list_beside_the_last_one(response: str, listed: str) -> None:
+def test_boxes_side_by_side_are_kept_as_a_list_beside_the_last_one(
+    response: str, listed: str
+) -> None:
     found = extract(response, Profile.RL)
     assert found.listed == listed
     assert found.text in (listed or response)[-4:]
 
 
 def test_hostile_responses_cost_linear_time() -> None:
-    for text in (r"\boxed{1} " * 50_000, r"\boxed{" * 50_000, "$" * 300_000, " " * 300_000, "answer is " * 30_000):
+    for text in (
+        r"\boxed{1} " * 50_000,
+        r"\boxed{" * 50_000,
+        "$" * 300_000,
+        " " * 300_000,
+        "answer is " * 30_000,
+    ):
         extract(text, Profile.EVAL)
     spaced = r"\boxed{1}" + " " * 300_000 + r"\boxed{2}"
     assert extract(spaced, Profile.EVAL).text == "2"

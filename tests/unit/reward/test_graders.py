@@ -12,13 +12,21 @@ from services.reward.scores import Failure, JudgedResponse, Limits, Score
 SCORED = [outcome for outcome in Outcome if outcome.is_scored]
 
 
-def judged(response: str = r"\boxed{5}", outcome: Outcome = Outcome.CORRECT, **fields: Any) -> JudgedResponse:
+def judged(
+    response: str = r"\boxed{5}", outcome: Outcome = Outcome.CORRECT, **fields: Any
+) -> JudgedResponse:
     return JudgedResponse(
-        response=response, extraction=extract(response, Profile.EVAL), outcome=outcome, gold="5", **fields
+        response=response,
+        extraction=extract(response, Profile.EVAL),
+        outcome=outcome,
+        gold="5",
+        **fields,
     )
 
 
-def score(grader: Any, response: str = r"\boxed{5}", outcome: Outcome = Outcome.CORRECT, **fields: Any) -> Score:
+def score(
+    grader: Any, response: str = r"\boxed{5}", outcome: Outcome = Outcome.CORRECT, **fields: Any
+) -> Score:
     (value,) = scorer(parse_grader(grader))([judged(response, outcome, **fields)], Limits())
     return value
 
@@ -31,7 +39,9 @@ def test_accuracy_is_one_for_correct_only(outcome: Outcome) -> None:
 @pytest.mark.parametrize("outcome", SCORED)
 @pytest.mark.parametrize("name", ["boxed", "format"])
 def test_form_counts_only_when_the_answer_was_judged(name: str, outcome: Outcome) -> None:
-    assert score(name, r"\boxed{5}", outcome) == float(outcome in (Outcome.CORRECT, Outcome.INCORRECT))
+    assert score(name, r"\boxed{5}", outcome) == float(
+        outcome in (Outcome.CORRECT, Outcome.INCORRECT)
+    )
 
 
 def test_an_answer_found_by_a_fallback_was_not_boxed() -> None:
@@ -54,7 +64,9 @@ def test_an_answer_found_by_a_fallback_was_not_boxed() -> None:
         (r"<think>a \boxed{5}</think>", 0.0),
     ],
 )
-def test_format_wants_one_thought_at_most_and_one_box_after_it(response: str, expected: float) -> None:
+def test_format_wants_one_thought_at_most_and_one_box_after_it(
+    response: str, expected: float
+) -> None:
     assert score("format", response) == expected
 
 
@@ -70,15 +82,23 @@ def test_format_wants_one_thought_at_most_and_one_box_after_it(response: str, ex
 def test_cosine_rewards_short_correct_and_long_wrong_answers(
     outcome: Outcome, num_tokens: int, expected: float
 ) -> None:
-    assert score("cosine", outcome=outcome, num_tokens=num_tokens, max_new_tokens=100) == pytest.approx(expected)
+    assert score(
+        "cosine", outcome=outcome, num_tokens=num_tokens, max_new_tokens=100
+    ) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("num_tokens", "expected"), [(50, 0.0), (75, -0.5), (100, -1.0), (120, -1.0)])
-def test_soft_overlong_falls_over_the_last_half_of_the_budget(num_tokens: int, expected: float) -> None:
+@pytest.mark.parametrize(
+    ("num_tokens", "expected"), [(50, 0.0), (75, -0.5), (100, -1.0), (120, -1.0)]
+)
+def test_soft_overlong_falls_over_the_last_half_of_the_budget(
+    num_tokens: int, expected: float
+) -> None:
     assert score("soft_overlong", num_tokens=num_tokens, max_new_tokens=100) == expected
 
 
-@pytest.mark.parametrize(("text", "expected"), [("a b c d", 0.0), ("a a a a a", -2 / 3), ("a b", 0.0)])
+@pytest.mark.parametrize(
+    ("text", "expected"), [("a b c d", 0.0), ("a a a a a", -2 / 3), ("a b", 0.0)]
+)
 def test_repetition_counts_distinct_word_triples(text: str, expected: float) -> None:
     assert score("repetition", text) == pytest.approx(expected)
 
@@ -96,25 +116,49 @@ def test_a_grader_without_the_lengths_it_needs_fails_instead_of_guessing(name: s
 
 @pytest.mark.parametrize(
     ("operation", "reference", "expected"),
-    [("eq", "5", 1.0), ("eq", "6", 0.0), ("ne", "6", 1.0), ("like", "OXED", 0.0), ("ilike", "OXED", 1.0)],
+    [
+        ("eq", "5", 1.0),
+        ("eq", "6", 0.0),
+        ("ne", "6", 1.0),
+        ("like", "OXED", 0.0),
+        ("ilike", "OXED", 1.0),
+    ],
 )
-def test_string_check_compares_filled_in_templates(operation: str, reference: str, expected: float) -> None:
+def test_string_check_compares_filled_in_templates(
+    operation: str, reference: str, expected: float
+) -> None:
     template = "{{ sample.answer }}" if operation in ("eq", "ne") else "{{sample.output_text}}"
-    grader = {"type": "string_check", "name": "s", "operation": operation, "input": template, "reference": reference}
+    grader = {
+        "type": "string_check",
+        "name": "s",
+        "operation": operation,
+        "input": template,
+        "reference": reference,
+    }
     assert score(grader) == expected
 
 
 def test_multi_combines_its_parts_by_a_formula() -> None:
     parts = {"a": {"type": "accuracy"}, "r": {"type": "repetition", "ngram": 1}}
-    multi = {"type": "multi", "name": "m", "graders": parts, "calculate_output": "0.9 * a + max(r, -0.25)"}
+    multi = {
+        "type": "multi",
+        "name": "m",
+        "graders": parts,
+        "calculate_output": "0.9 * a + max(r, -0.25)",
+    }
     assert score(multi, "a a") == pytest.approx(0.65)
 
 
 @pytest.mark.parametrize(
     ("parts", "formula", "reason"),
-    [({"a": {"type": "speed"}}, "a", "steps_unknown"), ({"a": {"type": "accuracy"}}, "1 / (a - 1)", "formula")],
+    [
+        ({"a": {"type": "speed"}}, "a", "steps_unknown"),
+        ({"a": {"type": "accuracy"}}, "1 / (a - 1)", "formula"),
+    ],
 )
-def test_a_part_or_formula_without_a_value_fails_the_whole(parts: Any, formula: str, reason: str) -> None:
+def test_a_part_or_formula_without_a_value_fails_the_whole(
+    parts: Any, formula: str, reason: str
+) -> None:
     failed = score({"type": "multi", "name": "m", "graders": parts, "calculate_output": formula})
     assert isinstance(failed, Failure)
     assert failed.reason == reason

@@ -22,7 +22,9 @@ def burn(answer: str, cpu_s: float) -> None:
             pass
 
 
-@pytest.mark.parametrize("answer", [r"\int x^x dx", r"\sum_{n=1}^\infty \sin n", r"\iint x", r"\lim_{x\to 0} x"])
+@pytest.mark.parametrize(
+    "answer", [r"\int x^x dx", r"\sum_{n=1}^\infty \sin n", r"\iint x", r"\lim_{x\to 0} x"]
+)
 def test_endless_operators_get_half_of_the_deadline_as_cpu_time(answer: str) -> None:
     with pytest.raises(worker._CpuSpentError):
         burn(answer, 10.0)

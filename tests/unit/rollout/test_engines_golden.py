@@ -1,4 +1,6 @@
-"""The decoding state machine, against the reference's recorded runs (docs/algorithm.md, golden example G0)."""
+"""The decoding state machine, against the reference's recorded runs (docs/algorithm.md, golden
+example G0).
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -55,13 +57,22 @@ def test_the_golden_run_is_reproduced(
     assert completion.unmask_step.tolist() == steps
     assert completion.num_forwards == num_forwards
     assert (completion.finish_reason, completion.visible_len) == (FinishReason.STOP, 8)
-    assert completion.confidences == pytest.approx([0.5, 0.6, 0.95, 0.99, 0.7, 0.2, 0.3, 0.5, 0.25], rel=1e-5)
+    assert completion.confidences == pytest.approx(
+        [0.5, 0.6, 0.95, 0.99, 0.7, 0.2, 0.3, 0.5, 0.25], rel=1e-5
+    )
 
 
 def test_the_least_entropic_positions_within_the_bound_are_committed_together() -> None:
-    completion = _run(SCRIPT, [1, 2, 3], unmasking_strategy="entropy_bounded", entropy_bound=0.51, max_new_tokens=9)
+    completion = _run(
+        SCRIPT,
+        [1, 2, 3],
+        unmasking_strategy="entropy_bounded",
+        entropy_bound=0.51,
+        max_new_tokens=9,
+    )
 
-    # Positions 5 and 6 have entropies of 0.405 and 0.097 nats; every other one exceeds the bound alone.
+    # Positions 5 and 6 have entropies of 0.405 and 0.097 nats; every other one exceeds the bound
+    # alone.
     assert completion.unmask_step.tolist() == [1, 4, 2, 2, 3, 8, 6, 5, 7]
 
 
@@ -69,7 +80,11 @@ def test_an_end_token_in_the_block_that_the_prompt_began_stops_the_response() ->
     completion = _run({**SCRIPT, 3: (END, 0.5)}, [1, 2, 3], max_new_tokens=9)
 
     assert completion.token_ids.tolist() == [END]
-    assert (completion.finish_reason, completion.visible_len, completion.num_forwards) == (FinishReason.STOP, 1, 1)
+    assert (completion.finish_reason, completion.visible_len, completion.num_forwards) == (
+        FinishReason.STOP,
+        1,
+        1,
+    )
 
 
 def test_a_stop_token_of_the_prompt_does_not_stop_the_response() -> None:
@@ -116,8 +131,13 @@ def test_every_step_is_reported_as_it_happens() -> None:
 
 
 def test_a_request_that_does_not_fit_is_refused_and_nothing_of_its_batch_is_queued() -> None:
-    engine = TorchEngine(scripted_model(SCRIPT, block_size=4), max_sequence_tokens=15, max_batch_size=1)
-    fits, too_long = decoding(mask_token_id=63, max_new_tokens=13), decoding(mask_token_id=63, max_new_tokens=14)
+    engine = TorchEngine(
+        scripted_model(SCRIPT, block_size=4), max_sequence_tokens=15, max_batch_size=1
+    )
+    fits, too_long = (
+        decoding(mask_token_id=63, max_new_tokens=13),
+        decoding(mask_token_id=63, max_new_tokens=14),
+    )
 
     with pytest.raises(PlatformError, match="needs 20 tokens") as caught:
         engine.submit([request([1, 2, 3], fits), request([1, 2, 3], too_long)])
@@ -128,7 +148,9 @@ def test_a_request_that_does_not_fit_is_refused_and_nothing_of_its_batch_is_queu
 
 @pytest.mark.parametrize("changes", [{"block_size": 8}, {"mask_token_id": 5}])
 def test_a_request_for_another_block_grid_or_mask_is_refused(changes: dict[str, int]) -> None:
-    engine = TorchEngine(scripted_model(SCRIPT, block_size=4), max_sequence_tokens=32, max_batch_size=1)
+    engine = TorchEngine(
+        scripted_model(SCRIPT, block_size=4), max_sequence_tokens=32, max_batch_size=1
+    )
 
     with pytest.raises(PlatformError, match="the model has 4 and 63"):
         engine.submit([request([1], decoding(**{"mask_token_id": 63, **changes}))])

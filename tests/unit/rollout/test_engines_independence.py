@@ -23,7 +23,12 @@ def _prompt(length: int) -> np.ndarray:
 
 
 def _bytes(completion: Completion) -> tuple[bytes, ...]:
-    arrays = (completion.token_ids, completion.unmask_step, completion.logprobs, completion.confidences)
+    arrays = (
+        completion.token_ids,
+        completion.unmask_step,
+        completion.logprobs,
+        completion.confidences,
+    )
     return tuple(array.tobytes() for array in arrays)
 
 
@@ -37,7 +42,9 @@ def _mixed_requests() -> list[GenerationRequest]:
     ]
     return [
         request(prompt, config, ledger=place, index=index)
-        for place, (prompt, config) in enumerate((_prompt(n), configs[n % 4]) for n in (1, 4, 6, 11, 40, 62, 75, 17))
+        for place, (prompt, config) in enumerate(
+            (_prompt(n), configs[n % 4]) for n in (1, 4, 6, 11, 40, 62, 75, 17)
+        )
         for index in range(3)
     ]
 
@@ -74,7 +81,9 @@ def test_more_requests_than_slots_wait_for_a_free_slot_and_all_are_answered() ->
     assert few.busy_s > 0
 
 
-def test_equal_prompts_with_different_indices_give_different_responses_and_with_equal_ones_the_same() -> None:
+def test_equal_prompts_with_different_indices_give_different_responses_and_with_equal_ones_the_same() -> (
+    None
+):
     engine = TorchEngine(tiny_model(), max_sequence_tokens=64, max_batch_size=32)
     prompt = _prompt(9)
     group = [request(prompt, decoding(), index=index) for index in range(16)]
@@ -110,7 +119,8 @@ def test_cached_decoding_equals_the_full_forward(moe: bool) -> None:
     loaded = tiny_model(moe=moe)
     prompt = _prompt(11)
     done = decode(
-        TorchEngine(loaded, max_sequence_tokens=64, max_batch_size=1), [request(prompt, decoding(max_new_tokens=21))]
+        TorchEngine(loaded, max_sequence_tokens=64, max_batch_size=1),
+        [request(prompt, decoding(max_new_tokens=21))],
     )["0-0"]
     block, mask = loaded.block_size, loaded.mask_token_id
 
@@ -142,14 +152,18 @@ def test_the_mask_and_ids_beyond_the_tokenizer_are_never_sampled() -> None:
 def test_pushed_weights_decide_the_next_response() -> None:
     first, second = tiny_model(seed=0), tiny_model(seed=1)
     one = request(_prompt(9), decoding())
-    expected = _bytes(decode(TorchEngine(second, max_sequence_tokens=64, max_batch_size=2), [one])["0-0"])
+    expected = _bytes(
+        decode(TorchEngine(second, max_sequence_tokens=64, max_batch_size=2), [one])["0-0"]
+    )
     copy = tiny_model.__wrapped__(seed=0)
     engine = TorchEngine(copy, max_sequence_tokens=64, max_batch_size=2)
     before = _bytes(decode(engine, [one])["0-0"])
 
     engine.load_weights(export_state(second.model))
 
-    assert before == _bytes(decode(TorchEngine(first, max_sequence_tokens=64, max_batch_size=2), [one])["0-0"])
+    assert before == _bytes(
+        decode(TorchEngine(first, max_sequence_tokens=64, max_batch_size=2), [one])["0-0"]
+    )
     assert _bytes(decode(engine, [one])["0-0"]) == expected != before
 
 

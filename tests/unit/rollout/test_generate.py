@@ -24,19 +24,29 @@ def _run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_the_answer_is_written_as_text(model_dir: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = _run(capsys, "--model", model_dir, "--max-new-tokens", "6", "2+2?")
 
-    report = json.loads(_run(capsys, "--model", model_dir, "--max-new-tokens", "6", "--json", "2+2?"))
+    report = json.loads(
+        _run(capsys, "--model", model_dir, "--max-new-tokens", "6", "--json", "2+2?")
+    )
     assert text == report["text"] + "\n"
     assert report["num_forwards"] >= report["num_steps"] == max(report["unmask_step"])
 
 
-def test_seed_and_temperature_decide_the_answer(model_dir: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_seed_and_temperature_decide_the_answer(
+    model_dir: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     def answer(*options: str) -> list[int]:
-        report = _run(capsys, "--model", model_dir, "--max-new-tokens", "16", "--json", *options, "2+2?")
+        report = _run(
+            capsys, "--model", model_dir, "--max-new-tokens", "16", "--json", *options, "2+2?"
+        )
         ids: list[int] = json.loads(report)["token_ids"]
         return ids
 
-    assert answer("--temperature", "1", "--seed", "1") == answer("--temperature", "1", "--seed", "1")
-    assert answer("--temperature", "1", "--seed", "1") != answer("--temperature", "1", "--seed", "2")
+    assert answer("--temperature", "1", "--seed", "1") == answer(
+        "--temperature", "1", "--seed", "1"
+    )
+    assert answer("--temperature", "1", "--seed", "1") != answer(
+        "--temperature", "1", "--seed", "2"
+    )
 
 
 def test_a_terminal_shows_masked_positions_as_they_are_filled(
@@ -45,7 +55,9 @@ def test_a_terminal_shows_masked_positions_as_they_are_filled(
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
 
-    shown = _run(capsys, "--model", model_dir, "--max-new-tokens", "6", "--threshold", "0.99", "2+2?")
+    shown = _run(
+        capsys, "--model", model_dir, "--max-new-tokens", "6", "--threshold", "0.99", "2+2?"
+    )
 
     assert "░" in shown
     assert "step 3" in shown
@@ -53,7 +65,10 @@ def test_a_terminal_shows_masked_positions_as_they_are_filled(
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
-    [(["--model", "/nonexistent/model", "2+2?"], "no directory here"), (["--threshold", "2", "2+2?"], "not decoded")],
+    [
+        (["--model", "/nonexistent/model", "2+2?"], "no directory here"),
+        (["--threshold", "2", "2+2?"], "not decoded"),
+    ],
 )
 def test_a_failure_is_told_on_standard_error(
     arguments: list[str], reason: str, model_dir: str, capsys: pytest.CaptureFixture[str]

@@ -1,4 +1,6 @@
-"""Where LMDeploy cannot run, choosing it is refused before anything is opened, with every reason and the way out."""
+"""Where LMDeploy cannot run, choosing it is refused before anything is opened, with every reason
+and the way out.
+"""
 
 import importlib.metadata
 import os
@@ -21,7 +23,11 @@ def test_a_replica_with_the_engine_lmdeploy_ends_at_once_without_a_cuda_device()
     env = {**os.environ, "DIRL_ROLLOUT_ENGINE": "lmdeploy"}
 
     done = subprocess.run(
-        [sys.executable, "-m", "services.rollout"], env=env, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "services.rollout"],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
     assert done.returncode == 1

@@ -32,7 +32,9 @@ def code_of(raised: pytest.ExceptionInfo[PlatformError]) -> str:
 
 @pytest.mark.parametrize("source", ReplicaState)
 @pytest.mark.parametrize("target", ReplicaState)
-def test_only_the_transitions_of_the_table_are_made(source: ReplicaState, target: ReplicaState) -> None:
+def test_only_the_transitions_of_the_table_are_made(
+    source: ReplicaState, target: ReplicaState
+) -> None:
     replica = Replica(state=source)
 
     if target in TRANSITIONS[source]:
@@ -106,7 +108,13 @@ def test_weights_of_another_attempt_are_stale(job_id: str, attempt: int) -> None
 
 @pytest.mark.parametrize(
     "fault",
-    [{"job_id": ""}, {"attempt": 0}, {"dtype": "int8"}, {"reward_address": "nowhere"}, {"max_sequence_tokens": 0}],
+    [
+        {"job_id": ""},
+        {"attempt": 0},
+        {"dtype": "int8"},
+        {"reward_address": "nowhere"},
+        {"max_sequence_tokens": 0},
+    ],
 )
 def test_an_assignment_that_cannot_be_served_is_refused(fault: dict[str, object]) -> None:
     with pytest.raises(ValidationError):

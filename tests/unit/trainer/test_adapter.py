@@ -1,4 +1,6 @@
-"""LoRA: only the adapter trains, what is published is the merged model, and with the adapter off the base answers."""
+"""LoRA: only the adapter trains, what is published is the merged model, and with the adapter off
+the base answers.
+"""
 
 from pathlib import Path
 
@@ -31,15 +33,25 @@ def trained(loaded: LoadedModel) -> LoadedModel:
     """The model after a few steps of its adapter."""
     adapter.attach(loaded, LORA, seed=1)
     optimizer = make_optimizer(loaded.model, OptimSpec(lr=1e-2))
-    examples = [SftExample(prompt_ids=s.prompt_ids, token_ids=s.token_ids) for s in random_samples(loaded, 4)]
+    examples = [
+        SftExample(prompt_ids=s.prompt_ids, token_ids=s.token_ids)
+        for s in random_samples(loaded, 4)
+    ]
     policy = Policy(loaded=loaded, trainer=TrainerSpec())
     for step in range(3):
-        train_sft_batch(policy, optimizer, examples, noise_generator(0, step), SftSpec(), OptimSpec())
+        train_sft_batch(
+            policy, optimizer, examples, noise_generator(0, step), SftSpec(), OptimSpec()
+        )
     return loaded
 
 
 def _row(loaded: LoadedModel) -> PackedRow:
-    (row,) = rl_rows(random_samples(loaded, 3), block_size=4, mask_token_id=loaded.mask_token_id, max_tokens=10**6)
+    (row,) = rl_rows(
+        random_samples(loaded, 3),
+        block_size=4,
+        mask_token_id=loaded.mask_token_id,
+        max_tokens=10**6,
+    )
     return row
 
 
@@ -48,7 +60,10 @@ def _scores(loaded: LoadedModel) -> torch.Tensor:
 
 
 def test_a_new_adapter_changes_nothing(loaded: LoadedModel) -> None:
-    before, weights = _scores(loaded), {name: tensor.clone() for name, tensor in own_state(loaded.model).items()}
+    before, weights = (
+        _scores(loaded),
+        {name: tensor.clone() for name, tensor in own_state(loaded.model).items()},
+    )
 
     adapter.attach(loaded, LORA, seed=1)
 
@@ -58,20 +73,31 @@ def test_a_new_adapter_changes_nothing(loaded: LoadedModel) -> None:
     assert torch.equal(_scores(loaded), before)
 
 
-def test_training_moves_the_adapter_alone(loaded: LoadedModel, trained: LoadedModel, tmp_path: Path) -> None:
+def test_training_moves_the_adapter_alone(
+    loaded: LoadedModel, trained: LoadedModel, tmp_path: Path
+) -> None:
     base = load_model(tmp_path / "tiny", "float32", "cpu").model.state_dict()
 
-    trainable = {name for name, parameter in trained.model.named_parameters() if parameter.requires_grad}
+    trainable = {
+        name for name, parameter in trained.model.named_parameters() if parameter.requires_grad
+    }
     assert trainable == adapter.adapter_tensors(own_state(trained.model)).keys()
-    kept = {name.replace(".base_layer", ""): t for name, t in own_state(trained.model).items() if ".lora_" not in name}
+    kept = {
+        name.replace(".base_layer", ""): t
+        for name, t in own_state(trained.model).items()
+        if ".lora_" not in name
+    }
     assert all(torch.equal(kept[name], base[name]) for name in kept)
     merged = adapter.merged(trained.model, own_state(trained.model))
     assert not torch.equal(
-        merged["model.layers.0.self_attn.q_proj.weight"], base["model.layers.0.self_attn.q_proj.weight"]
+        merged["model.layers.0.self_attn.q_proj.weight"],
+        base["model.layers.0.self_attn.q_proj.weight"],
     )
 
 
-def test_the_merged_directory_computes_what_the_adapter_does(trained: LoadedModel, tmp_path: Path) -> None:
+def test_the_merged_directory_computes_what_the_adapter_does(
+    trained: LoadedModel, tmp_path: Path
+) -> None:
     merged = adapter.merged(trained.model, own_state(trained.model))
 
     save_model(trained, tmp_path / "out", merged)
@@ -99,7 +125,10 @@ def test_with_the_adapter_off_the_base_answers(trained: LoadedModel, tmp_path: P
 
 
 def test_a_stored_adapter_is_restored_bit_for_bit(trained: LoadedModel, tmp_path: Path) -> None:
-    stored = {name: tensor.clone() for name, tensor in adapter.adapter_tensors(own_state(trained.model)).items()}
+    stored = {
+        name: tensor.clone()
+        for name, tensor in adapter.adapter_tensors(own_state(trained.model)).items()
+    }
     again = load_model(tmp_path / "tiny", "float32", "cpu")
     adapter.attach(again, LORA, seed=2)
 
@@ -110,8 +139,12 @@ def test_a_stored_adapter_is_restored_bit_for_bit(trained: LoadedModel, tmp_path
         adapter.restore(again.model, dict(list(stored.items())[1:]))
 
 
-@pytest.mark.parametrize("targets", [("nothing_proj",), ("q_proj", "nothing_proj"), ("embed_tokens",)])
-def test_target_modules_that_are_no_linear_layers_are_refused(loaded: LoadedModel, targets: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "targets", [("nothing_proj",), ("q_proj", "nothing_proj"), ("embed_tokens",)]
+)
+def test_target_modules_that_are_no_linear_layers_are_refused(
+    loaded: LoadedModel, targets: tuple[str, ...]
+) -> None:
     with pytest.raises(PlatformError, match="Cannot attach the LoRA adapter") as caught:
         adapter.attach(loaded, LoraSpec(target_modules=targets), seed=0)
     assert caught.value.param == "lora.target_modules"

@@ -10,7 +10,8 @@ C, W, N, U, A = (
 
 
 def test_std_divides_by_the_population_deviation() -> None:
-    # 2 of 8 correct: mean 1/4, deviation sqrt(3/16) = 0.4330; (1 − 1/4) / 0.4330 = 1.7321, (0 − 1/4) / 0.4330 = −0.5774
+    # 2 of 8 correct: mean 1/4, deviation sqrt(3/16) = 0.4330; (1 − 1/4) / 0.4330 = 1.7321, (0 −
+    # 1/4) / 0.4330 = −0.5774
     advantages = group_advantages([1.0, 1.0, 0, 0, 0, 0, 0, 0], "std")
 
     assert advantages == pytest.approx([1.7320508] * 2 + [-0.5773503] * 6)
@@ -27,7 +28,9 @@ def test_leave_one_out_subtracts_the_mean_of_the_others() -> None:
 
 
 @pytest.mark.parametrize("baseline", ["std", "mean", "leave_one_out"])
-def test_equal_rewards_give_exactly_zero_although_their_computed_deviation_does_not(baseline: str) -> None:
+def test_equal_rewards_give_exactly_zero_although_their_computed_deviation_does_not(
+    baseline: str,
+) -> None:
     # The mean of three 0.1 is 0.10000000000000002 in floating point.
     assert group_advantages([0.1, 0.1, 0.1], baseline) == [0.0, 0.0, 0.0]  # type: ignore[arg-type]
 
@@ -48,9 +51,18 @@ def test_a_lone_response_has_no_leave_one_out_baseline() -> None:
 
 @pytest.mark.parametrize(
     ("outcomes", "signal"),
-    [([C, W], True), ([C, C], False), ([W, N], False), ([C, U], False), ([C, A, N], True), ([U, A], False)],
+    [
+        ([C, W], True),
+        ([C, C], False),
+        ([W, N], False),
+        ([C, U], False),
+        ([C, A, N], True),
+        ([U, A], False),
+    ],
 )
-def test_signal_is_correctness_that_varies_among_scored_responses(outcomes: list[Outcome], signal: bool) -> None:
+def test_signal_is_correctness_that_varies_among_scored_responses(
+    outcomes: list[Outcome], signal: bool
+) -> None:
     assert has_signal(outcomes) is signal
 
 

@@ -68,7 +68,9 @@ def test_the_same_export_again_does_nothing(checkpoint: Path, tmp_path: Path) ->
     assert (output / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_a_directory_that_is_something_else_is_never_overwritten(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_directory_that_is_something_else_is_never_overwritten(
+    checkpoint: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "model_1"
     output.mkdir()
     (output / "mine.txt").write_text("mine")
@@ -101,7 +103,9 @@ def test_what_a_killed_export_left_is_replaced(checkpoint: Path, tmp_path: Path)
     assert not left.exists()
 
 
-def test_exports_run_beside_the_service_and_tell_how_they_ended(checkpoint: Path, tmp_path: Path) -> None:
+def test_exports_run_beside_the_service_and_tell_how_they_ended(
+    checkpoint: Path, tmp_path: Path
+) -> None:
     exporter = Exporter()
     (tmp_path / "taken").mkdir()
 
@@ -110,7 +114,10 @@ def test_exports_run_beside_the_service_and_tell_how_they_ended(checkpoint: Path
     exporter.start("export_2", checkpoint, tmp_path / "taken")
     with pytest.raises(PlatformError) as caught:
         exporter.start("export_3", checkpoint, tmp_path / "model_3")
-    wait_until(lambda: "running" not in {exporter.status(f"export_{n}").state for n in (1, 2)}, "the exports' end")
+    wait_until(
+        lambda: "running" not in {exporter.status(f"export_{n}").state for n in (1, 2)},
+        "the exports' end",
+    )
 
     assert caught.value.code == "busy"
     assert exporter.status("export_1").state == "succeeded"

@@ -28,7 +28,9 @@ class Engines:
 
 
 def steps(engines: Any, *, beside_training: bool) -> list[dict[str, float]]:
-    """Two steps: 10 s of gathering with 15 s of computing between the two engines, then 6 s of training."""
+    """Two steps: 10 s of gathering with 15 s of computing between the two engines, then 6 s of
+    training.
+    """
     idleness = Idleness(engines, beside_training=beside_training, clock=lambda: engines.now)
     found = []
     for _ in range(2):
@@ -44,7 +46,10 @@ def test_on_policy_engines_idle_within_the_gathering_and_wait_through_the_traini
 
     # 15 of 2 * 10 engine seconds; then 6 s of training and 10 s of which each computed 7.5.
     assert first == {"perf/rollout_idle_ratio": pytest.approx(0.25)}
-    assert second == {"perf/rollout_idle_ratio": pytest.approx(0.25), "time/wait_for_trainer_s": pytest.approx(8.5)}
+    assert second == {
+        "perf/rollout_idle_ratio": pytest.approx(0.25),
+        "time/wait_for_trainer_s": pytest.approx(8.5),
+    }
 
 
 def test_beside_training_the_whole_step_counts() -> None:

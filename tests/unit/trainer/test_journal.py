@@ -57,7 +57,9 @@ def test_events_are_numbered_from_one_and_sent_in_order(tmp_path: Path) -> None:
         journal.say("warning", "rows_too_long", "2 rows were dropped.", dropped=2)
 
     assert [event.seq for event in stream.events] == [1, 2]
-    assert [Event.model_validate_json(text) for text in read_events(tmp_path, 3, 0, 0)] == stream.events
+    assert [
+        Event.model_validate_json(text) for text in read_events(tmp_path, 3, 0, 0)
+    ] == stream.events
     assert stream.events[1].data == {
         "level": "warning", "code": "rows_too_long", "message": "2 rows were dropped.", "dropped": 2
     }  # fmt: skip

@@ -18,14 +18,18 @@ PROMPTS_PER_STEP = 3
 
 
 class Plane:
-    """Answers a prompt with the version that is current when it is issued, or with what `stale` says."""
+    """Answers a prompt with the version that is current when it is issued, or with what `stale`
+    says.
+    """
 
     def __init__(self, max_staleness: int) -> None:
         self.version, self.next, self.stale = 0, 0, dict[int, int]()
         self.sampled: dict[int, int] = {}
         self.most_on_the_way = self.taken = 0
         self.supplied: list[str] = []
-        self.replicas = SimpleNamespace(renew=lambda weights: self.supplied.append(f"renew {weights.version}"))
+        self.replicas = SimpleNamespace(
+            renew=lambda weights: self.supplied.append(f"renew {weights.version}")
+        )
         rl = RlSpec(prompts_per_step=PROMPTS_PER_STEP, max_staleness=max_staleness)
         rollouts: Any = self
         self.admission = Admission(rollouts, rl, self._tasks)
@@ -33,7 +37,10 @@ class Plane:
     def step(self, count: int = PROMPTS_PER_STEP, steps_left: int = 100) -> list[int]:
         """Positions that a collect returns."""
         weights = Weights(self.version, {"w": torch.zeros(1)})
-        return [group.task.ledger_position for group in self.admission.collect(count, weights, steps_left)]
+        return [
+            group.task.ledger_position
+            for group in self.admission.collect(count, weights, steps_left)
+        ]
 
     def ready(self, weights: Weights) -> None:
         self.supplied.append(f"ready {weights.version}")
@@ -63,7 +70,9 @@ def test_on_policy_nothing_is_issued_beyond_what_the_step_asks_for() -> None:
 
 
 @pytest.mark.parametrize("staleness", [1, 2])
-def test_running_ahead_no_more_is_on_the_way_than_admitted_and_nothing_gets_too_old(staleness: int) -> None:
+def test_running_ahead_no_more_is_on_the_way_than_admitted_and_nothing_gets_too_old(
+    staleness: int,
+) -> None:
     plane = Plane(staleness)
     ages = []
     for version in range(6):

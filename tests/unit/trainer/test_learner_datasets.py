@@ -19,7 +19,9 @@ def text_of(path: Path, prompt: PromptSpec) -> str:
     return str(loaded.tokenizer.decode(item.prompt_ids.tolist()))
 
 
-def test_the_template_goes_around_the_last_user_turn_and_the_system_turn_before_all(tmp_path: Path) -> None:
+def test_the_template_goes_around_the_last_user_turn_and_the_system_turn_before_all(
+    tmp_path: Path,
+) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", [{"prompt": "1+1", "answer": "2"}])
 
     text = text_of(rows, PromptSpec(template="Q: {prompt} {x}", system="Be brief."))
@@ -38,19 +40,27 @@ def test_a_rows_own_system_turn_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("budget", "kept"), [(0, True), (-1, False)])
-def test_a_prompt_must_fit_with_its_response_in_whole_blocks(tmp_path: Path, budget: int, kept: bool) -> None:
-    rows = write_rows(tmp_path / "rows.jsonl", [{"prompt": "1", "answer": "1"}, {"prompt": "1" * 9, "answer": "1"}])
+def test_a_prompt_must_fit_with_its_response_in_whole_blocks(
+    tmp_path: Path, budget: int, kept: bool
+) -> None:
+    rows = write_rows(
+        tmp_path / "rows.jsonl",
+        [{"prompt": "1", "answer": "1"}, {"prompt": "1" * 9, "answer": "1"}],
+    )
     length = len(load_prompts(rows, "rl", tiny_model(), PromptSpec(), WIDE, 8).items[1].prompt_ids)
     whole_blocks = -(-(length + 8) // 4) * 4
 
-    dataset = load_prompts(rows, "rl", tiny_model(), PromptSpec(), Limits(1000, whole_blocks + budget), 8)
+    dataset = load_prompts(
+        rows, "rl", tiny_model(), PromptSpec(), Limits(1000, whole_blocks + budget), 8
+    )
 
     assert (len(dataset.items), dataset.too_long) == ((2, 0) if kept else (1, 1))
 
 
 def test_examples_must_fit_with_their_padding(tmp_path: Path) -> None:
     rows = write_rows(
-        tmp_path / "rows.jsonl", [{"prompt": "1", "completion": "1"}, {"prompt": "1", "completion": "2" * 9}]
+        tmp_path / "rows.jsonl",
+        [{"prompt": "1", "completion": "1"}, {"prompt": "1", "completion": "2" * 9}],
     )
     first, second = load_examples(rows, tiny_model(), PromptSpec(), WIDE).items
     total = len(second.prompt_ids) + len(second.token_ids)
@@ -70,7 +80,9 @@ def test_a_file_of_which_nothing_fits_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_models_positions_bound_the_sequence() -> None:
-    spec = parse_spec({"model": "m", "method": "sft", "training_file": "f", "trainer": {"seq_len": 4096}})
+    spec = parse_spec(
+        {"model": "m", "method": "sft", "training_file": "f", "trainer": {"seq_len": 4096}}
+    )
 
     assert limits_of(spec, 2048).max_sequence_tokens == 2048
     assert limits_of(spec, 8192).max_sequence_tokens == 4096

@@ -46,11 +46,19 @@ def test_the_interval_holds_the_share_and_stays_within_bounds(trials: int, share
 
 def test_unjudged_responses_are_left_out_of_the_accuracy_and_counted() -> None:
     results = evaluation_results(
-        [group(response(Outcome.CORRECT)), group(response(Outcome.INCORRECT)), group(response(Outcome.UNVERIFIABLE))]
+        [
+            group(response(Outcome.CORRECT)),
+            group(response(Outcome.INCORRECT)),
+            group(response(Outcome.UNVERIFIABLE)),
+        ]
     )
 
     assert results["accuracy"] == 0.5
-    assert (results["num_prompts"], results["num_prompts_scored"], results["num_unverifiable"]) == (3, 2, 1)
+    assert (results["num_prompts"], results["num_prompts_scored"], results["num_unverifiable"]) == (
+        3,
+        2,
+        1,
+    )
     assert (results["accuracy_low"], results["accuracy_high"]) == wilson_interval(1, 2)
 
 
@@ -72,14 +80,23 @@ def test_curves_are_named_after_the_number_of_responses_and_by_a_name_without_it
 
     values = evaluation_metrics({**results, "loss": 1.5})
 
-    assert (values["avg@2"], values["pass@2"], values["accuracy"], values["loss"]) == (0.5, 1.0, 0.5, 1.5)
+    assert (values["avg@2"], values["pass@2"], values["accuracy"], values["loss"]) == (
+        0.5,
+        1.0,
+        0.5,
+        1.5,
+    )
 
 
 def test_lengths_and_speed_leave_out_what_was_abandoned() -> None:
     abandoned = trajectory(
-        verdict=Verdict(outcome=Outcome.ABORTED), finish_reason=FinishReason.ABORTED, visible_len=100
+        verdict=Verdict(outcome=Outcome.ABORTED),
+        finish_reason=FinishReason.ABORTED,
+        visible_len=100,
     )
-    results = evaluation_results([group(response(Outcome.TRUNCATED, FinishReason.LENGTH)), group(abandoned)])
+    results = evaluation_results(
+        [group(response(Outcome.TRUNCATED, FinishReason.LENGTH)), group(abandoned)]
+    )
 
     # One response of 4 tokens, 3 of them visible, in 3 steps.
     assert results["mean_response_length"] == 3.0

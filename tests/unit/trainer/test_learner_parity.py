@@ -34,7 +34,9 @@ def test_an_engine_with_the_learners_weights_reproduces_the_probe(block_size: in
     assert probe.gap(engine(loaded).replay(probe.paths)) <= 1e-5
 
 
-@pytest.mark.parametrize("name", ["model.layers.1.self_attn.v_proj.weight", "model.layers.0.mlp.up_proj.weight"])
+@pytest.mark.parametrize(
+    "name", ["model.layers.1.self_attn.v_proj.weight", "model.layers.0.mlp.up_proj.weight"]
+)
 def test_one_matrix_that_is_off_by_a_percent_shows(name: str) -> None:
     probe = gate(tiny_model()).probe(Trainee(tiny_model(), SPEC))
     corrupted = tiny_model.__wrapped__()
@@ -46,14 +48,23 @@ def test_one_matrix_that_is_off_by_a_percent_shows(name: str) -> None:
 def test_the_probe_is_the_same_for_every_attempt_and_fits_the_budget() -> None:
     one, two = gate(tiny_model(), max_new_tokens=3), gate(tiny_model(), max_new_tokens=3)
 
-    assert [path.token_ids.tolist() for path in one.paths] == [path.token_ids.tolist() for path in two.paths]
-    assert [len(path.token_ids) for path in one.paths] == [3, 5, 4, 3]  # three tokens, rounded up to whole blocks of 4
+    assert [path.token_ids.tolist() for path in one.paths] == [
+        path.token_ids.tolist() for path in two.paths
+    ]
+    assert [len(path.token_ids) for path in one.paths] == [
+        3,
+        5,
+        4,
+        3,
+    ]  # three tokens, rounded up to whole blocks of 4
 
 
 def test_replaying_what_an_engine_decoded_gives_the_logprobs_that_it_recorded() -> None:
     loaded = tiny_model()
     done = decode(engine(loaded), [request(PROMPTS[1], decoding(max_new_tokens=20))])["0-0"]
-    path = DenoisingPath(prompt_ids=PROMPTS[1], token_ids=done.token_ids, unmask_step=done.unmask_step)
+    path = DenoisingPath(
+        prompt_ids=PROMPTS[1], token_ids=done.token_ids, unmask_step=done.unmask_step
+    )
 
     (replayed,) = engine(loaded).replay([path])
 
@@ -69,11 +80,17 @@ def test_a_path_whose_steps_go_back_is_refused_instead_of_waited_for() -> None:
 
 
 def test_a_logprob_that_is_no_number_is_infinitely_far_and_a_probe_survives_the_wire() -> None:
-    probe = ParityProbe(paths=gate(tiny_model()).paths[:1], logprobs=(np.array([-4.0, -0.5], np.float32),), tolerance=1)
+    probe = ParityProbe(
+        paths=gate(tiny_model()).paths[:1],
+        logprobs=(np.array([-4.0, -0.5], np.float32),),
+        tolerance=1,
+    )
 
     back = probe_from_pb(probe_to_pb(probe))
 
     assert back is not None
     assert back.gap([np.array([-5.0, -0.75], np.float32)]) == 0.25  # max(1 / 4, 0.25 / 1)
     assert back.gap([np.array([-4.0, np.nan], np.float32)]) == float("inf")
-    assert torch.equal(torch.from_numpy(back.paths[0].unmask_step), torch.from_numpy(probe.paths[0].unmask_step))
+    assert torch.equal(
+        torch.from_numpy(back.paths[0].unmask_step), torch.from_numpy(probe.paths[0].unmask_step)
+    )

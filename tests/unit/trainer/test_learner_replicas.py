@@ -63,7 +63,9 @@ def stack() -> Iterator[ExitStack]:
 
 def watched(stack: ExitStack, directory: Path, *replicas: ScriptedReplica | None) -> Watched:
     """None stands for a replica that is not there."""
-    addresses = [free_address() if each is None else stack.enter_context(serving(each)) for each in replicas]
+    addresses = [
+        free_address() if each is None else stack.enter_context(serving(each)) for each in replicas
+    ]
     return stack.enter_context(closing(Watched(directory, addresses)))
 
 
@@ -81,7 +83,9 @@ def test_a_version_reaches_every_replica_once(stack: ExitStack, tmp_path: Path) 
     assert (one.pushed, two.pushed) == ([3], [3])
 
 
-def test_a_replica_that_was_restarted_gets_the_weights_again(stack: ExitStack, tmp_path: Path) -> None:
+def test_a_replica_that_was_restarted_gets_the_weights_again(
+    stack: ExitStack, tmp_path: Path
+) -> None:
     one, two = ScriptedReplica(), ScriptedReplica()
     watcher = watched(stack, tmp_path, one, two)
     watcher.replicas.supply(version(3))
@@ -105,9 +109,16 @@ def test_an_unhealthy_replica_gets_the_weights_again(stack: ExitStack, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "other", [ScriptedReplica(job_id="job_2"), ScriptedReplica(attempt=2), ScriptedReplica(job_id="", state="idle")]
+    "other",
+    [
+        ScriptedReplica(job_id="job_2"),
+        ScriptedReplica(attempt=2),
+        ScriptedReplica(job_id="", state="idle"),
+    ],
 )
-def test_a_replica_of_another_attempt_is_left_alone(stack: ExitStack, tmp_path: Path, other: ScriptedReplica) -> None:
+def test_a_replica_of_another_attempt_is_left_alone(
+    stack: ExitStack, tmp_path: Path, other: ScriptedReplica
+) -> None:
     replicas = watched(stack, tmp_path, other).replicas
 
     assert replicas.supply(version(1)) == 0
@@ -133,7 +144,9 @@ def test_one_replica_goes_on_while_another_one_is_gone(stack: ExitStack, tmp_pat
     assert watcher.replicas.supply(version(1)) == 1
 
 
-def test_after_a_minute_without_any_replica_the_attempt_ends(stack: ExitStack, tmp_path: Path) -> None:
+def test_after_a_minute_without_any_replica_the_attempt_ends(
+    stack: ExitStack, tmp_path: Path
+) -> None:
     watcher = watched(stack, tmp_path, None)
 
     watcher.clock.now = 59
@@ -144,7 +157,9 @@ def test_after_a_minute_without_any_replica_the_attempt_ends(stack: ExitStack, t
     assert (caught.value.code, caught.value.retryable) == ("rollout_unavailable", True)
 
 
-def test_replicas_that_answer_but_generate_nothing_end_the_attempt_too(stack: ExitStack, tmp_path: Path) -> None:
+def test_replicas_that_answer_but_generate_nothing_end_the_attempt_too(
+    stack: ExitStack, tmp_path: Path
+) -> None:
     stuck = ScriptedReplica(weight_version=1, state="ready")
     watcher = watched(stack, tmp_path, stuck)
     watcher.replicas.supply(version(1))
@@ -161,7 +176,9 @@ def test_replicas_that_answer_but_generate_nothing_end_the_attempt_too(stack: Ex
     assert (caught.value.code, caught.value.retryable) == ("deadline_exceeded", True)
 
 
-def test_a_replica_that_refuses_every_push_ends_the_attempt_with_its_reason(stack: ExitStack, tmp_path: Path) -> None:
+def test_a_replica_that_refuses_every_push_ends_the_attempt_with_its_reason(
+    stack: ExitStack, tmp_path: Path
+) -> None:
     broken = ScriptedReplica(refusal=PlatformError("weight_digest_mismatch", "The bytes differ."))
     watcher = watched(stack, tmp_path, broken)
 
@@ -174,7 +191,9 @@ def test_a_replica_that_refuses_every_push_ends_the_attempt_with_its_reason(stac
     assert watcher.codes() == ["weight_digest_mismatch"] * 5
 
 
-def test_weights_that_are_renewed_beside_training_are_those_of_the_moment(stack: ExitStack, tmp_path: Path) -> None:
+def test_weights_that_are_renewed_beside_training_are_those_of_the_moment(
+    stack: ExitStack, tmp_path: Path
+) -> None:
     replica = ScriptedReplica(held=threading.Event())
     watcher = watched(stack, tmp_path, replica)
     live = torch.zeros(3)
@@ -193,8 +212,13 @@ def test_weights_that_are_renewed_beside_training_are_those_of_the_moment(stack:
     assert watcher.replicas.last_publication.weight_version == 2
 
 
-def test_a_replica_that_did_not_reproduce_a_version_waits_for_the_next_one(stack: ExitStack, tmp_path: Path) -> None:
-    good, odd = ScriptedReplica(), ScriptedReplica(refusal=PlatformError("parity_violation", "Off by 3."))
+def test_a_replica_that_did_not_reproduce_a_version_waits_for_the_next_one(
+    stack: ExitStack, tmp_path: Path
+) -> None:
+    good, odd = (
+        ScriptedReplica(),
+        ScriptedReplica(refusal=PlatformError("parity_violation", "Off by 3.")),
+    )
     watcher = watched(stack, tmp_path, good, odd)
 
     assert [watcher.replicas.supply(version(number)) for number in (1, 1, 2)] == [1, 1, 1]
@@ -203,7 +227,10 @@ def test_a_replica_that_did_not_reproduce_a_version_waits_for_the_next_one(stack
 
 
 def test_a_publication_states_digest_bytes_and_who_has_it(stack: ExitStack) -> None:
-    good, bad = ScriptedReplica(), ScriptedReplica(refusal=PlatformError("stale_attempt", "Not yours."))
+    good, bad = (
+        ScriptedReplica(),
+        ScriptedReplica(refusal=PlatformError("stale_attempt", "Not yours.")),
+    )
     addresses = [stack.enter_context(serving(replica)) for replica in (good, bad)]
 
     publication = publish(addresses, "job_1", 1, 7, TENSORS)

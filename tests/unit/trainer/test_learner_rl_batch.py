@@ -14,7 +14,13 @@ from services.trainer.learner.rl_metrics import batch_metrics
 from services.trainer.learner.verifiability import UnverifiableError
 from tests.support.builders import prompt_task, scored_group, trajectory
 
-C, W, N, U, A = Outcome.CORRECT, Outcome.INCORRECT, Outcome.NO_ANSWER, Outcome.UNVERIFIABLE, Outcome.ABORTED
+C, W, N, U, A = (
+    Outcome.CORRECT,
+    Outcome.INCORRECT,
+    Outcome.NO_ANSWER,
+    Outcome.UNVERIFIABLE,
+    Outcome.ABORTED,
+)
 
 
 def group(position: int, outcomes: Sequence[Outcome]) -> ScoredGroup:
@@ -49,7 +55,12 @@ class Prompts:
 
 
 def gather(prompts: Prompts, *, limit: float = 0.05, **rl: Any) -> RlBatch:
-    fields: dict[str, Any] = {"prompts_per_step": 2, "num_generations": 2, "max_resample_rounds": 2, **rl}
+    fields: dict[str, Any] = {
+        "prompts_per_step": 2,
+        "num_generations": 2,
+        "max_resample_rounds": 2,
+        **rl,
+    }
     return gather_batch(RlSpec(**fields), RewardSpec(max_unverifiable_rate=limit), prompts.collect)
 
 
@@ -98,7 +109,12 @@ def test_without_dynamic_sampling_equal_groups_are_trained_on() -> None:
 def test_a_response_that_could_not_be_judged_is_left_out_of_the_samples() -> None:
     batch = gather(Prompts([C, U, W], [C, W, A]), limit=0.5)
 
-    assert [sample.trajectory_id for sample in batch.samples()] == ["traj_0_0", "traj_0_2", "traj_1_0", "traj_1_1"]
+    assert [sample.trajectory_id for sample in batch.samples()] == [
+        "traj_0_0",
+        "traj_0_2",
+        "traj_1_0",
+        "traj_1_1",
+    ]
 
 
 def test_a_group_with_less_than_two_judged_responses_is_dropped_as_an_error() -> None:

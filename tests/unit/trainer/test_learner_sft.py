@@ -1,4 +1,6 @@
-"""Whole supervised attempts of a tiny model, in the test's process: repeatable, resumable, accounted for."""
+"""Whole supervised attempts of a tiny model, in the test's process: repeatable, resumable,
+accounted for.
+"""
 
 import json
 import resource
@@ -27,7 +29,10 @@ from tests.support.trainer import of_kind, write_rows
 
 NUM_ROWS = 10
 STEPS = 6
-ROWS = [{"prompt": f"{n}+{n}=?", "completion": str(2 * n), "answer": str(2 * n)} for n in range(NUM_ROWS)]
+ROWS = [
+    {"prompt": f"{n}+{n}=?", "completion": str(2 * n), "answer": str(2 * n)}
+    for n in range(NUM_ROWS)
+]
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +56,18 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, model: Path, rows: P
 
 
 def run(
-    job_dir: Path, model: Path, rows: Path, *, attempt: int = 1, stop_after: int | None = None, **changes: Any
+    job_dir: Path,
+    model: Path,
+    rows: Path,
+    *,
+    attempt: int = 1,
+    stop_after: int | None = None,
+    **changes: Any,
 ) -> LearnerResult:
     stop = StopSignal() if stop_after is None else StopAfterSteps(stop_after)
-    return run_here(learner_request(job_dir, spec(rows, **changes), attempt=attempt, model_path=model), stop)
+    return run_here(
+        learner_request(job_dir, spec(rows, **changes), attempt=attempt, model_path=model), stop
+    )
 
 
 def spec(rows: Path, **changes: Any) -> dict[str, Any]:
@@ -89,7 +102,9 @@ def test_two_runs_of_one_spec_give_the_same_weights(
     assert final_digest(tmp_path) == uninterrupted
 
 
-def test_another_seed_gives_other_weights(tmp_path: Path, model: Path, rows: Path, uninterrupted: str) -> None:
+def test_another_seed_gives_other_weights(
+    tmp_path: Path, model: Path, rows: Path, uninterrupted: str
+) -> None:
     run(tmp_path, model, rows, seed=6)
 
     assert final_digest(tmp_path) != uninterrupted
@@ -119,9 +134,17 @@ def test_after_a_resume_the_certificate_holds_and_the_weights_are_the_stored_one
     assert at_end["digest_before"] == at_end["digest_after"]
     assert certificate["digest_before"] == certificate["digest_after"]
     counts = {
-        name: certificate[name] for name in ("resumed_from", "issued", "trained", "open", "lost", "trained_twice")
+        name: certificate[name]
+        for name in ("resumed_from", "issued", "trained", "open", "lost", "trained_twice")
     }
-    assert counts == {"resumed_from": 3, "issued": 12, "trained": 12, "open": 0, "lost": 0, "trained_twice": 0}
+    assert counts == {
+        "resumed_from": 3,
+        "issued": 12,
+        "trained": 12,
+        "open": 0,
+        "lost": 0,
+        "trained_twice": 0,
+    }
     assert of_kind(journal_of(tmp_path, 1), EventType.CERTIFICATE) == []
 
 
@@ -142,7 +165,9 @@ def test_a_truncated_checkpoint_is_passed_over_and_its_steps_are_repeated(
     assert final_digest(tmp_path) == uninterrupted
 
 
-def test_a_planted_duplicate_breaks_the_certificate_of_the_resumed_job(tmp_path: Path, model: Path, rows: Path) -> None:
+def test_a_planted_duplicate_breaks_the_certificate_of_the_resumed_job(
+    tmp_path: Path, model: Path, rows: Path
+) -> None:
     run(tmp_path, model, rows, stop_after=3)
     log = tmp_path / "journal" / "steps-0001.jsonl"
     lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -157,13 +182,22 @@ def test_a_planted_duplicate_breaks_the_certificate_of_the_resumed_job(tmp_path:
     assert "certificate_broken" in [data["code"] for data in of_kind(events, EventType.LOG)]
 
 
-def test_every_step_reports_metrics_progress_and_times(tmp_path: Path, model: Path, rows: Path) -> None:
+def test_every_step_reports_metrics_progress_and_times(
+    tmp_path: Path, model: Path, rows: Path
+) -> None:
     run(tmp_path, model, rows)
 
     events = journal_of(tmp_path)
     steps = [data for data in of_kind(events, EventType.METRICS) if "train/loss" in data["values"]]
     assert [data["step"] for data in steps] == list(range(1, STEPS + 1))
-    wanted = {"train/loss", "train/grad_norm", "train/lr", "time/step_s", "time/train_s", "weights/version"}
+    wanted = {
+        "train/loss",
+        "train/grad_norm",
+        "train/lr",
+        "time/step_s",
+        "time/train_s",
+        "weights/version",
+    }
     assert all(wanted <= data["values"].keys() for data in steps)
     progress = of_kind(events, EventType.PROGRESS)
     assert [data["step"] for data in progress] == list(range(STEPS + 1))
@@ -185,7 +219,9 @@ def test_checkpoints_are_written_at_intervals_and_at_the_end_and_old_ones_go(
     assert deleted == ["step-000001", "step-000002", "step-000004"]
 
 
-def test_a_checkpoint_is_a_model_directory_with_the_weights_it_states(tmp_path: Path, model: Path, rows: Path) -> None:
+def test_a_checkpoint_is_a_model_directory_with_the_weights_it_states(
+    tmp_path: Path, model: Path, rows: Path
+) -> None:
     run(tmp_path, model, rows)
 
     found = newest_valid(tmp_path / "checkpoints")
@@ -193,7 +229,11 @@ def test_a_checkpoint_is_a_model_directory_with_the_weights_it_states(tmp_path: 
     path, manifest = found
     loaded = load_model(path, "float32", "cpu")
     assert weight_digest(export_state(loaded.model)) == manifest.weight_digest
-    assert (manifest.parent, manifest.weight_version, manifest.stage) == ("step-000004", STEPS, "sft")
+    assert (manifest.parent, manifest.weight_version, manifest.stage) == (
+        "step-000004",
+        STEPS,
+        "sft",
+    )
 
 
 def test_a_finished_job_that_is_started_again_trains_nothing_more(
@@ -203,7 +243,10 @@ def test_a_finished_job_that_is_started_again_trains_nothing_more(
     again = run(tmp_path, model, rows, attempt=2)
 
     assert again.state == "succeeded"
-    assert not any("train/loss" in data["values"] for data in of_kind(journal_of(tmp_path, 2), EventType.METRICS))
+    assert not any(
+        "train/loss" in data["values"]
+        for data in of_kind(journal_of(tmp_path, 2), EventType.METRICS)
+    )
     assert final_digest(tmp_path) == uninterrupted
 
 
@@ -212,7 +255,11 @@ def test_rows_that_are_too_long_are_dropped_and_counted(tmp_path: Path, model: P
 
     run(tmp_path / "job", model, rows, prompt={"max_prompt_tokens": 200})
 
-    (said,) = [data for data in of_kind(journal_of(tmp_path / "job"), EventType.LOG) if data["code"] == "rows_too_long"]
+    (said,) = [
+        data
+        for data in of_kind(journal_of(tmp_path / "job"), EventType.LOG)
+        if data["code"] == "rows_too_long"
+    ]
     assert (said["dropped"], said["kept"]) == (1, NUM_ROWS)
 
 
@@ -224,11 +271,20 @@ def test_a_resume_with_other_rows_is_refused(tmp_path: Path, model: Path, rows: 
 
     result = run(tmp_path / "job", model, own, attempt=2)
 
-    assert (result.state, result.error_code, result.retryable) == ("failed", "dataset_invalid", False)
+    assert (result.state, result.error_code, result.retryable) == (
+        "failed",
+        "dataset_invalid",
+        False,
+    )
 
 
-def test_a_mixture_is_trained_in_its_proportions_and_resumes_exactly(tmp_path: Path, model: Path, rows: Path) -> None:
-    other = write_rows(tmp_path / "other.jsonl", [{"prompt": f"{n}-1=?", "completion": str(n - 1)} for n in range(3)])
+def test_a_mixture_is_trained_in_its_proportions_and_resumes_exactly(
+    tmp_path: Path, model: Path, rows: Path
+) -> None:
+    other = write_rows(
+        tmp_path / "other.jsonl",
+        [{"prompt": f"{n}-1=?", "completion": str(n - 1)} for n in range(3)],
+    )
     parts = [{"file": str(rows), "weight": 1}, {"file": str(other), "weight": 3}]
     mixture: dict[str, Any] = {"training_file": None, "training_mixture": parts}
 
@@ -236,9 +292,13 @@ def test_a_mixture_is_trained_in_its_proportions_and_resumes_exactly(tmp_path: P
     run(tmp_path / "halves", model, rows, stop_after=3, **mixture)
     run(tmp_path / "halves", model, rows, attempt=2, **mixture)
     reweighted = [{**parts[0], "weight": 2}, parts[1]]
-    refused = run(tmp_path / "halves", model, rows, attempt=3, **{**mixture, "training_mixture": reweighted})
+    refused = run(
+        tmp_path / "halves", model, rows, attempt=3, **{**mixture, "training_mixture": reweighted}
+    )
 
-    stages = json.loads((tmp_path / "whole" / "checkpoints" / "step-000006" / "state.json").read_text())["stages"]
+    stages = json.loads(
+        (tmp_path / "whole" / "checkpoints" / "step-000006" / "state.json").read_text()
+    )["stages"]
     assert stages["sft"]["rows"]["mixture"] == [[NUM_ROWS, 1.0], [3, 3.0]]
     assert final_digest(tmp_path / "halves") == final_digest(tmp_path / "whole")
     assert (refused.state, refused.error_code) == ("failed", "dataset_invalid")
@@ -285,7 +345,9 @@ def test_weights_that_are_not_finite_are_not_written(
     def ruined(trainee: Trainee) -> Snapshot:
         snapshot = intact(trainee)
         name = next(iter(snapshot.weights))
-        return replace(snapshot, weights={**snapshot.weights, name: snapshot.weights[name] * float("inf")})
+        return replace(
+            snapshot, weights={**snapshot.weights, name: snapshot.weights[name] * float("inf")}
+        )
 
     run(tmp_path, model, rows, stop_after=2)
     intact = Trainee.snapshot
@@ -305,7 +367,9 @@ def test_a_checkpoint_of_another_job_is_refused(tmp_path: Path, model: Path, row
     assert (result.state, result.error_code) == ("failed", "checkpoint_invalid")
 
 
-def test_gradient_checkpointing_changes_no_weight(tmp_path: Path, model: Path, rows: Path, uninterrupted: str) -> None:
+def test_gradient_checkpointing_changes_no_weight(
+    tmp_path: Path, model: Path, rows: Path, uninterrupted: str
+) -> None:
     run(tmp_path, model, rows, trainer={"gradient_checkpointing": True})
 
     assert final_digest(tmp_path) == uninterrupted
@@ -317,7 +381,9 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_attempt_and_leaves_the_ear
     run(tmp_path, model, rows, stop_after=2)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    resource.setrlimit(resource.RLIMIT_FSIZE, (24_000, hard))  # the model fits, the optimizer's state does not
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (24_000, hard)
+    )  # the model fits, the optimizer's state does not
     try:
         result = run(tmp_path, model, rows, attempt=2)
     finally:
@@ -376,9 +442,14 @@ def test_a_lora_checkpoint_is_a_merged_model_with_the_adapter_and_its_optimizer_
     found = newest_valid(tmp_path / "checkpoints")
     assert found is not None
     path, manifest = found
-    assert weight_digest(export_state(load_model(path, "float32", "cpu").model)) == manifest.weight_digest
+    assert (
+        weight_digest(export_state(load_model(path, "float32", "cpu").model))
+        == manifest.weight_digest
+    )
     assert load_file(path / "adapter.safetensors").keys() == {
-        name.removesuffix("/exp_avg") for name in load_file(path / "optimizer.safetensors") if name.endswith("/exp_avg")
+        name.removesuffix("/exp_avg")
+        for name in load_file(path / "optimizer.safetensors")
+        if name.endswith("/exp_avg")
     }
 
 
@@ -386,13 +457,26 @@ def test_the_checkpoint_with_the_lowest_validation_loss_is_named_and_kept(
     tmp_path: Path, model: Path, rows: Path
 ) -> None:
     # What is learnt makes these answers ever less likely.
-    held_out = write_rows(tmp_path / "held_out.jsonl", [{**row, "completion": "zzzzzzz"} for row in ROWS])
+    held_out = write_rows(
+        tmp_path / "held_out.jsonl", [{**row, "completion": "zzzzzzz"} for row in ROWS]
+    )
     validation = {"validation_file": str(held_out), "validation_interval_steps": 2}
     sft = {"batch_size": 4, "epochs": 3, "max_steps": STEPS, **validation}
-    run(tmp_path, model, rows, sft=sft, optim={"lr": 0.03}, checkpoint={"interval_steps": 9, "keep_last": 1})
+    run(
+        tmp_path,
+        model,
+        rows,
+        sft=sft,
+        optim={"lr": 0.03},
+        checkpoint={"interval_steps": 9, "keep_last": 1},
+    )
 
     metrics = of_kind(journal_of(tmp_path), EventType.METRICS)
-    losses = {m["step"]: m["values"]["eval/validation/loss"] for m in metrics if "eval/validation/loss" in m["values"]}
+    losses = {
+        m["step"]: m["values"]["eval/validation/loss"]
+        for m in metrics
+        if "eval/validation/loss" in m["values"]
+    }
     best = json.loads((tmp_path / "checkpoints" / "best.json").read_text())
     assert losses.keys() == {2, 4, 6}
     lowest = min(losses, key=lambda step: losses[step])
@@ -417,7 +501,12 @@ def test_the_best_checkpoint_is_remembered_over_a_resume_and_gives_way_to_a_bett
     run(tmp_path, model, rows, attempt=2, **settings)
 
     best = json.loads((tmp_path / "checkpoints" / "best.json").read_text())
-    said = [e["step"] for n in (1, 2) for e in of_kind(journal_of(tmp_path, n), EventType.LOG) if "loss" in e]
+    said = [
+        e["step"]
+        for n in (1, 2)
+        for e in of_kind(journal_of(tmp_path, n), EventType.LOG)
+        if "loss" in e
+    ]
     assert kept == [2, 3]
     assert said == [2, 4, 6]
     assert (best["step"], checkpoint_steps(tmp_path)) == (6, [6])
@@ -428,12 +517,16 @@ def test_recorded_orders_are_learnt_from_rows_that_carry_them(tmp_path: Path, mo
     prompt = len(encode_prompt(loaded.tokenizer, [{"role": "user", "content": "1+1=?"}]))
     length = 8 - prompt % 4
     trace = {"token_ids": [20] * length, "unmask_step": list(range(length, 0, -1))}
-    rows = write_rows(tmp_path / "rows.jsonl", [{"prompt": "1+1=?", "completion": "2", **trace}] * 2)
+    rows = write_rows(
+        tmp_path / "rows.jsonl", [{"prompt": "1+1=?", "completion": "2", **trace}] * 2
+    )
 
     run(tmp_path / "job", model, rows, sft={"batch_size": 2, "epochs": STEPS, "noise": "trace"})
 
     steps = [
-        m["values"] for m in of_kind(journal_of(tmp_path / "job"), EventType.METRICS) if "train/loss" in m["values"]
+        m["values"]
+        for m in of_kind(journal_of(tmp_path / "job"), EventType.METRICS)
+        if "train/loss" in m["values"]
     ]
     assert {values["diffusion/masked_tokens_trained"] for values in steps} == {2.0 * length}
     assert steps[-1]["train/loss"] < steps[0]["train/loss"]

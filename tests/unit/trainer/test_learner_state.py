@@ -19,7 +19,9 @@ from services.trainer.learner.run import as_platform_error
 from services.trainer.learner.state import RunState, StoredRows, parse_state
 from services.trainer.ledger import StepRecord
 
-SPEC = parse_spec({"model": "m", "method": "pipeline", "training_file": "f", "validation_file": "v", "seed": 4})
+SPEC = parse_spec(
+    {"model": "m", "method": "pipeline", "training_file": "f", "validation_file": "v", "seed": 4}
+)
 ROWS = StoredRows(file_sha256="abc", num_rows=10)
 
 
@@ -76,7 +78,9 @@ def test_counters_and_ledgers_survive_the_checkpoint() -> None:
 
     assert (again.stage_index, again.stage_step, again.global_step) == (1, 2, 12)
     assert again.enter_stage("rl", SPEC, ROWS).ledger.to_json() == stage.ledger.to_json()
-    assert [again.stages["rl"].order.row(p) for p in range(20)] == [stage.order.row(p) for p in range(20)]
+    assert [again.stages["rl"].order.row(p) for p in range(20)] == [
+        stage.order.row(p) for p in range(20)
+    ]
 
 
 @pytest.mark.parametrize("change", [{"method": "rl"}, {"seed": 5}])
@@ -97,7 +101,10 @@ def test_a_state_that_cannot_be_read_is_an_invalid_checkpoint() -> None:
 
 @pytest.mark.parametrize(
     ("message", "number"),
-    [("I/O error: No space left on device (os error 28)", errno.ENOSPC), ("something else", errno.EIO)],
+    [
+        ("I/O error: No space left on device (os error 28)", errno.ENOSPC),
+        ("something else", errno.EIO),
+    ],
 )
 def test_a_full_disk_is_told_apart_in_the_errors_of_safetensors(message: str, number: int) -> None:
     with pytest.raises(OSError, match=message.partition("(")[0]) as caught, _safetensors_errors():
@@ -118,7 +125,12 @@ def spec_error() -> ValidationError:
         (spec_error(), "spec_invalid"),
         (MemoryError(), "oom_train"),
         (torch.OutOfMemoryError("CUDA out of memory."), "oom_train"),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), "oom_train"),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"
+            ),
+            "oom_train",
+        ),
         (RuntimeError("shape mismatch"), "internal"),
         (KeyError("x"), "internal"),
     ],

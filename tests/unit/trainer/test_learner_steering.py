@@ -1,4 +1,6 @@
-"""What the user asks of a job beside training it: revisions, checkpoints on demand, a fork with the parent's ledger."""
+"""What the user asks of a job beside training it: revisions, checkpoints on demand, a fork with the
+parent's ledger.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_rows(tmp_path_factory.mktemp("data") / "rows.jsonl", ROWS)
 
 
-def run(job_dir: Path, model: Path, rows: Path, *, stop_after: int = 99, attempt: int = 1, **sft: Any) -> LearnerResult:
+def run(
+    job_dir: Path, model: Path, rows: Path, *, stop_after: int = 99, attempt: int = 1, **sft: Any
+) -> LearnerResult:
     spec = {
         "model": "tiny",
         "method": "sft",
@@ -43,7 +47,9 @@ def run(job_dir: Path, model: Path, rows: Path, *, stop_after: int = 99, attempt
     return run_here(request, StopAfterSteps(stop_after))
 
 
-def test_revisions_are_applied_in_order_between_two_steps_and_reported(tmp_path: Path, model: Path, rows: Path) -> None:
+def test_revisions_are_applied_in_order_between_two_steps_and_reported(
+    tmp_path: Path, model: Path, rows: Path
+) -> None:
     write_revision(tmp_path, Revision(1, {"optim.lr": 1e-3}))
     write_revision(tmp_path, Revision(2, {"optim.lr": 2e-3, "checkpoint.interval_steps": 2}))
 
@@ -52,12 +58,18 @@ def test_revisions_are_applied_in_order_between_two_steps_and_reported(tmp_path:
     events = journal_of(tmp_path)
     reported = of_kind(events, EventType.REVISION)
     assert [(data["revision"], data["step"]) for data in reported] == [(1, 0), (2, 0)]
-    rates = {data["values"]["train/lr"] for data in of_kind(events, EventType.METRICS) if "train/lr" in data["values"]}
+    rates = {
+        data["values"]["train/lr"]
+        for data in of_kind(events, EventType.METRICS)
+        if "train/lr" in data["values"]
+    }
     assert rates == {2e-3}
     assert [data["step"] for data in of_kind(events, EventType.CHECKPOINT)] == [2, 4, 5]
 
 
-def test_a_revision_holds_for_the_attempts_that_follow(tmp_path: Path, model: Path, rows: Path) -> None:
+def test_a_revision_holds_for_the_attempts_that_follow(
+    tmp_path: Path, model: Path, rows: Path
+) -> None:
     write_revision(tmp_path, Revision(1, {"optim.lr": 1e-3}))
     run(tmp_path, model, rows, stop_after=2)
 
@@ -74,7 +86,10 @@ def test_a_checkpoint_that_was_asked_for_is_written_once_after_the_next_step(
 
     run(tmp_path, model, rows)
 
-    assert [data["step"] for data in of_kind(journal_of(tmp_path), EventType.CHECKPOINT)] == [1, STEPS]
+    assert [data["step"] for data in of_kind(journal_of(tmp_path), EventType.CHECKPOINT)] == [
+        1,
+        STEPS,
+    ]
     assert checkpoint_wishes(tmp_path) == []
 
 
@@ -91,14 +106,21 @@ def test_a_fork_goes_on_with_the_parents_ledger_and_the_certificate_counts_its_s
     assert run(grandchild, model, rows).state == "succeeded"
 
     resumed, at_end = of_kind(journal_of(grandchild), EventType.CERTIFICATE)
-    assert (resumed["resumed_from"], resumed["trained"], resumed["lost"], resumed["trained_twice"]) == (3, 12, 0, 0)
+    assert (
+        resumed["resumed_from"],
+        resumed["trained"],
+        resumed["lost"],
+        resumed["trained_twice"],
+    ) == (3, 12, 0, 0)
     assert (at_end["trained"], at_end["issued"], at_end["lost"]) == (4 * STEPS, 4 * STEPS, 0)
     records, _ = surviving_records(grandchild, before_attempt=2, resumed_from=STEPS)
     assert [record.step for record in records] == list(range(1, STEPS + 1))
     assert _final_digest(grandchild) == _final_digest(parent)
 
 
-def test_a_rewound_job_goes_on_from_the_checkpoint_that_is_left(tmp_path: Path, model: Path, rows: Path) -> None:
+def test_a_rewound_job_goes_on_from_the_checkpoint_that_is_left(
+    tmp_path: Path, model: Path, rows: Path
+) -> None:
     ask_for_checkpoint(tmp_path, "ckpt_1")
     run(tmp_path, model, rows)
     digest = _final_digest(tmp_path)
@@ -108,7 +130,11 @@ def test_a_rewound_job_goes_on_from_the_checkpoint_that_is_left(tmp_path: Path, 
 
     assert len(moved) == 1
     resumed, at_end = of_kind(journal_of(tmp_path, 2), EventType.CERTIFICATE)
-    assert (resumed["resumed_from"], at_end["trained"], at_end["trained_twice"]) == (1, 4 * STEPS, 0)
+    assert (resumed["resumed_from"], at_end["trained"], at_end["trained_twice"]) == (
+        1,
+        4 * STEPS,
+        0,
+    )
     assert _final_digest(tmp_path) == digest
     assert {read_manifest(Path(path)).global_step for path in moved.values()} == {STEPS}
 

@@ -9,10 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.errors import PlatformError
-from services.trainer.ledger import MixedOrder, PromptLedger, PromptOrder, StepRecord, from_ranges, to_ranges
+from services.trainer.ledger import (
+    MixedOrder,
+    PromptLedger,
+    PromptOrder,
+    StepRecord,
+    from_ranges,
+    to_ranges,
+)
 
 
-def record(step: int, trained: tuple[int, ...], dropped: dict[int, str] | None = None) -> StepRecord:
+def record(
+    step: int, trained: tuple[int, ...], dropped: dict[int, str] | None = None
+) -> StepRecord:
     return StepRecord(stage="rl", step=step, trained=trained, dropped=dropped or {})
 
 
@@ -30,7 +39,8 @@ def test_every_epoch_visits_every_row_once(num_rows: int, seed: int, epoch: int)
 
 
 @given(
-    parts=st.lists(st.tuples(st.integers(1, 9), st.floats(0.1, 10)), min_size=2, max_size=3), length=st.integers(1, 60)
+    parts=st.lists(st.tuples(st.integers(1, 9), st.floats(0.1, 10)), min_size=2, max_size=3),
+    length=st.integers(1, 60),
 )
 def test_a_mixture_keeps_its_proportions_at_every_place_and_visits_each_file_in_epochs(
     parts: list[tuple[int, float]], length: int
@@ -55,7 +65,11 @@ def test_a_mixtures_order_is_the_same_in_every_release_and_read_from_anywhere() 
 
     again = MixedOrder("7:rl", [(3, 1.0), (4, 2.0)])
 
-    assert [again.row(position) for position in (8, 0, 4)] == [expected[8], expected[0], expected[4]]
+    assert [again.row(position) for position in (8, 0, 4)] == [
+        expected[8],
+        expected[0],
+        expected[4],
+    ]
     assert expected == [6, 2, 3, 5, 0, 4, 3, 1, 5]
 
 
@@ -63,7 +77,24 @@ def test_the_order_is_the_same_in_every_release() -> None:
     """A changed order would map the positions of every stored ledger to other rows."""
     order = PromptOrder("7:rl", 8)
 
-    assert [order.row(position) for position in range(16)] == [3, 0, 1, 2, 6, 7, 5, 4, 6, 2, 3, 0, 4, 7, 5, 1]
+    assert [order.row(position) for position in range(16)] == [
+        3,
+        0,
+        1,
+        2,
+        6,
+        7,
+        5,
+        4,
+        6,
+        2,
+        3,
+        0,
+        4,
+        7,
+        5,
+        1,
+    ]
 
 
 def test_seed_stage_and_epoch_each_change_the_order() -> None:
@@ -71,7 +102,9 @@ def test_seed_stage_and_epoch_each_change_the_order() -> None:
         order = PromptOrder(f"{seed}:{stage}", 50)
         return [order.row(epoch * 50 + place) for place in range(50)]
 
-    orders = {tuple(rows(*key)) for key in [(0, "rl", 0), (1, "rl", 0), (0, "sft", 0), (0, "rl", 1)]}
+    orders = {
+        tuple(rows(*key)) for key in [(0, "rl", 0), (1, "rl", 0), (0, "sft", 0), (0, "rl", 1)]
+    }
     assert len(orders) == 4
 
 
@@ -91,9 +124,15 @@ def test_ranges_hold_exactly_the_positions(positions: set[int]) -> None:
     assert all(later[0] > earlier[1] + 1 for earlier, later in itertools.pairwise(ranges))
 
 
-# What can happen to a step's positions, one letter each: trained, dropped, or the step is abandoned as a whole.
+# What can happen to a step's positions, one letter each: trained, dropped, or the step is abandoned
+# as a whole.
 steps = st.lists(
-    st.tuples(st.integers(1, 6), st.lists(st.sampled_from("td"), min_size=6, max_size=6), st.booleans(), st.booleans()),
+    st.tuples(
+        st.integers(1, 6),
+        st.lists(st.sampled_from("td"), min_size=6, max_size=6),
+        st.booleans(),
+        st.booleans(),
+    ),
     max_size=12,
 )
 
@@ -150,7 +189,11 @@ def test_what_was_trained_and_dropped_survives_the_checkpoint() -> None:
 
     again = resumed(ledger)
 
-    assert (again.trained(), again.dropped(), again.open()) == ({0: 3, 4: 3}, {2: "error"}, frozenset({1, 3}))
+    assert (again.trained(), again.dropped(), again.open()) == (
+        {0: 3, 4: 3},
+        {2: "error"},
+        frozenset({1, 3}),
+    )
 
 
 def test_a_position_cannot_be_closed_twice_or_without_being_issued() -> None:

@@ -1,4 +1,6 @@
-"""The certificate: computed from what the steps logged, so that a planted loss or duplicate makes it fail."""
+"""The certificate: computed from what the steps logged, so that a planted loss or duplicate makes
+it fail.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,9 @@ from services.trainer.step_log import StepLog, surviving_records
 Records = list[StepRecord]
 
 
-def record(step: int, trained: tuple[int, ...], dropped: dict[int, str] | None = None) -> StepRecord:
+def record(
+    step: int, trained: tuple[int, ...], dropped: dict[int, str] | None = None
+) -> StepRecord:
     return StepRecord(stage="rl", step=step, trained=trained, dropped=dropped or {})
 
 
@@ -70,13 +74,19 @@ def plant_a_training_of_a_dropped_position(records: Records) -> None:
         (plant_a_training_of_a_dropped_position, 0, 1),
     ],
 )
-def test_a_planted_fault_in_the_log_shows(plant: Callable[[Records], None], lost: int, trained_twice: int) -> None:
+def test_a_planted_fault_in_the_log_shows(
+    plant: Callable[[Records], None], lost: int, trained_twice: int
+) -> None:
     ledger, records = three_steps()
 
     plant(records)
 
     certificate = certify(ledger, records)
-    assert (certificate.lost, certificate.trained_twice, certificate.holds) == (lost, trained_twice, False)
+    assert (certificate.lost, certificate.trained_twice, certificate.holds) == (
+        lost,
+        trained_twice,
+        False,
+    )
 
 
 def test_a_position_that_the_ledger_closed_without_any_step_is_lost() -> None:
@@ -100,7 +110,11 @@ def test_a_position_that_a_damaged_ledger_forgot_is_lost() -> None:
 def test_certificates_of_stages_add_up() -> None:
     certificate = certify(*three_steps()) + certify(*three_steps())
 
-    assert (certificate.issued, certificate.trained, certificate.dropped) == (18, 12, {"zero_variance": 2})
+    assert (certificate.issued, certificate.trained, certificate.dropped) == (
+        18,
+        12,
+        {"zero_variance": 2},
+    )
     assert certificate.holds
 
 

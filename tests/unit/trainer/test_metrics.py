@@ -58,14 +58,20 @@ def test_the_learners_newest_numbers_are_the_trainers(events: Journal, tmp_path:
     assert "job_1" not in ended
 
 
-def test_a_journal_is_read_once_and_a_line_that_is_being_written_later(events: Journal, tmp_path: Path) -> None:
+def test_a_journal_is_read_once_and_a_line_that_is_being_written_later(
+    events: Journal, tmp_path: Path
+) -> None:
     events.emit(EventType.METRICS, {"step": 1, "values": {"train/loss": 1.0}})
-    events.emit(EventType.LOG, {"level": "info", "code": "x", "message": '"type":"metrics" in a text'})
+    events.emit(
+        EventType.LOG, {"level": "info", "code": "x", "message": '"type":"metrics" in a text'}
+    )
     tail = JournalTail(journal_path(tmp_path, 1))
     tail.read()
     first = dict(tail.values)
     whole = journal_path(tmp_path, 1).read_bytes()
-    events.emit(EventType.METRICS, {"step": 2, "values": {"train/loss": 0.5, "eval/gsm8k/avg@1": 0.2}})
+    events.emit(
+        EventType.METRICS, {"step": 2, "values": {"train/loss": 0.5, "eval/gsm8k/avg@1": 0.2}}
+    )
     line = journal_path(tmp_path, 1).read_bytes().removeprefix(whole)
 
     journal_path(tmp_path, 1).write_bytes(whole + line[:-5])

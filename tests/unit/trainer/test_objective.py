@@ -65,7 +65,9 @@ def test_a_ratio_beyond_all_bounds_stays_finite_and_harmless() -> None:
     loss, slope, statistics = _loss([1.0, 1.0], [0.0, -1.0])
     far = torch.tensor([0.0, 0.0], dtype=torch.float64, requires_grad=True)
     terms = TokenTerms(
-        behaviour=torch.tensor([-900.0, -900.0]), advantage=torch.tensor([0.0, -1.0]), weight=torch.ones(2)
+        behaviour=torch.tensor([-900.0, -900.0]),
+        advantage=torch.tensor([0.0, -1.0]),
+        weight=torch.ones(2),
     )
 
     loss, _ = policy_loss(far, terms, CLIPPED)
@@ -111,7 +113,10 @@ def test_k3_is_the_published_estimate() -> None:
 
 
 def test_the_expectation_of_k3_is_the_kl_divergence() -> None:
-    p, q = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64), torch.tensor([0.2, 0.2, 0.6], dtype=torch.float64)
+    p, q = (
+        torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64),
+        torch.tensor([0.2, 0.2, 0.6], dtype=torch.float64),
+    )
 
     expected = (p * kl_k3((p / q).log())).sum()
 
@@ -126,22 +131,30 @@ def test_the_expectation_of_k3_is_the_kl_divergence() -> None:
         ("constant", [1 / 40, 1 / 40]),  # 1 / (2 responses · 20)
     ],
 )
-def test_each_normaliser_gives_a_token_its_stated_weight(normaliser: str, weights: list[float]) -> None:
+def test_each_normaliser_gives_a_token_its_stated_weight(
+    normaliser: str, weights: list[float]
+) -> None:
     got = token_weights(torch.tensor([2, 8]), normaliser, 20)  # type: ignore[arg-type]
 
     assert got.tolist() == pytest.approx(weights)
 
 
 def test_the_golden_response_of_five_tokens_weighs_one_fifth_per_token() -> None:
-    # The published code gives y0, y2, y3 1/12 and y4, y1 1/4 each (mean within each state), or 0.2667.
+    # The published code gives y0, y2, y3 1/12 and y4, y1 1/4 each (mean within each state), or
+    # 0.2667.
     for normaliser in ("token", "response"):
         assert token_weights(torch.tensor([5]), normaliser, 64).tolist() == pytest.approx([0.2])  # type: ignore[arg-type]
 
 
-def _terms(proximal: float | None = None, reference: float | None = None, advantage: float = 2.0) -> TokenTerms:
+def _terms(
+    proximal: float | None = None, reference: float | None = None, advantage: float = 2.0
+) -> TokenTerms:
     """One token of weight 0.5, recorded with probability 0.2."""
     given = {"proximal": proximal, "reference": reference}
-    logs = {name: None if p is None else torch.tensor([p], dtype=torch.float64).log() for name, p in given.items()}
+    logs = {
+        name: None if p is None else torch.tensor([p], dtype=torch.float64).log()
+        for name, p in given.items()
+    }
     return TokenTerms(
         behaviour=torch.tensor([0.2], dtype=torch.float64).log(),
         advantage=torch.tensor([advantage]),
@@ -150,10 +163,14 @@ def _terms(proximal: float | None = None, reference: float | None = None, advant
     )
 
 
-def _of(probability: float, terms: TokenTerms, **rl: object) -> tuple[float, float, PolicyStatistics]:
+def _of(
+    probability: float, terms: TokenTerms, **rl: object
+) -> tuple[float, float, PolicyStatistics]:
     """Loss, slope and statistics of a token whose probability is now this."""
     logprob = torch.tensor([probability], dtype=torch.float64).log().requires_grad_()
-    loss, statistics = policy_loss(logprob, terms, RlSpec.model_validate({"clip_low": 0.2, "clip_high": 0.28, **rl}))
+    loss, statistics = policy_loss(
+        logprob, terms, RlSpec.model_validate({"clip_low": 0.2, "clip_high": 0.28, **rl})
+    )
     (slope,) = torch.autograd.grad(loss, logprob)
     return float(loss.detach()), float(slope), statistics
 
@@ -172,7 +189,9 @@ def _of(probability: float, terms: TokenTerms, **rl: object) -> tuple[float, flo
 def test_the_proximal_ratio_is_clipped_and_weighed_by_a_truncated_importance_weight(
     now: float, proximal: float, cap: float, loss: float, slope: float
 ) -> None:
-    got, got_slope, statistics = _of(now, _terms(proximal=proximal), ratio="proximal", importance_cap=cap)
+    got, got_slope, statistics = _of(
+        now, _terms(proximal=proximal), ratio="proximal", importance_cap=cap
+    )
 
     assert (got, got_slope) == pytest.approx((loss, slope))
     assert statistics.capped == (cap == 1.2)
@@ -195,8 +214,12 @@ def test_the_cap_has_no_part_in_the_behaviour_ratio() -> None:
         ("k2", 0.240227, 0.693147),
     ],
 )
-def test_the_kl_penalty_adds_its_weighted_estimate_to_the_loss(estimator: str, kl: float, slope: float) -> None:
-    loss, got_slope, statistics = _of(0.2, _terms(reference=0.1), kl_beta=0.4, kl_estimator=estimator)
+def test_the_kl_penalty_adds_its_weighted_estimate_to_the_loss(
+    estimator: str, kl: float, slope: float
+) -> None:
+    loss, got_slope, statistics = _of(
+        0.2, _terms(reference=0.1), kl_beta=0.4, kl_estimator=estimator
+    )
 
     # Policy part: −0.5·1·2 = −1 with slope −1; KL part: 0.4·0.5·kl.
     assert loss == pytest.approx(-1 + 0.2 * kl, abs=1e-6)
@@ -210,7 +233,9 @@ def test_the_expected_gradient_of_k2_is_that_of_the_kl_divergence() -> None:
     logprobs = logits.log_softmax(0)
     p = logprobs.exp().detach()
 
-    (expected,) = torch.autograd.grad((logprobs.exp() * (logprobs - q.log())).sum(), logits, retain_graph=True)
+    (expected,) = torch.autograd.grad(
+        (logprobs.exp() * (logprobs - q.log())).sum(), logits, retain_graph=True
+    )
     (k2,) = torch.autograd.grad((p * kl_k2(logprobs - q.log())).sum(), logits, retain_graph=True)
     (k3,) = torch.autograd.grad((p * kl_k3(logprobs - q.log())).sum(), logits)
 

@@ -1,4 +1,6 @@
-"""What becomes of each outcome: a failure of the verifier is no number in rewards, advantages, metrics, evaluations."""
+"""What becomes of each outcome: a failure of the verifier is no number in rewards, advantages,
+metrics, evaluations.
+"""
 
 import math
 
@@ -31,7 +33,9 @@ def group(*outcomes: Outcome) -> ScoredGroup:
                 verdict=Verdict(
                     outcome=outcome,
                     reason="overloaded",
-                    rewards={"accuracy": float(outcome is Outcome.CORRECT), "boxed": 1.0} if outcome in SCORED else {},
+                    rewards={"accuracy": float(outcome is Outcome.CORRECT), "boxed": 1.0}
+                    if outcome in SCORED
+                    else {},
                 ),
             )
             for place, outcome in enumerate(outcomes)
@@ -41,7 +45,9 @@ def group(*outcomes: Outcome) -> ScoredGroup:
 
 def batch(*outcomes: Outcome) -> RlBatch:
     rl = RlSpec(prompts_per_step=1, num_generations=2, dynamic_sampling=False)
-    return gather_batch(rl, RewardSpec(graders=GRADERS, max_unverifiable_rate=1.0), lambda _: [group(*outcomes)])
+    return gather_batch(
+        rl, RewardSpec(graders=GRADERS, max_unverifiable_rate=1.0), lambda _: [group(*outcomes)]
+    )
 
 
 def metrics(*outcomes: Outcome) -> dict[str, float]:
@@ -80,7 +86,9 @@ def test_it_changes_no_metric_but_the_share_of_its_outcome(outcome: Outcome) -> 
 
 @pytest.mark.parametrize("outcome", UNSCORED)
 def test_a_step_without_any_score_reports_no_reward_instead_of_zero(outcome: Outcome) -> None:
-    judged = JudgedGroup(group(outcome, outcome), rewards=[None, None], advantages=[None, None], dropped="error")
+    judged = JudgedGroup(
+        group(outcome, outcome), rewards=[None, None], advantages=[None, None], dropped="error"
+    )
     shown = batch_metrics(RlBatch([judged], rounds=1), GRADERS, threshold=0.9)
     numbers = (
         "reward/mean",
@@ -102,7 +110,9 @@ def test_an_evaluation_leaves_it_out_of_the_accuracy(outcome: Outcome) -> None:
         evaluation_results([group(outcome)])
 
 
-@pytest.mark.parametrize("outcome", [outcome for outcome in SCORED if outcome is not Outcome.CORRECT])
+@pytest.mark.parametrize(
+    "outcome", [outcome for outcome in SCORED if outcome is not Outcome.CORRECT]
+)
 def test_what_the_answer_is_to_blame_for_counts_as_wrong_everywhere(outcome: Outcome) -> None:
     assert metrics(Outcome.CORRECT, outcome)["reward/accuracy"] == 0.5
     assert evaluation_results([group(outcome)])["accuracy"] == 0.0

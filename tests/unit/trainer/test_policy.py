@@ -32,11 +32,15 @@ def _policy(loaded: LoadedModel) -> Policy:
 
 def _rules(max_grad_norm: float = 1.0, **rl: Any) -> RlRules:
     return RlRules(
-        rl=RlSpec(**rl), sampling=SamplingSpec(max_new_tokens=30), optim=OptimSpec(max_grad_norm=max_grad_norm)
+        rl=RlSpec(**rl),
+        sampling=SamplingSpec(max_new_tokens=30),
+        optim=OptimSpec(max_grad_norm=max_grad_norm),
     )
 
 
-def _train_rl(loaded: LoadedModel, samples: list[Sample], *, max_tokens: int = 40, **rl: Any) -> dict[str, float]:
+def _train_rl(
+    loaded: LoadedModel, samples: list[Sample], *, max_tokens: int = 40, **rl: Any
+) -> dict[str, float]:
     """A step with plain SGD at rate 1, so that the change of the weights is the clipped gradient."""
     optimizer = torch.optim.SGD(loaded.model.parameters(), lr=1.0)
     policy = Policy(loaded=loaded, trainer=TrainerSpec(max_tokens_per_microbatch=max_tokens))
@@ -49,12 +53,20 @@ def _train_sft(
     optimizer = torch.optim.SGD(loaded.model.parameters(), lr=1.0)
     policy = Policy(loaded=loaded, trainer=TrainerSpec(max_tokens_per_microbatch=max_tokens))
     return train_sft_batch(
-        policy, optimizer, examples, noise_generator(0, 1), SftSpec(**spec), OptimSpec(max_grad_norm=1e9)
+        policy,
+        optimizer,
+        examples,
+        noise_generator(0, 1),
+        SftSpec(**spec),
+        OptimSpec(max_grad_norm=1e9),
     )
 
 
 def _examples(loaded: LoadedModel) -> list[SftExample]:
-    return [SftExample(prompt_ids=s.prompt_ids, token_ids=s.token_ids) for s in random_samples(loaded, 6, seed=3)]
+    return [
+        SftExample(prompt_ids=s.prompt_ids, token_ids=s.token_ids)
+        for s in random_samples(loaded, 6, seed=3)
+    ]
 
 
 def _weights(loaded: LoadedModel) -> torch.Tensor:
@@ -66,7 +78,9 @@ def _on_policy(loaded: LoadedModel, samples: list[Sample]) -> list[Sample]:
     (row,) = rl_rows(samples, block_size=4, mask_token_id=loaded.mask_token_id, max_tokens=10**6)
     logprobs = score_row(loaded, row, 1.0)[0].detach()
     return [
-        dataclasses.replace(s, logprobs=logprobs[row.sample == i][torch.argsort(row.token[row.sample == i])].numpy())
+        dataclasses.replace(
+            s, logprobs=logprobs[row.sample == i][torch.argsort(row.token[row.sample == i])].numpy()
+        )
         for i, s in enumerate(samples)
     ]
 
@@ -76,7 +90,9 @@ def test_packing_changes_neither_metrics_nor_gradient_of_a_policy_step(normalise
     outcomes = []
     for max_tokens in ROW_BUDGETS:
         loaded = tiny_loaded(vocab_size=7, block_size=4)
-        metrics = _train_rl(loaded, random_samples(loaded, 7), max_tokens=max_tokens, normaliser=normaliser)
+        metrics = _train_rl(
+            loaded, random_samples(loaded, 7), max_tokens=max_tokens, normaliser=normaliser
+        )
         outcomes.append((metrics, _weights(loaded)))
 
     for metrics, weights in outcomes[1:]:
@@ -110,7 +126,12 @@ def test_packing_changes_neither_metrics_nor_gradient_of_a_supervised_step() -> 
 def test_logits_in_chunks_give_the_same_log_probs_entropy_and_gradient(
     loaded: LoadedModel, logits_per_chunk: int
 ) -> None:
-    (row,) = rl_rows(random_samples(loaded, 4), block_size=4, mask_token_id=loaded.mask_token_id, max_tokens=10**6)
+    (row,) = rl_rows(
+        random_samples(loaded, 4),
+        block_size=4,
+        mask_token_id=loaded.mask_token_id,
+        max_tokens=10**6,
+    )
 
     whole, entropy = score_row(loaded, row, 0.7)
     chunked, chunked_entropy = score_row(loaded, row, 0.7, logits_per_chunk=logits_per_chunk)
@@ -118,7 +139,10 @@ def test_logits_in_chunks_give_the_same_log_probs_entropy_and_gradient(
     torch.testing.assert_close(chunked, whole, rtol=1e-12, atol=1e-12)
     assert chunked_entropy == pytest.approx(entropy, rel=1e-12)
     weights = torch.linspace(-1, 1, len(whole), dtype=torch.float64)
-    expected, got = gradient(loaded, (whole * weights).sum()), gradient(loaded, (chunked * weights).sum())
+    expected, got = (
+        gradient(loaded, (whole * weights).sum()),
+        gradient(loaded, (chunked * weights).sum()),
+    )
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
 
 
@@ -133,11 +157,17 @@ def test_the_entropy_is_that_of_the_sampleable_distribution(loaded: LoadedModel)
     assert metrics["train/entropy"] == pytest.approx(np.log(6))
 
 
-def test_an_on_policy_step_has_ratio_one_and_follows_the_plain_policy_gradient(loaded: LoadedModel) -> None:
+def test_an_on_policy_step_has_ratio_one_and_follows_the_plain_policy_gradient(
+    loaded: LoadedModel,
+) -> None:
     samples = _on_policy(loaded, random_samples(loaded, 5))
     (row,) = rl_rows(samples, block_size=4, mask_token_id=loaded.mask_token_id, max_tokens=10**6)
-    advantage = torch.tensor([sample.advantage for sample in samples], dtype=torch.float64)[row.sample]
-    expected = gradient(loaded, -(advantage * score_row(loaded, row, 1.0)[0]).sum() / len(row.targets))
+    advantage = torch.tensor([sample.advantage for sample in samples], dtype=torch.float64)[
+        row.sample
+    ]
+    expected = gradient(
+        loaded, -(advantage * score_row(loaded, row, 1.0)[0]).sum() / len(row.targets)
+    )
     before = _weights(loaded)
 
     metrics = _train_rl(loaded, samples)
@@ -147,7 +177,9 @@ def test_an_on_policy_step_has_ratio_one_and_follows_the_plain_policy_gradient(l
     assert metrics["train/is_ratio_mean"] == pytest.approx(1.0)
     assert metrics["train/logprob_gap_max"] == pytest.approx(0.0, abs=1e-12)
     assert metrics["train/loss"] == metrics["train/policy_loss"]
-    assert metrics["diffusion/masked_tokens_trained"] == sum(len(sample.token_ids) for sample in samples)
+    assert metrics["diffusion/masked_tokens_trained"] == sum(
+        len(sample.token_ids) for sample in samples
+    )
 
 
 def test_a_mini_batch_of_many_rows_changes_the_weights_exactly_once(loaded: LoadedModel) -> None:
@@ -179,7 +211,9 @@ def test_the_gradient_is_clipped_but_its_real_norm_is_reported() -> None:
 
     assert metrics["train/grad_norm"] == pytest.approx(norm)
     assert metrics["train/lr"] == 1.0
-    torch.testing.assert_close(start - _weights(held), (start - _weights(free)) / 4, rtol=1e-4, atol=1e-9)
+    torch.testing.assert_close(
+        start - _weights(held), (start - _weights(free)) / 4, rtol=1e-4, atol=1e-9
+    )
 
 
 def test_gradients_left_over_from_a_failed_step_do_not_leak_into_the_next() -> None:
@@ -212,7 +246,9 @@ def test_a_record_that_is_not_a_number_is_refused_by_name(loaded: LoadedModel) -
     samples = random_samples(loaded, 3)
     samples[2].logprobs[-1] = np.nan
 
-    with pytest.raises(PlatformError, match=f"{samples[2].trajectory_id}: .*nan as recorded by the rollout engine"):
+    with pytest.raises(
+        PlatformError, match=f"{samples[2].trajectory_id}: .*nan as recorded by the rollout engine"
+    ):
         _train_rl(loaded, samples)
 
 
@@ -245,10 +281,16 @@ def test_supervised_steps_lower_the_loss_on_held_out_noise(loaded: LoadedModel) 
     assert metrics["train/lr"] == 1e-2
 
 
-def test_the_supervised_loss_of_a_uniform_model_is_the_weighted_share_of_masked_tokens(loaded: LoadedModel) -> None:
+def test_the_supervised_loss_of_a_uniform_model_is_the_weighted_share_of_masked_tokens(
+    loaded: LoadedModel,
+) -> None:
     with torch.no_grad():
         loaded.model.get_output_embeddings().weight.zero_()
-    (example,) = [SftExample(prompt_ids=np.array([1, 2], np.int32), token_ids=np.array([3, 4, 5, 1, 2, 0], np.int32))]
+    (example,) = [
+        SftExample(
+            prompt_ids=np.array([1, 2], np.int32), token_ids=np.array([3, 4, 5, 1, 2, 0], np.int32)
+        )
+    ]
 
     loss = evaluate_sft_loss(_policy(loaded), [example], noise_generator(4, 4), SftSpec())
 
@@ -258,15 +300,25 @@ def test_the_supervised_loss_of_a_uniform_model_is_the_weighted_share_of_masked_
     assert loss == pytest.approx(masked * np.log(6) / rate / 6)
 
 
-def test_a_supervised_batch_in_which_nothing_is_masked_is_a_step_with_loss_zero(loaded: LoadedModel) -> None:
-    example = SftExample(prompt_ids=np.array([1, 2, 3], np.int32), token_ids=np.array([4], np.int32))
+def test_a_supervised_batch_in_which_nothing_is_masked_is_a_step_with_loss_zero(
+    loaded: LoadedModel,
+) -> None:
+    example = SftExample(
+        prompt_ids=np.array([1, 2, 3], np.int32), token_ids=np.array([4], np.int32)
+    )
     quiet = next(s for s in range(100) if _nothing_masked(s))
     optimizer = torch.optim.SGD(loaded.model.parameters(), lr=1.0)
     before = _weights(loaded)
 
-    metrics = train_sft_batch(_policy(loaded), optimizer, [example], noise_generator(quiet, 0), SftSpec(), OptimSpec())
+    metrics = train_sft_batch(
+        _policy(loaded), optimizer, [example], noise_generator(quiet, 0), SftSpec(), OptimSpec()
+    )
 
-    assert (metrics["train/loss"], metrics["train/grad_norm"], metrics["diffusion/masked_tokens_trained"]) == (0, 0, 0)
+    assert (
+        metrics["train/loss"],
+        metrics["train/grad_norm"],
+        metrics["diffusion/masked_tokens_trained"],
+    ) == (0, 0, 0)
     assert torch.equal(before, _weights(loaded))
 
 
@@ -282,23 +334,34 @@ def test_bf16_passes_leave_weights_gradients_and_log_probs_in_fp32(tmp_path: Pat
     loaded = load_model(tmp_path / "tiny", "float32", "cpu")
     samples = random_samples(loaded, 4)
     (row,) = rl_rows(samples, block_size=4, mask_token_id=loaded.mask_token_id, max_tokens=10**6)
-    full, half = (Policy(loaded=loaded, trainer=TrainerSpec(precision=name)) for name in ("fp32", "bf16"))
+    full, half = (
+        Policy(loaded=loaded, trainer=TrainerSpec(precision=name)) for name in ("fp32", "bf16")
+    )
 
     logprobs, _ = half.score(row, 1.0)
     logprobs.sum().backward()
 
     assert logprobs.dtype == torch.float32
-    assert {p.grad.dtype for p in loaded.model.parameters() if p.grad is not None} == {torch.float32}
+    assert {p.grad.dtype for p in loaded.model.parameters() if p.grad is not None} == {
+        torch.float32
+    }
     difference = (logprobs - full.score(row, 1.0)[0]).abs().max()
     assert 1e-5 < difference < 0.2
 
 
-def test_the_loss_along_a_recorded_order_is_the_negative_log_likelihood_of_the_trajectory(loaded: LoadedModel) -> None:
+def test_the_loss_along_a_recorded_order_is_the_negative_log_likelihood_of_the_trajectory(
+    loaded: LoadedModel,
+) -> None:
     samples = random_samples(loaded, 5)
     (row,) = rl_rows(samples, block_size=4, mask_token_id=loaded.mask_token_id, max_tokens=10**6)
     expected = -score_row(loaded, row, 1.0)[0].detach().mean()
-    examples = [SftExample(prompt_ids=s.prompt_ids, token_ids=s.token_ids, unmask_step=s.unmask_step) for s in samples]
+    examples = [
+        SftExample(prompt_ids=s.prompt_ids, token_ids=s.token_ids, unmask_step=s.unmask_step)
+        for s in samples
+    ]
 
-    loss = evaluate_sft_loss(_policy(loaded), examples, noise_generator(0, 0), SftSpec(noise="trace"))
+    loss = evaluate_sft_loss(
+        _policy(loaded), examples, noise_generator(0, 0), SftSpec(noise="trace")
+    )
 
     assert loss == pytest.approx(float(expected), rel=1e-12)

@@ -39,7 +39,10 @@ def _with_rejected(sample: Sample, seed: int = 0) -> Sample:
         if step < own
     ]
     position, step = np.array(found, np.int32).reshape(-1, 2).T
-    ids, logprobs = rng.integers(6, size=len(found)).astype(np.int32), rng.normal(-2, 0.5, size=len(found))
+    ids, logprobs = (
+        rng.integers(6, size=len(found)).astype(np.int32),
+        rng.normal(-2, 0.5, size=len(found)),
+    )
     rejected = Candidates(position=position, step=step, token_ids=ids, logprobs=logprobs)
     return dataclasses.replace(sample, rejected=rejected)
 
@@ -52,18 +55,30 @@ def _groups(loaded: LoadedModel, count: int = 4) -> list[Sample]:
 
 def _rules(temperature: float = 1.0, **rl: Any) -> RlRules:
     settings = RlSpec(min_groups_per_step=4, **rl)
-    config = decoding(block_size=BLOCK, mask_token_id=6, unmasking_strategy=UnmaskingStrategy.SEQUENTIAL)
-    sampling, optim = SamplingSpec(max_new_tokens=30, temperature=temperature), OptimSpec(max_grad_norm=1e9)
+    config = decoding(
+        block_size=BLOCK, mask_token_id=6, unmasking_strategy=UnmaskingStrategy.SEQUENTIAL
+    )
+    sampling, optim = (
+        SamplingSpec(max_new_tokens=30, temperature=temperature),
+        OptimSpec(max_grad_norm=1e9),
+    )
     return RlRules(rl=settings, sampling=sampling, optim=optim, decoding=config)
 
 
 def _train(
-    loaded: LoadedModel, samples: list[Sample], *, max_tokens: int = 60, reference: LoadedModel | None = None, **rl: Any
+    loaded: LoadedModel,
+    samples: list[Sample],
+    *,
+    max_tokens: int = 60,
+    reference: LoadedModel | None = None,
+    **rl: Any,
 ) -> dict[str, float]:
     """Plain SGD, so that the change of the weights is the gradient times a tenth."""
     policy = Policy(loaded=loaded, trainer=TrainerSpec(max_tokens_per_microbatch=max_tokens))
     policy.reference = None if reference is None else FrozenReference(reference)
-    return train_rl_batch(policy, torch.optim.SGD(loaded.model.parameters(), lr=0.1), samples, _rules(**rl))
+    return train_rl_batch(
+        policy, torch.optim.SGD(loaded.model.parameters(), lr=0.1), samples, _rules(**rl)
+    )
 
 
 def _weights(loaded: LoadedModel) -> torch.Tensor:
@@ -90,13 +105,17 @@ def test_mini_batches_hold_whole_groups_in_order() -> None:
     ]
 
 
-def test_every_mini_batch_of_every_iteration_is_exactly_one_optimizer_step(loaded: LoadedModel) -> None:
+def test_every_mini_batch_of_every_iteration_is_exactly_one_optimizer_step(
+    loaded: LoadedModel,
+) -> None:
     policy = Policy(loaded=loaded, trainer=TrainerSpec(max_tokens_per_microbatch=1))
     optimizer = torch.optim.SGD(loaded.model.parameters(), lr=0.1)
     seen: list[torch.Tensor] = []
     optimizer.register_step_post_hook(lambda *_: seen.append(_weights(loaded)))
 
-    metrics = train_rl_batch(policy, optimizer, _groups(loaded), _rules(num_iterations=3, minibatches=2))
+    metrics = train_rl_batch(
+        policy, optimizer, _groups(loaded), _rules(num_iterations=3, minibatches=2)
+    )
 
     assert len(seen) == 6
     assert len({tuple(weights.tolist()) for weights in seen}) == 6
@@ -113,11 +132,20 @@ def test_mini_batches_equal_steps_on_their_groups_one_after_the_other(loaded: Lo
     torch.testing.assert_close(_weights(loaded), _weights(other), rtol=1e-12, atol=1e-14)
 
 
-def test_the_proximal_ratio_is_one_in_the_first_update_and_moves_in_the_second(loaded: LoadedModel) -> None:
+def test_the_proximal_ratio_is_one_in_the_first_update_and_moves_in_the_second(
+    loaded: LoadedModel,
+) -> None:
     samples = [dataclasses.replace(s, logprobs=s.logprobs - 3.0) for s in _groups(loaded)]
 
     first = _train(copy.deepcopy(loaded), samples, ratio="proximal")
-    both = _train(copy.deepcopy(loaded), samples, ratio="proximal", num_iterations=2, clip_low=0.0, clip_high=0.0)
+    both = _train(
+        copy.deepcopy(loaded),
+        samples,
+        ratio="proximal",
+        num_iterations=2,
+        clip_low=0.0,
+        clip_high=0.0,
+    )
 
     assert first["train/clip_fraction"] == 0.0
     assert first["train/is_ratio_mean"] > 2.0
@@ -125,14 +153,26 @@ def test_the_proximal_ratio_is_one_in_the_first_update_and_moves_in_the_second(l
     assert both["train/clip_fraction"] > 0.1
 
 
-def test_the_log_probs_before_the_step_stay_those_while_the_weights_move(loaded: LoadedModel) -> None:
-    """Two iterations by hand: ratio to the scores under the first weights, times the capped importance weight."""
+def test_the_log_probs_before_the_step_stay_those_while_the_weights_move(
+    loaded: LoadedModel,
+) -> None:
+    """Two iterations by hand: ratio to the scores under the first weights, times the capped
+    importance weight.
+    """
     samples, other = _groups(loaded, 1), copy.deepcopy(loaded)
     before = _scores(other, samples)[0].detach()
     recorded = torch.from_numpy(np.concatenate([s.logprobs for s in samples]))
     first = torch.tensor([0, len(samples[0].token_ids)])
 
-    _train(loaded, samples, ratio="proximal", num_iterations=2, clip_low=1.0, clip_high=9.0, importance_cap=1.5)
+    _train(
+        loaded,
+        samples,
+        ratio="proximal",
+        num_iterations=2,
+        clip_low=1.0,
+        clip_high=9.0,
+        importance_cap=1.5,
+    )
 
     for _ in range(2):
         logprobs, sample, token = _scores(other, samples)
@@ -165,14 +205,18 @@ def test_the_divergence_from_the_reference_is_zero_at_the_start_and_pulls_back_l
     assert divergences[-1] < 0.9 * divergences[0]
 
 
-def test_the_policy_that_is_trained_is_the_one_at_the_temperature_of_sampling(loaded: LoadedModel) -> None:
+def test_the_policy_that_is_trained_is_the_one_at_the_temperature_of_sampling(
+    loaded: LoadedModel,
+) -> None:
     sample = _groups(loaded)[0]
     logprobs, _, token = _scores(loaded, [sample], temperature=0.5)
     recorded = np.empty(len(token))
     recorded[token.numpy()] = logprobs.detach().numpy()
     samples = [dataclasses.replace(sample, logprobs=recorded)]
 
-    sampled, other = (_train(copy.deepcopy(loaded), samples, temperature=value) for value in (0.5, 1.0))
+    sampled, other = (
+        _train(copy.deepcopy(loaded), samples, temperature=value) for value in (0.5, 1.0)
+    )
 
     assert sampled["train/logprob_gap_max"] < 1e-12
     assert other["train/logprob_gap_max"] > 0.1
@@ -195,7 +239,9 @@ def test_rejected_candidates_weigh_in_the_loss_like_committed_tokens(loaded: Loa
 
     metrics = _train(loaded, samples, clip_low=1.0, clip_high=99.0, estimator="all_candidates")
 
-    assert len(logprobs) == sum(s.num_terms for s in samples) > sum(len(s.token_ids) for s in samples)
+    assert (
+        len(logprobs) == sum(s.num_terms for s in samples) > sum(len(s.token_ids) for s in samples)
+    )
     torch.testing.assert_close((before - _weights(loaded)) / 0.1, expected, rtol=1e-9, atol=1e-12)
     assert metrics["diffusion/masked_tokens_trained"] == len(logprobs)
 
@@ -204,7 +250,9 @@ def test_rejected_candidates_weigh_in_the_loss_like_committed_tokens(loaded: Loa
 def test_packing_and_order_change_nothing_whatever_the_loss_consists_of(normaliser: str) -> None:
     outcomes = []
     for max_tokens, turned in ((1, False), (10_000, False), (60, True)):
-        loaded, reference = (tiny_loaded(vocab_size=7, block_size=BLOCK, seed=seed) for seed in (0, 1))
+        loaded, reference = (
+            tiny_loaded(vocab_size=7, block_size=BLOCK, seed=seed) for seed in (0, 1)
+        )
         samples = [_with_rejected(sample, i) for i, sample in enumerate(_groups(loaded))]
         metrics = _train(
             loaded, samples[::-1] if turned else samples, max_tokens=max_tokens, reference=reference,
@@ -220,9 +268,9 @@ def test_packing_and_order_change_nothing_whatever_the_loss_consists_of(normalis
 def test_activation_checkpointing_changes_no_gradient() -> None:
     plain, sparing = (tiny_loaded(vocab_size=7, block_size=BLOCK) for _ in range(2))
     name = "activation_checkpointing_enable"
-    getattr(sparing.model, name if hasattr(sparing.model, name) else "gradient_checkpointing_enable")(
-        {"use_reentrant": False}
-    )
+    getattr(
+        sparing.model, name if hasattr(sparing.model, name) else "gradient_checkpointing_enable"
+    )({"use_reentrant": False})
     sparing.model.train()
     samples = _groups(plain)
 
@@ -240,21 +288,31 @@ def test_selection_drift_is_reported_off_policy_only(loaded: LoadedModel) -> Non
 
 
 def test_drift_is_the_share_of_steps_that_would_commit_other_positions(loaded: LoadedModel) -> None:
-    """Sequential, one token per step: of the orders 1 2 3 4 and 2 1 3 4 the second drifts in its first two steps."""
+    """Sequential, one token per step: of the orders 1 2 3 4 and 2 1 3 4 the second drifts in its
+    first two steps.
+    """
     sample = random_samples(loaded, 1)[0]
-    fields = {"prompt_ids": np.array([1, 2, 3, 4], np.int32), "token_ids": np.array([1, 2, 3, 4], np.int32)}
+    fields = {
+        "prompt_ids": np.array([1, 2, 3, 4], np.int32),
+        "token_ids": np.array([1, 2, 3, 4], np.int32),
+    }
     samples = [
-        dataclasses.replace(sample, **fields, logprobs=np.full(4, -2.0), unmask_step=np.array(steps, np.int32))
+        dataclasses.replace(
+            sample, **fields, logprobs=np.full(4, -2.0), unmask_step=np.array(steps, np.int32)
+        )
         for steps in ([1, 2, 3, 4], [2, 1, 3, 4])
     ]
 
     metrics = _train(loaded, samples, num_iterations=2)
 
-    # The second sample's step 1 commits position 1 where position 0 was due; its step 2 commits that one, as is due.
+    # The second sample's step 1 commits position 1 where position 0 was due; its step 2 commits
+    # that one, as is due.
     assert metrics["train/selection_drift"] == 1 / 8
 
 
-def test_a_candidate_of_a_step_that_committed_nothing_is_refused_by_name(loaded: LoadedModel) -> None:
+def test_a_candidate_of_a_step_that_committed_nothing_is_refused_by_name(
+    loaded: LoadedModel,
+) -> None:
     sample = _with_rejected(_groups(loaded)[0])
     broken = dataclasses.replace(sample.rejected, step=np.full_like(sample.rejected.step, 99))
 

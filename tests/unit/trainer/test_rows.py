@@ -19,9 +19,19 @@ GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "trajectory_rows.jso
 
 
 def _sample(prompt: list[int], response: list[int], steps: list[int], **fields: Any) -> Sample:
-    defaults: dict[str, Any] = {"trajectory_id": "traj_1", "logprobs": np.zeros(len(response)), "advantage": 1.0}
+    defaults: dict[str, Any] = {
+        "trajectory_id": "traj_1",
+        "logprobs": np.zeros(len(response)),
+        "advantage": 1.0,
+    }
     arrays = {"prompt_ids": prompt, "token_ids": response, "unmask_step": steps}
-    return Sample(**{**defaults, **{name: np.array(ids, dtype=np.int32) for name, ids in arrays.items()}, **fields})
+    return Sample(
+        **{
+            **defaults,
+            **{name: np.array(ids, dtype=np.int32) for name, ids in arrays.items()},
+            **fields,
+        }
+    )
 
 
 def _rows(samples: list[Sample], block_size: int, max_tokens: int = 10_000) -> list[PackedRow]:
@@ -45,9 +55,13 @@ def _samples(draw: st.DrawFn) -> tuple[int, list[Sample]]:
     for number in range(draw(st.integers(1, 6))):
         total = block_size * draw(st.integers(1, 5))
         prompt_len = draw(st.integers(0, total - 1))
-        steps = draw(st.lists(st.integers(1, 9), min_size=total - prompt_len, max_size=total - prompt_len))
+        steps = draw(
+            st.lists(st.integers(1, 9), min_size=total - prompt_len, max_size=total - prompt_len)
+        )
         ids = list(range(total))
-        samples.append(_sample(ids[:prompt_len], ids[prompt_len:], steps, trajectory_id=f"traj_{number}"))
+        samples.append(
+            _sample(ids[:prompt_len], ids[prompt_len:], steps, trajectory_id=f"traj_{number}")
+        )
     return block_size, samples
 
 
@@ -99,12 +113,19 @@ def test_every_response_token_has_its_loss_exactly_once_in_its_masked_state(
 
     rows = _rows(samples, block_size, max_tokens)
 
-    seen = [pair for row in rows for pair in zip(row.sample.tolist(), row.token.tolist(), strict=True)]
-    assert sorted(seen) == [(i, t) for i, sample in enumerate(samples) for t in range(len(sample.token_ids))]
+    seen = [
+        pair for row in rows for pair in zip(row.sample.tolist(), row.token.tolist(), strict=True)
+    ]
+    assert sorted(seen) == [
+        (i, t) for i, sample in enumerate(samples) for t in range(len(sample.token_ids))
+    ]
     for row in rows:
         assert torch.all(row.token_ids[row.loss_at] == MASK)
         assert torch.all(torch.diff(row.loss_at) > 0)
-        expected = [int(samples[s].token_ids[t]) for s, t in zip(row.sample.tolist(), row.token.tolist(), strict=True)]
+        expected = [
+            int(samples[s].token_ids[t])
+            for s, t in zip(row.sample.tolist(), row.token.tolist(), strict=True)
+        ]
         assert row.targets.tolist() == expected
 
 
@@ -117,7 +138,9 @@ def test_a_row_is_as_long_as_its_documents_and_keeps_the_budget_unless_it_holds_
 
     rows = _rows(samples, block_size, max_tokens)
 
-    assert sum(len(row.token_ids) for row in rows) == sum(_length(sample, block_size) for sample in samples)
+    assert sum(len(row.token_ids) for row in rows) == sum(
+        _length(sample, block_size) for sample in samples
+    )
     for row in rows:
         documents = row.index.document.unique_consecutive()
         assert documents.tolist() == list(range(len(documents)))
@@ -133,7 +156,9 @@ def _length(sample: Sample, block_size: int) -> int:
 
 def test_documents_are_packed_longest_first_into_the_first_row_with_room() -> None:
     # Lengths with one state per response block: 2 + 2·R → 4, 6 (R = 2), 10 (R = 4), 6.
-    samples = [_sample([1, 2], list(range(r)), [1 + i // 2 for i in range(r)]) for r in (2, 2, 4, 2)]
+    samples = [
+        _sample([1, 2], list(range(r)), [1 + i // 2 for i in range(r)]) for r in (2, 2, 4, 2)
+    ]
 
     rows = _rows(samples, 2, max_tokens=12)
 
@@ -141,7 +166,11 @@ def test_documents_are_packed_longest_first_into_the_first_row_with_room() -> No
 
 
 def test_packing_the_same_samples_again_gives_the_same_rows() -> None:
-    samples = [_sample([1], [2, 3, 4], [1, 2, 3]), _sample([1, 2], [5, 6], [2, 1]), _sample([4], [5], [1])]
+    samples = [
+        _sample([1], [2, 3, 4], [1, 2, 3]),
+        _sample([1, 2], [5, 6], [2, 1]),
+        _sample([4], [5], [1]),
+    ]
 
     first, second = _rows(samples, 2, 12), _rows(samples, 2, 12)
 
@@ -152,25 +181,42 @@ def test_a_rejected_candidate_has_its_loss_in_the_state_in_which_it_was_sampled(
     """Two blocks of four, one prompt token; steps 1 2 3 and 4 5 6 are their states 1 2 3."""
     expected = {(0, 1): 1, (0, 2): 2, (3, 4): 1, (6, 4): 1, (6, 5): 2}
     position, step = np.array(list(expected), np.int32).T
-    rejected = Candidates(position=position, step=step, token_ids=step + 50, logprobs=np.zeros(len(step)))
+    rejected = Candidates(
+        position=position, step=step, token_ids=step + 50, logprobs=np.zeros(len(step))
+    )
 
-    (row,) = _rows([_sample([0], [1, 2, 3, 4, 5, 6, 7], [3, 1, 2, 5, 4, 4, 6], rejected=rejected)], 4)
+    (row,) = _rows(
+        [_sample([0], [1, 2, 3, 4, 5, 6, 7], [3, 1, 2, 5, 4, 4, 6], rejected=rejected)], 4
+    )
 
     terms = zip(row.loss_at.tolist(), row.targets.tolist(), row.committed.tolist(), strict=True)
     found = [(at, target) for at, target, committed in terms if not committed]
-    where = {(int(row.index.position[at]) - 1, target - 50): int(row.index.copy[at]) for at, target in found}
+    where = {
+        (int(row.index.position[at]) - 1, target - 50): int(row.index.copy[at])
+        for at, target in found
+    }
     assert where == expected
     assert {int(row.token_ids[at]) for at, _ in found} == {MASK}
 
 
 def test_supervised_rows_have_one_state_per_block_with_a_masked_token() -> None:
-    # Blocks of two: prompt [0 1], mixed [2 | 3], answer [4 5] left alone, answer [6 7] with one masked token.
-    (row,) = sft_rows([_noisy(3, [True, False, False, False, True])], block_size=2, mask_token_id=MASK, max_tokens=100)
+    # Blocks of two: prompt [0 1], mixed [2 | 3], answer [4 5] left alone, answer [6 7] with one
+    # masked token.
+    (row,) = sft_rows(
+        [_noisy(3, [True, False, False, False, True])],
+        block_size=2,
+        mask_token_id=MASK,
+        max_tokens=100,
+    )
 
     assert row.token_ids.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 2, MASK, 6, MASK]
     assert row.index.block.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 1, 1, 3, 3]
     assert row.index.copy.tolist() == [0] * 8 + [1] * 4
-    assert (row.loss_at.tolist(), row.targets.tolist(), row.token.tolist()) == ([9, 11], [3, 7], [0, 4])
+    assert (row.loss_at.tolist(), row.targets.tolist(), row.token.tolist()) == (
+        [9, 11],
+        [3, 7],
+        [0, 4],
+    )
 
 
 def test_a_fully_masked_answer_takes_the_clean_document_and_its_answer_blocks_once_more() -> None:
@@ -190,7 +236,12 @@ def test_an_example_without_a_masked_token_adds_no_row_and_shifts_no_other() -> 
 
 def test_an_example_that_does_not_fill_its_blocks_is_refused_even_if_the_batch_would() -> None:
     with pytest.raises(ValueError, match=r"blocks of 2 tokens, their lengths are \[3, 5\]"):
-        sft_rows([_noisy(1, [True] * 2), _noisy(1, [True] * 4)], block_size=2, mask_token_id=MASK, max_tokens=100)
+        sft_rows(
+            [_noisy(1, [True] * 2), _noisy(1, [True] * 4)],
+            block_size=2,
+            mask_token_id=MASK,
+            max_tokens=100,
+        )
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,30 @@ from services.common.model.forward import attended_states, token_logprobs
 from services.common.model.loading import LoadedModel
 from services.trainer.policy import score_row
 from services.trainer.trajectory_rows import Sample, rl_rows
-from tests.support.numerics import gradient, masked_attention, random_samples, state_logprobs, tiny_loaded
+from tests.support.numerics import (
+    gradient,
+    masked_attention,
+    random_samples,
+    state_logprobs,
+    tiny_loaded,
+)
 
 
-def _packed_logprobs(loaded: LoadedModel, samples: list[Sample], max_tokens: int) -> dict[tuple[int, int], Tensor]:
-    rows = rl_rows(samples, block_size=loaded.block_size, mask_token_id=loaded.mask_token_id, max_tokens=max_tokens)
+def _packed_logprobs(
+    loaded: LoadedModel, samples: list[Sample], max_tokens: int
+) -> dict[tuple[int, int], Tensor]:
+    rows = rl_rows(
+        samples,
+        block_size=loaded.block_size,
+        mask_token_id=loaded.mask_token_id,
+        max_tokens=max_tokens,
+    )
     return {
         (int(sample), int(token)): logprob
         for row in rows
-        for sample, token, logprob in zip(row.sample, row.token, score_row(loaded, row, 1.0)[0], strict=True)
+        for sample, token, logprob in zip(
+            row.sample, row.token, score_row(loaded, row, 1.0)[0], strict=True
+        )
     }
 
 
@@ -60,7 +75,9 @@ def _reference_logprobs(loaded: LoadedModel, sample: Sample) -> dict[int, Tensor
 
 
 @pytest.mark.parametrize(("block_size", "max_tokens"), [(1, 30), (2, 1), (4, 200), (5, 10_000)])
-def test_loss_and_gradient_of_packed_rows_equal_those_of_the_published_layout(block_size: int, max_tokens: int) -> None:
+def test_loss_and_gradient_of_packed_rows_equal_those_of_the_published_layout(
+    block_size: int, max_tokens: int
+) -> None:
     loaded = tiny_loaded(vocab_size=7, block_size=block_size, seed=block_size)
     samples = random_samples(loaded, 5, seed=block_size)
     packed = _packed_logprobs(loaded, samples, max_tokens)
@@ -69,18 +86,25 @@ def test_loss_and_gradient_of_packed_rows_equal_those_of_the_published_layout(bl
         for i, sample in enumerate(samples)
         for token, logprob in _reference_logprobs(loaded, sample).items()
     }
-    weights = dict(zip(sorted(reference), np.random.default_rng(0).normal(size=len(reference)), strict=True))
+    weights = dict(
+        zip(sorted(reference), np.random.default_rng(0).normal(size=len(reference)), strict=True)
+    )
 
     assert sorted(packed) == sorted(reference)
     loss, expected = (
-        sum((logprobs[at] * w for at, w in weights.items()), torch.zeros(())) for logprobs in (packed, reference)
+        sum((logprobs[at] * w for at, w in weights.items()), torch.zeros(()))
+        for logprobs in (packed, reference)
     )
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(gradient(loaded, loss), gradient(loaded, expected), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        gradient(loaded, loss), gradient(loaded, expected), rtol=1e-10, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("block_size", [1, 2, 4, 5])
-def test_a_packed_log_prob_is_that_of_the_state_in_which_the_token_was_decoded(block_size: int) -> None:
+def test_a_packed_log_prob_is_that_of_the_state_in_which_the_token_was_decoded(
+    block_size: int,
+) -> None:
     loaded = tiny_loaded(vocab_size=7, block_size=block_size)
     samples = random_samples(loaded, 4, seed=10 + block_size)
 

@@ -6,7 +6,15 @@ import pytest
 from services.common.diffusion.config import DecodingConfig, Selection, UnmaskingStrategy
 from services.common.errors import PlatformError
 from services.common.grader_spec import parse_grader
-from services.common.trajectory import FinishReason, Outcome, PromptTask, Purpose, ScoredGroup, Trajectory, Verdict
+from services.common.trajectory import (
+    FinishReason,
+    Outcome,
+    PromptTask,
+    Purpose,
+    ScoredGroup,
+    Trajectory,
+    Verdict,
+)
 from services.trainer.rubric import group_rewards
 
 
@@ -32,7 +40,14 @@ def _group(*verdicts: Verdict | None) -> ScoredGroup:
         min_weight_version=0, decoding=decoding, graders=("accuracy",), grading_timeout_s=1.0, issued_at=0.0,
     )  # fmt: skip
     trajectories = tuple(_trajectory(number, verdict) for number, verdict in enumerate(verdicts))
-    return ScoredGroup(task=task, trajectories=trajectories, replica="r", rollout_s=1.0, reward_s=1.0, finished_at=1.0)
+    return ScoredGroup(
+        task=task,
+        trajectories=trajectories,
+        replica="r",
+        rollout_s=1.0,
+        reward_s=1.0,
+        finished_at=1.0,
+    )
 
 
 def _verdict(outcome: Outcome = Outcome.CORRECT, **rewards: Any) -> Verdict:
@@ -41,21 +56,29 @@ def _verdict(outcome: Outcome = Outcome.CORRECT, **rewards: Any) -> Verdict:
 
 def test_the_reward_is_the_weighted_sum_of_the_specs_graders() -> None:
     graders = [parse_grader("accuracy"), parse_grader({"name": "boxed", "weight": 0.2})]
-    group = _group(_verdict(accuracy=1.0, boxed=0.5), _verdict(Outcome.INCORRECT, accuracy=0.0, boxed=1.0, format=9.0))
+    group = _group(
+        _verdict(accuracy=1.0, boxed=0.5),
+        _verdict(Outcome.INCORRECT, accuracy=0.0, boxed=1.0, format=9.0),
+    )
 
     # 1·1 + 0.2·0.5; 0 + 0.2·1, a score nobody asked for is not added
     assert group_rewards(group, graders) == pytest.approx([1.1, 0.2])
 
 
 def test_an_unscored_outcome_has_no_reward() -> None:
-    group = _group(_verdict(Outcome.UNVERIFIABLE), _verdict(Outcome.ABORTED), _verdict(accuracy=1.0))
+    group = _group(
+        _verdict(Outcome.UNVERIFIABLE), _verdict(Outcome.ABORTED), _verdict(accuracy=1.0)
+    )
 
     assert group_rewards(group, [parse_grader("accuracy")]) == [None, None, 1.0]
 
 
 def test_a_missing_score_is_an_error_not_a_zero() -> None:
     with pytest.raises(PlatformError, match=r"traj_1: grader 'format'.*only \['accuracy'\]"):
-        group_rewards(_group(_verdict(accuracy=1.0, format=1.0), _verdict(accuracy=1.0)), [parse_grader("format")])
+        group_rewards(
+            _group(_verdict(accuracy=1.0, format=1.0), _verdict(accuracy=1.0)),
+            [parse_grader("format")],
+        )
 
 
 def test_a_response_that_was_never_graded_is_an_error() -> None:

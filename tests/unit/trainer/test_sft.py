@@ -10,7 +10,14 @@ from services.common.job_spec import SftSpec
 from services.common.model.loading import LoadedModel
 from services.common.model.prompts import encode_prompt
 from services.common.model.tiny import character_tokenizer
-from services.trainer.sft import SftExample, add_noise, denoising_loss, encode_example, encode_trace, noise_generator
+from services.trainer.sft import (
+    SftExample,
+    add_noise,
+    denoising_loss,
+    encode_example,
+    encode_trace,
+    noise_generator,
+)
 from tests.support.numerics import tiny_loaded
 from tests.support.tiny_models import tiny_model
 
@@ -23,7 +30,8 @@ def _example(prompt_len: int, answer_len: int) -> SftExample:
 def test_the_weight_is_one_over_the_mask_rate() -> None:
     # A uniform draw of 0.25 stretched to [0.001, 1] is a rate of 0.25075.
     draw = SimpleNamespace(
-        uniform=lambda low, high, size: np.full(size, low + (high - low) * 0.25), random=lambda n: np.zeros(n)
+        uniform=lambda low, high, size: np.full(size, low + (high - low) * 0.25),
+        random=lambda n: np.zeros(n),
     )
 
     (noisy,) = add_noise([_example(2, 6)], SftSpec(), 4, draw)  # type: ignore[arg-type]
@@ -45,7 +53,8 @@ def test_the_expected_weight_of_every_token_is_one() -> None:
 
 
 def test_a_draw_that_masks_nothing_is_kept() -> None:
-    # With a rate t a single-token answer stays whole with probability 1 − t; over t ~ U(ε, 1) that is about one half.
+    # With a rate t a single-token answer stays whole with probability 1 − t; over t ~ U(ε, 1) that
+    # is about one half.
     noisy = add_noise([_example(3, 1)] * 2_000, SftSpec(), 4, noise_generator(1, 0))
 
     unmasked = sum(not example.state.any() for example in noisy)
@@ -58,7 +67,11 @@ def test_document_noise_has_one_rate_and_block_noise_one_per_block_of_the_grid()
     (block,) = add_noise([_example(3, 9)], SftSpec(noise="block"), 4, noise_generator(0, 0))
 
     assert len(set(document.weight)) == 1
-    assert [len(set(block.weight[part])) for part in (slice(0, 1), slice(1, 5), slice(5, 9))] == [1, 1, 1]
+    assert [len(set(block.weight[part])) for part in (slice(0, 1), slice(1, 5), slice(5, 9))] == [
+        1,
+        1,
+        1,
+    ]
     assert len(set(block.weight)) == 3
 
 
@@ -73,7 +86,10 @@ def test_rates_stay_above_the_least_noise() -> None:
 
 def test_noise_is_a_function_of_seed_and_step() -> None:
     def masks(seed: int, step: int) -> list[list[bool]]:
-        return [e.state.tolist() for e in add_noise([_example(4, 20)] * 3, SftSpec(), 4, noise_generator(seed, step))]
+        return [
+            e.state.tolist()
+            for e in add_noise([_example(4, 20)] * 3, SftSpec(), 4, noise_generator(seed, step))
+        ]
 
     assert masks(1, 5) == masks(1, 5)
     assert masks(1, 5) != masks(1, 6)
@@ -92,7 +108,9 @@ def loaded() -> LoadedModel:
     """Blocks of four and one token per character."""
     tokenizer = character_tokenizer()
     return dataclasses.replace(
-        tiny_loaded(vocab_size=5, block_size=4), tokenizer=tokenizer, mask_token_id=tokenizer.mask_token_id
+        tiny_loaded(vocab_size=5, block_size=4),
+        tokenizer=tokenizer,
+        mask_token_id=tokenizer.mask_token_id,
     )
 
 
@@ -103,12 +121,20 @@ def test_the_answer_ends_its_turn_and_is_filled_up_to_whole_blocks(
     example = encode_example(loaded, [{"role": "user", "content": "abc"}], answer)
 
     # 11 prompt tokens, the answer, and its end of turn, in blocks of four.
-    assert loaded.tokenizer.decode(example.prompt_ids) == "<|im_start|>user\nabc<|im_end|>\n<|im_start|>assistant\n"
-    assert loaded.tokenizer.decode(example.token_ids) == answer + "<|im_end|>" + "<|endoftext|>" * padding
+    assert (
+        loaded.tokenizer.decode(example.prompt_ids)
+        == "<|im_start|>user\nabc<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert (
+        loaded.tokenizer.decode(example.token_ids)
+        == answer + "<|im_end|>" + "<|endoftext|>" * padding
+    )
 
 
 @pytest.mark.parametrize("pad", [None, "<|MASK|>"])
-def test_a_tokenizer_without_a_usable_pad_token_is_refused(loaded: LoadedModel, pad: str | None) -> None:
+def test_a_tokenizer_without_a_usable_pad_token_is_refused(
+    loaded: LoadedModel, pad: str | None
+) -> None:
     loaded.tokenizer.pad_token = pad
 
     with pytest.raises(PlatformError, match="the tokenizer's pad token id is") as caught:
@@ -127,7 +153,9 @@ def test_a_tokenizer_without_a_usable_pad_token_is_refused(loaded: LoadedModel, 
     ],
     ids=["lengths differ", "no whole block", "a step of 0", "no token", "empty"],
 )
-def test_a_record_that_is_no_whole_trajectory_is_refused(tokens: list[int], steps: list[int]) -> None:
+def test_a_record_that_is_no_whole_trajectory_is_refused(
+    tokens: list[int], steps: list[int]
+) -> None:
     loaded = tiny_model()
     content = next("x" * n for n in range(4) if not len(_prompt(loaded, "x" * n)) % 4)
 

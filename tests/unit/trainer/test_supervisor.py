@@ -122,11 +122,17 @@ def test_a_killed_learner_is_a_lost_worker_and_may_be_tried_again(
     wait_for_end(supervisor)
 
     status = supervisor.status()
-    assert (status.state, status.end.error_code, status.end.retryable) == ("failed", "worker_lost", True)
+    assert (status.state, status.end.error_code, status.end.retryable) == (
+        "failed",
+        "worker_lost",
+        True,
+    )
     assert "SIGKILL" in status.end.error_message
 
 
-def test_a_learner_that_was_asked_to_stop_says_so_itself(supervisors: list[Supervisor], tmp_path: Path) -> None:
+def test_a_learner_that_was_asked_to_stop_says_so_itself(
+    supervisors: list[Supervisor], tmp_path: Path
+) -> None:
     supervisor = supervisor_of(supervisors, STOP_CLEANLY)
     pid, _ = started(supervisor, tmp_path)
 
@@ -137,7 +143,9 @@ def test_a_learner_that_was_asked_to_stop_says_so_itself(supervisors: list[Super
     assert not is_alive(pid)
 
 
-def test_what_a_learner_said_at_its_end_outlives_its_supervisor(supervisors: list[Supervisor], tmp_path: Path) -> None:
+def test_what_a_learner_said_at_its_end_outlives_its_supervisor(
+    supervisors: list[Supervisor], tmp_path: Path
+) -> None:
     supervisor = supervisor_of(supervisors, STOP_CLEANLY)
     started(supervisor, tmp_path)
     supervisor.shutdown(grace_s=30)
@@ -149,7 +157,9 @@ def test_what_a_learner_said_at_its_end_outlives_its_supervisor(supervisors: lis
     assert restarted.status_of("job_1", 2, tmp_path).state == "idle"
 
 
-def test_a_learner_that_does_not_stop_in_time_is_killed(supervisors: list[Supervisor], tmp_path: Path) -> None:
+def test_a_learner_that_does_not_stop_in_time_is_killed(
+    supervisors: list[Supervisor], tmp_path: Path
+) -> None:
     supervisor = supervisor_of(supervisors, IGNORE_SIGTERM)
     started(supervisor, tmp_path)
 
@@ -195,13 +205,20 @@ def _runs(pid: int) -> bool:
     return state != "Z"
 
 
-def test_the_result_of_the_learner_is_what_is_reported(supervisors: list[Supervisor], tmp_path: Path) -> None:
+def test_the_result_of_the_learner_is_what_is_reported(
+    supervisors: list[Supervisor], tmp_path: Path
+) -> None:
     supervisor = supervisor_of(supervisors, FAIL)
     started(supervisor, tmp_path)
     wait_for_end(supervisor)
 
     end = supervisor.status().end
-    assert (end.state, end.error_code, end.error_message, end.retryable) == ("failed", "nan_loss", "no", False)
+    assert (end.state, end.error_code, end.error_message, end.retryable) == (
+        "failed",
+        "nan_loss",
+        "no",
+        False,
+    )
 
 
 def test_a_learner_that_ends_without_a_result_failed_and_its_log_is_quoted(
@@ -216,14 +233,18 @@ def test_a_learner_that_ends_without_a_result_failed_and_its_log_is_quoted(
     assert "something broke" in end.error_message
 
 
-def test_starting_the_same_attempt_again_changes_nothing(supervisors: list[Supervisor], tmp_path: Path) -> None:
+def test_starting_the_same_attempt_again_changes_nothing(
+    supervisors: list[Supervisor], tmp_path: Path
+) -> None:
     supervisor = supervisor_of(supervisors, SLEEP)
     pid, _ = started(supervisor, tmp_path)
 
     assert supervisor.start(request_in(tmp_path)) == pid
 
 
-def test_an_ended_attempt_is_not_started_again(supervisors: list[Supervisor], tmp_path: Path) -> None:
+def test_an_ended_attempt_is_not_started_again(
+    supervisors: list[Supervisor], tmp_path: Path
+) -> None:
     supervisor = supervisor_of(supervisors, SUCCEED)
     pid, _ = started(supervisor, tmp_path)
     wait_for_end(supervisor)
@@ -236,7 +257,10 @@ def test_a_second_job_finds_the_trainer_busy(supervisors: list[Supervisor], tmp_
     supervisor = supervisor_of(supervisors, SLEEP)
     started(supervisor, tmp_path / "one")
 
-    for other in (request_in(tmp_path / "two", job_id="job_2"), request_in(tmp_path / "one", attempt=2)):
+    for other in (
+        request_in(tmp_path / "two", job_id="job_2"),
+        request_in(tmp_path / "one", attempt=2),
+    ):
         with pytest.raises(PlatformError) as caught:
             supervisor.start(other)
         assert caught.value.code == "busy"
@@ -262,7 +286,9 @@ def test_an_attempt_that_another_supervisor_started_is_lost_not_started_twice(
     assert (caught.value.code, caught.value.retryable) == ("worker_lost", True)
 
 
-def test_stopping_what_does_not_run_stops_nothing(supervisors: list[Supervisor], tmp_path: Path) -> None:
+def test_stopping_what_does_not_run_stops_nothing(
+    supervisors: list[Supervisor], tmp_path: Path
+) -> None:
     supervisor = supervisor_of(supervisors, SLEEP)
     assert not supervisor.stop("job_1", 1, grace_s=0)
     pid, _ = started(supervisor, tmp_path)
@@ -293,7 +319,9 @@ def test_the_status_before_any_job_is_idle() -> None:
     supervisor.shutdown(0)
 
 
-def test_memory_counts_the_learner_and_its_children(supervisors: list[Supervisor], tmp_path: Path) -> None:
+def test_memory_counts_the_learner_and_its_children(
+    supervisors: list[Supervisor], tmp_path: Path
+) -> None:
     idle = Supervisor()
     alone = idle.status().rss_bytes
     idle.shutdown(0)
@@ -331,7 +359,9 @@ def started_ranks(supervisor: Supervisor, job_dir: Path) -> tuple[int, int]:
     return pid, int((job_dir / "requests" / "follower").read_text())
 
 
-def test_a_rank_that_is_killed_ends_all_of_them_as_a_lost_worker(supervisors: list[Supervisor], tmp_path: Path) -> None:
+def test_a_rank_that_is_killed_ends_all_of_them_as_a_lost_worker(
+    supervisors: list[Supervisor], tmp_path: Path
+) -> None:
     supervisor = supervisor_of(supervisors, FOLLOWER_SLEEPS)
     leader, follower = started_ranks(supervisor, tmp_path)
 
@@ -339,11 +369,17 @@ def test_a_rank_that_is_killed_ends_all_of_them_as_a_lost_worker(supervisors: li
     wait_for_end(supervisor)
 
     status = supervisor.status()
-    assert (status.state, status.end.error_code, status.end.retryable) == ("failed", "worker_lost", True)
+    assert (status.state, status.end.error_code, status.end.retryable) == (
+        "failed",
+        "worker_lost",
+        True,
+    )
     assert not is_alive(leader)
 
 
-def test_a_rank_that_fails_says_why_and_ends_all_of_them(supervisors: list[Supervisor], tmp_path: Path) -> None:
+def test_a_rank_that_fails_says_why_and_ends_all_of_them(
+    supervisors: list[Supervisor], tmp_path: Path
+) -> None:
     supervisor = supervisor_of(supervisors, FOLLOWER_FAILS)
     leader = supervisor.start(two_ranks(tmp_path))
     wait_for_end(supervisor)
@@ -371,8 +407,12 @@ def test_no_rank_outlives_rank_0(supervisors: list[Supervisor], tmp_path: Path) 
     wait_until(lambda: not is_alive(follower), "the end of rank 1")
 
 
-def test_ranks_that_do_not_stop_in_time_are_all_killed(supervisors: list[Supervisor], tmp_path: Path) -> None:
-    supervisor = supervisor_of(supervisors, "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + FOLLOWER_SLEEPS)
+def test_ranks_that_do_not_stop_in_time_are_all_killed(
+    supervisors: list[Supervisor], tmp_path: Path
+) -> None:
+    supervisor = supervisor_of(
+        supervisors, "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + FOLLOWER_SLEEPS
+    )
     leader, follower = started_ranks(supervisor, tmp_path)
 
     supervisor.stop("job_1", 1, grace_s=0.05)

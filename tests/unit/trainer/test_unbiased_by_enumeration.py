@@ -1,4 +1,6 @@
-"""The expectation of the learner's own update, over every possible group of two, against the true policy gradient."""
+"""The expectation of the learner's own update, over every possible group of two, against the true
+policy gradient.
+"""
 
 import pytest
 import torch
@@ -20,7 +22,9 @@ from tests.support.enumeration import (
 )
 
 ALIGNED, UNALIGNED = [1, 2], [1, 2, 1]
-"""A response to the first fills two blocks of two; one to the second completes a block and fills one."""
+"""A response to the first fills two blocks of two; one to the second completes a block and fills
+one.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +34,12 @@ def loaded() -> LoadedModel:
 
 def _bias(enumeration: Enumeration, **rl: str) -> Bias:
     trajectories = enumeration.trajectories()
-    assert float(torch.stack([t.probability.detach() for t in trajectories]).sum()) == pytest.approx(1, abs=1e-12)
-    settings = RlSpec.model_validate({"preset": "exact", "estimator": enumeration.estimator}).model_copy(update=rl)
+    assert float(
+        torch.stack([t.probability.detach() for t in trajectories]).sum()
+    ) == pytest.approx(1, abs=1e-12)
+    settings = RlSpec.model_validate(
+        {"preset": "exact", "estimator": enumeration.estimator}
+    ).model_copy(update=rl)
     truth = true_gradient(enumeration.loaded, trajectories)
     return Bias.of(expected_update(enumeration, trajectories, settings), truth)
 
@@ -54,20 +62,28 @@ def test_the_exact_preset_estimates_the_true_gradient_without_bias(
 
 
 @pytest.mark.parametrize("decoding", [MAX, ENTROPY_BOUNDED], ids=["max", "entropy_bounded"])
-@pytest.mark.parametrize(("prompt", "lengths"), [(ALIGNED, {2, 4}), (UNALIGNED, {1, 3})], ids=["aligned", "unaligned"])
+@pytest.mark.parametrize(
+    ("prompt", "lengths"), [(ALIGNED, {2, 4}), (UNALIGNED, {1, 3})], ids=["aligned", "unaligned"]
+)
 def test_what_is_enumerated_varies_in_length_and_in_steps_per_block(
     loaded: LoadedModel, prompt: list[int], lengths: set[int], decoding: DecodingConfig
 ) -> None:
     trajectories = Enumeration(loaded, prompt, decoding).trajectories()
 
     assert {len(t.token_ids) for t in trajectories} == lengths
-    assert {t.steps[i] == t.steps[i + 1] for t in trajectories for i in range(len(t.steps) % 2, len(t.steps), 2)} == {
+    assert {
+        t.steps[i] == t.steps[i + 1]
+        for t in trajectories
+        for i in range(len(t.steps) % 2, len(t.steps), 2)
+    } == {
         True,
         False,
     }
 
 
-def test_candidates_are_rejected_in_some_trajectories_of_the_sampled_rule(loaded: LoadedModel) -> None:
+def test_candidates_are_rejected_in_some_trajectories_of_the_sampled_rule(
+    loaded: LoadedModel,
+) -> None:
     trajectories = Enumeration(loaded, UNALIGNED, SAMPLED, "all_candidates").trajectories()
 
     assert {len(t.rejected) for t in trajectories} == {0, 1}
@@ -88,7 +104,9 @@ def test_the_group_mean_halves_the_gradient_of_a_group_of_two(loaded: LoadedMode
 @pytest.mark.parametrize(
     "changed", [{"advantage": "std"}, {"normaliser": "token"}, {"normaliser": "response"}], ids=str
 )
-def test_the_practical_settings_change_the_direction(loaded: LoadedModel, changed: dict[str, str]) -> None:
+def test_the_practical_settings_change_the_direction(
+    loaded: LoadedModel, changed: dict[str, str]
+) -> None:
     """And the table of benchmarks/bias.py, which combines single gradients, measures the same."""
     bias = _bias(Enumeration(loaded, UNALIGNED, MAX), **changed)
 
@@ -101,7 +119,9 @@ def test_the_practical_settings_change_the_direction(loaded: LoadedModel, change
 def test_replacing_groups_without_a_signal_stretches_the_gradient_and_with_shaped_rewards_turns_it(
     loaded: LoadedModel,
 ) -> None:
-    """Groups of equal rewards have no advantage, so leaving them out only divides by the share that is kept."""
+    """Groups of equal rewards have no advantage, so leaving them out only divides by the share that
+    is kept.
+    """
     enumerations = [Enumeration(loaded, prompt, MAX) for prompt in (UNALIGNED, [2, 2, 2])]
     exact = RlSpec(preset="exact")
     replacing = exact.model_copy(update={"dynamic_sampling": True})

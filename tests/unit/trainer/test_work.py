@@ -23,12 +23,18 @@ def test_the_flops_of_a_row_are_those_of_its_matrices_its_head_and_its_visible_p
     (row,) = rl_rows(random_samples(loaded, 1), **ROW)
     config = loaded.model.config
     width = config.head_dim * config.num_attention_heads
-    kept = [p.numel() for name, p in loaded.model.named_parameters() if "embed" not in name and "lm_head" not in name]
+    kept = [
+        p.numel()
+        for name, p in loaded.model.named_parameters()
+        if "embed" not in name and "lm_head" not in name
+    ]
     pairs = sum(4 * (int(block) + 1) for block in row.index.block)
 
     expected = 6 * sum(kept) * len(row.token_ids)  # 2 forward, 4 backward
     expected += 6 * config.vocab_size * config.hidden_size * len(row.loss_at)
-    expected += 12 * config.num_hidden_layers * width * pairs  # two products of 2 · width, three times each
+    expected += (
+        12 * config.num_hidden_layers * width * pairs
+    )  # two products of 2 · width, three times each
 
     assert model_flops(loaded, row.index, len(row.loss_at)) == expected
 

@@ -34,12 +34,18 @@ def upgrade() -> None:
         "jobs",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("spec", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.Column(
+            "spec", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False
+        ),
         sa.Column("spec_hash", sa.Text(), nullable=False),
         sa.Column("method", sa.Text(), nullable=False),
-        sa.Column("labels", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.Column(
+            "labels", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False
+        ),
         sa.Column("model_path", sa.Text(), nullable=False),
-        sa.Column("files", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.Column(
+            "files", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False
+        ),
         sa.Column("max_sequence_tokens", sa.BigInteger(), nullable=False),
         sa.Column("rollout_replicas", sa.BigInteger(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
@@ -48,8 +54,14 @@ def upgrade() -> None:
         sa.Column("stage", sa.Text(), nullable=True),
         sa.Column("waiting_for", sa.Text(), nullable=True),
         sa.Column("learner_waiting_for", sa.Text(), nullable=True),
-        sa.Column("progress", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
-        sa.Column("latest_metrics", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.Column(
+            "progress", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True
+        ),
+        sa.Column(
+            "latest_metrics",
+            postgresql.JSONB(none_as_null=True, astext_type=sa.Text()),
+            nullable=False,
+        ),
         sa.Column("error_code", sa.Text(), nullable=True),
         sa.Column("error_message", sa.Text(), nullable=True),
         sa.Column("result_checkpoint", sa.Text(), nullable=True),
@@ -58,13 +70,22 @@ def upgrade() -> None:
         sa.Column("event_count", sa.BigInteger(), nullable=False),
         sa.Column("lock_token", sa.Text(), nullable=False),
         sa.Column(
-            "lock_expires_at", sa.DateTime(timezone=True), server_default=sa.text("to_timestamp(0)"), nullable=False
+            "lock_expires_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("to_timestamp(0)"),
+            nullable=False,
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
     )
     op.create_index("ix_jobs_created_at_id", "jobs", ["created_at", "id"], unique=False)
     op.create_index("ix_jobs_labels", "jobs", ["labels"], unique=False, postgresql_using="gin")
-    op.create_index("ix_jobs_open", "jobs", ["state"], unique=False, postgresql_where=sa.text("finished_at IS NULL"))
+    op.create_index(
+        "ix_jobs_open",
+        "jobs",
+        ["state"],
+        unique=False,
+        postgresql_where=sa.text("finished_at IS NULL"),
+    )
     op.create_table(
         "attempts",
         sa.Column("id", sa.Text(), nullable=False),
@@ -83,9 +104,13 @@ def upgrade() -> None:
         sa.Column("unreachable_since", sa.DateTime(timezone=True), nullable=True),
         sa.Column("stop_requested_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("resumed_from", sa.BigInteger(), nullable=True),
-        sa.Column("certificate", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
+        sa.Column(
+            "certificate", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True
+        ),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_attempts_job_id"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_attempts_job_id"), ondelete="CASCADE"
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_attempts")),
         sa.UniqueConstraint("job_id", "number", name=op.f("uq_attempts_job_id_number")),
     )
@@ -102,7 +127,9 @@ def upgrade() -> None:
         sa.Column("num_bytes", sa.BigInteger(), nullable=False),
         sa.Column("deleted_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_checkpoints_job_id"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_checkpoints_job_id"), ondelete="CASCADE"
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_checkpoints")),
         sa.UniqueConstraint("job_id", "path", name=op.f("uq_checkpoints_job_id_path")),
     )
@@ -114,9 +141,13 @@ def upgrade() -> None:
         sa.Column("step", sa.BigInteger(), nullable=False),
         sa.Column("stage", sa.Text(), nullable=False),
         sa.Column("dataset", sa.Text(), nullable=False),
-        sa.Column("results", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.Column(
+            "results", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False
+        ),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_evaluations_job_id"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_evaluations_job_id"), ondelete="CASCADE"
+        ),
         sa.PrimaryKeyConstraint("job_id", "attempt", "seq", name=op.f("pk_evaluations")),
     )
     op.create_table(
@@ -127,8 +158,12 @@ def upgrade() -> None:
         sa.Column("seq", sa.BigInteger(), nullable=True),
         sa.Column("type", sa.Text(), nullable=False),
         sa.Column("time", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("data", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_events_job_id"), ondelete="CASCADE"),
+        sa.Column(
+            "data", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False
+        ),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_events_job_id"), ondelete="CASCADE"
+        ),
         sa.PrimaryKeyConstraint("job_id", "position", name=op.f("pk_events")),
         sa.UniqueConstraint("job_id", "attempt", "seq", name=op.f("uq_events_job_id_attempt_seq")),
     )
@@ -138,7 +173,9 @@ def upgrade() -> None:
         sa.Column("request_hash", sa.Text(), nullable=False),
         sa.Column("job_id", sa.Text(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_idempotency_keys_job_id"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_idempotency_keys_job_id"), ondelete="CASCADE"
+        ),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_idempotency_keys")),
     )
     op.create_table(
@@ -148,7 +185,9 @@ def upgrade() -> None:
         sa.Column("attempt", sa.BigInteger(), nullable=False),
         sa.Column("step", sa.BigInteger(), nullable=False),
         sa.Column("value", sa.Float(precision=53), nullable=False),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_metrics_job_id"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_metrics_job_id"), ondelete="CASCADE"
+        ),
         sa.PrimaryKeyConstraint("job_id", "name", "attempt", "step", name=op.f("pk_metrics")),
     )
     op.create_table(
@@ -158,7 +197,9 @@ def upgrade() -> None:
         sa.Column("job_id", sa.Text(), nullable=False),
         sa.Column("attempt", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_service_leases_job_id"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_service_leases_job_id"), ondelete="CASCADE"
+        ),
         sa.PrimaryKeyConstraint("address", name=op.f("pk_service_leases")),
     )
     op.create_index(op.f("ix_service_leases_job_id"), "service_leases", ["job_id"], unique=False)
@@ -172,12 +213,21 @@ def upgrade() -> None:
         sa.Column("disposition", sa.Text(), nullable=False),
         sa.Column("outcomes", sa.ARRAY(sa.Text()), nullable=False),
         sa.Column("max_reward", sa.Float(precision=53), nullable=True),
-        sa.Column("payload", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.Column(
+            "payload", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False
+        ),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_trajectory_groups_job_id"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_trajectory_groups_job_id"), ondelete="CASCADE"
+        ),
         sa.PrimaryKeyConstraint("group_id", name=op.f("pk_trajectory_groups")),
     )
-    op.create_index("ix_trajectory_groups_job", "trajectory_groups", ["job_id", "step", "group_id"], unique=False)
+    op.create_index(
+        "ix_trajectory_groups_job",
+        "trajectory_groups",
+        ["job_id", "step", "group_id"],
+        unique=False,
+    )
     op.create_table(
         "exports",
         sa.Column("id", sa.Text(), nullable=False),
@@ -193,10 +243,16 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("lock_token", sa.Text(), nullable=False),
         sa.Column(
-            "lock_expires_at", sa.DateTime(timezone=True), server_default=sa.text("to_timestamp(0)"), nullable=False
+            "lock_expires_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("to_timestamp(0)"),
+            nullable=False,
         ),
         sa.ForeignKeyConstraint(
-            ["checkpoint_id"], ["checkpoints.id"], name=op.f("fk_exports_checkpoint_id"), ondelete="CASCADE"
+            ["checkpoint_id"],
+            ["checkpoints.id"],
+            name=op.f("fk_exports_checkpoint_id"),
+            ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_exports")),
     )
@@ -205,11 +261,16 @@ def upgrade() -> None:
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("path", sa.Text(), nullable=False),
-        sa.Column("card", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
+        sa.Column(
+            "card", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False
+        ),
         sa.Column("checkpoint_id", sa.Text(), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
-            ["checkpoint_id"], ["checkpoints.id"], name=op.f("fk_models_checkpoint_id"), ondelete="SET NULL"
+            ["checkpoint_id"],
+            ["checkpoints.id"],
+            name=op.f("fk_models_checkpoint_id"),
+            ondelete="SET NULL",
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_models")),
         sa.UniqueConstraint("path", name=op.f("uq_models_path")),
@@ -230,7 +291,9 @@ def downgrade() -> None:
     op.drop_table("evaluations")
     op.drop_table("checkpoints")
     op.drop_table("attempts")
-    op.drop_index("ix_jobs_open", table_name="jobs", postgresql_where=sa.text("finished_at IS NULL"))
+    op.drop_index(
+        "ix_jobs_open", table_name="jobs", postgresql_where=sa.text("finished_at IS NULL")
+    )
     op.drop_index("ix_jobs_labels", table_name="jobs", postgresql_using="gin")
     op.drop_index("ix_jobs_created_at_id", table_name="jobs")
     op.drop_table("jobs")

@@ -16,7 +16,9 @@ def upgrade() -> None:
         op.add_column("jobs", sa.Column(name, sa.BigInteger(), nullable=False, server_default="0"))
     op.add_column("jobs", sa.Column("forked_from", sa.Text(), nullable=True))
     op.add_column("jobs", sa.Column("heard_at", sa.DateTime(timezone=True), nullable=True))
-    op.add_column("jobs", sa.Column("stalled", postgresql.JSONB(none_as_null=True, astext_type=sa.Text())))
+    op.add_column(
+        "jobs", sa.Column("stalled", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()))
+    )
 
 
 def downgrade() -> None:

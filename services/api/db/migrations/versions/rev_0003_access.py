@@ -41,7 +41,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_log")),
     )
     for table in _OWNED:
-        op.add_column(table, sa.Column("project", sa.Text(), nullable=False, server_default="default"))
+        op.add_column(
+            table, sa.Column("project", sa.Text(), nullable=False, server_default="default")
+        )
     op.add_column("jobs", sa.Column("key_id", sa.Text(), nullable=True))
 
 

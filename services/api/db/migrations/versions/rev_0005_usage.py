@@ -12,8 +12,12 @@ depends_on = None
 
 def upgrade() -> None:
     """Two columns."""
-    op.add_column("models", sa.Column("num_bytes", sa.BigInteger(), nullable=False, server_default="0"))
-    op.add_column("jobs", sa.Column("shortage", postgresql.JSONB(none_as_null=True, astext_type=sa.Text())))
+    op.add_column(
+        "models", sa.Column("num_bytes", sa.BigInteger(), nullable=False, server_default="0")
+    )
+    op.add_column(
+        "jobs", sa.Column("shortage", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()))
+    )
 
 
 def downgrade() -> None:
