@@ -35,7 +35,7 @@ from sqlalchemy import text
 from services.api.db.database import Database
 from services.api.db.job_tables import Attempt
 from services.api.embedded.ports import free_ports
-from services.api.embedded.processes import Supervisor
+from services.api.embedded.processes import ProcessSupervisor
 from services.api.embedded.servers import ServerUrls, start_servers
 from services.api.embedded.services import (
     choose_addresses,
@@ -43,7 +43,7 @@ from services.api.embedded.services import (
     platform_services,
     shared_environment,
 )
-from services.api.recorder_apply import apply_events
+from services.api.recorder.apply import apply_events
 from services.common.events import Event, EventType
 from services.common.job_spec import parse_spec
 
@@ -75,7 +75,7 @@ PARTS = ("reads", "submit", "ingest", "streams")
 @contextmanager
 def running_api(directory: Path) -> Iterator[tuple[str, Database]]:
     """Base URL of an API process, and its database; no other service runs."""
-    with Supervisor(directory / "logs", print) as supervisor:
+    with ProcessSupervisor(directory / "logs", print) as supervisor:
         urls: ServerUrls = start_servers(supervisor, directory, lambda _service: None)
         addresses = choose_addresses(free_ports(1)[0], 1)
         env = shared_environment(directory, urls, addresses)

@@ -21,13 +21,13 @@ from typing import Any
 from services.common.job_spec import JobSpec, parse_spec
 from services.common.model.convert import convert_model
 from services.common.model.loading import load_model
-from services.trainer.learner.datasets import Limits, load_examples
-from services.trainer.learner.session import peak_memory_gib
-from services.trainer.learner.trainee import Trainee
-from services.trainer.sft import SftExample
+from services.trainer.learner.attempt_context import peak_memory_gib
+from services.trainer.learner.datasets import TokenBudget, load_examples
+from services.trainer.training.policy_model import PolicyModel
+from services.trainer.training.sft import SftExample
 
 BLOCK_SIZE = 4
-LIMITS = Limits(max_prompt_tokens=1024, max_sequence_tokens=2048)
+LIMITS = TokenBudget(max_prompt_tokens=1024, max_sequence_tokens=2048)
 
 
 def smollm2_file() -> Path:
@@ -46,7 +46,7 @@ def measure(
     convert_model(smollm2_file(), model_dir, BLOCK_SIZE)
     converted = time.perf_counter()
     loaded = load_model(model_dir, "float32", "cpu")
-    trainee = Trainee(loaded, _spec(data, batch_size))
+    trainee = PolicyModel(loaded, _spec(data, batch_size))
     prepared = time.perf_counter()
 
     training, held_out = (
@@ -86,7 +86,7 @@ def _first_rows(file: Path, count: int, directory: Path) -> Path:
 
 
 def _train(
-    trainee: Trainee, examples: tuple[SftExample, ...], steps: int, batch_size: int
+    trainee: PolicyModel, examples: tuple[SftExample, ...], steps: int, batch_size: int
 ) -> list[float]:
     trainee.begin("sft", None, None)
     lr = trainee.spec.optim.lr

@@ -33,7 +33,7 @@ from sqlalchemy import insert
 from services.api.db.record_tables import Metric
 from services.api.http.pages import DASHBOARD
 from services.api.http.resources import Resources
-from services.api.recorder_apply import apply_events
+from services.api.recorder.apply import apply_events
 from services.common.codec import group_to_json
 from services.common.events import Event, EventType
 from services.common.model.tiny import character_tokenizer

@@ -7,7 +7,7 @@ A model of SDAR-1.7B's shape with random weights, activations checkpointed, and 
 * packed_sdpa: the same row, SDPA under the same mask as a dense boolean one;
 * reference: the published layout, one row `[noisy | clean]` per step rank, one at a time, SDPA under a dense mask.
 
-Tokens per second are response tokens trained; the MFU is that of `services/trainer/work.py`. What
+Tokens per second are response tokens trained; the MFU is that of `services/trainer/training/device_work.py`. What
 does not fit into memory says so. Without a CUDA device the script says what is missing and ends
 well.
 """
@@ -30,8 +30,8 @@ from services.common.model.index import RowIndex, visible
 from services.common.model.loading import LoadedModel
 from services.common.model.sdar import SDARConfig, SDARForCausalLM
 from services.common.model.tiny import character_tokenizer
-from services.trainer.trajectory_rows import Sample, rl_rows
-from services.trainer.work import model_flops, peak_flops
+from services.trainer.training.device_work import model_flops, peak_flops
+from services.trainer.training.trajectory_rows import Sample, rl_rows
 
 LENGTHS: Final = (1024, 4096, 8192)
 

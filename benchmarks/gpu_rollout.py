@@ -57,8 +57,8 @@ from services.common.model.state import export_state
 from services.common.parity import DenoisingPath
 from services.rollout.engines.base import Completion, GenerationRequest, RolloutEngine
 from services.rollout.engines.torch_engine import TorchEngine
-from services.trainer.learner.trainee import Trainee
-from services.trainer.trajectory_rows import Sample
+from services.trainer.training.policy_model import PolicyModel
+from services.trainer.training.trajectory_rows import Sample
 
 TOLERANCE: Final = 0.05
 PUBLISHED_S: Final = {
@@ -335,7 +335,7 @@ def step(bench: Bench, shape: Shape) -> dict[str, Any]:
             "published_seconds": PUBLISHED_S}  # fmt: skip
 
 
-def _trainee(loaded: LoadedModel, precision: str, shape: Shape) -> Trainee:
+def _trainee(loaded: LoadedModel, precision: str, shape: Shape) -> PolicyModel:
     spec = parse_spec({
         "model": "x", "method": "rl", "training_file": "x",
         "trainer": {"precision": precision, "seq_len": shape.prompt + shape.response, "gradient_checkpointing": True},
@@ -344,7 +344,7 @@ def _trainee(loaded: LoadedModel, precision: str, shape: Shape) -> Trainee:
         enable = getattr(loaded.model, "activation_checkpointing_enable", None)
         (enable or loaded.model.gradient_checkpointing_enable)({"use_reentrant": False})
     loaded.model.train()
-    trainee = Trainee(loaded, spec)
+    trainee = PolicyModel(loaded, spec)
     trainee.begin("rl", None, None)
     return trainee
 

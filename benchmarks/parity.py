@@ -31,8 +31,8 @@ from services.common.model.tiny import make_tiny_model
 from services.rollout.engines import kv_cache
 from services.rollout.engines.base import GenerationRequest
 from services.rollout.engines.torch_engine import TorchEngine
-from services.trainer.policy import Policy, response_logprobs
-from services.trainer.trajectory_rows import Sample, rl_rows
+from services.trainer.training.policy import Policy, response_logprobs
+from services.trainer.training.trajectory_rows import Sample, rl_rows
 from tests.support.tiny_models import decode, decoding, request
 
 GENERATIONS, NEW_TOKENS, PROMPT_TOKENS = 16, 16, (46, 54)

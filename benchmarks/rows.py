@@ -37,8 +37,8 @@ from services.common.model.index import RowIndex, visible
 from services.common.model.loading import LoadedModel
 from services.common.model.sdar import SDARConfig, SDARForCausalLM
 from services.common.model.tiny import character_tokenizer
-from services.trainer.policy import score_row
-from services.trainer.trajectory_rows import Sample, rl_rows
+from services.trainer.training.policy import score_row
+from services.trainer.training.trajectory_rows import Sample, rl_rows
 
 BLOCK, VOCABULARY = 4, 1024
 MASK = VOCABULARY - 1
@@ -273,8 +273,12 @@ def exponents(results: list[dict[str, object]]) -> dict[str, object]:
     lengths = [float(str(result["response_tokens"])) for result in results]
     fits = {
         f"{variant}_{quantity}": round(
-            _slope(lengths, [result[variant][quantity] for result in results]), 2
-        )  # type: ignore[index]
+            _slope(
+                lengths,
+                [result[variant][quantity] for result in results],  # type: ignore[index]
+            ),
+            2,
+        )
         for variant in ("ours", "reference", "reference_own_attention")
         for quantity in ("tokens", "seconds", "peak_mib")
     }

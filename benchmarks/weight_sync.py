@@ -1,7 +1,7 @@
 """GiB/s of a weight update over gRPC against a plain socket copy of the same bytes; one JSON
 object.
 
-Ours is `services.trainer.publisher.publish` to one replica in a process of its own, over loopback:
+Ours is `services.trainer.learner.weight_sync.publish` to one replica in a process of its own, over loopback:
 manifest, chunks, and a digest that both sides compute, into new tensors. Copying them into a model
 is not included. The reference is one `sendall` per tensor over a TCP socket on loopback into a new
 buffer, without any check. The runs alternate; the median counts.
@@ -26,7 +26,7 @@ from services.rollout.assignment import Assignment, Replica, ReplicaState
 from services.rollout.metrics import RolloutMetrics
 from services.rollout.server import RolloutServicer
 from services.rollout.worker import RolloutWorker, WeightUpdate
-from services.trainer.publisher import publish
+from services.trainer.learner.weight_sync import publish
 
 MIB = 2**20
 JOB = "job_bench"

@@ -23,7 +23,7 @@ COMPUTING = {
         ("engine", "TorchEngine", ("step", "replay", "load_weights")),
     ),
     "services.common.weights": (("weights", "WeightAssembler", ("feed", "finish")),),
-    "services.trainer.learner.trainee": (
+    "services.trainer.training.policy_model": (
         ("learner", "Trainee", ("train_rl", "logprobs", "tensors")),
     ),
     "services.reward.pool": (("verifier", "_Slot", ("_grade",)),),

@@ -17,7 +17,7 @@ from services.common.grader_spec import (
     parse_graders,
 )
 from services.reward.sandbox import python_scorer
-from services.reward.scores import Failure, JudgedResponse, Limits, Score, Scorer
+from services.reward.scores import Failure, GradingLimits, JudgedResponse, Score, Scorer
 from services.reward.shaping import (
     accuracy,
     boxed,
@@ -56,7 +56,7 @@ def _multi(spec: MultiGrader) -> Scorer:
     formula = Formula(spec.calculate_output, set(spec.graders))
     parts = {key: scorer(part) for key, part in spec.graders.items()}
 
-    def score(batch: Sequence[JudgedResponse], limits: Limits) -> list[Score]:
+    def score(batch: Sequence[JudgedResponse], limits: GradingLimits) -> list[Score]:
         columns = [part(batch, limits) for part in parts.values()]
         return [
             _combined(formula, dict(zip(parts, row, strict=True)))
@@ -108,7 +108,7 @@ def resolve(texts: Sequence[str]) -> list[Grader]:
 
 
 def score_all(
-    graders: Sequence[Grader], batch: Sequence[JudgedResponse], limits: Limits
+    graders: Sequence[Grader], batch: Sequence[JudgedResponse], limits: GradingLimits
 ) -> list[dict[str, Score]]:
     """Every grader's score of every response, by name."""
     columns = {grader.name: grader.score(batch, limits) for grader in graders} if batch else {}

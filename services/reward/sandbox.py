@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from services.common.grader_spec import PythonGrader
-from services.reward.scores import Failure, JudgedResponse, Limits, Score, Scorer
+from services.reward.scores import Failure, GradingLimits, JudgedResponse, Score, Scorer
 
 _JAIL: Final = Path(__file__).with_name("jail.py")
 _START_S: Final = 10.0
@@ -33,7 +33,7 @@ def python_scorer(spec: PythonGrader) -> Scorer:
     alone.
     """
 
-    def score(batch: Sequence[JudgedResponse], limits: Limits) -> list[Score]:
+    def score(batch: Sequence[JudgedResponse], limits: GradingLimits) -> list[Score]:
         scores: list[Score] = []
         while len(scores) < len(batch) and not limits.cancellation.is_cancelled:
             scores += _score_until_lost(spec, batch[len(scores) :], limits)
@@ -43,7 +43,7 @@ def python_scorer(spec: PythonGrader) -> Scorer:
 
 
 def _score_until_lost(
-    spec: PythonGrader, batch: Sequence[JudgedResponse], limits: Limits
+    spec: PythonGrader, batch: Sequence[JudgedResponse], limits: GradingLimits
 ) -> list[Score]:
     """Scores from one process: of the whole batch, or up to the response that cost the process."""
     scores: list[Score] = []

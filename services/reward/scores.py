@@ -40,7 +40,7 @@ Score = float | Failure
 
 
 @dataclass(frozen=True)
-class Limits:
+class GradingLimits:
     """How long scores are wanted."""
 
     expires_at: float = math.inf
@@ -48,5 +48,5 @@ class Limits:
     cancellation: Cancellation = field(default_factory=Cancellation)
 
 
-Scorer = Callable[[Sequence[JudgedResponse], Limits], list[Score]]
+Scorer = Callable[[Sequence[JudgedResponse], GradingLimits], list[Score]]
 """Scores of a batch, in order."""

@@ -19,7 +19,7 @@ from services.reward.equivalence import Comparison, compare
 from services.reward.extraction import Extraction, Profile, extract
 from services.reward.graders import Grader, score_all
 from services.reward.pool import SHUTTING_DOWN, Graded, Pool
-from services.reward.scores import Failure, JudgedResponse, Limits, Score
+from services.reward.scores import Failure, GradingLimits, JudgedResponse, Score
 
 RULES_VERSION: Final = 5
 """Raised whenever a rule of extraction, normalisation or comparison changes a verdict."""
@@ -29,7 +29,7 @@ _CUT_OFF: Final = {"unclosed_box"}
 log = get_logger()
 
 
-class Question(NamedTuple):
+class ComparisonKey(NamedTuple):
     """What a verdict of the comparator hangs on: the key under which it is remembered."""
 
     version: str
@@ -65,7 +65,7 @@ class _Draft:
     item: Item
     verdict: Verdict
     extraction: Extraction = field(default_factory=Extraction)
-    question: Question | None = None
+    question: ComparisonKey | None = None
 
 
 class Verifier:
@@ -102,7 +102,7 @@ class Verifier:
         questions = list(dict.fromkeys(asked))
         self._metrics.duplicates.inc(len(asked) - len(questions))
         graded = self._compare(questions, timeout_s, expires_at, cancellation)
-        limits = Limits(expires_at, cancellation)
+        limits = GradingLimits(expires_at, cancellation)
         verdicts = self._scored([self._finish(draft, graded) for draft in drafts], graders, limits)
         for verdict in verdicts:
             self._metrics.verifications.labels(verdict.outcome.value).inc()
@@ -125,11 +125,11 @@ class Verifier:
 
     def _compare(
         self,
-        questions: list[Question],
+        questions: list[ComparisonKey],
         timeout_s: float,
         expires_at: float,
         cancellation: Cancellation,
-    ) -> dict[Question, Graded]:
+    ) -> dict[ComparisonKey, Graded]:
         known = {
             question: graded
             for question in questions
@@ -152,7 +152,7 @@ class Verifier:
                 self._cache.put(question, replace(graded, cpu_ms=0.0, wall_ms=0.0, queue_ms=0.0))
         return {**known, **fresh}
 
-    def _finish(self, draft: _Draft, graded: Mapping[Question, Graded]) -> _Draft:
+    def _finish(self, draft: _Draft, graded: Mapping[ComparisonKey, Graded]) -> _Draft:
         """The draft with its final outcome."""
         verdict = replace(draft.verdict, verifier_version=self.version)
         if draft.question is not None:
@@ -168,7 +168,7 @@ class Verifier:
         return replace(draft, verdict=verdict)
 
     def _scored(
-        self, drafts: list[_Draft], graders: Sequence[Grader], limits: Limits
+        self, drafts: list[_Draft], graders: Sequence[Grader], limits: GradingLimits
     ) -> list[Verdict]:
         """Verdicts with the graders' scores; one for which a grader had no number is unverifiable."""
         scorable = [draft for draft in drafts if draft.verdict.outcome.is_scored]
@@ -223,12 +223,12 @@ def _judge(item: Item, profile: Profile, version: str) -> _Draft:
         return _Draft(item, _verdict(extraction, outcome, extraction.failure), extraction)
     kind = item.kind or gold_type(item.gold)
     comparison = compare(item.gold, extraction, profile, kind)
-    question = Question(version, profile, kind, comparison.gold, comparison.answer)
+    question = ComparisonKey(version, profile, kind, comparison.gold, comparison.answer)
     return _compared(item, extraction, comparison, question)
 
 
 def _compared(
-    item: Item, extraction: Extraction, comparison: Comparison, question: Question
+    item: Item, extraction: Extraction, comparison: Comparison, question: ComparisonKey
 ) -> _Draft:
     verdict = replace(
         _verdict(extraction, comparison.outcome or Outcome.UNVERIFIABLE, comparison.reason),
@@ -254,15 +254,15 @@ class _Cache:
     def __init__(self, size: int) -> None:
         self._size = size
         self._lock = threading.Lock()
-        self._entries: OrderedDict[Question, Graded] = OrderedDict()
+        self._entries: OrderedDict[ComparisonKey, Graded] = OrderedDict()
 
-    def get(self, question: Question) -> Graded | None:
+    def get(self, question: ComparisonKey) -> Graded | None:
         with self._lock:
             if question in self._entries:
                 self._entries.move_to_end(question)
             return self._entries.get(question)
 
-    def put(self, question: Question, graded: Graded) -> None:
+    def put(self, question: ComparisonKey, graded: Graded) -> None:
         with self._lock:
             self._entries[question] = graded
             self._entries.move_to_end(question)

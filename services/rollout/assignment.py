@@ -62,7 +62,7 @@ class Assignment(Frozen):
 
 
 @dataclass(frozen=True)
-class Weights:
+class LoadedWeights:
     """The version a replica has loaded."""
 
     version: int
@@ -79,7 +79,7 @@ class Replica:
 
     state: ReplicaState = ReplicaState.IDLE
     assignment: Assignment | None = None
-    weights: Weights | None = None
+    weights: LoadedWeights | None = None
     """None before the first load and after a failed one."""
     last_error: str = ""
 

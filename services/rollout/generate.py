@@ -23,7 +23,7 @@ from services.common.model.prompts import encode_prompt
 from services.common.model_source import resolve_model
 from services.rollout.engines.base import Completion, DenoisingEvent, GenerationRequest
 from services.rollout.engines.torch_engine import TorchEngine
-from services.rollout.question import Question, request_of
+from services.rollout.playground_request import PlaygroundRequest, request_of
 
 PLACEHOLDER: Final = "░"
 """Shown for a position that is not committed yet."""
@@ -90,7 +90,7 @@ def _answer(loaded: LoadedModel, options: argparse.Namespace) -> Completion:
 def _request(loaded: LoadedModel, options: argparse.Namespace) -> GenerationRequest:
     """The question as a request of this model."""
     prompt = encode_prompt(loaded.tokenizer, [{"role": "user", "content": options.question}])
-    question = Question(
+    question = PlaygroundRequest(
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
         confidence_threshold=options.threshold,

@@ -52,7 +52,7 @@ class DecodedGroup:
     """Why the prompt could not be decoded; all trajectories are aborted then."""
 
 
-class Grader:
+class GradingClient:
     """Grades groups side by side, one batch per group. Belongs to one assignment."""
 
     def __init__(

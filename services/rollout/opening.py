@@ -9,26 +9,28 @@ from services.common.model.loading import LoadedModel, load_skeleton
 from services.common.streams import GroupQueue, PromptConsumer, connect
 from services.common.trajectory import Int32s
 from services.rollout.assignment import Assignment
+from services.rollout.decoding_session import DecodingSession, StreamEnds
 from services.rollout.engines.base import RolloutEngine
 from services.rollout.engines.torch_engine import TorchEngine
-from services.rollout.grading import Grader
-from services.rollout.session import Session, StreamEnds
+from services.rollout.grading import GradingClient
 from services.rollout.settings import RolloutSettings
 
 
-def session_opener(settings: RolloutSettings) -> Callable[[Assignment], Session]:
+def session_opener(settings: RolloutSettings) -> Callable[[Assignment], DecodingSession]:
     """How this process opens sessions; the function raises PlatformError ("model_invalid",
     "queue_unavailable").
     """
     client = connect(settings.redis_url)
 
-    def open_session(assignment: Assignment) -> Session:
+    def open_session(assignment: Assignment) -> DecodingSession:
         return _open(assignment, settings, client)
 
     return open_session
 
 
-def _open(assignment: Assignment, settings: RolloutSettings, client: redis.Redis) -> Session:
+def _open(
+    assignment: Assignment, settings: RolloutSettings, client: redis.Redis
+) -> DecodingSession:
     slots = assignment.max_batch_size or settings.rollout_batch_size
     open_engine = _open_lmdeploy if settings.rollout_engine == "lmdeploy" else _open_torch
     engine, loaded = open_engine(assignment, settings, slots)
@@ -42,8 +44,11 @@ def _open(assignment: Assignment, settings: RolloutSettings, client: redis.Redis
     def detokenise(token_ids: Int32s) -> str:
         return str(loaded.tokenizer.decode(token_ids.tolist(), skip_special_tokens=True))
 
-    return Session(
-        engine, slots, streams, Grader(assignment.reward_address, detokenise, settings.rollout_name)
+    return DecodingSession(
+        engine,
+        slots,
+        streams,
+        GradingClient(assignment.reward_address, detokenise, settings.rollout_name),
     )
 
 

@@ -19,7 +19,7 @@ from services.common.telemetry.logs import get_logger
 from services.common.trajectory import Int32s
 from services.rollout.engines.base import Completion, DenoisingEvent
 from services.rollout.engines.torch_engine import TorchEngine
-from services.rollout.question import Question, request_of
+from services.rollout.playground_request import PlaygroundRequest, request_of
 
 _UNFINISHED: Final = "\ufffd"
 """What a tokenizer gives for the first bytes of a character."""
@@ -54,7 +54,9 @@ class Playground:
         self._lock = threading.Lock()
         self._loaded: tuple[str, LoadedModel] | None = None
 
-    def answer(self, model_path: str, question: Question, timeout_s: float) -> Iterator[Piece]:
+    def answer(
+        self, model_path: str, question: PlaygroundRequest, timeout_s: float
+    ) -> Iterator[Piece]:
         """The answer, piece by piece.
 
         Raises PlatformError: "model_invalid", "invalid_request", "busy" when earlier questions take
@@ -84,7 +86,7 @@ class Playground:
         return loaded
 
 
-def _answer(loaded: LoadedModel, question: Question) -> Iterator[Piece]:
+def _answer(loaded: LoadedModel, question: PlaygroundRequest) -> Iterator[Piece]:
     prompt = _prompt(loaded, question)
     request = request_of(loaded, prompt, question)
     seen: list[DenoisingEvent] = []
@@ -130,7 +132,7 @@ def _piece(loaded: LoadedModel, prompt: list[int], event: DenoisingEvent, added:
     return Piece(added, num_steps=event.step, draft=tuple(texts))
 
 
-def _prompt(loaded: LoadedModel, question: Question) -> list[int]:
+def _prompt(loaded: LoadedModel, question: PlaygroundRequest) -> list[int]:
     if question.messages:
         return encode_prompt(loaded.tokenizer, [dict(turn) for turn in question.messages])
     ids: list[int] = loaded.tokenizer(question.prompt, add_special_tokens=False)["input_ids"]

@@ -15,11 +15,11 @@ from services.common.release import release
 from services.common.rpc.server import run_server
 from services.common.telemetry.metrics import serving_metrics
 from services.common.weights import WeightAssembler
-from services.rollout.assignment import Assignment, Weights
+from services.rollout.assignment import Assignment, LoadedWeights
 from services.rollout.metrics import RolloutMetrics
 from services.rollout.opening import session_opener
 from services.rollout.playground import Playground
-from services.rollout.question import Question
+from services.rollout.playground_request import PlaygroundRequest
 from services.rollout.settings import RolloutSettings
 from services.rollout.worker import RolloutWorker, WeightUpdate
 
@@ -69,7 +69,10 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
             for chunk in request_iterator:
                 assembler.feed(chunk)
             tensors, digest = assembler.finish()
-            weights, probe = Weights(manifest.weight_version, digest), probe_from_pb(manifest.probe)
+            weights, probe = (
+                LoadedWeights(manifest.weight_version, digest),
+                probe_from_pb(manifest.probe),
+            )
             update = WeightUpdate(manifest.job_id, manifest.attempt, weights, tensors, probe)
             loaded = self._worker.update_weights(update, context.time_remaining())
         in_use, seconds = self._worker.replica.weights, time.monotonic() - started
@@ -102,7 +105,7 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
                 "busy",
                 f"The replica is assigned to {assignment}; it answers questions when no job has it.",
             )
-        question = Question(
+        question = PlaygroundRequest(
             messages=[{"role": turn.role, "content": turn.content} for turn in request.messages],
             prompt=request.prompt,
             max_new_tokens=request.max_new_tokens,

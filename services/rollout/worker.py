@@ -1,7 +1,7 @@
 """The engine thread: the only one that touches model, engine and session. RPC handlers hand it
 commands and wait.
 
-Weights change only while nothing is decoded: an update stops the taking of prompts, what was taken
+LoadedWeights change only while nothing is decoded: an update stops the taking of prompts, what was taken
 is finished, the new version is loaded, taking resumes. So a trajectory has exactly one weight
 version. An exception of the engine makes the replica unhealthy; its prompts go back to the stream,
 and the next full load of weights starts from a new model.
@@ -25,15 +25,15 @@ from torch import Tensor
 from services.common.errors import PlatformError
 from services.common.parity import ParityProbe
 from services.common.telemetry.logs import get_logger
-from services.rollout.assignment import Assignment, Replica, ReplicaState, Weights
+from services.rollout.assignment import Assignment, LoadedWeights, Replica, ReplicaState
+from services.rollout.decoding_session import DecodingSession
 from services.rollout.engines.base import RolloutEngine
-from services.rollout.session import Session
 
 _POLL_S: Final = 0.01
 _JOIN_S: Final = 5.0
 
 T = TypeVar("T")
-OpenSession = Callable[[Assignment], Session]
+OpenSession = Callable[[Assignment], DecodingSession]
 """Builds the model of an assignment and connects its streams; the model has no weights yet."""
 
 log = get_logger()
@@ -45,7 +45,7 @@ class WeightUpdate:
 
     job_id: str
     attempt: int
-    weights: Weights
+    weights: LoadedWeights
     tensors: Mapping[str, Tensor]
     probe: ParityProbe | None = None
 
@@ -74,7 +74,7 @@ class RolloutWorker:
     def __init__(self, open_session: OpenSession) -> None:
         self._open_session = open_session
         self._replica = Replica()
-        self._session: Session | None = None
+        self._session: DecodingSession | None = None
         self._past = WorkTotals()
         self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
         self._updates: deque[_Command] = deque()
@@ -262,7 +262,7 @@ class RolloutWorker:
         self._replica = self._replica.moved(ReplicaState.SLEEPING)
         return _free_bytes() - before
 
-    def _reopen(self) -> Session:
+    def _reopen(self) -> DecodingSession:
         """A new session for the assignment whose engine failed."""
         if self._replica.assignment is None:
             raise RuntimeError("weights were accepted without an assignment")

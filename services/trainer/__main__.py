@@ -3,8 +3,8 @@
 from services.common.settings import read_settings
 from services.common.telemetry.logs import configure_logging
 from services.common.telemetry.tracing import configure_tracing
-from services.trainer.server import serve
-from services.trainer.settings import TrainerSettings
+from services.trainer.service.server import serve
+from services.trainer.service.settings import TrainerSettings
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from services.api.settings import ApiSettings
 from services.common.settings import CommonSettings
 from services.reward.settings import RewardSettings
 from services.rollout.settings import RolloutSettings
-from services.trainer.settings import TrainerSettings
+from services.trainer.service.settings import TrainerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]

@@ -16,9 +16,9 @@ from services.common.model.loading import LoadedModel
 from services.common.trajectory import Float32s
 from services.rollout.engines.base import GenerationRequest
 from services.rollout.engines.torch_engine import TorchEngine
-from services.trainer.objective import PolicyStatistics
-from services.trainer.selection import drift_observer
-from services.trainer.trajectory_rows import Sample, rl_rows
+from services.trainer.training.objective import PolicyStatistics
+from services.trainer.training.selection_drift import drift_observer
+from services.trainer.training.trajectory_rows import Sample, rl_rows
 from tests.support.tiny_models import decode, decoding, request, tiny_model
 
 PROMPT_LENGTHS = (1, 3, 16, 21, 30, 37)

@@ -19,7 +19,7 @@ from services.api.settings import ApiSettings
 from services.common.settings import CommonSettings
 from services.reward.settings import RewardSettings
 from services.rollout.settings import RolloutSettings
-from services.trainer.settings import PeerSettings, TrainerSettings
+from services.trainer.service.settings import TrainerSettings, WorkerHostSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -27,7 +27,7 @@ SETTINGS: dict[str, type[CommonSettings]] = {
     "services.api": ApiSettings,
     "services.reward": RewardSettings,
     "services.rollout": RolloutSettings,
-    "services.trainer.peer": PeerSettings,
+    "services.trainer.service.worker_host": WorkerHostSettings,
     "services.trainer": TrainerSettings,
 }
 OURS = "dirl-platform/"

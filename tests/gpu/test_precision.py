@@ -10,8 +10,8 @@ import torch
 from services.common.job_spec import TrainerSpec
 from services.common.model.loading import LoadedModel, load_model
 from services.common.model.tiny import make_tiny_model
-from services.trainer.policy import Policy
-from services.trainer.trajectory_rows import rl_rows
+from services.trainer.training.policy import Policy
+from services.trainer.training.trajectory_rows import rl_rows
 from tests.support.numerics import random_samples
 
 pytestmark = [

@@ -18,7 +18,7 @@ from services.api.db.job_tables import Attempt
 from services.api.db.jobs import lock_job, transition
 from services.api.db.record_tables import Checkpoint, Export
 from services.api.domain.job_state import JobState
-from services.api.recorder_apply import apply_events
+from services.api.recorder.apply import apply_events
 from services.common.codec import group_to_json
 from services.common.events import Event, EventType
 from services.common.trajectory import Outcome, Verdict

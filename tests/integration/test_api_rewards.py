@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from services.api.db.database import Database
-from services.api.recorder_apply import apply_events
+from services.api.recorder.apply import apply_events
 from services.common.codec import group_to_json
 from services.common.events import Event, EventType
 from services.common.trajectory import Outcome, Verdict

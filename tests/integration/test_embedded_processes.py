@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from services.api.embedded.probes import log_says
-from services.api.embedded.processes import Service, Supervisor
+from services.api.embedded.processes import ProcessSupervisor, Service
 from services.common.errors import PlatformError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +30,7 @@ def test_a_service_that_ends_before_it_is_ready_fails_with_the_end_of_its_log(
     tmp_path: Path,
 ) -> None:
     with (
-        Supervisor(tmp_path, print) as supervisor,
+        ProcessSupervisor(tmp_path, print) as supervisor,
         pytest.raises(
             PlatformError, match=r"one ended with exit code 3 before it was ready(.|\n)*no luck"
         ),
@@ -40,7 +40,7 @@ def test_a_service_that_ends_before_it_is_ready_fails_with_the_end_of_its_log(
 
 def test_a_service_that_is_not_ready_in_time_fails_and_is_stopped(tmp_path: Path) -> None:
     with (
-        Supervisor(tmp_path, print) as supervisor,
+        ProcessSupervisor(tmp_path, print) as supervisor,
         pytest.raises(PlatformError, match="one was not ready within 1 s"),
     ):
         supervisor.start(_service(tmp_path, "import time; time.sleep(600)", timeout_s=1.0))
@@ -53,7 +53,7 @@ def test_a_service_that_ignores_the_request_to_end_is_killed_with_what_it_starte
 ) -> None:
     program = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {DEAF!r}]); {DEAF}"
     reports: list[str] = []
-    supervisor = Supervisor(tmp_path, reports.append)
+    supervisor = ProcessSupervisor(tmp_path, reports.append)
     supervisor.start(_service(tmp_path, program))
     _until(lambda: (tmp_path / "one.log").read_text().count("up") == 2)
     leader = psutil.Process(supervisor.pids()["one"])
@@ -85,7 +85,7 @@ def test_services_stop_in_the_opposite_order_of_their_start(tmp_path: Path) -> N
         f"signal.signal(signal.SIGTERM, lambda *_: (open({str(tmp_path / 'order')!r}, 'a').write(NAME), sys.exit())); "
         "print('up', flush=True); time.sleep(600)"
     )
-    with Supervisor(tmp_path, print) as supervisor:
+    with ProcessSupervisor(tmp_path, print) as supervisor:
         for name in "abc":
             supervisor.start(_service(tmp_path, farewell.replace("NAME", repr(name)), name))
 
@@ -96,7 +96,7 @@ def test_a_service_that_crashes_again_and_again_is_started_after_growing_pauses(
     tmp_path: Path,
 ) -> None:
     reports: list[str] = []
-    with Supervisor(tmp_path, reports.append) as supervisor:
+    with ProcessSupervisor(tmp_path, reports.append) as supervisor:
         supervisor.start(
             _service(tmp_path, "import time; print('up', flush=True); time.sleep(0.5)")
         )
@@ -117,10 +117,10 @@ def test_services_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
 import os, sys, time
 from pathlib import Path
 from services.api.embedded.probes import log_says
-from services.api.embedded.processes import Service, Supervisor
+from services.api.embedded.processes import Service, ProcessSupervisor
 
 logs = Path({str(tmp_path)!r})
-supervisor = Supervisor(logs, print)
+supervisor = ProcessSupervisor(logs, print)
 command = (sys.executable, "-c", {SLEEPER!r})
 supervisor.start(Service("one", command, dict(os.environ), log_says(logs / "one.log", "up")))
 print(supervisor.pids()["one"], flush=True)

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from services.api.embedded.account import postgres_account
-from services.api.embedded.processes import Supervisor
+from services.api.embedded.processes import ProcessSupervisor
 from services.api.embedded.servers import (
     DATABASE_VARIABLE,
     REDIS_VARIABLE,
@@ -36,7 +36,7 @@ def _no_outside_servers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_servers_answer_and_no_process_is_left(data_dir: Path) -> None:
-    with Supervisor(data_dir / "logs", print) as supervisor:
+    with ProcessSupervisor(data_dir / "logs", print) as supervisor:
         urls = start_servers(supervisor, data_dir, lambda _service: None)
         pids = supervisor.pids()
 
@@ -48,18 +48,18 @@ def test_servers_answer_and_no_process_is_left(data_dir: Path) -> None:
 
 
 def test_the_database_survives_a_restart_of_its_server(data_dir: Path) -> None:
-    with Supervisor(data_dir / "logs", print) as supervisor:
+    with ProcessSupervisor(data_dir / "logs", print) as supervisor:
         first = start_servers(supervisor, data_dir, lambda _service: None)
         _execute(first, "CREATE TABLE kept AS SELECT 42 AS value")
 
-    with Supervisor(data_dir / "logs", print) as supervisor:
+    with ProcessSupervisor(data_dir / "logs", print) as supervisor:
         second = start_servers(supervisor, data_dir, lambda _service: None)
 
         assert _row(second, "SELECT value FROM kept") == (42,)
 
 
 def test_a_wrong_password_is_refused_by_both_servers(data_dir: Path) -> None:
-    with Supervisor(data_dir / "logs", print) as supervisor:
+    with ProcessSupervisor(data_dir / "logs", print) as supervisor:
         urls = start_servers(supervisor, data_dir, lambda _service: None)
         password = (data_dir / "server-password").read_text()
 
@@ -72,7 +72,7 @@ def test_a_wrong_password_is_refused_by_both_servers(data_dir: Path) -> None:
 
 def test_a_crashed_server_comes_back_at_the_same_address(data_dir: Path) -> None:
     reports: list[str] = []
-    with Supervisor(data_dir / "logs", reports.append) as supervisor:
+    with ProcessSupervisor(data_dir / "logs", reports.append) as supervisor:
         urls = start_servers(supervisor, data_dir, lambda _service: None)
         killed = supervisor.pids()["valkey"]
         os.kill(killed, signal.SIGKILL)
@@ -88,7 +88,7 @@ def test_servers_of_the_user_are_used_and_nothing_is_started(
 ) -> None:
     monkeypatch.setenv(DATABASE_VARIABLE, database_url)
     monkeypatch.setenv(REDIS_VARIABLE, redis_url)
-    with Supervisor(data_dir / "logs", print) as supervisor:
+    with ProcessSupervisor(data_dir / "logs", print) as supervisor:
         urls = start_servers(supervisor, data_dir, lambda _service: None)
 
         assert (urls.database, urls.redis) == (database_url, redis_url)
@@ -104,7 +104,7 @@ def test_as_root_the_cluster_lies_elsewhere_when_its_account_cannot_enter_the_da
     (closed / "data").mkdir()
     (data_dir / "system").mkdir(mode=0o755)
     monkeypatch.setattr("services.api.embedded.postgres._SYSTEM_DIR", data_dir / "system")
-    with Supervisor(data_dir / "logs", print) as supervisor:
+    with ProcessSupervisor(data_dir / "logs", print) as supervisor:
         urls = start_servers(supervisor, closed / "data", lambda _service: None)
 
         assert _row(urls) == (1,)

@@ -7,7 +7,7 @@ import pytest
 
 from services.api.db.database import Database
 from services.api.db.jobs import append_event, lock_job
-from services.api.http.event_feed import BATCH, EVERYTHING, EventFeed, Selection
+from services.api.http.event_feed import BATCH, EVERYTHING, EventFeed, EventFilter
 from tests.support.control_plane import migrated_database, submit
 from tests.support.servers import Postgres
 
@@ -28,7 +28,7 @@ def add(database: Database, job_id: str, count: int, kind: str = "note") -> None
             append_event(session, job, kind, {"number": number})
 
 
-def follow(feed: EventFeed, job_id: str, wanted: Selection = EVERYTHING) -> list[int]:
+def follow(feed: EventFeed, job_id: str, wanted: EventFilter = EVERYTHING) -> list[int]:
     """Positions of everything that a stream gets."""
     position, seen = 0, list[int]()
     head = feed.head(job_id)
@@ -54,7 +54,7 @@ def test_a_stream_of_one_type_gets_past_the_others(database: Database, tmp_path:
     add(database, job_id, 2, "wanted")
     add(database, job_id, 3, "other")
 
-    assert follow(EventFeed(database), job_id, Selection(("wanted",))) == [5, 6]
+    assert follow(EventFeed(database), job_id, EventFilter(("wanted",))) == [5, 6]
 
 
 def test_a_level_selects_among_log_events_and_leaves_the_others(
@@ -66,8 +66,8 @@ def test_a_level_selects_among_log_events_and_leaves_the_others(
         for level in ("info", "error", "warning"):
             append_event(session, job, "log", {"level": level})
 
-    assert follow(EventFeed(database), job_id, Selection(level="warning")) == [1, 3, 4]
-    assert follow(EventFeed(database), job_id, Selection(("log",), "error")) == [3]
+    assert follow(EventFeed(database), job_id, EventFilter(level="warning")) == [1, 3, 4]
+    assert follow(EventFeed(database), job_id, EventFilter(("log",), "error")) == [3]
 
 
 def test_a_head_is_read_again_after_a_quarter_of_a_second(

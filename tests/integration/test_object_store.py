@@ -23,7 +23,7 @@ from services.common.errors import PlatformError
 from services.common.events import EventType
 from services.common.job_spec import CheckpointSpec
 from services.common.model.tiny import make_tiny_model
-from services.trainer.learner.process import StopSignal
+from services.trainer.learner.lifecycle import StopSignal
 from services.trainer.learner.request import LearnerResult
 from tests.support.learners import StopAfterSteps, journal_of, learner_request, run_here
 from tests.support.trainer import of_kind, write_rows

@@ -7,7 +7,7 @@ import pytest
 from services.common.events import EventType
 from services.common.model.tiny import make_tiny_model
 from services.common.streams import stream_names
-from services.trainer.learner.process import StopSignal
+from services.trainer.learner.lifecycle import StopSignal
 from services.trainer.learner.request import LearnerResult
 from tests.support.learners import journal_of, learner_request, run_here
 from tests.support.replicas import CorruptEngine, real_replica

@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import func, select
 
 from services.api.db.record_tables import Checkpoint, Evaluation, JobEvent, Metric, TrajectoryGroup
-from services.api.recorder import Recorder
-from services.api.recorder_apply import apply_events
+from services.api.recorder.apply import apply_events
+from services.api.recorder.consumer import Recorder
 from services.api.scheduler.context import SchedulerContext
 from services.common.codec import group_to_json
 from services.common.errors import PlatformError

@@ -15,7 +15,7 @@ from services.reward import sandbox
 from services.reward.cancellation import Cancellation
 from services.reward.extraction import Extraction
 from services.reward.graders import scorer
-from services.reward.scores import Failure, JudgedResponse, Limits, Score
+from services.reward.scores import Failure, GradingLimits, JudgedResponse, Score
 
 RESPONSE = JudgedResponse(
     response=r"so \boxed{5}",
@@ -27,11 +27,16 @@ RESPONSE = JudgedResponse(
 
 
 def run(
-    body: str, *, setup: str = "", count: int = 1, limits: Limits | None = None, **options: Any
+    body: str,
+    *,
+    setup: str = "",
+    count: int = 1,
+    limits: GradingLimits | None = None,
+    **options: Any,
 ) -> list[Score]:
     source = f"{setup}\ndef grade(sample, item):\n    {body}\n"
     grader = parse_grader({"name": "g", "type": "python", "source": source, **options})
-    return scorer(grader)([RESPONSE] * count, limits or Limits())
+    return scorer(grader)([RESPONSE] * count, limits or GradingLimits())
 
 
 def test_a_grader_sees_the_response_and_the_gold() -> None:
@@ -140,7 +145,8 @@ def test_code_that_never_ends_loading_costs_one_wait_and_not_one_for_every_respo
 
 def test_what_is_not_begun_in_time_fails_as_overloaded() -> None:
     assert (
-        run("return 1", count=2, limits=Limits(time.monotonic() - 1)) == [Failure("overloaded")] * 2
+        run("return 1", count=2, limits=GradingLimits(time.monotonic() - 1))
+        == [Failure("overloaded")] * 2
     )
 
 
@@ -153,7 +159,7 @@ def test_a_caller_that_hangs_up_ends_the_process_before_its_deadline(setup: str,
     hang_up = threading.Timer(1.0, cancellation.cancel)
     hang_up.start()
     scores = run(
-        body, setup=setup, count=2, limits=Limits(cancellation=cancellation), timeout_s=30.0
+        body, setup=setup, count=2, limits=GradingLimits(cancellation=cancellation), timeout_s=30.0
     )
     assert isinstance(scores[0], Failure)
     assert "the process ended" in scores[0].detail
@@ -164,6 +170,6 @@ def test_a_call_cancelled_before_it_begins_scores_nothing() -> None:
     cancellation = Cancellation()
     cancellation.cancel()
     assert (
-        run("return 1", count=2, limits=Limits(cancellation=cancellation))
+        run("return 1", count=2, limits=GradingLimits(cancellation=cancellation))
         == [Failure("cancelled")] * 2
     )

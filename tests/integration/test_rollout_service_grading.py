@@ -14,7 +14,7 @@ from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import reward_pb2, reward_pb2_grpc
 from services.common.rpc.server import RpcServer
 from services.common.trajectory import Outcome, Purpose, ScoredGroup, Verdict
-from services.rollout.grading import DecodedGroup, Grader, aborted_trajectory
+from services.rollout.grading import DecodedGroup, GradingClient, aborted_trajectory
 from tests.support.builders import prompt_task, trajectory
 from tests.support.servers import free_address
 
@@ -54,14 +54,16 @@ def failing(code: str) -> Answer:
 
 
 @contextmanager
-def grader_at(address: str) -> Iterator[Grader]:
-    grader = Grader(address, lambda ids: "".join(map(str, ids)), "r0", backoffs_s=(0.01, 0.01))
+def grader_at(address: str) -> Iterator[GradingClient]:
+    grader = GradingClient(
+        address, lambda ids: "".join(map(str, ids)), "r0", backoffs_s=(0.01, 0.01)
+    )
     yield grader
     grader.close()
 
 
 @contextmanager
-def grader_of(verifier: ScriptedVerifier) -> Iterator[Grader]:
+def grader_of(verifier: ScriptedVerifier) -> Iterator[GradingClient]:
     server = RpcServer(
         "127.0.0.1:0",
         lambda s: reward_pb2_grpc.add_RewardServiceServicer_to_server(verifier, s),

@@ -23,9 +23,9 @@ from services.common.streams import (
     stream_names,
 )
 from services.common.trajectory import FinishReason, Outcome, ScoredGroup
-from services.rollout.assignment import Assignment, ReplicaState, Weights
+from services.rollout.assignment import Assignment, LoadedWeights, ReplicaState
+from services.rollout.decoding_session import DecodingSession, StreamEnds
 from services.rollout.metrics import RolloutMetrics
-from services.rollout.session import Session, StreamEnds
 from services.rollout.worker import RolloutWorker, WeightUpdate
 from tests.support.builders import prompt_task
 from tests.support.scripted_engine import InstantGrader, ScriptedEngine
@@ -71,7 +71,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.worker = RolloutWorker(self._open)
 
-    def _open(self, wanted: Assignment) -> Session:
+    def _open(self, wanted: Assignment) -> DecodingSession:
         if self.open_error is not None:
             raise self.open_error
         self.engines.append(ScriptedEngine())
@@ -82,7 +82,7 @@ class Bench:
             groups=GroupQueue(self.client, wanted.groups_stream),
             lease_s=self.lease_s,
         )
-        return Session(self.engines[-1], SLOTS, streams, InstantGrader())
+        return DecodingSession(self.engines[-1], SLOTS, streams, InstantGrader())
 
     @property
     def engine(self) -> ScriptedEngine:
@@ -90,7 +90,7 @@ class Bench:
 
     def update(self, version: int, attempt: int = 1) -> WeightUpdate:
         return WeightUpdate(
-            "job_1", attempt, Weights(version, f"digest-{version}"), {"w": torch.zeros(1)}
+            "job_1", attempt, LoadedWeights(version, f"digest-{version}"), {"w": torch.zeros(1)}
         )
 
     def load(self, version: int, attempt: int = 1, timeout_s: float = WAIT_S) -> bool:

@@ -13,9 +13,9 @@ from sqlalchemy import select
 from services.api.db.jobs import lock_job, transition
 from services.api.db.record_tables import JobEvent
 from services.api.domain.job_state import JobState
-from services.api.domain.space import Disk, Usage, find_shortage
+from services.api.domain.space import Disk, StorageUsage, find_shortage
 from services.api.http.resources import Resources
-from services.api.recorder_apply import apply_events
+from services.api.recorder.apply import apply_events
 from services.api.scheduler.context import SchedulerContext
 from services.api.scheduler.spaces import watch_space
 from services.common.events import Event, EventType
@@ -191,16 +191,16 @@ GIB = 2**30
 @pytest.mark.parametrize(
     ("usage", "disk", "checkpoint", "of"),
     [
-        (Usage(0, 79, 0, 100), Disk(50 * GIB, 100 * GIB), GIB, None),
-        (Usage(20, 40, 20, 100), Disk(50 * GIB, 100 * GIB), GIB, "quota"),
-        (Usage(0, 10**9, 0, None), Disk(50 * GIB, 100 * GIB), GIB, None),
-        (Usage(0, 0, 0, None), Disk(10 * GIB, 100 * GIB), GIB, "disk"),
-        (Usage(0, 0, 0, None), Disk(50 * GIB, 100 * GIB), 30 * GIB, "disk"),
+        (StorageUsage(0, 79, 0, 100), Disk(50 * GIB, 100 * GIB), GIB, None),
+        (StorageUsage(20, 40, 20, 100), Disk(50 * GIB, 100 * GIB), GIB, "quota"),
+        (StorageUsage(0, 10**9, 0, None), Disk(50 * GIB, 100 * GIB), GIB, None),
+        (StorageUsage(0, 0, 0, None), Disk(10 * GIB, 100 * GIB), GIB, "disk"),
+        (StorageUsage(0, 0, 0, None), Disk(50 * GIB, 100 * GIB), 30 * GIB, "disk"),
     ],
     ids=["room", "quota", "no quota", "disk nearly full", "disk holds one more checkpoint"],
 )
 def test_a_warning_comes_before_there_is_no_room(
-    usage: Usage, disk: Disk, checkpoint: int, of: str | None
+    usage: StorageUsage, disk: Disk, checkpoint: int, of: str | None
 ) -> None:
     shortage = find_shortage(usage, disk, checkpoint)
     assert (None if shortage is None else shortage.of) == of

@@ -18,11 +18,11 @@ from services.common.checkpoint.format import list_checkpoints, newest_valid
 from services.common.model.tiny import make_tiny_model
 from services.common.pb.dirl.v1 import trainer_pb2_grpc
 from services.common.rpc.server import RpcServer
-from services.trainer.exporter import Exporter
 from services.trainer.learner.request import LearnerRequest
-from services.trainer.server import SERVICE_NAME, TrainerServicer
-from services.trainer.settings import TrainerSettings
-from services.trainer.supervisor import Supervisor
+from services.trainer.service.export_processes import ExportProcesses
+from services.trainer.service.server import SERVICE_NAME, TrainerServicer
+from services.trainer.service.settings import TrainerSettings
+from services.trainer.service.supervisor import LearnerSupervisor
 from tests.support.learners import learner_request
 from tests.support.servers import free_address
 from tests.support.trainer import is_alive, wait_until, write_rows
@@ -52,10 +52,10 @@ def request(directory: Path, attempt: int, rendezvous: str) -> LearnerRequest:
 
 
 @contextmanager
-def trainer() -> Iterator[tuple[Supervisor, str, RpcServer]]:
+def trainer() -> Iterator[tuple[LearnerSupervisor, str, RpcServer]]:
     """A supervisor, and the server that can be asked for its status."""
-    supervisor = Supervisor()
-    servicer = TrainerServicer(TrainerSettings(), supervisor, Exporter())
+    supervisor = LearnerSupervisor()
+    servicer = TrainerServicer(TrainerSettings(), supervisor, ExportProcesses())
     listen = free_address()
     server = RpcServer(
         listen,
@@ -72,7 +72,7 @@ def trainer() -> Iterator[tuple[Supervisor, str, RpcServer]]:
 def peer(head: str, data_dir: Path) -> Iterator[psutil.Process]:
     environment = {**os.environ, "DIRL_TRAINER_HEAD": head, "DIRL_DATA_DIR": str(data_dir)}
     with subprocess.Popen(
-        [sys.executable, "-m", "services.trainer.peer"], env=environment
+        [sys.executable, "-m", "services.trainer.service.worker_host"], env=environment
     ) as process:
         try:
             yield psutil.Process(process.pid)

@@ -7,7 +7,7 @@ import pytest
 
 from services.common.checkpoint.format import newest_valid
 from services.common.model.tiny import make_tiny_model
-from services.trainer.supervisor import Supervisor
+from services.trainer.service.supervisor import LearnerSupervisor
 from tests.support.learners import learner_request
 from tests.support.trainer import wait_until, write_rows
 
@@ -34,7 +34,7 @@ def _request(directory: Path, **changes: Any) -> Any:
     900
 )  # two processes that load torch first: minutes where the machine has other work
 def test_two_ranks_train_a_job_to_its_end_and_leave_one_checkpoint(tmp_path: Path) -> None:
-    supervisor = Supervisor()
+    supervisor = LearnerSupervisor()
     try:
         supervisor.start(_request(tmp_path))
         wait_until(lambda: supervisor.status().state != "running", "the learner's end", 850)

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import multiprocessing
 
 from services.common.job_spec import parse_spec
-from services.trainer import adapter
-from services.trainer.learner.trainee import Trainee
-from services.trainer.ranks import ALONE, Ranks, join
-from services.trainer.sft import SftExample
+from services.trainer.training import lora
+from services.trainer.training.policy_model import PolicyModel
+from services.trainer.training.ranks import ALONE, Ranks, join
+from services.trainer.training.sft import SftExample
 from tests.support.numerics import random_samples, tiny_loaded
 
 SPEC = {
@@ -36,9 +36,9 @@ def _work(ranks: Ranks, directory: Path, spec: dict[str, Any]) -> None:
     """
     loaded = tiny_loaded(vocab_size=7, block_size=4)
     if "lora" in spec:
-        adapter.attach(loaded, parse_spec(spec).lora, seed=0)  # type: ignore[arg-type]
+        lora.attach(loaded, parse_spec(spec).lora, seed=0)  # type: ignore[arg-type]
         loaded.model.to(torch.float64)
-    trainee = Trainee(loaded, parse_spec(spec), ranks)
+    trainee = PolicyModel(loaded, parse_spec(spec), ranks)
     if ranks.rank > 0:
         trainee.follow()
         return

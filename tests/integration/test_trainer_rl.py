@@ -13,7 +13,7 @@ from services.common.errors import PlatformError
 from services.common.events import EventType
 from services.common.model.tiny import make_tiny_model
 from services.common.trajectory import Outcome, PromptTask, Purpose, Trajectory
-from services.trainer.learner.process import StopSignal
+from services.trainer.learner.lifecycle import StopSignal
 from services.trainer.learner.request import LearnerResult
 from tests.support.learners import journal_of, learner_request, run_here
 from tests.support.replicas import Judge, RealReplica, by_index, real_replica

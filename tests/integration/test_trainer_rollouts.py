@@ -13,18 +13,18 @@ from services.common.errors import PlatformError
 from services.common.events import Event, EventType
 from services.common.streams import GroupQueue, PromptConsumer, connect, stream_names
 from services.common.trajectory import PromptTask, ScoredGroup
-from services.trainer.journal import Journal
-from services.trainer.learner.process import StopRequestedError, StopSignal
+from services.trainer.learner.journal import Journal
+from services.trainer.learner.lifecycle import StopRequestedError, StopSignal
 from services.trainer.learner.replicas import Replicas
 from services.trainer.learner.report import Reporter
 from services.trainer.learner.rollouts import Rollouts
-from services.trainer.learner.weights import Weights
+from services.trainer.learner.weight_snapshot import WeightSnapshot
 from tests.support.builders import prompt_task, scored_group, trajectory
 from tests.support.learners import learner_request
 from tests.support.replicas import ScriptedReplica, serving
 from tests.support.trainer import of_kind
 
-WEIGHTS = Weights(4, {"w": torch.ones(2)})
+WEIGHTS = WeightSnapshot(4, {"w": torch.ones(2)})
 SPEC = {"model": "m", "method": "rl", "training_file": "rows.jsonl"}
 
 

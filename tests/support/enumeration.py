@@ -22,11 +22,11 @@ from services.common.diffusion.rules import commit_mask, confidences
 from services.common.job_spec import OptimSpec, RlSpec, SamplingSpec, TrainerSpec
 from services.common.model.loading import LoadedModel
 from services.common.trajectory import Candidates, Outcome
-from services.trainer.advantage import drop_reason
-from services.trainer.objective import token_weights
-from services.trainer.policy import Policy
-from services.trainer.rl_update import RlRules, train_rl_batch
-from services.trainer.trajectory_rows import Sample
+from services.trainer.learner.drop_reason import drop_reason
+from services.trainer.training.objective import token_weights
+from services.trainer.training.policy import Policy
+from services.trainer.training.rl_update import RlRules, train_rl_batch
+from services.trainer.training.trajectory_rows import Sample
 from tests.support.numerics import gradient, state_logprobs, tiny_loaded
 
 BLOCK, MASK, STOP, MAX_TOKENS = 2, 3, 0, 4

@@ -9,8 +9,8 @@ from structlog.testing import capture_logs
 from services.common.events import Event
 from services.common.job_spec import parse_spec
 from services.common.streams import stream_names
-from services.trainer.journal import read_events
-from services.trainer.learner.process import StopRequestedError, StopSignal
+from services.trainer.learner.journal import read_events
+from services.trainer.learner.lifecycle import StopRequestedError, StopSignal
 from services.trainer.learner.request import LearnerRequest, LearnerResult
 from services.trainer.learner.run import run_attempt
 

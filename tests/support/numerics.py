@@ -13,7 +13,7 @@ from services.common.model.forward import attended_states, token_logprobs
 from services.common.model.loading import LoadedModel
 from services.common.model.sdar import SDARConfig, SDARForCausalLM
 from services.common.model.tiny import character_tokenizer
-from services.trainer.trajectory_rows import Sample
+from services.trainer.training.trajectory_rows import Sample
 
 
 def tiny_loaded(

@@ -20,11 +20,11 @@ from services.common.streams import GroupQueue, PromptConsumer, connect, stream_
 from services.common.trajectory import Outcome, PromptTask, ScoredGroup, Trajectory, Verdict
 from services.common.weights import WeightAssembler
 from services.rollout.assignment import Assignment
+from services.rollout.decoding_session import DecodingSession, StreamEnds
 from services.rollout.engines.torch_engine import TorchEngine
 from services.rollout.grading import DecodedGroup
 from services.rollout.metrics import RolloutMetrics
 from services.rollout.server import RolloutServicer
-from services.rollout.session import Session, StreamEnds
 from services.rollout.worker import RolloutWorker
 
 LEASE_S = 0.5
@@ -179,7 +179,7 @@ class RealReplica:
         self.worker.stop()
         self._client.close()
 
-    def _open(self, assignment: Assignment) -> Session:
+    def _open(self, assignment: Assignment) -> DecodingSession:
         loaded = load_skeleton(assignment.model_path, assignment.dtype, "cpu")
         engine = self._engine(
             loaded, max_sequence_tokens=assignment.max_sequence_tokens, max_batch_size=4
@@ -191,7 +191,7 @@ class RealReplica:
             groups=GroupQueue(self._client, assignment.groups_stream),
             lease_s=LEASE_S,
         )
-        return Session(engine, 4, streams, ScriptedGrader(self._judge, self._name))
+        return DecodingSession(engine, 4, streams, ScriptedGrader(self._judge, self._name))
 
 
 @contextmanager

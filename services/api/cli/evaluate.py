@@ -28,7 +28,7 @@ class Benchmark(StrEnum):
     OLYMPIADBENCH = "OlympiadBench"
 
 
-class Decoding(StrEnum):
+class DecodingPreset(StrEnum):
     """How blocks are denoised."""
 
     STATIC = "static"
@@ -56,7 +56,7 @@ def evaluate(  # noqa: PLR0913 - one for each option of the command
         list[Benchmark] | None, typer.Option("--only", help="These benchmarks; all by default.")
     ] = None,
     decoding: Annotated[
-        list[Decoding] | None, typer.Option(help="static or dynamic; both by default.")
+        list[DecodingPreset] | None, typer.Option(help="static or dynamic; both by default.")
     ] = None,
     assignments: Annotated[
         list[str] | None,
@@ -72,7 +72,7 @@ def evaluate(  # noqa: PLR0913 - one for each option of the command
     platform.
     """
     files = _files(benchmarks_dir, [each.value for each in only or Benchmark])
-    modes = [each.value for each in decoding or Decoding]
+    modes = [each.value for each in decoding or DecodingPreset]
     specs = {
         (mode, name): _spec(model, file, mode, assignments or [])
         for mode in modes

@@ -5,15 +5,15 @@ from sqlalchemy.orm import Session
 
 from services.api.db.job_tables import Job
 from services.api.db.record_tables import Checkpoint, RegisteredModel, StoredFile
-from services.api.domain.space import Usage
+from services.api.domain.space import StorageUsage
 
 
-def usage_of(session: Session, project: str, quota: int | None) -> Usage:
+def usage_of(session: Session, project: str, quota: int | None) -> StorageUsage:
     """Bytes by kind."""
     kept = select(func.sum(Checkpoint.num_bytes)).join(Job, Job.id == Checkpoint.job_id)
     files = select(func.sum(StoredFile.num_bytes)).where(StoredFile.project == project)
     models = select(func.sum(RegisteredModel.num_bytes)).where(RegisteredModel.project == project)
-    return Usage(
+    return StorageUsage(
         files=int(session.scalar(files) or 0),
         checkpoints=int(
             session.scalar(kept.where(Job.project == project, Checkpoint.deleted_at.is_(None))) or 0

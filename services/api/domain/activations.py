@@ -20,7 +20,7 @@ _LAYERS_AT_WORK: Final = 2
 _LOGIT_COPIES: Final = 3
 """Logits, log-probabilities, and a gradient, in fp32."""
 _LOGITS_PER_CHUNK: Final = 2**25
-"""services.trainer.policy holds no more at once."""
+"""services.trainer.training.policy holds no more at once."""
 _ROW_PER_SAMPLE: Final = {"sft": 2, "rl": 3}
 """Row tokens per token of a sample: the clean one, and the states; of reinforcement at two tokens
 per step.

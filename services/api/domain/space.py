@@ -13,7 +13,7 @@ _CHECKPOINTS_AHEAD: Final = 2
 
 
 @dataclass(frozen=True)
-class Usage:
+class StorageUsage:
     """Bytes that a project keeps."""
 
     files: int
@@ -56,7 +56,7 @@ class Shortage:
         return {"of": self.of, "used_bytes": self.used_bytes, "limit_bytes": self.limit_bytes}
 
 
-def find_shortage(usage: Usage, disk: Disk, checkpoint_bytes: int) -> Shortage | None:
+def find_shortage(usage: StorageUsage, disk: Disk, checkpoint_bytes: int) -> Shortage | None:
     """What a running job with checkpoints of that size should be warned of; the project's quota
     first.
     """
@@ -68,7 +68,7 @@ def find_shortage(usage: Usage, disk: Disk, checkpoint_bytes: int) -> Shortage |
     return None
 
 
-def require_quota(project: str, usage: Usage, more: int = 0) -> None:
+def require_quota(project: str, usage: StorageUsage, more: int = 0) -> None:
     """Raise PlatformError("quota_exceeded") when the project is full, or would be with so many
     bytes more.
     """
@@ -79,7 +79,7 @@ def require_quota(project: str, usage: Usage, more: int = 0) -> None:
     )
 
 
-def quota_message(project: str, usage: Usage, more: int = 0) -> str:
+def quota_message(project: str, usage: StorageUsage, more: int = 0) -> str:
     """What is kept, and the bound."""
     wanted = f", {more} more were to be added" if more else ""
     return (

@@ -13,7 +13,7 @@ from typing import IO, Final, Self
 
 from services.api.embedded.locations import LOCK_FILE, PLATFORM_FILE
 from services.api.embedded.ports import free_ports, is_free
-from services.api.embedded.processes import Service, Supervisor
+from services.api.embedded.processes import ProcessSupervisor, Service
 from services.api.embedded.servers import start_servers
 from services.api.embedded.services import (
     choose_addresses,
@@ -61,7 +61,7 @@ class LocalPlatform:
         """
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self._lock = _take_lock(self.data_dir)
-        self._supervisor = Supervisor(self.data_dir / "logs", self._report)
+        self._supervisor = ProcessSupervisor(self.data_dir / "logs", self._report)
         try:
             self._start()
         except BaseException:

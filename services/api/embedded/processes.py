@@ -66,7 +66,7 @@ class _Child:
     retry_at: float | None = None
 
 
-class Supervisor:
+class ProcessSupervisor:
     """Owns the processes it started; use as a context manager or call `stop`.
 
     `report` hears in one line about every crash and restart.

@@ -11,7 +11,7 @@ from typing import Final
 
 from services.api.embedded.ports import free_ports
 from services.api.embedded.postgres import prepare_postgres
-from services.api.embedded.processes import Service, Supervisor
+from services.api.embedded.processes import ProcessSupervisor, Service
 from services.api.embedded.valkey import prepare_valkey
 
 DATABASE_VARIABLE: Final = "DIRL_DATABASE_URL"
@@ -29,7 +29,7 @@ class ServerUrls:
 
 
 def start_servers(
-    supervisor: Supervisor, data_dir: Path, on_ready: Callable[[Service], None]
+    supervisor: ProcessSupervisor, data_dir: Path, on_ready: Callable[[Service], None]
 ) -> ServerUrls:
     """Start what the environment does not name; `on_ready` hears of each server that was started."""
     password = _secret(data_dir, "server-password")
@@ -43,7 +43,10 @@ def start_servers(
 
 
 def _start_postgres(
-    supervisor: Supervisor, data_dir: Path, password: str, on_ready: Callable[[Service], None]
+    supervisor: ProcessSupervisor,
+    data_dir: Path,
+    password: str,
+    on_ready: Callable[[Service], None],
 ) -> str:
     (port,) = free_ports(1)
     server = prepare_postgres(data_dir, port, password)
@@ -54,7 +57,10 @@ def _start_postgres(
 
 
 def _start_valkey(
-    supervisor: Supervisor, data_dir: Path, password: str, on_ready: Callable[[Service], None]
+    supervisor: ProcessSupervisor,
+    data_dir: Path,
+    password: str,
+    on_ready: Callable[[Service], None],
 ) -> str:
     (port,) = free_ports(1)
     server = prepare_valkey(data_dir, port, password)

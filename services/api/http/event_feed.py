@@ -51,7 +51,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Selection:
+class EventFilter:
     """Which events of a job."""
 
     types: tuple[str, ...] = ()
@@ -74,7 +74,7 @@ class Selection:
         return statement
 
 
-EVERYTHING: Final = Selection()
+EVERYTHING: Final = EventFilter()
 
 
 class EventFeed:
@@ -84,7 +84,7 @@ class EventFeed:
         self._database, self._clock = database, clock
         self._lock = Lock()
         self._heads: OrderedDict[str, tuple[float, Head]] = OrderedDict()
-        self._batches: OrderedDict[tuple[str, int, Selection, int], Batch] = OrderedDict()
+        self._batches: OrderedDict[tuple[str, int, EventFilter, int], Batch] = OrderedDict()
 
     def head(self, job_id: str) -> Head:
         """At most a quarter of a second old."""
@@ -95,7 +95,7 @@ class EventFeed:
                 _keep(self._heads, job_id, (self._clock(), head))
             return head
 
-    def batch(self, job_id: str, position: int, wanted: Selection, head: Head) -> Batch:
+    def batch(self, job_id: str, position: int, wanted: EventFilter, head: Head) -> Batch:
         """Up to BATCH events behind a position, no further than the head."""
         key = (job_id, position, wanted, head.position)
         with self._lock:
@@ -108,7 +108,7 @@ class EventFeed:
             job = get_job(session, job_id)
             return Head(job.event_count, job.job_state.is_terminal)
 
-    def _read_batch(self, job_id: str, position: int, wanted: Selection, last: int) -> Batch:
+    def _read_batch(self, job_id: str, position: int, wanted: EventFilter, last: int) -> Batch:
         statement = (
             events_after(job_id, position, wanted).where(JobEvent.position <= last).limit(BATCH)
         )
@@ -118,12 +118,12 @@ class EventFeed:
         return Batch(tuple(event_view(row) for row in rows), reached)
 
 
-def events_after(job_id: str, position: int, wanted: Selection) -> Select[JobEvent]:
+def events_after(job_id: str, position: int, wanted: EventFilter) -> Select[JobEvent]:
     """A job's events behind a position, in order."""
     return wanted.of(job_id).where(JobEvent.position > position).order_by(JobEvent.position)
 
 
-def events_before(job_id: str, position: int | None, wanted: Selection) -> Select[JobEvent]:
+def events_before(job_id: str, position: int | None, wanted: EventFilter) -> Select[JobEvent]:
     """A job's events ahead of a position, newest first; None is the end."""
     statement = wanted.of(job_id)
     if position is not None:

@@ -35,7 +35,7 @@ _READ_S: Final = 600.0
 """A replica has read a checkpoint by then; until then retention leaves it."""
 
 
-class Decoding(BaseModel):
+class DecodingOptions(BaseModel):
     """What both routes take beside the prompt. Unknown keys are refused: none is silently ignored."""
 
     model_config = ConfigDict(extra="forbid")
@@ -70,7 +70,7 @@ class ChatMessage(BaseModel):
     content: str = Field(max_length=_MAX_TEXT)
 
 
-class ChatRequest(Decoding):
+class ChatRequest(DecodingOptions):
     """Body of a chat completion."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=256)
@@ -79,13 +79,13 @@ class ChatRequest(Decoding):
     )
 
 
-class CompletionRequest(Decoding):
+class CompletionRequest(DecodingOptions):
     """Body of a completion."""
 
     prompt: str = Field(min_length=1, max_length=_MAX_TEXT)
 
 
-class Usage(BaseModel):
+class ChatUsage(BaseModel):
     """What the answer took."""
 
     prompt_tokens: int
@@ -118,7 +118,7 @@ class ChatCompletion(BaseModel):
     created: int
     model: str
     choices: list[ChatChoice]
-    usage: Usage
+    usage: ChatUsage
 
 
 class TextChoice(BaseModel):
@@ -139,7 +139,7 @@ class TextCompletion(BaseModel):
     created: int
     model: str
     choices: list[TextChoice]
-    usage: Usage
+    usage: ChatUsage
 
 
 @router.post(
@@ -186,7 +186,9 @@ def _turn(message: ChatMessage) -> rollout_pb2.ChatMessage:
     return rollout_pb2.ChatMessage(role=message.role, content=message.content)
 
 
-def _request(body: Decoding, max_tokens: int | None, **prompt: Any) -> rollout_pb2.GenerateRequest:
+def _request(
+    body: DecodingOptions, max_tokens: int | None, **prompt: Any
+) -> rollout_pb2.GenerateRequest:
     return rollout_pb2.GenerateRequest(
         max_new_tokens=max_tokens or 256,
         temperature=body.temperature,
@@ -255,8 +257,8 @@ def _can_be_read(session: Session, caller: Caller, checkpoint: Checkpoint) -> bo
     return exists and caller.owns(get_job(session, checkpoint.job_id).project)
 
 
-def _usage(last: rollout_pb2.GenerateResponse) -> Usage:
-    return Usage(
+def _usage(last: rollout_pb2.GenerateResponse) -> ChatUsage:
+    return ChatUsage(
         prompt_tokens=last.prompt_tokens,
         completion_tokens=last.completion_tokens,
         total_tokens=last.prompt_tokens + last.completion_tokens,

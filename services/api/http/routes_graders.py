@@ -36,7 +36,7 @@ class ValidatedGrader(BaseModel):
     grader: dict[str, Any]
 
 
-class Reference(_Body):
+class ReferenceAnswer(_Body):
     """What the answer is compared with."""
 
     reference_answer: str
@@ -49,7 +49,7 @@ class RunBody(_Body):
 
     grader: Grader
     model_sample: str
-    item: Reference
+    item: ReferenceAnswer
     profile: Literal["rl", "eval"] = "eval"
     num_tokens: int = Field(0, ge=0)
     """Like the next two for graders of length and speed; 0 is unknown."""

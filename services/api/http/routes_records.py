@@ -11,7 +11,7 @@ from services.api.db.job_tables import Attempt
 from services.api.db.jobs import get_job
 from services.api.db.record_tables import Checkpoint, Evaluation, JobEvent
 from services.api.http.envelope import Page, page_after, page_of
-from services.api.http.event_feed import Level, Selection, events_after, events_before
+from services.api.http.event_feed import EventFilter, Level, events_after, events_before
 from services.api.http.metric_series import (
     Downsample,
     MetricSeries,
@@ -52,9 +52,9 @@ class EventQuery(BaseModel):
         "asc", description="Of a list; a stream always runs forward."
     )
 
-    def selection(self) -> Selection:
+    def selection(self) -> EventFilter:
         """Of types and level."""
-        return Selection(tuple(self.type), self.level)
+        return EventFilter(tuple(self.type), self.level)
 
 
 @router.get("/events", response_model=Page[EventView], responses={200: {"content": {_STREAM: {}}}})

@@ -6,7 +6,7 @@ from typing import Final
 import anyio
 import anyio.to_thread
 
-from services.api.http.event_feed import Selection
+from services.api.http.event_feed import EventFilter
 from services.api.http.resources import Resources
 from services.api.http.views import EventView
 
@@ -15,7 +15,7 @@ _KEEPALIVE_POLLS: Final = 30
 
 
 async def event_stream(
-    resources: Resources, job_id: str, position: int, wanted: Selection
+    resources: Resources, job_id: str, position: int, wanted: EventFilter
 ) -> AsyncIterator[str]:
     """Events after `position`; a comment every 15 s keeps proxies awake; `event: done` ends a
     finished job's stream.

@@ -9,7 +9,7 @@ import redis
 from services.api.broker import Hints
 from services.api.db.database import Database
 from services.api.fleet import Fleet
-from services.api.recorder_catch_up import JournalReader
+from services.api.recorder.catch_up import JournalReader
 from services.api.settings import ApiSettings
 from services.common.streams import connect
 

@@ -153,7 +153,7 @@ class LMDeployEngine:
 
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Replace the weights in place, and end sleep(); see RolloutEngine."""
-        require_idle(self.has_work, "Weights were to be replaced")
+        require_idle(self.has_work, "LoadedWeights were to be replaced")
         check_state(export_state(self._skeleton.model), tensors)
         if self._asleep:
             self._within(self._backend.wake(), STALL_S, "waking")

@@ -124,7 +124,7 @@ class TorchEngine:
 
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Replace the weights in place, and end sleep(); see RolloutEngine."""
-        require_idle(self.has_work, "Weights were to be replaced")
+        require_idle(self.has_work, "LoadedWeights were to be replaced")
         self.abort_all()
         if self._wake is not None:
             self._wake()

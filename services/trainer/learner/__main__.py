@@ -12,8 +12,8 @@ import structlog
 
 from services.common.errors import PlatformError
 from services.common.telemetry.logs import configure_logging
-from services.trainer.journal import last_seq
-from services.trainer.learner.process import StopSignal, die_with_parent
+from services.trainer.learner.journal import last_seq
+from services.trainer.learner.lifecycle import StopSignal, die_with_parent
 from services.trainer.learner.request import (
     RANK_VARIABLE,
     LearnerRequest,
@@ -21,8 +21,8 @@ from services.trainer.learner.request import (
     read_result,
 )
 from services.trainer.learner.run import as_platform_error, run_attempt
-from services.trainer.learner.trainee import follow_attempt
-from services.trainer.ranks import Ranks, join
+from services.trainer.training.policy_model import follow_attempt
+from services.trainer.training.ranks import Ranks, join
 
 log = structlog.get_logger()
 

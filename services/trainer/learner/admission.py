@@ -15,7 +15,7 @@ from services.common.errors import PlatformError
 from services.common.job_spec import RlSpec
 from services.common.trajectory import PromptTask, ScoredGroup
 from services.trainer.learner.rollouts import Rollouts
-from services.trainer.learner.weights import Weights
+from services.trainer.learner.weight_snapshot import WeightSnapshot
 
 _MAX_STALE: Final = 3
 """Stale groups of a step, in batches, after which the replicas are taken to be out of reach of new
@@ -35,7 +35,7 @@ class Admission:
         self._dropped: list[int] = []
         self._begun = False
 
-    def collect(self, count: int, weights: Weights, steps_left: int) -> list[ScoredGroup]:
+    def collect(self, count: int, weights: WeightSnapshot, steps_left: int) -> list[ScoredGroup]:
         """The next `count` groups, of which every trajectory is at most `max_staleness` versions
         old.
 
@@ -62,7 +62,7 @@ class Admission:
         dropped, self._dropped = self._dropped, []
         return dropped
 
-    def _renew(self, weights: Weights) -> None:
+    def _renew(self, weights: WeightSnapshot) -> None:
         """Get the weights to the replicas; running ahead, only the first version is waited for."""
         if self._begun and self._rl.max_staleness > 0:
             self._rollouts.replicas.renew(weights)
@@ -75,7 +75,7 @@ class Admission:
         self._on_the_way.extend(tasks)
         self._rollouts.issue(tasks)
 
-    def _drop(self, task: PromptTask, group: ScoredGroup, weights: Weights) -> None:
+    def _drop(self, task: PromptTask, group: ScoredGroup, weights: WeightSnapshot) -> None:
         self._dropped.append(task.ledger_position)
         if len(self._dropped) > _MAX_STALE * self._rl.prompts_per_step:
             raise PlatformError(

@@ -14,7 +14,7 @@ from services.common.checkpoint.format import list_checkpoints
 from services.common.checkpoint.pins import pin, unpin
 from services.common.errors import PlatformError
 from services.common.job_spec import CheckpointSpec
-from services.trainer.journal import Journal
+from services.trainer.learner.journal import Journal
 
 _HOLDER: Final = "archiver"
 _PIN_S: Final = 3600.0

@@ -9,14 +9,14 @@ from services.common.checkpoint.format import read_manifest
 from services.common.errors import PlatformError
 from services.common.events import EventType
 from services.common.weights import weight_digest
-from services.trainer.learner.session import Session
-from services.trainer.ledger import NOTHING_ISSUED, Certificate, certify
-from services.trainer.step_log import surviving_records
+from services.trainer.learner.attempt_context import AttemptContext
+from services.trainer.learner.ledger import NOTHING_ISSUED, Certificate, certify
+from services.trainer.learner.step_log import surviving_records
 
 Moment = Literal["resume", "end"]
 
 
-def certify_resume(session: Session, checkpoint: Path) -> None:
+def certify_resume(session: AttemptContext, checkpoint: Path) -> None:
     """State what the resumed attempt builds on; raises `checkpoint_invalid` when the loaded weights
     are other ones.
     """
@@ -39,14 +39,14 @@ def certify_resume(session: Session, checkpoint: Path) -> None:
         )
 
 
-def certify_end(session: Session) -> None:
+def certify_end(session: AttemptContext) -> None:
     """State what the finished attempt leaves behind, in its newest checkpoint."""
     checkpoint = session.checkpointer.newest
     if checkpoint is not None:
         _state(session, checkpoint, "end")
 
 
-def _state(session: Session, checkpoint: Path, moment: Moment) -> tuple[str, str]:
+def _state(session: AttemptContext, checkpoint: Path, moment: Moment) -> tuple[str, str]:
     """Emit the certificate; returns the digest that the checkpoint states and the one of the
     weights in memory.
     """
@@ -65,7 +65,7 @@ def _state(session: Session, checkpoint: Path, moment: Moment) -> tuple[str, str
     return before, after
 
 
-def _certificate(session: Session) -> Certificate:
+def _certificate(session: AttemptContext) -> Certificate:
     """Over all stages and attempts up to the step that the weights in memory are of."""
     request, state = session.request, session.state
     records, _ = surviving_records(
@@ -77,7 +77,7 @@ def _certificate(session: Session) -> Certificate:
     return certificate
 
 
-def _undone(session: Session) -> list[int]:
+def _undone(session: AttemptContext) -> list[int]:
     request = session.request
     _, undone = surviving_records(
         request.job_dir, before_attempt=request.attempt, resumed_from=session.resumed_from

@@ -33,7 +33,7 @@ from services.common.model_card import ModelCard
 from services.common.weights import weight_digest
 from services.trainer.learner.request import LearnerRequest
 from services.trainer.learner.state import RunState, parse_state
-from services.trainer.learner.trainee import Trainee
+from services.trainer.training.policy_model import PolicyModel
 
 _SPARE_BYTES: Final = 64 << 20
 _OS_ERROR: Final = re.compile(r"os error (\d+)")
@@ -83,7 +83,7 @@ class Checkpointer:
         """Global step of the newest checkpoint of this lineage; 0 when there is none."""
         return 0 if self._parent is None else int(self._parent.name.removeprefix("step-"))
 
-    def save(self, trainee: Trainee, state: RunState) -> SavedCheckpoint:
+    def save(self, trainee: PolicyModel, state: RunState) -> SavedCheckpoint:
         """Write the current step and apply retention; raises `nan_loss`, `disk_full` or
         `checkpoint_failed`.
         """

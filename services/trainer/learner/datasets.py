@@ -17,7 +17,7 @@ from services.common.job_spec import JobSpec, PromptSpec
 from services.common.model.loading import LoadedModel
 from services.common.model.prompts import encode_prompt
 from services.common.trajectory import Int32s
-from services.trainer.sft import SftExample, encode_example, encode_trace
+from services.trainer.training.sft import SftExample, encode_example, encode_trace
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Dataset(Generic[Item]):
 
 
 @dataclass(frozen=True)
-class Limits:
+class TokenBudget:
     """Token budgets."""
 
     max_prompt_tokens: int
@@ -57,13 +57,13 @@ class Limits:
     """Prompt and response together."""
 
 
-def limits_of(spec: JobSpec, max_positions: int) -> Limits:
+def token_budget_of(spec: JobSpec, max_positions: int) -> TokenBudget:
     """The spec's budgets, cut to what the model has positions for."""
-    return Limits(spec.prompt.max_prompt_tokens, min(spec.trainer.seq_len, max_positions))
+    return TokenBudget(spec.prompt.max_prompt_tokens, min(spec.trainer.seq_len, max_positions))
 
 
 def load_examples(
-    path: Path, loaded: LoadedModel, prompt: PromptSpec, limits: Limits, *, trace: bool = False
+    path: Path, loaded: LoadedModel, prompt: PromptSpec, limits: TokenBudget, *, trace: bool = False
 ) -> Dataset[SftExample]:
     """Examples for supervised fine-tuning; raises `dataset_invalid` when none can be used."""
     rows = read_rows(path, "sft")
@@ -78,7 +78,7 @@ def load_held_out(
     needs: Needs,
     loaded: LoadedModel,
     prompt: PromptSpec,
-    limits: Limits,
+    limits: TokenBudget,
     *,
     trace: bool = False,
 ) -> tuple[SftExample, ...]:
@@ -93,7 +93,7 @@ def load_prompts(
     needs: Needs,
     loaded: LoadedModel,
     prompt: PromptSpec,
-    limits: Limits,
+    limits: TokenBudget,
     max_new_tokens: int,
 ) -> Dataset[EncodedPrompt]:
     """Prompts with gold answers, for rollouts; raises `dataset_invalid` when none can be used."""
@@ -148,19 +148,21 @@ def _encode_prompt(row: Row, loaded: LoadedModel, prompt: PromptSpec) -> Encoded
     return EncodedPrompt(np.array(ids, dtype=np.int32), row.answer, row.gold_type)
 
 
-def _example_fits(example: SftExample, limits: Limits) -> bool:
+def _example_fits(example: SftExample, limits: TokenBudget) -> bool:
     prompt, answer = len(example.prompt_ids), len(example.token_ids)
     return prompt <= limits.max_prompt_tokens and prompt + answer <= limits.max_sequence_tokens
 
 
-def _prompt_fits(item: EncodedPrompt, limits: Limits, max_new_tokens: int, block_size: int) -> bool:
+def _prompt_fits(
+    item: EncodedPrompt, limits: TokenBudget, max_new_tokens: int, block_size: int
+) -> bool:
     prompt = len(item.prompt_ids)
     whole_blocks = -(-(prompt + max_new_tokens) // block_size) * block_size
     return prompt <= limits.max_prompt_tokens and whole_blocks <= limits.max_sequence_tokens
 
 
 def _dataset(
-    path: Path, encoded: Sequence[Item], kept: Sequence[Item], limits: Limits
+    path: Path, encoded: Sequence[Item], kept: Sequence[Item], limits: TokenBudget
 ) -> Dataset[Item]:
     if not kept:
         raise PlatformError(

@@ -1,4 +1,4 @@
-"""Evaluation: the validation prompts through the rollout replicas, with the current weights."""
+"""EvaluationRunner: the validation prompts through the rollout replicas, with the current weights."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -14,9 +14,9 @@ from services.common.events import EventType
 from services.common.grader_spec import grader_text
 from services.common.ids import group_id
 from services.common.trajectory import Outcome, PromptTask, Purpose, ScoredGroup
+from services.trainer.learner.attempt_context import AttemptContext
 from services.trainer.learner.datasets import EncodedPrompt
 from services.trainer.learner.rollouts import Rollouts
-from services.trainer.learner.session import Session
 from services.trainer.learner.trajectory_statistics import (
     completed,
     outcome_of,
@@ -29,17 +29,17 @@ from services.trainer.learner.trajectory_statistics import (
 )
 from services.trainer.learner.verifiability import UnverifiableError, require_verifiable, samples
 from services.trainer.learner.wilson import wilson_interval
-from services.trainer.sft import SftExample
+from services.trainer.training.sft import SftExample
 
 DATASET: Final = "validation"
 _LOGGED_GROUPS: Final = 8
 
 
 @dataclass
-class Evaluation:
+class EvaluationRunner:
     """The job's validation set; each version of the weights is evaluated once."""
 
-    session: Session
+    session: AttemptContext
     rollouts: Rollouts
     prompts: Sequence[EncodedPrompt]
     held_out: Sequence[SftExample]

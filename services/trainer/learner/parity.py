@@ -9,8 +9,8 @@ import numpy as np
 from services.common.model.loading import LoadedModel
 from services.common.parity import DenoisingPath, ParityProbe
 from services.common.trajectory import Int32s
-from services.trainer.learner.trainee import Trainee
-from services.trainer.trajectory_rows import Sample
+from services.trainer.training.policy_model import PolicyModel
+from services.trainer.training.trajectory_rows import Sample
 
 PROMPTS: Final = 4
 TOLERANCES: Final = {"fp32": 1e-4, "bf16": 0.1}
@@ -29,7 +29,7 @@ class ParityGate:
     paths: tuple[DenoisingPath, ...]
     tolerance: float
 
-    def probe(self, trainee: Trainee) -> ParityProbe:
+    def probe(self, trainee: PolicyModel) -> ParityProbe:
         """The paths with their log-probabilities under the current weights."""
         logprobs = trainee.logprobs(
             [_sample(number, path) for number, path in enumerate(self.paths)]

@@ -14,8 +14,8 @@ from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import rollout_pb2, rollout_pb2_grpc
 from services.common.rpc.client import call, channel
 from services.trainer.learner.report import Reporter
-from services.trainer.learner.weights import Weights
-from services.trainer.publisher import Publication, publish
+from services.trainer.learner.weight_snapshot import WeightSnapshot
+from services.trainer.learner.weight_sync import Publication, publish
 
 _STATUS_TIMEOUT_S: Final = 5.0
 _SLEEP_TIMEOUT_S: Final = 60.0
@@ -67,7 +67,7 @@ class Replicas:
         self._busy: dict[str, float] = {}
         self.last_publication: Publication | None = None
 
-    def supply(self, weights: Weights) -> int:
+    def supply(self, weights: WeightSnapshot) -> int:
         """Push the weights to every assigned replica that can take them and does not hold them;
         returns how many do.
 
@@ -88,7 +88,7 @@ class Replicas:
         self._require_motion()
         return holding
 
-    def renew(self, weights: Weights) -> int:
+    def renew(self, weights: WeightSnapshot) -> int:
         """Like `supply`, but a copy of the weights is pushed beside the caller, who may change them
         meanwhile.
 
@@ -107,7 +107,7 @@ class Replicas:
         self._require_motion()
         return self._decoding
 
-    def watch(self, weights: Weights, *, beside: bool) -> int:
+    def watch(self, weights: WeightSnapshot, *, beside: bool) -> int:
         """Every few seconds what `supply`, or `beside` training what `renew` does; returns what it
         returned last.
 
@@ -160,7 +160,7 @@ class Replicas:
         for connection in self._channels.values():
             connection.close()
 
-    def _publish(self, addresses: Sequence[str], weights: Weights) -> Publication:
+    def _publish(self, addresses: Sequence[str], weights: WeightSnapshot) -> Publication:
         return publish(
             addresses, self._job_id, self._attempt, weights.version, weights.tensors, weights.probe
         )

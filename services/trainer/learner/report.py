@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from services.common.events import EventType
-from services.trainer.journal import Journal
+from services.trainer.learner.journal import Journal
 
 
 class Reporter:

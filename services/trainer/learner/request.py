@@ -58,7 +58,7 @@ class LearnerRequest(Frozen):
 
     def ranks_of_host(self, host: int) -> range:
         """Ranks that run on a host; host 0 is the trainer's own, the others are peers
-        (services.trainer.peer).
+        (services.trainer.service.worker_host).
         """
         each = self.ranks_per_host or self.ranks
         return range(min(host * each, self.ranks), min((host + 1) * each, self.ranks))

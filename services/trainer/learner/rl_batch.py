@@ -9,11 +9,11 @@ from services.common.advantages import group_advantages
 from services.common.errors import PlatformError
 from services.common.job_spec import RewardSpec, RlSpec
 from services.common.trajectory import Outcome, ScoredGroup
-from services.trainer.advantage import DropReason, drop_reason
+from services.trainer.learner.drop_reason import DropReason, drop_reason
+from services.trainer.learner.rubric import group_rewards
 from services.trainer.learner.trajectory_statistics import outcome_of
 from services.trainer.learner.verifiability import require_verifiable
-from services.trainer.rubric import group_rewards
-from services.trainer.trajectory_rows import Sample
+from services.trainer.training.trajectory_rows import Sample
 
 Collect = Callable[[int], Sequence[ScoredGroup]]
 """Issues so many prompts and returns their groups by ledger position."""

@@ -15,19 +15,19 @@ from services.common.grader_spec import grader_text
 from services.common.ids import group_id
 from services.common.trajectory import PromptTask, Purpose, ScoredGroup
 from services.trainer.learner.admission import Admission
+from services.trainer.learner.attempt_context import AttemptContext, training_performance
 from services.trainer.learner.datasets import Dataset, EncodedPrompt
 from services.trainer.learner.idleness import Idleness
+from services.trainer.learner.ledger import StepRecord
 from services.trainer.learner.rl_batch import JudgedGroup, RlBatch, gather_batch
 from services.trainer.learner.rl_metrics import batch_metrics, staleness_metrics
 from services.trainer.learner.rollouts import Rollouts
-from services.trainer.learner.session import Session, training_performance
 from services.trainer.learner.stage import StepOutcome
 from services.trainer.learner.state import StageLedger
 from services.trainer.learner.trajectory_statistics import present
 from services.trainer.learner.validation import Validation
 from services.trainer.learner.verifiability import UnverifiableError, samples
-from services.trainer.ledger import StepRecord
-from services.trainer.schedule import learning_rate
+from services.trainer.training.schedule import learning_rate
 
 
 class RlStage:
@@ -38,7 +38,7 @@ class RlStage:
 
     def __init__(
         self,
-        session: Session,
+        session: AttemptContext,
         rollouts: Rollouts,
         dataset: Dataset[EncodedPrompt],
         prompts: StageLedger,

@@ -9,11 +9,11 @@ import redis
 from services.common.errors import PlatformError
 from services.common.streams import GroupConsumer, PromptQueue
 from services.common.trajectory import PromptTask, ScoredGroup
-from services.trainer.learner.process import StopSignal
+from services.trainer.learner.lifecycle import StopSignal
 from services.trainer.learner.replicas import Replicas
 from services.trainer.learner.report import Reporter
 from services.trainer.learner.request import LearnerRequest
-from services.trainer.learner.weights import Weights
+from services.trainer.learner.weight_snapshot import WeightSnapshot
 
 _MAX_OUTSTANDING: Final = 256
 """Prompts in the stream at once: what bounds Redis."""
@@ -43,7 +43,7 @@ class Rollouts:
         self._arrived: dict[str, ScoredGroup] = {}
         self.replicas = replicas
 
-    def ready(self, weights: Weights) -> None:
+    def ready(self, weights: WeightSnapshot) -> None:
         """Wait until a replica holds the weights. Raises what Replicas.supply raises."""
         self.replicas.moved()
         while self.replicas.supply(weights) == 0:
@@ -61,7 +61,7 @@ class Rollouts:
         self._feed()
 
     def take(
-        self, task: PromptTask, weights: Weights, phase: str, *, beside: bool = False
+        self, task: PromptTask, weights: WeightSnapshot, phase: str, *, beside: bool = False
     ) -> ScoredGroup:
         """Wait for the group of a prompt that was issued.
 
@@ -81,7 +81,7 @@ class Rollouts:
         return self._arrived.pop(task.group_id)
 
     def collect(
-        self, tasks: Sequence[PromptTask], weights: Weights, phase: str
+        self, tasks: Sequence[PromptTask], weights: WeightSnapshot, phase: str
     ) -> list[ScoredGroup]:
         """One group per task, in order, every trajectory sampled under `weights`.
 
@@ -92,7 +92,7 @@ class Rollouts:
         self.issue(tasks)
         return [self._take_current(task, weights, phase) for task in tasks]
 
-    def _take_current(self, task: PromptTask, weights: Weights, phase: str) -> ScoredGroup:
+    def _take_current(self, task: PromptTask, weights: WeightSnapshot, phase: str) -> ScoredGroup:
         for _ in range(_MAX_REFUSALS + 1):
             group = self.take(task, weights, phase)
             versions = sorted({trajectory.weight_version for trajectory in group.trajectories})

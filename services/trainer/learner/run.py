@@ -13,19 +13,19 @@ from pydantic import ValidationError
 from services.common.errors import PlatformError
 from services.common.events import EventType
 from services.common.streams import EventQueue, connect
-from services.trainer.journal import Journal
+from services.trainer.learner.attempt_context import AttemptContext
 from services.trainer.learner.certificate import certify_end
-from services.trainer.learner.evaluation import Evaluation
-from services.trainer.learner.process import StopRequestedError, StopSignal
-from services.trainer.learner.reference_weights import reference_of
+from services.trainer.learner.evaluation import EvaluationRunner
+from services.trainer.learner.journal import Journal
+from services.trainer.learner.lifecycle import StopRequestedError, StopSignal
+from services.trainer.learner.reference_checkpoint import reference_of
 from services.trainer.learner.report import Reporter
 from services.trainer.learner.request import LearnerRequest, LearnerResult
 from services.trainer.learner.rl_stage import RlStage
-from services.trainer.learner.session import Session
 from services.trainer.learner.setup import Prepared, prepare
 from services.trainer.learner.sft_stage import SftStage
 from services.trainer.learner.stage import TrainingStage, run_training_stage
-from services.trainer.ranks import ALONE, Ranks
+from services.trainer.training.ranks import ALONE, Ranks
 
 _RANK_LOST = re.compile(
     r"connection (was )?closed|connection reset|broken pipe|gloo|nccl", re.IGNORECASE
@@ -111,7 +111,7 @@ def _run_stages(
         certify_end(session)
 
 
-def _enter(session: Session, index: int) -> None:
+def _enter(session: AttemptContext, index: int) -> None:
     state = session.state
     if index != state.stage_index:
         state.stage_index, state.stage_step = index, 0
@@ -119,7 +119,7 @@ def _enter(session: Session, index: int) -> None:
     session.stop.check()
 
 
-def _train(prepared: Prepared, evaluation: Evaluation | None) -> None:
+def _train(prepared: Prepared, evaluation: EvaluationRunner | None) -> None:
     session = prepared.session
     stage = _training_stage(prepared)
     session.trainee.begin(
@@ -136,11 +136,11 @@ def _evaluates_at_end(prepared: Prepared, index: int) -> bool:
     return index + 1 == len(stages) or stages[index + 1] != "eval"
 
 
-def _evaluation(prepared: Prepared) -> Evaluation | None:
+def _evaluation(prepared: Prepared) -> EvaluationRunner | None:
     rollouts, prompts = prepared.session.rollouts, prepared.data.evaluation
     if rollouts is None or prompts is None:
         return None
-    return Evaluation(
+    return EvaluationRunner(
         prepared.session, rollouts, prompts, prepared.data.held_out, prepared.eval_decoding
     )
 

@@ -22,6 +22,7 @@ from services.common.job_spec import JobSpec
 from services.common.model.loading import LoadedModel
 from services.common.model_card import read_model_card
 from services.trainer.learner.archiving import Archiver, restored
+from services.trainer.learner.attempt_context import AttemptContext
 from services.trainer.learner.certificate import certify_resume
 from services.trainer.learner.checkpointing import (
     Checkpointer,
@@ -33,25 +34,24 @@ from services.trainer.learner.datasets import (
     Dataset,
     EncodedPrompt,
     Item,
-    limits_of,
     load_examples,
     load_held_out,
     load_prompts,
     mixed,
+    token_budget_of,
 )
+from services.trainer.learner.lifecycle import StopSignal
 from services.trainer.learner.parity import PROMPTS, TOLERANCES, ParityGate, parity_gate
-from services.trainer.learner.process import StopSignal
 from services.trainer.learner.replicas import Replicas
 from services.trainer.learner.report import Reporter
 from services.trainer.learner.request import LearnerRequest
 from services.trainer.learner.rollouts import Rollouts
-from services.trainer.learner.session import Session
 from services.trainer.learner.sft_stage import sft_steps
 from services.trainer.learner.state import RunState, StoredRows
-from services.trainer.learner.trainee import Trainee
-from services.trainer.ranks import Ranks
-from services.trainer.sft import SftExample
-from services.trainer.step_log import StepLog
+from services.trainer.learner.step_log import StepLog
+from services.trainer.training.policy_model import PolicyModel
+from services.trainer.training.ranks import Ranks
+from services.trainer.training.sft import SftExample
 
 log = structlog.get_logger()
 
@@ -71,7 +71,7 @@ class Data:
 class Prepared:
     """A session with its data and decoding."""
 
-    session: Session
+    session: AttemptContext
     data: Data
     train_decoding: DecodingConfig
     eval_decoding: DecodingConfig
@@ -106,13 +106,13 @@ def prepare(
     ):
         resume = find_resume_point(request, spec)
     ranks.from_leader(None if resume is None else resume.path)
-    trainee = Trainee.load(request, spec, None if resume is None else resume.path, ranks)
+    trainee = PolicyModel.load(request, spec, None if resume is None else resume.path, ranks)
     loaded = trainee.loaded
     train_decoding, eval_decoding = (
         _decoding(spec, loaded, evaluation) for evaluation in (False, True)
     )
     data = _load_data(request, spec, loaded, report, eval_decoding.max_new_tokens)
-    session = Session(
+    session = AttemptContext(
         request=request,
         spec=spec,
         trainee=trainee,
@@ -205,7 +205,7 @@ def _load_data(
     report: Reporter,
     eval_new_tokens: int,
 ) -> Data:
-    limits = limits_of(spec, loaded.model.config.max_position_embeddings)
+    limits = token_budget_of(spec, loaded.model.config.max_position_embeddings)
     stages = spec.method.stages
     sft = rl = evaluation = None
     held_out: tuple[SftExample, ...] = ()
@@ -328,7 +328,7 @@ def _stage_steps(spec: JobSpec, data: Data) -> dict[str, int]:
     return {stage: steps.get(stage, 0) for stage in spec.method.stages}
 
 
-def _enter_ledgers(session: Session, data: Data) -> None:
+def _enter_ledgers(session: AttemptContext, data: Data) -> None:
     for name, dataset in (("sft", data.sft), ("rl", data.rl)):
         if dataset is not None:
             rows = StoredRows(
@@ -339,7 +339,7 @@ def _enter_ledgers(session: Session, data: Data) -> None:
             session.state.enter_stage(name, session.spec, rows)
 
 
-def _warn_approximate(session: Session) -> None:
+def _warn_approximate(session: AttemptContext) -> None:
     sampling = session.spec.sampling
     if session.spec.method.type in ("rl", "pipeline") and (
         sampling.temperature,

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from services.trainer.learner.attempt_context import AttemptContext, training_performance
 from services.trainer.learner.datasets import Dataset
-from services.trainer.learner.session import Session, training_performance
+from services.trainer.learner.ledger import StepRecord
 from services.trainer.learner.stage import StepOutcome
 from services.trainer.learner.state import StageLedger
 from services.trainer.learner.validation import Validation
-from services.trainer.ledger import StepRecord
-from services.trainer.schedule import learning_rate
-from services.trainer.sft import SftExample
+from services.trainer.training.schedule import learning_rate
+from services.trainer.training.sft import SftExample
 
 
 def sft_steps(num_rows: int, epochs: int, batch_size: int, max_steps: int | None) -> int:
@@ -28,7 +28,7 @@ class SftStage:
 
     def __init__(
         self,
-        session: Session,
+        session: AttemptContext,
         dataset: Dataset[SftExample],
         prompts: StageLedger,
         num_steps: int,

@@ -8,14 +8,14 @@ import structlog
 
 from services.common.events import EventType
 from services.common.steering import checkpoint_wishes
+from services.trainer.learner.attempt_context import AttemptContext, peak_memory_gib
 from services.trainer.learner.checkpointing import best_name
-from services.trainer.learner.evaluation import Evaluation
-from services.trainer.learner.process import StopRequestedError
-from services.trainer.learner.session import Session, peak_memory_gib
+from services.trainer.learner.evaluation import EvaluationRunner
+from services.trainer.learner.ledger import StepRecord
+from services.trainer.learner.lifecycle import StopRequestedError
 from services.trainer.learner.steering import apply_revisions
 from services.trainer.learner.validation import Validation
 from services.trainer.learner.verifiability import UnverifiableError
-from services.trainer.ledger import StepRecord
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class TrainingStage(Protocol):
 
 
 def run_training_stage(
-    session: Session, stage: TrainingStage, evaluation: Evaluation | None
+    session: AttemptContext, stage: TrainingStage, evaluation: EvaluationRunner | None
 ) -> None:
     """Train from where the state stands to the stage's last step; checkpoints and evaluations as
     they fall due.
@@ -66,7 +66,7 @@ def run_training_stage(
         raise
 
 
-def save_checkpoint(session: Session, stage: TrainingStage) -> None:
+def save_checkpoint(session: AttemptContext, stage: TrainingStage) -> None:
     """Write the current step, unless it is written already; reports CHECKPOINT."""
     state, report = session.state, session.report
     if session.checkpointer.last_step == state.global_step:
@@ -90,7 +90,7 @@ def save_checkpoint(session: Session, stage: TrainingStage) -> None:
         session.archiver.submit(saved.path, best_name(state))
 
 
-def _one_step(session: Session, stage: TrainingStage) -> None:
+def _one_step(session: AttemptContext, stage: TrainingStage) -> None:
     state, report = session.state, session.report
     structlog.contextvars.bind_contextvars(step=state.global_step + 1)
     with report.timed("step"):
@@ -112,7 +112,9 @@ def _one_step(session: Session, stage: TrainingStage) -> None:
     session.progress(stage.name)
 
 
-def _after_step(session: Session, stage: TrainingStage, evaluation: Evaluation | None) -> None:
+def _after_step(
+    session: AttemptContext, stage: TrainingStage, evaluation: EvaluationRunner | None
+) -> None:
     step, spec = session.state.global_step, session.spec
     ended = session.state.stage_step == stage.num_steps
     wishes = checkpoint_wishes(session.request.job_dir)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from services.common.diffusion.config import Frozen
 from services.common.errors import PlatformError
 from services.common.job_spec import JobSpec
-from services.trainer.ledger import MixedOrder, PromptLedger, PromptOrder
+from services.trainer.learner.ledger import MixedOrder, PromptLedger, PromptOrder
 
 
 class StoredRows(Frozen):

@@ -2,10 +2,10 @@
 
 from services.common.events import EventType
 from services.common.steering import read_revisions, with_changes
-from services.trainer.learner.session import Session
+from services.trainer.learner.attempt_context import AttemptContext
 
 
-def apply_revisions(session: Session) -> None:
+def apply_revisions(session: AttemptContext) -> None:
     """Apply every revision that this attempt has not applied yet; reports REVISION of each."""
     for revision in read_revisions(session.request.job_dir, session.revision):
         session.spec = with_changes(session.spec, revision.changes)

@@ -9,9 +9,9 @@ from typing import Final
 
 from services.common.checkpoint.format import checkpoint_name
 from services.common.checkpoint.store import write_file_durably
-from services.trainer.learner.session import Session
+from services.trainer.learner.attempt_context import AttemptContext
 from services.trainer.learner.state import Best
-from services.trainer.sft import SftExample
+from services.trainer.training.sft import SftExample
 
 BEST_FILE: Final = "best.json"
 
@@ -20,7 +20,7 @@ BEST_FILE: Final = "best.json"
 class Validation:
     """The held-out examples of one supervised stage."""
 
-    session: Session
+    session: AttemptContext
     held_out: Sequence[SftExample]
     num_steps: int
 
@@ -28,7 +28,7 @@ class Validation:
         """Report the loss of the current weights at the interval and after the last step; True when
         it is the lowest.
 
-        Weights of the lowest loss so far are the caller's to store; `mark_best` names their
+        WeightSnapshot of the lowest loss so far are the caller's to store; `mark_best` names their
         checkpoint.
         """
         state, interval = self.session.state, self.session.spec.sft.validation_interval_steps

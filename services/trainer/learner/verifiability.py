@@ -7,8 +7,8 @@ from services.common.codec import group_to_json
 from services.common.errors import PlatformError
 from services.common.job_spec import RewardSpec
 from services.common.trajectory import Outcome, Purpose, ScoredGroup
+from services.trainer.learner.rubric import group_rewards
 from services.trainer.learner.trajectory_statistics import outcome_of
-from services.trainer.rubric import group_rewards
 
 _SHOWN_GROUPS: Final = 8
 

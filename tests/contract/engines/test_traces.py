@@ -12,7 +12,7 @@ from services.common.model.loading import LoadedModel
 from services.common.parity import DenoisingPath
 from services.common.trajectory import FinishReason
 from services.rollout.engines.base import Completion, GenerationRequest
-from services.trainer.trajectory_rows import Sample, rl_rows
+from services.trainer.training.trajectory_rows import Sample, rl_rows
 from tests.contract.engines.conftest import MakeEngine
 from tests.support.tiny_models import decode, decoding, request, tiny_model
 

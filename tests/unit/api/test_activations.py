@@ -13,8 +13,8 @@ from services.common.model.attention import IMPLEMENTATION
 from services.common.model.loading import LoadedModel
 from services.common.model.sdar import SDARConfig, SDARForCausalLM
 from services.common.model.tiny import character_tokenizer
-from services.trainer.policy import score_row
-from services.trainer.trajectory_rows import PackedRow, Sample, rl_rows
+from services.trainer.training.policy import score_row
+from services.trainer.training.trajectory_rows import PackedRow, Sample, rl_rows
 
 VOCABULARY = 64
 BLOCK = 4

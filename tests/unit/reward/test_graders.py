@@ -7,7 +7,7 @@ from services.common.grader_spec import parse_grader
 from services.common.trajectory import Outcome
 from services.reward.extraction import Profile, extract
 from services.reward.graders import resolve, scorer
-from services.reward.scores import Failure, JudgedResponse, Limits, Score
+from services.reward.scores import Failure, GradingLimits, JudgedResponse, Score
 
 SCORED = [outcome for outcome in Outcome if outcome.is_scored]
 
@@ -27,7 +27,7 @@ def judged(
 def score(
     grader: Any, response: str = r"\boxed{5}", outcome: Outcome = Outcome.CORRECT, **fields: Any
 ) -> Score:
-    (value,) = scorer(parse_grader(grader))([judged(response, outcome, **fields)], Limits())
+    (value,) = scorer(parse_grader(grader))([judged(response, outcome, **fields)], GradingLimits())
     return value
 
 

@@ -4,7 +4,13 @@ import pytest
 from pydantic import ValidationError
 
 from services.common.errors import PlatformError
-from services.rollout.assignment import TRANSITIONS, Assignment, Replica, ReplicaState, Weights
+from services.rollout.assignment import (
+    TRANSITIONS,
+    Assignment,
+    LoadedWeights,
+    Replica,
+    ReplicaState,
+)
 
 
 def assignment(**changes: object) -> Assignment:
@@ -23,7 +29,9 @@ def assignment(**changes: object) -> Assignment:
 
 
 def ready(version: int = 5) -> Replica:
-    return Replica(state=ReplicaState.READY, assignment=assignment(), weights=Weights(version, "d"))
+    return Replica(
+        state=ReplicaState.READY, assignment=assignment(), weights=LoadedWeights(version, "d")
+    )
 
 
 def code_of(raised: pytest.ExceptionInfo[PlatformError]) -> str:

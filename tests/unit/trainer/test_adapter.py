@@ -12,11 +12,16 @@ from services.common.job_spec import LoraSpec, OptimSpec, SftSpec, TrainerSpec
 from services.common.model.loading import LoadedModel, load_model, save_model
 from services.common.model.state import export_state, own_state
 from services.common.model.tiny import make_tiny_model
-from services.trainer import adapter
-from services.trainer.policy import AdapterOffReference, Policy, score_row, train_sft_batch
-from services.trainer.schedule import make_optimizer
-from services.trainer.sft import SftExample, noise_generator
-from services.trainer.trajectory_rows import PackedRow, rl_rows
+from services.trainer.training import lora
+from services.trainer.training.policy import (
+    AdapterOffReferencePolicy,
+    Policy,
+    score_row,
+    train_sft_batch,
+)
+from services.trainer.training.schedule import make_optimizer
+from services.trainer.training.sft import SftExample, noise_generator
+from services.trainer.training.trajectory_rows import PackedRow, rl_rows
 from tests.support.numerics import random_samples
 
 LORA = LoraSpec(rank=3, alpha=6)
@@ -31,7 +36,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path: Path) -> LoadedModel:
 @pytest.fixture
 def trained(loaded: LoadedModel) -> LoadedModel:
     """The model after a few steps of its adapter."""
-    adapter.attach(loaded, LORA, seed=1)
+    lora.attach(loaded, LORA, seed=1)
     optimizer = make_optimizer(loaded.model, OptimSpec(lr=1e-2))
     examples = [
         SftExample(prompt_ids=s.prompt_ids, token_ids=s.token_ids)
@@ -65,9 +70,9 @@ def test_a_new_adapter_changes_nothing(loaded: LoadedModel) -> None:
         {name: tensor.clone() for name, tensor in own_state(loaded.model).items()},
     )
 
-    adapter.attach(loaded, LORA, seed=1)
+    lora.attach(loaded, LORA, seed=1)
 
-    merged = adapter.merged(loaded.model, own_state(loaded.model))
+    merged = lora.merged(loaded.model, own_state(loaded.model))
     assert merged.keys() == weights.keys()
     assert all(torch.equal(merged[name], weights[name]) for name in weights)
     assert torch.equal(_scores(loaded), before)
@@ -81,14 +86,14 @@ def test_training_moves_the_adapter_alone(
     trainable = {
         name for name, parameter in trained.model.named_parameters() if parameter.requires_grad
     }
-    assert trainable == adapter.adapter_tensors(own_state(trained.model)).keys()
+    assert trainable == lora.adapter_tensors(own_state(trained.model)).keys()
     kept = {
         name.replace(".base_layer", ""): t
         for name, t in own_state(trained.model).items()
         if ".lora_" not in name
     }
     assert all(torch.equal(kept[name], base[name]) for name in kept)
-    merged = adapter.merged(trained.model, own_state(trained.model))
+    merged = lora.merged(trained.model, own_state(trained.model))
     assert not torch.equal(
         merged["model.layers.0.self_attn.q_proj.weight"],
         base["model.layers.0.self_attn.q_proj.weight"],
@@ -98,7 +103,7 @@ def test_training_moves_the_adapter_alone(
 def test_the_merged_directory_computes_what_the_adapter_does(
     trained: LoadedModel, tmp_path: Path
 ) -> None:
-    merged = adapter.merged(trained.model, own_state(trained.model))
+    merged = lora.merged(trained.model, own_state(trained.model))
 
     save_model(trained, tmp_path / "out", merged)
 
@@ -113,11 +118,11 @@ def test_with_the_adapter_off_the_base_answers(trained: LoadedModel, tmp_path: P
     base = load_model(tmp_path / "tiny", "float32", "cpu")
     with_adapter = _scores(trained)
 
-    with adapter.adapter_off(trained.model):
+    with lora.adapter_off(trained.model):
         off = _scores(trained)
 
     assert torch.equal(off, _scores(base))
-    reference = AdapterOffReference(Policy(loaded=trained, trainer=TrainerSpec()))
+    reference = AdapterOffReferencePolicy(Policy(loaded=trained, trainer=TrainerSpec()))
     assert torch.equal(reference.logprobs(_row(trained), 1.0), off)
     assert not torch.allclose(off, with_adapter)
     assert torch.equal(_scores(trained), with_adapter)
@@ -127,16 +132,16 @@ def test_with_the_adapter_off_the_base_answers(trained: LoadedModel, tmp_path: P
 def test_a_stored_adapter_is_restored_bit_for_bit(trained: LoadedModel, tmp_path: Path) -> None:
     stored = {
         name: tensor.clone()
-        for name, tensor in adapter.adapter_tensors(own_state(trained.model)).items()
+        for name, tensor in lora.adapter_tensors(own_state(trained.model)).items()
     }
     again = load_model(tmp_path / "tiny", "float32", "cpu")
-    adapter.attach(again, LORA, seed=2)
+    lora.attach(again, LORA, seed=2)
 
-    adapter.restore(again.model, stored)
+    lora.restore(again.model, stored)
 
     assert torch.equal(_scores(again), _scores(trained))
     with pytest.raises(PlatformError, match="Cannot load the adapter"):
-        adapter.restore(again.model, dict(list(stored.items())[1:]))
+        lora.restore(again.model, dict(list(stored.items())[1:]))
 
 
 @pytest.mark.parametrize(
@@ -146,5 +151,5 @@ def test_target_modules_that_are_no_linear_layers_are_refused(
     loaded: LoadedModel, targets: tuple[str, ...]
 ) -> None:
     with pytest.raises(PlatformError, match="Cannot attach the LoRA adapter") as caught:
-        adapter.attach(loaded, LoraSpec(target_modules=targets), seed=0)
+        lora.attach(loaded, LoraSpec(target_modules=targets), seed=0)
     assert caught.value.param == "lora.target_modules"

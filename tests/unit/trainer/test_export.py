@@ -12,8 +12,8 @@ from services.common.errors import PlatformError
 from services.common.model.loading import load_model, save_model
 from services.common.model.state import export_state
 from services.common.weights import weight_digest
-from services.trainer.export import PROVENANCE, export_checkpoint
-from services.trainer.exporter import Exporter
+from services.trainer.service.export_checkpoint import PROVENANCE, export_checkpoint
+from services.trainer.service.export_processes import ExportProcesses
 from tests.support.tiny_models import tiny_model
 from tests.support.trainer import wait_until
 
@@ -106,7 +106,7 @@ def test_what_a_killed_export_left_is_replaced(checkpoint: Path, tmp_path: Path)
 def test_exports_run_beside_the_service_and_tell_how_they_ended(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    exporter = Exporter()
+    exporter = ExportProcesses()
     (tmp_path / "taken").mkdir()
 
     assert exporter.status("export_1").state == "unknown"
@@ -128,7 +128,7 @@ def test_exports_run_beside_the_service_and_tell_how_they_ended(
 
 
 def test_shutdown_ends_a_running_export(checkpoint: Path, tmp_path: Path) -> None:
-    exporter = Exporter()
+    exporter = ExportProcesses()
     exporter.start("export_1", checkpoint, tmp_path / "model_1")
 
     exporter.shutdown()
@@ -137,6 +137,8 @@ def test_shutdown_ends_a_running_export(checkpoint: Path, tmp_path: Path) -> Non
 
 
 def test_exporting_needs_no_torch() -> None:
-    program = "import sys, services.trainer.export; sys.exit('torch' in sys.modules)"
+    program = (
+        "import sys, services.trainer.service.export_checkpoint; sys.exit('torch' in sys.modules)"
+    )
 
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

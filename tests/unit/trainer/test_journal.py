@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.common.errors import PlatformError
 from services.common.events import Event, EventType
-from services.trainer.journal import Journal, journal_path, last_seq, read_events
+from services.trainer.learner.journal import Journal, journal_path, last_seq, read_events
 
 
 class Stream:

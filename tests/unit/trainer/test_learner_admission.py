@@ -11,7 +11,7 @@ from services.common.errors import PlatformError
 from services.common.job_spec import RlSpec
 from services.common.trajectory import PromptTask, ScoredGroup
 from services.trainer.learner.admission import Admission
-from services.trainer.learner.weights import Weights
+from services.trainer.learner.weight_snapshot import WeightSnapshot
 from tests.support.builders import prompt_task, scored_group, trajectory
 
 PROMPTS_PER_STEP = 3
@@ -36,20 +36,22 @@ class Plane:
 
     def step(self, count: int = PROMPTS_PER_STEP, steps_left: int = 100) -> list[int]:
         """Positions that a collect returns."""
-        weights = Weights(self.version, {"w": torch.zeros(1)})
+        weights = WeightSnapshot(self.version, {"w": torch.zeros(1)})
         return [
             group.task.ledger_position
             for group in self.admission.collect(count, weights, steps_left)
         ]
 
-    def ready(self, weights: Weights) -> None:
+    def ready(self, weights: WeightSnapshot) -> None:
         self.supplied.append(f"ready {weights.version}")
 
     def issue(self, tasks: Sequence[PromptTask]) -> None:
         self.sampled.update((task.ledger_position, self.version) for task in tasks)
         self.most_on_the_way = max(self.most_on_the_way, self.next - self.taken)
 
-    def take(self, task: PromptTask, weights: Weights, phase: str, *, beside: bool) -> ScoredGroup:
+    def take(
+        self, task: PromptTask, weights: WeightSnapshot, phase: str, *, beside: bool
+    ) -> ScoredGroup:
         self.taken += 1
         position = task.ledger_position
         version = self.stale.get(position, self.sampled[position])

@@ -6,11 +6,16 @@ import pytest
 
 from services.common.errors import PlatformError
 from services.common.job_spec import PromptSpec, parse_spec
-from services.trainer.learner.datasets import Limits, limits_of, load_examples, load_prompts
+from services.trainer.learner.datasets import (
+    TokenBudget,
+    load_examples,
+    load_prompts,
+    token_budget_of,
+)
 from tests.support.tiny_models import tiny_model
 from tests.support.trainer import write_rows
 
-WIDE = Limits(max_prompt_tokens=1000, max_sequence_tokens=1000)
+WIDE = TokenBudget(max_prompt_tokens=1000, max_sequence_tokens=1000)
 
 
 def text_of(path: Path, prompt: PromptSpec) -> str:
@@ -51,7 +56,7 @@ def test_a_prompt_must_fit_with_its_response_in_whole_blocks(
     whole_blocks = -(-(length + 8) // 4) * 4
 
     dataset = load_prompts(
-        rows, "rl", tiny_model(), PromptSpec(), Limits(1000, whole_blocks + budget), 8
+        rows, "rl", tiny_model(), PromptSpec(), TokenBudget(1000, whole_blocks + budget), 8
     )
 
     assert (len(dataset.items), dataset.too_long) == ((2, 0) if kept else (1, 1))
@@ -65,7 +70,7 @@ def test_examples_must_fit_with_their_padding(tmp_path: Path) -> None:
     first, second = load_examples(rows, tiny_model(), PromptSpec(), WIDE).items
     total = len(second.prompt_ids) + len(second.token_ids)
 
-    dataset = load_examples(rows, tiny_model(), PromptSpec(), Limits(1000, total - 1))
+    dataset = load_examples(rows, tiny_model(), PromptSpec(), TokenBudget(1000, total - 1))
 
     assert (len(dataset.items), dataset.too_long) == (1, 1)
     assert len(dataset.items[0].token_ids) == len(first.token_ids)
@@ -75,7 +80,7 @@ def test_a_file_of_which_nothing_fits_is_refused(tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", [{"prompt": "1", "answer": "1"}])
 
     with pytest.raises(PlatformError, match="none of its 1 rows fits") as caught:
-        load_prompts(rows, "rl", tiny_model(), PromptSpec(), Limits(1, 1000), 8)
+        load_prompts(rows, "rl", tiny_model(), PromptSpec(), TokenBudget(1, 1000), 8)
     assert caught.value.code == "dataset_invalid"
 
 
@@ -84,5 +89,5 @@ def test_the_models_positions_bound_the_sequence() -> None:
         {"model": "m", "method": "sft", "training_file": "f", "trainer": {"seq_len": 4096}}
     )
 
-    assert limits_of(spec, 2048).max_sequence_tokens == 2048
-    assert limits_of(spec, 8192).max_sequence_tokens == 4096
+    assert token_budget_of(spec, 2048).max_sequence_tokens == 2048
+    assert token_budget_of(spec, 8192).max_sequence_tokens == 4096

@@ -10,7 +10,7 @@ from services.common.model.loading import LoadedModel
 from services.common.parity import DenoisingPath, ParityProbe, probe_from_pb, probe_to_pb
 from services.rollout.engines.torch_engine import TorchEngine
 from services.trainer.learner.parity import ParityGate, parity_gate
-from services.trainer.learner.trainee import Trainee
+from services.trainer.training.policy_model import PolicyModel
 from tests.support.tiny_models import decode, decoding, request, tiny_model
 
 SPEC = parse_spec({"model": "m", "method": "rl", "training_file": "rows.jsonl"})
@@ -28,7 +28,7 @@ def engine(loaded: LoadedModel) -> TorchEngine:
 @pytest.mark.parametrize("block_size", [1, 2, 4, 8, 16])
 def test_an_engine_with_the_learners_weights_reproduces_the_probe(block_size: int) -> None:
     loaded = tiny_model(block_size=block_size)
-    probe = gate(loaded).probe(Trainee(loaded, SPEC))
+    probe = gate(loaded).probe(PolicyModel(loaded, SPEC))
 
     assert {len(path.token_ids) > block_size for path in probe.paths} == {True}
     assert probe.gap(engine(loaded).replay(probe.paths)) <= 1e-5
@@ -38,7 +38,7 @@ def test_an_engine_with_the_learners_weights_reproduces_the_probe(block_size: in
     "name", ["model.layers.1.self_attn.v_proj.weight", "model.layers.0.mlp.up_proj.weight"]
 )
 def test_one_matrix_that_is_off_by_a_percent_shows(name: str) -> None:
-    probe = gate(tiny_model()).probe(Trainee(tiny_model(), SPEC))
+    probe = gate(tiny_model()).probe(PolicyModel(tiny_model(), SPEC))
     corrupted = tiny_model.__wrapped__()
     corrupted.model.get_parameter(name).data *= 1.01
 

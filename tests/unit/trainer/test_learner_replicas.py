@@ -11,11 +11,11 @@ import torch
 from services.common.errors import PlatformError
 from services.common.events import Event, EventType
 from services.common.weights import weight_digest
-from services.trainer.journal import Journal
+from services.trainer.learner.journal import Journal
 from services.trainer.learner.replicas import Replicas
 from services.trainer.learner.report import Reporter
-from services.trainer.learner.weights import Weights
-from services.trainer.publisher import publish
+from services.trainer.learner.weight_snapshot import WeightSnapshot
+from services.trainer.learner.weight_sync import publish
 from tests.support.replicas import ScriptedReplica, serving
 from tests.support.servers import free_address
 from tests.support.trainer import of_kind
@@ -69,8 +69,8 @@ def watched(stack: ExitStack, directory: Path, *replicas: ScriptedReplica | None
     return stack.enter_context(closing(Watched(directory, addresses)))
 
 
-def version(number: int) -> Weights:
-    return Weights(number, TENSORS)
+def version(number: int) -> WeightSnapshot:
+    return WeightSnapshot(number, TENSORS)
 
 
 def test_a_version_reaches_every_replica_once(stack: ExitStack, tmp_path: Path) -> None:
@@ -198,13 +198,13 @@ def test_weights_that_are_renewed_beside_training_are_those_of_the_moment(
     watcher = watched(stack, tmp_path, replica)
     live = torch.zeros(3)
 
-    watcher.replicas.renew(Weights(1, {"w": live}))
+    watcher.replicas.renew(WeightSnapshot(1, {"w": live}))
     live += 1  # training goes on while version 1 travels
-    watcher.replicas.renew(Weights(2, {"w": live}))
+    watcher.replicas.renew(WeightSnapshot(2, {"w": live}))
     replica.held.set()
     while replica.pushed != [1, 2]:
-        watcher.replicas.renew(Weights(2, {"w": live}))
-    watcher.replicas.supply(Weights(2, {"w": live}))
+        watcher.replicas.renew(WeightSnapshot(2, {"w": live}))
+    watcher.replicas.supply(WeightSnapshot(2, {"w": live}))
 
     assert replica.pushed == [1, 2]
     assert [tensors["w"].tolist() for tensors in replica.received] == [[0.0] * 3, [1.0] * 3]

@@ -20,10 +20,10 @@ from services.common.model.prompts import encode_prompt
 from services.common.model.state import export_state
 from services.common.model.tiny import make_tiny_model
 from services.common.weights import weight_digest
-from services.trainer.journal import last_seq
-from services.trainer.learner.process import StopSignal
+from services.trainer.learner.journal import last_seq
+from services.trainer.learner.lifecycle import StopSignal
 from services.trainer.learner.request import LearnerResult
-from services.trainer.learner.trainee import Snapshot, Trainee
+from services.trainer.training.policy_model import PolicyModel, Snapshot
 from tests.support.learners import StopAfterSteps, journal_of, learner_request, run_here
 from tests.support.trainer import of_kind, write_rows
 
@@ -342,7 +342,7 @@ def test_a_loss_that_blows_up_ends_the_job_with_sound_checkpoints_in_place(
 def test_weights_that_are_not_finite_are_not_written(
     tmp_path: Path, model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ruined(trainee: Trainee) -> Snapshot:
+    def ruined(trainee: PolicyModel) -> Snapshot:
         snapshot = intact(trainee)
         name = next(iter(snapshot.weights))
         return replace(
@@ -350,8 +350,8 @@ def test_weights_that_are_not_finite_are_not_written(
         )
 
     run(tmp_path, model, rows, stop_after=2)
-    intact = Trainee.snapshot
-    monkeypatch.setattr(Trainee, "snapshot", ruined)
+    intact = PolicyModel.snapshot
+    monkeypatch.setattr(PolicyModel, "snapshot", ruined)
     result = run(tmp_path, model, rows, attempt=2)
 
     assert (result.state, result.error_code) == ("failed", "nan_loss")

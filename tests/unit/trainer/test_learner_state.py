@@ -14,10 +14,10 @@ from torch import nn
 from services.common.errors import PlatformError
 from services.common.job_spec import JobSpec, parse_spec
 from services.trainer.learner.checkpointing import _safetensors_errors
-from services.trainer.learner.optimizer_state import export_optimizer, import_optimizer
+from services.trainer.learner.ledger import StepRecord
 from services.trainer.learner.run import as_platform_error
 from services.trainer.learner.state import RunState, StoredRows, parse_state
-from services.trainer.ledger import StepRecord
+from services.trainer.training.optimizer_state import export_optimizer, import_optimizer
 
 SPEC = parse_spec(
     {"model": "m", "method": "pipeline", "training_file": "f", "validation_file": "v", "seed": 4}

@@ -13,7 +13,7 @@ from services.common.events import EventType
 from services.common.model.tiny import make_tiny_model
 from services.common.steering import Revision, ask_for_checkpoint, checkpoint_wishes, write_revision
 from services.trainer.learner.request import LearnerResult
-from services.trainer.step_log import surviving_records
+from services.trainer.learner.step_log import surviving_records
 from tests.support.learners import StopAfterSteps, journal_of, learner_request, run_here
 from tests.support.trainer import of_kind, write_rows
 

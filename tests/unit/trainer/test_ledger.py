@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.errors import PlatformError
-from services.trainer.ledger import (
+from services.trainer.learner.ledger import (
     MixedOrder,
     PromptLedger,
     PromptOrder,

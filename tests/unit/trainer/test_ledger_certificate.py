@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer.ledger import Certificate, PromptLedger, StepRecord, certify
-from services.trainer.step_log import StepLog, surviving_records
+from services.trainer.learner.ledger import Certificate, PromptLedger, StepRecord, certify
+from services.trainer.learner.step_log import StepLog, surviving_records
 
 Records = list[StepRecord]
 

@@ -8,9 +8,9 @@ import pytest
 from prometheus_client import generate_latest
 
 from services.common.events import Event, EventType
-from services.trainer.journal import Journal, journal_path
-from services.trainer.metrics import JournalTail, trainer_registry
-from services.trainer.supervisor import Supervisor
+from services.trainer.learner.journal import Journal, journal_path
+from services.trainer.service.metrics import JournalTail, trainer_registry
+from services.trainer.service.supervisor import LearnerSupervisor
 from tests.support.learners import learner_request
 from tests.support.trainer import wait_until
 
@@ -32,7 +32,7 @@ def events(tmp_path: Path) -> Iterator[Journal]:
 
 
 def test_the_learners_newest_numbers_are_the_trainers(events: Journal, tmp_path: Path) -> None:
-    supervisor = Supervisor([sys.executable, "-c", "import time; time.sleep(600)"])
+    supervisor = LearnerSupervisor([sys.executable, "-c", "import time; time.sleep(600)"])
     registry = trainer_registry(supervisor)
     idle = generate_latest(registry).decode()
     supervisor.start(learner_request(tmp_path, SPEC))

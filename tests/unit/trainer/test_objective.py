@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from services.common.job_spec import RlSpec
-from services.trainer.objective import (
+from services.trainer.training.objective import (
     LOG_RATIO_LIMIT,
     PolicyStatistics,
     TokenTerms,

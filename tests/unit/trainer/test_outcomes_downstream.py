@@ -14,7 +14,7 @@ from services.common.trajectory import Outcome, ScoredGroup, Verdict
 from services.trainer.learner.evaluation import evaluation_results
 from services.trainer.learner.rl_batch import JudgedGroup, RlBatch, gather_batch
 from services.trainer.learner.rl_metrics import batch_metrics
-from services.trainer.rubric import group_rewards
+from services.trainer.learner.rubric import group_rewards
 from tests.support.builders import prompt_task, scored_group, trajectory
 
 GRADERS = (parse_grader("accuracy"), parse_grader({"name": "boxed", "weight": 0.5}))

@@ -10,11 +10,11 @@ from services.common.errors import PlatformError
 from services.common.job_spec import OptimSpec, RlSpec, SamplingSpec, SftSpec, TrainerSpec
 from services.common.model.loading import LoadedModel, load_model
 from services.common.model.tiny import make_tiny_model
-from services.trainer.policy import Policy, evaluate_sft_loss, score_row, train_sft_batch
-from services.trainer.rl_update import RlRules, train_rl_batch
-from services.trainer.schedule import make_optimizer
-from services.trainer.sft import SftExample, noise_generator
-from services.trainer.trajectory_rows import Sample, rl_rows
+from services.trainer.training.policy import Policy, evaluate_sft_loss, score_row, train_sft_batch
+from services.trainer.training.rl_update import RlRules, train_rl_batch
+from services.trainer.training.schedule import make_optimizer
+from services.trainer.training.sft import SftExample, noise_generator
+from services.trainer.training.trajectory_rows import Sample, rl_rows
 from tests.support.numerics import gradient, random_samples, tiny_loaded
 
 ROW_BUDGETS = [1, 40, 10_000]

@@ -13,10 +13,10 @@ from services.common.errors import PlatformError
 from services.common.job_spec import OptimSpec, RlSpec, SamplingSpec, TrainerSpec
 from services.common.model.loading import LoadedModel
 from services.common.trajectory import Candidates
-from services.trainer.policy import Policy, score_row
-from services.trainer.reference import FrozenReference
-from services.trainer.rl_update import RlRules, split_groups, train_rl_batch
-from services.trainer.trajectory_rows import Sample, rl_rows
+from services.trainer.training.policy import Policy, score_row
+from services.trainer.training.reference_policy import FrozenReferencePolicy
+from services.trainer.training.rl_update import RlRules, split_groups, train_rl_batch
+from services.trainer.training.trajectory_rows import Sample, rl_rows
 from tests.support.builders import decoding
 from tests.support.numerics import gradient, random_samples, tiny_loaded
 
@@ -75,7 +75,7 @@ def _train(
 ) -> dict[str, float]:
     """Plain SGD, so that the change of the weights is the gradient times a tenth."""
     policy = Policy(loaded=loaded, trainer=TrainerSpec(max_tokens_per_microbatch=max_tokens))
-    policy.reference = None if reference is None else FrozenReference(reference)
+    policy.reference = None if reference is None else FrozenReferencePolicy(reference)
     return train_rl_batch(
         policy, torch.optim.SGD(loaded.model.parameters(), lr=0.1), samples, _rules(**rl)
     )

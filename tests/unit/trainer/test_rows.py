@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from services.common.errors import PlatformError
 from services.common.model.index import visible
 from services.common.trajectory import Candidates
-from services.trainer.sft import NoisyExample
-from services.trainer.trajectory_rows import PackedRow, Sample, rl_rows, sft_rows
+from services.trainer.training.sft import NoisyExample
+from services.trainer.training.trajectory_rows import PackedRow, Sample, rl_rows, sft_rows
 
 MASK = 99
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "trajectory_rows.json").read_text())

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from services.common.model.forward import attended_states, token_logprobs
 from services.common.model.loading import LoadedModel
-from services.trainer.policy import score_row
-from services.trainer.trajectory_rows import Sample, rl_rows
+from services.trainer.training.policy import score_row
+from services.trainer.training.trajectory_rows import Sample, rl_rows
 from tests.support.numerics import (
     gradient,
     masked_attention,

@@ -15,7 +15,7 @@ from services.common.trajectory import (
     Trajectory,
     Verdict,
 )
-from services.trainer.rubric import group_rewards
+from services.trainer.learner.rubric import group_rewards
 
 
 def _trajectory(number: int, verdict: Verdict | None) -> Trajectory:

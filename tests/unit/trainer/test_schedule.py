@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from services.common.job_spec import OptimSpec
-from services.trainer.schedule import learning_rate, make_optimizer, set_learning_rate
+from services.trainer.training.schedule import learning_rate, make_optimizer, set_learning_rate
 
 
 def _rates(num_steps: int, **fields: object) -> list[float]:

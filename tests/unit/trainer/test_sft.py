@@ -10,7 +10,7 @@ from services.common.job_spec import SftSpec
 from services.common.model.loading import LoadedModel
 from services.common.model.prompts import encode_prompt
 from services.common.model.tiny import character_tokenizer
-from services.trainer.sft import (
+from services.trainer.training.sft import (
     SftExample,
     add_noise,
     denoising_loss,

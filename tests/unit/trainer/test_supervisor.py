@@ -11,7 +11,7 @@ import pytest
 
 from services.common.errors import PlatformError
 from services.trainer.learner.request import LearnerResult, request_path, result_path
-from services.trainer.supervisor import Supervisor
+from services.trainer.service.supervisor import LearnerSupervisor
 from tests.support.learners import learner_request
 from tests.support.trainer import is_alive, wait_until
 
@@ -83,16 +83,16 @@ CRASH = "ready(); sys.exit('Traceback: something broke')"
 
 
 @pytest.fixture
-def supervisors() -> Iterator[list[Supervisor]]:
+def supervisors() -> Iterator[list[LearnerSupervisor]]:
     """Supervisors to be shut down."""
-    made: list[Supervisor] = []
+    made: list[LearnerSupervisor] = []
     yield made
     for supervisor in made:
         supervisor.shutdown(0)
 
 
-def supervisor_of(made: list[Supervisor], program: str) -> Supervisor:
-    made.append(Supervisor([sys.executable, "-c", PREAMBLE + program]))
+def supervisor_of(made: list[LearnerSupervisor], program: str) -> LearnerSupervisor:
+    made.append(LearnerSupervisor([sys.executable, "-c", PREAMBLE + program]))
     return made[-1]
 
 
@@ -100,7 +100,7 @@ def request_in(job_dir: Path, **changes: Any) -> Any:
     return learner_request(job_dir, SPEC, **changes)
 
 
-def started(supervisor: Supervisor, job_dir: Path) -> tuple[int, str]:
+def started(supervisor: LearnerSupervisor, job_dir: Path) -> tuple[int, str]:
     """Process id of a learner that runs, and what it said."""
     pid = supervisor.start(request_in(job_dir))
     ready = job_dir / "requests" / "ready"
@@ -108,12 +108,12 @@ def started(supervisor: Supervisor, job_dir: Path) -> tuple[int, str]:
     return pid, ready.read_text()
 
 
-def wait_for_end(supervisor: Supervisor) -> None:
+def wait_for_end(supervisor: LearnerSupervisor) -> None:
     wait_until(lambda: supervisor.status().state != "running", "the learner's end", 30)
 
 
 def test_a_killed_learner_is_a_lost_worker_and_may_be_tried_again(
-    supervisors: list[Supervisor], tmp_path: Path
+    supervisors: list[LearnerSupervisor], tmp_path: Path
 ) -> None:
     supervisor = supervisor_of(supervisors, SLEEP)
     pid, _ = started(supervisor, tmp_path)
@@ -131,7 +131,7 @@ def test_a_killed_learner_is_a_lost_worker_and_may_be_tried_again(
 
 
 def test_a_learner_that_was_asked_to_stop_says_so_itself(
-    supervisors: list[Supervisor], tmp_path: Path
+    supervisors: list[LearnerSupervisor], tmp_path: Path
 ) -> None:
     supervisor = supervisor_of(supervisors, STOP_CLEANLY)
     pid, _ = started(supervisor, tmp_path)
@@ -144,7 +144,7 @@ def test_a_learner_that_was_asked_to_stop_says_so_itself(
 
 
 def test_what_a_learner_said_at_its_end_outlives_its_supervisor(
-    supervisors: list[Supervisor], tmp_path: Path
+    supervisors: list[LearnerSupervisor], tmp_path: Path
 ) -> None:
     supervisor = supervisor_of(supervisors, STOP_CLEANLY)
     started(supervisor, tmp_path)
@@ -158,7 +158,7 @@ def test_what_a_learner_said_at_its_end_outlives_its_supervisor(
 
 
 def test_a_learner_that_does_not_stop_in_time_is_killed(
-    supervisors: list[Supervisor], tmp_path: Path
+    supervisors: list[LearnerSupervisor], tmp_path: Path
 ) -> None:
     supervisor = supervisor_of(supervisors, IGNORE_SIGTERM)
     started(supervisor, tmp_path)
@@ -171,7 +171,9 @@ def test_a_learner_that_does_not_stop_in_time_is_killed(
     assert "before it could write a checkpoint" in status.end.error_message
 
 
-def test_a_second_stop_may_shorten_the_grace(supervisors: list[Supervisor], tmp_path: Path) -> None:
+def test_a_second_stop_may_shorten_the_grace(
+    supervisors: list[LearnerSupervisor], tmp_path: Path
+) -> None:
     supervisor = supervisor_of(supervisors, IGNORE_SIGTERM)
     started(supervisor, tmp_path)
 
@@ -184,7 +186,7 @@ def test_a_second_stop_may_shorten_the_grace(supervisors: list[Supervisor], tmp_
 
 @pytest.mark.parametrize("program", [LEAVE_A_CHILD, LEAVE_A_CHILD_AND_END])
 def test_the_whole_process_group_goes_with_the_learner(
-    supervisors: list[Supervisor], tmp_path: Path, program: str
+    supervisors: list[LearnerSupervisor], tmp_path: Path, program: str
 ) -> None:
     supervisor = supervisor_of(supervisors, program)
     pid, child = started(supervisor, tmp_path)
@@ -206,7 +208,7 @@ def _runs(pid: int) -> bool:
 
 
 def test_the_result_of_the_learner_is_what_is_reported(
-    supervisors: list[Supervisor], tmp_path: Path
+    supervisors: list[LearnerSupervisor], tmp_path: Path
 ) -> None:
     supervisor = supervisor_of(supervisors, FAIL)
     started(supervisor, tmp_path)
@@ -222,7 +224,7 @@ def test_the_result_of_the_learner_is_what_is_reported(
 
 
 def test_a_learner_that_ends_without_a_result_failed_and_its_log_is_quoted(
-    supervisors: list[Supervisor], tmp_path: Path
+    supervisors: list[LearnerSupervisor], tmp_path: Path
 ) -> None:
     supervisor = supervisor_of(supervisors, CRASH)
     started(supervisor, tmp_path)
@@ -234,7 +236,7 @@ def test_a_learner_that_ends_without_a_result_failed_and_its_log_is_quoted(
 
 
 def test_starting_the_same_attempt_again_changes_nothing(
-    supervisors: list[Supervisor], tmp_path: Path
+    supervisors: list[LearnerSupervisor], tmp_path: Path
 ) -> None:
     supervisor = supervisor_of(supervisors, SLEEP)
     pid, _ = started(supervisor, tmp_path)
@@ -243,7 +245,7 @@ def test_starting_the_same_attempt_again_changes_nothing(
 
 
 def test_an_ended_attempt_is_not_started_again(
-    supervisors: list[Supervisor], tmp_path: Path
+    supervisors: list[LearnerSupervisor], tmp_path: Path
 ) -> None:
     supervisor = supervisor_of(supervisors, SUCCEED)
     pid, _ = started(supervisor, tmp_path)
@@ -253,7 +255,9 @@ def test_an_ended_attempt_is_not_started_again(
     assert supervisor.status().state == "succeeded"
 
 
-def test_a_second_job_finds_the_trainer_busy(supervisors: list[Supervisor], tmp_path: Path) -> None:
+def test_a_second_job_finds_the_trainer_busy(
+    supervisors: list[LearnerSupervisor], tmp_path: Path
+) -> None:
     supervisor = supervisor_of(supervisors, SLEEP)
     started(supervisor, tmp_path / "one")
 
@@ -266,7 +270,7 @@ def test_a_second_job_finds_the_trainer_busy(supervisors: list[Supervisor], tmp_
         assert caught.value.code == "busy"
 
 
-def test_an_older_attempt_is_stale(supervisors: list[Supervisor], tmp_path: Path) -> None:
+def test_an_older_attempt_is_stale(supervisors: list[LearnerSupervisor], tmp_path: Path) -> None:
     supervisor = supervisor_of(supervisors, SUCCEED)
     supervisor.start(request_in(tmp_path, attempt=2))
     wait_for_end(supervisor)
@@ -277,7 +281,7 @@ def test_an_older_attempt_is_stale(supervisors: list[Supervisor], tmp_path: Path
 
 
 def test_an_attempt_that_another_supervisor_started_is_lost_not_started_twice(
-    supervisors: list[Supervisor], tmp_path: Path
+    supervisors: list[LearnerSupervisor], tmp_path: Path
 ) -> None:
     request_in(tmp_path).save()
 
@@ -287,7 +291,7 @@ def test_an_attempt_that_another_supervisor_started_is_lost_not_started_twice(
 
 
 def test_stopping_what_does_not_run_stops_nothing(
-    supervisors: list[Supervisor], tmp_path: Path
+    supervisors: list[LearnerSupervisor], tmp_path: Path
 ) -> None:
     supervisor = supervisor_of(supervisors, SLEEP)
     assert not supervisor.stop("job_1", 1, grace_s=0)
@@ -310,7 +314,7 @@ def test_shutdown_leaves_no_learner(tmp_path: Path) -> None:
 
 
 def test_the_status_before_any_job_is_idle() -> None:
-    supervisor = Supervisor()
+    supervisor = LearnerSupervisor()
 
     status = supervisor.status()
 
@@ -320,9 +324,9 @@ def test_the_status_before_any_job_is_idle() -> None:
 
 
 def test_memory_counts_the_learner_and_its_children(
-    supervisors: list[Supervisor], tmp_path: Path
+    supervisors: list[LearnerSupervisor], tmp_path: Path
 ) -> None:
-    idle = Supervisor()
+    idle = LearnerSupervisor()
     alone = idle.status().rss_bytes
     idle.shutdown(0)
     supervisor = supervisor_of(supervisors, LEAVE_A_CHILD)
@@ -352,7 +356,7 @@ def two_ranks(job_dir: Path) -> Any:
     return learner_request(job_dir, {**SPEC, "resources": {"trainer_ranks": 2}})
 
 
-def started_ranks(supervisor: Supervisor, job_dir: Path) -> tuple[int, int]:
+def started_ranks(supervisor: LearnerSupervisor, job_dir: Path) -> tuple[int, int]:
     """Process ids of rank 0 and rank 1."""
     pid = supervisor.start(two_ranks(job_dir))
     wait_until((job_dir / "requests" / "ready").exists, "the ranks run")
@@ -360,7 +364,7 @@ def started_ranks(supervisor: Supervisor, job_dir: Path) -> tuple[int, int]:
 
 
 def test_a_rank_that_is_killed_ends_all_of_them_as_a_lost_worker(
-    supervisors: list[Supervisor], tmp_path: Path
+    supervisors: list[LearnerSupervisor], tmp_path: Path
 ) -> None:
     supervisor = supervisor_of(supervisors, FOLLOWER_SLEEPS)
     leader, follower = started_ranks(supervisor, tmp_path)
@@ -378,7 +382,7 @@ def test_a_rank_that_is_killed_ends_all_of_them_as_a_lost_worker(
 
 
 def test_a_rank_that_fails_says_why_and_ends_all_of_them(
-    supervisors: list[Supervisor], tmp_path: Path
+    supervisors: list[LearnerSupervisor], tmp_path: Path
 ) -> None:
     supervisor = supervisor_of(supervisors, FOLLOWER_FAILS)
     leader = supervisor.start(two_ranks(tmp_path))
@@ -389,7 +393,7 @@ def test_a_rank_that_fails_says_why_and_ends_all_of_them(
 
 
 def test_a_rank_that_dies_after_the_result_was_written_does_not_change_it(
-    supervisors: list[Supervisor], tmp_path: Path
+    supervisors: list[LearnerSupervisor], tmp_path: Path
 ) -> None:
     supervisor = supervisor_of(supervisors, FOLLOWER_ABORTS_AFTER_THE_END)
     supervisor.start(two_ranks(tmp_path))
@@ -398,7 +402,7 @@ def test_a_rank_that_dies_after_the_result_was_written_does_not_change_it(
     assert supervisor.status().state == "succeeded"
 
 
-def test_no_rank_outlives_rank_0(supervisors: list[Supervisor], tmp_path: Path) -> None:
+def test_no_rank_outlives_rank_0(supervisors: list[LearnerSupervisor], tmp_path: Path) -> None:
     supervisor = supervisor_of(supervisors, RANK_0_ENDS)
     _, follower = started_ranks(supervisor, tmp_path)
     wait_for_end(supervisor)
@@ -408,7 +412,7 @@ def test_no_rank_outlives_rank_0(supervisors: list[Supervisor], tmp_path: Path) 
 
 
 def test_ranks_that_do_not_stop_in_time_are_all_killed(
-    supervisors: list[Supervisor], tmp_path: Path
+    supervisors: list[LearnerSupervisor], tmp_path: Path
 ) -> None:
     supervisor = supervisor_of(
         supervisors, "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + FOLLOWER_SLEEPS

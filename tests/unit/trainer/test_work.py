@@ -9,10 +9,10 @@ from services.common.job_spec import TrainerSpec
 from services.common.model.attention import LENGTH_BUCKET, row_padding
 from services.common.model.loading import load_model
 from services.common.model.tiny import make_tiny_model
-from services.trainer import work
-from services.trainer.policy import Policy
-from services.trainer.trajectory_rows import rl_rows
-from services.trainer.work import Work, model_flops
+from services.trainer.training import device_work
+from services.trainer.training.device_work import Work, model_flops
+from services.trainer.training.policy import Policy
+from services.trainer.training.trajectory_rows import rl_rows
 from tests.support.numerics import random_samples, tiny_loaded
 
 ROW: dict[str, int] = {"block_size": 4, "mask_token_id": 0, "max_tokens": 1}
@@ -69,7 +69,7 @@ def test_the_utilisation_is_what_the_device_could_have_done_and_is_left_out_wher
     done = Work(tokens=90, padding=10, flops=6e12)
     assert done.metrics(2.0) == {"perf/padding_ratio": 0.1}
 
-    monkeypatch.setattr(work, "peak_flops", lambda: 30e12)
+    monkeypatch.setattr(device_work, "peak_flops", lambda: 30e12)
     assert done.metrics(2.0) == {"perf/padding_ratio": 0.1, "perf/mfu": pytest.approx(0.1)}
 
 

@@ -8,17 +8,17 @@ import torch
 
 from services.common.model.forward import hidden_states, token_logprobs
 from services.common.model.loading import LoadedModel
-from services.trainer.trajectory_rows import PackedRow
+from services.trainer.training.trajectory_rows import PackedRow
 
 
-class Reference(Protocol):
+class ReferencePolicy(Protocol):
     """Anything that scores rows under weights that do not change."""
 
     def logprobs(self, row: PackedRow, temperature: float) -> torch.Tensor:
         """Log-probs [N] of the row's targets, without gradient; the row comes from the host."""
 
 
-class FrozenReference:
+class FrozenReferencePolicy:
     """A second copy of the model."""
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -26,7 +26,7 @@ class FrozenReference:
 
     @torch.no_grad()
     def logprobs(self, row: PackedRow, temperature: float) -> torch.Tensor:
-        """See Reference."""
+        """See ReferencePolicy."""
         row = row.to(self._loaded.model.device)
         hidden = hidden_states(self._loaded.model, row.token_ids, row.index)[row.loss_at]
         return (

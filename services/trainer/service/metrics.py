@@ -16,7 +16,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from services.common.telemetry.metrics import new_registry
-from services.trainer.supervisor import Supervisor
+from services.trainer.service.supervisor import LearnerSupervisor
 
 _OF_ATTEMPT: Final = ("job_id", "attempt")
 _STATES: Final = ("idle", "running", "succeeded", "stopped", "failed")
@@ -66,7 +66,7 @@ class JournalTail:
 class TrainerCollector(Collector):
     """State of the supervisor and the last words of its learner."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: LearnerSupervisor) -> None:
         self._supervisor = supervisor
         self._tail: JournalTail | None = None
         self._lock = Lock()
@@ -117,7 +117,7 @@ class TrainerCollector(Collector):
             return dict(self._tail.values), self._tail.time
 
 
-def trainer_registry(supervisor: Supervisor) -> CollectorRegistry:
+def trainer_registry(supervisor: LearnerSupervisor) -> CollectorRegistry:
     """Everything that a trainer tells."""
     registry = new_registry()
     registry.register(TrainerCollector(supervisor))

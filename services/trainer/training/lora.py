@@ -66,7 +66,7 @@ def linear_layers(model: nn.Module) -> tuple[str, ...]:
 
 
 def merged(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under the model's own names, the adapter added in; `state` is by the names of the
+    """WeightSnapshot under the model's own names, the adapter added in; `state` is by the names of the
     model with adapter.
 
     The product is summed rank by rank, elementwise: a matrix product would round differently on

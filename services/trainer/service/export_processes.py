@@ -27,8 +27,8 @@ class ExportStatus:
     error_message: str = ""
 
 
-class Exporter:
-    """Runs `services.trainer.export`; safe to call from several threads."""
+class ExportProcesses:
+    """Runs `services.trainer.service.export_checkpoint`; safe to call from several threads."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -52,7 +52,7 @@ class Exporter:
             command = [
                 sys.executable,
                 "-m",
-                "services.trainer.export",
+                "services.trainer.service.export_checkpoint",
                 str(checkpoint),
                 str(output),
             ]

@@ -30,7 +30,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class AttemptEnd:
+class LearnerExit:
     """How an attempt ended."""
 
     state: str
@@ -40,9 +40,9 @@ class AttemptEnd:
     retryable: bool = False
 
 
-def end_of_result(result: LearnerResult) -> AttemptEnd:
+def end_of_result(result: LearnerResult) -> LearnerExit:
     """The end that a learner told of itself."""
-    return AttemptEnd(result.state, result.error_code, result.error_message, result.retryable)
+    return LearnerExit(result.state, result.error_code, result.error_message, result.retryable)
 
 
 class LearnerProcess:
@@ -54,7 +54,7 @@ class LearnerProcess:
         The calling thread must live as long as the learner: the kernel ties the two (PDEATHSIG).
         """
         self.request = request
-        self._end: AttemptEnd | None = None
+        self._end: LearnerExit | None = None
         self._stop_asked = False
         self._kill_timer: threading.Timer | None = None
         self._oom_kills = _oom_kills()
@@ -77,7 +77,7 @@ class LearnerProcess:
         return self._process.pid
 
     @property
-    def end(self) -> AttemptEnd | None:
+    def end(self) -> LearnerExit | None:
         """How it ended; None while it runs."""
         return self._end
 
@@ -149,7 +149,7 @@ class LearnerProcess:
             self._fallen = self._fallen or status
             self._signal_group(signal.SIGKILL)
 
-    def _interpret(self, status: int, *, is_follower: bool) -> AttemptEnd:
+    def _interpret(self, status: int, *, is_follower: bool) -> LearnerExit:
         result = read_result(self.request.job_dir, self.request.attempt)
         succeeded = result is not None and result.state == "succeeded"
         if is_follower and not (self._stop_asked or succeeded):
@@ -157,10 +157,12 @@ class LearnerProcess:
         if result is not None:
             return end_of_result(result)
         if self._stop_asked and status in (-signal.SIGTERM, -signal.SIGKILL):
-            return AttemptEnd("stopped", error_message="Killed before it could write a checkpoint.")
+            return LearnerExit(
+                "stopped", error_message="Killed before it could write a checkpoint."
+            )
         return self._crash(status)
 
-    def _crash(self, status: int) -> AttemptEnd:
+    def _crash(self, status: int) -> LearnerExit:
         name = f"{self.request.job_id} attempt {self.request.attempt}"
         if status == -signal.SIGKILL and _oom_kills() > self._oom_kills:
             error = PlatformError(
@@ -180,7 +182,7 @@ class LearnerProcess:
                 "internal",
                 f"The learner of {name} ended with status {status}. Its log ends: {tail}",
             )
-        return AttemptEnd("failed", error.code, error.message, error.retryable)
+        return LearnerExit("failed", error.code, error.message, error.retryable)
 
 
 def log_path(request: LearnerRequest) -> Path:

@@ -13,10 +13,15 @@ import torch
 from services.common.diffusion.config import DecodingConfig
 from services.common.errors import PlatformError
 from services.common.job_spec import OptimSpec, RlSpec, SamplingSpec
-from services.trainer.objective import PolicyStatistics, TokenTerms, policy_loss, token_weights
-from services.trainer.policy import LOGITS_PER_CHUNK, Policy, optimizer_step
-from services.trainer.selection import drift_observer
-from services.trainer.trajectory_rows import Floats, PackedRow, Sample, rl_rows
+from services.trainer.training.objective import (
+    PolicyStatistics,
+    TokenTerms,
+    policy_loss,
+    token_weights,
+)
+from services.trainer.training.policy import LOGITS_PER_CHUNK, Policy, optimizer_step
+from services.trainer.training.selection_drift import drift_observer
+from services.trainer.training.trajectory_rows import Floats, PackedRow, Sample, rl_rows
 
 Score = Callable[[PackedRow, float], torch.Tensor]
 

@@ -12,7 +12,7 @@ from services.rollout.engines.base import GenerationRequest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class PlaygroundRequest:
     """What is asked, and how the answer is decoded; the block grid is the model's own."""
 
     messages: Sequence[Mapping[str, str]] = ()
@@ -31,7 +31,7 @@ class Question:
 
 
 def request_of(
-    loaded: LoadedModel, prompt_ids: Sequence[int], question: Question
+    loaded: LoadedModel, prompt_ids: Sequence[int], question: PlaygroundRequest
 ) -> GenerationRequest:
     """Threshold decoding with the model's own block grid; raises PlatformError("invalid_request")."""
     try:

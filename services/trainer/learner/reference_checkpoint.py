@@ -8,13 +8,13 @@ from typing import Final, Literal
 
 from services.common.errors import PlatformError
 from services.common.model.loading import save_model
-from services.trainer.learner.session import Session
+from services.trainer.learner.attempt_context import AttemptContext
 
 DIRECTORY: Final = "reference"
 """In the job's directory."""
 
 
-def reference_of(session: Session, stage: Literal["sft", "rl"]) -> Path | None:
+def reference_of(session: AttemptContext, stage: Literal["sft", "rl"]) -> Path | None:
     """Model directory of the stage's reference policy, written when the stage begins; None where
     none is needed.
 
@@ -35,7 +35,7 @@ def reference_of(session: Session, stage: Literal["sft", "rl"]) -> Path | None:
     return path
 
 
-def _write(session: Session, path: Path) -> None:
+def _write(session: AttemptContext, path: Path) -> None:
     """Replace what an earlier attempt left: only a directory that is whole has the name."""
     partial = path.with_name(f".{DIRECTORY}.partial")
     for leftover in (partial, path):

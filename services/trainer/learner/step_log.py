@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from services.common.checkpoint.format import ORIGIN, list_checkpoints, read_manifest
-from services.trainer.ledger import StepRecord
+from services.trainer.learner.ledger import StepRecord
 
 
 class StepLog:

@@ -1,4 +1,4 @@
-"""`python -m services.api.recorder`: writes what the learners say into the database.
+"""The recorder: reads events from Redis and applies them to the database.
 
 Events are acknowledged after the commit, so a crash repeats them, and repeating changes nothing. An
 event that comes before its predecessors makes the recorder read the journal; when no trainer
@@ -7,13 +7,11 @@ is recorded.
 """
 
 import os
-import signal
 import socket
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from types import FrameType
 from typing import Final
 
 import redis
@@ -22,18 +20,13 @@ from sqlalchemy.exc import OperationalError
 
 from services.api.db.database import Database
 from services.api.db.heartbeats import beat
-from services.api.db.migrate import wait_for_schema
-from services.api.fleet import Fleet
-from services.api.recorder_apply import apply_events
-from services.api.recorder_catch_up import JournalReader
-from services.api.settings import ApiSettings
+from services.api.recorder.apply import apply_events
+from services.api.recorder.catch_up import JournalReader
 from services.common.errors import PlatformError
 from services.common.events import Event
-from services.common.settings import read_settings
-from services.common.streams import EventConsumer, Leased, connect
-from services.common.telemetry.logs import configure_logging, get_logger
-from services.common.telemetry.metrics import new_registry, serving_metrics
-from services.common.telemetry.tracing import configure_tracing
+from services.common.streams import EventConsumer, Leased
+from services.common.telemetry.logs import get_logger
+from services.common.telemetry.metrics import new_registry
 
 _BATCH: Final = 200
 _BLOCK_MS: Final = 500
@@ -131,33 +124,3 @@ def _by_attempt(leased: Sequence[Leased[Event]]) -> dict[tuple[str, int], list[E
     for item in leased:
         groups[item.value.job_id, item.value.attempt].append(item.value)
     return groups
-
-
-def main() -> None:
-    """Record until SIGTERM or SIGINT."""
-    settings = read_settings(ApiSettings)
-    configure_logging("recorder", settings.log_level, settings.log_format)
-    configure_tracing("recorder", settings.otlp_endpoint)
-    wait_for_schema(settings.database_url)
-    ended = threading.Event()
-
-    def end(_signal: int, _frame: FrameType | None) -> None:
-        ended.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-    database = Database(settings.database_url)
-    fleet = Fleet(settings.trainer_addresses, settings.rollout_addresses, settings.reward_address)
-    client = connect(settings.redis_url)
-    log.info("recorder ready", redis=settings.redis_url.rpartition("@")[2])
-    recorder = Recorder(database, JournalReader(database, fleet, settings.data_dir), client)
-    with serving_metrics(settings.metrics_listen, recorder.metrics.registry):
-        recorder.run(ended)
-    fleet.close()
-    client.close()
-    database.dispose()
-    log.info("recorder stopped")
-
-
-if __name__ == "__main__":
-    main()

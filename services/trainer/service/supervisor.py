@@ -17,12 +17,12 @@ import psutil
 import structlog
 
 from services.common.errors import PlatformError
-from services.trainer.journal import journal_path, last_seq
+from services.trainer.learner.journal import journal_path, last_seq
 from services.trainer.learner.request import LearnerRequest, read_result
-from services.trainer.learner_process import AttemptEnd, LearnerProcess, end_of_result
+from services.trainer.service.learner_process import LearnerExit, LearnerProcess, end_of_result
 
 LEARNER_PROGRAM: Final = (sys.executable, "-m", "services.trainer.learner")
-_RUNNING: Final = AttemptEnd("running")
+_RUNNING: Final = LearnerExit("running")
 
 log = structlog.get_logger()
 
@@ -36,12 +36,12 @@ class SupervisorStatus:
     attempt: int
     state: str
     """idle | running | succeeded | stopped | failed"""
-    end: AttemptEnd
+    end: LearnerExit
     last_event_seq: int
     rss_bytes: int
 
 
-class Supervisor:
+class LearnerSupervisor:
     """Starts, stops and watches learners; safe to call from several threads."""
 
     def __init__(self, program: Sequence[str] = LEARNER_PROGRAM) -> None:
@@ -104,7 +104,7 @@ class Supervisor:
         with self._lock:
             learner = self._learner
         if learner is None:
-            return SupervisorStatus("", 0, "idle", AttemptEnd("idle"), 0, own)
+            return SupervisorStatus("", 0, "idle", LearnerExit("idle"), 0, own)
         # The end first: what is read after it is final.
         end = learner.end or _RUNNING
         request = learner.request

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from services.common.model.attention import row_padding
 from services.common.model.index import RowIndex
 from services.common.model.loading import LoadedModel
-from services.trainer.trajectory_rows import PackedRow
+from services.trainer.training.trajectory_rows import PackedRow
 
 PEAK_FLOPS: Final = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 """Dense bf16 per second, by a part of the device's name."""

@@ -9,7 +9,7 @@ from services.common.parity import ParityProbe
 
 
 @dataclass(frozen=True)
-class Weights:
+class WeightSnapshot:
     """Views of the model's own tensors: valid until the next optimizer step."""
 
     version: int

@@ -1,4 +1,4 @@
-"""`python -m services.trainer.peer`: lends this host's ranks to the learners of a trainer on
+"""`python -m services.trainer.service.worker_host`: lends this host's ranks to the learners of a trainer on
 another host.
 
 It asks the trainer what runs, and for every attempt with more ranks than a host has, starts its
@@ -25,8 +25,8 @@ from services.common.rpc.client import call, channel
 from services.common.settings import read_settings
 from services.common.telemetry.logs import configure_logging, get_logger
 from services.trainer.learner.request import RANK_VARIABLE, LearnerRequest, request_path
-from services.trainer.settings import PeerSettings
-from services.trainer.supervisor import LEARNER_PROGRAM
+from services.trainer.service.settings import WorkerHostSettings
+from services.trainer.service.supervisor import LEARNER_PROGRAM
 
 _POLL_S: Final = 1.0
 _CALL_S: Final = 5.0
@@ -36,7 +36,7 @@ Attempt = tuple[str, int]
 log = get_logger()
 
 
-class LentRanks:
+class HostRanks:
     """This host's ranks of one attempt."""
 
     def __init__(self, attempt: Attempt, request: LearnerRequest, ranks: range) -> None:
@@ -72,12 +72,12 @@ class LentRanks:
         log.info("ranks ended", job_id=self.attempt[0], attempt=self.attempt[1])
 
 
-class Peer:
+class WorkerHost:
     """Follows one trainer."""
 
-    def __init__(self, settings: PeerSettings) -> None:
+    def __init__(self, settings: WorkerHostSettings) -> None:
         self._settings = settings
-        self._lent: LentRanks | None = None
+        self._lent: HostRanks | None = None
         self._over: Attempt | None = None
         """The attempt that was joined last; it is joined once."""
         self._heard_at = time.monotonic()
@@ -130,7 +130,7 @@ class Peer:
         self._over = attempt
         ranks = request.ranks_of_host(self._settings.trainer_peer_index + 1)
         if ranks:
-            self._lent = LentRanks(attempt, request, ranks)
+            self._lent = HostRanks(attempt, request, ranks)
 
     def _end(self) -> None:
         if self._lent is not None:
@@ -140,7 +140,7 @@ class Peer:
 
 def main() -> None:
     """Lend ranks until SIGTERM or SIGINT."""
-    settings = read_settings(PeerSettings)
+    settings = read_settings(WorkerHostSettings)
     configure_logging("trainer-peer", settings.log_level, settings.log_format)
     ended = threading.Event()
 
@@ -150,7 +150,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     log.info("peer ready", head=settings.trainer_head, index=settings.trainer_peer_index)
-    Peer(settings).run(ended)
+    WorkerHost(settings).run(ended)
     log.info("peer stopped")
 
 

@@ -1,4 +1,4 @@
-"""Weights sharded over ranks (FSDP2): each rank holds a slice of every tensor, and a pass gathers a
+"""WeightSnapshot sharded over ranks (FSDP2): each rank holds a slice of every tensor, and a pass gathers a
 layer at a time.
 """
 
@@ -11,7 +11,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from services.trainer.ranks import Ranks
+from services.trainer.training.ranks import Ranks
 
 
 def shard(root: nn.Module, model: PreTrainedModel, ranks: Ranks) -> None:

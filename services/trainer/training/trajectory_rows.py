@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from services.common.errors import PlatformError
 from services.common.model.index import RowIndex
 from services.common.trajectory import NO_CANDIDATES, Candidates, Int32s
-from services.trainer.loss_terms import (
+from services.trainer.training.loss_terms import (
     Blocks,
     Int64s,
     Terms,
@@ -41,7 +41,7 @@ from services.trainer.loss_terms import (
     joined,
     rejected,
 )
-from services.trainer.sft import NoisyExample
+from services.trainer.training.sft import NoisyExample
 
 Floats = NDArray[np.floating]
 

@@ -22,13 +22,13 @@ from services.common.job_spec import OptimSpec, SftSpec, TrainerSpec
 from services.common.model.forward import hidden_states, token_logprobs
 from services.common.model.loading import LoadedModel
 from services.common.trajectory import Float32s
-from services.trainer.adapter import adapter_off
-from services.trainer.ranks import ALONE, Ranks
-from services.trainer.reference import Reference
-from services.trainer.sft import NoisyExample, SftExample, add_noise, denoising_loss
-from services.trainer.sharding import shard, whole
-from services.trainer.trajectory_rows import PackedRow, Sample, rl_rows, sft_rows
-from services.trainer.work import Work
+from services.trainer.training.device_work import Work
+from services.trainer.training.lora import adapter_off
+from services.trainer.training.ranks import ALONE, Ranks
+from services.trainer.training.reference_policy import ReferencePolicy
+from services.trainer.training.sft import NoisyExample, SftExample, add_noise, denoising_loss
+from services.trainer.training.sharding import shard, whole
+from services.trainer.training.trajectory_rows import PackedRow, Sample, rl_rows, sft_rows
 
 LOGITS_PER_CHUNK: Final = 2**25
 """Logits held at once, 128 MiB in fp32: with a vocabulary of 152k, those of a packed row would fill
@@ -49,7 +49,7 @@ class Policy:
     loaded: LoadedModel
     trainer: TrainerSpec
     ranks: Ranks = ALONE
-    reference: Reference | None = None
+    reference: ReferencePolicy | None = None
     """What rl.kl_beta is the weight of the divergence from; needed when it is above 0."""
     work: Work = field(default_factory=Work)
     """What this rank computed with gradient since somebody last put a new one here."""
@@ -164,14 +164,14 @@ def score_row(
     )
 
 
-class AdapterOffReference:
-    """The base of a model with a LoRA adapter; see services.trainer.reference.Reference."""
+class AdapterOffReferencePolicy:
+    """The base of a model with a LoRA adapter; see services.trainer.reference.ReferencePolicy."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
 
     def logprobs(self, row: PackedRow, temperature: float) -> torch.Tensor:
-        """See Reference."""
+        """See ReferencePolicy."""
         with adapter_off(self._policy.loaded.model):
             return self._policy.score(row, temperature)[0]
 

@@ -24,36 +24,36 @@ from services.common.job_spec import JobSpec
 from services.common.model.loading import LoadedModel, load_model
 from services.common.model.state import export_state, own_state
 from services.common.trajectory import Float32s
-from services.trainer import adapter
-from services.trainer.learner.optimizer_state import export_optimizer, import_optimizer
 from services.trainer.learner.request import LearnerRequest
-from services.trainer.policy import (
-    AdapterOffReference,
+from services.trainer.training import lora
+from services.trainer.training.device_work import Work
+from services.trainer.training.optimizer_state import export_optimizer, import_optimizer
+from services.trainer.training.policy import (
+    AdapterOffReferencePolicy,
     Policy,
     evaluate_sft_loss,
     response_logprobs,
     train_sft_batch,
 )
-from services.trainer.ranks import ALONE, Ranks
-from services.trainer.reference import FrozenReference, Reference
-from services.trainer.rl_update import RlRules, train_rl_batch
-from services.trainer.schedule import make_optimizer, set_learning_rate
-from services.trainer.sft import SftExample, noise_generator
-from services.trainer.sharding import local_device, whole
-from services.trainer.trajectory_rows import Sample
-from services.trainer.work import Work
+from services.trainer.training.ranks import ALONE, Ranks
+from services.trainer.training.reference_policy import FrozenReferencePolicy, ReferencePolicy
+from services.trainer.training.rl_update import RlRules, train_rl_batch
+from services.trainer.training.schedule import make_optimizer, set_learning_rate
+from services.trainer.training.sft import SftExample, noise_generator
+from services.trainer.training.sharding import local_device, whole
+from services.trainer.training.trajectory_rows import Sample
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def _on_every_rank(
-    method: Callable[Concatenate["Trainee", P], R],
-) -> Callable[Concatenate["Trainee", P], R]:
+    method: Callable[Concatenate["PolicyModel", P], R],
+) -> Callable[Concatenate["PolicyModel", P], R]:
     """Announce the call to the ranks that follow, then make it."""
 
     @wraps(method)
-    def announced(trainee: "Trainee", /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def announced(trainee: "PolicyModel", /, *args: P.args, **kwargs: P.kwargs) -> R:
         if trainee.ranks.rank == 0:
             trainee.ranks.from_leader((method.__name__, args, kwargs))
         return method(trainee, *args, **kwargs)
@@ -73,7 +73,7 @@ class Snapshot:
     """State of the optimizer; empty before the stage's first step."""
 
 
-class Trainee:
+class PolicyModel:
     """One model, trained stage after stage."""
 
     def __init__(
@@ -88,7 +88,7 @@ class Trainee:
     @classmethod
     def load(
         cls, request: LearnerRequest, spec: JobSpec, checkpoint: Path | None, ranks: Ranks
-    ) -> "Trainee":
+    ) -> "PolicyModel":
         """The job's model, or where a checkpoint left it; with LoRA that is the model plus the
         stored adapter.
         """
@@ -97,9 +97,9 @@ class Trainee:
         if spec.trainer.gradient_checkpointing:
             _recompute_activations(loaded.model)
         if spec.lora is not None:
-            adapter.attach(loaded, spec.lora, spec.seed)
+            lora.attach(loaded, spec.lora, spec.seed)
             if checkpoint is not None:
-                adapter.restore(loaded.model, _adapter_tensors(checkpoint))
+                lora.restore(loaded.model, _adapter_tensors(checkpoint))
         return cls(loaded, spec, ranks, path)
 
     @_on_every_rank
@@ -177,7 +177,7 @@ class Trainee:
         moments = (
             {} if self._optimizer is None else export_optimizer(self.loaded.model, self._optimizer)
         )
-        return Snapshot(self._weights(state), adapter.adapter_tensors(state), moments)
+        return Snapshot(self._weights(state), lora.adapter_tensors(state), moments)
 
     def take_work(self) -> Work:
         """What this rank computed since the last call."""
@@ -191,11 +191,11 @@ class Trainee:
             name, args, kwargs = call
             getattr(self, name)(*args, **kwargs)
 
-    def _reference(self, path: Path) -> Reference:
+    def _reference(self, path: Path) -> ReferencePolicy:
         """With LoRA on top of the reference itself, the adapter need only be switched off."""
         if self.spec.lora is not None and path == self._base:
-            return AdapterOffReference(self._policy)
-        return FrozenReference(self._frozen(path))
+            return AdapterOffReferencePolicy(self._policy)
+        return FrozenReferencePolicy(self._frozen(path))
 
     def _frozen(self, path: Path) -> LoadedModel:
         weight = next(self.loaded.model.parameters())
@@ -210,7 +210,7 @@ class Trainee:
         }
 
     def _weights(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return state if self.spec.lora is None else adapter.merged(self.loaded.model, state)
+        return state if self.spec.lora is None else lora.merged(self.loaded.model, state)
 
     def _at(self, lr: float) -> torch.optim.Optimizer:
         assert self._optimizer is not None, "a stage begins before it trains"
@@ -223,7 +223,7 @@ def follow_attempt(request: LearnerRequest, ranks: Ranks) -> None:
     if request.torch_threads is not None:
         torch.set_num_threads(request.torch_threads)
     checkpoint: Path | None = ranks.from_leader()
-    Trainee.load(request, request.spec, checkpoint, ranks).follow()
+    PolicyModel.load(request, request.spec, checkpoint, ranks).follow()
 
 
 def _recompute_activations(model: PreTrainedModel) -> None:

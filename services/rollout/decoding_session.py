@@ -17,7 +17,7 @@ from services.common.ids import trajectory_id
 from services.common.streams import GroupQueue, Leased, PromptConsumer
 from services.common.telemetry.logs import get_logger
 from services.common.trajectory import PromptTask, ScoredGroup, Trajectory
-from services.rollout.assignment import Weights
+from services.rollout.assignment import LoadedWeights
 from services.rollout.engines.base import Completion, GenerationRequest, RolloutEngine
 from services.rollout.grading import DecodedGroup, aborted_trajectory
 
@@ -28,7 +28,7 @@ log = get_logger()
 
 
 class Grading(Protocol):
-    """What grades decoded groups; services.rollout.grading.Grader."""
+    """What grades decoded groups; services.rollout.grading.GradingClient."""
 
     def grade(self, group: DecodedGroup) -> "Future[ScoredGroup]":
         """Start grading."""
@@ -40,12 +40,12 @@ class Grading(Protocol):
 
 
 @dataclass
-class _Decoding:
+class _GroupInProgress:
     """A prompt whose responses are being decoded."""
 
     entry_id: str
     task: PromptTask
-    weights: Weights
+    weights: LoadedWeights
     taken_at: float
     completions: list[Completion] = field(default_factory=list)
 
@@ -59,7 +59,7 @@ class StreamEnds:
     lease_s: float
 
 
-class Session:
+class DecodingSession:
     """The data path of one assignment."""
 
     def __init__(
@@ -67,9 +67,9 @@ class Session:
     ) -> None:
         self.engine = engine
         self._slots, self._streams, self._grader = slots, streams, grader
-        self._weights: Weights | None = None
+        self._weights: LoadedWeights | None = None
         self._held: list[Leased[PromptTask]] = []
-        self._decoding: dict[str, _Decoding] = {}
+        self._decoding: dict[str, _GroupInProgress] = {}
         self._grading: list[tuple[str, Future[ScoredGroup]]] = []
         self._surplus: list[str] = []
         """Entries of prompts that were delivered twice and whose group is being decoded already."""
@@ -89,7 +89,7 @@ class Session:
         """Prompts taken and not yet answered."""
         return len(self._leased_entries())
 
-    def use(self, weights: Weights) -> None:
+    def use(self, weights: LoadedWeights) -> None:
         """Decode with this version from now on; called when nothing is being decoded."""
         self._weights = weights
         held, self._held = self._held, []
@@ -177,8 +177,8 @@ class Session:
         else:
             self._start(leased, self._weights)
 
-    def _start(self, leased: Leased[PromptTask], weights: Weights) -> None:
-        group = _Decoding(leased.entry_id, leased.value, weights, time.monotonic())
+    def _start(self, leased: Leased[PromptTask], weights: LoadedWeights) -> None:
+        group = _GroupInProgress(leased.entry_id, leased.value, weights, time.monotonic())
         self._generations_per_prompt = leased.value.num_generations
         requests = _requests(leased.value)
         try:
@@ -197,7 +197,9 @@ class Session:
         if len(group.completions) == group.task.num_generations:
             self._grade(group, _decoded(group), refusal="")
 
-    def _grade(self, group: _Decoding, trajectories: tuple[Trajectory, ...], refusal: str) -> None:
+    def _grade(
+        self, group: _GroupInProgress, trajectories: tuple[Trajectory, ...], refusal: str
+    ) -> None:
         decoded = DecodedGroup(group.task, trajectories, time.monotonic() - group.taken_at, refusal)
         self._grading.append((group.entry_id, self._grader.grade(decoded)))
 
@@ -216,14 +218,14 @@ def _requests(task: PromptTask) -> Sequence[GenerationRequest]:
     ]
 
 
-def _decoded(group: _Decoding) -> tuple[Trajectory, ...]:
+def _decoded(group: _GroupInProgress) -> tuple[Trajectory, ...]:
     """The group's trajectories in the order of their index, whatever the order of completion."""
     by_id = {completion.request_id: completion for completion in group.completions}
     ids = [trajectory_id(group.task.group_id, index) for index in range(group.task.num_generations)]
     return tuple(_trajectory(by_id[id_], index, group.weights) for index, id_ in enumerate(ids))
 
 
-def _trajectory(completion: Completion, response_index: int, weights: Weights) -> Trajectory:
+def _trajectory(completion: Completion, response_index: int, weights: LoadedWeights) -> Trajectory:
     return Trajectory(
         trajectory_id=completion.request_id,
         response_index=response_index,
@@ -240,7 +242,7 @@ def _trajectory(completion: Completion, response_index: int, weights: Weights) -
     )
 
 
-def _aborted(group: _Decoding) -> tuple[Trajectory, ...]:
+def _aborted(group: _GroupInProgress) -> tuple[Trajectory, ...]:
     task, weights = group.task, group.weights
     return tuple(
         aborted_trajectory(

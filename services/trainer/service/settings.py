@@ -21,7 +21,7 @@ class TrainerSettings(CommonSettings):
     """Seconds a running learner has to write a checkpoint when the service stops."""
 
 
-class PeerSettings(CommonSettings):
+class WorkerHostSettings(CommonSettings):
     """Settings of a process that lends its host's ranks to the learners of a trainer on another
     host.
     """

@@ -13,8 +13,8 @@ from services.common.diffusion.config import DecodingConfig, Selection
 from services.common.diffusion.rules import commit_mask, confidences
 from services.common.model.forward import token_logprobs
 from services.common.model.loading import LoadedModel
-from services.trainer.objective import PolicyStatistics
-from services.trainer.trajectory_rows import PackedRow
+from services.trainer.training.objective import PolicyStatistics
+from services.trainer.training.trajectory_rows import PackedRow
 
 
 def drift_observer(

@@ -12,26 +12,26 @@ from services.common.job_spec import JobSpec
 from services.common.model.loading import LoadedModel
 from services.trainer.learner.archiving import Archiver
 from services.trainer.learner.checkpointing import Checkpointer
+from services.trainer.learner.lifecycle import StopSignal
 from services.trainer.learner.parity import ParityGate
-from services.trainer.learner.process import StopSignal
 from services.trainer.learner.report import Reporter
 from services.trainer.learner.request import LearnerRequest
 from services.trainer.learner.rollouts import Rollouts
 from services.trainer.learner.state import RunState
-from services.trainer.learner.trainee import Trainee
-from services.trainer.learner.weights import Weights
-from services.trainer.step_log import StepLog
+from services.trainer.learner.step_log import StepLog
+from services.trainer.learner.weight_snapshot import WeightSnapshot
+from services.trainer.training.policy_model import PolicyModel
 
 _MAXRSS_UNIT: Final = 1 if sys.platform == "darwin" else 1024
 
 
 @dataclass
-class Session:
+class AttemptContext:
     """One attempt, loaded and ready to train."""
 
     request: LearnerRequest
     spec: JobSpec
-    trainee: Trainee
+    trainee: PolicyModel
     state: RunState
     report: Reporter
     stop: StopSignal
@@ -49,21 +49,21 @@ class Session:
     """Optimizer steps of each stage, once known."""
     archiver: Archiver | None = None
     """Copies checkpoints to the object store; None without one."""
-    _weights: Weights | None = None
+    _weights: WeightSnapshot | None = None
 
     @property
     def loaded(self) -> LoadedModel:
         """The model under training, with its tokenizer and block length."""
         return self.trainee.loaded
 
-    def weights(self) -> Weights:
+    def weights(self) -> WeightSnapshot:
         """The current weights under checkpoint names, with their probe; the version is the global
         step.
         """
         version = self.state.global_step
         if self._weights is None or self._weights.version != version:
             probe = None if self.gate is None else self.gate.probe(self.trainee)
-            self._weights = Weights(version, self.trainee.tensors(), probe)
+            self._weights = WeightSnapshot(version, self.trainee.tensors(), probe)
         return self._weights
 
     def progress(self, stage: str) -> None:
@@ -80,7 +80,7 @@ class Session:
         )
 
 
-def training_performance(session: Session, answer_tokens: int) -> dict[str, float]:
+def training_performance(session: AttemptContext, answer_tokens: int) -> dict[str, float]:
     """Rate and use of the device of the step's updates, which trained on so many answer tokens."""
     seconds = max(session.report.seconds("train"), 1e-9)
     return {

@@ -60,7 +60,7 @@ class Ranks:
         return box[0]
 
     def dismiss(self) -> None:
-        """Rank 0: let the ranks that follow end (services.trainer.learner.trainee.Trainee.follow)."""
+        """Rank 0: let the ranks that follow end (services.trainer.learner.trainee.PolicyModel.follow)."""
         self.from_leader(None)
 
     def leave(self) -> None:

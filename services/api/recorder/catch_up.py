@@ -7,7 +7,7 @@ from sqlalchemy import select
 from services.api.db.database import Database
 from services.api.db.job_tables import Attempt
 from services.api.fleet import UNREACHABLE_CODES, Fleet
-from services.api.recorder_apply import apply_events
+from services.api.recorder.apply import apply_events
 from services.common.errors import PlatformError
 from services.common.events import Event
 from services.common.telemetry.logs import get_logger

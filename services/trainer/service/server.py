@@ -13,13 +13,13 @@ from services.common.pb.dirl.v1 import trainer_pb2, trainer_pb2_grpc
 from services.common.release import release
 from services.common.rpc.server import run_server
 from services.common.telemetry.metrics import serving_metrics
-from services.trainer.demo_model import make_demo_model
-from services.trainer.exporter import Exporter, ExportStatus
-from services.trainer.journal import read_events
+from services.trainer.learner.journal import read_events
 from services.trainer.learner.request import LearnerRequest
-from services.trainer.metrics import trainer_registry
-from services.trainer.settings import TrainerSettings
-from services.trainer.supervisor import Supervisor
+from services.trainer.service.demo_model import make_demo_model
+from services.trainer.service.export_processes import ExportProcesses, ExportStatus
+from services.trainer.service.metrics import trainer_registry
+from services.trainer.service.settings import TrainerSettings
+from services.trainer.service.supervisor import LearnerSupervisor
 
 SERVICE_NAME: Final = trainer_pb2.DESCRIPTOR.services_by_name["TrainerService"].full_name
 
@@ -28,7 +28,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     """Retry semantics stand in trainer.proto."""
 
     def __init__(
-        self, settings: TrainerSettings, supervisor: Supervisor, exporter: Exporter
+        self, settings: TrainerSettings, supervisor: LearnerSupervisor, exporter: ExportProcesses
     ) -> None:
         self._settings, self._supervisor, self._exporter = settings, supervisor, exporter
 
@@ -113,7 +113,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
 
 def serve(settings: TrainerSettings) -> None:
     """Serve until SIGTERM; the learner is stopped with a checkpoint if it manages in time."""
-    supervisor, exporter = Supervisor(), Exporter()
+    supervisor, exporter = LearnerSupervisor(), ExportProcesses()
     servicer = TrainerServicer(settings, supervisor, exporter)
 
     def stop() -> None:

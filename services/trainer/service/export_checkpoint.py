@@ -1,4 +1,4 @@
-"""`python -m services.trainer.export CHECKPOINT OUTPUT`: write a checkpoint as a model directory.
+"""`python -m services.trainer.service.export_checkpoint CHECKPOINT OUTPUT`: write a checkpoint as a model directory.
 
 A checkpoint holds a complete Hugging Face directory in the SDAR layout, so an export is a verified
 copy of its model files with a note of where they come from. The output appears by one rename;
@@ -93,7 +93,7 @@ def _write(
 def main(arguments: list[str]) -> None:
     """Export; a failure ends the process with its message on stderr."""
     if len(arguments) != 2:
-        sys.exit("usage: python -m services.trainer.export CHECKPOINT OUTPUT")
+        sys.exit("usage: python -m services.trainer.service.export_checkpoint CHECKPOINT OUTPUT")
     try:
         export_checkpoint(Path(arguments[0]), Path(arguments[1]))
     except PlatformError as error:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from services.common.errors import PlatformError
-from services.trainer.sharding import placed_like, whole
+from services.trainer.training.sharding import placed_like, whole
 
 _SEPARATOR = "/"
 

@@ -1,0 +1,1 @@
+"""The recorder: events of learners become rows."""

@@ -1,0 +1,1 @@
+"""The trainer service: its supervisor, exports and gRPC server."""
