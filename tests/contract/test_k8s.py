@@ -184,7 +184,7 @@ def test_every_command_and_every_probe_runs_a_module_of_ours(documents: list[Doc
 def test_processes_listen_where_their_ports_and_probes_are(documents: list[Document]) -> None:
     routes = {route.path for route in routes_system.router.routes}
     for workload, container in containers(documents):
-        if workload in ("migrate", "beat", "trainer-peer"):
+        if workload in ("migrate", "beat", "trainer-worker"):
             assert "ports" not in container  # they listen nowhere
             continue
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
@@ -289,7 +289,7 @@ def test_compose_runs_the_same_programs_of_the_same_images_at_the_same_ports(
     shared = 0
     for workload, container in containers(documents):
         if workload not in services:
-            assert workload == "trainer-peer"  # on several hosts only
+            assert workload == "trainer-worker"  # on several hosts only
             continue
         service, shared = services[workload], shared + 1
         assert container["command"] == service["command"]
