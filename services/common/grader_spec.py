@@ -29,9 +29,9 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 class _Named(Frozen):
     name: str = Field(pattern=_NAME)
-    """Under which its score is reported."""
+    """Name under which the score is reported."""
     weight: Finite = 1.0
-    """Its share in the reward: the sum of weight · score."""
+    """Factor of the score in the reward, which is the sum of weight · score."""
 
 
 class AccuracyGrader(_Named):
@@ -62,10 +62,15 @@ class CosineGrader(_Named):
 
     type: Literal["cosine"]
     correct_short: Finite = 1.0
+    """Score of a correct response of length 0."""
     correct_long: Finite = 0.5
+    """Score of a correct response at the token budget."""
     wrong_short: Finite = -0.5
+    """Score of an incorrect response of length 0."""
     wrong_long: Finite = 0.0
+    """Score of an incorrect response at the token budget."""
     exceeded: Finite = -0.5
+    """Score of a response that reaches the token budget without an end token."""
 
 
 class SoftOverlongGrader(_Named):
@@ -83,6 +88,7 @@ class RepetitionGrader(_Named):
 
     type: Literal["repetition"]
     ngram: int = Field(3, gt=0, le=64)
+    """Words of an n-gram."""
 
 
 class SpeedGrader(_Named):
@@ -90,6 +96,7 @@ class SpeedGrader(_Named):
 
     type: Literal["speed"]
     target: float = Field(4.0, gt=0, allow_inf_nan=False)
+    """Tokens per denoising step that score 1."""
 
 
 class StringCheckGrader(_Named):
@@ -99,9 +106,13 @@ class StringCheckGrader(_Named):
 
     type: Literal["string_check"]
     operation: Literal["eq", "ne", "like", "ilike"]
-    """Equal, different, contains, contains whatever the case."""
+    """Comparison of `input` with `reference`: equal, not equal, contains, contains without regard
+    to case.
+    """
     input: str = Field(max_length=_MAX_SOURCE_CHARS)
+    """Template of the text to check, e.g. `{{ sample.output_text }}`."""
     reference: str = Field(max_length=_MAX_SOURCE_CHARS)
+    """Template of the text to compare with, e.g. `{{ item.reference_answer }}`."""
 
     @model_validator(mode="after")
     def _variables_are_known(self) -> Self:
@@ -121,10 +132,11 @@ class PythonGrader(_Named):
 
     type: Literal["python"]
     source: str = Field(max_length=_MAX_SOURCE_CHARS)
+    """Python source that defines `grade(sample, item)`."""
     timeout_s: float = Field(2.0, gt=0, le=30)
-    """Wall time of one call."""
+    """Wall time of one call, in seconds."""
     memory_mb: int = Field(256, ge=64, le=2048)
-    """Address space of the process."""
+    """Address space of the process, in MiB."""
 
     @model_validator(mode="after")
     def _defines_grade(self) -> Self:
@@ -149,7 +161,11 @@ class MultiGrader(_Named):
     graders: dict[Annotated[str, Field(pattern=_NAME)], "GraderSpec"] = Field(
         min_length=1, max_length=_MAX_PARTS
     )
+    """Graders of the formula, by the name it uses."""
     calculate_output: str
+    """Formula over the names of `graders`, with + - * / and min, max, abs, floor, ceil, sqrt, exp,
+    log.
+    """
 
     @model_validator(mode="before")
     @classmethod

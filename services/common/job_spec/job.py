@@ -27,29 +27,44 @@ class MixturePart(Frozen):
     file: str = Field(min_length=1)
     """File id (`file_…`) or path."""
     weight: float = Field(1.0, gt=0, le=1e6)
-    """Share of the prompts relative to the other files, whatever their lengths."""
+    """Share of the prompts relative to the other files, independent of their lengths."""
 
 
 class JobSpec(Frozen):
     """A whole job."""
 
     model: str = Field(min_length=1)
-    """Directory, id of a registered model (`model_…`), or name on the Hugging Face hub."""
+    """Initial model: a directory, the id of a registered model (`model_…`), or a name on the
+    Hugging Face hub.
+    """
     model_revision: str | None = None
-    """Revision pin for a hub model."""
+    """Commit, tag or branch of a model on the Hugging Face hub. None takes the default branch."""
     method: Annotated[Method, BeforeValidator(method_object)]
+    """What the job does: `sft`, `rl`, `eval`, or `pipeline`, which runs the three in this order. A
+    string, or an object with `type`.
+    """
     training_file: str | None = None
-    """File id (`file_…`) or path."""
+    """Rows to train on: file id (`file_…`) or path. Required by a method that trains, unless
+    `training_mixture` or the stage's own `training_file` is given.
+    """
     training_mixture: tuple[MixturePart, ...] = Field((), max_length=_MAX_MIXED)
-    """Files that are trained on side by side, in place of training_file. An epoch has as many rows
-    as all of them.
+    """Several training files with weights, in place of `training_file`. An epoch has as many rows
+    as all of them together.
     """
     validation_file: str | None = None
+    """Rows to evaluate on: file id (`file_…`) or path. Required by `eval` and `pipeline`; with it,
+    `sft` and `rl` evaluate at the end of the stage.
+    """
     suffix: str | None = Field(None, max_length=64)
+    """Short name of the job, shown in lists and found by their search."""
     seed: int = Field(0, ge=0, lt=2**31)
+    """Seed of the prompt order, the noise and the sampling. On-policy jobs of one spec and seed give
+    the same weights on one machine.
+    """
     priority: int = Field(0, ge=-100, le=100)
-    """Waiting jobs of a higher priority get services first."""
+    """Order of waiting jobs: the scheduler starts jobs of higher priority first."""
     metadata: dict[str, str] = Field(default_factory=dict, max_length=_MAX_METADATA)
+    """Labels of the job, free text. The platform stores and searches them."""
     diffusion: DiffusionSpec = DiffusionSpec()
     sampling: SamplingSpec = SamplingSpec()
     prompt: PromptSpec = PromptSpec()
@@ -57,7 +72,7 @@ class JobSpec(Frozen):
     sft: SftSpec = SftSpec()
     rl: RlSpec = RlSpec()
     lora: LoraSpec | None = None
-    """None trains all weights."""
+    """Low-rank adapters. None trains all weights."""
     trainer: TrainerSpec = TrainerSpec()
     reward: RewardSpec = RewardSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()

@@ -12,9 +12,10 @@ _METHOD_SYNONYMS = {"supervised": "sft", "reinforcement": "rl"}
 
 
 class Method(Frozen):
-    """What is to be done; OpenAI's object, or the plain string as shorthand."""
+    """Training method: OpenAI's object, or the plain string as shorthand."""
 
     type: Annotated[MethodType, BeforeValidator(lambda value: _METHOD_SYNONYMS.get(value, value))]
+    """`sft` (or OpenAI's `supervised`), `rl` (or `reinforcement`), `eval`, or `pipeline`."""
 
     @property
     def stages(self) -> tuple[Stage, ...]:

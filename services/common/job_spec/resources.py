@@ -5,40 +5,51 @@ from typing import Literal
 from pydantic import Field
 
 from services.common.diffusion.config import Frozen
+from services.common.job_spec.notes import notes
 
 
 class TrainerSpec(Frozen):
     """How the learner computes; none of it changes loss or gradient."""
 
-    seq_len: int = Field(4096, gt=0)
-    """Longest prompt + response in tokens; longer rows are dropped and counted."""
-    max_tokens_per_microbatch: int = Field(16384, gt=0)
-    """Row tokens (clean and noisy) of one forward pass."""
+    seq_len: int = Field(4096, gt=0, json_schema_extra=notes(unit="tokens"))
+    """Longest prompt and response together. Longer rows are dropped and counted."""
+    max_tokens_per_microbatch: int = Field(16384, gt=0, json_schema_extra=notes(unit="tokens"))
+    """Row tokens, clean and noisy, of one forward pass. Lower it to use less memory."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 computes passes in bf16 on a GPU; weights, optimizer and log-softmax stay fp32. A CPU
-    trains in fp32.
+    """Data type of the forward and backward passes. `bf16` needs a GPU and keeps weights, optimizer
+    and log-softmax in fp32; a CPU trains in fp32.
     """
     gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
 
 
 class CheckpointSpec(Frozen):
-    """When state is written, and what is kept. The last step of every stage is always written."""
+    """When checkpoints are written, and which are kept. The last step of every stage is always
+    written.
+    """
 
-    interval_steps: int = Field(50, gt=0)
-    keep_last: int = Field(3, gt=0)
-    keep_every: int | None = Field(None, gt=0)
-    """Multiples of this step are kept for good."""
+    interval_steps: int = Field(50, gt=0, json_schema_extra=notes(unit="steps"))
+    """Optimizer steps between checkpoints: the most that a failed attempt repeats."""
+    keep_last: int = Field(3, gt=0, json_schema_extra=notes(unit="checkpoints"))
+    """Number of newest checkpoints to keep; older ones are deleted."""
+    keep_every: int | None = Field(None, gt=0, json_schema_extra=notes(unit="steps"))
+    """Keep the checkpoints of steps that are multiples of this number for good. None keeps the
+    newest and the best only.
+    """
 
 
 class ResourcesSpec(Frozen):
     """What the job asks the platform for."""
 
-    trainer_ranks: int = Field(1, gt=0)
-    """Processes of the learner; the weights are sharded over them. On GPUs, one device each."""
-    rollout_replicas: int = Field(1, gt=0)
-    rollout_batch_size: int = Field(0, ge=0)
-    """Responses decoded side by side per replica; 0 lets the replica choose."""
+    trainer_ranks: int = Field(1, gt=0, json_schema_extra=notes(unit="processes"))
+    """Processes of the learner. The weights are sharded over them; on GPUs each has one device."""
+    rollout_replicas: int = Field(1, gt=0, json_schema_extra=notes(unit="replicas"))
+    """Rollout replicas that the job uses. The job waits until so many are idle."""
+    rollout_batch_size: int = Field(0, ge=0, json_schema_extra=notes(unit="responses"))
+    """Responses that a replica decodes at a time. 0 lets the replica choose
+    (`DIRL_ROLLOUT_BATCH_SIZE`).
+    """
     colocate: bool = False
-    """Replicas and learner share devices and take turns: replicas give their memory back while the
-    learner trains.
+    """Time-share devices: replicas and learner use the same ones, and replicas release their memory
+    while the learner trains. Needs `rl.max_staleness` 0.
     """

@@ -13,6 +13,13 @@ from services.common.job_decoding import resolve_decoding
 from services.common.job_spec import JobSpec, parse_spec
 from services.common.spec_file import load_spec
 
+SCHEMA = JobSpec.model_json_schema()
+KEYS = [
+    (model, key)
+    for model, schema in {"JobSpec": SCHEMA, **SCHEMA["$defs"]}.items()
+    for key in schema.get("properties", {})
+]
+
 MINIMAL = {"model": "m", "method": "pipeline", "training_file": "train", "validation_file": "test"}
 
 
@@ -239,3 +246,16 @@ def test_candidates_are_recorded_for_the_estimator_that_scores_them(
 
     assert resolve_decoding(spec, **model, evaluation=False).record_candidates is recorded
     assert not resolve_decoding(spec, **model, evaluation=True).record_candidates
+
+
+@pytest.mark.parametrize(("model", "key"), KEYS)
+def test_every_key_says_what_it_means_in_the_schema_that_the_api_and_the_form_show(
+    model: str, key: str
+) -> None:
+    schema = SCHEMA if model == "JobSpec" else SCHEMA["$defs"][model]
+    shown = schema["properties"][key]
+    section = SCHEMA["$defs"][shown["$ref"].rpartition("/")[2]] if "$ref" in shown else {}
+
+    # The discriminator of a grader is the name of its model, which is described itself.
+    described = schema if key == "type" and "const" in shown else shown
+    assert described.get("description") or section.get("description")
