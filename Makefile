@@ -111,13 +111,13 @@ $(LMDEPLOY): $(STAMP) lmdeploy-constraints.txt
 
 demo: $(STAMP) ## SFT, RL and evaluation of a tiny model, start to end
 ifeq ($(NODE),yes)
-	$(MAKE) --no-print-directory dashboard || echo "The dashboard could not be built; the demo goes on without it."
+	$(MAKE) --no-print-directory dashboard || echo "The dashboard could not be built; the demo runs without it."
 else
 	@echo $(NO_NODE)
 endif
 	$(BIN)/dirl demo $(ARGS)
 
-bench: $(STAMP) ## The benchmarks that need no GPU; figures as JSON lines
+bench: $(STAMP) ## The benchmarks that need no GPU; results as JSON lines
 	set -e; for script in benchmarks/*.py; do echo "# $$script"; $(BIN)/python "$$script"; done
 
 images: ## Build the container images with Docker, or with IMAGE_BUILD="podman build"

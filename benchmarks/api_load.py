@@ -389,9 +389,9 @@ def main() -> None:
         run(directory, size, PARTS if given.only is None else (given.only,))
 
 
-def told(what: str, figures: dict[str, float]) -> None:
+def told(what: str, results: dict[str, float]) -> None:
     """One line."""
-    print(json.dumps({"benchmark": "api_load", "what": what, **figures}), flush=True)
+    print(json.dumps({"benchmark": "api_load", "what": what, **results}), flush=True)
 
 
 if __name__ == "__main__":

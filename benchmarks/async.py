@@ -38,12 +38,12 @@ def main() -> None:
         on_policy, ahead = (
             _figures(ready.reinforce(**shape, max_staleness=staleness)) for staleness in (0, 1)
         )
-    figures = {
+    results = {
         "wall_ratio": round(on_policy["wall_s"] / ahead["wall_s"], 3),
         "on_policy": on_policy,
         "ahead": ahead,
     }
-    print(json.dumps({"benchmark": "async", "steps": shape["steps"], **figures}))
+    print(json.dumps({"benchmark": "async", "steps": shape["steps"], **results}))
 
 
 if __name__ == "__main__":

@@ -124,13 +124,13 @@ def main() -> int:
         )
         return 1
     with tempfile.TemporaryDirectory(prefix="dirl-bench-") as directory:
-        figures = measure(
+        results = measure(
             Path(directory) / "model",
             data,
             **{"steps": 6, "batch_size": 8, "held_out_rows": 16, **size},
         )
-    print(json.dumps(figures), flush=True)
-    return 0 if figures["ratio"] < 1 else 1
+    print(json.dumps(results), flush=True)
+    return 0 if results["ratio"] < 1 else 1
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How quick the dashboard is in Chromium, against the real API on a job with 100,000 metric points.
 
-Three figures, each beside a reference of the same run:
+Three measurements, each beside a reference of the same run:
 
 * first_paint: milliseconds from the navigation until the job's page has the values of all charts,
   and those in the window are drawn, the server's reading and thinning included; the reference is
@@ -142,8 +142,8 @@ def _group(name: str, tokens: int) -> dict[str, Any]:
         verdict=Verdict(outcome=Outcome.CORRECT, rewards={"accuracy": 1.0}),
     )
     task = prompt_task(group_id=f"grp_{name}_1_train_1_0")
-    facts = {"step": 1, "purpose": "train", "disposition": "trained", "advantages": [0.5]}
-    return {**facts, "group": group_to_json(scored_group(task=task, trajectories=(response,)))}
+    fields = {"step": 1, "purpose": "train", "disposition": "trained", "advantages": [0.5]}
+    return {**fields, "group": group_to_json(scored_group(task=task, trajectories=(response,)))}
 
 
 class _Recorder:
@@ -153,10 +153,10 @@ class _Recorder:
         self._resources, self._job_id, self._seq = resources, job_id, 0
         self._stop = threading.Event()
 
-    def record(self, *facts: Any) -> None:
+    def record(self, *fields: Any) -> None:
         """Pairs of kind and data, one after the other."""
         events = []
-        for kind, data in zip(facts[::2], facts[1::2], strict=True):
+        for kind, data in zip(fields[::2], fields[1::2], strict=True):
             self._seq += 1
             now = time.time()
             events.append(

@@ -1,4 +1,4 @@
-"""The demo's figures over several seeds, one JSON object per seed; each run starts and stops the
+"""The demo's results over several seeds, one JSON object per seed; each run starts and stops the
 whole platform.
 """
 

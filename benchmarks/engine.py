@@ -171,9 +171,9 @@ def main() -> int:
     loaded = _model()
     equal = True
     for batch in (1, 4) if quick else (1, 4, 16, 64):
-        figures = measure(loaded, batch, response=32 if quick else 256, repeats=1 if quick else 3)
-        print(json.dumps(figures), flush=True)
-        equal = equal and figures["equal"] is True
+        results = measure(loaded, batch, response=32 if quick else 256, repeats=1 if quick else 3)
+        print(json.dumps(results), flush=True)
+        equal = equal and results["equal"] is True
     return 0 if equal else 1
 
 

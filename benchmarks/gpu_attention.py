@@ -148,11 +148,11 @@ def main() -> None:
         "--quick", action="store_true", help="two layers and short responses: a test of the script"
     )
     quick = parser.parse_args().quick
-    facts = {"benchmark": "gpu_attention", "torch": torch.__version__}
+    fields = {"benchmark": "gpu_attention", "torch": torch.__version__}
     if not torch.cuda.is_available():
         print(
             json.dumps(
-                {**facts, "missing": "a CUDA device: torch.cuda.is_available() is false here"}
+                {**fields, "missing": "a CUDA device: torch.cuda.is_available() is false here"}
             )
         )
         return
@@ -168,7 +168,7 @@ def main() -> None:
         print(
             json.dumps(
                 {
-                    **facts,
+                    **fields,
                     "device": torch.cuda.get_device_name(),
                     "response_tokens": length,
                     **found,

@@ -14,9 +14,9 @@ Sections, each with its own line of JSON, then a table and the file:
 * step: one on-policy step (rollout, verdicts, sleep, forward, backward and AdamW, waking with new weights) by phase.
   Rewards are drawn at random, since random weights solve nothing; verdicts are computed for their time alone. Beside it
   the published seconds (arXiv 2512.22234, figure 6: SDAR-8B on 8 H200, "batch size 4", input 1024, output 8192), which
-  are of another size, length and number of devices: they are no comparison.
+  are of another size, length and number of devices: they cannot be compared.
 
-A section that fails says why, and the rest goes on; the exit status then is 1.
+A section that fails says why, and the other sections still run; the exit status then is 1.
 """
 
 import argparse
@@ -309,7 +309,7 @@ def _timed(bench: Bench, work: Callable[[], object]) -> float:
 
 
 def step(bench: Bench, shape: Shape) -> dict[str, Any]:
-    """One reinforcement step by phase, trainer and LMDeploy taking turns on the device."""
+    """One reinforcement step by phase, trainer and LMDeploy time-sharing the device."""
     path, prompts, generations = bench.model(shape), 2 if bench.dry else 8, 4 if bench.dry else 8
     precision = "fp32" if bench.dry else "bf16"
     trainee = _trainee(load_model(path, "float32", bench.device), precision, shape)

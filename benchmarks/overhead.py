@@ -1,9 +1,9 @@
 """Orchestration overhead of reinforcement on the demo's job: the share of a step's wall in which
-nobody computes.
+no process computes.
 
 The whole platform runs, as `dirl demo` runs it. Every process writes down when its engine, its
 verifier, its learner or its handling of weights computes (`tracing/sitecustomize.py`); waiting is
-booked to nobody. The share is what the union of these intervals leaves of the steps' wall (with
+booked to no phase. The share is what the union of these intervals leaves of the steps' wall (with
 their metrics and events; checkpoints come between steps), from the second step on. Two JSON
 objects: the demo's own steps, and long steps of three times as many prompts. No group is refilled,
 so that every step does the same work and a little supervised training will do.
@@ -108,7 +108,7 @@ def bench(sft_steps: int | None = None, eval_samples: int | None = None) -> Iter
 
 
 def read_trace(directory: Path) -> dict[str, list[Interval]]:
-    """Intervals by kind; a kind nobody wrote is missing."""
+    """Intervals by kind; a kind that no process wrote is missing."""
     found: dict[str, list[Interval]] = {}
     for path in directory.glob("*.jsonl"):
         for line in path.read_text().splitlines():

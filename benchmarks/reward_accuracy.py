@@ -34,7 +34,7 @@ MUTATED = ("math500/test.jsonl", "gsm8k/test.jsonl", "aime24/test.jsonl", "aime2
 BOXED_FIRST = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
 MAX_BARE_WORDS = 6
 
-Judge = Callable[[Sequence[Pair]], list[bool]]
+Grade = Callable[[Sequence[Pair]], list[bool]]
 
 
 def plain(pairs: Sequence[Pair]) -> list[bool]:
@@ -57,10 +57,10 @@ def _wrap(text: str) -> str:
     return rf"\boxed{{{text}}}" if bare else text
 
 
-def ours(pool: Pool, profile: Profile) -> Judge:
+def ours(pool: Pool, profile: Profile) -> Grade:
     """The service's verifier."""
 
-    def judge(pairs: Sequence[Pair]) -> list[bool]:
+    def grade(pairs: Sequence[Pair]) -> list[bool]:
         items = [
             Item(str(place), gold, answer, FinishReason.STOP)
             for place, (gold, answer) in enumerate(pairs)
@@ -75,7 +75,7 @@ def ours(pool: Pool, profile: Profile) -> Judge:
         ]
         return [verdict.outcome is Outcome.CORRECT for verdict in verdicts]
 
-    return judge
+    return grade
 
 
 def labelled(path: Path) -> list[dict[str, Any]]:
@@ -83,9 +83,9 @@ def labelled(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def report(name: str, method: str, judged: Sequence[bool], expected: Sequence[bool]) -> None:
+def report(name: str, method: str, graded: Sequence[bool], expected: Sequence[bool]) -> None:
     """One line."""
-    pairs = list(zip(judged, expected, strict=True))
+    pairs = list(zip(graded, expected, strict=True))
     agree = sum(one == other for one, other in pairs)
     line = {
         "set": name,
@@ -99,23 +99,23 @@ def report(name: str, method: str, judged: Sequence[bool], expected: Sequence[bo
     print(json.dumps(line), flush=True)
 
 
-def compare(name: str, cases: list[dict[str, Any]], judges: dict[str, Judge]) -> None:
+def compare(name: str, cases: list[dict[str, Any]], graders: dict[str, Grade]) -> None:
     """Every method on labelled cases, and where the last two differ."""
     pairs = [(case["gold"], case["answer"]) for case in cases]
     expected = [case["expected"] for case in cases]
-    judged = {method: judge(pairs) for method, judge in judges.items()}
-    for method, verdicts in judged.items():
+    graded = {method: grade(pairs) for method, grade in graders.items()}
+    for method, verdicts in graded.items():
         report(name, method, verdicts, expected)
     right = {
-        method: [one == other for one, other in zip(judged[method], expected, strict=True)]
-        for method in judged
+        method: [one == other for one, other in zip(graded[method], expected, strict=True)]
+        for method in graded
     }
     rows = list(zip(pairs, right["wrapped"], right["ours"], strict=True))
     missed = sum(not theirs for _, theirs, _ in rows)
     line = {
         "set": name,
         "missed_by_wrapped": missed,
-        "mended": sum(us and not theirs for _, theirs, us in rows),
+        "fixed": sum(us and not theirs for _, theirs, us in rows),
         "lost": [pair for pair, theirs, us in rows if theirs and not us],
     }
     print(json.dumps(line), flush=True)
@@ -193,19 +193,19 @@ def rewrites(gold: str) -> Iterator[str]:
         yield gold.replace("pmatrix", "bmatrix")
 
 
-def self_and_changes(judges: dict[str, Judge], limit: int | None) -> None:
+def self_and_changes(graders: dict[str, Grade], limit: int | None) -> None:
     """Golds against themselves, changed, and rewritten."""
     rng = random.Random(0)
     for name in SETS:
         pairs = [(gold, rf"\boxed{{{gold}}}") for gold in golds_of(name)[:limit]]
-        report(f"self:{name}", "ours", judges["ours"](pairs), [True] * len(pairs))
+        report(f"self:{name}", "ours", graders["ours"](pairs), [True] * len(pairs))
     for name in MUTATED:
         pairs = [
             (gold, rf"\boxed{{{changed}}}")
             for gold, changed in mutations(golds_of(name)[:limit], rng)
         ]
         for method in ("wrapped", "ours"):
-            verdicts = judges[method](pairs)
+            verdicts = graders[method](pairs)
             report(f"changed:{name}", method, verdicts, [False] * len(pairs))
         accepted = [pair for pair, verdict in zip(pairs, verdicts, strict=True) if verdict]
         print(json.dumps({"set": f"changed:{name}", "accepted_by_ours": accepted}), flush=True)
@@ -216,7 +216,7 @@ def self_and_changes(judges: dict[str, Judge], limit: int | None) -> None:
             for text in rewrites(gold)
         ]
         for method in ("wrapped", "ours"):
-            verdicts = judges[method](pairs)
+            verdicts = graders[method](pairs)
             report(f"rewritten:{name}", method, verdicts, [True] * len(pairs))
         refused = [pair for pair, accepted in zip(pairs, verdicts, strict=True) if not accepted]
         print(json.dumps({"set": f"rewritten:{name}", "refused_by_ours": refused}), flush=True)
@@ -232,11 +232,11 @@ def main() -> None:
     configure_logging("benchmark", "error", "console")
     pool = Pool(PoolConfig(workers=2))
     pool.start()
-    judges = {"plain": plain, "wrapped": wrapped, "ours": ours(pool, Profile.EVAL)}
+    graders = {"plain": plain, "wrapped": wrapped, "ours": ours(pool, Profile.EVAL)}
     try:
-        compare("verifier_cases", labelled(data_dir() / "verifier_cases.jsonl")[:limit], judges)
-        compare("rewrites", labelled(ROOT / "tests/golden/reward_cases.jsonl")[:limit], judges)
-        self_and_changes({**judges, "ours": ours(pool, Profile.RL)}, limit)
+        compare("verifier_cases", labelled(data_dir() / "verifier_cases.jsonl")[:limit], graders)
+        compare("rewrites", labelled(ROOT / "tests/golden/reward_cases.jsonl")[:limit], graders)
+        self_and_changes({**graders, "ours": ours(pool, Profile.RL)}, limit)
     finally:
         pool.close()
 

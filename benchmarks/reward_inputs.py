@@ -1,4 +1,4 @@
-"""What the reward benchmarks judge: answers of public data sets, right and wrong, and answers made
+"""What the reward benchmarks grade: answers of public data sets, right and wrong, and answers made
 to hurt.
 
 `DIRL_TEST_DATA` names a directory with the data sets (`math500/test.jsonl`, `gsm8k/test.jsonl`, …);

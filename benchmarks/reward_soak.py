@@ -4,7 +4,7 @@ leaks or grows?
 One JSON line per tenth: rate, memory of the service (resident, its processes together), processes
 alive. The last line counts verdicts by outcome, verdicts later than their deadline by more than 0.3
 s, internal errors, processes left behind. The verdict cache holds one entry, so that every answer
-is judged.
+is graded.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def batch_of(pairs: list[Pair], rng: random.Random, hostile: list[str]) -> list[
     ]
 
 
-def judge(stub: reward_pb2_grpc.RewardServiceStub, pairs: list[Pair]) -> list[Verdict]:
+def grade(stub: reward_pb2_grpc.RewardServiceStub, pairs: list[Pair]) -> list[Verdict]:
     """One call."""
     items = [
         reward_pb2.VerifyItem(gold=gold, response=text, finish_reason="stop")
@@ -84,7 +84,7 @@ def family(service: "subprocess.Popen[bytes]") -> list[psutil.Process]:
 
 
 def soak(service: "subprocess.Popen[bytes]", total: int) -> list[psutil.Process]:
-    """Judge, and report; the processes that were alive at the end."""
+    """Grade, and report; the processes that were alive at the end."""
     rng, pairs = random.Random(0), realistic_pairs(3000)
     hostile = [
         text for text in hostile_responses() if not re.search("[\ud800-\udfff]", text)
@@ -96,7 +96,7 @@ def soak(service: "subprocess.Popen[bytes]", total: int) -> list[psutil.Process]
     with channel(ADDRESS) as connection:
         stub = reward_pb2_grpc.RewardServiceStub(connection)
         while done < total:
-            verdicts = judge(stub, batch_of(pairs, rng, hostile))
+            verdicts = grade(stub, batch_of(pairs, rng, hostile))
             done += len(verdicts)
             outcomes.update(verdict.outcome.value for verdict in verdicts)
             late += sum(verdict.wall_ms > LATE_MS for verdict in verdicts)

@@ -1,4 +1,4 @@
-"""Answers judged per second: two workers beside plain math-verify in one process, on the same
+"""Answers graded per second: two workers beside plain math-verify in one process, on the same
 pairs, in one run.
 
 Pairs are solutions of MATH-500 and GSM8K with their own gold (right) and with another problem's
@@ -48,7 +48,7 @@ def plain_rate(pairs: Sequence[Pair]) -> tuple[float, int]:
     return len(pairs) / (time.monotonic() - started), accepted
 
 
-def judge(
+def grade(
     verifier: Verifier, pairs: Sequence[Pair], size: int = SMALL_BATCH
 ) -> tuple[float, list[Verdict]]:
     """Pairs per second, and the verdicts."""
@@ -59,13 +59,13 @@ def judge(
     batches = [items[start : start + size] for start in range(0, len(items), size)]
     started = time.monotonic()
     with ThreadPoolExecutor(CALLERS) as callers:
-        judged = callers.map(
+        graded = callers.map(
             lambda batch: verifier.verify(
                 batch, [], Profile.RL, timeout_s=3.0, expires_at=math.inf
             ),
             batches,
         )
-        verdicts = [verdict for batch in judged for verdict in batch]
+        verdicts = [verdict for batch in graded for verdict in batch]
     return len(pairs) / (time.monotonic() - started), verdicts
 
 
@@ -118,7 +118,7 @@ def measure(pairs: Sequence[Pair], plain: float) -> None:
     """Everything but the reference."""
     with fresh_pool() as pool:
         before = memory_mb()
-        clean, verdicts = judge(Verifier(pool, cache_size=1), pairs)
+        clean, verdicts = grade(Verifier(pool, cache_size=1), pairs)
         walls = [verdict.wall_ms for verdict in verdicts if verdict.wall_ms > 0]
         say(
             method="ours, 2 workers, no cache",
@@ -134,8 +134,8 @@ def measure(pairs: Sequence[Pair], plain: float) -> None:
             unverifiable=sum(verdict.outcome is Outcome.UNVERIFIABLE for verdict in verdicts),
         )
         remembering = Verifier(pool, cache_size=65_536)
-        judge(remembering, pairs)
-        cached, _ = judge(remembering, pairs)
+        grade(remembering, pairs)
+        cached, _ = grade(remembering, pairs)
         say(
             method="ours, every pair remembered",
             per_second=round(cached, 1),
@@ -144,8 +144,8 @@ def measure(pairs: Sequence[Pair], plain: float) -> None:
         say(memory_mb={"before": before, "after": memory_mb()})
     for share in (0.01, 0.05):
         with fresh_pool() as pool:
-            mixed, judged = judge(Verifier(pool, cache_size=1), with_hostile(list(pairs), share))
-        killed = sum(verdict.reason in ("deadline", "memory", "crash") for verdict in judged)
+            mixed, graded = grade(Verifier(pool, cache_size=1), with_hostile(list(pairs), share))
+        killed = sum(verdict.reason in ("deadline", "memory", "crash") for verdict in graded)
         say(
             hostile=share,
             per_second=round(mixed, 1),
@@ -153,7 +153,7 @@ def measure(pairs: Sequence[Pair], plain: float) -> None:
             killed=killed,
         )
     with fresh_pool() as pool:
-        rate, batch = judge(Verifier(pool, cache_size=1), pairs[:BATCH], BATCH)
+        rate, batch = grade(Verifier(pool, cache_size=1), pairs[:BATCH], BATCH)
     say(batch=len(batch), seconds=round(len(batch) / rate, 3))
 
 

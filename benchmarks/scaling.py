@@ -89,7 +89,7 @@ def comparable(pairs: list[Pair]) -> tuple[list[Pair], float]:
 
 
 def run(pool: Pool, pairs: list[Pair]) -> list[Graded]:
-    """Judge a batch and wait for it."""
+    """Grade a batch and wait for it."""
     return [
         f.result()
         for f in pool.submit(pairs, timeout_s=TIMEOUT_S, expires_at=time.monotonic() + 600)

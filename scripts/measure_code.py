@@ -21,7 +21,7 @@ from typing import Final
 
 LONG_LINE: Final = 100
 EXCLUDED: Final = re.compile(r"/(pb|migrations|node_modules|\.venv)/")
-# Regular participles by their ending, irregular ones by name. The adjectives are no participles of a verb in use here.
+# Regular participles by their ending, irregular ones by name. Words that only look like participles are excluded.
 PARTICIPLE: Final = re.compile(
     r"^_?(?!(?:seed|need|feed|speed|bed|embed|shed|red|exceed|proceed|succeed|indeed|sacred|hundred)s?$)"
     r"(?:\w*[a-z]ed|\w*(?:given|taken|written|known|shown|drawn|chosen|split|cut|sent|held|kept|left|built|found|read|"
@@ -139,7 +139,7 @@ def iterate_docstrings(tree: ast.Module) -> Iterator[ast.expr]:
 
 
 def iterate_names(tree: ast.Module) -> Iterator[str]:
-    """Yield every use of a name or attribute; a definition is no use."""
+    """Yield every use of a name or attribute; a definition does not count."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
             yield node.id
