@@ -14,14 +14,18 @@ from typing import Any
 
 from overhead import bench
 
+from services.common.job_metrics import JobMetric
+
 
 def _figures(done: dict[str, Any]) -> dict[str, Any]:
     steps = done["steps"]
     return {
-        "wall_s": round(sum(values["time/step_s"] for values in steps), 2),
+        "wall_s": round(sum(values[JobMetric.TIME_STEP_S] for values in steps), 2),
         "accuracy": done["accuracy"],
-        "staleness_mean": round(sum(values["staleness/mean"] for values in steps) / len(steps), 3),
-        "stale_groups": sum(values["staleness/dropped_groups"] for values in steps),
+        "staleness_mean": round(
+            sum(values[JobMetric.STALENESS_MEAN] for values in steps) / len(steps), 3
+        ),
+        "stale_groups": sum(values[JobMetric.STALENESS_DROPPED_GROUPS] for values in steps),
     }
 
 

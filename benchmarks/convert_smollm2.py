@@ -18,6 +18,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
+from services.common.job_metrics import JobMetric
 from services.common.job_spec import JobSpec, parse_spec
 from services.common.model.convert import convert_model
 from services.common.model.loading import load_model
@@ -92,7 +93,8 @@ def _train(
     lr = trainee.spec.optim.lr
     batches = [examples[step * batch_size : (step + 1) * batch_size] for step in range(steps)]
     return [
-        trainee.train_sft(batch, step + 1, lr)["train/loss"] for step, batch in enumerate(batches)
+        trainee.train_sft(batch, step + 1, lr)[JobMetric.TRAIN_LOSS]
+        for step, batch in enumerate(batches)
     ]
 
 

@@ -36,6 +36,7 @@ from services.api.http.resources import Resources
 from services.api.recorder.apply import apply_events
 from services.common.codec import group_to_json
 from services.common.events import Event, EventType
+from services.common.job_metrics import JobMetric
 from services.common.model.tiny import character_tokenizer
 from services.common.telemetry.logs import configure_logging
 from services.common.trajectory import Outcome, Verdict
@@ -50,12 +51,27 @@ from tests.support.control_plane import (
 from tests.support.servers import running_postgres, running_valkey
 
 METRICS = (
-    "reward/accuracy", "reward/mean", "reward/std", "train/loss", "train/entropy", "train/grad_norm",
-    "train/clip_fraction", "train/logprob_abs_diff_mean", "train/logprob_abs_diff_max", "diffusion/tokens_per_step",
-    "time/rollout_s", "time/train_s", "time/weight_sync_s", "time/reward_s", "perf/rollout_tokens_per_s",
-    "perf/trainer_tokens_per_s", "reward/outcome/no_answer", "reward/outcome/truncated", "reward/frac_all_correct",
-    "reward/frac_all_wrong",
-)  # fmt: skip
+    JobMetric.REWARD_ACCURACY,
+    JobMetric.REWARD_MEAN,
+    JobMetric.REWARD_STD,
+    JobMetric.TRAIN_LOSS,
+    JobMetric.TRAIN_ENTROPY,
+    JobMetric.TRAIN_GRAD_NORM,
+    JobMetric.TRAIN_CLIP_FRACTION,
+    JobMetric.TRAIN_LOGPROB_ABS_DIFF_MEAN,
+    JobMetric.TRAIN_LOGPROB_ABS_DIFF_MAX,
+    JobMetric.DIFFUSION_TOKENS_PER_STEP,
+    JobMetric.TIME_ROLLOUT_S,
+    JobMetric.TIME_TRAIN_S,
+    JobMetric.TIME_WEIGHT_SYNC_S,
+    JobMetric.TIME_REWARD_S,
+    JobMetric.PERF_ROLLOUT_TOKENS_PER_S,
+    JobMetric.PERF_TRAINER_TOKENS_PER_S,
+    JobMetric.REWARD_OUTCOME_NO_ANSWER,
+    JobMetric.REWARD_OUTCOME_TRUNCATED,
+    JobMetric.REWARD_FRAC_ALL_CORRECT,
+    JobMetric.REWARD_FRAC_ALL_WRONG,
+)
 STEPS_PER_S = 10
 
 

@@ -43,6 +43,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from services.common.diffusion.config import DecodingConfig, Selection, UnmaskingStrategy
+from services.common.job_metrics import JobMetric
 from services.common.job_spec import parse_spec
 from services.common.model.attention import IMPLEMENTATION
 from services.common.model.loading import (
@@ -330,7 +331,7 @@ def step(bench: Bench, shape: Shape) -> dict[str, Any]:
         tensors = {name: tensor.to("cpu") for name, tensor in trainee.tensors().items()}
         seconds["wake_and_update"] = _timed(bench, lambda: engine.load_weights(tensors))
     tokens = sum(len(each.token_ids) for each in done)
-    gap = metrics.get("train/logprob_gap_max")
+    gap = metrics.get(JobMetric.TRAIN_LOGPROB_GAP_MAX)
     return {"seconds": seconds, "responses": len(done), "response_tokens": tokens, "logprob_gap_max": gap,
             "published_seconds": PUBLISHED_S}  # fmt: skip
 

@@ -27,6 +27,7 @@ from services.api.cli.watching import failure_of, watch_job
 from services.api.client import ApiClient
 from services.api.demo_job import make_demo_job
 from services.api.embedded.platform import LocalPlatform
+from services.common.job_metrics import JobMetric
 
 Interval = tuple[float, float]
 TRACING = Path(__file__).parent / "tracing"
@@ -65,7 +66,7 @@ class Bench:
         events = [json.loads(line) for line in lines]
         values = [event["data"]["values"] for event in events if event["type"] == "metrics"]
         return {
-            "steps": [each for each in values if "train/loss" in each],
+            "steps": [each for each in values if JobMetric.TRAIN_LOSS in each],
             "accuracy": [
                 event["data"]["results"]["accuracy"]
                 for event in events

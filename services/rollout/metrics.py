@@ -1,19 +1,14 @@
 """What a replica tells Prometheus, read from its worker when asked."""
 
 from collections.abc import Iterator
-from typing import Final
 
-from prometheus_client import Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from services.common.telemetry import exported_metrics as exported
 from services.common.telemetry.metrics import new_registry
 from services.rollout.assignment import ReplicaState
 from services.rollout.worker import RolloutWorker
-
-_LOAD_SECONDS: Final = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-_OF_REPLICA: Final = ("replica",)
-_OF_ATTEMPT: Final = ("replica", "job_id", "attempt")
 
 
 class RolloutMetrics:
@@ -21,12 +16,7 @@ class RolloutMetrics:
 
     def __init__(self, worker: RolloutWorker, replica: str) -> None:
         self.registry: CollectorRegistry = new_registry()
-        self.load_seconds = Histogram(
-            "dirl_rollout_weight_load_seconds",
-            "Seconds from the first chunk of a weight version to its use.",
-            buckets=_LOAD_SECONDS,
-            registry=self.registry,
-        )
+        self.load_seconds = exported.ROLLOUT_WEIGHT_LOAD_SECONDS.register(self.registry)
         self.registry.register(_WorkerCollector(worker, replica))
 
 
@@ -40,24 +30,16 @@ class _WorkerCollector(Collector):
         """Never waits for the engine thread."""
         yield self._states()
         totals, own = self._worker.totals, [self._name]
-        tokens = CounterMetricFamily(
-            "dirl_rollout_generated_tokens", "Tokens decoded.", labels=_OF_REPLICA
-        )
+        tokens = exported.ROLLOUT_GENERATED_TOKENS.new_family()
         tokens.add_metric(own, totals.generated_tokens)
         yield tokens
-        busy = CounterMetricFamily(
-            "dirl_rollout_busy_seconds", "Seconds in which the engine computed.", labels=_OF_REPLICA
-        )
+        busy = exported.ROLLOUT_BUSY_SECONDS.new_family()
         busy.add_metric(own, totals.busy_s)
         yield busy
         yield from self._of_attempt()
 
     def _states(self) -> Metric:
-        states = GaugeMetricFamily(
-            "dirl_rollout_state",
-            "1 for the state that the replica is in.",
-            labels=["replica", "state"],
-        )
+        states = exported.ROLLOUT_STATE.new_family()
         current = self._worker.replica.state
         for state in ReplicaState:
             states.add_metric([self._name, state.value], float(state is current))
@@ -65,12 +47,8 @@ class _WorkerCollector(Collector):
 
     def _of_attempt(self) -> Iterator[Metric]:
         """Of the assignment; no series while there is none."""
-        inflight = GaugeMetricFamily(
-            "dirl_rollout_inflight_groups", "Prompts taken and not answered.", labels=_OF_ATTEMPT
-        )
-        version = GaugeMetricFamily(
-            "dirl_rollout_weight_version", "Weight version in use.", labels=_OF_ATTEMPT
-        )
+        inflight = exported.ROLLOUT_INFLIGHT_GROUPS.new_family()
+        version = exported.ROLLOUT_WEIGHT_VERSION.new_family()
         replica = self._worker.replica
         if replica.assignment is not None:
             labels = [self._name, replica.assignment.job_id, str(replica.assignment.attempt)]

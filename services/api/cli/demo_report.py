@@ -8,8 +8,9 @@ from typing import Any, Final
 from services.api.answers import EvaluationView, EventView, JobView
 from services.api.cli.output import duration, size
 from services.api.client import ApiClient, Json
+from services.common.job_metrics import JobMetric
 
-_GAP_METRIC: Final = "train/logprob_gap_max"
+_GAP_METRIC: Final = JobMetric.TRAIN_LOGPROB_GAP_MAX
 _EVAL_PHASE: Final = "eval"
 
 

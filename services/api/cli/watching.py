@@ -13,20 +13,24 @@ from services.api.cli.failure import CommandError
 from services.api.cli.output import duration
 from services.api.client import ApiClient, ClientError
 from services.api.domain.job_state import JobState
+from services.common.job_metrics import JobMetric
 
 _POLL_S: Final = 0.5
 _LINE_EVERY_S: Final = 15.0
 _PATIENCE_S: Final = 30.0
 """How long an API that does not answer is waited for; it may be restarting."""
 _SHOWN: Final = {
-    "sft": (("loss", "train/loss", ".3f"), ("tokens/s", "perf/trainer_tokens_per_s", ",.0f")),
-    "rl": (
-        ("reward", "reward/mean", ".3f"),
-        ("accuracy", "reward/accuracy", ".1%"),
-        ("loss", "train/loss", ".4f"),
-        ("tokens/s", "perf/rollout_tokens_per_s", ",.0f"),
+    "sft": (
+        ("loss", JobMetric.TRAIN_LOSS, ".3f"),
+        ("tokens/s", JobMetric.PERF_TRAINER_TOKENS_PER_S, ",.0f"),
     ),
-    "eval": (("accuracy", "eval/validation/accuracy", ".1%"),),
+    "rl": (
+        ("reward", JobMetric.REWARD_MEAN, ".3f"),
+        ("accuracy", JobMetric.REWARD_ACCURACY, ".1%"),
+        ("loss", JobMetric.TRAIN_LOSS, ".4f"),
+        ("tokens/s", JobMetric.PERF_ROLLOUT_TOKENS_PER_S, ",.0f"),
+    ),
+    "eval": (("accuracy", JobMetric.EVAL_ACCURACY, ".1%"),),
 }
 
 

@@ -8,8 +8,9 @@ from sqlalchemy.orm import Session
 
 from services.api.db.job_tables import Job
 from services.api.db.record_tables import Metric
+from services.common.job_metrics import JobMetric
 
-_STEP_TIME: Final = "time/step_s"
+_STEP_TIME: Final = JobMetric.TIME_STEP_S
 _LOOKED_AT: Final = 20
 _FEWEST_STEPS: Final = 3
 

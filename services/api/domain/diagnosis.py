@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from services.api.domain.job_state import JobState
+from services.common.job_metrics import JobMetric
 
 _DOMINATES: Final = 0.6
 """Share of a step's time from which one phase counts as the bottleneck."""
@@ -81,7 +82,7 @@ def _waiting(facts: Facts) -> Diagnosis | None:
 
 
 def _verifier_failing(facts: Facts) -> Diagnosis | None:
-    rate = facts.metrics.get("reward/outcome/unverifiable", 0.0)
+    rate = facts.metrics.get(JobMetric.REWARD_OUTCOME_UNVERIFIABLE, 0.0)
     if rate <= _UNVERIFIABLE:
         return None
     timeout = facts.spec["reward"]["timeout_s"]
@@ -93,7 +94,7 @@ def _verifier_failing(facts: Facts) -> Diagnosis | None:
 
 
 def _starved(facts: Facts) -> Diagnosis | None:
-    rate = facts.metrics.get("reward/frac_zero_std", 0.0)
+    rate = facts.metrics.get(JobMetric.REWARD_FRAC_ZERO_STD, 0.0)
     if rate < _STARVED:
         return None
     generations = facts.spec["rl"]["num_generations"]
@@ -105,7 +106,7 @@ def _starved(facts: Facts) -> Diagnosis | None:
 
 
 def _truncated(facts: Facts) -> Diagnosis | None:
-    rate = facts.metrics.get("rollout/truncation_rate", 0.0)
+    rate = facts.metrics.get(JobMetric.ROLLOUT_TRUNCATION_RATE, 0.0)
     if rate < _TRUNCATED:
         return None
     tokens = facts.spec["sampling"]["max_new_tokens"]
@@ -118,23 +119,23 @@ def _truncated(facts: Facts) -> Diagnosis | None:
 
 def _bound(facts: Facts) -> Diagnosis | None:
     """Which phase takes most of a step."""
-    times = {
-        name: facts.metrics.get(f"time/{name}_s", 0.0)
-        for name in ("rollout", "train", "weight_sync")
-    }
+    times = {metric: facts.metrics.get(metric, 0.0) for metric in _BOUND}
     total = sum(times.values())
     if total <= 0:
         return None
-    name = max(times, key=lambda phase: times[phase])
-    share = times[name] / total
+    slowest = max(times, key=lambda metric: times[metric])
+    share = times[slowest] / total
     if share < _DOMINATES:
         return None
-    return _BOUND[name](facts, share)
+    return _BOUND[slowest](facts, share)
 
 
 def _rollout_bound(facts: Facts, share: float) -> Diagnosis:
-    grading, rollout = facts.metrics.get("time/reward_s", 0.0), facts.metrics["time/rollout_s"]
-    idle = facts.metrics.get("perf/rollout_idle_ratio", 0.0)
+    grading, rollout = (
+        facts.metrics.get(JobMetric.TIME_REWARD_S, 0.0),
+        facts.metrics[JobMetric.TIME_ROLLOUT_S],
+    )
+    idle = facts.metrics.get(JobMetric.PERF_ROLLOUT_IDLE_RATIO, 0.0)
     if grading > _GRADING_DOMINATES * rollout and idle > _GRADING_DOMINATES:
         return Diagnosis(
             "verifier_bound",
@@ -171,10 +172,10 @@ def _balanced(facts: Facts) -> Diagnosis:
     return Diagnosis("balanced", "No phase dominates and nothing waits.")
 
 
-_BOUND: Final[Mapping[str, Callable[[Facts, float], Diagnosis]]] = {
-    "rollout": _rollout_bound,
-    "train": _trainer_bound,
-    "weight_sync": _sync_bound,
+_BOUND: Final[Mapping[JobMetric, Callable[[Facts, float], Diagnosis]]] = {
+    JobMetric.TIME_ROLLOUT_S: _rollout_bound,
+    JobMetric.TIME_TRAIN_S: _trainer_bound,
+    JobMetric.TIME_WEIGHT_SYNC_S: _sync_bound,
 }
 _CHECKS: Final[Sequence[Callable[[Facts], Diagnosis | None]]] = (
     _stuck,

@@ -6,10 +6,11 @@ import time
 from typing import Final
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.common.telemetry import exported_metrics as exported
 from services.common.telemetry.logs import get_logger
 
 REQUEST_ID_HEADER: Final = "x-request-id"
@@ -25,16 +26,8 @@ class RequestMiddleware:
 
     def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
         self._app = app
-        labels = ["method", "route", "status"]
-        self._requests = Counter(
-            "dirl_api_requests", "Requests answered.", labels, registry=registry
-        )
-        self._seconds = Histogram(
-            "dirl_api_request_seconds",
-            "Seconds until the answer began.",
-            ["method", "route"],
-            registry=registry,
-        )
+        self._requests = exported.API_REQUESTS.register(registry)
+        self._seconds = exported.API_REQUEST_SECONDS.register(registry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on under its id."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import redis
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 
@@ -16,6 +16,7 @@ from services.api.db.job_tables import Job
 from services.api.domain.job_state import JobState
 from services.api.http.routes_queues import QueueView, read_queues
 from services.common.errors import PlatformError
+from services.common.telemetry import exported_metrics as exported
 
 
 class PlatformCollector(Collector):
@@ -41,14 +42,14 @@ class PlatformCollector(Collector):
             )
             stalled = session.scalar(select(func.count()).where(Job.stalled.is_not(None)))
             beats = last_beats(session)
-        jobs = GaugeMetricFamily("dirl_jobs", "Jobs by state.", labels=["status"])
+        jobs = exported.JOBS.new_family()
         for state in JobState:
             jobs.add_metric([state.value], counts.get(state.value, 0))
         yield jobs
-        yield GaugeMetricFamily("dirl_jobs_stalled", "Jobs that make no progress.", value=stalled)
-        seen = GaugeMetricFamily(
-            "dirl_service_last_seen_timestamp_seconds", "Last sign of life.", labels=["service"]
-        )
+        without_progress = exported.JOBS_STALLED.new_family()
+        without_progress.add_metric([], stalled or 0)
+        yield without_progress
+        seen = exported.SERVICE_LAST_SEEN.new_family()
         for name, beat in beats.items():
             seen.add_metric([name], beat.seen_at.timestamp())
         yield seen
@@ -59,12 +60,9 @@ class PlatformCollector(Collector):
 
 
 def _queues(views: list[QueueView]) -> Iterator[Metric]:
-    labels = ["queue", "job_id", "attempt"]
-    depth = GaugeMetricFamily("dirl_queue_depth", "Entries that wait or are held.", labels=labels)
-    size = GaugeMetricFamily("dirl_queue_bytes", "Memory of the stream.", labels=labels)
-    age = GaugeMetricFamily(
-        "dirl_queue_oldest_age_seconds", "Age of the oldest entry.", labels=labels
-    )
+    depth = exported.QUEUE_DEPTH.new_family()
+    size = exported.QUEUE_BYTES.new_family()
+    age = exported.QUEUE_OLDEST_AGE.new_family()
     for view in views:
         whose = [view.name, view.job_id or "", "" if view.attempt is None else str(view.attempt)]
         depth.add_metric(whose, view.entries)

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from typing import Final
 
 import redis
-from prometheus_client import Counter, Histogram
 from sqlalchemy.exc import OperationalError
 
 from services.api.db.database import Database
@@ -25,6 +24,7 @@ from services.api.recorder.catch_up import JournalReader
 from services.common.errors import PlatformError
 from services.common.events import Event
 from services.common.streams import EventConsumer, Leased
+from services.common.telemetry import exported_metrics as exported
 from services.common.telemetry.logs import get_logger
 from services.common.telemetry.metrics import new_registry
 
@@ -41,14 +41,8 @@ class RecorderMetrics:
 
     def __init__(self) -> None:
         self.registry = new_registry()
-        self.events = Counter(
-            "dirl_recorder_events", "Events taken over, repeats included.", registry=self.registry
-        )
-        self.seconds = Histogram(
-            "dirl_recorder_batch_seconds",
-            "Seconds to record the events of one attempt.",
-            registry=self.registry,
-        )
+        self.events = exported.RECORDER_EVENTS.register(self.registry)
+        self.seconds = exported.RECORDER_BATCH_SECONDS.register(self.registry)
 
 
 class Recorder:

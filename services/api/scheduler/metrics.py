@@ -2,13 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
-from prometheus_client import Counter, Histogram
-
+from services.common.telemetry import exported_metrics as exported
 from services.common.telemetry.metrics import new_registry
-
-_SECONDS: Final = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
 
 class SchedulerMetrics:
@@ -16,19 +12,8 @@ class SchedulerMetrics:
 
     def __init__(self) -> None:
         self.registry = new_registry()
-        self._tasks = Counter(
-            "dirl_scheduler_tasks",
-            "Tasks done, by outcome: done or failed.",
-            ["task", "outcome"],
-            registry=self.registry,
-        )
-        self._seconds = Histogram(
-            "dirl_scheduler_task_seconds",
-            "Seconds of one task.",
-            ["task"],
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
+        self._tasks = exported.SCHEDULER_TASKS.register(self.registry)
+        self._seconds = exported.SCHEDULER_TASK_SECONDS.register(self.registry)
 
     @contextmanager
     def observed(self, task: str) -> Iterator[None]:

@@ -8,6 +8,7 @@ from typing import Final
 import torch
 
 from services.common.events import EventType
+from services.common.job_metrics import JobMetric
 from services.common.job_spec import JobSpec
 from services.common.model.loading import LoadedModel
 from services.trainer.learner.archiving import Archiver
@@ -82,9 +83,9 @@ class AttemptContext:
 
 def training_performance(session: AttemptContext, answer_tokens: int) -> dict[str, float]:
     """Rate and use of the device of the step's updates, which trained on so many answer tokens."""
-    seconds = max(session.report.seconds("train"), 1e-9)
+    seconds = max(session.report.seconds(JobMetric.TIME_TRAIN_S), 1e-9)
     return {
-        "perf/trainer_tokens_per_s": answer_tokens / seconds,
+        JobMetric.PERF_TRAINER_TOKENS_PER_S: answer_tokens / seconds,
         **session.trainee.take_work().metrics(seconds),
     }
 

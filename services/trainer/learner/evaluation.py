@@ -13,6 +13,7 @@ from services.common.errors import PlatformError
 from services.common.events import EventType
 from services.common.grader_spec import grader_text
 from services.common.ids import group_id
+from services.common.job_metrics import EVAL_AVG_AT_K, EVAL_PASS_AT_K, JobMetric
 from services.common.trajectory import Outcome, PromptTask, Purpose, ScoredGroup
 from services.trainer.learner.attempt_context import AttemptContext
 from services.trainer.learner.datasets import EncodedPrompt
@@ -33,6 +34,14 @@ from services.trainer.training.sft import SftExample
 
 DATASET: Final = "validation"
 _LOGGED_GROUPS: Final = 8
+_CURVES: Final = {
+    "accuracy": JobMetric.EVAL_ACCURACY,
+    "tokens_per_step": JobMetric.EVAL_TOKENS_PER_STEP,
+    "mean_response_length": JobMetric.EVAL_MEAN_RESPONSE_LENGTH,
+    "truncation_rate": JobMetric.EVAL_TRUNCATION_RATE,
+    "loss": JobMetric.EVAL_LOSS,
+}
+"""Results of an evaluation that are metrics too."""
 
 
 @dataclass
@@ -81,7 +90,7 @@ class EvaluationRunner:
     def _measure(self, decoding: DecodingConfig) -> tuple[dict[str, Any], Sequence[ScoredGroup]]:
         """The numbers of one evaluation, and the groups they were made from."""
         session, started = self.session, time.monotonic()
-        with session.report.timed("eval"):
+        with session.report.timed(JobMetric.TIME_EVAL_S):
             groups = self.rollouts.collect(self._tasks(decoding), session.weights(), "eval")
         self._require_verifiable(groups)
         self.done += 1
@@ -106,7 +115,7 @@ class EvaluationRunner:
     def _loss(self, stage: str) -> dict[str, float]:
         if stage != "sft" or not self.held_out:
             return {}
-        with self.session.report.timed("eval"):
+        with self.session.report.timed(JobMetric.TIME_EVAL_S):
             return {"loss": self.session.trainee.sft_loss(self.held_out)}
 
     def _tasks(self, decoding: DecodingConfig) -> list[PromptTask]:
@@ -149,10 +158,7 @@ class EvaluationRunner:
         self._state(stage, results)
         report.metrics(
             step,
-            {
-                f"eval/{DATASET}/{name}": value
-                for name, value in evaluation_metrics(results).items()
-            },
+            evaluation_metrics(results),
         )
         for group in groups[:_LOGGED_GROUPS]:
             report.journal.emit(
@@ -168,17 +174,17 @@ class EvaluationRunner:
 
 
 def evaluation_metrics(results: dict[str, Any]) -> dict[str, float]:
-    """What of an evaluation becomes a curve.
+    """Return the metrics of an evaluation by their public names.
 
     `avg@k` and `pass@k`, with the k of the evaluation, are the names that experiment trackers know;
     `accuracy` is avg@k under a name that stays the same when k changes.
     """
-    names = ("accuracy", "tokens_per_step", "mean_response_length", "truncation_rate", "loss")
-    k, found = (
-        results["num_generations"],
-        {name: results[name] for name in names if name in results},
-    )
-    return {**found, f"avg@{k}": results["accuracy"], f"pass@{k}": results["pass_at_k"]}
+    k = results["num_generations"]
+    return {
+        **{metric: results[name] for name, metric in _CURVES.items() if name in results},
+        EVAL_AVG_AT_K.format_name(k=k): results["accuracy"],
+        EVAL_PASS_AT_K.format_name(k=k): results["pass_at_k"],
+    }
 
 
 def evaluation_results(groups: Sequence[ScoredGroup]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ report.
 import time
 from collections.abc import Callable
 
+from services.common.job_metrics import JobMetric
 from services.trainer.learner.replicas import Replicas
 from services.trainer.learner.trajectory_statistics import present
 
@@ -50,7 +51,9 @@ class Idleness:
             else idle / (now[1] - begun[1])
         )
         waited = None if last is None else self._idle(last, now)
-        return present({"perf/rollout_idle_ratio": ratio, "time/wait_for_trainer_s": waited})
+        return present(
+            {JobMetric.PERF_ROLLOUT_IDLE_RATIO: ratio, JobMetric.TIME_WAIT_FOR_TRAINER_S: waited}
+        )
 
     def _idle(self, since: Mark, now: Mark) -> float | None:
         """Seconds per replica; None when busy seconds went back."""

@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 
 from services.common.errors import PlatformError
+from services.common.job_metrics import JobMetric
 from services.common.pb.dirl.v1 import rollout_pb2, rollout_pb2_grpc
 from services.common.rpc.client import call, channel
 from services.trainer.learner.report import Reporter
@@ -81,7 +82,7 @@ class Replicas:
         holding = sum(_holds(status, weights.version) for status in statuses.values())
         if lacking:
             self._report.phase("weight_sync")
-            with self._report.timed("weight_sync"):
+            with self._report.timed(JobMetric.TIME_WEIGHT_SYNC_S):
                 publication = self._publish(lacking, weights)
             self._note(publication)
             holding += len(publication.loaded)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from services.common.grader_spec import GraderSpec
+from services.common.job_metrics import GRADER_MEAN, LATENCY_PERCENTILES, OUTCOME_METRICS, JobMetric
 from services.common.trajectory import Outcome, Trajectory
 from services.trainer.learner.rl_batch import JudgedGroup, RlBatch
 from services.trainer.learner.trajectory_statistics import (
@@ -27,20 +28,23 @@ def batch_metrics(
     groups = [item.group for item in batch.judged]
     trajectories = trajectories_of(groups)
     finished = completed(trajectories)
-    diffusion = {
-        "diffusion/tokens_per_step": tokens_per_step(finished),
-        "diffusion/steps_per_block": steps_per_block(groups),
-        "diffusion/confidence_mean": _mean(
+    diffusion: dict[str, float | None] = {
+        JobMetric.DIFFUSION_TOKENS_PER_STEP: tokens_per_step(finished),
+        JobMetric.DIFFUSION_STEPS_PER_BLOCK: steps_per_block(groups),
+        JobMetric.DIFFUSION_CONFIDENCE_MEAN: _mean(
             [float(value) for t in finished for value in t.confidences]
         ),
-        "diffusion/threshold": threshold,
+        JobMetric.DIFFUSION_THRESHOLD: threshold,
     }
     return {
         **_reward_metrics(batch.judged),
         **present(
-            {f"reward/{grader.name}/mean": _score(trajectories, grader.name) for grader in graders}
+            {
+                GRADER_MEAN.format_name(grader=grader.name): _score(trajectories, grader.name)
+                for grader in graders
+            }
         ),
-        **{f"reward/outcome/{name}": share for name, share in outcome_shares(trajectories).items()},
+        **{OUTCOME_METRICS[name]: share for name, share in outcome_shares(trajectories).items()},
         **_latencies(trajectories),
         **_rollout_metrics(batch, finished),
         **present(diffusion),
@@ -54,10 +58,12 @@ def staleness_metrics(batch: RlBatch, version: int, dropped_groups: int) -> dict
     groups = [[version - t.weight_version for t in item.group.trajectories] for item in batch.kept]
     ages = [age for group in groups for age in group]
     return {
-        "staleness/mean": float(np.mean(ages)),
-        "staleness/max": float(max(ages)),
-        "staleness/version_span_max": float(max(max(group) - min(group) for group in groups)),
-        "staleness/dropped_groups": float(dropped_groups),
+        JobMetric.STALENESS_MEAN: float(np.mean(ages)),
+        JobMetric.STALENESS_MAX: float(max(ages)),
+        JobMetric.STALENESS_VERSION_SPAN_MAX: float(
+            max(max(group) - min(group) for group in groups)
+        ),
+        JobMetric.STALENESS_DROPPED_GROUPS: float(dropped_groups),
     }
 
 
@@ -66,39 +72,41 @@ def _reward_metrics(judged: Sequence[JudgedGroup]) -> dict[str, float]:
     scored = [outcome for item in judged for outcome in item.outcomes if outcome.is_scored]
     correct_by_group = [_num_correct(item) for item in judged if _num_scored(item)]
     all_correct = [_num_correct(item) == _num_scored(item) for item in judged if _num_scored(item)]
-    values = {
-        "reward/mean": _mean(rewards),
-        "reward/std": float(np.std(rewards)) if rewards else None,
-        "reward/min": min(rewards, default=None),
-        "reward/max": max(rewards, default=None),
-        "reward/accuracy": _mean([outcome is Outcome.CORRECT for outcome in scored]),
-        "reward/pass_at_k": _mean([count > 0 for count in correct_by_group]),
-        "reward/frac_all_correct": _mean(all_correct),
-        "reward/frac_all_wrong": _mean([count == 0 for count in correct_by_group]),
-        "reward/frac_zero_std": _mean([_has_equal_rewards(item) for item in judged]),
+    values: dict[str, float | None] = {
+        JobMetric.REWARD_MEAN: _mean(rewards),
+        JobMetric.REWARD_STD: float(np.std(rewards)) if rewards else None,
+        JobMetric.REWARD_MIN: min(rewards, default=None),
+        JobMetric.REWARD_MAX: max(rewards, default=None),
+        JobMetric.REWARD_ACCURACY: _mean([outcome is Outcome.CORRECT for outcome in scored]),
+        JobMetric.REWARD_PASS_AT_K: _mean([count > 0 for count in correct_by_group]),
+        JobMetric.REWARD_FRAC_ALL_CORRECT: _mean(all_correct),
+        JobMetric.REWARD_FRAC_ALL_WRONG: _mean([count == 0 for count in correct_by_group]),
+        JobMetric.REWARD_FRAC_ZERO_STD: _mean([_has_equal_rewards(item) for item in judged]),
     }
     return present(values)
 
 
 def _rollout_metrics(batch: RlBatch, finished: Sequence[Trajectory]) -> dict[str, float]:
     lengths = [trajectory.visible_len for trajectory in finished]
-    values = {
-        "rollout/groups": float(len(batch.judged)),
-        "rollout/groups_trained": float(len(batch.kept)),
-        "rollout/resample_rounds": float(batch.rounds - 1),
-        "rollout/response_length_mean": _mean(lengths),
-        "rollout/response_length_p50": _percentile(lengths, 50),
-        "rollout/response_length_p95": _percentile(lengths, 95),
-        "rollout/response_length_max": float(max(lengths)) if lengths else None,
-        "rollout/truncation_rate": truncation_rate(finished),
-        "rollout/unique_ratio": _mean([_unique_ratio(item) for item in batch.judged]),
+    values: dict[str, float | None] = {
+        JobMetric.ROLLOUT_GROUPS: float(len(batch.judged)),
+        JobMetric.ROLLOUT_GROUPS_TRAINED: float(len(batch.kept)),
+        JobMetric.ROLLOUT_RESAMPLE_ROUNDS: float(batch.rounds - 1),
+        JobMetric.ROLLOUT_RESPONSE_LENGTH_MEAN: _mean(lengths),
+        JobMetric.ROLLOUT_RESPONSE_LENGTH_P50: _percentile(lengths, 50),
+        JobMetric.ROLLOUT_RESPONSE_LENGTH_P95: _percentile(lengths, 95),
+        JobMetric.ROLLOUT_RESPONSE_LENGTH_MAX: float(max(lengths)) if lengths else None,
+        JobMetric.ROLLOUT_TRUNCATION_RATE: truncation_rate(finished),
+        JobMetric.ROLLOUT_UNIQUE_RATIO: _mean([_unique_ratio(item) for item in batch.judged]),
     }
     return present(values)
 
 
 def _latencies(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     seconds = [t.verdict.wall_ms / 1000 for t in trajectories if t.verdict is not None]
-    values = {f"reward/latency_p{share}_s": _percentile(seconds, share) for share in (50, 95, 99)}
+    values: dict[str, float | None] = {
+        metric: _percentile(seconds, percent) for percent, metric in LATENCY_PERCENTILES.items()
+    }
     return present(values)
 
 

@@ -13,6 +13,7 @@ from services.common.diffusion.config import DecodingConfig
 from services.common.events import EventType
 from services.common.grader_spec import grader_text
 from services.common.ids import group_id
+from services.common.job_metrics import JobMetric
 from services.common.trajectory import PromptTask, Purpose, ScoredGroup
 from services.trainer.learner.admission import Admission
 from services.trainer.learner.attempt_context import AttemptContext, training_performance
@@ -57,7 +58,7 @@ class RlStage:
         session, spec = self._session, self._session.spec
         started = time.monotonic()
         self._idleness.begin()
-        with session.report.timed("rollout"):
+        with session.report.timed(JobMetric.TIME_ROLLOUT_S):
             batch = self._gather()
         idle, stale = self._idleness.end(), self._admission.take_dropped()
         metrics = {
@@ -94,7 +95,7 @@ class RlStage:
             self.num_steps - self._session.state.stage_step,
             self._session.weights(),
         )
-        with self._session.report.timed("wait_for_batch"):
+        with self._session.report.timed(JobMetric.TIME_WAIT_FOR_BATCH_S):
             return self._admission.collect(count, weights, steps_left)
 
     def _issue(self, count: int) -> Sequence[PromptTask]:
@@ -131,17 +132,17 @@ class RlStage:
     def _train(self, batch: RlBatch) -> dict[str, float]:
         session, spec = self._session, self._session.spec
         lr = learning_rate(spec.optim_of("rl"), session.state.stage_step + 1, self.num_steps)
-        given_back = (
-            {"perf/rollout_bytes_given_back": float(self._sleep())}
+        given_back: dict[str, float] = (
+            {JobMetric.PERF_ROLLOUT_BYTES_GIVEN_BACK: float(self._sleep())}
             if spec.resources.colocate
             else {}
         )
         session.report.phase("train")
-        with session.report.timed("train"):
+        with session.report.timed(JobMetric.TIME_TRAIN_S):
             return {**session.trainee.train_rl(batch.samples(), lr), **given_back}
 
     def _sleep(self) -> int:
-        with self._session.report.timed("sleep"):
+        with self._session.report.timed(JobMetric.TIME_SLEEP_S):
             return self._rollouts.replicas.sleep()
 
     def _record(self, batch: RlBatch, stale: Sequence[int]) -> StepRecord:
@@ -159,18 +160,18 @@ class RlStage:
         tokens = sum(len(t.token_ids) for item in batch.judged for t in item.group.trajectories)
         trained = sum(len(sample.token_ids) for sample in batch.samples())
         rollout_s, step_s = (
-            max(report.seconds("rollout"), 1e-9),
+            max(report.seconds(JobMetric.TIME_ROLLOUT_S), 1e-9),
             max(time.monotonic() - started, 1e-9),
         )
         grading = [item.group.reward_s for item in batch.judged]
         return {
-            "perf/rollout_tokens_per_s": tokens / rollout_s,
+            JobMetric.PERF_ROLLOUT_TOKENS_PER_S: tokens / rollout_s,
             **training_performance(self._session, trained),
             **self._per_gpu(tokens / step_s),
-            "perf/trainer_idle_ratio": rollout_s / step_s,
+            JobMetric.PERF_TRAINER_IDLE_RATIO: rollout_s / step_s,
             # Per group: grading runs beside decoding, so its sum is no part of the step's wall
             # time.
-            "time/reward_s": sum(grading) / len(grading),
+            JobMetric.TIME_REWARD_S: sum(grading) / len(grading),
         }
 
     def _per_gpu(self, tokens_per_s: float) -> dict[str, float]:
@@ -179,7 +180,7 @@ class RlStage:
         """
         devices = self._session.trainee.ranks.size + self._rollouts.replicas.count
         return (
-            {"perf/tokens_per_s_per_gpu": tokens_per_s / devices}
+            {JobMetric.PERF_TOKENS_PER_S_PER_GPU: tokens_per_s / devices}
             if torch.cuda.is_available()
             else {}
         )
@@ -189,10 +190,10 @@ class RlStage:
         if publication is None:
             return {}
         return {
-            "weights/sync_bytes": float(publication.num_bytes),
-            "weights/sync_s": publication.seconds,
-            "weights/digest_ok": float(not publication.failed),
-            **present({"weights/parity_gap": publication.parity_gap}),
+            JobMetric.WEIGHTS_SYNC_BYTES: float(publication.num_bytes),
+            JobMetric.WEIGHTS_SYNC_S: publication.seconds,
+            JobMetric.WEIGHTS_DIGEST_OK: float(not publication.failed),
+            **present({JobMetric.WEIGHTS_PARITY_GAP: publication.parity_gap}),
         }
 
     def _logged(self, item: JudgedGroup) -> dict[str, Any]:

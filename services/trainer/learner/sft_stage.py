@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from services.common.job_metrics import JobMetric
 from services.trainer.learner.attempt_context import AttemptContext, training_performance
 from services.trainer.learner.datasets import Dataset
 from services.trainer.learner.ledger import StepRecord
@@ -46,7 +47,7 @@ class SftStage:
             self._dataset.items[self._prompts.order.row(position)] for position in positions
         ]
         report.phase("train")
-        with report.timed("train"):
+        with report.timed(JobMetric.TIME_TRAIN_S):
             metrics = self._session.trainee.train_sft(
                 examples, state.global_step, self._learning_rate()
             )

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 import structlog
 
 from services.common.events import EventType
+from services.common.job_metrics import JobMetric
 from services.common.steering import checkpoint_wishes
 from services.trainer.learner.attempt_context import AttemptContext, peak_memory_gib
 from services.trainer.learner.checkpointing import best_name
@@ -72,7 +73,7 @@ def save_checkpoint(session: AttemptContext, stage: TrainingStage) -> None:
     if session.checkpointer.last_step == state.global_step:
         return
     report.phase("checkpoint")
-    with report.timed("checkpoint"):
+    with report.timed(JobMetric.TIME_CHECKPOINT_S):
         saved = session.checkpointer.save(session.trainee, state)
     report.journal.emit(
         EventType.CHECKPOINT,
@@ -93,7 +94,7 @@ def save_checkpoint(session: AttemptContext, stage: TrainingStage) -> None:
 def _one_step(session: AttemptContext, stage: TrainingStage) -> None:
     state, report = session.state, session.report
     structlog.contextvars.bind_contextvars(step=state.global_step + 1)
-    with report.timed("step"):
+    with report.timed(JobMetric.TIME_STEP_S):
         outcome = stage.step()
     state.global_step += 1
     state.stage_step += 1
@@ -103,10 +104,10 @@ def _one_step(session: AttemptContext, stage: TrainingStage) -> None:
     state.stages[stage.name].ledger.close(outcome.record)
     for data in outcome.events:
         report.journal.emit(EventType.TRAJECTORIES, data)
-    counters = {
-        "train/global_step": float(state.global_step),
-        "weights/version": float(state.global_step),
-        "perf/peak_memory_gib": peak_memory_gib(),
+    counters: dict[str, float] = {
+        JobMetric.TRAIN_GLOBAL_STEP: float(state.global_step),
+        JobMetric.WEIGHTS_VERSION: float(state.global_step),
+        JobMetric.PERF_PEAK_MEMORY_GIB: peak_memory_gib(),
     }
     report.metrics(state.global_step, {**outcome.metrics, **counters})
     session.progress(stage.name)

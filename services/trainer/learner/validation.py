@@ -9,6 +9,7 @@ from typing import Final
 
 from services.common.checkpoint.format import checkpoint_name
 from services.common.checkpoint.store import write_file_durably
+from services.common.job_metrics import JobMetric
 from services.trainer.learner.attempt_context import AttemptContext
 from services.trainer.learner.state import Best
 from services.trainer.training.sft import SftExample
@@ -34,9 +35,9 @@ class Validation:
         state, interval = self.session.state, self.session.spec.sft.validation_interval_steps
         if interval is None or (state.stage_step % interval and state.stage_step != self.num_steps):
             return False
-        with self.session.report.timed("eval"):
+        with self.session.report.timed(JobMetric.TIME_EVAL_S):
             loss = self.session.trainee.sft_loss(self.held_out)
-        self.session.report.metrics(state.global_step, {"eval/validation/loss": loss})
+        self.session.report.metrics(state.global_step, {JobMetric.EVAL_LOSS: loss})
         if state.best is not None and state.best.loss <= loss:
             return False
         state.best = Best(step=state.global_step, loss=loss)

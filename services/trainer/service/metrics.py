@@ -6,34 +6,29 @@ Prometheus asks.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Final
 
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from services.common.job_metrics import JobMetric
+from services.common.telemetry import exported_metrics as exported
 from services.common.telemetry.metrics import new_registry
 from services.trainer.service.supervisor import LearnerSupervisor
 
-_OF_ATTEMPT: Final = ("job_id", "attempt")
 _STATES: Final = ("idle", "running", "succeeded", "stopped", "failed")
 _MARK: Final = b'"type":"metrics"'
 _HEAD_BYTES: Final = 512
 """The type stands near the beginning of a journal's line; trajectories are long."""
-_NAMED: Final = {
-    "train/global_step": ("dirl_trainer_step", "Optimizer steps done."),
-    "time/step_s": ("dirl_trainer_step_seconds", "Seconds of the last step."),
-    "weights/sync_s": (
-        "dirl_weights_sync_seconds",
-        "Seconds of the last push of weights to all replicas.",
-    ),
-    "weights/sync_bytes": (
-        "dirl_weights_sync_bytes",
-        "Bytes of the last push, to all replicas together.",
-    ),
+_OWN_SERIES: Final[Mapping[str, exported.ExportedGauge]] = {
+    JobMetric.TRAIN_GLOBAL_STEP: exported.TRAINER_STEP,
+    JobMetric.TIME_STEP_S: exported.TRAINER_STEP_SECONDS,
+    JobMetric.WEIGHTS_SYNC_S: exported.WEIGHTS_SYNC_SECONDS,
+    JobMetric.WEIGHTS_SYNC_BYTES: exported.WEIGHTS_SYNC_BYTES,
 }
 """Metrics of a job with a series of their own; the others share `dirl_trainer_metric`."""
 
@@ -74,15 +69,11 @@ class TrainerCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Of the attempt last started; nothing of a job before the first."""
         status = self._supervisor.status()
-        states = GaugeMetricFamily(
-            "dirl_trainer_state", "1 for the state that the trainer is in.", labels=["state"]
-        )
+        states = exported.TRAINER_STATE.new_family()
         for state in _STATES:
             states.add_metric([state], float(state == status.state))
         yield states
-        memory = GaugeMetricFamily(
-            "dirl_trainer_resident_bytes", "Memory of the service with its learner."
-        )
+        memory = exported.TRAINER_RESIDENT_BYTES.new_family()
         memory.add_metric([], status.rss_bytes)
         yield memory
         journal = self._supervisor.journal()
@@ -93,19 +84,15 @@ class TrainerCollector(Collector):
         values, newest = self._newest(journal)
         if newest is None:
             return
-        last = GaugeMetricFamily(
-            "dirl_trainer_last_step_timestamp_seconds", "When a step ended.", labels=_OF_ATTEMPT
-        )
+        last = exported.TRAINER_LAST_STEP.new_family()
         last.add_metric(labels, newest)
         yield last
-        for key in _NAMED.keys() & values.keys():
-            family = GaugeMetricFamily(*_NAMED[key], labels=_OF_ATTEMPT)
+        for key in _OWN_SERIES.keys() & values.keys():
+            family = _OWN_SERIES[key].new_family()
             family.add_metric(labels, values[key])
             yield family
-        others = GaugeMetricFamily(
-            "dirl_trainer_metric", "Metrics of the job.", labels=[*_OF_ATTEMPT, "name"]
-        )
-        for key in sorted(values.keys() - _NAMED.keys()):
+        others = exported.TRAINER_METRIC.new_family()
+        for key in sorted(values.keys() - _OWN_SERIES.keys()):
             others.add_metric([*labels, key], values[key])
         yield others
 

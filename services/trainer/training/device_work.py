@@ -12,6 +12,7 @@ from typing import Final
 import torch
 from transformers import PreTrainedModel
 
+from services.common.job_metrics import JobMetric
 from services.common.model.attention import row_padding
 from services.common.model.index import RowIndex
 from services.common.model.loading import LoadedModel
@@ -40,8 +41,8 @@ class Work:
         """By their public names; the utilisation is left out where the device's peak is not known."""
         peak = peak_flops()
         return {
-            "perf/padding_ratio": self.padding / (self.tokens + self.padding),
-            **({} if peak is None else {"perf/mfu": self.flops / seconds / peak}),
+            JobMetric.PERF_PADDING_RATIO: self.padding / (self.tokens + self.padding),
+            **({} if peak is None else {JobMetric.PERF_MFU: self.flops / seconds / peak}),
         }
 
 

@@ -17,6 +17,7 @@ from typing import Final, Literal
 
 import torch
 
+from services.common.job_metrics import JobMetric
 from services.common.job_spec import RlSpec
 
 LOG_RATIO_LIMIT: Final = 20.0
@@ -82,15 +83,15 @@ class PolicyStatistics:
     def metrics(self) -> dict[str, float]:
         """Metrics by their public names; means are over tokens."""
         return {
-            "train/clip_fraction": self.clipped / self.tokens,
-            "train/is_ratio_mean": self.ratio / self.tokens,
-            "train/is_ratio_max": self.ratio_max,
-            "train/mismatch_kl": self.mismatch_kl / self.tokens,
-            "train/logprob_abs_diff_mean": self.abs_diff / self.tokens,
-            "train/logprob_abs_diff_max": self.abs_diff_max,
-            "train/logprob_gap_max": self.gap_max,
-            "train/entropy": self.entropy / self.tokens,
-            "diffusion/masked_tokens_trained": self.tokens,
+            JobMetric.TRAIN_CLIP_FRACTION: self.clipped / self.tokens,
+            JobMetric.TRAIN_IS_RATIO_MEAN: self.ratio / self.tokens,
+            JobMetric.TRAIN_IS_RATIO_MAX: self.ratio_max,
+            JobMetric.TRAIN_MISMATCH_KL: self.mismatch_kl / self.tokens,
+            JobMetric.TRAIN_LOGPROB_ABS_DIFF_MEAN: self.abs_diff / self.tokens,
+            JobMetric.TRAIN_LOGPROB_ABS_DIFF_MAX: self.abs_diff_max,
+            JobMetric.TRAIN_LOGPROB_GAP_MAX: self.gap_max,
+            JobMetric.TRAIN_ENTROPY: self.entropy / self.tokens,
+            JobMetric.DIFFUSION_MASKED_TOKENS_TRAINED: self.tokens,
         }
 
 

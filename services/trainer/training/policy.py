@@ -18,6 +18,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from services.common.errors import PlatformError
+from services.common.job_metrics import JobMetric
 from services.common.job_spec import OptimSpec, SftSpec, TrainerSpec
 from services.common.model.forward import hidden_states, token_logprobs
 from services.common.model.loading import LoadedModel
@@ -102,7 +103,7 @@ def train_sft_batch(
     loss, surprise = _sft_loss(policy, noisy, backward=True)
     masked = float(sum((example.state > 0).sum() for example in noisy))
     metrics = optimizer_step(policy, optimizer, loss, surprise, optim.max_grad_norm)
-    return {**metrics, "diffusion/masked_tokens_trained": masked}
+    return {**metrics, JobMetric.DIFFUSION_MASKED_TOKENS_TRAINED: masked}
 
 
 @torch.no_grad()
@@ -255,7 +256,7 @@ def optimizer_step(
         )
     optimizer.step()
     return {
-        "train/loss": loss,
-        "train/grad_norm": norm,
-        "train/lr": float(optimizer.param_groups[0]["lr"]),
+        JobMetric.TRAIN_LOSS: loss,
+        JobMetric.TRAIN_GRAD_NORM: norm,
+        JobMetric.TRAIN_LR: float(optimizer.param_groups[0]["lr"]),
     }

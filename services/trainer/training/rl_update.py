@@ -12,6 +12,7 @@ import torch
 
 from services.common.diffusion.config import DecodingConfig
 from services.common.errors import PlatformError
+from services.common.job_metrics import JobMetric
 from services.common.job_spec import OptimSpec, RlSpec, SamplingSpec
 from services.trainer.training.objective import (
     PolicyStatistics,
@@ -136,7 +137,8 @@ def _update(
     surprise = statistics.surprise / statistics.tokens
     metrics = optimizer_step(policy, optimizer, loss, surprise, rules.optim.max_grad_norm)
     return _Update(
-        metrics={**metrics, "train/policy_loss": loss - statistics.kl_loss}, statistics=statistics
+        metrics={**metrics, JobMetric.TRAIN_POLICY_LOSS: loss - statistics.kl_loss},
+        statistics=statistics,
     )
 
 
@@ -148,16 +150,16 @@ def _metrics(updates: Sequence[_Update], rl: RlSpec) -> dict[str, float]:
     means = {
         name: sum(u.metrics[name] for u in updates) / len(updates) for name in updates[0].metrics
     }
-    optional = {
-        **({"train/kl": total.kl / total.tokens} if rl.kl_beta > 0 else {}),
+    optional: dict[str, float] = {
+        **({JobMetric.TRAIN_KL: total.kl / total.tokens} if rl.kl_beta > 0 else {}),
         **(
-            {"train/is_capped_fraction": total.capped / total.tokens}
+            {JobMetric.TRAIN_IS_CAPPED_FRACTION: total.capped / total.tokens}
             if rl.ratio == "proximal"
             else {}
         ),
-        **({"train/selection_drift": total.drifted / total.steps} if total.steps else {}),
+        **({JobMetric.TRAIN_SELECTION_DRIFT: total.drifted / total.steps} if total.steps else {}),
     }
-    return {**means, **total.metrics(), **optional, "train/updates": float(len(updates))}
+    return {**means, **total.metrics(), **optional, JobMetric.TRAIN_UPDATES: float(len(updates))}
 
 
 class _Minibatch:

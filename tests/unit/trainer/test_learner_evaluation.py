@@ -80,12 +80,8 @@ def test_curves_are_named_after_the_number_of_responses_and_by_a_name_without_it
 
     values = evaluation_metrics({**results, "loss": 1.5})
 
-    assert (values["avg@2"], values["pass@2"], values["accuracy"], values["loss"]) == (
-        0.5,
-        1.0,
-        0.5,
-        1.5,
-    )
+    named = ("avg@2", "pass@2", "accuracy", "loss")
+    assert [values[f"eval/validation/{name}"] for name in named] == [0.5, 1.0, 0.5, 1.5]
 
 
 def test_lengths_and_speed_leave_out_what_was_abandoned() -> None:
