@@ -1,4 +1,4 @@
-/** How quick the dashboard is: node e2e/measure.mjs BASE_URL JOB_ID TRAJECTORY_ID LIVE_SECONDS; JSON lines. */
+/** Measure the speed of the dashboard: node e2e/measure.mjs BASE_URL JOB_ID TRAJECTORY_ID LIVE_SECONDS; JSON lines. */
 import process from "node:process";
 
 import { openBrowser } from "./browser.mjs";
@@ -11,7 +11,7 @@ const READINGS = 8;
 const print = (line) => console.log(JSON.stringify(line));
 const median = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
 
-/** Milliseconds from the navigation to the frame in which all charts have their values, and those in the window are drawn. */
+/** Milliseconds from navigation to the frame in which all charts have values and the visible ones are drawn. */
 async function firstPaint(page) {
   await page.goto(`${base}/jobs/${job}`);
   return page.evaluate(() => new Promise((resolve) => {
@@ -32,7 +32,7 @@ async function heapMib(session) {
   return metrics.find((metric) => metric.name === "JSHeapUsedSize").value / 2 ** 20;
 }
 
-/** The median of the page's heap in megabytes over `READINGS` readings, each after a garbage collection, within milliseconds. */
+/** Median heap size in MiB of `READINGS` readings over `milliseconds`, each after a garbage collection. */
 async function medianHeapMib(page, session, milliseconds) {
   const found = [];
   for (let reading = 0; reading < READINGS; reading++) {
@@ -42,7 +42,7 @@ async function medianHeapMib(page, session, milliseconds) {
   return median(found);
 }
 
-/** Megabytes of the page's heap while steps arrive: in the first third, in which it warms up, and in the two after it. */
+/** Heap size in MiB while steps arrive, for each third of the time; the first third is warm-up. */
 async function liveMemory(page) {
   const session = await page.context().newCDPSession(page);
   await session.send("Performance.enable");
@@ -53,7 +53,7 @@ async function liveMemory(page) {
   return { warming_mib: thirds[0], early_mib: thirds[1], late_mib: thirds[2], from, to: await steps() };
 }
 
-/** Milliseconds from a seek to the frame that shows it, over places all along the response. */
+/** Milliseconds from a seek to the frame that shows it, over positions along the response. */
 async function seeking(page) {
   await page.goto(`${base}/jobs/${job}/trajectories/${trajectory}`);
   await page.getByLabel("Denoising step").waitFor();

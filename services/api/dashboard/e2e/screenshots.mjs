@@ -1,4 +1,4 @@
-/** One picture of every page in light and dark: node e2e/screenshots.mjs BASE_URL JOB_ID TRAJECTORY_ID TARGET_DIR */
+/** Take a screenshot of every page in both themes: node e2e/screenshots.mjs BASE_URL JOB_ID TRAJECTORY_ID TARGET_DIR */
 import process from "node:process";
 
 import { openBrowser } from "./browser.mjs";
@@ -16,14 +16,14 @@ const PAGES = [
   ["playground", `/playground?model=${job}`],
 ];
 
-/** Charts and lists that a page adds to what it showed first. */
+/** Time for charts and lists that load after the page. */
 const SETTLED_MS = 1500;
 
-/** Where a page is more telling after something was done with it. */
+/** Actions before the screenshot of a page. */
 const ACTIONS = {
   async replay(page) {
-    await page.getByRole("button", { name: "Show that step" }).click();
-    await page.locator(".film .token").first().hover();
+    await page.getByRole("button", { name: "Show step" }).click();
+    await page.locator(".replay-text .token").first().hover();
   },
   async playground(page) {
     await page.getByLabel("Confidence threshold").fill("1");

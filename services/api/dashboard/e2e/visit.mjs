@@ -1,4 +1,4 @@
-/** A visit to a running platform, as a person makes it; prints one JSON object with what was seen.
+/** Use a running platform through the dashboard as a user would; prints one JSON object with the observations.
  *
  * node e2e/visit.mjs BASE_URL SPEC_JSON_FILE
  */
@@ -17,10 +17,10 @@ const PHONE = { width: 390, height: 844 };
 
 const seen = { complaints: [], violations: [], wide: [] };
 
-/** Two frames: what was just changed is laid out and drawn. */
+/** Wait two frames, so that the last change is laid out and drawn. */
 const drawn = (page) => page.evaluate(() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve))));
 
-/** The rules of axe that a page breaks seriously, in both themes. */
+/** Collect serious axe violations of a page in both themes. */
 async function examine(page, name) {
   for (const colorScheme of ["light", "dark"]) {
     await page.emulateMedia({ colorScheme });
@@ -33,7 +33,7 @@ async function examine(page, name) {
   await page.emulateMedia({ colorScheme: "light" });
 }
 
-/** Whether the page itself scrolls sideways on a phone, once its charts have followed. */
+/** Collect pages that scroll horizontally on a phone after their charts were resized. */
 async function narrow(page, name) {
   await page.setViewportSize(PHONE);
   const excess = () => document.documentElement.scrollWidth - document.documentElement.clientWidth;
@@ -42,7 +42,7 @@ async function narrow(page, name) {
   await page.setViewportSize(VIEWPORT);
 }
 
-/** A page that has what it waited for. */
+/** Check a page once it has loaded. */
 async function look(page, name) {
   await page.waitForFunction(() => document.querySelector("main > *") !== null && document.querySelector(".loading") === null);
   await page.addScriptTag({ path: AXE });
@@ -55,10 +55,10 @@ const state = (page) => page.locator("main header .badge").first();
 async function submitFromTheForm(page, spec) {
   await page.goto(`${base}/`);
   await page.getByRole("heading", { name: "No jobs yet" }).waitFor();
-  seen.offersDemo = await page.getByRole("button", { name: "Start the demo job" }).isVisible();
+  seen.offersDemo = await page.getByRole("button", { name: "Start demo job" }).isVisible();
   await look(page, "no jobs");
   await page.getByRole("link", { name: "New job" }).first().click();
-  await page.getByRole("button", { name: "Submit the job" }).click();
+  await page.getByRole("button", { name: "Submit job" }).click();
   seen.refusal = await page.getByRole("alert").innerText();
   await look(page, "new job");
   await page.getByRole("button", { name: "JSON" }).first().click();
@@ -67,12 +67,12 @@ async function submitFromTheForm(page, spec) {
   seen.formModel = await page.getByLabel(/^model ·/).inputValue();
   await page.getByLabel("suffix").fill("from-the-form");
   seen.curl = await page.getByLabel("curl", { exact: true }).innerText();
-  await page.getByRole("button", { name: "Submit the job" }).click();
+  await page.getByRole("button", { name: "Submit job" }).click();
   await page.waitForURL(/\/jobs\/job_/);
   return new URL(page.url()).pathname.split("/").at(-1);
 }
 
-/** The loss of the first step, and one of a later step, as the chart's own label tells them. */
+/** Read the loss of the first step and of a later one from the label of the chart. */
 async function watchTheCurve(page) {
   const chart = page.locator("figure[aria-label=Loss] [role=img]");
   await chart.waitFor();
@@ -91,13 +91,13 @@ async function pauseAndResume(page) {
   seen.resumed = true;
 }
 
-const film = (page) => page.locator(".film .token-text").allInnerTexts();
+const replayText = (page) => page.locator(".replay-text .token-text").allInnerTexts();
 
-/** The film after a key, once the scrubber stands where it leads. */
-async function filmAfter(page, key, step) {
+/** Text of the replay after a key, once the scrubber is at `step`. */
+async function replayTextAfter(page, key, step) {
   await page.keyboard.press(key);
   await page.waitForFunction((at) => document.querySelector(".scrubber").value === String(at), step);
-  return film(page);
+  return replayText(page);
 }
 
 async function scrubATrajectory(page, id) {
@@ -108,19 +108,19 @@ async function scrubATrajectory(page, id) {
   await page.locator("a.response").first().click();
   const scrubber = page.getByLabel("Denoising step");
   const last = Number(await scrubber.getAttribute("max"));
-  seen.whole = await film(page);
-  seen.beginning = await filmAfter(page, "Home", 0);
-  seen.afterOneStep = await filmAfter(page, "ArrowRight", 1);
+  seen.whole = await replayText(page);
+  seen.beginning = await replayTextAfter(page, "Home", 0);
+  seen.afterOneStep = await replayTextAfter(page, "ArrowRight", 1);
   await scrubber.focus();
-  seen.again = await filmAfter(page, "End", last);
+  seen.again = await replayTextAfter(page, "End", last);
   await look(page, "replay");
 }
 
 async function cancelAnother(page, spec) {
-  const answer = await page.request.post(`${base}/v1/jobs`, { data: { ...spec, suffix: "to-be-cancelled" } });
-  await page.goto(`${base}/jobs/${(await answer.json()).id}`);
+  const response = await page.request.post(`${base}/v1/jobs`, { data: { ...spec, suffix: "to-be-cancelled" } });
+  await page.goto(`${base}/jobs/${(await response.json()).id}`);
   await page.getByRole("button", { name: "Cancel", exact: true }).click();
-  await page.getByRole("button", { name: "Cancel the job" }).click();
+  await page.getByRole("button", { name: "Cancel job" }).click();
   await state(page).filter({ hasText: "cancelled" }).waitFor();
   seen.cancelled = true;
 }
@@ -133,7 +133,7 @@ async function lookAtTheRest(page, id) {
     await look(page, tab);
   }
   await page.goto(`${base}/jobs/${id}/attempts`);
-  seen.certificate = await page.getByText("Certificate:").first().innerText();
+  seen.promptAccounting = await page.getByText(/^Prompt accounting/).first().innerText();
   const jobs = (await (await page.request.get(`${base}/v1/jobs`)).json()).data.map((job) => job.id);
   for (const [name, path] of [["jobs", "/"], ["compare", `/compare?jobs=${jobs.join(",")}`], ["system", "/system"], ["playground", "/playground"], ["nowhere", "/nowhere"]]) {
     await page.goto(base + path);
@@ -148,7 +148,7 @@ try {
   const page = await context.newPage();
   page.on("pageerror", (error) => seen.complaints.push(`error: ${error.message}`));
   page.on("console", (message) => {
-    // The browser itself reports every refused request; refusing the empty form is part of the visit.
+    // Chromium logs every error response; the rejected empty form is part of the visit.
     if (message.type() === "error" && !message.text().includes("status of 400")) seen.complaints.push(message.text());
   });
   const spec = JSON.parse(await readFile(specFile, "utf8"));

@@ -1,4 +1,4 @@
-/** The frame of every page, and which page stands at which address. */
+/** The shell around every page, and the routes. */
 import { lazy, type ReactNode, Suspense, useEffect } from "react";
 
 import { CapabilitiesProvider } from "./api/capabilities";
@@ -97,9 +97,9 @@ function Mark() {
 
 function NotFound({ path }: { path: string }) {
   return (
-    <Empty title="There is no such page">
+    <Empty title="Page not found">
       <p>
-        Nothing stands at <code>{path}</code>. <Link to="/">See all jobs.</Link>
+        No page at <code>{path}</code>. <Link to="/">Go to Jobs</Link>
       </p>
     </Empty>
   );

@@ -1,10 +1,10 @@
-/** Numbers with units, durations and times as people read them. */
+/** Format numbers, units, durations and times for display. */
 
 const MINUTE = 60;
 const HOUR = 3600;
 const DAY = 86_400;
 
-/** Up to four significant digits; tiny and huge ones in powers of ten. */
+/** Up to four significant digits; very small and very large values in scientific notation. */
 export function number(value: number | null | undefined): string {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   if (Number.isInteger(value) && Math.abs(value) < 1e6) return value.toLocaleString("en");
@@ -16,12 +16,12 @@ export function number(value: number | null | undefined): string {
 
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 
-/** A share as per cent. */
+/** A fraction as a percentage. */
 export function percent(value: number | null | undefined): string {
   return value === null || value === undefined ? "–" : `${(value * 100).toFixed(1)} %`;
 }
 
-/** Bytes in the binary unit that leaves the fewest digits. */
+/** Bytes in the largest binary unit below the value. */
 export function bytes(value: number | null | undefined): string {
   if (value === null || value === undefined) return "–";
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -47,7 +47,7 @@ function pair(seconds: number, large: number, largeName: string, small: number, 
   return `${Math.floor(seconds / large)} ${largeName}${rest > 0 ? ` ${rest} ${smallName}` : ""}`;
 }
 
-/** How long ago, or how soon, a Unix time is. */
+/** A Unix time relative to now: "5 min ago" or "in 5 min". */
 export function relative(time: number, now: number): string {
   const seconds = Math.round(now - time);
   if (Math.abs(seconds) < 5) return "now";
@@ -55,13 +55,13 @@ export function relative(time: number, now: number): string {
   return seconds < 0 ? `in ${text}` : `${text} ago`;
 }
 
-/** A Unix time in full, in the reader's zone. */
+/** Date and time of a Unix time in the local time zone. */
 export function absolute(time: number): string {
   return new Date(time * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
 }
 
 /** "low_confidence_dynamic" as "low confidence dynamic". */
-export function words(name: string): string {
+export function humanize(name: string): string {
   return name.replaceAll("_", " ");
 }
 
@@ -70,7 +70,7 @@ export function baseName(path: string): string {
   return path.replace(/\/+$/, "").split("/").at(-1) ?? path;
 }
 
-/** Eight characters of a digest or an id. */
+/** First eight characters of a hash, or of an id without its prefix. */
 export function short(value: string): string {
   return value.replace(/^(job|ckpt|grp|traj|model|file|evt|att|key)_/, "").slice(0, 8);
 }

@@ -1,9 +1,9 @@
-/** Addresses to pages: the history API and a list of patterns. */
+/** Client-side routing with the history API and path patterns. */
 import { type AnchorHTMLAttributes, type MouseEvent, type ReactNode, useMemo, useSyncExternalStore } from "react";
 
 const CHANGED = "dirl:navigate";
 
-/** Go to an address of the dashboard; `replace` leaves no entry in the history. */
+/** Navigate to a path of the dashboard; `replace` adds no history entry. */
 export function navigate(to: string, { replace = false } = {}): void {
   window.history[replace ? "replaceState" : "pushState"](null, "", to);
   window.dispatchEvent(new Event(CHANGED));
@@ -24,7 +24,7 @@ export function usePath(): string {
   return useSyncExternalStore(subscribe, () => window.location.pathname);
 }
 
-/** One value of the query string, and a way to set it that keeps the others; null leaves it out. */
+/** One query parameter and its setter, which keeps the other parameters; null removes it. */
 export function useSearchParam(name: string): [string | null, (value: string | null) => void] {
   const search = useSyncExternalStore(subscribe, () => window.location.search);
   const value = useMemo(() => new URLSearchParams(search).get(name), [search, name]);
@@ -41,7 +41,7 @@ function setSearchParam(name: string, value: string | null): void {
 
 export type Params = Record<string, string>;
 
-/** Parameters of a path that matches a pattern such as "/jobs/:id"; null when it does not. */
+/** Parameters of a path that matches a pattern such as "/jobs/:id"; null if it does not match. */
 export function matchPath(pattern: string, path: string): Params | null {
   const wanted = pattern.split("/");
   const given = path.replace(/(.)\/$/, "$1").split("/");
@@ -60,7 +60,7 @@ interface LinkProps extends AnchorHTMLAttributes<HTMLAnchorElement> {
   children: ReactNode;
 }
 
-/** A link within the dashboard; with a modifier key the browser does what it always does. */
+/** A link within the dashboard. Clicks with a modifier key keep the browser's behaviour, e.g. open a new tab. */
 export function Link({ to, onClick, ...rest }: LinkProps) {
   const follow = (event: MouseEvent<HTMLAnchorElement>) => {
     onClick?.(event);

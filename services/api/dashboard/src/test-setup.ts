@@ -1,4 +1,4 @@
-/** A busy machine is no reason to fail: what is waited for comes late, not never. */
+/** Generous timeouts, so that a loaded machine does not fail a test. */
 import { configure } from "@testing-library/dom";
 
 configure({ asyncUtilTimeout: 20_000 });

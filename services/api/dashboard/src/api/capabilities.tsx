@@ -1,10 +1,10 @@
-/** What this installation offers, by its own word: the OpenAPI document, read once. Nothing is shown that is not there. */
+/** Operations that this installation offers, from its OpenAPI document. The dashboard shows no others. */
 import { createContext, type ReactNode, useContext, useMemo } from "react";
 
 import { callPath } from "./client";
 import { useQuery } from "./use-query";
 
-/** A JSON schema, as far as the form reads it. */
+/** The part of JSON Schema that the form uses. */
 export interface Schema {
   $ref?: string;
   type?: string;
@@ -35,24 +35,24 @@ interface OpenApi {
 }
 
 export interface Capabilities {
-  /** Whether there is such an operation, e.g. ("post", "/v1/jobs/{job_id}/fork"). */
+  /** Whether the API has the operation, e.g. ("post", "/v1/jobs/{job_id}/fork"). */
   offers: (method: "get" | "post" | "patch" | "delete", path: string) => boolean;
   /** Whether the operation takes this parameter. */
   takes: (method: string, path: string, parameter: string) => boolean;
-  /** Schemas by name; undefined until they were read. */
+  /** Schemas by name; undefined while loading. */
   schemas: Record<string, Schema> | undefined;
 }
 
 const Context = createContext<Capabilities>({ offers: () => false, takes: () => false, schemas: undefined });
 
-/** Reads the document for everything below. */
+/** Loads the OpenAPI document for all descendants. */
 export function CapabilitiesProvider({ children }: { children: ReactNode }) {
   const { data } = useQuery("openapi", (signal) => callPath<OpenApi>("GET", "/openapi.json", undefined, signal));
   const value = useMemo(() => capabilitiesOf(data), [data]);
   return <Context value={value}>{children}</Context>;
 }
 
-/** What the document says; nothing while there is none. */
+/** Capabilities from the OpenAPI document; none while it loads. */
 export function capabilitiesOf(document: OpenApi | undefined): Capabilities {
   return {
     offers: (method, path) => document?.paths[path]?.[method] !== undefined,
@@ -61,7 +61,7 @@ export function capabilitiesOf(document: OpenApi | undefined): Capabilities {
   };
 }
 
-/** What the installation offers. */
+/** Capabilities of the installation. */
 export function useCapabilities(): Capabilities {
   return useContext(Context);
 }

@@ -1,9 +1,9 @@
-/** Calls of the platform's public API, typed by its own OpenAPI document. */
+/** Client of the public API, typed by its OpenAPI document. */
 import createClient from "openapi-fetch";
 
 import type { ErrorEnvelope, paths, ProblemBody } from "../generated/schema";
 
-/** A refusal of the API, or its silence; the message is fit for the user and says the way out. */
+/** An error response of the API, or a failed request; the message is shown to the user. */
 export class ApiError extends Error {
   constructor(
     message: string,
@@ -16,20 +16,23 @@ export class ApiError extends Error {
   }
 }
 
+/** Code of a request that got no response. */
+export const UNREACHABLE = "unreachable";
+
 const KEY = "dirl.api-key";
 
-/** The key that this browser sends, if one was entered. */
+/** The API key stored in this browser, if any. */
 export function apiKey(): string | null {
   return localStorage.getItem(KEY);
 }
 
-/** Keep a key in this browser; null forgets it. */
-export function keepApiKey(key: string | null): void {
+/** Store the API key in this browser; null removes it. */
+export function storeApiKey(key: string | null): void {
   if (key === null) localStorage.removeItem(KEY);
   else localStorage.setItem(KEY, key);
 }
 
-/** Headers that every request carries. */
+/** Authorization header, if an API key is stored. */
 export function authorization(): Record<string, string> {
   const key = apiKey();
   return key === null ? {} : { Authorization: `Bearer ${key}` };
@@ -43,35 +46,35 @@ api.use({
   },
 });
 
-interface Called<T> {
+interface Result<T> {
   data?: T;
   error?: unknown;
   response: Response;
 }
 
-/** The answer's data; throws ApiError for a refusal or when nothing answers. */
-export async function answer<T>(call: Promise<Called<T>>): Promise<T> {
-  let done: Called<T>;
+/** Data of the response. Throws ApiError for an error response, or if the API cannot be reached. */
+export async function unwrap<T>(call: Promise<Result<T>>): Promise<T> {
+  let result: Result<T>;
   try {
-    done = await call;
+    result = await call;
   } catch (error) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
-    throw new ApiError("The platform does not answer. Is `dirl up` still running?", 0, "unreachable");
+    throw new ApiError("Cannot reach the API. Check that the server is running and try again.", 0, UNREACHABLE);
   }
-  if (done.error !== undefined || !done.response.ok) throw refusal(done.error, done.response);
-  return done.data as T;
+  if (result.error !== undefined || !result.response.ok) throw toApiError(result.error, result.response);
+  return result.data as T;
 }
 
-/** The envelope of a refusal as an error. */
-export function refusal(body: unknown, response: Response): ApiError {
+/** The error of an error response. */
+export function toApiError(body: unknown, response: Response): ApiError {
   const error = (body as Partial<ErrorEnvelope> | undefined)?.error;
   if (error === undefined || typeof error !== "object") {
-    return new ApiError(`The server answered ${response.status} ${response.statusText}.`, response.status, "unknown");
+    return new ApiError(`The server responded with ${response.status} ${response.statusText}.`, response.status, "unknown");
   }
   return new ApiError(error.message, response.status, error.code, error.problems ?? [], error.request_id);
 }
 
-/** A call of an operation that this installation may or may not offer, by its path; see `useCapabilities`. */
+/** Call an operation by its path, for operations that some installations do not offer (see `useCapabilities`). */
 export async function callPath<T>(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<T> {
   const init: RequestInit = {
     method,
@@ -79,10 +82,10 @@ export async function callPath<T>(method: string, path: string, body?: unknown, 
     ...(body === undefined ? {} : { body: JSON.stringify(body) }),
     ...(signal ? { signal } : {}),
   };
-  return answer<T>(readJson<T>(fetch(path, init)));
+  return unwrap<T>(readJson<T>(fetch(path, init)));
 }
 
-async function readJson<T>(request: Promise<Response>): Promise<Called<T>> {
+async function readJson<T>(request: Promise<Response>): Promise<Result<T>> {
   const response = await request;
   const body: unknown = await response.json().catch(() => undefined);
   return response.ok ? { data: body as T, response } : { error: body ?? {}, response };

@@ -19,12 +19,12 @@ function body(...chunks: string[]): Response {
   return new Response(stream, { status: 200 });
 }
 
-test("comments are no events", () => {
+test("comments are not events", () => {
   expect(parseFrame(": keepalive")).toBeNull();
   expect(parseFrame("event: done\ndata: [DONE]")).toBe("done");
 });
 
-test("a stream that breaks is taken up after its last event, wherever it was cut", async () => {
+test("a broken stream is resumed after its last complete event", async () => {
   const asked: string[] = [];
   const answers = [body(frame("evt_1") + frame("evt_2").slice(0, 9)), body(frame("evt_2"), "event: done\ndata: [DONE]\n\n")];
   vi.stubGlobal("fetch", (url: string) => {
@@ -39,11 +39,11 @@ test("a stream that breaks is taken up after its last event, wherever it was cut
   expect(seen.map((event) => event.id)).toEqual(["evt_1", "evt_2"]);
 });
 
-test("a refusal ends it with the server's own words", async () => {
-  const envelope = { error: { message: "There is no job 'job_9'.", code: "not_found", request_id: "req_1" } };
+test("an error response ends it with the message of the server", async () => {
+  const envelope = { error: { message: "No job with id job_9.", code: "not_found", request_id: "req_1" } };
   vi.stubGlobal("fetch", () => Promise.resolve(new Response(JSON.stringify(envelope), { status: 404 })));
 
   const following = followEvents({ jobId: "job_9", after: null, onEvents: vi.fn() }, new AbortController().signal);
 
-  await expect(following).rejects.toMatchObject({ status: 404, code: "not_found", message: "There is no job 'job_9'." });
+  await expect(following).rejects.toMatchObject({ status: 404, code: "not_found", message: "No job with id job_9." });
 });

@@ -1,20 +1,20 @@
-/** A job's events as they come: server-sent events read with fetch, so that they can carry the API key. */
-import { authorization, refusal } from "./client";
+/** Server-sent events of a job. Read with fetch, because EventSource cannot send the API key. */
+import { authorization, toApiError } from "./client";
 import type { JobEvent } from "./types";
 
 const RETRY_MS = [500, 1000, 2000, 5000];
 
 export interface EventStream {
   jobId: string;
-  /** Id of the last event that is known already; null for all. */
+  /** Id of the last known event; null to start from the first. */
   after: string | null;
-  /** Events in the order they came, several at a time. */
+  /** Called with batches of events in order. */
   onEvents: (events: JobEvent[]) => void;
-  /** Whether the connection stands; called on each change. */
+  /** Called when the connection is opened or lost. */
   onConnected?: (connected: boolean) => void;
 }
 
-/** Follow a job until it is over or the signal is aborted; reconnects where it stopped. Throws what the API refuses. */
+/** Follow a job until it finishes or the signal is aborted; reconnects after the last event. Throws error responses. */
 export async function followEvents(stream: EventStream, signal: AbortSignal): Promise<void> {
   let after = stream.after;
   let failures = 0;
@@ -41,12 +41,12 @@ async function open(jobId: string, after: string | null, signal: AbortSignal): P
   const query = after === null ? "" : `?after=${encodeURIComponent(after)}`;
   const headers = { Accept: "text/event-stream", ...authorization() };
   const response = await fetch(`/v1/jobs/${jobId}/events${query}`, { headers, signal });
-  if (response.status >= 502) throw new TypeError(`the server answered ${response.status}`);
-  if (!response.ok || response.body === null) throw refusal(await response.json().catch(() => undefined), response);
+  if (response.status >= 502) throw new TypeError(`the server responded with ${response.status}`);
+  if (!response.ok || response.body === null) throw toApiError(await response.json().catch(() => undefined), response);
   return response.body;
 }
 
-/** Read frames to the end; whether the server said that nothing follows. */
+/** Read all frames; returns whether the server ended the stream with "done". */
 async function readAll(body: ReadableStream<Uint8Array>, onEvents: (events: JobEvent[]) => void): Promise<boolean> {
   const reader = body.pipeThrough(new TextDecoderStream() as ReadableWritablePair<string, Uint8Array>).getReader();
   let rest = "";
@@ -57,13 +57,13 @@ async function readAll(body: ReadableStream<Uint8Array>, onEvents: (events: JobE
     rest = frames.pop() ?? "";
     const events = frames.map(parseFrame).filter((event) => event !== null);
     const over = events.includes("done");
-    const facts = events.filter((event) => event !== "done");
-    if (facts.length > 0) onEvents(facts);
+    const jobEvents = events.filter((event) => event !== "done");
+    if (jobEvents.length > 0) onEvents(jobEvents);
     if (over) return true;
   }
 }
 
-/** One frame; null for a comment. */
+/** Parse one frame; null for a comment. */
 export function parseFrame(frame: string): JobEvent | "done" | null {
   const fields = new Map(frame.split("\n").map((line) => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 2)]));
   if (fields.get("event") === "done") return "done";

@@ -1,4 +1,4 @@
-/** Names of the API's shapes as the dashboard uses them. */
+/** Names of the API's schemas in the dashboard. */
 import type { operations } from "../generated/schema";
 
 export type {
@@ -9,7 +9,7 @@ export type {
   EventView as JobEvent,
   FileView as StoredFile,
   GroupView as Group,
-  JobForecast as Forecast,
+  JobForecast as Estimate,
   JobState,
   JobView as Job,
   MetricSeries,
@@ -19,5 +19,5 @@ export type {
   TrajectoryDetail,
 } from "../generated/schema";
 
-/** Which groups are wanted. */
+/** Query parameters of the groups list. */
 export type GroupQuery = NonNullable<operations["list_groups"]["parameters"]["query"]>;

@@ -2,6 +2,7 @@
 import { act, cleanup, renderHook } from "@testing-library/react";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 
+import { ApiError, UNREACHABLE } from "./client";
 import { useQuery } from "./use-query";
 
 beforeEach(() => { vi.useFakeTimers(); });
@@ -10,44 +11,44 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-/** A server whose answers are numbered and take a while. */
+/** A server with numbered, delayed responses. */
 function server(milliseconds: number) {
-  let asked = 0;
+  let requests = 0;
   return vi.fn((signal: AbortSignal) => new Promise<number>((resolve, reject) => {
-    const answer = ++asked;
-    setTimeout(() => resolve(answer), milliseconds);
+    const response = ++requests;
+    setTimeout(() => resolve(response), milliseconds);
     signal.addEventListener("abort", () => reject(new DOMException("aborted", "AbortError")));
   }));
 }
 
 const pass = (milliseconds: number) => act(() => vi.advanceTimersByTimeAsync(milliseconds));
 
-test("news reads again without losing what is there", async () => {
+test("an update refetches and keeps the data until then", async () => {
   const load = server(100);
-  const { result, rerender } = renderHook(({ news }) => useQuery("a", load, { news }), { initialProps: { news: 0 } });
+  const { result, rerender } = renderHook(({ updates }) => useQuery("a", load, { updates }), { initialProps: { updates: 0 } });
   await pass(100);
-  rerender({ news: 1 });
+  rerender({ updates: 1 });
   expect(result.current.data).toBe(1);
   await pass(1000);
   expect(result.current.data).toBe(2);
   expect(load).toHaveBeenCalledTimes(2);
 });
 
-test("news that comes faster than answers starves none of them", async () => {
+test("updates that arrive faster than responses do not starve the query", async () => {
   const load = server(500);
-  const { result, rerender } = renderHook(({ news }) => useQuery("a", load, { news }), { initialProps: { news: 0 } });
-  for (let news = 1; news <= 30; news++) {
-    rerender({ news });
+  const { result, rerender } = renderHook(({ updates }) => useQuery("a", load, { updates }), { initialProps: { updates: 0 } });
+  for (let updates = 1; updates <= 30; updates++) {
+    rerender({ updates });
     await pass(100);
   }
   expect(result.current.data).toBeGreaterThanOrEqual(3);
   expect(load.mock.calls.every(([signal]) => !signal.aborted)).toBe(true);
 });
 
-test("another key drops what was there, unless it is to stay", async () => {
+test("a new key drops the data unless it is to be kept", async () => {
   const load = server(100);
   const drops = renderHook(({ key }) => useQuery(key, load), { initialProps: { key: "a" } });
-  const keeps = renderHook(({ key }) => useQuery(key, load, { keeps: true }), { initialProps: { key: "a" } });
+  const keeps = renderHook(({ key }) => useQuery(key, load, { keepsData: true }), { initialProps: { key: "a" } });
   await pass(100);
   drops.rerender({ key: "b" });
   keeps.rerender({ key: "b" });
@@ -56,7 +57,18 @@ test("another key drops what was there, unless it is to stay", async () => {
   expect([drops.result.current.data, keeps.result.current.data]).toEqual([3, 4]);
 });
 
-test("a page that nobody sees reads once, and again when somebody looks", async () => {
+test("an unreachable API is retried until it responds", async () => {
+  const responses = [() => Promise.reject(new ApiError("Cannot reach the API.", 0, UNREACHABLE)), () => Promise.resolve(1)];
+  const load = vi.fn(() => (responses.shift() ?? (() => Promise.resolve(2)))());
+  const { result } = renderHook(() => useQuery("a", load));
+  await pass(0);
+  expect(result.current.error?.message).toBe("Cannot reach the API. Retrying …");
+  await pass(10_000);
+  expect([result.current.data, result.current.error]).toEqual([1, undefined]);
+  expect(load).toHaveBeenCalledTimes(2);
+});
+
+test("a hidden page loads once, and again when it becomes visible", async () => {
   const hidden = vi.spyOn(document, "hidden", "get").mockReturnValue(true);
   const load = server(10);
   renderHook(() => useQuery("a", load, { every: 1000 }));

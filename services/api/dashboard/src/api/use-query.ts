@@ -1,24 +1,24 @@
-/** Reading from the API in a component: one request at a time, repeated while somebody looks. */
+/** Fetch data in a component: one request at a time, repeated while the page is visible. */
 import { useCallback, useEffect, useRef, useState } from "react";
 
-import { ApiError } from "./client";
+import { ApiError, UNREACHABLE } from "./client";
 
 export interface Query<T> {
   data: T | undefined;
-  /** Of the last request; data of an earlier one stays. */
+  /** Error of the last request; `data` keepsData the last successful result. */
   error: ApiError | undefined;
   reload: () => void;
 }
 
 interface Options {
-  /** Milliseconds between the end of a request and the next one; never again when left out. */
+  /** Polling interval in milliseconds, from the end of a request; no polling if omitted. */
   every?: number | undefined;
-  /** False asks nothing. */
+  /** False disables the query. */
   enabled?: boolean;
-  /** Asks the same again, soon, when it changes; what is there stays until then. */
-  news?: number | string;
-  /** Whether the answer to another key stays until there is one to this. */
-  keeps?: boolean;
+  /** A change refetches soon and keepsData the data until then. */
+  updates?: number | string;
+  /** Whether to keep the data of the previous key until the new key has loaded. */
+  keepsData?: boolean;
 }
 
 interface Held<T> {
@@ -27,64 +27,71 @@ interface Held<T> {
   error: ApiError | undefined;
 }
 
-/** What `load` gives for `key`; a new key starts anew. */
+/** Result of `load` for `key`; a new key resets the query. */
 export function useQuery<T>(
   key: string,
   load: (signal: AbortSignal) => Promise<T>,
-  { every, enabled = true, news = 0, keeps = false }: Options = {},
+  { every, enabled = true, updates = 0, keepsData = false }: Options = {},
 ): Query<T> {
   const [held, setHeld] = useState<Held<T>>({ key, data: undefined, error: undefined });
   const [round, setRound] = useState(0);
-  const latest = useRef({ load, keeps });
+  const latest = useRef({ load, keepsData });
   const wake = useRef(() => {});
   useEffect(() => {
-    latest.current = { load, keeps };
+    latest.current = { load, keepsData };
   });
-  // Stands before the effect that asks: the first reading is no news.
-  useEffect(() => wake.current(), [news]);
+  // Declared before the effect that fetches, so that the first render does not fetch twice.
+  useEffect(() => wake.current(), [updates]);
   useEffect(() => {
     if (!enabled) return;
-    const ask = async (signal: AbortSignal) => {
+    const fetchOnce = async (signal: AbortSignal) => {
       try {
         const data = await latest.current.load(signal);
         if (!signal.aborted) setHeld({ key, data, error: undefined });
-      } catch (error) {
-        if (!signal.aborted) setHeld((old) => ({ key, data: old.key === key || latest.current.keeps ? old.data : undefined, error: asError(error) }));
+        return false;
+      } catch (caught) {
+        const isUnreachable = asError(caught).code === UNREACHABLE;
+        const error = isUnreachable ? new ApiError("Cannot reach the API. Retrying …", 0, UNREACHABLE) : asError(caught);
+        if (!signal.aborted) setHeld((old) => ({ key, data: old.key === key || latest.current.keepsData ? old.data : undefined, error }));
+        return isUnreachable;
       }
     };
-    const repeated = repeat(ask, every);
+    const repeated = repeat(fetchOnce, every);
     wake.current = repeated.wake;
     return repeated.stop;
   }, [key, every, enabled, round]);
   const reload = useCallback(() => setRound((count) => count + 1), []);
   const isCurrent = held.key === key;
-  return { data: isCurrent || keeps ? held.data : undefined, error: isCurrent ? held.error : undefined, reload };
+  return { data: isCurrent || keepsData ? held.data : undefined, error: isCurrent ? held.error : undefined, reload };
 }
 
 const SOON_MS = 300;
+const RETRY_MS = 3000;
 
 interface Repeated {
-  /** Ask once more, soon; however often it is called, requests follow each other. */
+  /** Request a refetch; several calls are merged, and requests never overlap. */
   wake: () => void;
   stop: () => void;
 }
 
-/** Asks now, `every` milliseconds after each end, and after a wake; while the page is hidden only the first time. */
-function repeat(ask: (signal: AbortSignal) => Promise<void>, every: number | undefined): Repeated {
+/** Load now, `every` milliseconds after each request, and after a wake; a hidden page loads only once. */
+function repeat(fetchOnce: (signal: AbortSignal) => Promise<boolean>, every: number | undefined): Repeated {
   const abort = new AbortController();
   let timer: ReturnType<typeof setTimeout> | undefined;
-  let isAsking = false;
+  let isFetching = false;
   let isWanted = false;
+  let shouldRetry = false;
   const run = async () => {
-    if (isAsking) return;
-    [isAsking, isWanted] = [true, false];
-    await ask(abort.signal);
-    isAsking = false;
+    if (isFetching) return;
+    isFetching = true;
+    isWanted = false;
+    shouldRetry = await fetchOnce(abort.signal);
+    isFetching = false;
     schedule();
   };
   const schedule = () => {
-    const pause = isWanted ? SOON_MS : every;
-    if (abort.signal.aborted || isAsking || pause === undefined) return;
+    const pause = isWanted ? SOON_MS : shouldRetry ? RETRY_MS : every;
+    if (abort.signal.aborted || isFetching || pause === undefined) return;
     clearTimeout(timer);
     timer = setTimeout(() => void visible(abort.signal).then(run), pause);
   };
@@ -97,13 +104,13 @@ function repeat(ask: (signal: AbortSignal) => Promise<void>, every: number | und
   return { wake, stop: () => { abort.abort(); clearTimeout(timer); } };
 }
 
-/** Waits until somebody can see the page. */
+/** Resolves when the page is visible. */
 function visible(signal: AbortSignal): Promise<void> {
   if (!document.hidden) return Promise.resolve();
   return new Promise((resolve) => document.addEventListener("visibilitychange", () => resolve(), { once: true, signal }));
 }
 
-/** Whatever was thrown, as an error that can be shown. */
+/** Convert anything thrown to an ApiError. */
 export function asError(error: unknown): ApiError {
   if (error instanceof ApiError) return error;
   return new ApiError(error instanceof Error ? error.message : String(error), 0, "unexpected");

@@ -1,4 +1,4 @@
-/** Which metrics are drawn together, in four groups; twelve charts by default. */
+/** Charts and their metrics, in four groups; twelve charts by default. */
 
 export type Group = "Progress" | "Stability" | "Performance" | "Health";
 export type Unit = "share" | "seconds" | "count" | "number" | "gib" | "per second";
@@ -16,7 +16,7 @@ export interface ChartSpec {
   unit: Unit;
   lines: readonly Line[];
   log?: boolean;
-  /** Stages that measure it. */
+  /** Stages that report the metrics. */
   stages: readonly ("sft" | "rl" | "eval")[];
 }
 
@@ -25,70 +25,70 @@ export const GROUPS: readonly Group[] = ["Progress", "Stability", "Performance",
 export const CHARTS: readonly ChartSpec[] = [
   {
     id: "accuracy", group: "Progress", title: "Accuracy", unit: "share", stages: ["sft", "rl", "eval"],
-    about: "Share of responses whose answer is right: in training rollouts, and on the validation set.",
+    about: "Fraction of correct responses in training rollouts and on the validation set.",
     lines: [{ metric: "reward/accuracy", label: "rollouts" }, { metric: "eval/validation/accuracy", label: "validation" }],
   },
   {
     id: "reward", group: "Progress", title: "Reward", unit: "number", stages: ["rl"],
-    about: "Mean and spread of the scalar reward over the responses of a step.",
+    about: "Mean and standard deviation of the reward over the responses of a step.",
     lines: [{ metric: "reward/mean", label: "mean" }, { metric: "reward/std", label: "std" }],
   },
   {
     id: "loss", group: "Progress", title: "Loss", unit: "number", stages: ["sft", "rl"],
-    about: "Training loss, and the supervised loss on the validation set.",
+    about: "Training loss and supervised loss on the validation set.",
     lines: [{ metric: "train/loss", label: "training" }, { metric: "eval/validation/loss", label: "validation" }],
   },
   {
     id: "entropy", group: "Stability", title: "Entropy", unit: "number", stages: ["rl"],
-    about: "Mean entropy of the policy at committed tokens, in nats. A collapse towards 0 ends exploration.",
+    about: "Mean entropy of the policy at committed tokens, in nats. Entropy near 0 means no exploration.",
     lines: [{ metric: "train/entropy", label: "nats" }],
   },
   {
     id: "grad-norm", group: "Stability", title: "Gradient norm", unit: "number", stages: ["sft", "rl"],
-    about: "Before clipping.",
+    about: "Global gradient norm before clipping.",
     lines: [{ metric: "train/grad_norm", label: "norm" }],
   },
   {
-    id: "clip", group: "Stability", title: "Clipped tokens", unit: "share", stages: ["rl"],
-    about: "Share of tokens whose importance ratio was clipped.",
-    lines: [{ metric: "train/clip_fraction", label: "clipped" }],
+    id: "clip", group: "Stability", title: "Clip fraction", unit: "share", stages: ["rl"],
+    about: "Fraction of tokens whose importance ratio was clipped.",
+    lines: [{ metric: "train/clip_fraction", label: "clip fraction" }],
   },
   {
-    id: "gap", group: "Stability", title: "Trainer against rollout", unit: "number", log: true, stages: ["rl"],
-    about: "Difference between the log-probability that the trainer computes for a token and the one that rollout recorded.",
-    lines: [{ metric: "train/logprob_abs_diff_mean", label: "mean" }, { metric: "train/logprob_abs_diff_max", label: "largest" }],
+    id: "gap", group: "Stability", title: "Trainer-rollout log-prob difference", unit: "number", log: true, stages: ["rl"],
+    about: "Absolute difference between the log-probability of a token in the trainer and the one recorded by the rollout.",
+    lines: [{ metric: "train/logprob_abs_diff_mean", label: "mean" }, { metric: "train/logprob_abs_diff_max", label: "max" }],
   },
   {
     id: "tokens-per-step", group: "Performance", title: "Tokens per denoising step", unit: "number", stages: ["rl", "eval", "sft"],
-    about: "How many tokens one forward pass commits: the speed of block diffusion.",
+    about: "Tokens committed per forward pass.",
     lines: [{ metric: "diffusion/tokens_per_step", label: "rollouts" }, { metric: "eval/validation/tokens_per_step", label: "validation" }],
   },
   {
     id: "time", group: "Performance", title: "Time per step", unit: "seconds", stages: ["sft", "rl"],
-    about: "Wall time of a step's phases. Grading runs beside decoding.",
+    about: "Wall time of the phases of a step. Grading runs concurrently with decoding.",
     lines: [{ metric: "time/rollout_s", label: "rollout" }, { metric: "time/train_s", label: "train" }, { metric: "time/weight_sync_s", label: "sync" }, { metric: "time/reward_s", label: "reward" }],
   },
   {
     id: "throughput", group: "Performance", title: "Throughput", unit: "per second", stages: ["sft", "rl"],
-    about: "Tokens per second while rollout decodes, and while the trainer computes.",
+    about: "Tokens per second of rollout decoding and of training.",
     lines: [{ metric: "perf/rollout_tokens_per_s", label: "rollout" }, { metric: "perf/trainer_tokens_per_s", label: "trainer" }],
   },
   {
     id: "outcomes", group: "Health", title: "Outcomes", unit: "share", stages: ["rl"],
-    about: "How responses were judged, apart from correct and incorrect. Unverifiable is our fault and carries no reward.",
+    about: "Outcomes other than correct and incorrect. An unverifiable response has no reward.",
     lines: [
       { metric: "reward/outcome/no_answer", label: "no answer" }, { metric: "reward/outcome/truncated", label: "truncated" },
       { metric: "reward/outcome/too_complex", label: "too complex" }, { metric: "reward/outcome/unverifiable", label: "unverifiable" },
     ],
   },
   {
-    id: "signal", group: "Health", title: "Groups without signal", unit: "share", stages: ["rl"],
-    about: "Groups whose responses are all right or all wrong: they teach nothing and are replaced.",
-    lines: [{ metric: "reward/frac_all_correct", label: "all correct" }, { metric: "reward/frac_all_wrong", label: "all wrong" }],
+    id: "signal", group: "Health", title: "Zero-variance groups", unit: "share", stages: ["rl"],
+    about: "Fraction of groups whose responses are all correct or all incorrect. Their advantage is zero.",
+    lines: [{ metric: "reward/frac_all_correct", label: "all correct" }, { metric: "reward/frac_all_wrong", label: "all incorrect" }],
   },
 ];
 
-/** A chart of one metric that none of the default ones shows. */
+/** A chart of one metric that is not in the default charts. */
 export function chartOf(metric: string): ChartSpec {
   return { id: metric, group: "Health", title: metric, about: "", unit: unitOf(metric), lines: [{ metric, label: metric.split("/").at(-1) ?? metric }], stages: [] };
 }

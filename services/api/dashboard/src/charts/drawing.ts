@@ -1,10 +1,10 @@
-/** From the series of a chart to what is drawn: columns over one axis, smoothed, in the colours of the legend. */
+/** Convert the series of a chart to uPlot columns and lines. */
 import { align, type Series, smooth } from "./series";
 import type { PlotLine } from "./uplot-chart";
 
 export interface Axis {
   kind: "step" | "time";
-  /** Seconds since the job began, by step; only for `time`. */
+  /** Seconds since the job started, by step; used by `time` only. */
   secondsOf: (step: number) => number;
 }
 
@@ -21,20 +21,20 @@ export interface ColouredLine extends DrawnLine {
 interface Drawn {
   data: [number[], ...(number | null)[][]];
   lines: PlotLine[];
-  /** What the legend reads, by label. */
+  /** Values that the legend shows, by label. */
   readable: Map<string, (number | null)[]>;
 }
 
-/** Up to so many values are shown as dots, and never smoothed: there is nothing to see through. */
+/** Series with at most this many values are drawn with dots and not smoothed. */
 const SPARSE = 16;
 const COLOURS = 7;
 
-/** Each line with the colour of its place, whether or not it and those before it have values yet. */
-export function coloured(lines: readonly DrawnLine[]): ColouredLine[] {
+/** Assign colours by position, so that a line keeps its colour when others have no values yet. */
+export function assignColours(lines: readonly DrawnLine[]): ColouredLine[] {
   return lines.map((line, place) => ({ ...line, colour: `--series-${(place % COLOURS) + 1}` }));
 }
 
-/** Columns and lines for the plot; a smoothed line lies over its faint raw one. */
+/** Columns and lines for the plot; a smoothed line is drawn over its faint raw line. */
 export function draw(present: readonly ColouredLine[], smoothing: number, axis: Axis, log: boolean): Drawn {
   const { steps, columns } = align(present.map((line) => line.series ?? { steps: [], values: [] }));
   const xs = axis.kind === "step" ? steps : steps.map((step) => axis.secondsOf(step));

@@ -1,9 +1,9 @@
-/** A metric chart with its title, its legend (which is also its read-out) and its smoothing. */
+/** A metric chart with a title and a legend that shows the values at the cursor. */
 import { memo, useMemo, useState } from "react";
 
 import { number } from "../format";
 import type { ChartSpec } from "./catalogue";
-import { type Axis, coloured, draw, type DrawnLine } from "./drawing";
+import { type Axis, assignColours, draw, type DrawnLine } from "./drawing";
 import { type Marker, type Range, UplotChart } from "./uplot-chart";
 import { withUnit } from "./units";
 
@@ -17,13 +17,13 @@ interface Props {
   onRange: (range: Range) => void;
   sync: string;
   height?: number;
-  /** Grows whenever the series do; they are changed in place. */
+  /** Incremented when the series change, because they are mutated in place. */
   version: number;
 }
 
 export const MetricChart = memo(function MetricChart({ chart, lines, markers, smoothing, axis, range, onRange, sync, height = 168, version }: Props) {
   const [cursor, setCursor] = useState<number | null>(null);
-  const all = useMemo(() => coloured(lines), [lines]);
+  const all = useMemo(() => assignColours(lines), [lines]);
   const present = useMemo(() => all.filter((line) => (line.series?.steps.length ?? 0) > 0), [all, version]); // eslint-disable-line react-hooks/exhaustive-deps
   const drawn = useMemo(() => draw(present, smoothing, axis, chart.log ?? false), [present, smoothing, axis, chart.log]);
   const shownMarkers = useMemo(
@@ -72,7 +72,7 @@ export const MetricChart = memo(function MetricChart({ chart, lines, markers, sm
   );
 });
 
-/** The value at the cursor, or before it where the series has none there; the last without a cursor. */
+/** The last value at or before the cursor; the last of the series without a cursor. */
 function readOut(column: readonly (number | null)[] | undefined, cursor: number | null): number | null {
   if (column === undefined) return null;
   for (let place = Math.min(cursor ?? column.length - 1, column.length - 1); place >= 0; place--) {

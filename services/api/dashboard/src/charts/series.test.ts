@@ -18,14 +18,14 @@ test("a series stays bounded however long it grows", () => {
   expect(store.get("loss")?.steps.at(-1)).toBe(49_999);
 });
 
-test("a step that a new attempt repeats undoes what lay behind it", () => {
+test("a step that a new attempt repeats removes the later ones", () => {
   const store = new SeriesStore();
   for (const step of [1, 2, 3, 4]) store.append(step, { loss: step });
   store.append(3, { loss: 30 });
   expect(store.get("loss")).toEqual({ steps: [1, 2, 3], values: [1, 2, 30] });
 });
 
-test("smoothing leaves a constant alone from its first value on", () => {
+test("smoothing does not change a constant series", () => {
   expect(smooth([2, 2, 2], 0.9)).toEqual([2, 2, 2].map((value) => expect.closeTo(value, 9)));
 });
 

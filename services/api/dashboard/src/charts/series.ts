@@ -1,4 +1,4 @@
-/** Metric series in memory: bounded however long a job runs, thinned so that no spike is lost. */
+/** Metric series in memory, downsampled so that their size is bounded and spikes are kept. */
 
 export interface Series {
   /** Ascending. */
@@ -6,15 +6,15 @@ export interface Series {
   values: number[];
 }
 
-/** The least and the greatest value for each of a chart's pixels across. */
+/** Points per series: minimum and maximum of each horizontal pixel of a chart. */
 export const POINTS = 800;
-/** So many before a growing series is thinned again. */
-const MOST = 1200;
+/** A growing series is downsampled again at this size. */
+const MAX_POINTS = 1200;
 
-/** Series by metric, growing as events come. */
+/** Series by metric, extended by events. */
 export class SeriesStore {
   private readonly series = new Map<string, Series>();
-  /** Grows with every change, so that readers know. */
+  /** Incremented with every change. */
   version = 0;
 
   get(name: string): Series | undefined {
@@ -25,13 +25,13 @@ export class SeriesStore {
     return [...this.series.keys()].sort();
   }
 
-  /** Put a whole series in place. */
+  /** Replace a series. */
   set(name: string, series: Series): void {
     this.series.set(name, series);
     this.version += 1;
   }
 
-  /** Add one step's values; a step that a new attempt repeats undoes what lay at and after it. */
+  /** Append the values of a step. A step that a new attempt repeats removes the old values from that step on. */
   append(step: number, values: Record<string, number | null>): void {
     for (const [name, value] of Object.entries(values)) {
       if (value !== null) this.appendOne(name, step, value);
@@ -47,19 +47,19 @@ export class SeriesStore {
     }
     series.steps.push(step);
     series.values.push(value);
-    this.series.set(name, series.steps.length > MOST ? thin(series, POINTS) : series);
+    this.series.set(name, series.steps.length > MAX_POINTS ? thin(series, POINTS) : series);
   }
 }
 
-/** At most `limit` points: the least and the greatest of every stretch, the first and the last always. */
+/** Downsample to at most `limit` points: minimum and maximum of each bucket, and always the first and the last. */
 export function thin(series: Series, limit: number): Series {
   const count = series.steps.length;
   if (count <= limit) return series;
   const kept = new Set<number>([0, count - 1]);
-  const stretches = Math.max(1, Math.floor((limit - 2) / 2));
-  for (let index = 0; index < stretches; index++) {
-    const from = 1 + Math.floor(((count - 2) * index) / stretches);
-    const to = 1 + Math.floor(((count - 2) * (index + 1)) / stretches);
+  const buckets = Math.max(1, Math.floor((limit - 2) / 2));
+  for (let index = 0; index < buckets; index++) {
+    const from = 1 + Math.floor(((count - 2) * index) / buckets);
+    const to = 1 + Math.floor(((count - 2) * (index + 1)) / buckets);
     if (to > from) for (const place of extremes(series.values, from, to)) kept.add(place);
   }
   const places = [...kept].sort((a, b) => a - b);
@@ -76,7 +76,7 @@ function extremes(values: number[], from: number, to: number): [number, number] 
   return [low, high];
 }
 
-/** Exponential moving average; `weight` in [0, 1) is that of the past. Unbiased at the start. */
+/** Exponential moving average with bias correction; `weight` in [0, 1) is the weight of the past. */
 export function smooth(values: readonly number[], weight: number): number[] {
   if (weight === 0) return [...values];
   let mean = 0;
@@ -88,7 +88,7 @@ export function smooth(values: readonly number[], weight: number): number[] {
   });
 }
 
-/** Values of several series over the union of their steps; null where a series has none. */
+/** Values of several series over the union of their steps; null for missing values. */
 export function align(series: readonly Series[]): { steps: number[]; columns: (number | null)[][] } {
   const steps = [...new Set(series.flatMap((item) => item.steps))].sort((a, b) => a - b);
   const columns = series.map((item) => {

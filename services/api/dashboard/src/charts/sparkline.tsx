@@ -1,10 +1,10 @@
-/** A curve the size of a word. */
+/** A small inline chart. */
 import { withUnit } from "./units";
 
 interface Props {
   values: readonly number[];
   label: string;
-  /** Range of the values; their own when left out. */
+  /** Range of the axis; the range of the values if omitted. */
   domain?: [number, number];
   width?: number;
   height?: number;

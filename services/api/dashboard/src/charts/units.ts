@@ -1,4 +1,4 @@
-/** How values of a unit are written on an axis and under the cursor. */
+/** Format values with their unit. */
 import { duration, number } from "../format";
 import type { Unit } from "./catalogue";
 

@@ -32,7 +32,7 @@ beforeEach(() => {
 });
 afterEach(cleanup);
 
-test("a chart is drawn while it is near, and keeps its place and its words while it is not", () => {
+test("a chart is drawn only near the viewport, and keeps its height and label elsewhere", () => {
   render(<UplotChart label="Loss: 3 to 1" data={[[1], [3]]} lines={[]} markers={[]} height={168} log={false} zeroBased range={null} onRange={() => {}} formatX={String} formatY={String} sync="job" />);
   const chart = screen.getByRole("img", { name: "Loss: 3 to 1" });
   expect([plots.alive, chart.style.height]).toEqual([0, "168px"]);

@@ -1,4 +1,4 @@
-/** One uPlot canvas: lines, markers, a synchronised cursor, a zoom that its owner holds. */
+/** One uPlot canvas with lines, markers, a synchronised cursor and a controlled zoom. */
 import { useEffect, useRef } from "react";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
@@ -9,9 +9,9 @@ export interface PlotLine {
   label: string;
   /** Name of a CSS variable, e.g. "--series-1". */
   colour: string;
-  /** Dots for what is measured now and then. */
+  /** Draw dots, for sparse series. */
   dots?: boolean;
-  /** Faint, under its own smoothed line. */
+  /** Draw faintly, under the smoothed line. */
   faint?: boolean;
 }
 
@@ -33,7 +33,7 @@ interface Props {
   zeroBased: boolean;
   range: Range;
   onRange: (range: Range) => void;
-  /** Index under the cursor; null when it left. */
+  /** Called with the index under the cursor; null when the cursor leaves. */
   onCursor?: (index: number | null) => void;
   formatX: (value: number) => string;
   formatY: (value: number) => string;
@@ -44,7 +44,7 @@ const MARKER_COLOURS: Record<Marker["kind"], string> = {
   checkpoint: "--line-strong", evaluation: "--series-3", attempt: "--bad", stage: "--muted", revision: "--warn",
 };
 
-/** The canvas, while it is in sight or near; a summary of the data stands in its label for those who cannot see it. */
+/** The canvas exists only near the viewport, which bounds memory; the label summarizes the data for screen readers. */
 export function UplotChart(props: Props) {
   const host = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
@@ -112,7 +112,7 @@ function options(element: HTMLElement, props: () => Props): uPlot.Options {
       x: { time: false },
       y: log
         ? { distr: 3 }
-        : { range: (_plot, low, high) => (low === null || high === null ? [0, 1] : room(low, high, zeroBased)) },
+        : { range: (_plot, low, high) => (low === null || high === null ? [0, 1] : axisRange(low, high, zeroBased)) },
     },
     axes: [
       { ...axis, size: 24, values: (_plot, ticks) => ticks.map((tick) => props().formatX(tick)), space: 60 },
@@ -146,8 +146,8 @@ function options(element: HTMLElement, props: () => Props): uPlot.Options {
   };
 }
 
-/** The values' range with a little room; from 0 where the sign means something. */
-function room(low: number, high: number, zeroBased: boolean): [number, number] {
+/** Range of the axis with a margin; starts at 0 if `zeroBased`. */
+function axisRange(low: number, high: number, zeroBased: boolean): [number, number] {
   const from = zeroBased ? Math.min(0, low) : low;
   const span = high - from || Math.abs(high) || 1;
   return [zeroBased && from === 0 ? 0 : from - span * 0.06, high + span * 0.08];

@@ -1,4 +1,4 @@
-/** The small parts that every page is made of. */
+/** Components that several pages share. */
 import { type ReactNode, useEffect, useId, useRef, useState, useSyncExternalStore } from "react";
 
 import { ApiError } from "../api/client";
@@ -15,11 +15,11 @@ export function Badge({ tone = "neutral", plain = false, title, children }: { to
   );
 }
 
-/** What went wrong and what to do, with every single fault where there are several. */
+/** An error message with its list of problems and an optional retry button. */
 export function ErrorNote({ error, onRetry }: { error: ApiError; onRetry?: () => void }) {
   return (
     <div className="note bad" role="alert">
-      {told(error).map((line) => <div key={line}>{line}</div>)}
+      {messageLines(error).map((line) => <div key={line}>{line}</div>)}
       {error.problems.length > 0 && (
         <ul>
           {error.problems.map((problem) => (
@@ -33,7 +33,7 @@ export function ErrorNote({ error, onRetry }: { error: ApiError; onRetry?: () =>
         {error.requestId !== null && <span>Request {error.requestId}</span>}
         {onRetry && (
           <button type="button" className="button small" onClick={onRetry}>
-            Try again
+            Retry
           </button>
         )}
       </div>
@@ -41,8 +41,8 @@ export function ErrorNote({ error, onRetry }: { error: ApiError; onRetry?: () =>
   );
 }
 
-/** The lines of the message that the list of problems does not repeat. */
-function told({ message, problems }: ApiError): string[] {
+/** Lines of the message without those that the list of problems repeats. */
+function messageLines({ message, problems }: ApiError): string[] {
   const lines = message.split("\n");
   return problems.length === 0 ? lines : lines.filter((line) => !line.startsWith("  ") || line.startsWith("  …"));
 }
@@ -56,7 +56,7 @@ export function Empty({ title, children }: { title: string; children: ReactNode 
   );
 }
 
-/** Keeps the room until there is something to show. */
+/** Placeholder that reserves the height of the content while it loads. */
 export function Loading({ what, height = 120 }: { what: string; height?: number }) {
   return (
     <div className="empty loading" style={{ minHeight: height }} role="status">
@@ -85,12 +85,12 @@ function subscribeToClock(changed: () => void): () => void {
   };
 }
 
-/** Unix seconds; the component follows the clock. */
+/** Current Unix time in seconds; the component rerenders every second. */
 export function useNow(): number {
   return useSyncExternalStore(subscribeToClock, () => clock);
 }
 
-/** A relative time; the absolute one on hover. */
+/** A relative time with the absolute one as its tooltip. */
 export function When({ time }: { time: number | null | undefined }) {
   const now = useNow();
   if (time === null || time === undefined) return <span className="muted">–</span>;
@@ -101,14 +101,14 @@ export function When({ time }: { time: number | null | undefined }) {
   );
 }
 
-/** A button that puts text on the clipboard and says so. */
+/** Button that copies text to the clipboard. */
 export function Copy({ text, label = "Copy" }: { text: string; label?: string }) {
-  const [state, setState] = useState<"idle" | "done" | "refused">("idle");
+  const [state, setState] = useState<"idle" | "done" | "failed">("idle");
   const copy = async () => {
-    setState(await navigator.clipboard.writeText(text).then(() => "done" as const, () => "refused" as const));
+    setState(await navigator.clipboard.writeText(text).then(() => "done" as const, () => "failed" as const));
     setTimeout(() => setState("idle"), 1500);
   };
-  const shown = { idle: label, done: "Copied", refused: "Not allowed" }[state];
+  const shown = { idle: label, done: "Copied", failed: "Copy failed" }[state];
   return (
     <button type="button" className="button small" onClick={() => void copy()}>
       {shown}
@@ -127,7 +127,7 @@ export function CodeBlock({ text, label }: { text: string; label: string }) {
   );
 }
 
-/** A long identifier, shortened; the whole on hover and by the button. */
+/** A shortened hash with the full value as its tooltip. */
 export function Digest({ value, length = 12 }: { value: string; length?: number }) {
   return (
     <code title={value} className="mono">
@@ -136,8 +136,8 @@ export function Digest({ value, length = 12 }: { value: string; length?: number 
   );
 }
 
-/** A description of the schema: what stands between backquotes is code. */
-export function Words({ text }: { text: string }) {
+/** Text in which backquotes mark code. */
+export function InlineCode({ text }: { text: string }) {
   return text.split("`").map((part, place) => (place % 2 === 1 ? <code key={place}>{part}</code> : part));
 }
 
@@ -196,7 +196,7 @@ interface DialogProps {
   onClose: () => void;
 }
 
-/** A modal dialog; Escape and its own buttons close it. */
+/** A modal dialog; closes on Escape or with its buttons. */
 export function Dialog({ title, children, onClose }: DialogProps) {
   const element = useRef<HTMLDialogElement>(null);
   const heading = useId();

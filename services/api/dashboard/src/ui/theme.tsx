@@ -1,4 +1,4 @@
-/** Light, dark, or what the system says. */
+/** Light, dark or system theme. */
 import { useState } from "react";
 
 const KEY = "dirl.theme";
@@ -27,7 +27,7 @@ export function ThemeChoice() {
     setTheme(NEXT[theme]);
   };
   return (
-    <button type="button" className="button small" onClick={change} title="Light, dark, or as the system says">
+    <button type="button" className="button small" onClick={change} title="Light, dark or system theme">
       Theme: {theme}
     </button>
   );

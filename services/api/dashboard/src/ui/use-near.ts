@@ -1,7 +1,7 @@
-/** Whether an element is in sight, or so near that it is next. */
+/** Whether an element is in the viewport or close to it. */
 import { type RefObject, useEffect, useState } from "react";
 
-/** How far outside the window is near: what is scrolled to is there before it is seen. */
+/** Elements this close to the viewport are drawn before the user scrolls to them. */
 const MARGIN = "200px 0px";
 
 export function useNear(element: RefObject<Element | null>): boolean {

@@ -1,29 +1,29 @@
-/** The job's metrics in four groups, at most twelve charts until more are asked for. */
-import { useEffect, useMemo, useState } from "react";
+/** Charts of the job's metrics: twelve by default, any other on request. */
+import { useDeferredValue, useEffect, useMemo, useState } from "react";
 
-import { answer, api } from "../../api/client";
+import { unwrap, api } from "../../api/client";
 import type { Job } from "../../api/types";
 import { useQuery } from "../../api/use-query";
 import { chartOf, CHARTS, type ChartSpec, DEFAULT_METRICS, GROUPS } from "../../charts/catalogue";
 import type { Axis } from "../../charts/drawing";
 import { MetricChart } from "../../charts/metric-chart";
 import { POINTS } from "../../charts/series";
+import { SmoothingSlider } from "../../charts/smoothing-slider";
 import type { Marker, Range } from "../../charts/uplot-chart";
 import { Segments } from "../../ui/parts";
 import { useMarkers } from "./use-markers";
 import { useStepTimes } from "./use-step-times";
 import type { LiveJob } from "./use-live-job";
 
-type Smoothing = "0" | "0.6" | "0.9";
 const STAGES: Record<string, readonly string[]> = { sft: ["sft"], rl: ["rl"], eval: ["eval"], pipeline: ["sft", "rl", "eval"] };
 
 export function ChartsTab({ live, job }: { live: LiveJob; job: Job }) {
-  const [smoothing, setSmoothing] = useState<Smoothing>("0");
+  const [smoothing, setSmoothing] = useState(0);
   const [kind, setKind] = useState<Axis["kind"]>("step");
   const [range, setRange] = useState<Range>(null);
   const [added, setAdded] = useState<readonly string[]>([]);
-  const markers = useMarkers(job, live.news);
-  const times = useStepTimes(job, kind === "time", live.news["progress"] ?? 0);
+  const markers = useMarkers(job, live.updates);
+  const times = useStepTimes(job, kind === "time", live.updates["progress"] ?? 0);
   const axis = useMemo<Axis>(() => ({ kind, secondsOf: times }), [kind, times]);
   const stages = STAGES[job.method] ?? ["sft", "rl", "eval"];
   const charts = CHARTS.filter((chart) => chart.stages.some((stage) => stages.includes(stage)));
@@ -31,7 +31,7 @@ export function ChartsTab({ live, job }: { live: LiveJob; job: Job }) {
     setRange(null);
     setKind(next);
   };
-  const shared = { live, markers, smoothing: Number(smoothing), axis, range, onRange: setRange };
+  const shared = { live, markers, smoothing: useDeferredValue(smoothing), axis, range, onRange: setRange };
   return (
     <div className="stack">
       <div className="row apart">
@@ -39,7 +39,7 @@ export function ChartsTab({ live, job }: { live: LiveJob; job: Job }) {
         <div className="row">
           {range && <button type="button" className="button small" onClick={() => setRange(null)}>Reset zoom</button>}
           <Segments label="Axis" value={kind} onChange={changeAxis} options={[{ value: "step", label: "Step" }, { value: "time", label: "Wall time" }]} />
-          <Segments label="Smoothing" value={smoothing} onChange={setSmoothing} options={[{ value: "0", label: "Raw" }, { value: "0.6", label: "Smooth" }, { value: "0.9", label: "Smoother" }]} />
+          <SmoothingSlider value={smoothing} onChange={setSmoothing} />
         </div>
       </div>
       {GROUPS.map((group) => (
@@ -59,7 +59,7 @@ export function ChartsTab({ live, job }: { live: LiveJob; job: Job }) {
 function MarkerKey() {
   return (
     <span className="marker-key">
-      <i style={{ background: "var(--line-strong)" }} /> checkpoint <i style={{ background: "var(--series-3)" }} /> evaluation <i style={{ background: "var(--muted)" }} /> stage <i style={{ background: "var(--bad)" }} /> attempt <i style={{ background: "var(--warn)" }} /> change
+      <i style={{ background: "var(--line-strong)" }} /> checkpoint <i style={{ background: "var(--series-3)" }} /> evaluation <i style={{ background: "var(--muted)" }} /> stage <i style={{ background: "var(--bad)" }} /> restart <i style={{ background: "var(--warn)" }} /> settings changed
     </span>
   );
 }
@@ -83,14 +83,14 @@ function LiveChart({ chart, live, ...rest }: LiveChartProps) {
   return <MetricChart chart={chart} lines={lines} sync="job" version={version} {...rest} />;
 }
 
-/** A metric that the page does not read from the start: its past is read when it is added. */
+/** A chart of a metric that is not loaded with the page: its history is fetched when the chart is added. */
 function AddedChart({ job, metric, live, ...rest }: { job: Job; metric: string } & Omit<LiveChartProps, "chart">) {
   const { data } = useQuery(`metric ${job.id} ${metric}`, (signal) =>
-    answer(api.GET("/v1/jobs/{job_id}/metrics", { params: { path: { job_id: job.id }, query: { names: [metric], downsample: POINTS } }, signal })));
+    unwrap(api.GET("/v1/jobs/{job_id}/metrics", { params: { path: { job_id: job.id }, query: { names: [metric], downsample: POINTS } }, signal })));
   const chart = useMemo(() => chartOf(metric), [metric]);
   useEffect(() => {
-    const past = data?.data[0];
-    if (past) live.series.set(metric, { steps: [...past.steps], values: [...past.values] });
+    const history = data?.data[0];
+    if (history) live.series.set(metric, { steps: [...history.steps], values: [...history.values] });
   }, [data, live.series, metric]);
   return <LiveChart key={data === undefined ? "empty" : "read"} chart={chart} live={live} {...rest} />;
 }
@@ -99,11 +99,11 @@ function MoreCharts({ job, added, onChange }: { job: Job; added: readonly string
   const others = Object.keys(job.latest_metrics).filter((name) => !DEFAULT_METRICS.includes(name) && !added.includes(name)).sort();
   return (
     <div className="row">
-      <select aria-label="Add a chart" value="" onChange={(event) => onChange([...added, event.target.value])}>
-        <option value="">Add a chart …</option>
+      <select aria-label="Add chart" value="" onChange={(event) => onChange([...added, event.target.value])}>
+        <option value="">Add chart …</option>
         {others.map((name) => <option key={name} value={name}>{name}</option>)}
       </select>
-      {added.length > 0 && <button type="button" className="button" onClick={() => onChange([])}>Remove the added</button>}
+      {added.length > 0 && <button type="button" className="button" onClick={() => onChange([])}>Remove added charts</button>}
     </div>
   );
 }

@@ -1,8 +1,8 @@
-/** Checkpoints with their digests, and what can be made of each. */
+/** Checkpoints with their weights hashes; each can be exported, forked or rewound to. */
 import { useState } from "react";
 
 import { useCapabilities } from "../../api/capabilities";
-import { answer, api, type ApiError, callPath } from "../../api/client";
+import { unwrap, api, type ApiError, callPath } from "../../api/client";
 import type { Checkpoint, Job } from "../../api/types";
 import { asError, useQuery } from "../../api/use-query";
 import { bytes, number } from "../../format";
@@ -10,12 +10,12 @@ import { navigate } from "../../router";
 import { Badge, CodeBlock, Digest, Empty, ErrorNote, Loading, When } from "../../ui/parts";
 import { FINISHED } from "../job-state";
 
-export function CheckpointsTab({ job, news }: { job: Job; news: number }) {
-  const { data, error } = useQuery(`checkpoints ${job.id}`, (signal) => answer(api.GET("/v1/jobs/{job_id}/checkpoints", { params: { path: { job_id: job.id } }, signal })), { news });
+export function CheckpointsTab({ job, updates }: { job: Job; updates: number }) {
+  const { data, error } = useQuery(`checkpoints ${job.id}`, (signal) => unwrap(api.GET("/v1/jobs/{job_id}/checkpoints", { params: { path: { job_id: job.id } }, signal })), { updates });
   const [failure, setFailure] = useState<ApiError>();
   if (error) return <ErrorNote error={error} />;
   if (data === undefined) return <Loading what="checkpoints" height={240} />;
-  if (data.data.length === 0) return <Empty title="No checkpoint yet"><p>One is written every {job.spec["checkpoint"] ? String((job.spec["checkpoint"] as { interval_steps: number }).interval_steps) : ""} steps and at the end of each stage.</p></Empty>;
+  if (data.data.length === 0) return <Empty title="No checkpoints yet"><p>A checkpoint is saved every {job.spec["checkpoint"] ? String((job.spec["checkpoint"] as { interval_steps: number }).interval_steps) : ""} steps and at the end of each stage.</p></Empty>;
   const newest = data.data.at(-1);
   return (
     <div className="stack">
@@ -23,14 +23,14 @@ export function CheckpointsTab({ job, news }: { job: Job; news: number }) {
       <div className="card flush table-scroll" tabIndex={0} role="region" aria-label="Checkpoints">
         <table>
           <thead>
-            <tr><th scope="col" className="num">Step</th><th scope="col">Stage</th><th scope="col">Checkpoint</th><th scope="col">Digest of the weights</th><th scope="col" className="num">Version</th><th scope="col" className="num">Size</th><th scope="col" className="num">Written</th><th scope="col"><span className="hidden-visually">Actions</span></th></tr>
+            <tr><th scope="col" className="num">Step</th><th scope="col">Stage</th><th scope="col">Checkpoint</th><th scope="col">Weights hash</th><th scope="col" className="num">Version</th><th scope="col" className="num">Size</th><th scope="col" className="num">Saved</th><th scope="col"><span className="hidden-visually">Actions</span></th></tr>
           </thead>
           <tbody>
             {[...data.data].reverse().map((item) => (
               <tr key={item.id}>
                 <td className="num">{number(item.step)}</td>
                 <td>{item.stage}</td>
-                <td><code>{item.id}</code> {item.id === job.result_checkpoint && <Badge tone="good" plain>result</Badge>}</td>
+                <td><code>{item.id}</code> {item.id === job.result_checkpoint && <Badge tone="good" plain>final</Badge>}</td>
                 <td><Digest value={item.weight_digest} /></td>
                 <td className="num">{number(item.weight_version)}</td>
                 <td className="num">{bytes(item.bytes)}</td>
@@ -68,21 +68,21 @@ function Actions({ job, checkpoint, onError }: { job: Job; checkpoint: Checkpoin
 
 const EXPORT_POLL_MS = 1000;
 
-/** Have it exported and wait for the end; says where it went. */
-async function runExport(checkpoint: Checkpoint, say: (text: string) => void): Promise<void> {
-  say("exporting …");
-  let state = await answer(api.POST("/v1/checkpoints/{checkpoint_id}/export", { params: { path: { checkpoint_id: checkpoint.id } } }));
+/** Start the export, poll until it ends, and report its state. */
+async function runExport(checkpoint: Checkpoint, report: (text: string) => void): Promise<void> {
+  report("Exporting …");
+  let state = await unwrap(api.POST("/v1/checkpoints/{checkpoint_id}/export", { params: { path: { checkpoint_id: checkpoint.id } } }));
   while (state.state === "queued" || state.state === "running") {
     await new Promise((resolve) => setTimeout(resolve, EXPORT_POLL_MS));
-    state = await answer(api.GET("/v1/exports/{export_id}", { params: { path: { export_id: state.id } } }));
+    state = await unwrap(api.GET("/v1/exports/{export_id}", { params: { path: { export_id: state.id } } }));
   }
-  say(state.state === "succeeded" ? (state.model_id ?? "exported") : `failed: ${state.error?.message ?? ""}`);
+  report(state.state === "succeeded" ? (state.model_id ?? "Exported") : `Failed: ${state.error?.message ?? ""}`);
 }
 
 function Commands({ checkpoint }: { checkpoint: Checkpoint }) {
   return (
     <div className="card stack tight">
-      <h2>From the command line</h2>
+      <h2>Equivalent commands</h2>
       <CodeBlock label="Commands" text={`dirl models export ${checkpoint.id} --out ./trained\ndirl generate "Tom had 27 figs, got 45" --model ./trained`} />
     </div>
   );

@@ -1,5 +1,5 @@
-/** Every evaluation, and how accuracy trades against speed. */
-import { answer, api } from "../../api/client";
+/** Evaluations of the job, and their accuracy vs. speed. */
+import { unwrap, api } from "../../api/client";
 import type { Evaluation, Job } from "../../api/types";
 import { useQuery } from "../../api/use-query";
 import { duration, number, percent } from "../../format";
@@ -7,11 +7,11 @@ import { Empty, ErrorNote, Loading, When } from "../../ui/parts";
 import { Frontier } from "./frontier";
 import { pointsOf, settingOf } from "./frontier-points";
 
-export function EvaluationsTab({ job, news }: { job: Job; news: number }) {
-  const { data, error } = useQuery(`evals ${job.id}`, (signal) => answer(api.GET("/v1/jobs/{job_id}/evals", { params: { path: { job_id: job.id } }, signal })), { news });
+export function EvaluationsTab({ job, updates }: { job: Job; updates: number }) {
+  const { data, error } = useQuery(`evals ${job.id}`, (signal) => unwrap(api.GET("/v1/jobs/{job_id}/evals", { params: { path: { job_id: job.id } }, signal })), { updates });
   if (error) return <ErrorNote error={error} />;
   if (data === undefined) return <Loading what="evaluations" height={300} />;
-  if (data.data.length === 0) return <Empty title="No evaluation yet"><p>A job with a validation file is evaluated at the end of each stage, and every <code>eval.interval_steps</code> steps.</p></Empty>;
+  if (data.data.length === 0) return <Empty title="No evaluations yet"><p>A job with a validation file is evaluated at the end of each stage and every <code>eval.interval_steps</code> steps.</p></Empty>;
   return (
     <div className="stack">
       <Frontier points={pointsOf(data.data, [job])} />
@@ -19,9 +19,9 @@ export function EvaluationsTab({ job, news }: { job: Job; news: number }) {
         <table>
           <thead>
             <tr>
-              <th scope="col" className="num">Step</th><th scope="col">Stage</th><th scope="col">Data</th><th scope="col">Decoding</th>
-              <th scope="col" className="num">Accuracy</th><th scope="col">95 % interval</th><th scope="col" className="num">Pass@k</th>
-              <th scope="col" className="num">Tokens per step</th><th scope="col" className="num">Length</th><th scope="col" className="num">Prompts</th><th scope="col" className="num">Took</th><th scope="col" className="num">When</th>
+              <th scope="col" className="num">Step</th><th scope="col">Stage</th><th scope="col">Dataset</th><th scope="col">Decoding</th>
+              <th scope="col" className="num">Accuracy</th><th scope="col">95 % CI</th><th scope="col" className="num">Pass@k</th>
+              <th scope="col" className="num">Tokens per step</th><th scope="col" className="num">Mean length</th><th scope="col" className="num">Prompts</th><th scope="col" className="num">Duration</th><th scope="col" className="num">Time</th>
             </tr>
           </thead>
           <tbody>{[...data.data].reverse().map((item) => <Row key={item.id} item={item} job={job} />)}</tbody>
@@ -41,11 +41,11 @@ function Row({ item, job }: { item: Evaluation; job: Job }) {
       <td>{item.dataset}</td>
       <td className="muted">{settingOf(item, job)}</td>
       <td className="num"><strong>{percent(value("accuracy"))}</strong></td>
-      <td className="num muted">{percent(value("accuracy_low"))} to {percent(value("accuracy_high"))}</td>
+      <td className="num muted">{percent(value("accuracy_low"))} – {percent(value("accuracy_high"))}</td>
       <td className="num">{percent(value("pass_at_k"))}</td>
       <td className="num">{number(value("tokens_per_step"))}</td>
       <td className="num">{number(value("mean_response_length"))}</td>
-      <td className="num" title={unverifiable > 0 ? `${unverifiable} responses could not be judged and are left out` : undefined}>{number(value("num_prompts"))}{unverifiable > 0 ? " *" : ""}</td>
+      <td className="num" title={unverifiable > 0 ? `${unverifiable} responses could not be graded and are excluded` : undefined}>{number(value("num_prompts"))}{unverifiable > 0 ? " *" : ""}</td>
       <td className="num">{duration(value("seconds"))}</td>
       <td className="num"><When time={item.created_at} /></td>
     </tr>

@@ -1,37 +1,37 @@
-/** What happened, newest first. */
+/** Events of the job, newest first. */
 import { useState } from "react";
 
-import { answer, api } from "../../api/client";
+import { unwrap, api } from "../../api/client";
 import type { Job, JobEvent } from "../../api/types";
 import { useQuery } from "../../api/use-query";
 import { number } from "../../format";
 import { Badge, ErrorNote, Loading, Segments, type Tone, When } from "../../ui/parts";
 
-type Kind = "notable" | "all";
-const NOTABLE = ["state", "waiting", "attempt", "checkpoint", "evaluation", "certificate", "log", "revision", "changed", "rewound"];
+type Kind = "important" | "all";
+const IMPORTANT = ["state", "waiting", "attempt", "checkpoint", "evaluation", "certificate", "log", "revision", "changed", "rewound"];
 const PAGE = 100;
 const LEVELS: Record<string, Tone> = { error: "bad", warning: "warn" };
 
-export function EventsTab({ job, news }: { job: Job; news: number }) {
-  const [kind, setKind] = useState<Kind>("notable");
+export function EventsTab({ job, updates }: { job: Job; updates: number }) {
+  const [kind, setKind] = useState<Kind>("important");
   const [size, setSize] = useState(PAGE);
-  const type = kind === "all" ? {} : { type: NOTABLE };
+  const type = kind === "all" ? {} : { type: IMPORTANT };
   const { data, error } = useQuery(`events ${job.id} ${kind} ${size}`, (signal) =>
-    answer(api.GET("/v1/jobs/{job_id}/events", { params: { path: { job_id: job.id }, query: { order: "desc", limit: size, ...type } }, signal })), { news, keeps: true });
+    unwrap(api.GET("/v1/jobs/{job_id}/events", { params: { path: { job_id: job.id }, query: { order: "desc", limit: size, ...type } }, signal })), { updates, keepsData: true });
   return (
     <div className="stack">
-      <Segments label="Kinds" value={kind} onChange={setKind} options={[{ value: "notable", label: "Notable" }, { value: "all", label: "All, with phases and metrics" }]} />
+      <Segments label="Filter" value={kind} onChange={setKind} options={[{ value: "important", label: "Important" }, { value: "all", label: "All events" }]} />
       {error && <ErrorNote error={error} />}
       {data === undefined ? !error && <Loading what="events" height={300} /> : (
         <div className="card flush table-scroll" tabIndex={0} role="region" aria-label="Events">
           <table className="events">
-            <thead><tr><th scope="col">When</th><th scope="col">Event</th><th scope="col">What</th><th scope="col" className="num">Attempt</th></tr></thead>
+            <thead><tr><th scope="col">Time</th><th scope="col">Event</th><th scope="col">Details</th><th scope="col" className="num">Attempt</th></tr></thead>
             <tbody>
               {data.data.map((event) => (
                 <tr key={event.id}>
                   <td><When time={event.time} /></td>
                   <td><Badge plain tone={LEVELS[String(event.data["level"])] ?? "neutral"}>{event.type}</Badge></td>
-                  <td className="what">{describe(event)}</td>
+                  <td className="details">{describe(event)}</td>
                   <td className="num">{event.attempt === 0 ? "–" : event.attempt}</td>
                 </tr>
               ))}
@@ -44,14 +44,14 @@ export function EventsTab({ job, news }: { job: Job; news: number }) {
   );
 }
 
-/** One line for people; data that has no line of its own is shown as it is. */
+/** One-line summary of an event; types without one show their data as JSON. */
 export function describe({ type, data }: JobEvent): string {
   const text = (name: string) => String(data[name]);
   switch (type) {
     case "state": return `${text("from")} → ${text("to")}${failure(data["error"])}`;
-    case "waiting": return data["waiting_for"] === null ? "waits for nothing any more" : `waits for ${text("waiting_for")}`;
+    case "waiting": return data["waiting_for"] === null ? "no longer waiting" : `waiting for ${text("waiting_for")}`;
     case "attempt": return `${text("state")} on ${text("trainer")}${failure(data["error"])}`;
-    case "phase": return [text("stage"), text("phase"), data["waiting_for"] ? `waits for ${text("waiting_for")}` : ""].filter((part) => part !== "").join(" · ");
+    case "phase": return [text("stage"), text("phase"), data["waiting_for"] ? `waiting for ${text("waiting_for")}` : ""].filter((part) => part !== "").join(" · ");
     case "progress": return `${text("stage")} step ${text("stage_step")} of ${text("stage_steps")}`;
     case "metrics": return `${Object.keys(data["values"] as object).length} values of step ${text("step")}`;
     case "checkpoint": return `step ${text("step")}, weights ${text("weight_digest").slice(0, 12)}`;
@@ -70,5 +70,5 @@ function failure(error: unknown): string {
 
 function accuracyOf(results: unknown): string {
   const { accuracy, tokens_per_step: speed } = results as { accuracy: number; tokens_per_step?: number };
-  return `${(accuracy * 100).toFixed(1)} % right${speed === undefined ? "" : `, ${number(speed)} tokens per step`}`;
+  return `${(accuracy * 100).toFixed(1)} % accuracy${speed === undefined ? "" : `, ${number(speed)} tokens per step`}`;
 }

@@ -10,16 +10,16 @@ function evaluation(id: string, accuracy: number, speed?: number, decoding?: obj
 
 const JOB = { id: "job_1", spec: { diffusion: { confidence_threshold: 0.9 } } } as unknown as Job;
 
-test("the frontier has the points that no other beats in both accuracy and speed", () => {
+test("a point is on the frontier unless another point dominates it in accuracy and speed", () => {
   const points = pointsOf([evaluation("slow", 0.9, 1), evaluation("fast", 0.7, 3), evaluation("worse", 0.6, 2), evaluation("equal", 0.7, 3)], [JOB]);
   expect(points.filter((point) => point.isBest).map((point) => point.id)).toEqual(["slow", "fast", "equal"]);
 });
 
-test("an evaluation without a speed is no point", () => {
+test("an evaluation without a speed has no point", () => {
   expect(pointsOf([evaluation("a", 0.9)], [JOB])).toEqual([]);
 });
 
-test("thresholds and steps per block are two families, each point with what was set", () => {
+test("thresholds and steps per block are two families, and each point is labelled with its value", () => {
   const job = { id: "job_1", spec: { diffusion: { unmasking_strategy: "low_confidence_dynamic", confidence_threshold: 0.9, denoising_steps: null } } } as unknown as Job;
   const measured = [
     evaluation("own", 0.9, 2),
@@ -34,7 +34,7 @@ test("thresholds and steps per block are two families, each point with what was 
   expect(settingOf(measured[0] as Evaluation, job)).toBe("low confidence dynamic, threshold 0.9");
 });
 
-test("a point is labelled with its own decoding, else with its job's", () => {
+test("a point is labelled with its own decoding parameters, or else with those of its job", () => {
   const labels = pointsOf([evaluation("a", 0.9, 1), evaluation("b", 0.8, 2, { confidence_threshold: 0.5 })], [JOB]).map((point) => point.label);
   expect(labels).toEqual(["step 5 · rl · threshold 0.9", "step 5 · rl · threshold 0.5"]);
 });

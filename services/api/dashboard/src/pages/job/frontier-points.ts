@@ -1,28 +1,28 @@
-/** Evaluations as points of accuracy against speed. */
+/** Points of the accuracy vs. speed chart. */
 import type { Evaluation, Job } from "../../api/types";
-import { words } from "../../format";
+import { humanize } from "../../format";
 
-/** What was varied: the rule that counts steps per block, or the one with a threshold; other rules vary nothing. */
+/** Which decoding parameter a point varies: the confidence threshold, the denoising steps per block, or none. */
 export type Family = "threshold" | "steps" | "other";
 
 export interface FrontierPoint {
   id: string;
   label: string;
   family: Family;
-  /** What was set, in a word or a number: "0.9", "2". */
+  /** Value of the varied parameter, e.g. "0.9" or "2". */
   setting: string;
-  /** Whose weights: points of one curve differ in their decoding alone. */
+  /** Job, step and stage of the weights. Points of one curve share weights and differ only in decoding. */
   weights: string;
   /** Response tokens per denoising step. */
   speed: number;
   accuracy: number;
   low: number;
   high: number;
-  /** Whether no other point is both faster and more accurate. */
+  /** Whether the point lies on the Pareto frontier. */
   isBest: boolean;
 }
 
-/** One point per evaluation that measured both; `nameOf` says whose it is where there are several jobs. */
+/** One point per evaluation with accuracy and speed; `nameOf` labels the job when several jobs are compared. */
 export function pointsOf(evaluations: readonly Evaluation[], jobs: readonly Job[], nameOf: (job: Job) => string = () => ""): FrontierPoint[] {
   const points = evaluations.flatMap((item): FrontierPoint[] => {
     const job = jobs.find((one) => one.id === item.job_id);
@@ -31,12 +31,12 @@ export function pointsOf(evaluations: readonly Evaluation[], jobs: readonly Job[
     const [low, high] = [item.results["accuracy_low"] ?? accuracy, item.results["accuracy_high"] ?? accuracy] as [number, number];
     const weights = [job && nameOf(job), `step ${item.step}`, item.stage].filter(Boolean).join(" · ");
     const decoding = decodingOf(item, job);
-    return [{ id: item.id, label: [weights, settingOf(item, job)].filter(Boolean).join(" · "), ...varied(decoding), weights, speed, accuracy, low, high, isBest: false }];
+    return [{ id: item.id, label: [weights, settingOf(item, job)].filter(Boolean).join(" · "), ...toVariation(decoding), weights, speed, accuracy, low, high, isBest: false }];
   });
   return points.map((point) => ({ ...point, isBest: !points.some((other) => dominates(other, point)) }));
 }
 
-/** Points of the same weights and family in the order of their speed; a single one is no curve. */
+/** Groups of two or more points with the same weights and family, sorted by speed. */
 export function curvesOf(points: readonly FrontierPoint[]): FrontierPoint[][] {
   const curves = new Map<string, FrontierPoint[]>();
   for (const point of points) {
@@ -52,29 +52,29 @@ function dominates(a: FrontierPoint, b: FrontierPoint): boolean {
 
 type Decoding = Record<string, unknown>;
 
-/** The decoding of an evaluation: its own values where it states some, else its job's. */
+/** Decoding parameters of an evaluation: its own values override those of the job. */
 function decodingOf(evaluation: Evaluation, job: Job | undefined): Decoding {
   return { ...(job?.spec["diffusion"] as object | undefined), ...(evaluation.results["decoding"] as object | undefined) };
 }
 
 function familyOf(decoding: Decoding): Family {
-  const rule = decoding["unmasking_strategy"];
-  if (rule === "low_confidence_static" || rule === "sequential") return "steps";
-  return rule === undefined || rule === "low_confidence_dynamic" ? "threshold" : "other";
+  const strategy = decoding["unmasking_strategy"];
+  if (strategy === "low_confidence_static" || strategy === "sequential") return "steps";
+  return strategy === undefined || strategy === "low_confidence_dynamic" ? "threshold" : "other";
 }
 
-function varied(decoding: Decoding): { family: Family; setting: string } {
+function toVariation(decoding: Decoding): { family: Family; setting: string } {
   const family = familyOf(decoding);
-  if (family === "other") return { family, setting: words(String(decoding["unmasking_strategy"])) };
+  if (family === "other") return { family, setting: humanize(String(decoding["unmasking_strategy"])) };
   const value = decoding[family === "steps" ? "denoising_steps" : "confidence_threshold"];
   return { family, setting: value == null ? "all" : String(value) };
 }
 
-/** The rule and what governs it, e.g. "low confidence static, 2 steps per block". */
+/** The unmasking strategy and its parameter, e.g. "low confidence static, 2 steps per block". */
 export function settingOf(evaluation: Evaluation, job: Job | undefined): string {
   const decoding = decodingOf(evaluation, job);
-  const { family, setting } = varied(decoding);
-  const rule = decoding["unmasking_strategy"] === undefined ? "" : words(String(decoding["unmasking_strategy"]));
-  const value = { threshold: `threshold ${setting}`, steps: setting === "all" ? "a token per step" : `${setting} ${setting === "1" ? "step" : "steps"} per block`, other: "" }[family];
-  return [rule, value].filter(Boolean).join(", ");
+  const { family, setting } = toVariation(decoding);
+  const strategy = decoding["unmasking_strategy"] === undefined ? "" : humanize(String(decoding["unmasking_strategy"]));
+  const value = { threshold: `threshold ${setting}`, steps: setting === "all" ? "1 token per step" : `${setting} ${setting === "1" ? "step" : "steps"} per block`, other: "" }[family];
+  return [strategy, value].filter(Boolean).join(", ");
 }

@@ -1,4 +1,4 @@
-/** Accuracy against tokens per denoising step: each point a measured evaluation, with its interval. */
+/** Chart of accuracy vs. tokens per denoising step, with the Pareto frontier; one point per evaluation. */
 import { number, percent } from "../../format";
 import { curvesOf, type Family, type FrontierPoint } from "./frontier-points";
 
@@ -12,16 +12,16 @@ const TICKS = 5;
 
 export function Frontier({ points }: { points: readonly FrontierPoint[] }) {
   if (points.length === 0) return null;
-  const [lowX, highX] = padded(Math.min(...points.map((point) => point.speed)), Math.max(...points.map((point) => point.speed)), 1);
-  const [lowY, highY] = padded(Math.min(...points.map((point) => point.low)), Math.max(...points.map((point) => point.high)), 0, 1);
+  const [lowX, highX] = padRange(Math.min(...points.map((point) => point.speed)), Math.max(...points.map((point) => point.speed)), 1);
+  const [lowY, highY] = padRange(Math.min(...points.map((point) => point.low)), Math.max(...points.map((point) => point.high)), 0, 1);
   const x = (value: number) => LEFT + ((value - lowX) / (highX - lowX)) * (WIDTH - LEFT - RIGHT);
   const y = (value: number) => HEIGHT - BOTTOM - ((value - lowY) / (highY - lowY)) * (HEIGHT - BOTTOM - TOP);
   const best = points.filter((point) => point.isBest).sort((a, b) => a.speed - b.speed);
-  const label = `Accuracy against tokens per denoising step. ${points.map((point) => `${point.label}: ${percent(point.accuracy)} at ${number(point.speed)}`).join("; ")}`;
+  const label = `Accuracy vs. tokens per denoising step. ${points.map((point) => `${point.label}: ${percent(point.accuracy)} at ${number(point.speed)}`).join("; ")}`;
   return (
     <figure className="card">
-      <h2>Accuracy against speed</h2>
-      <p className="muted small">Each point is a measured evaluation with its 95 % interval; the line joins those that no other beats in both.</p>
+      <h2>Accuracy vs. speed</h2>
+      <p className="muted small">One point per evaluation, with its 95 % confidence interval. Line: Pareto frontier.</p>
       <ul className="row small muted frontier-key">
         {FAMILIES.filter(({ family }) => points.some((point) => point.family === family)).map(({ family, text }) => (
           <li key={family}><svg viewBox="-8 -8 16 16" className="frontier" aria-hidden="true"><g className="point"><Mark family={family} x={0} y={0} /></g></svg> {text}</li>
@@ -59,7 +59,7 @@ export function Frontier({ points }: { points: readonly FrontierPoint[] }) {
 const FAMILIES: readonly { family: Family; text: string }[] = [
   { family: "threshold", text: "confidence threshold" },
   { family: "steps", text: "denoising steps per block" },
-  { family: "other", text: "another rule" },
+  { family: "other", text: "other strategy" },
 ];
 const RADIUS = 4.5;
 
@@ -69,20 +69,20 @@ function Mark({ family, x, y }: { family: Family; x: number; y: number }) {
   return <circle cx={x} cy={y} r={RADIUS} />;
 }
 
-/** The fastest point of every version of the weights; its name stands there. */
+/** The fastest point of each weight version, where its label is drawn. */
 function fastestOfEach(points: readonly FrontierPoint[]): FrontierPoint[] {
   const fastest = new Map<string, FrontierPoint>();
   for (const point of points) if (point.speed > (fastest.get(point.weights)?.speed ?? -Infinity)) fastest.set(point.weights, point);
   return [...fastest.values()];
 }
 
-/** The range with room, within what is possible. */
-function padded(low: number, high: number, least: number, most = Infinity): [number, number] {
-  const room = Math.max((high - low) * 0.15, 0.05);
-  return [Math.max(least, low - room), Math.min(most, high + room)];
+/** Widen the range by a margin, clamped to [least, most]. */
+function padRange(low: number, high: number, least: number, most = Infinity): [number, number] {
+  const margin = Math.max((high - low) * 0.15, 0.05);
+  return [Math.max(least, low - margin), Math.min(most, high + margin)];
 }
 
-/** Round values within the range, about as many as TICKS. */
+/** About TICKS round values within the range. */
 function ticks(low: number, high: number): number[] {
   const rough = (high - low) / TICKS;
   const power = 10 ** Math.floor(Math.log10(rough));

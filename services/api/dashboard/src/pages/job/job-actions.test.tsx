@@ -1,5 +1,5 @@
 // @vitest-environment jsdom
-import { cleanup, render, screen } from "@testing-library/react";
+import { cleanup, fireEvent, render, screen, within } from "@testing-library/react";
 import { afterEach, expect, test, vi } from "vitest";
 
 import { CapabilitiesProvider } from "../../api/capabilities";
@@ -24,10 +24,19 @@ test("a running job can be paused and cancelled", async () => {
   expect(await show("running", ALL)).toEqual(["Pause", "Cancel", "Use as template"]);
 });
 
+test("cancelling asks for confirmation", async () => {
+  HTMLDialogElement.prototype.showModal = function showModal() { this.open = true; };
+  await show("running", ALL);
+  fireEvent.click(screen.getByRole("button", { name: "Cancel" }));
+  const dialog = screen.getByRole("dialog", { name: "Cancel this job?" });
+  expect(dialog.textContent).toContain("The last checkpoint is kept.");
+  expect(within(dialog).getAllByRole("button").map((button) => button.textContent)).toEqual(["Cancel job", "Keep running"]);
+});
+
 test("a paused job can be resumed", async () => {
   expect(await show("paused", ALL)).toEqual(["Resume", "Cancel", "Use as template"]);
 });
 
-test("what the installation does not offer has no button", async () => {
+test("an action that the installation does not offer has no button", async () => {
   expect(await show("running", { "/v1/jobs/{job_id}/cancel": { post: {} } })).toEqual(["Cancel", "Use as template"]);
 });

@@ -1,6 +1,6 @@
-/** State, phase, attempt, what it waits for, how far it is, and the figures that matter. */
+/** State, progress and key metrics of the job. */
 import type { Job } from "../../api/types";
-import { number, percent, words } from "../../format";
+import { number, percent, humanize } from "../../format";
 import { Badge, Copy, ErrorNote, Stat, When } from "../../ui/parts";
 import { ApiError } from "../../api/client";
 import { FINISHED, JobProgress, jobName, StateBadge } from "../job-state";
@@ -8,7 +8,7 @@ import { Diagnosis } from "./diagnosis";
 import { JobActions } from "./job-actions";
 import type { LiveJob } from "./use-live-job";
 
-/** `isBrief` leaves the figures out, for parts of the page that need the room. */
+/** `isBrief` hides progress and metrics on tabs that need the space. */
 export function JobHeader({ live, job, isBrief }: { live: LiveJob; job: Job; isBrief: boolean }) {
   const metrics = job.latest_metrics;
   const isFinished = FINISHED.includes(job.state);
@@ -19,10 +19,10 @@ export function JobHeader({ live, job, isBrief }: { live: LiveJob; job: Job; isB
           <div className="row">
             <h1>{jobName(job)}</h1>
             <StateBadge job={job} />
-            {job.waiting_for !== null && <Badge tone="warn">waits for {job.waiting_for}</Badge>}
-            {job.stalled && <Badge tone="bad">stalled in {words(job.stalled.phase)} since <When time={job.stalled.since} /></Badge>}
+            {job.waiting_for !== null && <Badge tone="warn">Waiting for {job.waiting_for}</Badge>}
+            {job.stalled && <Badge tone="bad">stalled in {humanize(job.stalled.phase)} since <When time={job.stalled.since} /></Badge>}
             {job.revision > 0 && <Badge plain>revision {job.revision}</Badge>}
-            {!live.connected && !isFinished && <Badge tone="warn">connection lost, trying again</Badge>}
+            {!live.connected && !isFinished && <Badge tone="warn">Connection lost. Reconnecting …</Badge>}
           </div>
           <div className="row muted small">
             <span className="copyable"><code>{job.id}</code></span>
@@ -38,7 +38,7 @@ export function JobHeader({ live, job, isBrief }: { live: LiveJob; job: Job; isB
         <JobProgress job={job} />
         <div className="stats">
           <Stat name="Stage">{job.stage === null || job.stage === "" ? "–" : `${job.stage}${job.progress ? ` ${number(job.progress.stage_step)}/${number(job.progress.stage_steps)}` : ""}`}</Stat>
-          <Stat name="Phase">{job.phase === null ? "–" : words(job.phase)}</Stat>
+          <Stat name="Phase">{job.phase === null ? "–" : humanize(job.phase)}</Stat>
           <Stat name="Attempt">{job.attempt === 0 ? "–" : job.attempt}</Stat>
           <Stat name="Validation accuracy">{percent(metrics["eval/validation/accuracy"])}</Stat>
           <Stat name="Rollout accuracy">{percent(metrics["reward/accuracy"])}</Stat>

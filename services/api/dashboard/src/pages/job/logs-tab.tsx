@@ -1,4 +1,4 @@
-/** What the job's services wrote; shown where the installation offers it. */
+/** Logs of the job's services, where the installation offers them. */
 import { useState } from "react";
 
 import { callPath } from "../../api/client";
@@ -36,17 +36,17 @@ export function LogsTab({ job }: { job: Job }) {
         <label className="check">Attempt <select value={attempt} onChange={(event) => setAttempt(Number(event.target.value))}>{Array.from({ length: Math.max(1, job.attempt) }, (_, place) => <option key={place} value={place + 1}>{place + 1}</option>)}</select></label>
       </div>
       {error && <ErrorNote error={error} />}
-      {data === undefined ? !error && <Loading what="the log" height={300} /> : data.data.length === 0 ? <Empty title="Nothing written yet"><p>Lines appear as the service writes them.</p></Empty> : (
+      {data === undefined ? !error && <Loading what="the log" height={300} /> : data.data.length === 0 ? <Empty title="No logs yet"><p>Lines appear when the service writes them.</p></Empty> : (
         <pre className="log card" tabIndex={0} aria-label={`Log of ${service}`}>
-          {data.data.map((line) => <span key={line.id} className={`line ${line.level}`} title={line.time === null ? undefined : absolute(line.time)}>{render(line)}{"\n"}</span>)}
+          {data.data.map((line) => <span key={line.id} className={`line ${line.level}`} title={line.time === null ? undefined : absolute(line.time)}>{formatLine(line)}{"\n"}</span>)}
         </pre>
       )}
-      {data?.has_more && <p className="muted small">The first {PAGE} lines are shown; `dirl jobs logs` has all.</p>}
+      {data?.has_more && <p className="muted small">Showing the first {PAGE} lines. <code>dirl jobs logs</code> prints all of them.</p>}
     </div>
   );
 }
 
-function render(line: Line): string {
+function formatLine(line: Line): string {
   const clock = line.time === null ? "        " : new Date(line.time * 1000).toTimeString().slice(0, 8);
   const fields = Object.entries(line.fields).map(([key, value]) => `${key}=${typeof value === "string" ? value : JSON.stringify(value)}`);
   return [clock, line.level.padEnd(7), line.message, ...fields].join(" ");

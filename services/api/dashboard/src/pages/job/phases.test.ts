@@ -1,13 +1,13 @@
 import { expect, test } from "vitest";
 
 import type { JobEvent } from "../../api/types";
-import { spaced, spansOf, stepsOf, timesOf, totals } from "./phases";
+import { thinMarks, spansOf, stepsOf, timesOf, totals } from "./phases";
 
 function event(type: string, time: number, data: Record<string, unknown>): JobEvent {
   return { id: `evt_${time}`, object: "job.event", job_id: "job_1", attempt: 1, type, created_at: time, time, data };
 }
 
-test("a phase lasts until the next, and none runs between attempts", () => {
+test("a phase lasts until the next one, and no phase runs between attempts", () => {
   const spans = spansOf([
     event("phase", 10, { phase: "rollout", stage: "rl" }),
     event("phase", 14, { phase: "train", stage: "rl" }),
@@ -18,14 +18,14 @@ test("a phase lasts until the next, and none runs between attempts", () => {
   expect(totals(spans)).toEqual([{ phase: "rollout", seconds: 10 }, { phase: "train", seconds: 1 }]);
 });
 
-test("wall time lies on a straight line between known steps", () => {
+test("wall time is interpolated linearly between known steps", () => {
   const seconds = timesOf([event("progress", 110, { step: 0 }), event("progress", 130, { step: 10 })], 100);
   expect([0, 5, 10, 12].map(seconds)).toEqual([10, 20, 30, 30]);
 });
 
-test("steps within the window are marked, no closer than can be read", () => {
+test("steps within the window are marked without overlapping labels", () => {
   const events = [0, 1, 2, 3, 4, 5].map((step) => event("progress", 100 + step * 2, { step }));
   const marks = stepsOf(events, 101, 109);
   expect(marks.map((mark) => mark.step)).toEqual([1, 2, 3, 4]);
-  expect(spaced(marks, 4).map((mark) => mark.step)).toEqual([1, 3]);
+  expect(thinMarks(marks, 4).map((mark) => mark.step)).toEqual([1, 3]);
 });

@@ -1,4 +1,4 @@
-/** The learner's phase events as spans of time, and the lanes of the processes that they keep busy. */
+/** Turn the learner's phase events into time spans, and map phases to the lanes of the timeline. */
 import type { JobEvent } from "../../api/types";
 
 export interface Span {
@@ -9,14 +9,14 @@ export interface Span {
   end: number;
 }
 
-/** Which phases keep whom busy, and during which it waits for another. */
+/** Phases in which each lane is busy, and those in which it waits for another lane. */
 export const LANES: readonly { name: string; busy: readonly string[]; waits: readonly string[] }[] = [
   { name: "Trainer", busy: ["train", "checkpoint", "loading"], waits: ["rollout", "reward", "weight_sync", "eval", "waiting"] },
   { name: "Sync", busy: ["weight_sync"], waits: [] },
   { name: "Rollout and reward", busy: ["rollout", "reward", "eval"], waits: ["train", "checkpoint", "weight_sync"] },
 ];
 
-/** Each phase until the next one, or until the attempt's end; oldest first. */
+/** A span per phase, from its event to the next one or the end of the attempt; oldest first. */
 export function spansOf(events: readonly JobEvent[], end: number): Span[] {
   const spans: Span[] = [];
   let open: Span | null = null;
@@ -30,33 +30,33 @@ export function spansOf(events: readonly JobEvent[], end: number): Span[] {
   return spans.filter((span) => span.end > span.start);
 }
 
-/** Seconds per phase, the longest first. */
+/** Seconds per phase, longest first. */
 export function totals(spans: readonly Span[]): { phase: string; seconds: number }[] {
   const sums = new Map<string, number>();
   for (const span of spans) sums.set(span.phase, (sums.get(span.phase) ?? 0) + span.end - span.start);
   return [...sums].map(([phase, seconds]) => ({ phase, seconds })).sort((a, b) => b.seconds - a.seconds);
 }
 
-/** The end of a step. */
+/** End of a step. */
 export interface StepMark {
   step: number;
   /** Unix seconds. */
   time: number;
 }
 
-/** Ends of steps between two times, of progress events, oldest first. */
+/** Step ends between two times, from progress events in ascending order. */
 export function stepsOf(events: readonly JobEvent[], from: number, to: number): StepMark[] {
   return events.filter((event) => event.time >= from && event.time <= to && (event.data["step"] as number) > 0).map((event) => ({ step: event.data["step"] as number, time: event.time }));
 }
 
-/** As many of the marks as can be read when each needs `gap` seconds. */
-export function spaced(marks: readonly StepMark[], gap: number): StepMark[] {
+/** Drop marks that are closer than `gap` seconds to the last kept one, so that labels do not overlap. */
+export function thinMarks(marks: readonly StepMark[], gap: number): StepMark[] {
   const kept: StepMark[] = [];
   for (const mark of marks) if (mark.time - (kept.at(-1)?.time ?? -Infinity) >= gap) kept.push(mark);
   return kept;
 }
 
-/** Seconds from `start` to a step's end, of progress events; between known steps on a straight line. */
+/** A function from step to seconds since `start`, interpolated linearly between progress events. */
 export function timesOf(events: readonly JobEvent[], start: number): (step: number) => number {
   const known = new Map<number, number>();
   for (const event of events) known.set(event.data["step"] as number, event.time - start);

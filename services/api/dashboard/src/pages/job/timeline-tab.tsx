@@ -1,43 +1,43 @@
-/** What the learner did when, and who waited for whom. */
+/** Timeline of the learner's phases: which lane is busy, and which waits for another. */
 import { useMemo, useState } from "react";
 
-import { answer, api } from "../../api/client";
+import { unwrap, api } from "../../api/client";
 import type { Job } from "../../api/types";
 import { useQuery } from "../../api/use-query";
 import { duration } from "../../format";
 import { Empty, ErrorNote, Loading, Segments, useNow } from "../../ui/parts";
 import { FINISHED } from "../job-state";
-import { LANES, spaced, type Span, spansOf, type StepMark, stepsOf, totals } from "./phases";
+import { LANES, thinMarks, type Span, spansOf, type StepMark, stepsOf, totals } from "./phases";
 
 type Window = "120" | "600" | "all";
-const MOST_EVENTS = 1000;
-/** Numbers along the lanes that can be read at 1280 px. */
-const MOST_NUMBERS = 20;
+const MAX_EVENTS = 1000;
+/** Step numbers that fit without overlap at a width of 1280 px. */
+const MAX_NUMBERS = 20;
 
-export function TimelineTab({ job, news }: { job: Job; news: number }) {
+export function TimelineTab({ job, updates }: { job: Job; updates: number }) {
   const [shown, setShown] = useState<Window>("600");
   const now = useNow();
   const newest = (type: string[]) => (signal: AbortSignal) =>
-    answer(api.GET("/v1/jobs/{job_id}/events", { params: { path: { job_id: job.id }, query: { type, order: "desc", limit: MOST_EVENTS } }, signal }));
-  const { data, error } = useQuery(`phases ${job.id}`, newest(["phase", "attempt"]), { news });
-  const { data: progress } = useQuery(`steps ${job.id}`, newest(["progress"]), { news });
+    unwrap(api.GET("/v1/jobs/{job_id}/events", { params: { path: { job_id: job.id }, query: { type, order: "desc", limit: MAX_EVENTS } }, signal }));
+  const { data, error } = useQuery(`phases ${job.id}`, newest(["phase", "attempt"]), { updates });
+  const { data: progress } = useQuery(`steps ${job.id}`, newest(["progress"]), { updates });
   const isOver = FINISHED.includes(job.state) || job.state === "paused";
   const end = isOver ? (job.finished_at ?? lastTime(data?.data)) : now;
   const spans = useMemo(() => spansOf([...(data?.data ?? [])].reverse(), end), [data, end]);
-  const visible = useMemo(() => within(spans, shown === "all" ? 0 : end - Number(shown)), [spans, shown, end]);
+  const visible = useMemo(() => clipSpans(spans, shown === "all" ? 0 : end - Number(shown)), [spans, shown, end]);
   const steps = useMemo(() => stepsOf([...(progress?.data ?? [])].reverse(), visible[0]?.start ?? 0, visible.at(-1)?.end ?? 0), [progress, visible]);
   if (error) return <ErrorNote error={error} />;
   if (data === undefined) return <Loading what="the timeline" height={300} />;
-  if (spans.length === 0) return <Empty title="Nothing happened yet"><p>Phases appear once the learner has started.</p></Empty>;
+  if (spans.length === 0) return <Empty title="No phases yet"><p>Phases appear when the learner has started.</p></Empty>;
   return (
     <div className="stack">
       <div className="row apart">
-        <p className="muted small">Filled: the lane works. Hatched: it waits for the lane above or below. A number stands where its step ended.</p>
-        <Segments label="Shown" value={shown} onChange={setShown} options={[{ value: "120", label: "2 minutes" }, { value: "600", label: "10 minutes" }, { value: "all", label: "All" }]} />
+        <p className="muted small">Solid: busy. Hatched: waiting for another lane. Numbers mark the end of a step.</p>
+        <Segments label="Window" value={shown} onChange={setShown} options={[{ value: "120", label: "2 minutes" }, { value: "600", label: "10 minutes" }, { value: "all", label: "All" }]} />
       </div>
       <div className="card"><Gantt spans={visible} steps={steps} /></div>
       <div className="card">
-        <h2>Where the time went</h2>
+        <h2>Time breakdown</h2>
         <Totals spans={visible} />
       </div>
     </div>
@@ -48,7 +48,7 @@ function lastTime(events: readonly { time: number }[] | undefined): number {
   return events?.[0]?.time ?? 0;
 }
 
-function within(spans: readonly Span[], from: number): Span[] {
+function clipSpans(spans: readonly Span[], from: number): Span[] {
   return spans.filter((span) => span.end > from).map((span) => ({ ...span, start: Math.max(span.start, from) }));
 }
 
@@ -56,25 +56,25 @@ function Gantt({ spans, steps }: { spans: readonly Span[]; steps: readonly StepM
   const first = spans[0]?.start ?? 0;
   const total = Math.max(1, (spans.at(-1)?.end ?? 1) - first);
   const place = (time: number) => ((time - first) / total) * 100;
-  const numbered = spaced(steps, total / MOST_NUMBERS);
+  const numbered = thinMarks(steps, total / MAX_NUMBERS);
   return (
     <div className="gantt" role="img" aria-label={`Phases over ${duration(total)}: ${totals(spans).map((item) => `${item.phase} ${duration(item.seconds)}`).join(", ")}`}>
       <div className="lane">
         <span className="lane-name small">Step</span>
         <div className="lane-steps muted small num">
-          {numbered.map((mark) => <span key={mark.time} style={{ left: `${place(mark.time)}%` }} title={`Step ${mark.step} ended ${duration(mark.time - first)} after the left edge`}>{mark.step}</span>)}
+          {numbered.map((mark) => <span key={mark.time} style={{ left: `${place(mark.time)}%` }} title={`End of step ${mark.step}, +${duration(mark.time - first)}`}>{mark.step}</span>)}
         </div>
       </div>
       {LANES.map((lane) => (
         <div key={lane.name} className="lane">
           <span className="lane-name small">{lane.name}</span>
           <div className="lane-track">
-            {merged(spans, lane.busy, lane.waits).map((span) => (
+            {mergeSpans(spans, lane.busy, lane.waits).map((span) => (
               <i
                 key={span.start}
                 className={lane.busy.includes(span.phase) ? `busy phase-${span.phase}` : "waiting"}
                 style={{ left: `${place(span.start)}%`, width: `${Math.max(0.1, place(span.end) - place(span.start))}%` }}
-                title={`${lane.busy.includes(span.phase) ? span.phase : "waits"} · ${span.stage} · ${duration(span.end - span.start)}`}
+                title={`${lane.busy.includes(span.phase) ? span.phase : "waiting"} · ${span.stage} · ${duration(span.end - span.start)}`}
               />
             ))}
             {numbered.map((mark) => <b key={mark.time} style={{ left: `${place(mark.time)}%` }} />)}
@@ -91,8 +91,8 @@ function Gantt({ spans, steps }: { spans: readonly Span[]; steps: readonly StepM
   );
 }
 
-/** Spans that a lane draws, neighbours of one kind joined, so that thousands of steps stay cheap. */
-function merged(spans: readonly Span[], busy: readonly string[], waits: readonly string[]): Span[] {
+/** Spans of one lane with adjacent spans of the same phase merged, which bounds the DOM nodes of long jobs. */
+function mergeSpans(spans: readonly Span[], busy: readonly string[], waits: readonly string[]): Span[] {
   const drawn: Span[] = [];
   for (const span of spans) {
     if (!busy.includes(span.phase) && !waits.includes(span.phase)) continue;

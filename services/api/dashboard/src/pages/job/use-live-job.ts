@@ -1,7 +1,7 @@
-/** A job that is watched: its row, its metrics and its records, kept current by the event stream. */
+/** Live state of one job, its metrics and event counts, updated by the event stream. */
 import { useEffect, useRef, useState } from "react";
 
-import { answer, api, ApiError } from "../../api/client";
+import { unwrap, api, ApiError } from "../../api/client";
 import { followEvents } from "../../api/stream";
 import type { Job, JobEvent } from "../../api/types";
 import { asError } from "../../api/use-query";
@@ -14,20 +14,20 @@ export interface LiveJob {
   job: Job | undefined;
   error: ApiError | undefined;
   series: SeriesStore;
-  /** Grows with every change of the series. */
+  /** Incremented with every change of the series. */
   version: number;
-  /** Counts events per type: whoever shows such records reads them again when theirs grows. */
-  news: Readonly<Record<string, number>>;
+  /** Number of events per type since the page was opened; components refetch their records when it changes. */
+  updates: Readonly<Record<string, number>>;
   connected: boolean;
   refresh: () => void;
 }
 
-/** Read the job once, its default metrics once, and then only what is new. */
+/** Fetch the job and its default metrics once, then follow its events. */
 export function useLiveJob(jobId: string): LiveJob {
   const [job, setJob] = useState<Job>();
   const [error, setError] = useState<ApiError>();
   const [connected, setConnected] = useState(true);
-  const [news, setNews] = useState<Record<string, number>>({});
+  const [updates, setNews] = useState<Record<string, number>>({});
   const [version, setVersion] = useState(0);
   const [series] = useState(() => new SeriesStore());
   const refresh = useRef<() => void>(() => undefined);
@@ -35,20 +35,20 @@ export function useLiveJob(jobId: string): LiveJob {
   useEffect(() => {
     const abort = new AbortController();
     const { signal } = abort;
-    const read = () => answer(api.GET("/v1/jobs/{job_id}", { params: { path: { job_id: jobId } }, signal }));
+    const read = () => unwrap(api.GET("/v1/jobs/{job_id}", { params: { path: { job_id: jobId } }, signal }));
     const later = throttle(() => void read().then(setJob, ignoreAbort(setError)), REFRESH_MS);
     refresh.current = later;
     const apply = (events: JobEvent[]) => {
       for (const event of events) applyMetrics(series, event);
       setVersion(series.version);
-      setNews((old) => counted(old, events));
+      setNews((old) => countEvents(old, events));
       if (events.some((event) => event.type !== "trajectories")) later();
     };
     const begin = async () => {
       const first = await read();
       setJob(first);
       const names = [...DEFAULT_METRICS];
-      const known = await answer(api.GET("/v1/jobs/{job_id}/metrics", { params: { path: { job_id: jobId }, query: { names, downsample: POINTS } }, signal }));
+      const known = await unwrap(api.GET("/v1/jobs/{job_id}/metrics", { params: { path: { job_id: jobId }, query: { names, downsample: POINTS } }, signal }));
       for (const item of known.data) series.set(item.name, { steps: item.steps, values: item.values });
       setVersion(series.version);
       await followEvents({ jobId, after: first.last_event_id, onEvents: apply, onConnected: setConnected }, signal);
@@ -61,7 +61,7 @@ export function useLiveJob(jobId: string): LiveJob {
     };
   }, [jobId, series]);
 
-  return { job, error, series, version, news, connected, refresh: () => refresh.current() };
+  return { job, error, series, version, updates, connected, refresh: () => refresh.current() };
 }
 
 function applyMetrics(series: SeriesStore, event: JobEvent): void {
@@ -70,7 +70,7 @@ function applyMetrics(series: SeriesStore, event: JobEvent): void {
   series.append(step, values);
 }
 
-function counted(old: Record<string, number>, events: readonly JobEvent[]): Record<string, number> {
+function countEvents(old: Record<string, number>, events: readonly JobEvent[]): Record<string, number> {
   const next = { ...old };
   for (const event of events) next[event.type] = (next[event.type] ?? 0) + 1;
   return next;
@@ -84,7 +84,7 @@ function ignoreAbort(report: (error: ApiError) => void): (error: unknown) => voi
 
 type Throttled = (() => void) & { cancel: () => void };
 
-/** At most once per `ms`, and always after the last call. */
+/** Run at most once per `ms`, and always after the last call. */
 function throttle(action: () => void, ms: number): Throttled {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const call = () => {

@@ -1,23 +1,24 @@
-/** Up to six jobs over one another: curves, figures, and where their specs differ. */
-import { useMemo, useState } from "react";
+/** Comparison of up to six jobs: results, metrics and spec differences. */
+import { useDeferredValue, useMemo, useState } from "react";
 
-import { answer, api } from "../../api/client";
+import { unwrap, api } from "../../api/client";
 import type { Job } from "../../api/types";
 import { useQuery } from "../../api/use-query";
 import { CHARTS, type ChartSpec, DEFAULT_METRICS } from "../../charts/catalogue";
 import type { Axis } from "../../charts/drawing";
 import { MetricChart } from "../../charts/metric-chart";
 import type { Series } from "../../charts/series";
+import { SmoothingSlider } from "../../charts/smoothing-slider";
 import type { Range } from "../../charts/uplot-chart";
 import { percent } from "../../format";
 import { Link, useSearchParam } from "../../router";
-import { Empty, ErrorNote, Loading, Segments } from "../../ui/parts";
+import { Empty, ErrorNote, Loading } from "../../ui/parts";
 import { Frontier } from "../job/frontier";
 import { pointsOf } from "../job/frontier-points";
-import { Eta, jobName, StateBadge } from "../job-state";
-import { differences } from "./spec-differences";
+import { JobDuration, jobName, StateBadge } from "../job-state";
+import { findDifferences } from "./spec-differences";
 
-const MOST = 6;
+const MAX_JOBS = 6;
 const EVERY_MS = 5000;
 const POINTS = 600;
 const COMPARED = ["accuracy", "reward", "loss", "entropy", "grad-norm", "tokens-per-step"];
@@ -25,12 +26,12 @@ const STEPS: Axis = { kind: "step", secondsOf: (step) => step };
 
 export default function ComparePage() {
   const [wanted] = useSearchParam("jobs");
-  const ids = (wanted ?? "").split(",").filter(Boolean).slice(0, MOST);
-  const { data, error, reload } = useQuery(`compare ${ids.join()}`, (signal) => Promise.all(ids.map((id) => answer(api.GET("/v1/jobs/{job_id}", { params: { path: { job_id: id } }, signal })))), { every: EVERY_MS, enabled: ids.length > 0 });
+  const ids = (wanted ?? "").split(",").filter(Boolean).slice(0, MAX_JOBS);
+  const { data, error, reload } = useQuery(`compare ${ids.join()}`, (signal) => Promise.all(ids.map((id) => unwrap(api.GET("/v1/jobs/{job_id}", { params: { path: { job_id: id } }, signal })))), { every: EVERY_MS, enabled: ids.length > 0 });
   if (ids.length < 2) {
     return (
       <Empty title="Nothing to compare">
-        <p>Choose two to six jobs in <Link to="/">the list</Link>.</p>
+        <p>Select two to six jobs on the <Link to="/">Jobs</Link> page.</p>
       </Empty>
     );
   }
@@ -44,10 +45,11 @@ export default function ComparePage() {
 }
 
 function Comparison({ jobs }: { jobs: readonly Job[] }) {
-  const [smoothing, setSmoothing] = useState<"0" | "0.9">("0");
+  const [smoothing, setSmoothing] = useState(0);
+  const deferredSmoothing = useDeferredValue(smoothing);
   const [range, setRange] = useState<Range>(null);
   const { data, error } = useQuery(`series ${jobs.map((job) => job.id).join()}`, (signal) =>
-    answer(api.GET("/v1/metrics", { params: { query: { job_id: jobs.map((job) => job.id), names: [...DEFAULT_METRICS], downsample: POINTS } }, signal })), { every: EVERY_MS });
+    unwrap(api.GET("/v1/metrics", { params: { query: { job_id: jobs.map((job) => job.id), names: [...DEFAULT_METRICS], downsample: POINTS } }, signal })), { every: EVERY_MS });
   const lookUp = useMemo(() => {
     const found = new Map((data?.data ?? []).map((item) => [`${item.job_id} ${item.name}`, item]));
     return (job: Job, metric: string): Series | undefined => found.get(`${job.id} ${metric}`);
@@ -55,18 +57,18 @@ function Comparison({ jobs }: { jobs: readonly Job[] }) {
   const charts = CHARTS.filter((chart) => COMPARED.includes(chart.id));
   return (
     <>
-      <Figures jobs={jobs} />
+      <ResultsTable jobs={jobs} />
       {error && <ErrorNote error={error} />}
       <div className="row apart">
-        <h2>Curves</h2>
+        <h2>Metrics</h2>
         <div className="row">
           {range && <button type="button" className="button small" onClick={() => setRange(null)}>Reset zoom</button>}
-          <Segments label="Smoothing" value={smoothing} onChange={setSmoothing} options={[{ value: "0", label: "Raw" }, { value: "0.9", label: "Smooth" }]} />
+          <SmoothingSlider value={smoothing} onChange={setSmoothing} />
         </div>
       </div>
       <div className="charts">
         {charts.map((chart) => (
-          <ComparedChart key={chart.id} chart={chart} jobs={jobs} lookUp={lookUp} smoothing={Number(smoothing)} range={range} onRange={setRange} />
+          <ComparedChart key={chart.id} chart={chart} jobs={jobs} lookUp={lookUp} smoothing={deferredSmoothing} range={range} onRange={setRange} />
         ))}
       </div>
       <ComparedFrontier jobs={jobs} />
@@ -84,25 +86,25 @@ interface ChartProps {
   onRange: (range: Range) => void;
 }
 
-/** The chart's first metric that any of the jobs has; one line per job. */
+/** The first metric of the chart that any job reports; one line per job. */
 function ComparedChart({ chart, jobs, lookUp, smoothing, range, onRange }: ChartProps) {
   const line = chart.lines.find(({ metric }) => jobs.some((job) => lookUp(job, metric))) ?? chart.lines[0];
-  const names = distinctNames(jobs);
+  const names = toDistinctNames(jobs);
   const lines = jobs.map((job, place) => ({ label: names[place] ?? job.id, series: line && lookUp(job, line.metric) }));
   const points = lines.reduce((sum, item) => sum + (item.series?.steps.length ?? 0), 0);
   const titled = { ...chart, title: chart.lines.length > 1 ? `${chart.title} · ${line?.label ?? ""}` : chart.title };
   return <MetricChart chart={titled} lines={lines} markers={[]} smoothing={smoothing} axis={STEPS} range={range} onRange={onRange} sync="compare" version={points} />;
 }
 
-function distinctNames(jobs: readonly Job[]): string[] {
+function toDistinctNames(jobs: readonly Job[]): string[] {
   const names = jobs.map(jobName);
   return names.map((name, place) => (names.indexOf(name) === names.lastIndexOf(name) ? name : `${name} ${jobs[place]?.id.slice(-4) ?? ""}`));
 }
 
-function Figures({ jobs }: { jobs: readonly Job[] }) {
-  const names = distinctNames(jobs);
+function ResultsTable({ jobs }: { jobs: readonly Job[] }) {
+  const names = toDistinctNames(jobs);
   return (
-    <div className="card flush table-scroll" tabIndex={0} role="region" aria-label="Figures">
+    <div className="card flush table-scroll" tabIndex={0} role="region" aria-label="Results">
       <table>
         <thead><tr><th scope="col">Job</th><th scope="col">State</th><th scope="col">Method</th><th scope="col" className="num">Accuracy</th><th scope="col" className="num">Steps</th><th scope="col" className="num">Time</th></tr></thead>
         <tbody>
@@ -113,7 +115,7 @@ function Figures({ jobs }: { jobs: readonly Job[] }) {
               <td>{job.method}</td>
               <td className="num">{percent(job.latest_metrics["eval/validation/accuracy"])}</td>
               <td className="num">{job.progress ? `${job.progress.step} of ${job.progress.total_steps}` : "–"}</td>
-              <td className="num"><Eta job={job} /></td>
+              <td className="num"><JobDuration job={job} /></td>
             </tr>
           ))}
         </tbody>
@@ -122,25 +124,25 @@ function Figures({ jobs }: { jobs: readonly Job[] }) {
   );
 }
 
-/** The last evaluation of each job: how thresholds and steps trade accuracy against speed. */
+/** Accuracy vs. speed of the last evaluation of each job. */
 function ComparedFrontier({ jobs }: { jobs: readonly Job[] }) {
   const progress = jobs.map((job) => job.progress?.step ?? 0).join();
   const { data } = useQuery(`last evals ${jobs.map((job) => job.id).join()}`, (signal) =>
-    Promise.all(jobs.map((job) => answer(api.GET("/v1/jobs/{job_id}/evals", { params: { path: { job_id: job.id } }, signal })))), { news: progress });
+    Promise.all(jobs.map((job) => unwrap(api.GET("/v1/jobs/{job_id}/evals", { params: { path: { job_id: job.id } }, signal })))), { updates: progress });
   const last = (data ?? []).flatMap((page) => page.data.slice(-1));
   return <Frontier points={pointsOf(last, jobs, jobName)} />;
 }
 
 function SpecDifferences({ jobs }: { jobs: readonly Job[] }) {
-  const rows = differences(jobs.map((job) => job.spec));
-  const names = distinctNames(jobs);
+  const rows = findDifferences(jobs.map((job) => job.spec));
+  const names = toDistinctNames(jobs);
   return (
-    <section className="card flush" aria-label="Differences of the specs">
-      <h2 style={{ padding: "12px 16px 4px" }}>Where the specs differ</h2>
-      {rows.length === 0 ? <p className="muted" style={{ padding: "0 16px 12px" }}>Nowhere: the specs are equal.</p> : (
+    <section className="card flush" aria-label="Spec differences">
+      <h2 style={{ padding: "12px 16px 4px" }}>Spec differences</h2>
+      {rows.length === 0 ? <p className="muted" style={{ padding: "0 16px 12px" }}>The specs are identical.</p> : (
         <div className="table-scroll" tabIndex={0} role="region" aria-label="Differences">
           <table>
-            <thead><tr><th scope="col">Key</th>{jobs.map((job, place) => <th scope="col" key={job.id}>{names[place]}</th>)}</tr></thead>
+            <thead><tr><th scope="col">Parameter</th>{jobs.map((job, place) => <th scope="col" key={job.id}>{names[place]}</th>)}</tr></thead>
             <tbody>
               {rows.map((row) => (
                 <tr key={row.path}><th scope="row"><code>{row.path}</code></th>{row.values.map((value, place) => <td key={place}><code>{value}</code></td>)}</tr>

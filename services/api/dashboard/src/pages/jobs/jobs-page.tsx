@@ -1,8 +1,8 @@
-/** All jobs, live: where they stand, how well they do, and which to compare. */
+/** List of jobs with their progress and accuracy, updated live. */
 import { useMemo, useState } from "react";
 
 import { useCapabilities } from "../../api/capabilities";
-import { answer, api, ApiError } from "../../api/client";
+import { unwrap, api, ApiError } from "../../api/client";
 import type { Job, JobState } from "../../api/types";
 import { asError, useQuery } from "../../api/use-query";
 import { Sparkline } from "../../charts/sparkline";
@@ -13,9 +13,9 @@ import { JobProgress, jobName, StateBadge, stateDetail } from "../job-state";
 
 const EVERY_MS = 2000;
 const PAGE = 50;
-/** The most that the API lists at once. */
-const MOST_SHOWN = 1000;
-const MOST_COMPARED = 6;
+/** Maximum page size of the API. */
+const MAX_SHOWN = 1000;
+const MAX_COMPARED = 6;
 const ACCURACY = ["reward/accuracy", "eval/validation/accuracy"];
 const STATES: readonly { value: string; label: string; states: readonly JobState[] }[] = [
   { value: "active", label: "Active", states: ["validating_files", "queued", "provisioning", "running", "pausing", "cancelling"] },
@@ -35,19 +35,19 @@ export function JobsPage() {
   const q = search ?? "";
   const jobs = useQuery(
     `jobs ${state} ${method} ${size} ${q}`,
-    (signal) => answer(api.GET("/v1/jobs", { params: { query: { limit: size, q, ...(states ? { status: [...states] } : {}), ...(method ? { method } : {}) } }, signal })),
-    { every: EVERY_MS, keeps: true },
+    (signal) => unwrap(api.GET("/v1/jobs", { params: { query: { limit: size, q, ...(states ? { status: [...states] } : {}), ...(method ? { method } : {}) } }, signal })),
+    { every: EVERY_MS, keepsData: true },
   );
   const found = jobs.data?.data ?? [];
   const curves = useAccuracy(found);
   const isFiltered = state !== null || method !== null || q !== "";
-  const toggle = (id: string) => setChosen((old) => (old.includes(id) ? old.filter((item) => item !== id) : [...old, id].slice(-MOST_COMPARED)));
+  const toggle = (id: string) => setChosen((old) => (old.includes(id) ? old.filter((item) => item !== id) : [...old, id].slice(-MAX_COMPARED)));
   return (
     <div className="stack">
       <div className="page-head">
         <h1>Jobs</h1>
         <div className="row">
-          <button type="button" className="button" disabled={chosen.length < 2} title="Choose two to six jobs in the list" onClick={() => navigate(`/compare?jobs=${chosen.join(",")}`)}>
+          <button type="button" className="button" disabled={chosen.length < 2} title="Select two to six jobs to compare" onClick={() => navigate(`/compare?jobs=${chosen.join(",")}`)}>
             Compare{chosen.length > 0 ? ` ${chosen.length}` : ""}
           </button>
           <Link to="/new" className="button primary">
@@ -74,19 +74,19 @@ export function JobsPage() {
       ) : (
         <JobTable jobs={found} curves={curves} chosen={chosen} onToggle={toggle} />
       )}
-      {jobs.data?.has_more && (size < MOST_SHOWN ? <button type="button" className="button" onClick={() => setSize(size + PAGE)}>Show more</button> : <p className="muted">These are the newest {MOST_SHOWN}. Search or filter to find older ones.</p>)}
+      {jobs.data?.has_more && (size < MAX_SHOWN ? <button type="button" className="button" onClick={() => setSize(size + PAGE)}>Show more</button> : <p className="muted">Showing the newest {MAX_SHOWN} jobs. Search or filter to find older ones.</p>)}
     </div>
   );
 }
 
-/** Accuracy curve per job: of its rollouts, else of its evaluations. */
+/** Accuracy curve per job, from its rollouts or else its evaluations. */
 function useAccuracy(jobs: readonly Job[]): Map<string, number[]> {
   const ids = jobs.map((job) => job.id);
   const progress = jobs.map((job) => job.progress?.step ?? 0).join();
   const { data } = useQuery(
     `accuracy ${ids.join()}`,
-    (signal) => answer(api.GET("/v1/metrics", { params: { query: { job_id: ids.slice(0, 100), names: ACCURACY, downsample: 40 } }, signal })),
-    { enabled: ids.length > 0, news: progress, keeps: true },
+    (signal) => unwrap(api.GET("/v1/metrics", { params: { query: { job_id: ids.slice(0, 100), names: ACCURACY, downsample: 40 } }, signal })),
+    { enabled: ids.length > 0, updates: progress, keepsData: true },
   );
   return useMemo(() => {
     const curves = new Map<string, number[]>();
@@ -146,7 +146,7 @@ function JobTable({ jobs, curves, chosen, onToggle }: TableProps) {
 function Accuracy({ job, values }: { job: Job; values: readonly number[] }) {
   const last = job.latest_metrics["eval/validation/accuracy"];
   return (
-    <div className="row accuracy" title="Curve: rollouts where there are any. Number: last evaluation.">
+    <div className="row accuracy" title="Curve: rollout accuracy if available. Number: last evaluation.">
       <Sparkline values={values} domain={[0, 1]} label="Accuracy" />
       <span className="num">{percent(last ?? values.at(-1))}</span>
     </div>
@@ -170,7 +170,7 @@ function NoJobs() {
     setStarting(true);
     setError(undefined);
     try {
-      const job = await answer(api.POST("/v1/demo", {}));
+      const job = await unwrap(api.POST("/v1/demo", {}));
       navigate(`/jobs/${job.id}`);
     } catch (caught) {
       setError(asError(caught));
@@ -179,14 +179,14 @@ function NoJobs() {
   };
   return (
     <Empty title="No jobs yet">
-      <p>The demo trains a tiny block-diffusion model on arithmetic, on this machine, in a few minutes: supervised fine-tuning, reinforcement learning, evaluation.</p>
+      <p>The demo trains a small block-diffusion model on arithmetic problems in a few minutes: supervised fine-tuning, reinforcement learning and evaluation.</p>
       <div className="row">
         {offers("post", "/v1/demo") && (
           <button type="button" className="button primary" disabled={isStarting} onClick={() => void start()}>
-            {isStarting ? "Making data and model …" : "Start the demo job"}
+            {isStarting ? "Preparing data and model …" : "Start demo job"}
           </button>
         )}
-        <Link to="/new" className="button">Write a job of your own</Link>
+        <Link to="/new" className="button">Create a job</Link>
       </div>
       {error && <ErrorNote error={error} />}
     </Empty>

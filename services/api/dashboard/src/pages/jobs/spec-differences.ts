@@ -1,14 +1,14 @@
-/** Where several specs differ. */
+/** Differences between job specs. */
 
 export interface Difference {
   /** Dotted path of the key. */
   path: string;
-  /** As JSON, in the order of the specs. */
+  /** JSON values in the order of the specs. */
   values: string[];
 }
 
-/** Every leaf whose value is not the same in all. */
-export function differences(specs: readonly Record<string, unknown>[]): Difference[] {
+/** Leaves whose values are not equal in all specs. */
+export function findDifferences(specs: readonly Record<string, unknown>[]): Difference[] {
   const leaves = specs.map((spec) => new Map(flatten(spec, "")));
   const paths = [...new Set(leaves.flatMap((map) => [...map.keys()]))];
   return paths

@@ -1,9 +1,9 @@
-/** A form made from the job spec's schema: what is entered differs from a default, what is not stays one. */
+/** Form generated from the JSON schema of the job spec; empty fields use the defaults. */
 import { useId } from "react";
 
-import { Words } from "../../ui/parts";
+import { InlineCode } from "../../ui/parts";
 import { FileField } from "./file-field";
-import { type Field, governs, methodOf, parseInput, type Section, showInput, type Spec, valueAt, withValue } from "./spec-fields";
+import { type Field, appliesTo, methodOf, parseInput, type Section, showInput, type Spec, valueAt, withValue } from "./spec-fields";
 
 interface Props {
   sections: readonly Section[];
@@ -26,12 +26,12 @@ export function SchemaForm({ sections, spec, problems, models, onChange }: Props
   return (
     <div className="stack tight">
       <section className="card" aria-label="Job"><div className="fields">{job.fields.map(draw)}</div></section>
-      {others.filter((section) => governs(section, method) && section.fields.length > 0).map((section) => {
+      {others.filter((section) => appliesTo(section, method) && section.fields.length > 0).map((section) => {
         const entered = section.fields.filter((field) => valueAt(spec, field.path) !== undefined).length;
-        const faulty = section.fields.some((field) => problems.has(field.path));
+        const hasProblem = section.fields.some((field) => problems.has(field.path));
         return (
-          <details key={section.path} className="card section" open={faulty || entered > 0}>
-            <summary><code>{section.path}</code> <span className="muted small"><Words text={section.about} /></span>{entered > 0 && <span className="badge plain">{entered} set</span>}</summary>
+          <details key={section.path} className="card section" open={hasProblem || entered > 0}>
+            <summary><code>{section.path}</code> <span className="muted small"><InlineCode text={section.about} /></span>{entered > 0 && <span className="badge plain">{entered} set</span>}</summary>
             <div className="fields">{section.fields.map(draw)}</div>
           </details>
         );
@@ -50,7 +50,7 @@ interface InputProps {
 
 function FieldInput({ field, text, problem, models, onText }: InputProps) {
   const id = useId();
-  if (FILES.includes(field.path)) return <FileField label={field.name} hint={field.about || "JSON lines; every row is checked"} value={text} problem={problem} onChange={onText} />;
+  if (FILES.includes(field.path)) return <FileField label={field.name} hint={field.about || "JSON Lines or Parquet; all rows are validated"} value={text} problem={problem} onChange={onText} />;
   const shared = { id, value: text, "aria-invalid": problem !== undefined, "aria-describedby": `${id}-hint` };
   return (
     <div className="field">
@@ -64,7 +64,7 @@ function FieldInput({ field, text, problem, models, onText }: InputProps) {
         <input {...shared} list={field.path === "model" ? `${id}-models` : undefined} className={field.kind === "text" ? "" : "num"} inputMode={field.kind === "integer" ? "numeric" : undefined} placeholder={field.placeholder} onChange={(event) => onText(event.target.value)} />
       )}
       {field.path === "model" && <datalist id={`${id}-models`}>{models.map((model) => <option key={model.id} value={model.id}>{model.name}</option>)}</datalist>}
-      <span className="hint" id={`${id}-hint`}><Words text={field.about} /></span>
+      <span className="hint" id={`${id}-hint`}><InlineCode text={field.about} /></span>
       {problem && <span className="problem">{problem}</span>}
     </div>
   );

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 
-import { cliCommand, curlCommand, quoted } from "./commands";
-import { governs, parseInput, sectionsOf, type Spec, valueAt, withoutDefaults, withValue } from "./spec-fields";
+import { cliCommand, curlCommand, quoteForShell } from "./commands";
+import { appliesTo, parseInput, sectionsOf, type Spec, valueAt, withoutDefaults, withValue } from "./spec-fields";
 
 const SCHEMAS = {
   JobSpec: {
@@ -25,7 +25,7 @@ const SCHEMAS = {
   OptimSpec: { properties: { lr: { type: "number" }, betas: { type: "array" } } },
 };
 
-test("the schema becomes sections, nested objects behind their parents", () => {
+test("the schema becomes sections, and nested objects follow their parents", () => {
   const sections = sectionsOf(SCHEMAS);
   expect(sections.map((section) => [section.path, section.fields.map((field) => field.kind)])).toEqual([
     ["", ["text", "choice", "integer"]],
@@ -35,20 +35,20 @@ test("the schema becomes sections, nested objects behind their parents", () => {
   expect(sections[1]?.fields[0]).toMatchObject({ path: "rl.steps", placeholder: "100", min: 0 });
 });
 
-test("only sections that govern the method are shown", () => {
+test("only sections that apply to the method are shown", () => {
   const [, rl] = sectionsOf(SCHEMAS);
   if (rl === undefined) throw new Error("no section");
-  expect([governs(rl, "rl"), governs(rl, "pipeline"), governs(rl, "sft")]).toEqual([true, true, false]);
+  expect([appliesTo(rl, "rl"), appliesTo(rl, "pipeline"), appliesTo(rl, "sft")]).toEqual([true, true, false]);
 });
 
-test("a value that is cleared leaves no empty object behind", () => {
+test("clearing a value removes objects that become empty", () => {
   const spec: Spec = withValue({ model: "m" }, "rl.optim.lr", 0.1);
   expect(spec).toEqual({ model: "m", rl: { optim: { lr: 0.1 } } });
   expect(valueAt(spec, "rl.optim.lr")).toBe(0.1);
   expect(withValue(spec, "rl.optim.lr", undefined)).toEqual({ model: "m" });
 });
 
-test("what is no number stays as it is, for the server to refuse with its place", () => {
+test("an invalid number stays text, so that the API can reject it with its path", () => {
   const field = sectionsOf(SCHEMAS)[1]?.fields[0];
   if (field === undefined) throw new Error("no field");
   expect([parseInput(field, "12"), parseInput(field, "twelve"), parseInput(field, " ")]).toEqual([12, "twelve", undefined]);
@@ -60,7 +60,7 @@ test("a template keeps what differs from the defaults", () => {
 });
 
 test("commands survive quotes in a spec", () => {
-  expect(quoted("it's")).toBe(`'it'\\''s'`);
+  expect(quoteForShell("it's")).toBe(`'it'\\''s'`);
   expect(curlCommand("http://h", { model: "it's" }, false)).toContain(`"it'\\''s"`);
   expect(curlCommand("http://h", {}, true)).toContain('jobs \\\n  -H "Authorization: Bearer $DIRL_API_KEY" \\\n  -H');
   expect(cliCommand({ model: "m" })).toContain("dirl jobs submit job.json");

@@ -1,4 +1,4 @@
-/** The job spec's JSON schema as fields of a form, and values by dotted path. */
+/** Form fields from the JSON schema of the job spec, and access to spec values by dotted path. */
 import type { Schema } from "../../api/capabilities";
 
 export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
@@ -12,7 +12,7 @@ export interface Field {
   name: string;
   kind: FieldKind;
   about: string;
-  /** Shown where nothing is entered; "" for none. */
+  /** Placeholder of the empty input; "" for none. */
   placeholder: string;
   isRequired: boolean;
   choices: readonly string[];
@@ -21,7 +21,7 @@ export interface Field {
 }
 
 export interface Section {
-  /** Dotted path of the object; "" is the job itself. */
+  /** Dotted path of the object; "" for the root. */
   path: string;
   about: string;
   fields: readonly Field[];
@@ -29,7 +29,7 @@ export interface Section {
 
 type Schemas = Record<string, Schema>;
 
-/** The job's own fields first, then one section per object, nested ones behind their parent. */
+/** One section for the root and one per nested object, depth first. */
 export function sectionsOf(schemas: Schemas, root = "JobSpec"): Section[] {
   return walk(schemas, schemas[root] ?? {}, "");
 }
@@ -47,7 +47,7 @@ function walk(schemas: Schemas, schema: Schema, path: string): Section[] {
   return [{ path, about: schema.description ?? "", fields }, ...nested];
 }
 
-/** The schema behind references and behind "or null". */
+/** Resolve references and `anyOf` with null. */
 export function resolve(schemas: Schemas, schema: Schema): Schema {
   if (schema.$ref !== undefined) return resolve(schemas, schemas[schema.$ref.split("/").at(-1) ?? ""] ?? {});
   const options = schema.anyOf ?? schema.allOf;
@@ -81,7 +81,7 @@ function plain(value: Json): string {
   return typeof value === "string" ? value : JSON.stringify(value);
 }
 
-/** Value at a dotted path; undefined where there is none. */
+/** Value at a dotted path, or undefined. */
 export function valueAt(spec: Spec, path: string): Json | undefined {
   let value: Json | undefined = spec;
   for (const key of path.split(".")) {
@@ -91,7 +91,7 @@ export function valueAt(spec: Spec, path: string): Json | undefined {
   return value;
 }
 
-/** A copy with the value at the path; undefined takes it out, and objects that this empties with it. */
+/** Copy with the value at the path. Undefined removes the key, and objects that become empty. */
 export function withValue(spec: Spec, path: string, value: Json | undefined): Spec {
   const [key = "", ...rest] = path.split(".");
   if (rest.length === 0) return withKey(spec, key, value);
@@ -100,22 +100,22 @@ export function withValue(spec: Spec, path: string, value: Json | undefined): Sp
   return withKey(spec, key, Object.keys(child).length === 0 ? undefined : child);
 }
 
-/** In its old place, or at the end; undefined leaves it out. */
+/** Copy with the key set, in its old position or at the end; undefined removes it. */
 function withKey(spec: Spec, key: string, value: Json | undefined): Spec {
   const others = Object.entries({ ...spec, ...(value === undefined ? {} : { [key]: value }) });
   return Object.fromEntries(value === undefined ? others.filter(([name]) => name !== key) : others);
 }
 
-/** A stored spec, which has every key, with only those that say something. */
+/** Remove defaults and empty values from a stored spec, which has every key. */
 export function withoutDefaults(spec: Spec, sections: readonly Section[]): Spec {
   return sections.flatMap((section) => section.fields).reduce((rest, field) => {
     const text = showInput(valueAt(spec, field.path));
-    const saysNothing = text === "" || text === "{}" || (!field.isRequired && text === field.placeholder);
-    return saysNothing ? withValue(rest, field.path, undefined) : rest;
+    const isDefault = text === "" || text === "{}" || (!field.isRequired && text === field.placeholder);
+    return isDefault ? withValue(rest, field.path, undefined) : rest;
   }, spec);
 }
 
-/** What somebody typed as the field's value; undefined for nothing. Text that is no number stays for the server to refuse. */
+/** Parse the text of an input; undefined if it is empty. Invalid numbers stay text, which the API rejects with the path of the field. */
 export function parseInput(field: Field, text: string): Json | undefined {
   if (text.trim() === "") return undefined;
   if (field.kind === "integer" || field.kind === "number") return Number.isNaN(Number(text)) ? text : Number(text);
@@ -130,19 +130,19 @@ export function parseInput(field: Field, text: string): Json | undefined {
   return text;
 }
 
-/** A value as it stands in its input. */
+/** Text of a value in its input. */
 export function showInput(value: Json | undefined): string {
   return value === undefined || value === null ? "" : plain(value);
 }
 
-/** The method, whether it is written as a string or as an object. */
+/** The method, given as a string or as an object with a type. */
 export function methodOf(spec: Spec): string {
   const method = spec["method"];
   return typeof method === "string" ? method : String((method as { type?: Json } | undefined)?.type ?? "");
 }
 
-/** Sections that govern a method; the others have no effect on it. */
-export function governs(section: Section, method: string): boolean {
+/** Whether the section has an effect on the method. */
+export function appliesTo(section: Section, method: string): boolean {
   const name = section.path.split(".")[0];
   if (name === "sft") return method === "sft" || method === "pipeline";
   if (name === "rl") return method === "rl" || method === "pipeline";

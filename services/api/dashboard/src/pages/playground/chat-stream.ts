@@ -1,12 +1,12 @@
-/** An answer of the model as it is written: finished text, and the block that is being denoised. */
-import { authorization, refusal } from "../../api/client";
+/** Streaming chat completions with the block that is being denoised. */
+import { authorization, toApiError } from "../../api/client";
 
 export interface Turn {
   role: "user" | "assistant";
   content: string;
 }
 
-export interface Question {
+export interface ChatRequest {
   model: string;
   messages: readonly Turn[];
   maxTokens: number;
@@ -14,12 +14,12 @@ export interface Question {
   threshold: number;
 }
 
-/** What one chunk of the stream added. */
+/** One chunk of the stream. */
 export interface Chunk {
   text: string;
-  /** Tokens of the unfinished block, null where masked; empty without one. */
+  /** Tokens of the block in progress, null where masked; empty if there is none. */
   draft: readonly (string | null)[];
-  /** Denoising steps so far; null when the chunk does not say. */
+  /** Denoising steps so far; null if the chunk has no count. */
   step: number | null;
   /** stop | length, in the last chunk. */
   finish: string | null;
@@ -32,18 +32,18 @@ interface Frame {
   error?: { message: string };
 }
 
-/** Ask, and give every chunk as it comes. Throws ApiError for a refusal and Error for an answer that broke off. */
-export async function ask(question: Question, onChunk: (chunk: Chunk) => void, signal: AbortSignal): Promise<void> {
+/** Send the request and report every chunk. Throws ApiError if the API rejects it, Error if the stream fails. */
+export async function streamChat(request: ChatRequest, onChunk: (chunk: Chunk) => void, signal: AbortSignal): Promise<void> {
   const response = await fetch("/v1/chat/completions", {
     method: "POST",
     headers: { "Content-Type": "application/json", ...authorization() },
     body: JSON.stringify({
-      model: question.model, messages: question.messages, max_tokens: question.maxTokens, temperature: question.temperature,
-      confidence_threshold: question.threshold, stream: true, denoising: true,
+      model: request.model, messages: request.messages, max_tokens: request.maxTokens, temperature: request.temperature,
+      confidence_threshold: request.threshold, stream: true, denoising: true,
     }),
     signal,
   });
-  if (!response.ok || response.body === null) throw refusal(await response.json().catch(() => undefined), response);
+  if (!response.ok || response.body === null) throw toApiError(await response.json().catch(() => undefined), response);
   const reader = response.body.pipeThrough(new TextDecoderStream() as ReadableWritablePair<string, Uint8Array>).getReader();
   let rest = "";
   for (;;) {
@@ -58,7 +58,7 @@ export async function ask(question: Question, onChunk: (chunk: Chunk) => void, s
   }
 }
 
-/** One frame; null for the end. Throws when the answer broke off. */
+/** Parse one server-sent event; null for the end of the stream. Throws the error that the stream reports. */
 export function parseChunk(frame: string): Chunk | null {
   const data = frame.replace(/^data: /, "");
   if (data === "[DONE]") return null;

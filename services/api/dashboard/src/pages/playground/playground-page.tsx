@@ -1,15 +1,15 @@
-/** Talk to a model or checkpoint and watch its text denoise. */
+/** Chat with a model or checkpoint and watch the denoising steps. */
 import { type FormEvent, useRef, useState } from "react";
 
 import { useCapabilities } from "../../api/capabilities";
-import { answer, api, ApiError } from "../../api/client";
+import { unwrap, api, ApiError } from "../../api/client";
 import { asError, useQuery } from "../../api/use-query";
 import { number } from "../../format";
 import { useSearchParam } from "../../router";
 import { Badge, Empty, ErrorNote } from "../../ui/parts";
 import { jobName } from "../job-state";
 import { visibleText } from "../trajectories/replay-model";
-import { ask, type Chunk, type Turn } from "./chat-stream";
+import { type Chunk, streamChat, type Turn } from "./chat-stream";
 
 const PATH = "/v1/chat/completions";
 
@@ -38,7 +38,7 @@ export default function PlaygroundPage() {
   const [error, setError] = useState<ApiError>();
   const abort = useRef<AbortController>(undefined);
   const model = wanted ?? choices[0]?.id ?? "";
-  if (schemas !== undefined && !offers("post", PATH)) return <Empty title="This installation has no playground"><p>Its release answers no chat completions.</p></Empty>;
+  if (schemas !== undefined && !offers("post", PATH)) return <Empty title="Playground not available"><p>This release of the API has no chat completions.</p></Empty>;
 
   const send = async (event: FormEvent) => {
     event.preventDefault();
@@ -47,22 +47,22 @@ export default function PlaygroundPage() {
     setText("");
     setError(undefined);
     setLast(undefined);
-    const said: Writing = { text: "", draft: [], step: 0 };
-    setWriting(said);
+    const response: Writing = { text: "", draft: [], step: 0 };
+    setWriting(response);
     abort.current = new AbortController();
     try {
-      await ask({ model, messages, maxTokens, temperature, threshold }, (chunk) => {
-        said.text += chunk.text;
-        said.draft = chunk.draft;
-        said.step = chunk.step ?? said.step;
-        setWriting({ ...said });
-        if (chunk.finish !== null) setLast(`${number(said.step)} denoising steps, ended by ${chunk.finish}`);
+      await streamChat({ model, messages, maxTokens, temperature, threshold }, (chunk) => {
+        response.text += chunk.text;
+        response.draft = chunk.draft;
+        response.step = chunk.step ?? response.step;
+        setWriting({ ...response });
+        if (chunk.finish !== null) setLast(`${number(response.step)} denoising steps, finish reason: ${chunk.finish}`);
       }, abort.current.signal);
     } catch (caught) {
       if (!abort.current.signal.aborted) setError(asError(caught));
     }
     setWriting(undefined);
-    if (said.text !== "") setTurns([...messages, { role: "assistant", content: said.text }]);
+    if (response.text !== "") setTurns([...messages, { role: "assistant", content: response.text }]);
   };
   const clear = () => {
     abort.current?.abort();
@@ -78,7 +78,7 @@ export default function PlaygroundPage() {
       </div>
       <div className="playground">
         <section className="card stack chat" aria-label="Conversation">
-          {turns.length === 0 && <p className="muted">Ask something. The answer is written block by block; inside a block the most certain tokens come first.</p>}
+          {turns.length === 0 && <p className="muted">Send a message. The response is generated block by block; within a block, tokens with the highest confidence are committed first.</p>}
           {turns.map((turn, place) => (
             <div key={place} className="turn"><span className="who">{turn.role === "user" ? "You" : "Model"}</span><span className="said mono">{turn.content}</span></div>
           ))}
@@ -94,27 +94,27 @@ export default function PlaygroundPage() {
           <div className="field">
             <label htmlFor="model">Model or checkpoint</label>
             <select id="model" value={model} onChange={(event) => setWanted(event.target.value)}>
-              {choices.length === 0 && <option value="">none yet</option>}
+              {choices.length === 0 && <option value="">No models</option>}
               {wanted !== null && !choices.some((choice) => choice.id === wanted) && <option value={wanted}>{wanted}</option>}
               {choices.map((choice) => <option key={choice.id} value={choice.id}>{choice.label}</option>)}
             </select>
-            <span className="hint">A replica that no job has answers; jobs come first.</span>
+            <span className="hint">Uses an idle replica; training jobs have priority.</span>
           </div>
-          <Setting id="tokens" label="Most tokens" value={maxTokens} min={4} max={2048} step={4} onChange={setMaxTokens} />
-          <Setting id="threshold" label="Confidence threshold" value={threshold} min={0} max={1} step={0.05} onChange={setThreshold} hint="Tokens at least this certain are committed together: lower is faster and less accurate." />
-          <Setting id="temperature" label="Temperature" value={temperature} min={0} max={2} step={0.1} onChange={setTemperature} hint="0 is greedy." />
+          <Setting id="tokens" label="Max tokens" value={maxTokens} min={4} max={2048} step={4} onChange={setMaxTokens} />
+          <Setting id="threshold" label="Confidence threshold" value={threshold} min={0} max={1} step={0.05} onChange={setThreshold} hint="Tokens with at least this confidence are committed in one step. Lower is faster and less accurate." />
+          <Setting id="temperature" label="Temperature" value={temperature} min={0} max={2} step={0.1} onChange={setTemperature} hint="0 uses greedy decoding." />
         </aside>
       </div>
     </div>
   );
 }
 
-/** Registered models, and the newest checkpoints of recent jobs. */
+/** Registered models and the newest checkpoints of recent jobs. */
 function useChoices(): readonly Choice[] {
-  const models = useQuery("playground models", (signal) => answer(api.GET("/v1/models", { params: { query: { limit: 50 } }, signal })));
-  const jobs = useQuery("playground jobs", (signal) => answer(api.GET("/v1/jobs", { params: { query: { limit: 50 } }, signal })));
+  const models = useQuery("playground models", (signal) => unwrap(api.GET("/v1/models", { params: { query: { limit: 50 } }, signal })));
+  const jobs = useQuery("playground jobs", (signal) => unwrap(api.GET("/v1/jobs", { params: { query: { limit: 50 } }, signal })));
   return [
-    ...(jobs.data?.data ?? []).filter((job) => job.result_checkpoint !== null).map((job) => ({ id: job.id, label: `${jobName(job)}, newest checkpoint (${job.id.slice(-6)})` })),
+    ...(jobs.data?.data ?? []).filter((job) => job.result_checkpoint !== null).map((job) => ({ id: job.id, label: `${jobName(job)}, latest checkpoint (${job.id.slice(-6)})` })),
     ...(models.data?.data ?? []).map((item) => ({ id: item.id, label: `${item.name} (model)` })),
   ];
 }

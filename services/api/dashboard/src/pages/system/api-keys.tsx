@@ -1,4 +1,4 @@
-/** Keys of the API; shown where the installation has them. */
+/** API keys, where the installation uses them. */
 import { type FormEvent, useState } from "react";
 
 import { type ApiError, callPath } from "../../api/client";
@@ -23,13 +23,13 @@ const PATH = "/v1/api_keys";
 export function ApiKeys() {
   const { data, error, reload } = useQuery("keys", (signal) => callPath<{ data: Key[] }>("GET", PATH, undefined, signal));
   const [name, setName] = useState("");
-  const [made, setMade] = useState<NewKey>();
+  const [created, setCreated] = useState<NewKey>();
   const [failure, setFailure] = useState<ApiError>();
   const attempt = (action: () => Promise<void>) => void action().then(reload, (caught: unknown) => setFailure(asError(caught)));
-  const make = (event: FormEvent) => {
+  const createKey = (event: FormEvent) => {
     event.preventDefault();
     attempt(async () => {
-      setMade(await callPath<NewKey>("POST", PATH, { name }));
+      setCreated(await callPath<NewKey>("POST", PATH, { name }));
       setName("");
     });
   };
@@ -37,18 +37,18 @@ export function ApiKeys() {
     <section className="card stack tight" aria-label="API keys">
       <h2>API keys</h2>
       {(error ?? failure) && <ErrorNote error={(error ?? failure) as ApiError} />}
-      {made && <div className="note good"><span>This key is shown once:</span><CodeBlock label="New key" text={made.key ?? made.secret ?? ""} /></div>}
+      {created && <div className="note good"><span>Copy the key now. It is not shown again:</span><CodeBlock label="New key" text={created.key ?? created.secret ?? ""} /></div>}
       <ul className="stack tight">
         {data?.data.map((key) => (
           <li key={key.id} className="row">
-            <strong>{key.name}</strong> <code className="muted">{key.id}</code> <span className="muted small">made <When time={key.created_at} />{key.scopes ? `, ${key.scopes.join(" ")}` : ""}</span>
+            <strong>{key.name}</strong> <code className="muted">{key.id}</code> <span className="muted small">created <When time={key.created_at} />{key.scopes ? `, ${key.scopes.join(" ")}` : ""}</span>
             <button type="button" className="button small danger" onClick={() => attempt(() => callPath("DELETE", `${PATH}/${key.id}`))}>Delete</button>
           </li>
         ))}
       </ul>
-      <form className="row" onSubmit={make}>
-        <input aria-label="Name of the new key" placeholder="Name of a new key" value={name} onChange={(event) => setName(event.target.value)} />
-        <button type="submit" className="button" disabled={name.trim() === ""}>Make a key</button>
+      <form className="row" onSubmit={createKey}>
+        <input aria-label="Key name" placeholder="Key name" value={name} onChange={(event) => setName(event.target.value)} />
+        <button type="submit" className="button" disabled={name.trim() === ""}>Create key</button>
       </form>
     </section>
   );

@@ -1,9 +1,9 @@
-/** Every service and replica: whether it is up, what it does, which weights it holds, and its last error. */
+/** State, activity, weights and last error of every service and replica. */
 import { useCapabilities } from "../../api/capabilities";
-import { answer, api } from "../../api/client";
+import { unwrap, api } from "../../api/client";
 import type { Service } from "../../api/types";
 import { useQuery } from "../../api/use-query";
-import { bytes, number, words } from "../../format";
+import { bytes, number, humanize } from "../../format";
 import { Link } from "../../router";
 import { Badge, Digest, ErrorNote, Loading, Stat, When } from "../../ui/parts";
 import { ApiKeys } from "./api-keys";
@@ -14,7 +14,7 @@ const KEYS = "/v1/api_keys";
 
 export default function SystemPage() {
   const { offers } = useCapabilities();
-  const { data, error, reload } = useQuery("system page", (signal) => answer(api.GET("/v1/system", { signal })), { every: EVERY_MS });
+  const { data, error, reload } = useQuery("system page", (signal) => unwrap(api.GET("/v1/system", { signal })), { every: EVERY_MS });
   if (data === undefined) return error ? <ErrorNote error={error} onRetry={reload} /> : <Loading what="the services" height={400} />;
   const down = data.services.filter((service) => service.state === "down").length;
   const memory = data.services.reduce((sum, service) => sum + (service.rss_bytes ?? 0), 0);
@@ -28,12 +28,12 @@ export default function SystemPage() {
         <Stat name="Version">{data.version}</Stat>
         <Stat name="Services">{number(data.services.length)}</Stat>
         <Stat name="Rollout replicas">{number(data.services.filter((service) => service.kind === "rollout").length)}</Stat>
-        <Stat name="Memory" title="Of every service that says it; PostgreSQL's cannot be asked for">{bytes(memory)}</Stat>
+        <Stat name="Memory" title="Sum over the services that report it; PostgreSQL does not">{bytes(memory)}</Stat>
       </div>
       <ServiceTable services={data.services} />
       {offers("get", "/v1/queues") && <Queues />}
       {offers("get", KEYS) && <ApiKeys />}
-      <p className="muted small">The same numbers for Prometheus: <a href="/metrics">/metrics</a>. The API describes itself: <a href="/docs">/docs</a>.</p>
+      <p className="muted small">Prometheus metrics: <a href="/metrics">/metrics</a>. API reference: <a href="/docs">/docs</a>.</p>
     </div>
   );
 }
@@ -43,19 +43,19 @@ function ServiceTable({ services }: { services: readonly Service[] }) {
     <div className="card flush table-scroll" tabIndex={0} role="region" aria-label="Services">
       <table>
         <thead>
-          <tr><th scope="col">Service</th><th scope="col">State</th><th scope="col">Does</th><th scope="col">Job</th><th scope="col">Weights</th><th scope="col" className="num">Memory</th><th scope="col">Release</th><th scope="col">Last error</th></tr>
+          <tr><th scope="col">Service</th><th scope="col">State</th><th scope="col">Activity</th><th scope="col">Job</th><th scope="col">Weights</th><th scope="col" className="num">Memory</th><th scope="col">Release</th><th scope="col">Last error</th></tr>
         </thead>
         <tbody>
           {services.map((service) => (
             <tr key={`${service.kind} ${service.address}`}>
               <td><strong>{service.kind}</strong>{service.address && <div className="muted small"><code>{service.address}</code></div>}</td>
               <td><Badge tone={service.state === "up" ? "good" : "bad"}>{service.state}</Badge></td>
-              <td>{doing(service)}</td>
+              <td>{activityOf(service)}</td>
               <td>{jobOf(service)}</td>
               <td>{service.weight_version == null ? <span className="muted">–</span> : <span className="num">version {number(service.weight_version)} <Digest value={service.weight_digest ?? ""} length={8} /></span>}</td>
               <td className="num">{memoryOf(service)}</td>
               <td className="muted">{service.version ?? "–"}</td>
-              <td className="what">{service.error ? <>{service.error} {service.error_at != null && <span className="muted small"><When time={service.error_at} /></span>}</> : <span className="muted">–</span>}</td>
+              <td className="details">{service.error ? <>{service.error} {service.error_at != null && <span className="muted small"><When time={service.error_at} /></span>}</> : <span className="muted">–</span>}</td>
             </tr>
           ))}
         </tbody>
@@ -65,13 +65,13 @@ function ServiceTable({ services }: { services: readonly Service[] }) {
 }
 
 function memoryOf({ database, rss_bytes: rss }: Service) {
-  return database ? <span title="Of the database on disk, indexes included">{bytes(database.size_bytes)} on disk</span> : bytes(rss);
+  return database ? <span title="Size of the database on disk, including indexes">{bytes(database.size_bytes)} on disk</span> : bytes(rss);
 }
 
-function doing({ activity, pool, database }: Service) {
+function activityOf({ activity, pool, database }: Service) {
   if (database) return <span className="num">{number(database.connections)} of {number(database.max_connections)} connections</span>;
-  if (pool) return <span className="num" title="Worker processes; comparisons that none has begun; workers killed since the start">{pool.workers} of {pool.max_workers} workers, {number(pool.waiting)} waiting, {number(pool.kills)} killed</span>;
-  return activity ? words(activity) : <span className="muted">–</span>;
+  if (pool) return <span className="num" title="Worker processes; queued comparisons; workers killed since the service started">{pool.workers} of {pool.max_workers} workers, {number(pool.waiting)} waiting, {number(pool.kills)} killed</span>;
+  return activity ? humanize(activity) : <span className="muted">–</span>;
 }
 
 function jobOf(service: Service) {

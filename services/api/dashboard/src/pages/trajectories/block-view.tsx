@@ -1,4 +1,4 @@
-/** One block of the replay; drawn again only when its own picture changes. */
+/** One block of the replay, memoized so that a step renders only the blocks it changes. */
 import { memo } from "react";
 
 import { type ReplayBlock, type ReplayToken, visibleText } from "./replay-model";
@@ -11,7 +11,7 @@ interface Props {
   position: number;
   colouring: Colouring;
   advantage: number | null;
-  /** First and last place of the answer in the response. */
+  /** First and last token index of the answer in the response. */
   answerFrom: number;
   answerTo: number;
   wrongIndex: number;
@@ -45,14 +45,14 @@ export const BlockView = memo(function BlockView({ block, position, colouring, a
 });
 
 const RAMP = 4;
-const UNSURE = 0.5;
-const FAIRLY_SURE = 0.9;
+const LOW_CONFIDENCE = 0.5;
+const HIGH_CONFIDENCE = 0.9;
 
 function colourClass(token: ReplayToken, colouring: Colouring, advantage: number | null): string {
   if (colouring === "step") return `ramp-${token.lastOrder === 0 ? 0 : Math.round((token.order / token.lastOrder) * RAMP)}`;
   if (colouring === "confidence") {
     if (token.confidence === null) return "ramp-0";
-    return token.confidence < UNSURE ? "low" : token.confidence < FAIRLY_SURE ? "mid" : "high";
+    return token.confidence < LOW_CONFIDENCE ? "low" : token.confidence < HIGH_CONFIDENCE ? "mid" : "high";
   }
   if (advantage === null || Math.abs(advantage) < 1e-9) return "plain";
   return advantage > 0 ? "high" : "low";

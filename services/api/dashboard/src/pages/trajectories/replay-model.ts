@@ -1,12 +1,12 @@
-/** A trajectory as a film: which token was committed when, in which block, and what the model saw before each step. */
+/** Model of the replay: the step and block in which each token was committed. */
 import type { TrajectoryDetail } from "../../api/types";
 
 export interface ReplayToken {
-  /** Place in the response. */
+  /** Index in the response. */
   index: number;
   text: string;
   id: number;
-  /** Denoising step that committed it, from 1. */
+  /** Denoising step that committed the token, from 1. */
   step: number;
   /** Rank of its step among those of its block, from 0. */
   order: number;
@@ -14,7 +14,7 @@ export interface ReplayToken {
   lastOrder: number;
   confidence: number | null;
   logprob: number | null;
-  /** Whether it stands behind the end token: sampled, seen by later steps of its block, no part of the answer. */
+  /** Whether it follows EOS: such tokens are sampled and condition later steps of the block, but are not part of the response. */
   isAfterEnd: boolean;
 }
 
@@ -29,11 +29,11 @@ export interface Replay {
   tokens: readonly ReplayToken[];
   blocks: readonly ReplayBlock[];
   numSteps: number;
-  /** Tokens of each step; place 0 is step 1. */
+  /** Tokens committed by each step; index 0 is step 1. */
   commits: readonly (readonly ReplayToken[])[];
 }
 
-/** The film of a trajectory. Blocks lie on the grid of prompt and response together, so the first may be shorter. */
+/** Build the replay. The block grid starts with the prompt, so the first block of the response may be shorter. */
 export function buildReplay(detail: TrajectoryDetail): Replay {
   const blocks: ReplayBlock[] = [];
   const offset = detail.prompt_ids.length;
@@ -69,24 +69,24 @@ function buildBlock(detail: TrajectoryDetail, index: number, from: number, to: n
   return { index, tokens, firstStep: steps[0] ?? 0, lastStep: steps.at(-1) ?? 0 };
 }
 
-/** The step that a block shows when the film stands after `at` steps: equal numbers mean an equal picture.
+/** Key of a block's appearance after `at` steps; equal keys render equally, so memoized blocks can skip rendering.
  *
- * -1 is a block that the model had not begun; the steps of the block itself count; all later ones are one.
+ * -1 before the block is started, the step while it is denoised, and one constant afterwards.
  */
 export function blockPosition(block: ReplayBlock, at: number): number {
   return at < block.firstStep - 1 ? -1 : Math.min(at, block.lastStep + 1);
 }
 
-const STRETCH = 32;
+const BLOCKS_PER_RANGE = 32;
 
-/** The blocks in runs that are laid out together; one run for a response of ordinary length. */
-export function stretchesOf(blocks: readonly ReplayBlock[]): ReplayBlock[][] {
-  const size = blocks.length > 2 * STRETCH ? STRETCH : Math.max(1, blocks.length);
+/** Split the blocks into ranges that are laid out together; a response of ordinary length is one range. */
+export function toBlockRanges(blocks: readonly ReplayBlock[]): ReplayBlock[][] {
+  const size = blocks.length > 2 * BLOCKS_PER_RANGE ? BLOCKS_PER_RANGE : Math.max(1, blocks.length);
   return Array.from({ length: Math.ceil(blocks.length / size) }, (_, place) => blocks.slice(place * size, (place + 1) * size));
 }
 
-/** A number of steps after which the stretch looks as after `at`; equal numbers mean an equal picture. */
-export function stretchPosition(blocks: readonly ReplayBlock[], at: number): number {
+/** Clamp `at` to the steps that change the range; equal results render equally. */
+export function rangePosition(blocks: readonly ReplayBlock[], at: number): number {
   const first = Math.min(...blocks.map((block) => block.firstStep));
   const last = Math.max(...blocks.map((block) => block.lastStep));
   return Math.min(Math.max(at, first - 2), last + 1);
@@ -96,11 +96,11 @@ export interface AnswerSpan {
   tokens: readonly ReplayToken[];
   firstStep: number;
   lastStep: number;
-  /** The first token, in the order of commitment, that differs from the gold answer; null when none does. */
+  /** The first committed token that differs from the reference answer; null if none does. */
   wrong: ReplayToken | null;
 }
 
-/** Where the extracted answer stands and when it was committed; null when it cannot be found in the text. */
+/** Tokens and steps of the extracted answer; null if it is not found in the text. */
 export function findAnswer(replay: Replay, extracted: string, gold: string, isCorrect: boolean): AnswerSpan | null {
   if (extracted === "") return null;
   const visible = replay.tokens.filter((token) => !token.isAfterEnd);
@@ -119,7 +119,7 @@ export function findAnswer(replay: Replay, extracted: string, gold: string, isCo
   return { tokens, firstStep: Math.min(...steps), lastStep: Math.max(...steps), wrong };
 }
 
-/** [from, to) of every token in the joined text. */
+/** [from, to) of each token in the concatenated text. */
 function placesOf(tokens: readonly ReplayToken[]): [number, number][] {
   let end = 0;
   return tokens.map((token) => [end, (end += token.text.length)]);
@@ -129,21 +129,21 @@ function overlaps(place: [number, number] | undefined, from: number, to: number)
   return place !== undefined && place[0] < to && place[1] > from && place[1] > place[0];
 }
 
-/** Whether the answers differ within [from, to); of unequal length, what stands behind the shorter differs. */
+/** Whether the answers differ within [from, to); characters beyond the shorter one differ. */
 function differs(answer: string, gold: string, from: number, to: number): boolean {
   const [start, end] = [Math.max(0, from), Math.min(answer.length, to)];
   return answer.slice(start, end) !== gold.slice(start, end);
 }
 
-/** The visible tokens of which the model was least sure, least first. */
-export function leastSure(replay: Replay, count: number): ReplayToken[] {
+/** The `count` visible tokens with the lowest confidence, in ascending order. */
+export function lowestConfidence(replay: Replay, count: number): ReplayToken[] {
   return replay.tokens
     .filter((token) => !token.isAfterEnd && token.confidence !== null)
     .sort((a, b) => (a.confidence ?? 1) - (b.confidence ?? 1))
     .slice(0, count);
 }
 
-/** A token's text so that white space can be seen. */
+/** Text of a token with white space made visible. */
 export function visibleText(text: string): string {
   return text === "" ? "⋯" : text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replace(/^ +$/, (spaces) => "␣".repeat(spaces.length));
 }

@@ -11,7 +11,7 @@ beforeEach(() => {
 });
 afterEach(cleanup);
 
-const film = () => document.querySelector(".film")?.textContent?.replace(/\s/g, "") ?? "";
+const shownText = () => document.querySelector(".replay-text")?.textContent?.replace(/\s/g, "") ?? "";
 const press = (key: string) => fireEvent.keyDown(document, { key });
 
 function show() {
@@ -21,73 +21,73 @@ function show() {
   return { onSibling };
 }
 
-test("it opens with the whole response", () => {
+test("it shows the complete response first", () => {
   show();
-  expect(film()).toBe("27+45=\\boxed{71}<|im_end|>xy");
+  expect(shownText()).toBe("27+45=\\boxed{71}<|im_end|>xy");
 });
 
-test("before the first step the model saw nothing but the masks of the first block", () => {
+test("before the first step all tokens of the first block are masked", () => {
   show();
   press("Home");
-  expect(film()).toBe("▒");
+  expect(shownText()).toBe("▒");
 });
 
-test("every key press shows the state that the next step saw", () => {
+test("each key press shows the input of the next step", () => {
   show();
   press("Home");
   const states = Array.from({ length: 7 }, () => {
     press("ArrowRight");
-    return film();
+    return shownText();
   });
   expect(states.slice(0, 4)).toEqual(["2▒▒▒▒", "27+▒▒", "27+45▒▒▒▒", "27+45=\\boxed{▒▒"]);
   expect(states.at(-1)).toBe("27+45=\\boxed{71}<|im_end|>xy");
 });
 
-test("the scrubber goes to a step", () => {
+test("the scrubber seeks to a step", () => {
   show();
   fireEvent.change(screen.getByRole("slider", { name: "Denoising step" }), { target: { value: "5" } });
-  expect(film()).toBe("27+45=\\boxed{7▒");
+  expect(shownText()).toBe("27+45=\\boxed{7▒");
   expect(document.querySelector(".token.fresh")?.textContent?.trim()).toBe("7");
 });
 
-test("stretches of a long response that are out of sight follow", async () => {
+test("block ranges outside the viewport are updated later", async () => {
   const tokens = Array.from({ length: 400 }, () => "x");
   const ones = tokens.map(() => 1);
   const unmask_step = tokens.map((_, place) => place + 1);
   render(<ReplayView detail={exampleTrajectory({ tokens, unmask_step, token_ids: ones, logprobs: ones, confidences: ones, visible_len: 400 })} onSibling={vi.fn()} />);
-  expect(document.querySelectorAll(".stretch")).toHaveLength(4);
+  expect(document.querySelectorAll(".block-range")).toHaveLength(4);
   fireEvent.change(screen.getByRole("slider", { name: "Denoising step" }), { target: { value: "150" } });
   await waitFor(() => expect(document.querySelectorAll(".token.none")).toHaveLength(400 - 153));
 });
 
-test("it says where it committed to the wrong number, and goes there", () => {
+test("the first wrong token is shown, and its step can be opened", () => {
   show();
   press("Home");
-  fireEvent.click(screen.getByRole("button", { name: "Show that step" }));
+  fireEvent.click(screen.getByRole("button", { name: "Show step" }));
   expect(document.querySelector(".token.wrong")?.textContent?.trim()).toBe("1");
-  expect(screen.getByText(/committed to the wrong answer at step 6/)).toBeTruthy();
+  expect(screen.getByText(/First wrong token: step 6/)).toBeTruthy();
 });
 
-test("confidence can colour the tokens", () => {
+test("tokens can be coloured by confidence", () => {
   show();
   fireEvent.click(screen.getByRole("button", { name: "Confidence" }));
-  const unsure = [...document.querySelectorAll(".film .token.low")].map((token) => token.textContent?.trim());
-  expect(unsure).toEqual(["1"]);
+  const lowest = [...document.querySelectorAll(".replay-text .token.low")].map((token) => token.textContent?.trim());
+  expect(lowest).toEqual(["1"]);
 });
 
-test("up and down go to the group's other responses", () => {
+test("up and down go to the other responses of the group", () => {
   const { onSibling } = show();
   press("ArrowDown");
   press("ArrowUp");
   expect(onSibling.mock.calls).toEqual([[1], [-1]]);
 });
 
-test("a response that could not be judged shows the cause and no number", () => {
+test("an ungraded response shows the reason and no reward", () => {
   const verdict = { extracted: "71", reason: "overloaded" };
   render(<ReplayView detail={exampleTrajectory({ outcome: "unverifiable", reward: null, rewards: {}, advantage: null, verdict })} onSibling={vi.fn()} />);
 
   const card = screen.getByRole("region", { name: "Reward" });
   const fact = (name: string) => within(card).getByText(name).nextElementSibling?.textContent;
-  expect([fact("Sum"), fact("Advantage")]).toEqual(["–", "–"]);
+  expect([fact("Total"), fact("Advantage")]).toEqual(["–", "–"]);
   expect(screen.getByText("overloaded")).toBeTruthy();
 });

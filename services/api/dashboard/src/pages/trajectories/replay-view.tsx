@@ -1,27 +1,27 @@
-/** The denoising replay of one response: the state before every step exactly as the model saw it. */
+/** Denoising replay of one response: the input of the model before each step. */
 import { type PointerEvent, useMemo, useState } from "react";
 
 import type { TrajectoryDetail } from "../../api/types";
-import { number, words } from "../../format";
+import { number, humanize } from "../../format";
 import { Badge, Segments, Stat } from "../../ui/parts";
 import type { Colouring } from "./block-view";
-import { OutcomeBadge, signed } from "./outcome";
-import { type AnswerSpan, buildReplay, findAnswer, leastSure, type Replay, type ReplayToken, stretchesOf, stretchPosition, visibleText } from "./replay-model";
+import { OutcomeBadge, formatSigned } from "./outcome";
+import { type AnswerSpan, buildReplay, findAnswer, lowestConfidence, type Replay, type ReplayToken, toBlockRanges, rangePosition, visibleText } from "./replay-model";
 import { StepStrip } from "./step-strip";
-import { Stretch } from "./stretch";
+import { BlockRange } from "./block-range";
 import { type Playback, useKeys, usePlayback } from "./use-playback";
 
 interface Props {
   detail: TrajectoryDetail;
-  /** Go to the response this many places on. */
+  /** Go to the response at this offset in the group. */
   onSibling: (by: number) => void;
 }
 
-const UNSURE_SHOWN = 4;
+const LOWEST_SHOWN = 4;
 
 export function ReplayView({ detail, onSibling }: Props) {
   const replay = useMemo(() => buildReplay(detail), [detail]);
-  const stretches = useMemo(() => stretchesOf(replay.blocks), [replay]);
+  const ranges = useMemo(() => toBlockRanges(replay.blocks), [replay]);
   const answer = useMemo(() => {
     const verdict = detail.verdict as { extracted?: string } | null;
     return findAnswer(replay, verdict?.extracted ?? "", detail.gold, detail.outcome === "correct");
@@ -43,7 +43,7 @@ export function ReplayView({ detail, onSibling }: Props) {
   return (
     <div className="replay">
       <div className="stack tight replay-main">
-        <Story detail={detail} answer={answer} onSeek={seek} />
+        <AnswerSummary detail={detail} answer={answer} onSeek={seek} />
         <section className="card stack tight" aria-label="Denoising replay">
           <Transport playback={playback} replay={replay} />
           <div className="row apart">
@@ -53,13 +53,13 @@ export function ReplayView({ detail, onSibling }: Props) {
               <Segments label="Colour by" value={colouring} onChange={setColouring} options={[{ value: "step", label: "Step" }, { value: "confidence", label: "Confidence" }, { value: "advantage", label: "Advantage" }]} />
             </div>
           </div>
-          <div className={`film ${showsOrder ? "with-order" : ""}`} onPointerOver={point} onPointerDown={point} tabIndex={0} role="group" aria-label={`Response after ${at} of ${replay.numSteps} steps`}>
-            {stretches.map((blocks) => (
-              <Stretch
+          <div className={`replay-text ${showsOrder ? "with-order" : ""}`} onPointerOver={point} onPointerDown={point} tabIndex={0} role="group" aria-label={`Response after ${at} of ${replay.numSteps} steps`}>
+            {ranges.map((blocks) => (
+              <BlockRange
                 key={blocks[0]?.index}
                 blocks={blocks}
-                at={stretchPosition(blocks, at)}
-                isLong={stretches.length > 1}
+                at={rangePosition(blocks, at)}
+                isLong={ranges.length > 1}
                 colouring={colouring}
                 advantage={detail.advantage}
                 answerFrom={answer?.tokens[0]?.index ?? -1}
@@ -69,25 +69,25 @@ export function ReplayView({ detail, onSibling }: Props) {
               />
             ))}
           </div>
-          <p className="muted small keys"><kbd>←</kbd> <kbd>→</kbd> step <kbd>Space</kbd> play <kbd>Home</kbd> <kbd>End</kbd> <kbd>↑</kbd> <kbd>↓</kbd> other response{answer?.wrong ? <> <kbd>w</kbd> wrong commitment</> : null} · bars: tokens per step, coloured by the least confidence among them</p>
+          <p className="muted small keys"><kbd>←</kbd> <kbd>→</kbd> step <kbd>Space</kbd> play <kbd>Home</kbd> <kbd>End</kbd> <kbd>↑</kbd> <kbd>↓</kbd> previous or next response{answer?.wrong ? <> <kbd>w</kbd> first wrong token</> : null} · Bars: tokens per step, coloured by lowest confidence</p>
         </section>
         <details className="card">
-          <summary>Prompt, as the model was given it ({number(detail.prompt_ids.length)} tokens)</summary>
-          <pre className="prompt">{detail.prompt ?? `${detail.prompt_ids.join(" ")}\n\nThe model's tokenizer is gone: only ids are known.`}</pre>
+          <summary>Prompt with chat template ({number(detail.prompt_ids.length)} tokens)</summary>
+          <pre className="prompt">{detail.prompt ?? `${detail.prompt_ids.join(" ")}\n\nThe tokenizer of the model is not available, so only token ids are shown.`}</pre>
         </details>
       </div>
       <aside className="stack tight replay-side">
         <TokenCard token={chosen === null ? undefined : replay.tokens[chosen]} at={at} />
         <VerdictCard detail={detail} />
-        <Numbers detail={detail} replay={replay} />
-        <Unsure replay={replay} onSeek={seek} />
+        <TrajectoryStats detail={detail} replay={replay} />
+        <LowestConfidence replay={replay} onSeek={seek} />
       </aside>
     </div>
   );
 }
 
-/** At a glance: what it answered, and when it committed to that. */
-function Story({ detail, answer, onSeek }: { detail: TrajectoryDetail; answer: AnswerSpan | null; onSeek: (at: number) => void }) {
+/** The extracted answer, the reference answer, and the steps that committed it. */
+function AnswerSummary({ detail, answer, onSeek }: { detail: TrajectoryDetail; answer: AnswerSpan | null; onSeek: (at: number) => void }) {
   const verdict = detail.verdict as { extracted?: string; reason?: string } | null;
   const wrong = answer?.wrong;
   return (
@@ -95,17 +95,17 @@ function Story({ detail, answer, onSeek }: { detail: TrajectoryDetail; answer: A
       <div className="row">
         <OutcomeBadge outcome={detail.outcome} />
         <span>
-          answered <strong className="mono">{verdict?.extracted || "nothing"}</strong>, gold <strong className="mono">{detail.gold}</strong>
-          {answer && <>; committed {answer.firstStep === answer.lastStep ? `at step ${answer.firstStep}` : `from step ${answer.firstStep} to ${answer.lastStep}`}</>}
+          Answer <strong className="mono">{verdict?.extracted || "none"}</strong>, reference answer <strong className="mono">{detail.gold}</strong>
+          {answer && <>; committed {answer.firstStep === answer.lastStep ? `at step ${answer.firstStep}` : `in steps ${answer.firstStep} to ${answer.lastStep}`}</>}
         </span>
       </div>
       {wrong && (
         <div className="row">
-          <span>It committed to the wrong answer at step {wrong.step}: <strong className="mono">{visibleText(wrong.text)}</strong> with confidence {number(wrong.confidence)}.</span>
-          <button type="button" className="button small" onClick={() => onSeek(wrong.step)}>Show that step</button>
+          <span>First wrong token: step {wrong.step}, <strong className="mono">{visibleText(wrong.text)}</strong> with confidence {number(wrong.confidence)}</span>
+          <button type="button" className="button small" onClick={() => onSeek(wrong.step)}>Show step</button>
         </div>
       )}
-      {verdict?.reason && <span className="small">{words(verdict.reason)}</span>}
+      {verdict?.reason && <span className="small">{humanize(verdict.reason)}</span>}
     </div>
   );
 }
@@ -113,34 +113,34 @@ function Story({ detail, answer, onSeek }: { detail: TrajectoryDetail; answer: A
 function Transport({ playback, replay }: { playback: Playback; replay: Replay }) {
   const { at, isPlaying, seek, toggle } = playback;
   const committed = replay.commits[at - 1]?.length ?? 0;
-  const what = at === 0 ? "what the model saw first: nothing but masks" : `step ${number(at)} committed ${committed} ${committed === 1 ? "token" : "tokens"}${at < replay.numSteps ? `; this is what step ${number(at + 1)} saw` : "; the response is complete"}`;
+  const summary = at === 0 ? "initial state: all tokens masked" : `step ${number(at)} committed ${committed} ${committed === 1 ? "token" : "tokens"}${at < replay.numSteps ? `; shown: input of step ${number(at + 1)}` : "; response complete"}`;
   return (
     <div className="stack tight">
       <StepStrip replay={replay} at={at} onSeek={seek} />
-      <input type="range" className="scrubber" min={0} max={replay.numSteps} value={at} aria-label="Denoising step" aria-valuetext={what} onChange={(event) => seek(Number(event.target.value))} />
+      <input type="range" className="scrubber" min={0} max={replay.numSteps} value={at} aria-label="Denoising step" aria-valuetext={summary} onChange={(event) => seek(Number(event.target.value))} />
       <div className="row">
-        <button type="button" className="button small" onClick={() => seek(at - 1)} disabled={at === 0} aria-label="One step back">◂</button>
+        <button type="button" className="button small" onClick={() => seek(at - 1)} disabled={at === 0} aria-label="Previous step">◂</button>
         <button type="button" className="button small play" onClick={toggle}>{isPlaying ? "Pause" : "Play"}</button>
-        <button type="button" className="button small" onClick={() => seek(at + 1)} disabled={at === replay.numSteps} aria-label="One step on">▸</button>
+        <button type="button" className="button small" onClick={() => seek(at + 1)} disabled={at === replay.numSteps} aria-label="Next step">▸</button>
         <strong className="num">{number(at)} / {number(replay.numSteps)}</strong>
-        <span className="muted small grow">{what}</span>
+        <span className="muted small grow">{summary}</span>
       </div>
     </div>
   );
 }
 
 const LEGENDS: Record<Colouring, readonly [className: string, label: string][]> = {
-  step: [["ramp-0", "first in its block"], ["ramp-2", "…"], ["ramp-4", "last in its block"]],
-  confidence: [["low", "below 0.5"], ["mid", "below 0.9"], ["high", "0.9 and above"]],
+  step: [["ramp-0", "committed first"], ["ramp-2", "…"], ["ramp-4", "committed last"]],
+  confidence: [["low", "below 0.5"], ["mid", "below 0.9"], ["high", "0.9 or above"]],
   advantage: [["high", "reinforced"], ["low", "discouraged"], ["plain", "no signal"]],
 };
 
 function Legend({ colouring }: { colouring: Colouring }) {
   return (
-    <ul className="film-legend small muted">
+    <ul className="replay-legend small muted">
       {LEGENDS[colouring].map(([name, label]) => <li key={name}><i className={`token ${name}`} /> {label}</li>)}
       <li><i className="token mask">▒</i> masked</li>
-      <li><i className="token after-end plain">x</i> after the end</li>
+      <li><i className="token after-end plain">x</i> after EOS</li>
     </ul>
   );
 }
@@ -149,14 +149,14 @@ function TokenCard({ token, at }: { token: ReplayToken | undefined; at: number }
   return (
     <section className="card token-card" aria-label="Token">
       <h3>Token</h3>
-      {token === undefined || token.step > at ? <p className="muted small">Point at a token.</p> : (
-        <dl className="facts small">
+      {token === undefined || token.step > at ? <p className="muted small">Hover over a token.</p> : (
+        <dl className="definitions small">
           <dt>Text</dt><dd className="mono">{JSON.stringify(token.text)}</dd>
           <dt>Id</dt><dd className="num">{token.id}</dd>
-          <dt>Place</dt><dd className="num">{token.index + 1}{token.isAfterEnd ? ", after the end" : ""}</dd>
+          <dt>Position</dt><dd className="num">{token.index + 1}{token.isAfterEnd ? ", after EOS" : ""}</dd>
           <dt>Step</dt><dd className="num">{token.step}</dd>
           <dt>Confidence</dt><dd className="num">{number(token.confidence)}</dd>
-          <dt>Log-prob.</dt><dd className="num">{number(token.logprob)}</dd>
+          <dt>Log-prob</dt><dd className="num">{number(token.logprob)}</dd>
         </dl>
       )}
     </section>
@@ -168,42 +168,42 @@ function VerdictCard({ detail }: { detail: TrajectoryDetail }) {
   return (
     <section className="card" aria-label="Reward">
       <h3>Reward</h3>
-      <dl className="facts small">
-        {Object.entries(detail.rewards).map(([name, value]) => <Fact key={name} name={name}>{number(value)}</Fact>)}
-        <Fact name="Sum"><strong>{number(detail.reward)}</strong></Fact>
-        <Fact name="Advantage">{detail.advantage === null ? "–" : signed(detail.advantage)}</Fact>
-        <Fact name="Extracted"><code>{verdict["extracted"] || "–"}</code> {verdict["extraction_method"] ? <Badge plain>{verdict["extraction_method"]}</Badge> : null}</Fact>
-        <Fact name="Compared as"><code>{verdict["normalized_answer"] || "–"}</code> with <code>{verdict["normalized_gold"] || detail.gold}</code></Fact>
-        <Fact name="By">{words(String(verdict["compare_path"] ?? "–"))}</Fact>
-        <Fact name="Verifier">{number(Number(verdict["cpu_ms"] ?? 0))} ms CPU, {number(Number(verdict["wall_ms"] ?? 0))} ms wall</Fact>
+      <dl className="definitions small">
+        {Object.entries(detail.rewards).map(([name, value]) => <Definition key={name} name={name}>{number(value)}</Definition>)}
+        <Definition name="Total"><strong>{number(detail.reward)}</strong></Definition>
+        <Definition name="Advantage">{detail.advantage === null ? "–" : formatSigned(detail.advantage)}</Definition>
+        <Definition name="Extracted"><code>{verdict["extracted"] || "–"}</code> {verdict["extraction_method"] ? <Badge plain>{verdict["extraction_method"]}</Badge> : null}</Definition>
+        <Definition name="Compared"><code>{verdict["normalized_answer"] || "–"}</code> with <code>{verdict["normalized_gold"] || detail.gold}</code></Definition>
+        <Definition name="Method">{humanize(String(verdict["compare_path"] ?? "–"))}</Definition>
+        <Definition name="Verifier">{number(Number(verdict["cpu_ms"] ?? 0))} ms CPU, {number(Number(verdict["wall_ms"] ?? 0))} ms wall</Definition>
       </dl>
     </section>
   );
 }
 
-function Fact({ name, children }: { name: string; children: React.ReactNode }) {
+function Definition({ name, children }: { name: string; children: React.ReactNode }) {
   return <><dt>{name}</dt><dd className="num">{children}</dd></>;
 }
 
-function Numbers({ detail, replay }: { detail: TrajectoryDetail; replay: Replay }) {
+function TrajectoryStats({ detail, replay }: { detail: TrajectoryDetail; replay: Replay }) {
   return (
-    <section className="card stats" aria-label="Numbers">
+    <section className="card stats" aria-label="Statistics">
       <Stat name="Visible tokens">{number(detail.visible_len)}</Stat>
       <Stat name="Steps">{number(replay.numSteps)}</Stat>
       <Stat name="Tokens per step">{number(replay.tokens.length / Math.max(1, replay.numSteps))}</Stat>
       <Stat name="Forward passes">{number(detail.num_forwards)}</Stat>
-      <Stat name="Ended by">{detail.finish_reason}</Stat>
-      <Stat name="Weights">{number(detail.weight_version)}</Stat>
+      <Stat name="Finish reason">{detail.finish_reason}</Stat>
+      <Stat name="Weight version">{number(detail.weight_version)}</Stat>
     </section>
   );
 }
 
-function Unsure({ replay, onSeek }: { replay: Replay; onSeek: (at: number) => void }) {
+function LowestConfidence({ replay, onSeek }: { replay: Replay; onSeek: (at: number) => void }) {
   return (
-    <section className="card" aria-label="Least sure">
-      <h3>Least sure of</h3>
-      <ul className="unsure">
-        {leastSure(replay, UNSURE_SHOWN).map((token) => (
+    <section className="card" aria-label="Lowest confidence">
+      <h3>Lowest confidence</h3>
+      <ul className="lowest">
+        {lowestConfidence(replay, LOWEST_SHOWN).map((token) => (
           <li key={token.index}>
             <button type="button" className="button small" onClick={() => onSeek(token.step)}>step {token.step}</button>
             <code>{visibleText(token.text)}</code>

@@ -1,4 +1,4 @@
-/** All steps at a glance: how many tokens each committed, and how sure the model was. A click goes there. */
+/** Bar chart of all steps: number of tokens committed, coloured by confidence. Click to seek. */
 import { type PointerEvent, useEffect, useRef } from "react";
 
 import type { Replay } from "./replay-model";
@@ -40,7 +40,7 @@ export function StepStrip({ replay, at, onSeek }: Props) {
   );
 }
 
-/** One bar per step, or per pixel where there are more steps than pixels. */
+/** Draw one bar per step, or per pixel if there are more steps than pixels. */
 function draw(canvas: HTMLCanvasElement, replay: Replay): void {
   const scale = devicePixelRatio;
   const width = canvas.clientWidth;

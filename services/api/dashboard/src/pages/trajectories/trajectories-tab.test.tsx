@@ -11,7 +11,7 @@ const group = (step: number) => ({
   id: `grp_${step}`, step, prompt: `question ${step}`, gold: "1", outcomes: ["correct"], rewards: [1], staleness: 0, disposition: "trained", trajectory_ids: [`traj_${step}`],
 }) as Group;
 
-/** What the server has now; the newest page holds two groups. */
+/** Groups that the server has; a page holds two. */
 let kept: Group[];
 
 beforeEach(() => {
@@ -30,9 +30,9 @@ afterEach(() => {
 });
 
 const questions = () => [...document.querySelectorAll(".row-button")].map((button) => button.textContent);
-const tab = (news: number) => <TrajectoriesTab job={JOB} trajectoryId={null} news={news} />;
+const tab = (updates: number) => <TrajectoriesTab job={JOB} trajectoryId={null} updates={updates} />;
 
-test("an open group stays open and in its place while newer ones come", async () => {
+test("an open group stays open and in place while newer groups arrive", async () => {
   kept = [group(2), group(1)];
   const { rerender } = render(tab(0));
   fireEvent.click(await screen.findByRole("button", { name: "question 1" }));
@@ -45,7 +45,7 @@ test("an open group stays open and in its place while newer ones come", async ()
   expect(screen.getByText("answer in grp_1")).toBeTruthy();
 });
 
-test("an open group that newer ones push out of the list stands above them", async () => {
+test("an open group that newer groups push out of the list is pinned above them", async () => {
   kept = [group(2), group(1)];
   const { rerender } = render(tab(0));
   fireEvent.click(await screen.findByRole("button", { name: "question 1" }));
@@ -59,7 +59,7 @@ test("an open group that newer ones push out of the list stands above them", asy
   expect(screen.queryByRole("button", { name: /Show newer/ })).toBeNull();
 });
 
-test("a link to a group that is not among the newest opens it above them", async () => {
+test("a link to a group that is not among the newest pins it above them", async () => {
   kept = [group(4), group(3), group(2), group(1)];
   window.history.replaceState(null, "", "/?group=grp_1");
   render(tab(0));
@@ -67,7 +67,7 @@ test("a link to a group that is not among the newest opens it above them", async
   expect(questions()).toEqual(["question 1", "question 4", "question 3"]);
 });
 
-test("what could not be judged has no reward, and leaves the spread of the others alone", async () => {
+test("an ungraded response has no reward and does not change the reward of the others", async () => {
   const outcomes = ["unverifiable", "unverifiable"];
   kept = [
     { ...group(2), outcomes, rewards: [null, null], disposition: "dropped_error" },
@@ -77,10 +77,12 @@ test("what could not be judged has no reward, and leaves the spread of the other
   await screen.findByRole("button", { name: "question 1" });
 
   const rewards = [...document.querySelectorAll("tbody tr")].map((row) => row.children[4]?.textContent);
-  expect(rewards).toEqual(["–", "0.5 to 0.5"]);
+  expect(rewards).toEqual(["–", "0.5 (0.5–0.5)"]);
+  const uses = [...document.querySelectorAll("tbody tr")].map((row) => row.children[6]?.textContent);
+  expect(uses).toEqual(["dropped (error)", "training"]);
 });
 
-test("an empty list fills by itself", async () => {
+test("an empty list loads new groups automatically", async () => {
   kept = [];
   const { rerender } = render(tab(0));
   await screen.findByText("No trajectories yet");
@@ -90,7 +92,7 @@ test("an empty list fills by itself", async () => {
   expect(await screen.findByRole("button", { name: "question 1" })).toBeTruthy();
 });
 
-test("another filter closes the open group", async () => {
+test("changing a filter closes the open group", async () => {
   kept = [group(2), group(1)];
   render(tab(0));
   fireEvent.click(await screen.findByRole("button", { name: "question 1" }));

@@ -1,4 +1,4 @@
-/** Where the film stands: by hand, by key, or running. */
+/** Playback position of the replay, set by the user or advanced by a timer. */
 import { useEffect, useState } from "react";
 
 const WHOLE_MS = 6000;
@@ -6,14 +6,14 @@ const FASTEST_MS = 30;
 const SLOWEST_MS = 450;
 
 export interface Playback {
-  /** Steps that were made; 0 is what the model saw first. */
+  /** Number of steps made; 0 is the initial state. */
   at: number;
   isPlaying: boolean;
   seek: (at: number) => void;
   toggle: () => void;
 }
 
-/** Starts at the end, where the whole response can be read. */
+/** Starts at the last step, which shows the complete response. */
 export function usePlayback(numSteps: number): Playback {
   const [at, setAt] = useState(numSteps);
   const [isPlaying, setPlaying] = useState(false);
@@ -35,7 +35,7 @@ export function usePlayback(numSteps: number): Playback {
   return { at, isPlaying, seek, toggle };
 }
 
-/** Calls the action of a key, unless somebody types or a control has its own use for it. */
+/** Call the action of a pressed key, unless the focused element handles the key itself. */
 export function useKeys(actions: Readonly<Record<string, () => void>>): void {
   useEffect(() => {
     const press = (event: KeyboardEvent) => {

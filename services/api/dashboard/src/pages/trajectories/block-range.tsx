@@ -1,4 +1,4 @@
-/** A stretch of a long response: what is out of sight is not laid out, and follows once what is in sight is drawn. */
+/** A range of blocks of a long response. Ranges outside the viewport skip layout and render after the visible ones. */
 import { memo, useDeferredValue, useRef } from "react";
 
 import { useNear } from "../../ui/use-near";
@@ -8,7 +8,7 @@ import { blockPosition, type ReplayBlock } from "./replay-model";
 export interface Look {
   colouring: Colouring;
   advantage: number | null;
-  /** First and last place of the answer in the response. */
+  /** First and last token index of the answer in the response. */
   answerFrom: number;
   answerTo: number;
   wrongIndex: number;
@@ -17,18 +17,18 @@ export interface Look {
 
 interface Props extends Look {
   blocks: readonly ReplayBlock[];
-  /** See stretchPosition. */
+  /** See rangePosition. */
   at: number;
   isLong: boolean;
 }
 
-export const Stretch = memo(function Stretch({ blocks, at, isLong, ...look }: Props) {
+export const BlockRange = memo(function BlockRange({ blocks, at, isLong, ...look }: Props) {
   const element = useRef<HTMLDivElement>(null);
   const isNear = useNear(element);
   const later = useDeferredValue(at);
   const shown = isLong && !isNear ? later : at;
   return (
-    <div ref={element} className={isLong ? "stretch" : undefined}>
+    <div ref={element} className={isLong ? "block-range" : undefined}>
       {blocks.map((block) => <BlockView key={block.index} block={block} position={blockPosition(block, shown)} {...look} />)}
     </div>
   );
