@@ -18,7 +18,8 @@ DASHBOARD := services/api/dashboard
 DASHBOARD_SOURCES := $(shell find $(DASHBOARD)/src -path '*/generated' -prune -o -type f -print) \
   $(addprefix $(DASHBOARD)/,index.html vite.config.ts tsconfig.json package.json)
 # What the generated types and examples are made from.
-API_SOURCES := $(wildcard services/api/http/*.py services/common/job_spec/*.py examples/*) services/common/diffusion/config.py
+API_SOURCES := $(wildcard services/api/http/*.py services/common/job_spec/*.py examples/*) services/common/diffusion/config.py \
+  services/common/job_metrics.py services/common/metric_charts.py scripts/dashboard_inputs.py
 MODULES := $(DASHBOARD)/node_modules/.installed
 TYPES := $(DASHBOARD)/src/generated/schema.d.ts
 # "yes" where Node 20.19 or newer is; without it everything but the dashboard works.

@@ -1,5 +1,5 @@
-"""Write what the dashboard is built from: the API's own OpenAPI document, and the example specs as
-JSON.
+"""Write the inputs of the dashboard's build as JSON: the OpenAPI document of the API, the metrics with
+their charts, and the example specs.
 """
 
 import json
@@ -10,6 +10,8 @@ from typing import Any
 from services.api.http.app import create_app
 from services.api.http.resources import open_resources
 from services.api.settings import ApiSettings
+from services.common.job_metrics import PATTERNS, JobMetric
+from services.common.metric_charts import CHART_GROUPS, CHARTS
 from services.common.settings import read_settings
 from services.common.spec_file import read_spec_file
 
@@ -36,6 +38,35 @@ def examples() -> list[dict[str, Any]]:
     ]
 
 
+def metrics() -> dict[str, Any]:
+    """Return the registry of metrics and the default charts, as src/charts/catalogue.ts reads them."""
+    return {
+        "metrics": {
+            metric: {"unit": metric.unit, "meaning": metric.meaning} for metric in JobMetric
+        },
+        "patterns": [
+            {"regex": pattern.regex.pattern, "unit": pattern.unit, "meaning": pattern.meaning}
+            for pattern in PATTERNS
+        ],
+        "groups": CHART_GROUPS,
+        "charts": [
+            {
+                "id": chart.id,
+                "group": chart.group,
+                "title": chart.title,
+                "about": chart.about,
+                "unit": chart.unit,
+                "lines": [
+                    {"metric": metric, "label": label} for metric, label in chart.lines.items()
+                ],
+                "log": chart.is_logarithmic,
+                "stages": sorted(chart.stages),
+            }
+            for chart in CHARTS
+        ],
+    }
+
+
 def _about(path: Path) -> str:
     lines = [
         line.removeprefix("# ") for line in path.read_text().splitlines() if line.startswith("# ")
@@ -55,3 +86,4 @@ if __name__ == "__main__":
     TARGET.mkdir(parents=True, exist_ok=True)
     write("openapi.json", openapi())
     write("examples.json", examples())
+    write("metrics.json", metrics())

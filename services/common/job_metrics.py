@@ -68,13 +68,13 @@ class JobMetric(StrEnum):
     TRAIN_LR = "train/lr", MetricUnit.NUMBER, _TRAINING, \
         "Learning rate of the step."
     TRAIN_CLIP_FRACTION = "train/clip_fraction", MetricUnit.FRACTION, _RL, \
-        "Share of tokens whose surrogate the clip range cut."
+        "Fraction of tokens whose importance ratio was clipped."
     TRAIN_IS_RATIO_MEAN = "train/is_ratio_mean", MetricUnit.NUMBER, _RL, \
         "Mean importance ratio of a token: trainer's probability over the recorded rollout probability."
     TRAIN_IS_RATIO_MAX = "train/is_ratio_max", MetricUnit.NUMBER, _RL, \
         "Largest importance ratio of a token."
     TRAIN_IS_CAPPED_FRACTION = "train/is_capped_fraction", MetricUnit.FRACTION, _RL, \
-        "Share of tokens whose importance weight rl.importance_cap cut; with rl.ratio = proximal only."
+        "Fraction of tokens whose importance weight rl.importance_cap cut; with rl.ratio = proximal only."
     TRAIN_MISMATCH_KL = "train/mismatch_kl", MetricUnit.NATS, _RL, \
         "KL divergence of the trainer's policy from the rollout policy per token, estimator k3."
     TRAIN_LOGPROB_ABS_DIFF_MEAN = "train/logprob_abs_diff_mean", MetricUnit.NATS, _RL, \
@@ -88,7 +88,7 @@ class JobMetric(StrEnum):
     TRAIN_KL = "train/kl", MetricUnit.NATS, _RL, \
         "KL divergence from the reference policy per token; with rl.kl_beta above 0 only."
     TRAIN_SELECTION_DRIFT = "train/selection_drift", MetricUnit.FRACTION, _RL, \
-        "Share of denoising steps that would commit other positions under the current weights; off-policy only."
+        "Fraction of denoising steps that would commit other positions under the current weights; off-policy only."
     TRAIN_UPDATES = "train/updates", MetricUnit.COUNT, _RL, \
         "Optimizer steps taken on the batch: rl.num_iterations times rl.minibatches."
     TRAIN_GLOBAL_STEP = "train/global_step", MetricUnit.COUNT, _TRAINING, \
@@ -114,29 +114,29 @@ class JobMetric(StrEnum):
     REWARD_MAX = "reward/max", MetricUnit.NUMBER, _RL, \
         "Highest reward of a step."
     REWARD_ACCURACY = "reward/accuracy", MetricUnit.FRACTION, _RL, \
-        "Share of graded training responses that are correct."
+        "Fraction of graded training responses that are correct."
     REWARD_PASS_AT_K = "reward/pass_at_k", MetricUnit.FRACTION, _RL, \
-        "Share of groups with a correct response."
+        "Fraction of groups with a correct response."
     REWARD_FRAC_ALL_CORRECT = "reward/frac_all_correct", MetricUnit.FRACTION, _RL, \
-        "Share of groups whose graded responses are all correct."
+        "Fraction of groups whose graded responses are all correct."
     REWARD_FRAC_ALL_WRONG = "reward/frac_all_wrong", MetricUnit.FRACTION, _RL, \
-        "Share of groups without a correct response."
+        "Fraction of groups without a correct response."
     REWARD_FRAC_ZERO_STD = "reward/frac_zero_std", MetricUnit.FRACTION, _RL, \
-        "Share of zero-variance groups: equal rewards, hence zero advantages and no gradient."
+        "Fraction of zero-variance groups: equal rewards, hence zero advantages and no gradient."
     REWARD_OUTCOME_CORRECT = "reward/outcome/correct", MetricUnit.FRACTION, _RL, \
-        "Share of responses with the outcome correct."
+        "Fraction of responses with the outcome correct."
     REWARD_OUTCOME_INCORRECT = "reward/outcome/incorrect", MetricUnit.FRACTION, _RL, \
-        "Share of responses with the outcome incorrect."
+        "Fraction of responses with the outcome incorrect."
     REWARD_OUTCOME_NO_ANSWER = "reward/outcome/no_answer", MetricUnit.FRACTION, _RL, \
-        "Share of responses in which no answer was found."
+        "Fraction of responses in which no answer was found."
     REWARD_OUTCOME_TRUNCATED = "reward/outcome/truncated", MetricUnit.FRACTION, _RL, \
-        "Share of responses that reached the token budget before an answer."
+        "Fraction of responses that reached the token budget before an answer."
     REWARD_OUTCOME_TOO_COMPLEX = "reward/outcome/too_complex", MetricUnit.FRACTION, _RL, \
-        "Share of responses whose answer exceeds the verifier's limits; counted as incorrect."
+        "Fraction of responses whose answer exceeds the verifier's limits; counted as incorrect."
     REWARD_OUTCOME_UNVERIFIABLE = "reward/outcome/unverifiable", MetricUnit.FRACTION, _RL, \
-        "Share of responses that the verifier failed to grade; they carry no reward."
+        "Fraction of responses that the verifier failed to grade; they carry no reward."
     REWARD_OUTCOME_ABORTED = "reward/outcome/aborted", MetricUnit.FRACTION, _RL, \
-        "Share of responses that were aborted before they ended; they carry no reward."
+        "Fraction of responses that were aborted before they ended; they carry no reward."
     REWARD_LATENCY_P50_S = "reward/latency_p50_s", MetricUnit.SECONDS, _RL, \
         "Median time to grade a response."
     REWARD_LATENCY_P95_S = "reward/latency_p95_s", MetricUnit.SECONDS, _RL, \
@@ -159,7 +159,7 @@ class JobMetric(StrEnum):
     ROLLOUT_RESPONSE_LENGTH_MAX = "rollout/response_length_max", MetricUnit.TOKENS, _RL, \
         "Length of the longest finished response."
     ROLLOUT_TRUNCATION_RATE = "rollout/truncation_rate", MetricUnit.FRACTION, _RL, \
-        "Share of finished responses that reached the token budget."
+        "Fraction of finished responses that reached the token budget."
     ROLLOUT_UNIQUE_RATIO = "rollout/unique_ratio", MetricUnit.FRACTION, _RL, \
         "Distinct responses per response of a group, on the mean."
 
@@ -173,18 +173,18 @@ class JobMetric(StrEnum):
         "Groups dropped since the last step because they exceed rl.max_staleness."
 
     EVAL_ACCURACY = "eval/validation/accuracy", MetricUnit.FRACTION, _ANY, \
-        "Share of correct responses on the validation set, averaged over prompts; avg@k for any k."
+        "Fraction of correct responses on the validation set, averaged over prompts; avg@k for any k."
     EVAL_TOKENS_PER_STEP = "eval/validation/tokens_per_step", MetricUnit.NUMBER, _ANY, \
         "Tokens committed per denoising step on the validation set."
     EVAL_MEAN_RESPONSE_LENGTH = "eval/validation/mean_response_length", MetricUnit.TOKENS, _ANY, \
         "Mean length of a finished response on the validation set."
     EVAL_TRUNCATION_RATE = "eval/validation/truncation_rate", MetricUnit.FRACTION, _ANY, \
-        "Share of finished validation responses that reached the token budget."
+        "Fraction of finished validation responses that reached the token budget."
     EVAL_LOSS = "eval/validation/loss", MetricUnit.NUMBER, _SFT, \
         "Supervised loss on the validation set, in nats per answer token."
 
     PERF_PADDING_RATIO = "perf/padding_ratio", MetricUnit.FRACTION, _TRAINING, \
-        "Padding tokens as a share of the tokens that the trainer computed."
+        "Padding tokens as a fraction of the tokens that the trainer computed."
     PERF_MFU = "perf/mfu", MetricUnit.FRACTION, _TRAINING, \
         "Model FLOPs utilization of the updates; on devices whose peak FLOPS are known only."
     PERF_TRAINER_TOKENS_PER_S = "perf/trainer_tokens_per_s", MetricUnit.TOKENS_PER_SECOND, _TRAINING, \
@@ -194,9 +194,9 @@ class JobMetric(StrEnum):
     PERF_TOKENS_PER_S_PER_GPU = "perf/tokens_per_s_per_gpu", MetricUnit.TOKENS_PER_SECOND, _RL, \
         "Response tokens per second of a whole step and GPU, trainer ranks and replicas counted; with CUDA only."
     PERF_TRAINER_IDLE_RATIO = "perf/trainer_idle_ratio", MetricUnit.FRACTION, _RL, \
-        "Share of the step in which the trainer waits for rollouts."
+        "Fraction of the step in which the trainer waits for rollouts."
     PERF_ROLLOUT_IDLE_RATIO = "perf/rollout_idle_ratio", MetricUnit.FRACTION, _RL, \
-        "Share of the rollout phase (asynchronous rollouts: of the step) in which the engines do not compute."
+        "Fraction of the rollout phase (asynchronous rollouts: of the step) in which the engines do not compute."
     PERF_ROLLOUT_BYTES_GIVEN_BACK = "perf/rollout_bytes_given_back", MetricUnit.BYTES, _RL, \
         "Device memory that sleeping engines release before training; with resources.colocate only."
     PERF_PEAK_MEMORY_GIB = "perf/peak_memory_gib", MetricUnit.GIB, _TRAINING, \
@@ -252,10 +252,11 @@ class MetricPattern:
 
     def matches(self, name: str) -> bool:
         """Whether a name is one of this pattern."""
-        return self._regex.fullmatch(name) is not None
+        return self.regex.fullmatch(name) is not None
 
     @cached_property
-    def _regex(self) -> re.Pattern[str]:
+    def regex(self) -> re.Pattern[str]:
+        """Expression for the whole name; a parameter has no slash."""
         return re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(self.template)))
 
 
@@ -269,13 +270,13 @@ EVAL_AVG_AT_K: Final = MetricPattern(
     "eval/validation/avg@{k}",
     MetricUnit.FRACTION,
     _ANY,
-    "Share of correct responses on the validation set, averaged over prompts with k responses each.",
+    "Fraction of correct responses on the validation set, averaged over prompts with k responses each.",
 )
 EVAL_PASS_AT_K: Final = MetricPattern(
     "eval/validation/pass@{k}",
     MetricUnit.FRACTION,
     _ANY,
-    "Share of validation prompts with a correct response among k.",
+    "Fraction of validation prompts with a correct response among k.",
 )
 PATTERNS: Final = (GRADER_MEAN, EVAL_AVG_AT_K, EVAL_PASS_AT_K)
 """Names with a parameter."""
@@ -285,7 +286,7 @@ OUTCOME_METRICS: Final[Mapping[str, JobMetric]] = {
     for metric in JobMetric
     if metric.startswith("reward/outcome/")
 }
-"""Share of each outcome of grading, by the outcome's value."""
+"""Fraction of each outcome of grading, by the outcome's value."""
 LATENCY_PERCENTILES: Final[Mapping[int, JobMetric]] = {
     50: JobMetric.REWARD_LATENCY_P50_S,
     95: JobMetric.REWARD_LATENCY_P95_S,

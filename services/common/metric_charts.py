@@ -43,7 +43,7 @@ CHARTS: Final = (
         id="accuracy",
         group="Progress",
         title="Accuracy",
-        about="Share of correct responses, in training rollouts and on the validation set.",
+        about="Fraction of correct responses in training rollouts and on the validation set.",
         lines={JobMetric.REWARD_ACCURACY: "rollouts", JobMetric.EVAL_ACCURACY: "validation"},
     ),
     Chart(
@@ -57,36 +57,36 @@ CHARTS: Final = (
         id="loss",
         group="Progress",
         title="Loss",
-        about="Training loss, and the supervised loss on the validation set.",
+        about="Training loss and supervised loss on the validation set.",
         lines={JobMetric.TRAIN_LOSS: "training", JobMetric.EVAL_LOSS: "validation"},
     ),
     Chart(
         id="entropy",
         group="Stability",
         title="Entropy",
-        about="Mean entropy of the policy at committed tokens, in nats. Near 0 the policy stops exploring.",
+        about="Mean entropy of the policy at committed tokens, in nats. Entropy near 0 means no exploration.",
         lines={JobMetric.TRAIN_ENTROPY: "nats"},
     ),
     Chart(
         id="grad-norm",
         group="Stability",
         title="Gradient norm",
-        about="Norm of the gradient before clipping.",
+        about="Global gradient norm before clipping.",
         lines={JobMetric.TRAIN_GRAD_NORM: "norm"},
     ),
     Chart(
         id="clip-fraction",
         group="Stability",
         title="Clip fraction",
-        about="Share of tokens whose surrogate the clip range cut.",
+        about="Fraction of tokens whose importance ratio was clipped.",
         lines={JobMetric.TRAIN_CLIP_FRACTION: "clip fraction"},
     ),
     Chart(
         id="logprob-difference",
         group="Stability",
         title="Trainer-rollout log-prob difference",
-        about="Absolute difference between the log-probability that the trainer computes for a token and the one "
-        "that the rollout engine recorded.",
+        about="Absolute difference between the log-probability of a token in the trainer and the one "
+        "recorded by the rollout.",
         lines={
             JobMetric.TRAIN_LOGPROB_ABS_DIFF_MEAN: "mean",
             JobMetric.TRAIN_LOGPROB_ABS_DIFF_MAX: "max",
@@ -97,7 +97,7 @@ CHARTS: Final = (
         id="tokens-per-step",
         group="Performance",
         title="Tokens per denoising step",
-        about="Tokens that one forward pass commits: the speedup of block diffusion over one token per pass.",
+        about="Tokens committed per forward pass.",
         lines={
             JobMetric.DIFFUSION_TOKENS_PER_STEP: "rollouts",
             JobMetric.EVAL_TOKENS_PER_STEP: "validation",
@@ -107,11 +107,11 @@ CHARTS: Final = (
         id="time",
         group="Performance",
         title="Time per step",
-        about="Wall time of the phases of a step. Grading is overlapped with rollout.",
+        about="Wall time of the phases of a step. Grading runs concurrently with decoding.",
         lines={
             JobMetric.TIME_ROLLOUT_S: "rollout",
             JobMetric.TIME_TRAIN_S: "train",
-            JobMetric.TIME_WEIGHT_SYNC_S: "weight sync",
+            JobMetric.TIME_WEIGHT_SYNC_S: "sync",
             JobMetric.TIME_REWARD_S: "reward",
         },
     ),
@@ -119,7 +119,7 @@ CHARTS: Final = (
         id="throughput",
         group="Performance",
         title="Throughput",
-        about="Tokens per second: generated in the rollout phase, and trained in the training phase.",
+        about="Tokens per second of rollout decoding and of training.",
         lines={
             JobMetric.PERF_ROLLOUT_TOKENS_PER_S: "rollout",
             JobMetric.PERF_TRAINER_TOKENS_PER_S: "trainer",
@@ -129,8 +129,7 @@ CHARTS: Final = (
         id="outcomes",
         group="Health",
         title="Outcomes",
-        about="Outcomes of grading other than correct and incorrect. An unverifiable response is the verifier's "
-        "failure and carries no reward.",
+        about="Outcomes other than correct and incorrect. An unverifiable response has no reward.",
         lines={
             JobMetric.REWARD_OUTCOME_NO_ANSWER: "no answer",
             JobMetric.REWARD_OUTCOME_TRUNCATED: "truncated",
@@ -142,11 +141,10 @@ CHARTS: Final = (
         id="zero-variance",
         group="Health",
         title="Zero-variance groups",
-        about="Groups whose responses are all correct or all wrong have zero advantages and add nothing to "
-        "the gradient.",
+        about="Fraction of groups whose responses are all correct or all incorrect. Their advantage is zero.",
         lines={
             JobMetric.REWARD_FRAC_ALL_CORRECT: "all correct",
-            JobMetric.REWARD_FRAC_ALL_WRONG: "all wrong",
+            JobMetric.REWARD_FRAC_ALL_WRONG: "all incorrect",
         },
     ),
 )

@@ -19,7 +19,7 @@ def test_a_member_is_its_name_and_carries_its_description() -> None:
 
     assert {metric: 0.5} == {"train/clip_fraction": 0.5}
     assert (metric.unit, metric.stages) == (MetricUnit.FRACTION, {"rl"})
-    assert metric.meaning == "Share of tokens whose surrogate the clip range cut."
+    assert metric.meaning == "Fraction of tokens whose importance ratio was clipped."
 
 
 def test_every_metric_is_described_by_a_sentence_and_reported_by_a_stage() -> None:

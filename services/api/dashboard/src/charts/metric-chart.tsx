@@ -5,7 +5,7 @@ import { number } from "../format";
 import type { ChartSpec } from "./catalogue";
 import { type Axis, assignColours, draw, type DrawnLine } from "./drawing";
 import { type Marker, type Range, UplotChart } from "./uplot-chart";
-import { withUnit } from "./units";
+import { withUnit, ZERO_BASED } from "./units";
 
 interface Props {
   chart: ChartSpec;
@@ -25,7 +25,7 @@ export const MetricChart = memo(function MetricChart({ chart, lines, markers, sm
   const [cursor, setCursor] = useState<number | null>(null);
   const all = useMemo(() => assignColours(lines), [lines]);
   const present = useMemo(() => all.filter((line) => (line.series?.steps.length ?? 0) > 0), [all, version]); // eslint-disable-line react-hooks/exhaustive-deps
-  const drawn = useMemo(() => draw(present, smoothing, axis, chart.log ?? false), [present, smoothing, axis, chart.log]);
+  const drawn = useMemo(() => draw(present, smoothing, axis, chart.log), [present, smoothing, axis, chart.log]);
   const shownMarkers = useMemo(
     () => (axis.kind === "step" ? markers : markers.map((marker) => ({ ...marker, x: axis.secondsOf(marker.x) }))),
     [markers, axis],
@@ -57,8 +57,8 @@ export const MetricChart = memo(function MetricChart({ chart, lines, markers, sm
           lines={drawn.lines}
           markers={shownMarkers}
           height={height}
-          log={chart.log ?? false}
-          zeroBased={chart.unit !== "number" || present.every((line) => (line.series?.values ?? []).every((value) => value >= 0))}
+          log={chart.log}
+          zeroBased={ZERO_BASED.includes(chart.unit) || present.every((line) => (line.series?.values ?? []).every((value) => value >= 0))}
           range={range}
           onRange={onRange}
           onCursor={setCursor}

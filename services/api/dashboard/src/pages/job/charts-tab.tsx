@@ -4,7 +4,7 @@ import { useDeferredValue, useEffect, useMemo, useState } from "react";
 import { unwrap, api } from "../../api/client";
 import type { Job } from "../../api/types";
 import { useQuery } from "../../api/use-query";
-import { chartOf, CHARTS, type ChartSpec, DEFAULT_METRICS, GROUPS } from "../../charts/catalogue";
+import { toChart, CHARTS, type ChartSpec, DEFAULT_METRICS, GROUPS } from "../../charts/catalogue";
 import type { Axis } from "../../charts/drawing";
 import { MetricChart } from "../../charts/metric-chart";
 import { POINTS } from "../../charts/series";
@@ -87,7 +87,7 @@ function LiveChart({ chart, live, ...rest }: LiveChartProps) {
 function AddedChart({ job, metric, live, ...rest }: { job: Job; metric: string } & Omit<LiveChartProps, "chart">) {
   const { data } = useQuery(`metric ${job.id} ${metric}`, (signal) =>
     unwrap(api.GET("/v1/jobs/{job_id}/metrics", { params: { path: { job_id: job.id }, query: { names: [metric], downsample: POINTS } }, signal })));
-  const chart = useMemo(() => chartOf(metric), [metric]);
+  const chart = useMemo(() => toChart(metric), [metric]);
   useEffect(() => {
     const history = data?.data[0];
     if (history) live.series.set(metric, { steps: [...history.steps], values: [...history.values] });

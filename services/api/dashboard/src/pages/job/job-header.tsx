@@ -3,6 +3,7 @@ import type { Job } from "../../api/types";
 import { number, percent, humanize } from "../../format";
 import { Badge, Copy, ErrorNote, Stat, When } from "../../ui/parts";
 import { ApiError } from "../../api/client";
+import { latestMetric } from "../../charts/catalogue";
 import { FINISHED, JobProgress, jobName, StateBadge } from "../job-state";
 import { Diagnosis } from "./diagnosis";
 import { JobActions } from "./job-actions";
@@ -10,7 +11,6 @@ import type { LiveJob } from "./use-live-job";
 
 /** `isBrief` hides progress and metrics on tabs that need the space. */
 export function JobHeader({ live, job, isBrief }: { live: LiveJob; job: Job; isBrief: boolean }) {
-  const metrics = job.latest_metrics;
   const isFinished = FINISHED.includes(job.state);
   return (
     <header className="stack tight">
@@ -40,10 +40,10 @@ export function JobHeader({ live, job, isBrief }: { live: LiveJob; job: Job; isB
           <Stat name="Stage">{job.stage === null || job.stage === "" ? "–" : `${job.stage}${job.progress ? ` ${number(job.progress.stage_step)}/${number(job.progress.stage_steps)}` : ""}`}</Stat>
           <Stat name="Phase">{job.phase === null ? "–" : humanize(job.phase)}</Stat>
           <Stat name="Attempt">{job.attempt === 0 ? "–" : job.attempt}</Stat>
-          <Stat name="Validation accuracy">{percent(metrics["eval/validation/accuracy"])}</Stat>
-          <Stat name="Rollout accuracy">{percent(metrics["reward/accuracy"])}</Stat>
-          <Stat name="Tokens per step" title="Tokens per denoising step">{number(metrics["diffusion/tokens_per_step"] ?? metrics["eval/validation/tokens_per_step"])}</Stat>
-          <Stat name="Loss">{number(metrics["train/loss"])}</Stat>
+          <Stat name="Validation accuracy">{percent(latestMetric(job, "eval/validation/accuracy"))}</Stat>
+          <Stat name="Rollout accuracy">{percent(latestMetric(job, "reward/accuracy"))}</Stat>
+          <Stat name="Tokens per step" title="Tokens per denoising step">{number(latestMetric(job, "diffusion/tokens_per_step") ?? latestMetric(job, "eval/validation/tokens_per_step"))}</Stat>
+          <Stat name="Loss">{number(latestMetric(job, "train/loss"))}</Stat>
         </div>
       </div>}
       {job.error !== null && <ErrorNote error={new ApiError(job.error.message, 0, job.error.code)} />}

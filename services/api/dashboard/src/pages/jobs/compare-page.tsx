@@ -4,7 +4,7 @@ import { useDeferredValue, useMemo, useState } from "react";
 import { unwrap, api } from "../../api/client";
 import type { Job } from "../../api/types";
 import { useQuery } from "../../api/use-query";
-import { CHARTS, type ChartSpec, DEFAULT_METRICS } from "../../charts/catalogue";
+import { CHARTS, type ChartSpec, DEFAULT_METRICS, latestMetric } from "../../charts/catalogue";
 import type { Axis } from "../../charts/drawing";
 import { MetricChart } from "../../charts/metric-chart";
 import type { Series } from "../../charts/series";
@@ -113,7 +113,7 @@ function ResultsTable({ jobs }: { jobs: readonly Job[] }) {
               <td><span className="swatch" style={{ background: `var(--series-${place + 1})` }} /><Link to={`/jobs/${job.id}`}>{names[place]}</Link></td>
               <td><StateBadge job={job} /></td>
               <td>{job.method}</td>
-              <td className="num">{percent(job.latest_metrics["eval/validation/accuracy"])}</td>
+              <td className="num">{percent(latestMetric(job, "eval/validation/accuracy"))}</td>
               <td className="num">{job.progress ? `${job.progress.step} of ${job.progress.total_steps}` : "–"}</td>
               <td className="num"><JobDuration job={job} /></td>
             </tr>

@@ -5,6 +5,7 @@ import { useCapabilities } from "../../api/capabilities";
 import { unwrap, api, ApiError } from "../../api/client";
 import type { Job, JobState } from "../../api/types";
 import { asError, useQuery } from "../../api/use-query";
+import { latestMetric, type MetricName } from "../../charts/catalogue";
 import { Sparkline } from "../../charts/sparkline";
 import { baseName, percent } from "../../format";
 import { Link, navigate, useSearchParam } from "../../router";
@@ -16,7 +17,7 @@ const PAGE = 50;
 /** Maximum page size of the API. */
 const MAX_SHOWN = 1000;
 const MAX_COMPARED = 6;
-const ACCURACY = ["reward/accuracy", "eval/validation/accuracy"];
+const ACCURACY: MetricName[] = ["reward/accuracy", "eval/validation/accuracy"];
 const STATES: readonly { value: string; label: string; states: readonly JobState[] }[] = [
   { value: "active", label: "Active", states: ["validating_files", "queued", "provisioning", "running", "pausing", "cancelling"] },
   { value: "paused", label: "Paused", states: ["paused"] },
@@ -144,7 +145,7 @@ function JobTable({ jobs, curves, chosen, onToggle }: TableProps) {
 }
 
 function Accuracy({ job, values }: { job: Job; values: readonly number[] }) {
-  const last = job.latest_metrics["eval/validation/accuracy"];
+  const last = latestMetric(job, "eval/validation/accuracy");
   return (
     <div className="row accuracy" title="Curve: rollout accuracy if available. Number: last evaluation.">
       <Sparkline values={values} domain={[0, 1]} label="Accuracy" />
