@@ -36,7 +36,7 @@ def _s3_url(value: str) -> str:
 
 
 EXAMPLE_SECRET: Final = "change-me"
-"""Stands for every secret in example files; nothing starts with it."""
+"""Value of every secret in example files; a process refuses to start with it."""
 
 
 def not_the_example(url: str) -> str:
@@ -67,31 +67,38 @@ class CommonSettings(BaseSettings):
     """What every process of one installation shares; services derive from it."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        use_attribute_docstrings=True,  # read by the reference page of the environment
     )
 
     redis_url: Annotated[str, AfterValidator(not_the_example)] = "redis://127.0.0.1:6379/0"
+    """Redis or Valkey server of the streams and of the Celery broker; `rediss://` for TLS."""
     data_dir: Path = Path("/var/lib/dirl")
-    """Directory shared by all services of one installation."""
+    """Directory that all services of one installation share: files, models, checkpoints, journals."""
     object_store_url: ObjectStoreUrl | None = None
-    """s3://bucket/prefix for copies of checkpoints and journals; None keeps them on the shared
+    """s3://bucket/prefix for copies of checkpoints and journals. Unset, they are on the shared
     volume alone.
     """
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe level that is logged."""
     log_format: Literal["json", "console"] = "json"
+    """Format of log lines on standard error: JSON, or text for people."""
     otlp_endpoint: str | None = Field(None, pattern=r"^https?://[^/]+$")
-    """OTLP/gRPC collector for traces, e.g. http://collector:4317; no traces by default. Plaintext
-    with http.
+    """OTLP/gRPC collector for traces, e.g. http://collector:4317 (http is plaintext). Unset, no
+    traces are sent.
     """
     metrics_listen: HostPort | None = None
-    """Where Prometheus may ask this process for /metrics; nowhere by default. The API has it beside
-    its routes.
+    """Address where this process serves Prometheus metrics at /metrics. Unset, it serves none; the
+    API always serves them on its own address.
     """
     rpc_token: Annotated[SecretStr | None, AfterValidator(_not_the_example)] = None
-    """Shared by all services of one installation, sent with every gRPC call."""
+    """Secret that all services of one installation share and send with every gRPC call."""
     rpc_tls_dir: Path | None = None
-    """Directory with `ca.pem` (who signed the certificates of all services), `cert.pem` and
-    `key.pem` (this one's).
+    """Directory with `ca.pem` (the authority of all services' certificates), `cert.pem` and
+    `key.pem` (of this process). Required beyond loopback.
     """
 
 
