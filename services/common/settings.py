@@ -54,7 +54,9 @@ def _not_the_example(secret: SecretStr | None) -> SecretStr | None:
 
 _ANOTHER: Final = "choose another, e.g. with `openssl rand -hex 24`"
 
-HostPort = Annotated[str, AfterValidator(_host_port)]
+HostPort = Annotated[
+    str, AfterValidator(_host_port), Field(json_schema_extra={"format": "host:port"})
+]
 """host:port; port 0 lets the system choose (for listening only)."""
 HostPorts = Annotated[tuple[HostPort, ...], NoDecode, BeforeValidator(_split)]
 """Comma-separated host:port list."""
