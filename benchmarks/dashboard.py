@@ -159,7 +159,12 @@ def _group(name: str, tokens: int) -> dict[str, Any]:
     )
     task = prompt_task(group_id=f"grp_{name}_1_train_1_0")
     fields = {"step": 1, "purpose": "train", "disposition": "trained", "advantages": [0.5]}
-    return {**fields, "group": group_to_json(scored_group(task=task, trajectories=(response,)))}
+    return {
+        **fields,
+        "group": group_to_json(
+            task, scored_group(group_id=task.group_id, trajectories=(response,))
+        ),
+    }
 
 
 class _Recorder:

@@ -92,7 +92,7 @@ def decode_together(
     engine.submit([_request(number, prompt, config) for number, prompt in enumerate(prompts)])
     done: dict[str, list[int]] = {}
     while engine.has_work:
-        done.update((each.request_id, each.token_ids.tolist()) for each in engine.step())
+        done |= {id_: each.token_ids.tolist() for id_, each in engine.step().items()}
     return [done[str(number)] for number in range(len(prompts))]
 
 

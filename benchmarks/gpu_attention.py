@@ -126,7 +126,7 @@ def measure(loaded: LoadedModel, sample: Sample, variant: str, repetitions: int)
     return {
         "tokens": sum(len(row[0]) for row in rows),
         "seconds": round(seconds, 4),
-        "response_tokens_per_s": round(len(sample.token_ids) / seconds, 1),
+        "response_tokens_per_s": round(len(sample.response.token_ids) / seconds, 1),
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
         "mfu": None if peak is None else round(flops / seconds / peak, 4),
     }

@@ -56,7 +56,8 @@ from services.common.model.loading import (
 from services.common.model.sdar import SDARConfig, SDARForCausalLM
 from services.common.model.state import export_state
 from services.common.parity import DenoisingPath
-from services.rollout.engines.base import Completion, GenerationRequest, RolloutEngine
+from services.common.trajectory import Response
+from services.rollout.engines.base import GenerationRequest, RolloutEngine
 from services.rollout.engines.torch_engine import TorchEngine
 from services.trainer.training.policy_model import PolicyModel
 from services.trainer.training.trajectory_rows import Sample
@@ -196,16 +197,16 @@ def _requests(
     ]
 
 
-def _decode(engine: RolloutEngine, requests: Sequence[GenerationRequest]) -> list[Completion]:
+def _decode(engine: RolloutEngine, requests: Sequence[GenerationRequest]) -> list[Response]:
     """Responses in the order of the requests."""
     engine.submit(requests)
-    done: dict[str, Completion] = {}
+    done: dict[str, Response] = {}
     while engine.has_work:
-        done.update((each.request_id, each) for each in engine.step())
+        done |= engine.step()
     return [done[request.request_id] for request in requests]
 
 
-def _gaps(recorded: Sequence[Completion], replayed: Sequence[np.ndarray]) -> dict[str, float]:
+def _gaps(recorded: Sequence[Response], replayed: Sequence[np.ndarray]) -> dict[str, float]:
     differences = np.abs(
         np.concatenate([d.logprobs - r for d, r in zip(recorded, replayed, strict=True)])
     )
@@ -251,7 +252,7 @@ def smoke(bench: Bench, shape: Shape, *, eager: bool) -> dict[str, Any]:
     }
 
 
-def _path(request: GenerationRequest, done: Completion) -> DenoisingPath:
+def _path(request: GenerationRequest, done: Response) -> DenoisingPath:
     return DenoisingPath(
         prompt_ids=request.prompt_ids, token_ids=done.token_ids, unmask_step=done.unmask_step
     )
@@ -350,12 +351,12 @@ def _trainee(loaded: LoadedModel, precision: str, shape: Shape) -> PolicyModel:
     return trainee
 
 
-def _samples(requests: Sequence[GenerationRequest], done: Sequence[Completion]) -> list[Sample]:
+def _samples(requests: Sequence[GenerationRequest], done: Sequence[Response]) -> list[Sample]:
     """Advantages at random: half of the responses better, half worse."""
     signs = np.resize([1.0, -1.0], len(done))
     return [
-        Sample(trajectory_id=request.request_id, prompt_ids=request.prompt_ids, token_ids=each.token_ids,
-               unmask_step=each.unmask_step, logprobs=each.logprobs, advantage=float(sign), group=request.request_id)
+        Sample(trajectory_id=request.request_id, prompt_ids=request.prompt_ids, response=each,
+               advantage=float(sign), group=request.request_id)
         for request, each, sign in zip(requests, done, signs, strict=True)
     ]  # fmt: skip
 

@@ -67,9 +67,7 @@ def sample(loaded: LoadedModel, requests: Sequence[GenerationRequest]) -> list[S
         Sample(
             trajectory_id=each.request_id,
             prompt_ids=each.prompt_ids,
-            token_ids=done[each.request_id].token_ids,
-            unmask_step=done[each.request_id].unmask_step,
-            logprobs=done[each.request_id].logprobs,
+            response=done[each.request_id],
             advantage=1.0,
         )
         for each in requests
@@ -81,7 +79,7 @@ def measure(loaded: LoadedModel, requests: Sequence[GenerationRequest]) -> dict[
     policy = Policy(loaded=loaded, trainer=TrainerSpec())
     samples, decode_s = _timed(lambda: sample(loaded, requests))
     computed = np.concatenate(response_logprobs(policy, samples)).astype(np.float64)
-    recorded = np.concatenate([each.logprobs for each in samples]).astype(np.float64)
+    recorded = np.concatenate([each.response.logprobs for each in samples]).astype(np.float64)
     gaps = np.abs(computed - recorded) / np.maximum(1, np.abs(recorded))
     _, train_s = _timed(lambda: _descend(policy, samples))
     return {

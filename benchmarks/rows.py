@@ -39,6 +39,7 @@ from services.common.model.sdar import SDARConfig, SDARForCausalLM
 from services.common.model.tiny import character_tokenizer
 from services.trainer.training.policy import score_row
 from services.trainer.training.trajectory_rows import Sample, rl_rows
+from tests.support.numerics import response_of
 
 BLOCK, VOCABULARY = 4, 1024
 MASK = VOCABULARY - 1
@@ -107,11 +108,11 @@ def make_sample(setting: Setting) -> Sample:
     return Sample(
         trajectory_id="traj",
         prompt_ids=rng.integers(MASK, size=setting.prompt_tokens).astype(np.int32),
-        token_ids=rng.integers(MASK, size=setting.response_tokens).astype(np.int32),
-        unmask_step=(np.concatenate(steps) + np.arange(blocks).repeat(BLOCK) * BLOCK).astype(
-            np.int32
+        response=response_of(
+            rng.integers(MASK, size=setting.response_tokens).astype(np.int32),
+            (np.concatenate(steps) + np.arange(blocks).repeat(BLOCK) * BLOCK).astype(np.int32),
+            np.zeros(setting.response_tokens),
         ),
-        logprobs=np.zeros(setting.response_tokens),
         advantage=1.0,
     )
 
@@ -134,11 +135,15 @@ class ReferenceRow:
 
 def reference_rows(sample: Sample) -> Iterator[ReferenceRow]:
     """The published layout."""
-    ids = torch.from_numpy(np.concatenate([sample.prompt_ids, sample.token_ids]).astype(np.int64))
+    ids = torch.from_numpy(
+        np.concatenate([sample.prompt_ids, sample.response.token_ids]).astype(np.int64)
+    )
     # Steps count from 1 in every block here and none is skipped: a step's rank is the step within
     # its block.
     rank = torch.from_numpy(
-        np.concatenate([np.zeros(len(sample.prompt_ids)), (sample.unmask_step - 1) % BLOCK + 1])
+        np.concatenate(
+            [np.zeros(len(sample.prompt_ids)), (sample.response.unmask_step - 1) % BLOCK + 1]
+        )
     )
     position = torch.arange(len(ids)).repeat(2)
     copy = torch.arange(2).flip(0).repeat_interleave(len(ids))

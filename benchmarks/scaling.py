@@ -134,7 +134,7 @@ def group_of(tokens: int) -> ScoredGroup:
         )
         for index in range(GROUP)
     )
-    return scored_group(task=prompt_task(num_generations=GROUP), trajectories=responses)
+    return scored_group(trajectories=responses)
 
 
 def needed_workers(rate: float, service: ServiceTime, most_wait_s: float) -> int:
@@ -152,7 +152,7 @@ def table(
     group = group_of(args.response_tokens)
     stream_bytes, logged_bytes = (
         len(group_to_pb(group).SerializeToString()),
-        len(json.dumps(group_to_json(group))),
+        len(json.dumps(group_to_json(prompt_task(num_generations=GROUP), group))),
     )
     for gpus in (1, 8, 64, 512):
         jobs = max(1, gpus // args.gpus_per_job)

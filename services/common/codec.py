@@ -15,12 +15,14 @@ from services.common.trajectory import (
     Outcome,
     PromptTask,
     Purpose,
+    Response,
     ScoredGroup,
     Trajectory,
     Verdict,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of the messages on the streams; every prompt states it, so that releases that differ do not mix."""
 
 
 def pack_int32(values: Int32s) -> bytes:
@@ -153,20 +155,44 @@ def candidates_from_pb(message: types_pb2.Candidates) -> Candidates:
     )
 
 
+_RESPONSE_FIELDS = ("visible_len", "num_forwards")
+
+
+def response_to_pb(response: Response) -> types_pb2.Response:
+    """Response to its message."""
+    return types_pb2.Response(
+        token_ids=pack_int32(response.token_ids),
+        unmask_step=pack_int32(response.unmask_step),
+        logprobs=pack_float32(response.logprobs),
+        confidences=pack_float32(response.confidences),
+        finish_reason=response.finish_reason.value,
+        rejected=candidates_to_pb(response.rejected),
+        **{name: getattr(response, name) for name in _RESPONSE_FIELDS},
+    )
+
+
+def response_from_pb(message: types_pb2.Response) -> Response:
+    """Message to response."""
+    return Response(
+        token_ids=unpack_int32(message.token_ids),
+        unmask_step=unpack_int32(message.unmask_step),
+        logprobs=unpack_float32(message.logprobs),
+        confidences=unpack_float32(message.confidences),
+        finish_reason=FinishReason(message.finish_reason),
+        rejected=candidates_from_pb(message.rejected),
+        **{name: getattr(message, name) for name in _RESPONSE_FIELDS},
+    )
+
+
 _TRAJECTORY_FIELDS = (
-    "trajectory_id", "response_index", "weight_version", "weight_digest", "visible_len", "num_forwards", "text",
+    "trajectory_id", "response_index", "weight_version", "weight_digest", "text",
 )  # fmt: skip
 
 
 def trajectory_to_pb(trajectory: Trajectory) -> types_pb2.Trajectory:
     """Trajectory to its message."""
     return types_pb2.Trajectory(
-        token_ids=pack_int32(trajectory.token_ids),
-        unmask_step=pack_int32(trajectory.unmask_step),
-        logprobs=pack_float32(trajectory.logprobs),
-        confidences=pack_float32(trajectory.confidences),
-        finish_reason=trajectory.finish_reason.value,
-        rejected=candidates_to_pb(trajectory.rejected),
+        response=response_to_pb(trajectory.response),
         verdict=None if trajectory.verdict is None else verdict_to_pb(trajectory.verdict),
         **{name: getattr(trajectory, name) for name in _TRAJECTORY_FIELDS},
     )
@@ -175,39 +201,42 @@ def trajectory_to_pb(trajectory: Trajectory) -> types_pb2.Trajectory:
 def trajectory_from_pb(message: types_pb2.Trajectory) -> Trajectory:
     """Message to trajectory."""
     return Trajectory(
-        token_ids=unpack_int32(message.token_ids),
-        unmask_step=unpack_int32(message.unmask_step),
-        logprobs=unpack_float32(message.logprobs),
-        confidences=unpack_float32(message.confidences),
-        finish_reason=FinishReason(message.finish_reason),
-        rejected=candidates_from_pb(message.rejected),
+        response=response_from_pb(message.response),
         verdict=verdict_from_pb(message.verdict) if message.HasField("verdict") else None,
         **{name: getattr(message, name) for name in _TRAJECTORY_FIELDS},
     )
 
 
+_GROUP_FIELDS = ("group_id", "replica", "rollout_s", "reward_s", "finished_at")
+
+
 def group_to_pb(group: ScoredGroup) -> types_pb2.ScoredGroup:
     """Scored group to its message."""
     return types_pb2.ScoredGroup(
-        task=task_to_pb(group.task),
         trajectories=[trajectory_to_pb(t) for t in group.trajectories],
-        replica=group.replica,
-        rollout_s=group.rollout_s,
-        reward_s=group.reward_s,
-        finished_at=group.finished_at,
+        **{name: getattr(group, name) for name in _GROUP_FIELDS},
     )
 
 
 def group_from_pb(message: types_pb2.ScoredGroup) -> ScoredGroup:
     """Message to scored group."""
     return ScoredGroup(
-        task=task_from_pb(message.task),
         trajectories=tuple(trajectory_from_pb(t) for t in message.trajectories),
-        replica=message.replica,
-        rollout_s=message.rollout_s,
-        reward_s=message.reward_s,
-        finished_at=message.finished_at,
+        **{name: getattr(message, name) for name in _GROUP_FIELDS},
     )
+
+
+def response_to_json(response: Response) -> dict[str, Any]:
+    """Response as plain JSON values."""
+    return {
+        **{name: getattr(response, name) for name in _RESPONSE_FIELDS},
+        "finish_reason": response.finish_reason.value,
+        "num_steps": response.num_steps,
+        "token_ids": response.token_ids.tolist(),
+        "unmask_step": response.unmask_step.tolist(),
+        "logprobs": [round(float(value), 6) for value in response.logprobs],
+        "confidences": [round(float(value), 6) for value in response.confidences],
+    }
 
 
 def trajectory_to_json(trajectory: Trajectory) -> dict[str, Any]:
@@ -215,12 +244,7 @@ def trajectory_to_json(trajectory: Trajectory) -> dict[str, Any]:
     verdict = trajectory.verdict
     return {
         **{name: getattr(trajectory, name) for name in _TRAJECTORY_FIELDS},
-        "finish_reason": trajectory.finish_reason.value,
-        "num_steps": trajectory.num_steps,
-        "token_ids": trajectory.token_ids.tolist(),
-        "unmask_step": trajectory.unmask_step.tolist(),
-        "logprobs": [round(float(value), 6) for value in trajectory.logprobs],
-        "confidences": [round(float(value), 6) for value in trajectory.confidences],
+        **response_to_json(trajectory.response),
         "verdict": None if verdict is None else verdict_to_json(verdict),
     }
 
@@ -231,11 +255,10 @@ def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
     return {"outcome": verdict.outcome.value, "rewards": verdict.rewards, **fields}
 
 
-def group_to_json(group: ScoredGroup) -> dict[str, Any]:
-    """Scored group as plain JSON values."""
-    task = group.task
+def group_to_json(task: PromptTask, group: ScoredGroup) -> dict[str, Any]:
+    """A prompt and its scored group as plain JSON values."""
     return {
-        "group_id": task.group_id,
+        **{name: getattr(group, name) for name in _GROUP_FIELDS},
         "ledger_position": task.ledger_position,
         "purpose": task.purpose.value,
         "dataset": task.dataset,
@@ -244,9 +267,5 @@ def group_to_json(group: ScoredGroup) -> dict[str, Any]:
         "prompt_ids": task.prompt_ids.tolist(),
         "block_size": task.decoding.block_size,
         "mask_token_id": task.decoding.mask_token_id,
-        "replica": group.replica,
-        "rollout_s": group.rollout_s,
-        "reward_s": group.reward_s,
-        "finished_at": group.finished_at,
         "trajectories": [trajectory_to_json(t) for t in group.trajectories],
     }

@@ -30,7 +30,7 @@ class EventType(StrEnum):
     deleted: [path]}
     """
     TRAJECTORIES = "trajectories"
-    """{step: int, purpose: str, disposition: str, group: group_to_json(ScoredGroup), rewards: [float | None],
+    """{step: int, purpose: str, disposition: str, group: codec.group_to_json(task, group), rewards: [float | None],
     advantages: [float | None]}; rewards and advantages of training groups only
     """
     EVALUATION = "evaluation"

@@ -247,7 +247,7 @@ class PromptConsumer:
         is appended.
         """
         message = group_to_pb(group).SerializeToString()
-        with _redis_errors(f"answer {group.task.group_id}"):
+        with _redis_errors(f"answer {group.group_id}"):
             appended = self._group.client.eval(
                 _ANSWER, 2, self._group.stream, groups.stream, self._group.group, entry_id, message
             )

@@ -1,5 +1,5 @@
-"""The vocabulary of the data plane: prompt task, trajectory, verdict, scored group. Frozen; arrays
-are never altered.
+"""The vocabulary of the data plane: prompt task, response, verdict, trajectory, scored group. Frozen;
+arrays are never altered.
 
 Legend: P prompt tokens, R response tokens (P + R is a whole number of blocks), B block length.
 """
@@ -18,7 +18,7 @@ Float32s = NDArray[np.float32]
 
 
 class Outcome(StrEnum):
-    """How a response was judged."""
+    """How a response was graded."""
 
     CORRECT = "correct"
     INCORRECT = "incorrect"
@@ -51,7 +51,7 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The judgement of one response."""
+    """The grade of one response."""
 
     outcome: Outcome
     reason: str = ""
@@ -123,22 +123,20 @@ NO_CANDIDATES: Final = Candidates(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trajectory:
-    """One sampled response, exactly as the model produced it."""
+class Response:
+    """One sampled response, exactly as the model produced it: what an engine returns and what the
+    learner trains on.
+    """
 
-    trajectory_id: str
-    response_index: int
-    weight_version: int
-    weight_digest: str
     token_ids: Int32s
     """[R] whole blocks: tokens sampled after the end, inside its block, are kept (later commits
     depended on them).
     """
     unmask_step: Int32s
-    """[R] denoising step of the token's commitment, 1-based, counted over the response."""
+    """[R] denoising step at which the token was committed, from 1, counted over the response."""
     logprobs: Float32s
-    """[R] log-probability of the token in the state it was committed from; after temperature and
-    bans.
+    """[R] log-probability of the token in the state it was committed from, after
+    temperature and bans.
     """
     confidences: Float32s
     """[R] confidence of the position when it was committed."""
@@ -146,24 +144,56 @@ class Trajectory:
     """Response tokens up to and including the end token; R when none was produced."""
     finish_reason: FinishReason
     num_forwards: int
-    """Forward passes, commits included."""
-    text: str = ""
-    """Text of the visible tokens, special tokens left out."""
+    """Denoising and commit forwards; the prefill, which a group shares, is not counted."""
     rejected: Candidates = NO_CANDIDATES
     """Empty unless the decoding records candidates."""
-    verdict: Verdict | None = None
 
     @property
     def num_steps(self) -> int:
         """Denoising steps."""
         return int(self.unmask_step.max(initial=0))
 
+    @property
+    def visible_ids(self) -> Int32s:
+        """Tokens up to and including the end token."""
+        return self.token_ids[: self.visible_len]
+
+    @property
+    def is_aborted(self) -> bool:
+        """Whether decoding was abandoned: length and speed of the response then say nothing."""
+        return self.finish_reason is FinishReason.ABORTED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectory:
+    """A response with the weights that produced it and, once it is graded, its text and verdict."""
+
+    trajectory_id: str
+    response_index: int
+    weight_version: int
+    weight_digest: str
+    response: Response
+    text: str = ""
+    """Text of the visible tokens, special tokens left out."""
+    verdict: Verdict | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """Outcome of a graded response; raises ValueError for one that has no verdict."""
+        if self.verdict is None:
+            raise ValueError(f"trajectory {self.trajectory_id} of a scored group has no verdict")
+        return self.verdict.outcome
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredGroup:
-    """One prompt with its graded responses, in the order of `response_index`."""
+    """The graded responses to one prompt, in the order of `response_index`.
 
-    task: PromptTask
+    Refers to its prompt by id: the learner keeps the task it issued, so neither the prompt nor the
+    decoding travels back.
+    """
+
+    group_id: str
     trajectories: tuple[Trajectory, ...]
     replica: str
     rollout_s: float
@@ -172,3 +202,8 @@ class ScoredGroup:
     """Seconds from the last token to the last verdict."""
     finished_at: float
     """Unix seconds."""
+
+    @property
+    def oldest_version(self) -> int:
+        """Oldest weight version among the trajectories."""
+        return min(trajectory.weight_version for trajectory in self.trajectories)

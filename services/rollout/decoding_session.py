@@ -16,10 +16,10 @@ from services.common.errors import PlatformError
 from services.common.ids import trajectory_id
 from services.common.streams import GroupQueue, Leased, PromptConsumer
 from services.common.telemetry.logs import get_logger
-from services.common.trajectory import PromptTask, ScoredGroup, Trajectory
+from services.common.trajectory import PromptTask, Response, ScoredGroup, Trajectory
 from services.rollout.assignment import LoadedWeights
-from services.rollout.engines.base import Completion, GenerationRequest, RolloutEngine
-from services.rollout.grading import DecodedGroup, aborted_trajectory
+from services.rollout.engines.base import GenerationRequest, RolloutEngine
+from services.rollout.grading import ABORTED_RESPONSE
 
 _QUEUE_RETRY_S: Final = 1.0
 _RENEWALS_PER_LEASE: Final = 4
@@ -30,7 +30,13 @@ log = get_logger()
 class Grading(Protocol):
     """What grades decoded groups; services.rollout.grading.GradingClient."""
 
-    def grade(self, group: DecodedGroup) -> "Future[ScoredGroup]":
+    def grade(
+        self,
+        task: PromptTask,
+        trajectories: Sequence[Trajectory],
+        rollout_s: float,
+        refusal: str = "",
+    ) -> "Future[ScoredGroup]":
         """Start grading."""
         ...
 
@@ -47,7 +53,8 @@ class _GroupInProgress:
     task: PromptTask
     weights: LoadedWeights
     taken_at: float
-    completions: list[Completion] = field(default_factory=list)
+    responses: dict[str, Response] = field(default_factory=dict)
+    """Finished ones, by request id."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +107,8 @@ class DecodingSession:
         """One round: exchange with Redis, then one engine step. Never waits for work."""
         self._exchange(taking)
         if self.engine.has_work:
-            for completion in self.engine.step():
-                self._complete(completion)
+            for request_id, response in self.engine.step().items():
+                self._complete(request_id, response)
 
     def close(self) -> None:
         """Abandon everything and let other replicas have the prompts at once."""
@@ -149,7 +156,7 @@ class DecodingSession:
             group = future.result()
             if not self._streams.prompts.answer(entry_id, self._streams.groups, group):
                 log.warning(
-                    "group discarded, another replica answered first", group_id=group.task.group_id
+                    "group discarded, another replica answered first", group_id=group.group_id
                 )
             self._grading.remove(item)
 
@@ -187,21 +194,21 @@ class DecodingSession:
             log.warning(
                 "prompt refused by the engine", group_id=leased.value.group_id, error=str(error)
             )
-            self._grade(group, _aborted(group), str(error))
+            self._grade(group, str(error))
             return
         self._decoding.update((request.request_id, group) for request in requests)
 
-    def _complete(self, completion: Completion) -> None:
-        group = self._decoding.pop(completion.request_id)
-        group.completions.append(completion)
-        if len(group.completions) == group.task.num_generations:
-            self._grade(group, _decoded(group), refusal="")
+    def _complete(self, request_id: str, response: Response) -> None:
+        group = self._decoding.pop(request_id)
+        group.responses[request_id] = response
+        if len(group.responses) == group.task.num_generations:
+            self._grade(group)
 
-    def _grade(
-        self, group: _GroupInProgress, trajectories: tuple[Trajectory, ...], refusal: str
-    ) -> None:
-        decoded = DecodedGroup(group.task, trajectories, time.monotonic() - group.taken_at, refusal)
-        self._grading.append((group.entry_id, self._grader.grade(decoded)))
+    def _grade(self, group: _GroupInProgress, refusal: str = "") -> None:
+        """Have the group graded; responses that were never decoded count as aborted."""
+        rollout_s = time.monotonic() - group.taken_at
+        grading = self._grader.grade(group.task, _trajectories(group), rollout_s, refusal)
+        self._grading.append((group.entry_id, grading))
 
 
 def _requests(task: PromptTask) -> Sequence[GenerationRequest]:
@@ -218,35 +225,16 @@ def _requests(task: PromptTask) -> Sequence[GenerationRequest]:
     ]
 
 
-def _decoded(group: _GroupInProgress) -> tuple[Trajectory, ...]:
+def _trajectories(group: _GroupInProgress) -> tuple[Trajectory, ...]:
     """The group's trajectories in the order of their index, whatever the order of completion."""
-    by_id = {completion.request_id: completion for completion in group.completions}
     ids = [trajectory_id(group.task.group_id, index) for index in range(group.task.num_generations)]
-    return tuple(_trajectory(by_id[id_], index, group.weights) for index, id_ in enumerate(ids))
-
-
-def _trajectory(completion: Completion, response_index: int, weights: LoadedWeights) -> Trajectory:
-    return Trajectory(
-        trajectory_id=completion.request_id,
-        response_index=response_index,
-        weight_version=weights.version,
-        weight_digest=weights.digest,
-        token_ids=completion.token_ids,
-        unmask_step=completion.unmask_step,
-        logprobs=completion.logprobs,
-        confidences=completion.confidences,
-        visible_len=completion.visible_len,
-        finish_reason=completion.finish_reason,
-        num_forwards=completion.num_forwards,
-        rejected=completion.rejected,
-    )
-
-
-def _aborted(group: _GroupInProgress) -> tuple[Trajectory, ...]:
-    task, weights = group.task, group.weights
     return tuple(
-        aborted_trajectory(
-            trajectory_id(task.group_id, index), index, weights.version, weights.digest
+        Trajectory(
+            trajectory_id=id_,
+            response_index=index,
+            weight_version=group.weights.version,
+            weight_digest=group.weights.digest,
+            response=group.responses.get(id_, ABORTED_RESPONSE),
         )
-        for index in range(task.num_generations)
+        for index, id_ in enumerate(ids)
     )

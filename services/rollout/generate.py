@@ -15,13 +15,14 @@ import torch
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
-from transformers import PreTrainedTokenizerBase
 
+from services.common.codec import response_to_json
 from services.common.errors import PlatformError
 from services.common.model.loading import LoadedModel, load_model
 from services.common.model.prompts import encode_prompt
 from services.common.model_source import resolve_model
-from services.rollout.engines.base import Completion, DenoisingEvent, GenerationRequest
+from services.common.trajectory import Response
+from services.rollout.engines.base import DenoisingEvent, GenerationRequest
 from services.rollout.engines.torch_engine import TorchEngine
 from services.rollout.playground_request import PlaygroundRequest, request_of
 
@@ -34,12 +35,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         loaded = load_model(resolve_model(options.model), options.dtype, _device())
-        completion = _answer(loaded, options)
+        response = _generate_response(loaded, options)
     except PlatformError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    text = _visible_text(loaded.tokenizer, completion)
-    sys.stdout.write((json.dumps(_report(completion, text)) if options.json else text) + "\n")
+    text = str(loaded.tokenizer.decode(response.visible_ids.tolist(), skip_special_tokens=True))
+    fields = {"text": text, **response_to_json(response)}
+    sys.stdout.write((json.dumps(fields) if options.json else text) + "\n")
     return 0
 
 
@@ -75,7 +77,7 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _answer(loaded: LoadedModel, options: argparse.Namespace) -> Completion:
+def _generate_response(loaded: LoadedModel, options: argparse.Namespace) -> Response:
     """Decode, drawing on the terminal if standard output is one."""
     request = _request(loaded, options)
     console = Console()
@@ -103,15 +105,16 @@ def _decode(
     loaded: LoadedModel,
     request: GenerationRequest,
     on_step: Callable[[DenoisingEvent], None] | None,
-) -> Completion:
+) -> Response:
     """One response, alone."""
     needed = len(request.prompt_ids) + request.decoding.max_new_tokens
     engine = TorchEngine(loaded, max_sequence_tokens=needed, max_batch_size=1, on_step=on_step)
     engine.submit([request])
-    finished: list[Completion] = []
+    finished: dict[str, Response] = {}
     while not finished:
         finished = engine.step()
-    return finished[0]
+    [response] = finished.values()
+    return response
 
 
 def _frame(loaded: LoadedModel, event: DenoisingEvent) -> Text:
@@ -123,27 +126,6 @@ def _frame(loaded: LoadedModel, event: DenoisingEvent) -> Text:
         shown = PLACEHOLDER if masked else str(loaded.tokenizer.decode([token]))
         text.append(shown, style="dim" if masked else "bold green" if offset in committed else "")
     return text.append(f"\n[step {event.step}]", style="dim")
-
-
-def _visible_text(tokenizer: PreTrainedTokenizerBase, completion: Completion) -> str:
-    """Text up to the end of the response, special tokens left out."""
-    visible = completion.token_ids[: completion.visible_len].tolist()
-    return str(tokenizer.decode(visible, skip_special_tokens=True))
-
-
-def _report(completion: Completion, text: str) -> dict[str, object]:
-    """What happened, as plain JSON values."""
-    return {
-        "text": text,
-        "finish_reason": completion.finish_reason.value,
-        "visible_len": completion.visible_len,
-        "num_steps": int(completion.unmask_step.max(initial=0)),
-        "num_forwards": completion.num_forwards,
-        "token_ids": completion.token_ids.tolist(),
-        "unmask_step": completion.unmask_step.tolist(),
-        "logprobs": [round(float(value), 6) for value in completion.logprobs],
-        "confidences": [round(float(value), 6) for value in completion.confidences],
-    }
 
 
 if __name__ == "__main__":

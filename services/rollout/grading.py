@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -20,6 +20,7 @@ from services.common.trajectory import (
     Outcome,
     PromptTask,
     Purpose,
+    Response,
     ScoredGroup,
     Trajectory,
     Verdict,
@@ -41,15 +42,18 @@ Detokenise = Callable[[Int32s], str]
 log = get_logger()
 
 
-@dataclass(frozen=True)
-class DecodedGroup:
-    """One prompt with its responses, not graded yet: `text` and `verdict` are unset."""
-
-    task: PromptTask
-    trajectories: tuple[Trajectory, ...]
-    rollout_s: float
-    refusal: str = ""
-    """Why the prompt could not be decoded; all trajectories are aborted then."""
+_NO_INTS: Final = np.zeros(0, np.int32)
+_NO_FLOATS: Final = np.zeros(0, np.float32)
+ABORTED_RESPONSE: Final = Response(
+    token_ids=_NO_INTS,
+    unmask_step=_NO_INTS,
+    logprobs=_NO_FLOATS,
+    confidences=_NO_FLOATS,
+    visible_len=0,
+    finish_reason=FinishReason.ABORTED,
+    num_forwards=0,
+)
+"""A response that was never decoded."""
 
 
 class GradingClient:
@@ -69,9 +73,21 @@ class GradingClient:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="grading")
         self._closing = threading.Event()
 
-    def grade(self, group: DecodedGroup) -> "Future[ScoredGroup]":
-        """Start grading; every trajectory of the result has text and verdict."""
-        return self._pool.submit(self._grade, group, time.monotonic())
+    def grade(
+        self,
+        task: PromptTask,
+        trajectories: Sequence[Trajectory],
+        rollout_s: float,
+        refusal: str = "",
+    ) -> "Future[ScoredGroup]":
+        """Start grading a prompt's responses; every trajectory of the result has text and verdict.
+
+        `rollout_s` is the time their decoding took. `refusal` says why the prompt could not be
+        decoded; all responses are aborted then.
+        """
+        return self._pool.submit(
+            self._grade, task, trajectories, rollout_s, refusal, time.monotonic()
+        )
 
     def close(self) -> None:
         """Abandon what is being graded; its futures fail or never complete."""
@@ -79,18 +95,25 @@ class GradingClient:
         self._channel.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _grade(self, group: DecodedGroup, decoded_at: float) -> ScoredGroup:
-        texts = [self._detokenise(t.token_ids[: t.visible_len]) for t in group.trajectories]
-        worded = [replace(t, text=text) for t, text in zip(group.trajectories, texts, strict=True)]
-        verdicts = iter(self._verdicts(group.task, [t for t in worded if not _is_aborted(t)]))
-        aborted = Verdict(outcome=Outcome.ABORTED, reason=group.refusal)
+    def _grade(
+        self,
+        task: PromptTask,
+        trajectories: Sequence[Trajectory],
+        rollout_s: float,
+        refusal: str,
+        decoded_at: float,
+    ) -> ScoredGroup:
+        worded = [replace(t, text=self._detokenise(t.response.visible_ids)) for t in trajectories]
+        verdicts = iter(self._verdicts(task, [t for t in worded if not t.response.is_aborted]))
+        aborted = Verdict(outcome=Outcome.ABORTED, reason=refusal)
         return ScoredGroup(
-            task=group.task,
+            group_id=task.group_id,
             trajectories=tuple(
-                replace(t, verdict=aborted if _is_aborted(t) else next(verdicts)) for t in worded
+                replace(t, verdict=aborted if t.response.is_aborted else next(verdicts))
+                for t in worded
             ),
             replica=self._replica,
-            rollout_s=group.rollout_s,
+            rollout_s=rollout_s,
             reward_s=time.monotonic() - decoded_at,
             finished_at=time.time(),
         )
@@ -155,9 +178,9 @@ def verify_request(
             gold=task.gold,
             gold_type=task.gold_type,
             response=t.text,
-            finish_reason=t.finish_reason.value,
-            num_tokens=t.visible_len,
-            num_steps=t.num_steps,
+            finish_reason=t.response.finish_reason.value,
+            num_tokens=t.response.visible_len,
+            num_steps=t.response.num_steps,
             max_new_tokens=task.decoding.max_new_tokens,
         )
         for t in trajectories
@@ -168,27 +191,3 @@ def verify_request(
         profile=_PROFILES[task.purpose],
         timeout_s=task.grading_timeout_s,
     )
-
-
-def aborted_trajectory(
-    trajectory_id: str, response_index: int, weight_version: int, weight_digest: str
-) -> Trajectory:
-    """A response that was never decoded."""
-    no_ints, no_floats = np.zeros(0, np.int32), np.zeros(0, np.float32)
-    return Trajectory(
-        trajectory_id=trajectory_id,
-        response_index=response_index,
-        weight_version=weight_version,
-        weight_digest=weight_digest,
-        token_ids=no_ints,
-        unmask_step=no_ints,
-        logprobs=no_floats,
-        confidences=no_floats,
-        visible_len=0,
-        finish_reason=FinishReason.ABORTED,
-        num_forwards=0,
-    )
-
-
-def _is_aborted(trajectory: Trajectory) -> bool:
-    return trajectory.finish_reason is FinishReason.ABORTED

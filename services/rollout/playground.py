@@ -16,8 +16,8 @@ from services.common.errors import PlatformError
 from services.common.model.loading import LoadedModel, load_model
 from services.common.model.prompts import encode_prompt
 from services.common.telemetry.logs import get_logger
-from services.common.trajectory import Int32s
-from services.rollout.engines.base import Completion, DenoisingEvent
+from services.common.trajectory import Int32s, Response
+from services.rollout.engines.base import DenoisingEvent
 from services.rollout.engines.torch_engine import TorchEngine
 from services.rollout.playground_request import PlaygroundRequest, request_of
 
@@ -93,7 +93,7 @@ def _answer(loaded: LoadedModel, question: PlaygroundRequest) -> Iterator[Piece]
     needed = len(prompt) + question.max_new_tokens
     engine = TorchEngine(loaded, max_sequence_tokens=needed, max_batch_size=1, on_step=seen.append)
     engine.submit([request])
-    told, finished = "", list[Completion]()
+    told, finished = "", dict[str, Response]()
     while not finished:
         steps_before = len(seen)
         finished = engine.step()
@@ -107,17 +107,17 @@ def _answer(loaded: LoadedModel, question: PlaygroundRequest) -> Iterator[Piece]
         if is_news and not finished:
             yield _piece(loaded, prompt, seen[-1], added) if question.shows_steps else Piece(added)
             told += added
-    completion = finished[0]
+    [response] = finished.values()
     visible = min(
-        completion.visible_len, question.max_new_tokens
+        response.visible_len, question.max_new_tokens
     )  # the last block may reach beyond what was asked for
-    whole = _text(loaded, completion.token_ids[:visible], cut=False)
+    whole = _text(loaded, response.token_ids[:visible], cut=False)
     yield Piece(
         text=whole[len(told) :],
-        finish_reason=completion.finish_reason.value,
+        finish_reason=response.finish_reason.value,
         prompt_tokens=len(prompt),
         completion_tokens=visible,
-        num_steps=int(completion.unmask_step.max(initial=0)),
+        num_steps=response.num_steps,
     )
 
 

@@ -43,11 +43,8 @@ def _samples(loaded: LoadedModel, config: DecodingConfig, slots: int = 12) -> li
         Sample(
             trajectory_id=each.request_id,
             prompt_ids=each.prompt_ids,
-            token_ids=done[each.request_id].token_ids,
-            unmask_step=done[each.request_id].unmask_step,
-            logprobs=done[each.request_id].logprobs,
+            response=done[each.request_id],
             advantage=1.0,
-            rejected=done[each.request_id].rejected,
         )
         for each in requests
     ]
@@ -76,7 +73,7 @@ def _largest_gap(loaded: LoadedModel, config: DecodingConfig, slots: int = 12) -
 
 
 def _recorded(sample: Sample) -> Float32s:
-    return np.concatenate([sample.logprobs, sample.rejected.logprobs])
+    return np.concatenate([sample.response.logprobs, sample.response.rejected.logprobs])
 
 
 @pytest.mark.parametrize("strategy", list(UnmaskingStrategy))
@@ -122,7 +119,7 @@ def test_the_trainer_reproduces_the_logprobs_of_rejected_candidates(
 
     gap, count = _largest_gap(loaded, config)
 
-    assert count > 1.5 * sum(len(sample.token_ids) for sample in _samples(loaded, config))
+    assert count > 1.5 * sum(len(sample.response.token_ids) for sample in _samples(loaded, config))
     assert gap <= 1e-5
 
 
@@ -135,19 +132,27 @@ def test_recording_candidates_changes_no_response_and_is_off_unless_asked_for() 
     )
 
     for one, other in zip(plain, recording, strict=True):
-        assert np.array_equal(one.token_ids, other.token_ids)
-        assert np.array_equal(one.logprobs, other.logprobs)
-        assert len(one.rejected.step) == 0
+        assert np.array_equal(one.response.token_ids, other.response.token_ids)
+        assert np.array_equal(one.response.logprobs, other.response.logprobs)
+        assert len(one.response.rejected.step) == 0
         # One candidate per position and step before its own: the masked positions that a step left.
-        blocks = (len(other.prompt_ids) + np.arange(len(other.token_ids))) // 4
+        blocks = (len(other.prompt_ids) + np.arange(len(other.response.token_ids))) // 4
         expected = [
             (position, step)
-            for position, (own, block) in enumerate(zip(other.unmask_step, blocks, strict=True))
-            for step in sorted(set(other.unmask_step[blocks == block].tolist()))
+            for position, (own, block) in enumerate(
+                zip(other.response.unmask_step, blocks, strict=True)
+            )
+            for step in sorted(set(other.response.unmask_step[blocks == block].tolist()))
             if step < own
         ]
         assert (
-            list(zip(other.rejected.position.tolist(), other.rejected.step.tolist(), strict=True))
+            list(
+                zip(
+                    other.response.rejected.position.tolist(),
+                    other.response.rejected.step.tolist(),
+                    strict=True,
+                )
+            )
             == expected
         )
 
@@ -173,7 +178,9 @@ def test_no_selection_has_drifted_under_the_weights_that_sampled(
     observe(hidden_states(loaded.model, row.token_ids, row.index))
 
     assert statistics.drifted == 0
-    assert statistics.steps == sum(len(set(sample.unmask_step.tolist())) for sample in samples)
+    assert statistics.steps == sum(
+        len(set(sample.response.unmask_step.tolist())) for sample in samples
+    )
 
 
 def test_drift_is_left_out_where_rejected_candidates_would_be_needed() -> None:
@@ -215,9 +222,9 @@ def test_at_block_length_one_the_engine_is_the_causal_model_read_at_a_mask_behin
         loaded, decoding(block_size=1, denoising_steps=1, max_new_tokens=20), slots=12
     ):
         for place, (token, recorded) in enumerate(
-            zip(sample.token_ids, sample.logprobs, strict=True)
+            zip(sample.response.token_ids, sample.response.logprobs, strict=True)
         ):
-            prefix = [*sample.prompt_ids, *sample.token_ids[:place], loaded.mask_token_id]
+            prefix = [*sample.prompt_ids, *sample.response.token_ids[:place], loaded.mask_token_id]
             logits = (
                 causal(torch.tensor([prefix]))
                 .logits[0, -1]

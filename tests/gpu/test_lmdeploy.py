@@ -16,7 +16,8 @@ from services.common.model.loading import LoadedModel, load_model, load_skeleton
 from services.common.model.state import export_state
 from services.common.model.tiny import make_tiny_model
 from services.common.parity import DenoisingPath
-from services.rollout.engines.base import Completion, GenerationRequest, RolloutEngine
+from services.common.trajectory import Response
+from services.rollout.engines.base import GenerationRequest, RolloutEngine
 from services.rollout.engines.lmdeploy_check import obstacles
 from services.rollout.engines.torch_engine import TorchEngine
 from tests.support.tiny_models import decode, decoding, request
@@ -69,13 +70,13 @@ def _mixed(loaded: LoadedModel) -> list[GenerationRequest]:
     ]
 
 
-def _path(asked: GenerationRequest, got: Completion) -> DenoisingPath:
+def _path(asked: GenerationRequest, got: Response) -> DenoisingPath:
     return DenoisingPath(
         prompt_ids=asked.prompt_ids, token_ids=got.token_ids, unmask_step=got.unmask_step
     )
 
 
-def _gap(loaded: LoadedModel, asked: list[GenerationRequest], done: dict[str, Completion]) -> float:
+def _gap(loaded: LoadedModel, asked: list[GenerationRequest], done: dict[str, Response]) -> float:
     paths = [_path(each, done[each.request_id]) for each in asked]
     replayed = TorchEngine(loaded, max_sequence_tokens=TOKENS, max_batch_size=16).replay(paths)
     recorded = np.concatenate([done[each.request_id].logprobs for each in asked])

@@ -116,8 +116,9 @@ def checkpoint(step: int) -> tuple[EventType, dict[str, Any]]:
 
 def group(step: int, position: int, *outcomes: Outcome) -> tuple[EventType, dict[str, Any]]:
     name = f"1_1_train_{step}_{position}"
+    task = prompt_task(group_id=f"grp_{name}", ledger_position=position)
     scored = scored_group(
-        task=prompt_task(group_id=f"grp_{name}", ledger_position=position),
+        group_id=task.group_id,
         trajectories=tuple(
             trajectory(
                 trajectory_id=f"traj_{name}_{index}",
@@ -135,7 +136,7 @@ def group(step: int, position: int, *outcomes: Outcome) -> tuple[EventType, dict
         "disposition": "trained",
         "advantages": [0.5] * len(outcomes),
     }
-    return EventType.TRAJECTORIES, {**facts, "group": group_to_json(scored)}
+    return EventType.TRAJECTORIES, {**facts, "group": group_to_json(task, scored)}
 
 
 def test_a_running_job_shows_phase_progress_estimate_and_latest_metrics(records: Records) -> None:

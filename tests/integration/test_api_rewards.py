@@ -164,8 +164,9 @@ def stored_group(job_id: str) -> dict[str, Any]:
     """
     texts = (r"\boxed{0.5}", r"\boxed{3}", r"\boxed{\frac12}")
     outcomes = (Outcome.INCORRECT, Outcome.CORRECT, Outcome.UNVERIFIABLE)
+    task = prompt_task(job_id=job_id, gold=r"\frac{1}{2}", num_generations=3)
     group = scored_group(
-        task=prompt_task(job_id=job_id, gold=r"\frac{1}{2}", num_generations=3),
+        group_id=task.group_id,
         trajectories=tuple(
             trajectory(
                 trajectory_id=f"traj_1_1_train_0_0_{place}",
@@ -185,7 +186,7 @@ def stored_group(job_id: str) -> dict[str, Any]:
         "step": 1,
         "purpose": "train",
         "disposition": "trained",
-        "group": group_to_json(group),
+        "group": group_to_json(task, group),
         "rewards": [0.0, 1.0, None],
         "advantages": [-1.0, 1.0, None],
     }

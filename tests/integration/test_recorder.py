@@ -20,7 +20,7 @@ from services.common.codec import group_to_json
 from services.common.errors import PlatformError
 from services.common.events import Event, EventType
 from services.common.streams import EventConsumer, EventQueue
-from tests.support.builders import scored_group
+from tests.support.builders import prompt_task, scored_group
 from tests.support.control_plane import (
     ScriptedTrainer,
     make_settings,
@@ -332,7 +332,7 @@ def test_a_group_as_the_codec_writes_it_is_recorded(recording: Recording) -> Non
         "step": 1,
         "purpose": "train",
         "disposition": "trained",
-        "group": group_to_json(scored),
+        "group": group_to_json(prompt_task(num_generations=1), scored),
         "advantages": [1.0],
     }
 
@@ -340,7 +340,7 @@ def test_a_group_as_the_codec_writes_it_is_recorded(recording: Recording) -> Non
 
     with recording.context.database.begin() as session:
         row = session.scalars(select(TrajectoryGroup)).one()
-    assert (row.group_id, row.outcomes, row.max_reward) == (scored.task.group_id, ["correct"], 1.0)
+    assert (row.group_id, row.outcomes, row.max_reward) == (scored.group_id, ["correct"], 1.0)
 
 
 def test_the_process_records_and_ends_on_sigterm(

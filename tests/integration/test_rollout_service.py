@@ -194,7 +194,7 @@ class Job:
             assert time.monotonic() < deadline, f"{len(taken)} of {count} groups came"
             taken.extend(consumer.take(200))
         taken.extend(consumer.take(100))
-        return sorted(taken, key=lambda group: group.task.ledger_position)
+        return sorted(taken, key=position_of)
 
 
 @pytest.fixture
@@ -209,6 +209,11 @@ def job(
 @pytest.fixture
 def replica(replicas: dict[str, Replica]) -> Replica:
     return replicas["r0"]
+
+
+def position_of(group: ScoredGroup) -> int:
+    """Ledger position: the last part of the id of a group."""
+    return int(group.group_id.rpartition("_")[2])
 
 
 def error_of(attempt: Callable[[], object]) -> PlatformError:
@@ -233,14 +238,14 @@ def test_prompts_come_back_as_graded_groups(replica: Replica, job: Job) -> None:
         job.job_id,
     )
     assert (pushed.loaded, pushed.weight_digest) == (True, weight_digest(job.model.weights))
-    assert [group.task.group_id for group in answered] == [task.group_id for task in issued]
+    assert [group.group_id for group in answered] == [task.group_id for task in issued]
     for group in answered:
         assert group.replica == "r0"
         _check_trajectories(group, pushed.weight_digest, job.model.loaded)
     assert job.client.xlen(job.names.prompts) == 0
     assert (after.replica, after.attempt, after.state, after.last_error) == ("r0", 1, "ready", "")
     assert (after.weight_version, after.inflight_groups) == (0, 0)
-    produced = sum(len(t.token_ids) for group in answered for t in group.trajectories)
+    produced = sum(len(t.response.token_ids) for group in answered for t in group.trajectories)
     assert after.generated_tokens - before.generated_tokens == produced
     assert after.busy_s > before.busy_s
     assert after.rss_bytes > 50 * 2**20
@@ -250,11 +255,12 @@ def _check_trajectories(group: ScoredGroup, digest: str, loaded: LoadedModel) ->
     assert [t.response_index for t in group.trajectories] == [0, 1]
     for t in group.trajectories:
         assert (t.weight_version, t.weight_digest) == (0, digest)
-        assert len(t.token_ids) == len(t.unmask_step) == len(t.logprobs) == len(t.confidences)
+        recorded = (t.response.unmask_step, t.response.logprobs, t.response.confidences)
+        assert {len(each) for each in recorded} == {len(t.response.token_ids)}
         assert t.verdict is not None
         assert t.verdict.outcome not in (Outcome.UNVERIFIABLE, Outcome.ABORTED)
         assert t.text == loaded.tokenizer.decode(
-            t.token_ids[: t.visible_len].tolist(), skip_special_tokens=True
+            t.response.visible_ids.tolist(), skip_special_tokens=True
         )
 
 
@@ -272,7 +278,7 @@ def test_prompts_of_a_killed_replica_are_answered_by_another_one(
     job.push(survivor, 0)
     answered = job.groups(PROMPTS)
 
-    assert [group.task.ledger_position for group in answered] == list(range(PROMPTS))
+    assert [position_of(group) for group in answered] == list(range(PROMPTS))
     assert "r0" in {group.replica for group in answered}
 
 
@@ -292,7 +298,7 @@ def test_a_stopped_replica_ends_cleanly_and_its_prompts_go_on_elsewhere(
 
     job.assign(survivor)
     job.push(survivor, 0)
-    assert [group.task.ledger_position for group in job.groups(PROMPTS)] == list(range(PROMPTS))
+    assert [position_of(group) for group in job.groups(PROMPTS)] == list(range(PROMPTS))
 
 
 def test_weights_are_refused_in_words_the_learner_understands(replica: Replica, job: Job) -> None:

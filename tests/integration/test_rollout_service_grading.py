@@ -14,7 +14,7 @@ from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import reward_pb2, reward_pb2_grpc
 from services.common.rpc.server import RpcServer
 from services.common.trajectory import Outcome, Purpose, ScoredGroup, Verdict
-from services.rollout.grading import DecodedGroup, GradingClient, aborted_trajectory
+from services.rollout.grading import ABORTED_RESPONSE, GradingClient
 from tests.support.builders import prompt_task, trajectory
 from tests.support.servers import free_address
 
@@ -74,11 +74,12 @@ def grader_of(verifier: ScriptedVerifier) -> Iterator[GradingClient]:
     server.stop(lambda: None)
 
 
-def decoded(**changes: object) -> DecodedGroup:
-    """Two responses whose visible texts are "89" and "8"."""
+def grade(grader: GradingClient, **changes: object) -> ScoredGroup:
+    """Two responses whose visible texts are "89" and "8", graded."""
     first = trajectory(trajectory_id="t0", visible_len=2, text="", verdict=None)
     second = trajectory(trajectory_id="t1", visible_len=1, text="", verdict=None)
-    return DecodedGroup(prompt_task(gold="8", **changes), (first, second), rollout_s=0.5)
+    task = prompt_task(gold="8", **changes)
+    return grader.grade(task, (first, second), rollout_s=0.5).result(WAIT_S)
 
 
 def outcomes(group: ScoredGroup) -> list[tuple[Outcome, str]]:
@@ -89,7 +90,7 @@ def outcomes(group: ScoredGroup) -> list[tuple[Outcome, str]]:
 
 def test_each_response_gets_its_own_verdict_and_the_visible_text() -> None:
     with grader_of(ScriptedVerifier(by_equality)) as grader:
-        group = grader.grade(decoded()).result(WAIT_S)
+        group = grade(grader)
 
     assert [t.text for t in group.trajectories] == ["89", "8"]
     assert outcomes(group) == [(Outcome.INCORRECT, ""), (Outcome.CORRECT, "")]
@@ -100,7 +101,7 @@ def test_each_response_gets_its_own_verdict_and_the_visible_text() -> None:
 def test_the_verifier_is_told_everything_about_the_response(purpose: Purpose, profile: str) -> None:
     verifier = ScriptedVerifier(by_equality)
     with grader_of(verifier) as grader:
-        grader.grade(decoded(purpose=purpose, grading_timeout_s=2.5)).result(WAIT_S)
+        grade(grader, purpose=purpose, grading_timeout_s=2.5)
 
     (request,) = verifier.requests
     assert (request.profile, list(request.graders), request.timeout_s) == (
@@ -122,7 +123,7 @@ def test_the_verifier_is_told_everything_about_the_response(purpose: Purpose, pr
 def test_a_verifier_that_is_busy_is_asked_again() -> None:
     verifier = ScriptedVerifier(failing("busy"), failing("worker_lost"), by_equality)
     with grader_of(verifier) as grader:
-        group = grader.grade(decoded()).result(WAIT_S)
+        group = grade(grader)
 
     assert outcomes(group)[1] == (Outcome.CORRECT, "")
 
@@ -130,7 +131,7 @@ def test_a_verifier_that_is_busy_is_asked_again() -> None:
 def test_a_verifier_that_stays_busy_makes_responses_unverifiable_and_never_wrong() -> None:
     verifier = ScriptedVerifier(*[failing("busy")] * 3)
     with grader_of(verifier) as grader:
-        group = grader.grade(decoded()).result(WAIT_S)
+        group = grade(grader)
 
     assert outcomes(group) == [(Outcome.UNVERIFIABLE, "busy")] * 2
     assert len(verifier.requests) == 3
@@ -139,14 +140,14 @@ def test_a_verifier_that_stays_busy_makes_responses_unverifiable_and_never_wrong
 def test_a_request_that_the_verifier_refuses_is_not_repeated() -> None:
     verifier = ScriptedVerifier(failing("invalid_request"))
     with grader_of(verifier) as grader:
-        group = grader.grade(decoded()).result(WAIT_S)
+        group = grade(grader)
 
     assert outcomes(group) == [(Outcome.UNVERIFIABLE, "invalid_request")] * 2
 
 
 def test_a_verifier_that_is_not_there_makes_responses_unverifiable() -> None:
     with grader_at(free_address()) as grader:
-        group = grader.grade(decoded()).result(WAIT_S)
+        group = grade(grader)
 
     assert outcomes(group) == [(Outcome.UNVERIFIABLE, "verifier_unavailable")] * 2
 
@@ -156,18 +157,16 @@ def test_a_wrong_number_of_verdicts_shifts_nobodys_score(count: int) -> None:
     verdicts = [verdict_to_pb(Verdict(outcome=Outcome.CORRECT))] * count
     verifier = ScriptedVerifier(lambda request: reward_pb2.VerifyResponse(verdicts=verdicts))
     with grader_of(verifier) as grader:
-        group = grader.grade(decoded()).result(WAIT_S)
+        group = grade(grader)
 
     assert outcomes(group) == [(Outcome.UNVERIFIABLE, "internal")] * 2
 
 
 def test_responses_that_were_never_decoded_are_aborted_without_asking_the_verifier() -> None:
     verifier = ScriptedVerifier()
-    aborted = tuple(aborted_trajectory(f"t{index}", index, 3, "d") for index in range(2))
+    aborted = [trajectory(response=ABORTED_RESPONSE, verdict=None)] * 2
     with grader_of(verifier) as grader:
-        group = grader.grade(DecodedGroup(prompt_task(), aborted, 0.0, refusal="too long")).result(
-            WAIT_S
-        )
+        group = grader.grade(prompt_task(), aborted, 0.0, refusal="too long").result(WAIT_S)
 
     assert outcomes(group) == [(Outcome.ABORTED, "too long")] * 2
     assert verifier.requests == []
@@ -185,6 +184,6 @@ def test_a_verifier_that_says_when_to_come_back_is_not_asked_before() -> None:
         return by_equality(request)
 
     with grader_of(ScriptedVerifier(busy, answer)) as grader:
-        grader.grade(decoded()).result(WAIT_S)
+        grade(grader)
 
     assert asked[1] - asked[0] >= 0.3

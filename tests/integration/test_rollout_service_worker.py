@@ -149,12 +149,12 @@ def test_a_prompt_becomes_a_group_in_the_order_of_its_responses_with_one_version
     replica.make_ready(version=3)
     replica.issue("grp_a", "grp_b", "grp_c")
 
-    groups = sorted(replica.groups(3), key=lambda group: group.task.group_id)
+    groups = sorted(replica.groups(3), key=lambda group: group.group_id)
 
-    assert [group.task.group_id for group in groups] == ["grp_a", "grp_b", "grp_c"]
+    assert [group.group_id for group in groups] == ["grp_a", "grp_b", "grp_c"]
     for group in groups:
         assert [t.response_index for t in group.trajectories] == [0, 1]
-        assert [t.token_ids[0] for t in group.trajectories] == [0, 1]
+        assert [t.response.token_ids[0] for t in group.trajectories] == [0, 1]
         assert {(t.weight_version, t.weight_digest) for t in group.trajectories} == {
             (3, "digest-3")
         }
@@ -182,7 +182,7 @@ def test_a_prompt_delivered_twice_is_decoded_once_side_by_side(replica: Bench) -
     replica.engine.paused = False
     groups = replica.groups(2)
 
-    assert sorted(group.task.group_id for group in groups) == ["grp_a", "grp_b"]
+    assert sorted(group.group_id for group in groups) == ["grp_a", "grp_b"]
     assert (replica.worker.replica.state, len(replica.engines)) == (ReplicaState.READY, 1)
     eventually(lambda: replica.client.xlen(stream_names("job_1", 1).prompts) == 0)
 
@@ -227,7 +227,7 @@ def test_an_update_waits_for_what_is_being_decoded_and_holds_back_what_is_not(
         replica.engine.paused = False
         assert loading.result(WAIT_S)
 
-    versions = {g.task.group_id: g.trajectories[0].weight_version for g in replica.groups(2)}
+    versions = {g.group_id: g.trajectories[0].weight_version for g in replica.groups(2)}
     assert versions == {"before": 0, "after": 1}
 
 
@@ -326,7 +326,7 @@ def test_an_engine_that_fails_gives_its_prompts_to_another_replica(
 
     other.make_ready()
 
-    assert [group.task.group_id for group in other.groups(1)] == ["a"]
+    assert [group.group_id for group in other.groups(1)] == ["a"]
     assert replica.worker.replica.last_error == "RuntimeError: out of memory"
 
 
@@ -357,7 +357,7 @@ def test_a_prompt_the_engine_refuses_is_answered_as_aborted_with_the_reason(repl
 
     (group,) = replica.groups(1)
 
-    assert [t.finish_reason for t in group.trajectories] == [FinishReason.ABORTED] * 2
+    assert [t.response.finish_reason for t in group.trajectories] == [FinishReason.ABORTED] * 2
     assert group.trajectories[0].verdict is not None
     assert "too long" in group.trajectories[0].verdict.reason
     assert replica.worker.replica.state is ReplicaState.READY

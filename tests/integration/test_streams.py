@@ -43,7 +43,7 @@ def consumer(client: redis.Redis, name: str, lease_ms: int = LONG_MS) -> PromptC
 
 
 def group_of(group_id: str):
-    return scored_group(task=prompt_task(group_id=group_id))
+    return scored_group(group_id=group_id)
 
 
 def event(seq: int) -> Event:
@@ -140,7 +140,7 @@ def test_an_answer_appends_the_group_and_removes_the_prompt(client: redis.Redis)
 
     assert replica.answer(leased.entry_id, groups, group_of("a"))
 
-    assert [group.task.group_id for group in GroupConsumer(client, NAMES.groups).take(0)] == ["a"]
+    assert [group.group_id for group in GroupConsumer(client, NAMES.groups).take(0)] == ["a"]
     assert client.xlen(NAMES.prompts) == 0
 
 
@@ -178,7 +178,7 @@ def test_groups_arrive_once_in_order_and_leave_nothing_behind(client: redis.Redi
         GroupQueue(client, NAMES.groups).add(group_of(group_id))
     learner = GroupConsumer(client, NAMES.groups)
 
-    assert [group.task.group_id for group in learner.take(0)] == ["a", "b"]
+    assert [group.group_id for group in learner.take(0)] == ["a", "b"]
     assert learner.take(1) == []
     assert client.xlen(NAMES.groups) == 0
 

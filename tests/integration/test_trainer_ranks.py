@@ -43,7 +43,9 @@ def _work(ranks: Ranks, directory: Path, spec: dict[str, Any]) -> None:
         trainee.follow()
         return
     samples = random_samples(loaded, 5)
-    examples = [SftExample(prompt_ids=s.prompt_ids, token_ids=s.token_ids) for s in samples]
+    examples = [
+        SftExample(prompt_ids=s.prompt_ids, token_ids=s.response.token_ids) for s in samples
+    ]
     trainee.begin("sft", None, None)
     metrics = [trainee.train_sft(examples, step, 1e-2) for step in (1, 2)]
     save_file(dict(trainee.snapshot().moments), directory / "moments.safetensors")

@@ -109,7 +109,7 @@ def tasks(count: int) -> list[PromptTask]:
 
 
 def answered(task: PromptTask, version: int = 4) -> ScoredGroup:
-    return scored_group(task=task, trajectories=(trajectory(weight_version=version),))
+    return scored_group(group_id=task.group_id, trajectories=(trajectory(weight_version=version),))
 
 
 def test_groups_come_back_in_ledger_order_whatever_order_they_arrive_in(wiring: Wiring) -> None:
@@ -117,7 +117,8 @@ def test_groups_come_back_in_ledger_order_whatever_order_they_arrive_in(wiring: 
 
     groups = wiring.rollouts.collect(tasks(20), WEIGHTS, "rollout")
 
-    assert [group.task.ledger_position for group in groups] == list(range(20))
+    assert [group.position for group in groups] == list(range(20))
+    assert [group.task.group_id for group in groups] == [f"grp_{n}" for n in range(20)]
 
 
 def test_a_group_of_other_weights_is_refused_and_its_prompt_issued_again(wiring: Wiring) -> None:
@@ -145,8 +146,18 @@ def test_a_prompt_that_was_answered_twice_counts_once(wiring: Wiring) -> None:
     first = wiring.rollouts.collect(tasks(1), WEIGHTS, "rollout")
     second = wiring.rollouts.collect(tasks(3)[1:], WEIGHTS, "rollout")
 
-    assert [group.task.ledger_position for group in [*first, *second]] == [0, 1, 2]
+    assert [group.position for group in [*first, *second]] == [0, 1, 2]
     assert set(wiring.codes()) == {"unexpected_group"}
+
+
+def test_a_group_of_an_id_that_was_never_issued_is_logged_and_dropped(wiring: Wiring) -> None:
+    wiring.answer_with(lambda task: [scored_group(group_id="grp_of_another"), answered(task)])
+
+    groups = wiring.rollouts.collect(tasks(1), WEIGHTS, "rollout")
+
+    assert [group.scored.group_id for group in groups] == ["grp_0"]
+    [event] = of_kind(wiring.sink.events, EventType.LOG)
+    assert (event["code"], "grp_of_another" in event["message"]) == ("unexpected_group", True)
 
 
 def test_an_incomplete_group_is_an_error(wiring: Wiring) -> None:

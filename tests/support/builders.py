@@ -1,5 +1,6 @@
 """Values of the data plane for tests; each test names only what it varies."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,13 @@ from services.common.trajectory import (
     Outcome,
     PromptTask,
     Purpose,
+    Response,
     ScoredGroup,
     Trajectory,
     Verdict,
 )
+
+RESPONSE_FIELDS = frozenset(field.name for field in dataclasses.fields(Response))
 
 
 def decoding(**changes: Any) -> DecodingConfig:
@@ -58,12 +62,23 @@ def prompt_task(**changes: Any) -> PromptTask:
 
 
 def trajectory(**changes: Any) -> Trajectory:
-    """A correct response of one block."""
+    """A correct response of one block; fields of the response are given beside the trajectory's."""
+    of_response = {name: changes.pop(name) for name in RESPONSE_FIELDS & changes.keys()}
     fields: dict[str, Any] = {
         "trajectory_id": "traj_1_1_train_0_0_0",
         "response_index": 0,
         "weight_version": 0,
         "weight_digest": "d0",
+        "response": response(**of_response),
+        "text": "42",
+        "verdict": Verdict(outcome=Outcome.CORRECT, rewards={"accuracy": 1.0}),
+    }
+    return Trajectory(**{**fields, **changes})
+
+
+def response(**changes: Any) -> Response:
+    """A response of one block, whose third token ends it."""
+    fields: dict[str, Any] = {
         "token_ids": np.array([8, 9, 2, 10], np.int32),
         "unmask_step": np.array([1, 2, 2, 3], np.int32),
         "logprobs": np.array([-0.5, -0.25, -1.0, -2.0], np.float32),
@@ -71,16 +86,14 @@ def trajectory(**changes: Any) -> Trajectory:
         "visible_len": 3,
         "finish_reason": FinishReason.STOP,
         "num_forwards": 4,
-        "text": "42",
-        "verdict": Verdict(outcome=Outcome.CORRECT, rewards={"accuracy": 1.0}),
     }
-    return Trajectory(**{**fields, **changes})
+    return Response(**{**fields, **changes})
 
 
 def scored_group(**changes: Any) -> ScoredGroup:
     """A group of one response."""
     fields: dict[str, Any] = {
-        "task": prompt_task(num_generations=1),
+        "group_id": "grp_1_1_train_0_0",
         "trajectories": (trajectory(),),
         "replica": "replica-0",
         "rollout_s": 0.5,

@@ -22,12 +22,12 @@ from services.common.diffusion.rules import commit_mask, confidences
 from services.common.job_spec import OptimSpec, RlSpec, SamplingSpec, TrainerSpec
 from services.common.model.loading import LoadedModel
 from services.common.trajectory import Candidates, Outcome
-from services.trainer.learner.drop_reason import drop_reason
+from services.trainer.learner.graded_group import drop_reason
 from services.trainer.training.objective import token_weights
 from services.trainer.training.policy import Policy
 from services.trainer.training.rl_update import RlRules, train_rl_batch
 from services.trainer.training.trajectory_rows import Sample
-from tests.support.numerics import gradient, state_logprobs, tiny_loaded
+from tests.support.numerics import gradient, response_of, state_logprobs, tiny_loaded
 
 BLOCK, MASK, STOP, MAX_TOKENS = 2, 3, 0, 4
 THRESHOLD, ENTROPY_BOUND = 0.6, 1.85
@@ -82,16 +82,18 @@ class Enumerated:
         return Sample(
             trajectory_id="traj_" + "".join(map(str, self.token_ids)),
             prompt_ids=np.array(prompt, dtype=np.int32),
-            token_ids=np.array(self.token_ids, dtype=np.int32),
-            unmask_step=np.array(self.steps, dtype=np.int32),
-            logprobs=np.array(self.logprobs),
-            advantage=advantage,
-            rejected=Candidates(
-                position=np.array(position, dtype=np.int32),
-                step=np.array(step, dtype=np.int32),
-                token_ids=np.array(token_ids, dtype=np.int32),
-                logprobs=np.array(logprobs),
+            response=response_of(
+                np.array(self.token_ids, dtype=np.int32),
+                np.array(self.steps, dtype=np.int32),
+                np.array(self.logprobs),
+                Candidates(
+                    position=np.array(position, dtype=np.int32),
+                    step=np.array(step, dtype=np.int32),
+                    token_ids=np.array(token_ids, dtype=np.int32),
+                    logprobs=np.array(logprobs),
+                ),
             ),
+            advantage=advantage,
         )
 
 

@@ -1,6 +1,7 @@
 """Learner requests and whole attempts in the test's own process."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,13 @@ from structlog.testing import capture_logs
 from services.common.events import Event
 from services.common.job_spec import parse_spec
 from services.common.streams import stream_names
+from services.common.trajectory import Trajectory
+from services.trainer.learner.graded_group import GradedGroup
 from services.trainer.learner.journal import read_events
 from services.trainer.learner.lifecycle import StopRequestedError, StopSignal
 from services.trainer.learner.request import LearnerRequest, LearnerResult
 from services.trainer.learner.run import run_attempt
+from tests.support.builders import prompt_task, scored_group
 
 UNREACHABLE_REDIS = "redis://127.0.0.1:1/0"
 
@@ -28,6 +32,17 @@ class StopAfterSteps(StopSignal):
         if self._checks_left == 0:
             raise StopRequestedError
         self._checks_left -= 1
+
+
+def graded_group(
+    trajectories: Sequence[Trajectory], *, replica: str = "replica-0", **task: Any
+) -> GradedGroup:
+    """A prompt with its graded responses, as the learner joins them."""
+    issued = prompt_task(num_generations=len(trajectories), **task)
+    scored = scored_group(
+        group_id=issued.group_id, trajectories=tuple(trajectories), replica=replica
+    )
+    return GradedGroup(issued, scored)
 
 
 def learner_request(job_dir: Path, spec: dict[str, Any], **changes: Any) -> LearnerRequest:

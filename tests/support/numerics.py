@@ -2,9 +2,12 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
@@ -13,6 +16,7 @@ from services.common.model.forward import attended_states, token_logprobs
 from services.common.model.loading import LoadedModel
 from services.common.model.sdar import SDARConfig, SDARForCausalLM
 from services.common.model.tiny import character_tokenizer
+from services.common.trajectory import NO_CANDIDATES, Candidates, FinishReason, Response
 from services.trainer.training.trajectory_rows import Sample
 
 
@@ -59,6 +63,30 @@ def _rms_norm(module: nn.Module, hidden: Tensor) -> Tensor:
     return nn.functional.rms_norm(hidden, hidden.shape[-1:], module.weight, module.variance_epsilon)  # type: ignore[arg-type]
 
 
+def response_of(
+    token_ids: NDArray[np.int32],
+    unmask_step: NDArray[np.int32],
+    logprobs: NDArray[np.floating],
+    rejected: Candidates = NO_CANDIDATES,
+) -> Response:
+    """A response of which only what training reads is given; log-probs may be double."""
+    return Response(
+        token_ids=token_ids,
+        unmask_step=unmask_step,
+        logprobs=logprobs,  # type: ignore[arg-type]
+        confidences=np.ones(len(token_ids), np.float32),
+        visible_len=len(token_ids),
+        finish_reason=FinishReason.LENGTH,
+        num_forwards=0,
+        rejected=rejected,
+    )
+
+
+def with_response(sample: Sample, **changes: Any) -> Sample:
+    """The sample with fields of its response replaced."""
+    return replace(sample, response=replace(sample.response, **changes))
+
+
 def random_sample(
     rng: np.random.Generator, *, prompt_len: int, num_blocks: int, loaded: LoadedModel
 ) -> Sample:
@@ -73,9 +101,11 @@ def random_sample(
     return Sample(
         trajectory_id=f"traj_{rng.integers(10**6)}",
         prompt_ids=rng.integers(loaded.mask_token_id, size=prompt_len).astype(np.int32),
-        token_ids=rng.integers(loaded.mask_token_id, size=total - prompt_len).astype(np.int32),
-        unmask_step=steps.astype(np.int32),
-        logprobs=rng.normal(-2, 0.5, size=total - prompt_len),
+        response=response_of(
+            rng.integers(loaded.mask_token_id, size=total - prompt_len).astype(np.int32),
+            steps.astype(np.int32),
+            rng.normal(-2, 0.5, size=total - prompt_len),
+        ),
         advantage=float(rng.normal()),
     )
 

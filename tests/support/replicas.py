@@ -3,7 +3,7 @@ grader.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,7 +22,6 @@ from services.common.weights import WeightAssembler
 from services.rollout.assignment import Assignment
 from services.rollout.decoding_session import DecodingSession, StreamEnds
 from services.rollout.engines.torch_engine import TorchEngine
-from services.rollout.grading import DecodedGroup
 from services.rollout.metrics import RolloutMetrics
 from services.rollout.server import RolloutServicer
 from services.rollout.worker import RolloutWorker
@@ -110,17 +109,23 @@ class ScriptedGrader:
     judge: Judge
     replica: str
 
-    def grade(self, group: DecodedGroup) -> "Future[ScoredGroup]":
+    def grade(
+        self,
+        task: PromptTask,
+        trajectories: Sequence[Trajectory],
+        rollout_s: float,
+        refusal: str = "",
+    ) -> "Future[ScoredGroup]":
         """A finished future."""
         future: Future[ScoredGroup] = Future()
         future.set_result(
             ScoredGroup(
-                task=group.task,
+                group_id=task.group_id,
                 trajectories=tuple(
-                    self._graded(group.task, trajectory) for trajectory in group.trajectories
+                    self._grade_one(task, trajectory) for trajectory in trajectories
                 ),
                 replica=self.replica,
-                rollout_s=group.rollout_s,
+                rollout_s=rollout_s,
                 reward_s=0.0,
                 finished_at=0.0,
             )
@@ -130,7 +135,7 @@ class ScriptedGrader:
     def close(self) -> None:
         """Nothing to close."""
 
-    def _graded(self, task: PromptTask, trajectory: Trajectory) -> Trajectory:
+    def _grade_one(self, task: PromptTask, trajectory: Trajectory) -> Trajectory:
         outcome = self.judge(task, trajectory)
         rewards = (
             {name: float(outcome is Outcome.CORRECT) for name in task.graders}

@@ -9,9 +9,17 @@ from torch import Tensor
 
 from services.common.errors import PlatformError
 from services.common.parity import DenoisingPath
-from services.common.trajectory import FinishReason, Float32s, Outcome, ScoredGroup, Verdict
-from services.rollout.engines.base import Completion, GenerationRequest
-from services.rollout.grading import DecodedGroup
+from services.common.trajectory import (
+    FinishReason,
+    Float32s,
+    Outcome,
+    PromptTask,
+    Response,
+    ScoredGroup,
+    Trajectory,
+    Verdict,
+)
+from services.rollout.engines.base import GenerationRequest
 
 
 class ScriptedEngine:
@@ -39,14 +47,14 @@ class ScriptedEngine:
             raise PlatformError("invalid_request", "The prompt is too long for the cache.")
         self.queued.extend(requests)
 
-    def step(self) -> list[Completion]:
+    def step(self) -> dict[str, Response]:
         if self.step_error is not None:
             raise self.step_error
         if self.paused:
-            return []
+            return {}
         finished, self.queued = self.queued[::-1], []
         self.generated_tokens += 4 * len(finished)
-        return [_completion(request) for request in finished]
+        return {request.request_id: _respond(request) for request in finished}
 
     def replay(self, paths: Sequence[DenoisingPath]) -> list[Float32s]:
         return [np.full(len(path.token_ids), self.replayed_logprob, np.float32) for path in paths]
@@ -69,9 +77,8 @@ class ScriptedEngine:
         self.loads.append(tensors)
 
 
-def _completion(request: GenerationRequest) -> Completion:
-    return Completion(
-        request_id=request.request_id,
+def _respond(request: GenerationRequest) -> Response:
+    return Response(
         token_ids=np.full(4, request.response_index, np.int32),
         unmask_step=np.arange(1, 5, dtype=np.int32),
         logprobs=np.zeros(4, np.float32),
@@ -85,16 +92,21 @@ def _completion(request: GenerationRequest) -> Completion:
 class InstantGrader:
     """Calls every response correct, at once."""
 
-    def grade(self, group: DecodedGroup) -> "Future[ScoredGroup]":
+    def grade(
+        self,
+        task: PromptTask,
+        trajectories: Sequence[Trajectory],
+        rollout_s: float,
+        refusal: str = "",
+    ) -> "Future[ScoredGroup]":
         future: Future[ScoredGroup] = Future()
-        verdict = Verdict(outcome=Outcome.CORRECT, reason=group.refusal)
-        trajectories = tuple(replace(t, verdict=verdict) for t in group.trajectories)
+        verdict = Verdict(outcome=Outcome.CORRECT, reason=refusal)
         future.set_result(
             ScoredGroup(
-                task=group.task,
-                trajectories=trajectories,
+                group_id=task.group_id,
+                trajectories=tuple(replace(t, verdict=verdict) for t in trajectories),
                 replica="scripted",
-                rollout_s=group.rollout_s,
+                rollout_s=rollout_s,
                 reward_s=0.0,
                 finished_at=0.0,
             )

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from services.common.diffusion.config import DecodingConfig
 from services.common.model.loading import LoadedModel, load_model
 from services.common.model.tiny import make_tiny_model
-from services.rollout.engines.base import Completion, GenerationRequest
+from services.common.trajectory import Response
+from services.rollout.engines.base import GenerationRequest
 from services.rollout.engines.torch_engine import TorchEngine
 
 LAYER_GAIN = 10
@@ -74,13 +75,13 @@ def request(
     )
 
 
-def decode(engine: TorchEngine, requests: list[GenerationRequest]) -> dict[str, Completion]:
+def decode(engine: TorchEngine, requests: list[GenerationRequest]) -> dict[str, Response]:
     """Everything decoded, by request id."""
     engine.submit(requests)
-    finished: list[Completion] = []
+    finished: dict[str, Response] = {}
     while engine.has_work:
-        finished += engine.step()
-    return {completion.request_id: completion for completion in finished}
+        finished |= engine.step()
+    return finished
 
 
 class ScriptedModel(nn.Module):

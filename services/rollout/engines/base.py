@@ -11,7 +11,7 @@ from torch import Tensor
 
 from services.common.diffusion.config import DecodingConfig
 from services.common.parity import DenoisingPath
-from services.common.trajectory import NO_CANDIDATES, Candidates, FinishReason, Float32s, Int32s
+from services.common.trajectory import Float32s, Int32s, Response
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,26 +28,6 @@ class GenerationRequest:
     ledger_position: int
     response_index: int
     """With seed and ledger_position the key of the randomness."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Completion:
-    """One finished response; the fields are those of services.common.trajectory.Trajectory."""
-
-    request_id: str
-    token_ids: Int32s
-    """[R]"""
-    unmask_step: Int32s
-    """[R] 1-based, counted over the response."""
-    logprobs: Float32s
-    """[R]"""
-    confidences: Float32s
-    """[R]"""
-    visible_len: int
-    finish_reason: FinishReason
-    num_forwards: int
-    """Denoising and commit forwards; the prefill, shared by a group, is not counted."""
-    rejected: Candidates = NO_CANDIDATES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +61,8 @@ class RolloutEngine(Protocol):
         cannot be served.
         """
 
-    def step(self) -> list[Completion]:
-        """One forward for everything in flight; the responses that it finished."""
+    def step(self) -> dict[str, Response]:
+        """One forward for everything in flight; the responses that it finished, by request id."""
 
     def replay(self, paths: Sequence[DenoisingPath]) -> list[Float32s]:
         """Log-probabilities [R] of given responses at temperature 1, each token in the state it is

@@ -19,7 +19,8 @@ from services.common.diffusion.sampling import sample_candidates, scaled_logprob
 from services.common.errors import PlatformError
 from services.common.model.forward import attended_states, token_logits
 from services.common.model.loading import LoadedModel
-from services.rollout.engines.base import Completion, DenoisingEvent, GenerationRequest
+from services.common.trajectory import Response
+from services.rollout.engines.base import DenoisingEvent, GenerationRequest
 from services.rollout.engines.kv_cache import BlockAttend, KVCache, Prefix
 from services.rollout.engines.slots import Commitments, SlotTable
 
@@ -63,8 +64,10 @@ class Lane:
         self._release(used)
         self._cache.clear()
 
-    def step(self) -> tuple[list[Completion], int]:
-        """One forward; the responses that it finished and the number of tokens that it committed."""
+    def step(self) -> tuple[dict[str, Response], int]:
+        """One forward; the responses that it finished, by request id, and the number of tokens that
+        it committed.
+        """
         logits = self._forward()
         masked_before = self._slots.masked.clone()
         denoising = self._slots.active & masked_before.any(1)
@@ -122,7 +125,7 @@ class Lane:
         """Which positions the step commits, bool [n, B]."""
         return commit_mask(config, self._slots.masked[rows], confidence, logprobs)
 
-    def _finish(self, denoising: Tensor) -> list[Completion]:
+    def _finish(self, denoising: Tensor) -> dict[str, Response]:
         """Responses whose block is complete and holds a stop token or exhausts the budget; their
         slots become free.
         """
@@ -133,9 +136,9 @@ class Lane:
         done = denoising & ~slots.masked.any(1) & (stopped | exhausted)
         rows: list[int] = done.nonzero()[:, 0].tolist()
         visible = (slots.starts + stops + 1 - slots.prompt_lengths).tolist()
-        finished = [
-            slots.completion(slot, visible[slot] if stopped[slot] else None) for slot in rows
-        ]
+        finished = dict(
+            slots.finished(slot, visible[slot] if stopped[slot] else None) for slot in rows
+        )
         self._release(rows)
         return finished
 

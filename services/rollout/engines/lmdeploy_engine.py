@@ -10,6 +10,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
@@ -23,10 +24,10 @@ from services.common.errors import PlatformError
 from services.common.model.loading import LoadedModel
 from services.common.model.state import check_state, export_state
 from services.common.parity import DenoisingPath
-from services.common.trajectory import NO_CANDIDATES, FinishReason, Float32s
-from services.rollout.engines.base import Completion, GenerationRequest
+from services.common.trajectory import NO_CANDIDATES, FinishReason, Float32s, Response
+from services.rollout.engines.base import GenerationRequest
 from services.rollout.engines.fitting import require_awake, require_fits, require_idle
-from services.rollout.engines.lmdeploy_trace import Trace, Tracer
+from services.rollout.engines.lmdeploy_trace import Tracer
 from services.rollout.engines.replay import replay_request
 
 STEP_S: Final = 0.05
@@ -110,7 +111,7 @@ class LMDeployEngine:
             _require_expressible(request)
         self._queue.extend(requests)
 
-    def step(self) -> list[Completion]:
+    def step(self) -> dict[str, Response]:
         """Let LMDeploy decode until a response is finished, or for a moment; see RolloutEngine."""
         began = time.perf_counter()
         finished = self._run(self._advance())
@@ -203,15 +204,15 @@ class LMDeployEngine:
             self._backend.tracer.forget(session_id)
         self._running.clear()
 
-    async def _advance(self) -> list[Completion]:
+    async def _advance(self) -> dict[str, Response]:
         self._admit()
         if not self._running:
-            return []
+            return {}
         done, _ = await asyncio.wait(
             self._running, timeout=STEP_S, return_when=asyncio.FIRST_COMPLETED
         )
         self._require_progress()
-        return [self._completed(task) for task in done]
+        return dict(map(self._finish, done))
 
     def _admit(self) -> None:
         """Start what may run under the rule in force; change the rule when nothing runs."""
@@ -258,12 +259,12 @@ class LMDeployEngine:
             bad_token_ids=self._banned,
         )
 
-    def _completed(self, task: "asyncio.Task[None]") -> Completion:
+    def _finish(self, task: "asyncio.Task[None]") -> tuple[str, Response]:
         session_id, request = self._running.pop(task)
         task.result()
-        trace = self._backend.tracer.take(session_id, len(request.prompt_ids))
-        self.generated_tokens += len(trace.token_ids)
-        return _completion(request, trace)
+        traced = self._backend.tracer.take(session_id, len(request.prompt_ids))
+        self.generated_tokens += len(traced.token_ids)
+        return request.request_id, _end_at_stop(request, traced)
 
     def _require_progress(self) -> None:
         """LMDeploy's loop may die without ending the requests that wait for it."""
@@ -301,23 +302,18 @@ def _require_expressible(request: GenerationRequest) -> None:
         )
 
 
-def _completion(request: GenerationRequest, trace: Trace) -> Completion:
-    """The trace under its request; where it ends for the reader is decided here, not by LMDeploy."""
-    stops = np.flatnonzero(np.isin(trace.token_ids, request.decoding.stop_token_ids))
-    return Completion(
-        request_id=request.request_id,
-        token_ids=trace.token_ids,
-        unmask_step=trace.unmask_step,
-        logprobs=trace.logprobs,
-        confidences=trace.confidences,
-        visible_len=int(stops[0]) + 1 if len(stops) else len(trace.token_ids),
+def _end_at_stop(request: GenerationRequest, traced: Response) -> Response:
+    """The response with its end at the first stop token: decided here, not by LMDeploy."""
+    stops = np.flatnonzero(np.isin(traced.token_ids, request.decoding.stop_token_ids))
+    return replace(
+        traced,
+        visible_len=int(stops[0]) + 1 if len(stops) else traced.visible_len,
         finish_reason=FinishReason.STOP if len(stops) else FinishReason.LENGTH,
-        num_forwards=trace.num_forwards,
-        rejected=trace.rejected if request.decoding.record_candidates else NO_CANDIDATES,
+        rejected=traced.rejected if request.decoding.record_candidates else NO_CANDIDATES,
     )
 
 
-def _followed(trace: Trace, path: DenoisingPath) -> Float32s:
+def _followed(trace: Response, path: DenoisingPath) -> Float32s:
     """Log-probabilities of a path; raises PlatformError("invalid_request") when its steps are in no
     possible order.
     """

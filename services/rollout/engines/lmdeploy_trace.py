@@ -40,7 +40,7 @@ from torch import Tensor
 from services.common.diffusion.config import Selection
 from services.common.errors import PlatformError
 from services.common.parity import DenoisingPath
-from services.common.trajectory import Candidates, Float32s, Int32s
+from services.common.trajectory import Candidates, FinishReason, Int32s, Response
 
 SUPPORTED_VERSION: Final = "0.18.0"
 """The release whose private names are known here."""
@@ -61,20 +61,6 @@ POSITION_STRIDE: Final = 1 << 20
 """Distance of the random offsets of neighbouring positions: more than the forwards of any response."""
 ROWS_PER_CHUNK: Final = 64
 """Rows whose logits are widened to fp32 at a time (39 MB for SDAR's vocabulary)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trace:
-    """A response as it was decoded: whole blocks, the prompt's part of the first one left out.
-    Arrays are [R].
-    """
-
-    token_ids: Int32s
-    unmask_step: Int32s
-    logprobs: Float32s
-    confidences: Float32s
-    num_forwards: int
-    rejected: Candidates
 
 
 @dataclass
@@ -111,8 +97,10 @@ class Tracer:
     """Of the forward being computed, in the order of its rows."""
     recordings: dict[int, _Recording] = field(default_factory=dict)
 
-    def take(self, session_id: int, prompt_length: int) -> Trace:
-        """The finished trace of a session, which is forgotten.
+    def take(self, session_id: int, prompt_length: int) -> Response:
+        """The finished response of a session, which is forgotten: whole blocks, without the prompt's
+        part of the first one. `visible_len` and `finish_reason` are those of a response without a
+        stop token; LMDeploy does not decide where it ends for the reader.
 
         Raises PlatformError("internal") unless every position behind the prompt was committed once,
         in its order.
@@ -129,11 +117,13 @@ class Tracer:
         tokens, steps, logprobs, confidences = zip(
             *(recording.committed[at] for at in positions), strict=True
         )
-        return Trace(
+        return Response(
             token_ids=np.array(tokens, np.int32),
             unmask_step=np.array(steps, np.int32),
             logprobs=np.array(logprobs, np.float32),
             confidences=np.array(confidences, np.float32),
+            visible_len=len(tokens),
+            finish_reason=FinishReason.LENGTH,
             num_forwards=recording.num_forwards,
             rejected=_candidates(recording, prompt_length),
         )

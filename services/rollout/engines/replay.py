@@ -12,8 +12,8 @@ from services.common.diffusion.config import DecodingConfig, Selection, Unmaskin
 from services.common.errors import PlatformError
 from services.common.model.loading import LoadedModel
 from services.common.parity import DenoisingPath
-from services.common.trajectory import Float32s, Int32s
-from services.rollout.engines.base import Completion, GenerationRequest
+from services.common.trajectory import Float32s, Int32s, Response
+from services.rollout.engines.base import GenerationRequest
 from services.rollout.engines.lane import Lane
 
 
@@ -33,13 +33,13 @@ class ReplayLane(Lane):
         """Log-probabilities [R] of each path, once all are seated; raises `invalid_request` for
         disordered steps.
         """
-        done: dict[str, Completion] = {}
+        done: dict[str, Response] = {}
         for _ in range(
             2 * self._tokens.shape[1]
         ):  # at most a denoising step and a commit per position
             if not self.has_work:
                 return [done[str(slot)].logprobs for slot in range(len(done))]
-            done.update((completion.request_id, completion) for completion in self.step()[0])
+            done |= self.step()[0]
         raise PlatformError(
             "invalid_request",
             "Responses were not replayed: a block has denoising steps of an earlier one.",

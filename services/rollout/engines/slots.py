@@ -14,8 +14,8 @@ from torch import Tensor
 
 from services.common.diffusion.config import DecodingConfig
 from services.common.diffusion.randomness import response_keys
-from services.common.trajectory import NO_CANDIDATES, Candidates, FinishReason
-from services.rollout.engines.base import Completion, GenerationRequest
+from services.common.trajectory import NO_CANDIDATES, Candidates, FinishReason, Response
+from services.rollout.engines.base import GenerationRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,15 +173,14 @@ class SlotTable:
         self.starts += committed * self.block_size
         self.masked |= committed[:, None]
 
-    def completion(self, slot: int, visible_len: int | None) -> Completion:
-        """The finished response of a slot; `visible_len` is None when no stop token was produced."""
+    def finished(self, slot: int, visible_len: int | None) -> tuple[str, Response]:
+        """Request id and response of a slot; `visible_len` is None when no stop token was produced."""
         request = self.requests[slot]
         if request is None:
             raise RuntimeError(f"Slot {slot} holds no request.")
         start = int(self.prompt_lengths[slot])
         response = slice(start, int(self.starts[slot]) + self.block_size)
-        return Completion(
-            request_id=request.request_id,
+        return request.request_id, Response(
             token_ids=self.token_ids[slot, response].cpu().numpy().astype(np.int32),
             unmask_step=self.unmask_steps[slot, response].cpu().numpy().astype(np.int32),
             logprobs=self.logprobs[slot, response].cpu().numpy().copy(),

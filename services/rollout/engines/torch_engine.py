@@ -20,8 +20,8 @@ from services.common.model.index import RowIndex
 from services.common.model.loading import LoadedModel
 from services.common.model.state import drop_weights, import_state
 from services.common.parity import DenoisingPath
-from services.common.trajectory import Float32s
-from services.rollout.engines.base import Completion, DenoisingEvent, GenerationRequest
+from services.common.trajectory import Float32s, Response
+from services.rollout.engines.base import DenoisingEvent, GenerationRequest
 from services.rollout.engines.fitting import require_awake, require_fits, require_idle
 from services.rollout.engines.kv_cache import Prefix, cache_dtype, slot_bytes
 from services.rollout.engines.lane import Lane
@@ -81,16 +81,16 @@ class TorchEngine:
         self._queue.extend(requests)
         self._waiting.update(request.prompt_ids.tobytes() for request in requests)
 
-    def step(self) -> list[Completion]:
+    def step(self) -> dict[str, Response]:
         """One forward for everything in flight; see RolloutEngine."""
         began = time.perf_counter()
-        finished: list[Completion] = []
+        finished: dict[str, Response] = {}
         with torch.inference_mode():
             for lane in self._lanes:
                 self._seat(lane)
                 if lane.has_work:
-                    completions, tokens = lane.step()
-                    finished += completions
+                    responses, tokens = lane.step()
+                    finished |= responses
                     self.generated_tokens += tokens
         self.busy_s += time.perf_counter() - began
         return finished

@@ -7,20 +7,18 @@ from typing import Any, Final
 
 import numpy as np
 
-from services.common.codec import group_to_json
 from services.common.diffusion.config import DecodingConfig, UnmaskingStrategy
 from services.common.errors import PlatformError
 from services.common.events import EventType
-from services.common.grader_spec import grader_text
-from services.common.ids import group_id
 from services.common.job_metrics import EVAL_AVG_AT_K, EVAL_PASS_AT_K, JobMetric
-from services.common.trajectory import Outcome, PromptTask, Purpose, ScoredGroup
+from services.common.trajectory import Outcome, Purpose
 from services.trainer.learner.attempt_context import AttemptContext
 from services.trainer.learner.datasets import EncodedPrompt
+from services.trainer.learner.graded_group import GradedGroup
+from services.trainer.learner.prompt_tasks import VALIDATION, make_prompt_task
 from services.trainer.learner.rollouts import Rollouts
 from services.trainer.learner.trajectory_statistics import (
     completed,
-    outcome_of,
     outcome_shares,
     present,
     steps_per_block,
@@ -28,11 +26,10 @@ from services.trainer.learner.trajectory_statistics import (
     trajectories_of,
     truncation_rate,
 )
-from services.trainer.learner.verifiability import UnverifiableError, require_verifiable, samples
+from services.trainer.learner.verifiability import report_unverifiable, require_verifiable
 from services.trainer.learner.wilson import wilson_interval
 from services.trainer.training.sft import SftExample
 
-DATASET: Final = "validation"
 _LOGGED_GROUPS: Final = 8
 _CURVES: Final = {
     "accuracy": JobMetric.EVAL_ACCURACY,
@@ -87,12 +84,18 @@ class EvaluationRunner:
         for steps in wanted.denoising_steps:
             yield {"unmasking_strategy": rule, "denoising_steps": steps}
 
-    def _measure(self, decoding: DecodingConfig) -> tuple[dict[str, Any], Sequence[ScoredGroup]]:
+    def _measure(self, decoding: DecodingConfig) -> tuple[dict[str, Any], Sequence[GradedGroup]]:
         """The numbers of one evaluation, and the groups they were made from."""
         session, started = self.session, time.monotonic()
+        tasks = [
+            make_prompt_task(session, prompt, position, Purpose.EVAL, self.done, decoding)
+            for position, prompt in enumerate(self.prompts)
+        ]
         with session.report.timed(JobMetric.TIME_EVAL_S):
-            groups = self.rollouts.collect(self._tasks(decoding), session.weights(), "eval")
-        self._require_verifiable(groups)
+            groups = self.rollouts.collect(tasks, session.weights(), "eval")
+        # As for training: an accuracy over the few that could be graded says nothing.
+        with report_unverifiable(session.report, session.state.global_step, session.spec.reward):
+            require_verifiable(groups, session.spec.reward.max_unverifiable_rate, "evaluate")
         self.done += 1
         measured = {
             "weight_version": session.state.global_step,
@@ -100,60 +103,22 @@ class EvaluationRunner:
         }
         return {**evaluation_results(groups), **measured}, groups
 
-    def _require_verifiable(self, groups: Sequence[ScoredGroup]) -> None:
-        """As for training: an accuracy over the few that could be judged would be no accuracy."""
-        session = self.session
-        try:
-            require_verifiable(groups, session.spec.reward.max_unverifiable_rate, "evaluate")
-        except UnverifiableError as error:
-            for event in samples(
-                error, session.state.global_step, Purpose.EVAL, session.spec.reward
-            ):
-                session.report.journal.emit(EventType.TRAJECTORIES, event)
-            raise
-
     def _loss(self, stage: str) -> dict[str, float]:
         if stage != "sft" or not self.held_out:
             return {}
         with self.session.report.timed(JobMetric.TIME_EVAL_S):
             return {"loss": self.session.trainee.sft_loss(self.held_out)}
 
-    def _tasks(self, decoding: DecodingConfig) -> list[PromptTask]:
-        request, spec = self.session.request, self.session.spec
-        return [
-            PromptTask(
-                job_id=request.job_id,
-                attempt=request.attempt,
-                group_id=group_id(
-                    request.job_id, request.attempt, Purpose.EVAL.value, self.done, position
-                ),
-                ledger_position=position,
-                purpose=Purpose.EVAL,
-                dataset=DATASET,
-                prompt_ids=prompt.prompt_ids,
-                gold=prompt.gold,
-                gold_type=prompt.gold_type,
-                num_generations=spec.eval.num_generations,
-                seed=spec.seed,
-                min_weight_version=self.session.state.global_step,
-                decoding=decoding,
-                graders=tuple(map(grader_text, spec.reward.graders)),
-                grading_timeout_s=spec.reward.timeout_s,
-                issued_at=time.time(),
-            )
-            for position, prompt in enumerate(self.prompts)
-        ]
-
     def _state(self, stage: str, results: dict[str, Any]) -> None:
         facts = {
             "step": self.session.state.global_step,
             "stage": stage,
-            "dataset": DATASET,
+            "dataset": VALIDATION,
             "results": results,
         }
         self.session.report.journal.emit(EventType.EVALUATION, facts)
 
-    def _report(self, stage: str, results: dict[str, Any], groups: Sequence[ScoredGroup]) -> None:
+    def _report(self, stage: str, results: dict[str, Any], groups: Sequence[GradedGroup]) -> None:
         report, step = self.session.report, self.session.state.global_step
         self._state(stage, results)
         report.metrics(
@@ -161,16 +126,7 @@ class EvaluationRunner:
             evaluation_metrics(results),
         )
         for group in groups[:_LOGGED_GROUPS]:
-            report.journal.emit(
-                EventType.TRAJECTORIES,
-                {
-                    "step": step,
-                    "purpose": Purpose.EVAL.value,
-                    "disposition": "evaluated",
-                    "group": group_to_json(group),
-                    "advantages": [None] * len(group.trajectories),
-                },
-            )
+            report.journal.emit(EventType.TRAJECTORIES, group.to_event(step, "evaluated"))
 
 
 def evaluation_metrics(results: dict[str, Any]) -> dict[str, float]:
@@ -187,22 +143,22 @@ def evaluation_metrics(results: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def evaluation_results(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
+def evaluation_results(groups: Sequence[GradedGroup]) -> dict[str, Any]:
     """What an EVALUATION event states.
 
     `accuracy` is the mean over prompts of the share of correct responses, with its 95 % Wilson
     interval for as many trials as prompts (responses to one prompt are not independent), which over
     k responses is what papers call avg@k; `pass_at_k` is the share of prompts with a correct one
-    among them. Responses that could not be judged are left out and counted; raises PlatformError
+    among them. Responses that could not be graded are left out and counted; raises PlatformError
     `verifier_unavailable` when that leaves nothing.
     """
     trajectories = trajectories_of(groups)
     shares = [share for group in groups if (share := _correct_share(group)) is not None]
-    outcomes = [outcome_of(trajectory) for trajectory in trajectories]
+    outcomes = [trajectory.outcome for trajectory in trajectories]
     if not shares:
         raise PlatformError(
             "verifier_unavailable",
-            f"Cannot evaluate: none of {len(trajectories)} responses could be judged.",
+            f"Cannot evaluate: none of {len(trajectories)} responses could be graded.",
             hint="Look at the reward service's log; the next attempt evaluates again.",
         )
     low, high = wilson_interval(sum(shares), len(shares))
@@ -212,7 +168,7 @@ def evaluation_results(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
     measured = {
         "tokens_per_step": tokens_per_step(finished),
         "steps_per_block": steps_per_block(groups),
-        "mean_response_length": float(np.mean([t.visible_len for t in finished]))
+        "mean_response_length": float(np.mean([t.response.visible_len for t in finished]))
         if finished
         else None,
         "truncation_rate": truncation_rate(finished),
@@ -235,7 +191,7 @@ def evaluation_results(groups: Sequence[ScoredGroup]) -> dict[str, Any]:
     }
 
 
-def _correct_share(group: ScoredGroup) -> float | None:
-    """Share of correct responses among those judged; None when none was."""
-    scored = [outcome for t in group.trajectories if (outcome := outcome_of(t)).is_scored]
+def _correct_share(group: GradedGroup) -> float | None:
+    """Share of correct responses among those that could be graded; None when none could."""
+    scored = [outcome for outcome in group.outcomes if outcome.is_scored]
     return sum(outcome is Outcome.CORRECT for outcome in scored) / len(scored) if scored else None

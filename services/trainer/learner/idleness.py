@@ -20,19 +20,19 @@ class Idleness:
         self,
         replicas: Replicas,
         *,
-        beside_training: bool,
+        overlapped: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`beside_training`: replicas decode while the learner trains, so that the whole step
+        """`overlapped`: replicas decode while the learner trains, so that the whole step
         counts.
         """
-        self._replicas, self._beside_training, self._clock = replicas, beside_training, clock
+        self._replicas, self._overlapped, self._clock = replicas, overlapped, clock
         self._begun: Mark | None = None
         self._gathered: Mark | None = None
 
     def begin(self) -> None:
         """A step begins to gather its batch."""
-        if self._begun is None or not self._beside_training:
+        if self._begun is None or not self._overlapped:
             self._begun = (self._replicas.busy_seconds(), self._clock())
 
     def end(self) -> dict[str, float]:

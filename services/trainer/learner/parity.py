@@ -8,7 +8,7 @@ import numpy as np
 
 from services.common.model.loading import LoadedModel
 from services.common.parity import DenoisingPath, ParityProbe
-from services.common.trajectory import Int32s
+from services.common.trajectory import FinishReason, Int32s, Response
 from services.trainer.training.policy_model import PolicyModel
 from services.trainer.training.trajectory_rows import Sample
 
@@ -71,11 +71,18 @@ def _path(
 
 
 def _sample(number: int, path: DenoisingPath) -> Sample:
+    unknown = np.zeros(len(path.token_ids), np.float32)  # no engine has decoded it
     return Sample(
         trajectory_id=f"probe-{number}",
         prompt_ids=path.prompt_ids,
-        token_ids=path.token_ids,
-        unmask_step=path.unmask_step,
-        logprobs=np.zeros(len(path.token_ids), np.float32),
+        response=Response(
+            token_ids=path.token_ids,
+            unmask_step=path.unmask_step,
+            logprobs=unknown,
+            confidences=unknown,
+            visible_len=len(path.token_ids),
+            finish_reason=FinishReason.LENGTH,
+            num_forwards=0,
+        ),
         advantage=0.0,
     )

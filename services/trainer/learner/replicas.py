@@ -90,8 +90,8 @@ class Replicas:
         return holding
 
     def renew(self, weights: WeightSnapshot) -> int:
-        """Like `supply`, but a copy of the weights is pushed beside the caller, who may change them
-        meanwhile.
+        """Like `supply`, but a copy of the weights is pushed in the background; the caller may change
+        them meanwhile.
 
         One version travels at a time; a later call begins the newest. Returns how many replicas
         decode, under whatever version.
@@ -108,16 +108,16 @@ class Replicas:
         self._require_motion()
         return self._decoding
 
-    def watch(self, weights: WeightSnapshot, *, beside: bool) -> int:
-        """Every few seconds what `supply`, or `beside` training what `renew` does; returns what it
-        returned last.
+    def watch(self, weights: WeightSnapshot, *, overlapped: bool) -> int:
+        """Every few seconds what `supply`, or `overlapped` with training what `renew` does; returns
+        what it returned last.
 
         A restarted replica gets its weights again in this way, and a wait that cannot end well
         ends.
         """
         if self._clock() >= self._next_check:
             self._next_check = self._clock() + _CHECK_EVERY_S
-            self._holding = self.renew(weights) if beside else self.supply(weights)
+            self._holding = self.renew(weights) if overlapped else self.supply(weights)
         return self._holding
 
     def sleep(self) -> int:
@@ -167,7 +167,7 @@ class Replicas:
         )
 
     def _settle(self) -> None:
-        """Wait for what is being pushed beside the caller, and note how it went."""
+        """Wait for what is being pushed in the background, and note how it went."""
         pushing, self._pushing = self._pushing, None
         if pushing is not None:
             self._note(pushing.result())

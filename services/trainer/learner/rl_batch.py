@@ -1,116 +1,111 @@
-"""One reinforcement step's batch: prompts issued, groups judged, uninformative ones dropped and
-replaced.
+"""One reinforcement step's batch: groups taken in the order of their issue, stale and uninformative
+ones dropped and replaced.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from services.common.advantages import group_advantages
 from services.common.errors import PlatformError
 from services.common.job_spec import RewardSpec, RlSpec
-from services.common.trajectory import Outcome, ScoredGroup
-from services.trainer.learner.drop_reason import DropReason, drop_reason
-from services.trainer.learner.rubric import group_rewards
-from services.trainer.learner.trajectory_statistics import outcome_of
+from services.common.trajectory import Outcome
+from services.trainer.learner.admission import Admission
+from services.trainer.learner.graded_group import GradedGroup, assess_group
+from services.trainer.learner.ledger import StepRecord
 from services.trainer.learner.verifiability import require_verifiable
+from services.trainer.learner.weight_snapshot import WeightSnapshot
 from services.trainer.training.trajectory_rows import Sample
 
-Collect = Callable[[int], Sequence[ScoredGroup]]
-"""Issues so many prompts and returns their groups by ledger position."""
-
-
-@dataclass(frozen=True)
-class JudgedGroup:
-    """A group with what the step makes of it."""
-
-    group: ScoredGroup
-    rewards: list[float | None]
-    """In the order of the responses; None for one that could not be judged."""
-    advantages: list[float | None]
-    dropped: DropReason | None
-    """None when the group is trained on."""
-
-    @property
-    def position(self) -> int:
-        """Ledger position."""
-        return self.group.task.ledger_position
-
-    @property
-    def outcomes(self) -> list[Outcome]:
-        """Outcome of each response."""
-        return [outcome_of(trajectory) for trajectory in self.group.trajectories]
+_MAX_STALE: Final = 3
+"""Stale groups of a step, in batches, after which new weights are taken not to reach the replicas."""
 
 
 @dataclass(frozen=True)
 class RlBatch:
     """All groups of a step, by ledger position."""
 
-    judged: list[JudgedGroup]
+    groups: list[GradedGroup]
     rounds: int
     """How often prompts were issued: 1 without refill."""
+    stale: Sequence[int] = ()
+    """Ledger positions whose groups were too old to train on."""
 
     @property
-    def kept(self) -> list[JudgedGroup]:
+    def kept(self) -> list[GradedGroup]:
         """Groups that are trained on."""
-        return [item for item in self.judged if item.dropped is None]
+        return [group for group in self.groups if group.dropped is None]
 
     def samples(self) -> list[Sample]:
-        """The mini-batch: every judged response of the kept groups."""
-        return [sample for item in self.kept for sample in _samples(item)]
+        """The mini-batch: every graded response of the kept groups."""
+        return [sample for group in self.kept for sample in group.samples()]
+
+    def to_record(self, step: int) -> StepRecord:
+        """What the ledger closes for global step `step`: each position exactly once, stale ones
+        included, or they would stay open and be trained on by the next attempt.
+        """
+        stale: dict[int, str] = dict.fromkeys(self.stale, "stale")
+        dropped = {group.position: group.dropped for group in self.groups if group.dropped}
+        return StepRecord(
+            stage="rl",
+            step=step,
+            trained=tuple(group.position for group in self.kept),
+            dropped=stale | dropped,
+        )
 
 
-def gather_batch(rl: RlSpec, reward: RewardSpec, collect: Collect) -> RlBatch:
+def gather_batch(
+    admission: Admission, rl: RlSpec, reward: RewardSpec, weights: WeightSnapshot, steps_left: int
+) -> RlBatch:
     """Gather `prompts_per_step` groups worth training on, refilling at most `max_resample_rounds`
-    times.
+    times (dynamic sampling, DAPO, arXiv 2503.14476).
 
-    Raises UnverifiableError when too many responses could not be judged, PlatformError
-    `no_learning_signal` when fewer than `min_groups_per_step` groups are left.
+    Every trajectory of the batch is at most `max_staleness` versions older than `weights`; a staler
+    group is dropped and another prompt issued. `steps_left` counts this step. Raises
+    UnverifiableError when too many responses could not be graded, PlatformError `no_learning_signal`
+    when fewer than `min_groups_per_step` groups are left, `stale_weights` when hardly anything but
+    stale groups arrives, and what Rollouts.take raises.
     """
-    judged: list[JudgedGroup] = []
+    # The last steps issue nothing beyond themselves: those prompts would be decoded for no step.
+    ahead = min(rl.max_staleness, steps_left - 1) * rl.prompts_per_step
+    groups: list[GradedGroup] = []
+    stale: list[int] = []
     rounds = kept = 0
     while kept < rl.prompts_per_step and rounds <= rl.max_resample_rounds:
-        judged += [_judge(group, rl, reward) for group in collect(rl.prompts_per_step - kept)]
-        require_verifiable([item.group for item in judged], reward.max_unverifiable_rate, "train")
-        kept = sum(item.dropped is None for item in judged)
+        admission.renew(weights)
+        missing = rl.prompts_per_step - kept
+        while missing > 0:
+            group = admission.take_oldest(weights, limit=ahead + missing)
+            if weights.version - group.scored.oldest_version > rl.max_staleness:
+                stale.append(group.position)
+                _require_fresh(group, rl, weights.version, len(stale))
+            else:
+                groups.append(assess_group(group, rl, reward))
+                missing -= 1
+        # Before the count of groups: a failing verifier also looks like a lack of signal.
+        require_verifiable(groups, reward.max_unverifiable_rate, "train")
+        kept = sum(group.dropped is None for group in groups)
         rounds += 1
     if kept < rl.min_groups_per_step:
-        raise _no_signal(rl, judged, kept)
-    return RlBatch(sorted(judged, key=lambda item: item.position), rounds)
+        raise _no_signal(rl, groups, kept)
+    return RlBatch(sorted(groups, key=lambda group: group.position), rounds, stale)
 
 
-def _judge(group: ScoredGroup, rl: RlSpec, reward: RewardSpec) -> JudgedGroup:
-    rewards = group_rewards(group, reward.graders)
-    outcomes = [outcome_of(trajectory) for trajectory in group.trajectories]
-    return JudgedGroup(
-        group=group,
-        rewards=rewards,
-        advantages=group_advantages(rewards, rl.advantage),
-        dropped=drop_reason(outcomes, dynamic_sampling=rl.dynamic_sampling),
-    )
-
-
-def _samples(item: JudgedGroup) -> list[Sample]:
-    return [
-        Sample(
-            trajectory_id=trajectory.trajectory_id,
-            prompt_ids=item.group.task.prompt_ids,
-            token_ids=trajectory.token_ids,
-            unmask_step=trajectory.unmask_step,
-            logprobs=trajectory.logprobs,
-            advantage=advantage,
-            rejected=trajectory.rejected,
-            group=item.group.task.group_id,
+def _require_fresh(group: GradedGroup, rl: RlSpec, version: int, num_stale: int) -> None:
+    if num_stale > _MAX_STALE * rl.prompts_per_step:
+        raise PlatformError(
+            "stale_weights",
+            f"Cannot train version {version}: {num_stale} groups were sampled under weights more than "
+            f"rl.max_staleness={rl.max_staleness} versions older, the last one by replica {group.scored.replica} "
+            f"under version {group.scored.oldest_version}.",
+            hint="Look at the rollout service's log for weight updates that fail.",
         )
-        for trajectory, advantage in zip(item.group.trajectories, item.advantages, strict=True)
-        if advantage is not None
-    ]
 
 
-def _no_signal(rl: RlSpec, judged: Sequence[JudgedGroup], kept: int) -> PlatformError:
-    correct = [outcome is Outcome.CORRECT for item in judged for outcome in item.outcomes]
+def _no_signal(rl: RlSpec, groups: Sequence[GradedGroup], kept: int) -> PlatformError:
+    correct = [outcome is Outcome.CORRECT for group in groups for outcome in group.outcomes]
     return PlatformError(
         "no_learning_signal",
-        f"Cannot train: {kept} of {len(judged)} groups have responses of differing correctness, at least "
+        f"Cannot train: {kept} of {len(groups)} groups have responses of differing correctness, at least "
         f"{rl.min_groups_per_step} are needed; {sum(correct)} of {len(correct)} responses were correct.",
         hint="Choose easier or harder prompts, a better initial model, or more rl.num_generations.",
     )

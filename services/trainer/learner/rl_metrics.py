@@ -7,7 +7,8 @@ import numpy as np
 from services.common.grader_spec import GraderSpec
 from services.common.job_metrics import GRADER_MEAN, LATENCY_PERCENTILES, OUTCOME_METRICS, JobMetric
 from services.common.trajectory import Outcome, Trajectory
-from services.trainer.learner.rl_batch import JudgedGroup, RlBatch
+from services.trainer.learner.graded_group import GradedGroup
+from services.trainer.learner.rl_batch import RlBatch
 from services.trainer.learner.trajectory_statistics import (
     completed,
     outcome_shares,
@@ -25,19 +26,18 @@ def batch_metrics(
     """Rewards, lengths and decoding of all groups of a step, the dropped ones included: they show
     the policy.
     """
-    groups = [item.group for item in batch.judged]
-    trajectories = trajectories_of(groups)
+    trajectories = trajectories_of(batch.groups)
     finished = completed(trajectories)
     diffusion: dict[str, float | None] = {
         JobMetric.DIFFUSION_TOKENS_PER_STEP: tokens_per_step(finished),
-        JobMetric.DIFFUSION_STEPS_PER_BLOCK: steps_per_block(groups),
+        JobMetric.DIFFUSION_STEPS_PER_BLOCK: steps_per_block(batch.groups),
         JobMetric.DIFFUSION_CONFIDENCE_MEAN: _mean(
-            [float(value) for t in finished for value in t.confidences]
+            [float(value) for t in finished for value in t.response.confidences]
         ),
         JobMetric.DIFFUSION_THRESHOLD: threshold,
     }
     return {
-        **_reward_metrics(batch.judged),
+        **_reward_metrics(batch.groups),
         **present(
             {
                 GRADER_MEAN.format_name(grader=grader.name): _score(trajectories, grader.name)
@@ -51,27 +51,29 @@ def batch_metrics(
     }
 
 
-def staleness_metrics(batch: RlBatch, version: int, dropped_groups: int) -> dict[str, float]:
+def staleness_metrics(batch: RlBatch, version: int) -> dict[str, float]:
     """How many weight versions the trajectories that are trained on lag behind the weights they
     train.
     """
-    groups = [[version - t.weight_version for t in item.group.trajectories] for item in batch.kept]
-    ages = [age for group in groups for age in group]
+    ages_of = [[version - t.weight_version for t in g.trajectories] for g in batch.kept]
+    ages = [age for group in ages_of for age in group]
     return {
         JobMetric.STALENESS_MEAN: float(np.mean(ages)),
         JobMetric.STALENESS_MAX: float(max(ages)),
         JobMetric.STALENESS_VERSION_SPAN_MAX: float(
-            max(max(group) - min(group) for group in groups)
+            max(max(group) - min(group) for group in ages_of)
         ),
-        JobMetric.STALENESS_DROPPED_GROUPS: float(dropped_groups),
+        JobMetric.STALENESS_DROPPED_GROUPS: float(len(batch.stale)),
     }
 
 
-def _reward_metrics(judged: Sequence[JudgedGroup]) -> dict[str, float]:
-    rewards = [reward for item in judged for reward in item.rewards if reward is not None]
-    scored = [outcome for item in judged for outcome in item.outcomes if outcome.is_scored]
-    correct_by_group = [_num_correct(item) for item in judged if _num_scored(item)]
-    all_correct = [_num_correct(item) == _num_scored(item) for item in judged if _num_scored(item)]
+def _reward_metrics(groups: Sequence[GradedGroup]) -> dict[str, float]:
+    rewards = [reward for group in groups for reward in group.rewards if reward is not None]
+    scored = [outcome for group in groups for outcome in group.outcomes if outcome.is_scored]
+    correct_by_group = [_num_correct(group) for group in groups if _num_scored(group)]
+    all_correct = [
+        _num_correct(group) == _num_scored(group) for group in groups if _num_scored(group)
+    ]
     values: dict[str, float | None] = {
         JobMetric.REWARD_MEAN: _mean(rewards),
         JobMetric.REWARD_STD: float(np.std(rewards)) if rewards else None,
@@ -81,15 +83,15 @@ def _reward_metrics(judged: Sequence[JudgedGroup]) -> dict[str, float]:
         JobMetric.REWARD_PASS_AT_K: _mean([count > 0 for count in correct_by_group]),
         JobMetric.REWARD_FRAC_ALL_CORRECT: _mean(all_correct),
         JobMetric.REWARD_FRAC_ALL_WRONG: _mean([count == 0 for count in correct_by_group]),
-        JobMetric.REWARD_FRAC_ZERO_STD: _mean([_has_equal_rewards(item) for item in judged]),
+        JobMetric.REWARD_FRAC_ZERO_STD: _mean([_has_equal_rewards(group) for group in groups]),
     }
     return present(values)
 
 
 def _rollout_metrics(batch: RlBatch, finished: Sequence[Trajectory]) -> dict[str, float]:
-    lengths = [trajectory.visible_len for trajectory in finished]
+    lengths = [trajectory.response.visible_len for trajectory in finished]
     values: dict[str, float | None] = {
-        JobMetric.ROLLOUT_GROUPS: float(len(batch.judged)),
+        JobMetric.ROLLOUT_GROUPS: float(len(batch.groups)),
         JobMetric.ROLLOUT_GROUPS_TRAINED: float(len(batch.kept)),
         JobMetric.ROLLOUT_RESAMPLE_ROUNDS: float(batch.rounds - 1),
         JobMetric.ROLLOUT_RESPONSE_LENGTH_MEAN: _mean(lengths),
@@ -97,7 +99,7 @@ def _rollout_metrics(batch: RlBatch, finished: Sequence[Trajectory]) -> dict[str
         JobMetric.ROLLOUT_RESPONSE_LENGTH_P95: _percentile(lengths, 95),
         JobMetric.ROLLOUT_RESPONSE_LENGTH_MAX: float(max(lengths)) if lengths else None,
         JobMetric.ROLLOUT_TRUNCATION_RATE: truncation_rate(finished),
-        JobMetric.ROLLOUT_UNIQUE_RATIO: _mean([_unique_ratio(item) for item in batch.judged]),
+        JobMetric.ROLLOUT_UNIQUE_RATIO: _mean([_unique_ratio(group) for group in batch.groups]),
     }
     return present(values)
 
@@ -117,22 +119,22 @@ def _score(trajectories: Sequence[Trajectory], grader: str) -> float | None:
     return _mean([verdict.rewards[grader] for verdict in verdicts])
 
 
-def _num_scored(item: JudgedGroup) -> int:
-    return sum(outcome.is_scored for outcome in item.outcomes)
+def _num_scored(group: GradedGroup) -> int:
+    return sum(outcome.is_scored for outcome in group.outcomes)
 
 
-def _num_correct(item: JudgedGroup) -> int:
-    return item.outcomes.count(Outcome.CORRECT)
+def _num_correct(group: GradedGroup) -> int:
+    return group.outcomes.count(Outcome.CORRECT)
 
 
-def _has_equal_rewards(item: JudgedGroup) -> bool:
-    return len({reward for reward in item.rewards if reward is not None}) < 2
+def _has_equal_rewards(group: GradedGroup) -> bool:
+    return len({reward for reward in group.rewards if reward is not None}) < 2
 
 
-def _unique_ratio(item: JudgedGroup) -> float:
+def _unique_ratio(group: GradedGroup) -> float:
     """Distinct visible responses per response of a group."""
-    texts = {tuple(t.token_ids[: t.visible_len].tolist()) for t in item.group.trajectories}
-    return len(texts) / len(item.group.trajectories)
+    texts = {tuple(t.response.visible_ids.tolist()) for t in group.trajectories}
+    return len(texts) / len(group.trajectories)
 
 
 def _mean(values: Sequence[float]) -> float | None:

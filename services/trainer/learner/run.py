@@ -18,6 +18,7 @@ from services.trainer.learner.certificate import certify_end
 from services.trainer.learner.evaluation import EvaluationRunner
 from services.trainer.learner.journal import Journal
 from services.trainer.learner.lifecycle import StopRequestedError, StopSignal
+from services.trainer.learner.prompt_tasks import TrainingPrompts
 from services.trainer.learner.reference_checkpoint import reference_of
 from services.trainer.learner.report import Reporter
 from services.trainer.learner.request import LearnerRequest, LearnerResult
@@ -155,7 +156,8 @@ def _training_stage(prepared: Prepared) -> TrainingStage:
         )
     assert data.rl is not None
     assert session.rollouts is not None
-    return RlStage(session, session.rollouts, data.rl, state.stages["rl"], prepared.train_decoding)
+    prompts = TrainingPrompts(session, data.rl, state.stages["rl"], prepared.train_decoding)
+    return RlStage(session, session.rollouts, prompts)
 
 
 def _optimizer_file(prepared: Prepared, stage: Literal["sft", "rl"]) -> Path | None:

@@ -5,21 +5,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from services.common.trajectory import FinishReason, Outcome, ScoredGroup, Trajectory
+from services.common.trajectory import FinishReason, Outcome, Trajectory
+from services.trainer.learner.graded_group import GradedGroup
 
 
-def trajectories_of(groups: Sequence[ScoredGroup]) -> list[Trajectory]:
+def trajectories_of(groups: Sequence[GradedGroup]) -> list[Trajectory]:
     """All responses, group by group."""
     return [trajectory for group in groups for trajectory in group.trajectories]
-
-
-def outcome_of(trajectory: Trajectory) -> Outcome:
-    """Outcome of a graded response; raises ValueError for one that carries no verdict."""
-    if trajectory.verdict is None:
-        raise ValueError(
-            f"trajectory {trajectory.trajectory_id} of a scored group carries no verdict"
-        )
-    return trajectory.verdict.outcome
 
 
 def outcome_shares(trajectories: Sequence[Trajectory]) -> dict[str, float]:
@@ -28,41 +20,38 @@ def outcome_shares(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     """
     if not trajectories:
         raise ValueError("shares need at least one response")
-    counts = Counter(outcome_of(trajectory) for trajectory in trajectories)
+    counts = Counter(trajectory.outcome for trajectory in trajectories)
     return {outcome.value: counts[outcome] / len(trajectories) for outcome in Outcome}
 
 
 def completed(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
     """Without those that were abandoned: their length and speed say nothing."""
-    return [
-        trajectory
-        for trajectory in trajectories
-        if trajectory.finish_reason is not FinishReason.ABORTED
-    ]
+    return [trajectory for trajectory in trajectories if not trajectory.response.is_aborted]
 
 
 def tokens_per_step(trajectories: Sequence[Trajectory]) -> float | None:
     """Tokens committed per denoising step, over all responses together; None when nothing was
     generated.
     """
-    steps = sum(trajectory.num_steps for trajectory in trajectories)
-    return sum(len(trajectory.token_ids) for trajectory in trajectories) / steps if steps else None
+    steps = sum(trajectory.response.num_steps for trajectory in trajectories)
+    tokens = sum(len(trajectory.response.token_ids) for trajectory in trajectories)
+    return tokens / steps if steps else None
 
 
-def steps_per_block(groups: Sequence[ScoredGroup]) -> float | None:
+def steps_per_block(groups: Sequence[GradedGroup]) -> float | None:
     """Denoising steps per block decoded; the block that the prompt begins counts as one."""
     blocks = steps = 0
     for group in groups:
         prompt, size = len(group.task.prompt_ids), group.task.decoding.block_size
         for trajectory in completed(group.trajectories):
-            blocks += (prompt + len(trajectory.token_ids)) // size - prompt // size
-            steps += trajectory.num_steps
+            blocks += (prompt + len(trajectory.response.token_ids)) // size - prompt // size
+            steps += trajectory.response.num_steps
     return steps / blocks if blocks else None
 
 
 def truncation_rate(trajectories: Sequence[Trajectory]) -> float | None:
     """Share that ended for lack of token budget."""
-    ends = [trajectory.finish_reason is FinishReason.LENGTH for trajectory in trajectories]
+    ends = [trajectory.response.finish_reason is FinishReason.LENGTH for trajectory in trajectories]
     return float(np.mean(ends)) if ends else None
 
 

@@ -1,33 +1,37 @@
-"""Too many responses that could not be judged: no number is made of them, and somebody has to look."""
+"""Too many responses that could not be graded: no number is made of them, and the job pauses for
+the user.
+"""
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Final
 
-from services.common.codec import group_to_json
 from services.common.errors import PlatformError
+from services.common.events import EventType
 from services.common.job_spec import RewardSpec
-from services.common.trajectory import Outcome, Purpose, ScoredGroup
-from services.trainer.learner.rubric import group_rewards
-from services.trainer.learner.trajectory_statistics import outcome_of
+from services.common.trajectory import Outcome
+from services.trainer.learner.graded_group import GradedGroup, group_rewards
+from services.trainer.learner.report import Reporter
 
 _SHOWN_GROUPS: Final = 8
 
 
 class UnverifiableError(PlatformError):
-    """More responses than allowed could not be judged: the job pauses."""
+    """More responses than allowed could not be graded: the job pauses."""
 
-    def __init__(self, message: str, groups: Sequence[ScoredGroup]) -> None:
+    def __init__(self, message: str, groups: Sequence[GradedGroup]) -> None:
         hint = (
-            "Look at the samples and the reward service's log, cure the cause, then resume the job."
+            "Look at the samples and the reward service's log, fix the cause, then resume the job."
         )
         super().__init__("reward_error_rate", message, hint=hint)
         self.groups = groups
         """Those with such responses."""
 
 
-def require_verifiable(groups: Sequence[ScoredGroup], limit: float, what: str) -> None:
+def require_verifiable(groups: Sequence[GradedGroup], limit: float, what: str) -> None:
     """Raises UnverifiableError when a greater share of the verdicts than `limit` is missing; `what`
-    waits for them.
+    is what cannot be done without them.
     """
     verdicts = [t.verdict for group in groups for t in group.trajectories if t.verdict is not None]
     reasons = [verdict.reason for verdict in verdicts if verdict.outcome is Outcome.UNVERIFIABLE]
@@ -35,25 +39,21 @@ def require_verifiable(groups: Sequence[ScoredGroup], limit: float, what: str) -
         return
     raise UnverifiableError(
         f"Cannot {what}: {len(reasons)} of {len(verdicts)} responses ({len(reasons) / len(verdicts):.1%}) could not be "
-        f"judged (reasons: {', '.join(sorted(set(reasons)))}); reward.max_unverifiable_rate is {limit:.1%}.",
-        groups=[
-            group for group in groups if Outcome.UNVERIFIABLE in map(outcome_of, group.trajectories)
-        ],
+        f"graded (reasons: {', '.join(sorted(set(reasons)))}); reward.max_unverifiable_rate is {limit:.1%}.",
+        groups=[group for group in groups if Outcome.UNVERIFIABLE in group.outcomes],
     )
 
 
-def samples(
-    error: UnverifiableError, step: int, purpose: Purpose, reward: RewardSpec
-) -> list[dict[str, Any]]:
-    """TRAJECTORIES events of the first groups concerned."""
-    return [
-        {
-            "step": step,
-            "purpose": purpose.value,
-            "disposition": "dropped_error",
-            "group": group_to_json(group),
-            "rewards": group_rewards(group, reward.graders),
-            "advantages": [None] * len(group.trajectories),
-        }
-        for group in error.groups[:_SHOWN_GROUPS]
-    ]
+@contextmanager
+def report_unverifiable(report: Reporter, step: int, reward: RewardSpec) -> Iterator[None]:
+    """Within the block, an UnverifiableError shows its first groups as TRAJECTORIES events before it
+    goes on to pause the job.
+    """
+    try:
+        yield
+    except UnverifiableError as error:
+        for group in error.groups[:_SHOWN_GROUPS]:
+            rewards = group_rewards(group.scored, reward.graders)
+            shown = replace(group, rewards=rewards, advantages=[])
+            report.journal.emit(EventType.TRAJECTORIES, shown.to_event(step, "dropped_error"))
+        raise

@@ -121,7 +121,7 @@ def response_logprobs(policy: Policy, samples: Sequence[Sample]) -> list[Float32
     """Log-probabilities [R] of given responses at temperature 1, as training computes them.
     Collective.
     """
-    logprobs = [np.zeros(len(sample.token_ids), np.float32) for sample in samples]
+    logprobs = [np.zeros(len(sample.response.token_ids), np.float32) for sample in samples]
     for row in rl_rows(samples, **policy.layout):
         scored = policy.score(row, temperature=1.0)[0].float().cpu().numpy()
         for sample, token, value in zip(

@@ -170,7 +170,9 @@ class _Minibatch:
         lengths = torch.tensor([sample.num_terms for sample in samples])
         self._first = (lengths.cumsum(0) - lengths).to(device)
         recorded = [
-            part for sample in samples for part in (sample.logprobs, sample.rejected.logprobs)
+            part
+            for sample in samples
+            for part in (sample.response.logprobs, sample.response.rejected.logprobs)
         ]
         self._behaviour = torch.from_numpy(np.concatenate(recorded)).to(device)
         self._proximal = _joined([sample.proximal for sample in samples], device)
@@ -235,8 +237,8 @@ def _require_finite(
     sample, number = samples[int(row.sample[at])], int(row.token[at])
     what = (
         f"token {number}"
-        if number < len(sample.token_ids)
-        else f"candidate {number - len(sample.token_ids)}"
+        if number < len(sample.response.token_ids)
+        else f"candidate {number - len(sample.response.token_ids)}"
     )
     raise PlatformError(
         "nan_loss",

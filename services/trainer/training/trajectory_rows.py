@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from services.common.errors import PlatformError
 from services.common.model.index import RowIndex
-from services.common.trajectory import NO_CANDIDATES, Candidates, Int32s
+from services.common.trajectory import Int32s, Response
 from services.trainer.training.loss_terms import (
     Blocks,
     Int64s,
@@ -53,15 +53,8 @@ class Sample:
     trajectory_id: str
     prompt_ids: Int32s
     """[P]"""
-    token_ids: Int32s
-    """[R]"""
-    unmask_step: Int32s
-    """[R] denoising step of the token's commitment, from 1."""
-    logprobs: Floats
-    """[R] log-probabilities that the engine recorded."""
+    response: Response
     advantage: float
-    rejected: Candidates = NO_CANDIDATES
-    """Candidates to be scored beside the committed tokens."""
     group: str = ""
     """Samples of one group stand together, in one mini-batch."""
     proximal: Floats | None = None
@@ -72,7 +65,7 @@ class Sample:
     @property
     def num_terms(self) -> int:
         """Terms of the loss: committed tokens in order, then rejected candidates."""
-        return len(self.token_ids) + len(self.rejected.token_ids)
+        return len(self.response.token_ids) + len(self.response.rejected.token_ids)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +123,12 @@ def rl_rows(
     """
     for sample in samples:
         _require_whole(sample, block_size)
-    blocks = cut([(s.prompt_ids, s.token_ids, s.unmask_step) for s in samples], block_size)
+    blocks = cut(
+        [(s.prompt_ids, s.response.token_ids, s.response.unmask_step) for s in samples], block_size
+    )
     terms = [
         committed(blocks),
-        *(_rejected(blocks, i, s) for i, s in enumerate(samples) if len(s.rejected.step)),
+        *(_rejected(blocks, i, s) for i, s in enumerate(samples) if len(s.response.rejected.step)),
     ]
     return _pack(blocks, joined(terms), mask_token_id, max_tokens)
 
@@ -152,25 +147,27 @@ def sft_rows(
 
 
 def _require_whole(sample: Sample, block_size: int) -> None:
-    sizes = {len(sample.token_ids), len(sample.unmask_step), len(sample.logprobs)}
-    total = len(sample.prompt_ids) + len(sample.token_ids)
-    if len(sizes) > 1 or len(sample.token_ids) == 0:
+    response = sample.response
+    sizes = {len(response.token_ids), len(response.unmask_step), len(response.logprobs)}
+    total = len(sample.prompt_ids) + len(response.token_ids)
+    if len(sizes) > 1 or len(response.token_ids) == 0:
         raise PlatformError(
             "internal",
-            f"Cannot train on trajectory {sample.trajectory_id}: it has {len(sample.token_ids)} tokens,"
-            f" {len(sample.unmask_step)} steps and {len(sample.logprobs)} log-probs; each token must have one of each.",
+            f"Cannot train on trajectory {sample.trajectory_id}: it has {len(response.token_ids)} tokens,"
+            f" {len(response.unmask_step)} steps and {len(response.logprobs)} log-probs; each token must have one of"
+            " each.",
         )
-    if total % block_size or sample.unmask_step.min() < 1:
+    if total % block_size or response.unmask_step.min() < 1:
         raise PlatformError(
             "internal",
             f"Cannot train on trajectory {sample.trajectory_id}: prompt and response are {total} tokens, its first step"
-            f" is {sample.unmask_step.min()}; they must fill blocks of {block_size}, and steps count from 1.",
+            f" is {response.unmask_step.min()}; they must fill blocks of {block_size}, and steps count from 1.",
         )
 
 
 def _rejected(blocks: Blocks, document: int, sample: Sample) -> Terms:
     try:
-        return rejected(blocks, document, sample.unmask_step, sample.rejected)
+        return rejected(blocks, document, sample.response.unmask_step, sample.response.rejected)
     except ValueError as error:
         message = f"Cannot train on trajectory {sample.trajectory_id}: {error}."
         raise PlatformError("internal", message) from None

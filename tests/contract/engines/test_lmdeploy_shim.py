@@ -16,8 +16,7 @@ import pytest
 
 from services.common.errors import PlatformError
 from services.common.model.loading import LoadedModel, save_model
-from services.common.trajectory import FinishReason
-from services.rollout.engines.base import Completion
+from services.common.trajectory import FinishReason, Response
 from tests.support import lmdeploy_package
 from tests.support.tiny_models import decode, decoding, request, tiny_model
 
@@ -63,7 +62,7 @@ def test_the_reproductions_of_the_documented_faults_reproduce_them(lmdeploy: Mod
     assert (failed, tried > 30) == (0, True)
 
 
-def _siblings(engine: Any, count: int) -> list[Completion]:
+def _siblings(engine: Any, count: int) -> list[Response]:
     prompt = np.random.default_rng(8).integers(0, 90, size=8)
     return list(
         decode(

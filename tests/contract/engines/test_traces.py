@@ -10,10 +10,11 @@ from services.common.errors import PlatformError
 from services.common.model.forward import hidden_states, token_logprobs
 from services.common.model.loading import LoadedModel
 from services.common.parity import DenoisingPath
-from services.common.trajectory import FinishReason
-from services.rollout.engines.base import Completion, GenerationRequest
+from services.common.trajectory import FinishReason, Response
+from services.rollout.engines.base import GenerationRequest
 from services.trainer.training.trajectory_rows import Sample, rl_rows
 from tests.contract.engines.conftest import MakeEngine
+from tests.support.numerics import response_of
 from tests.support.tiny_models import decode, decoding, request, tiny_model
 
 PROMPT_LENGTHS = (1, 3, 4, 6, 8, 13)
@@ -32,7 +33,7 @@ def _prompt(length: int) -> np.ndarray:
 
 def _responses(
     make_engine: MakeEngine, loaded: LoadedModel, settings: dict[str, object]
-) -> list[tuple[GenerationRequest, Completion]]:
+) -> list[tuple[GenerationRequest, Response]]:
     config = decoding(
         block_size=loaded.block_size, max_new_tokens=18, stop_token_ids=(11,), **settings
     )
@@ -85,18 +86,19 @@ def test_a_response_ends_at_its_first_stop_token_or_with_its_budget(
             )
 
 
-def _path_of(asked: GenerationRequest, got: Completion) -> DenoisingPath:
+def _path_of(asked: GenerationRequest, got: Response) -> DenoisingPath:
     return DenoisingPath(
         prompt_ids=asked.prompt_ids, token_ids=got.token_ids, unmask_step=got.unmask_step
     )
 
 
 def _sample(path: DenoisingPath, logprobs: np.ndarray) -> Sample:
-    return Sample(**vars(path), trajectory_id="", logprobs=logprobs, advantage=1.0)
+    response = response_of(path.token_ids, path.unmask_step, logprobs)
+    return Sample(trajectory_id="", prompt_ids=path.prompt_ids, response=response, advantage=1.0)
 
 
 def _gap(
-    loaded: LoadedModel, temperature: float, pairs: list[tuple[GenerationRequest, Completion]]
+    loaded: LoadedModel, temperature: float, pairs: list[tuple[GenerationRequest, Response]]
 ) -> float:
     """Largest |trainer - engine| / max(1, |engine|) over all response tokens."""
     samples = [_sample(_path_of(asked, got), got.logprobs) for asked, got in pairs]
@@ -114,11 +116,11 @@ def _sample_gap(loaded: LoadedModel, temperature: float, samples: list[Sample]) 
             torch.arange(len(row.targets)), row.targets
         ]
         recorded = torch.tensor(
-            [samples[s].logprobs[t] for s, t in zip(row.sample, row.token, strict=True)]
+            [samples[s].response.logprobs[t] for s, t in zip(row.sample, row.token, strict=True)]
         )
         gap = max(gap, float(((ours - recorded).abs() / recorded.abs().clamp(min=1)).max()))
         count += len(row.targets)
-    assert count == sum(len(sample.token_ids) for sample in samples) > 0
+    assert count == sum(len(sample.response.token_ids) for sample in samples) > 0
     return gap
 
 

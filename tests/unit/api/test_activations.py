@@ -15,6 +15,7 @@ from services.common.model.sdar import SDARConfig, SDARForCausalLM
 from services.common.model.tiny import character_tokenizer
 from services.trainer.training.policy import score_row
 from services.trainer.training.trajectory_rows import PackedRow, Sample, rl_rows
+from tests.support.numerics import response_of
 
 VOCABULARY = 64
 BLOCK = 4
@@ -36,8 +37,8 @@ def row_of(tokens: int) -> PackedRow:
     """A response of one token per step."""
     ids = np.arange(tokens, dtype=np.int32) % (VOCABULARY - 1)
     sample = Sample(
-        trajectory_id="t", prompt_ids=ids[:BLOCK], token_ids=ids, unmask_step=np.arange(1, tokens + 1, dtype=np.int32),
-        logprobs=np.zeros(tokens), advantage=1.0,
+        trajectory_id="t", prompt_ids=ids[:BLOCK], advantage=1.0,
+        response=response_of(ids, np.arange(1, tokens + 1, dtype=np.int32), np.zeros(tokens)),
     )  # fmt: skip
     [row] = rl_rows([sample], block_size=BLOCK, mask_token_id=VOCABULARY - 1, max_tokens=1)
     return row

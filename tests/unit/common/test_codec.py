@@ -13,10 +13,12 @@ from services.common.diffusion.config import DecodingConfig, Selection, Unmaskin
 from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import types_pb2
 from services.common.trajectory import (
+    Candidates,
     FinishReason,
     Outcome,
     PromptTask,
     Purpose,
+    Response,
     ScoredGroup,
     Trajectory,
     Verdict,
@@ -79,12 +81,8 @@ TASKS = st.builds(
     grading_timeout_s=_FINITE,
     issued_at=_FINITE,
 )
-TRAJECTORIES = st.builds(
-    Trajectory,
-    trajectory_id=_TEXT,
-    response_index=_INT32,
-    weight_version=_SEED,
-    weight_digest=_TEXT,
+RESPONSES = st.builds(
+    Response,
     token_ids=_INT32S,
     unmask_step=_INT32S,
     logprobs=_FLOAT32S,
@@ -92,12 +90,23 @@ TRAJECTORIES = st.builds(
     visible_len=_INT32,
     finish_reason=st.sampled_from(FinishReason),
     num_forwards=_INT32,
+    rejected=st.builds(
+        Candidates, position=_INT32S, step=_INT32S, token_ids=_INT32S, logprobs=_FLOAT32S
+    ),
+)
+TRAJECTORIES = st.builds(
+    Trajectory,
+    trajectory_id=_TEXT,
+    response_index=_INT32,
+    weight_version=_SEED,
+    weight_digest=_TEXT,
+    response=RESPONSES,
     text=_TEXT,
     verdict=st.none() | VERDICTS,
 )
 GROUPS = st.builds(
     ScoredGroup,
-    task=TASKS,
+    group_id=_TEXT,
     trajectories=st.lists(TRAJECTORIES, max_size=2).map(tuple),
     replica=_TEXT,
     rollout_s=_FINITE,
@@ -124,6 +133,13 @@ def test_a_group_survives_its_message_with_every_field(group: ScoredGroup) -> No
     assert plain(codec.group_from_pb(types_pb2.ScoredGroup.FromString(data))) == plain(group)
 
 
+@given(TASKS)
+def test_a_task_survives_its_message_with_every_field(task: PromptTask) -> None:
+    data = codec.task_to_pb(task).SerializeToString()
+
+    assert plain(codec.task_from_pb(types_pb2.PromptTask.FromString(data))) == plain(task)
+
+
 @pytest.mark.parametrize("outcome", Outcome)
 def test_every_outcome_has_an_enumerator(outcome: Outcome) -> None:
     assert codec.outcome_from_pb(codec.outcome_to_pb(outcome)) is outcome
@@ -148,7 +164,7 @@ def test_unpacked_arrays_are_little_endian_values() -> None:
 
 
 def test_the_json_form_names_the_diffusion_facts_a_viewer_needs() -> None:
-    data = codec.group_to_json(scored_group())
+    data = codec.group_to_json(prompt_task(num_generations=1), scored_group())
 
     assert (data["block_size"], data["mask_token_id"], data["purpose"]) == (4, 1, "train")
     assert data["trajectories"][0]["unmask_step"] == [1, 2, 2, 3]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from services.common.errors import PlatformError
-from services.common.trajectory import FinishReason
-from services.rollout.engines.base import Completion, DenoisingEvent
+from services.common.trajectory import FinishReason, Response
+from services.rollout.engines.base import DenoisingEvent
 from services.rollout.engines.torch_engine import TorchEngine
 from tests.support.tiny_models import decode, decoding, request, scripted_model
 
@@ -18,7 +18,7 @@ SCRIPT = {3: (5, 0.5), 4: (6, 0.6), 5: (7, 0.95), 6: (8, 0.99), 7: (9, 0.7), 8: 
           11: (12, 0.25)}  # fmt: skip
 
 
-def _run(script: Mapping[int, tuple[int, float]], prompt: list[int], **changes: Any) -> Completion:
+def _run(script: Mapping[int, tuple[int, float]], prompt: list[int], **changes: Any) -> Response:
     loaded = scripted_model({0: (1, 0.5), **script}, block_size=4)
     settings = {
         "mask_token_id": 63,
@@ -44,7 +44,7 @@ def _run(script: Mapping[int, tuple[int, float]], prompt: list[int], **changes: 
 def test_the_golden_run_is_reproduced(
     strategy: str, denoising_steps: int, steps: list[int], num_forwards: int, selection: str
 ) -> None:
-    completion = _run(
+    response = _run(
         SCRIPT,
         [1, 2, 3],
         unmasking_strategy=strategy,
@@ -53,17 +53,17 @@ def test_the_golden_run_is_reproduced(
         max_new_tokens=9,
     )
 
-    assert completion.token_ids.tolist() == [5, 6, 7, 8, 9, 10, 11, END, 12]
-    assert completion.unmask_step.tolist() == steps
-    assert completion.num_forwards == num_forwards
-    assert (completion.finish_reason, completion.visible_len) == (FinishReason.STOP, 8)
-    assert completion.confidences == pytest.approx(
+    assert response.token_ids.tolist() == [5, 6, 7, 8, 9, 10, 11, END, 12]
+    assert response.unmask_step.tolist() == steps
+    assert response.num_forwards == num_forwards
+    assert (response.finish_reason, response.visible_len) == (FinishReason.STOP, 8)
+    assert response.confidences == pytest.approx(
         [0.5, 0.6, 0.95, 0.99, 0.7, 0.2, 0.3, 0.5, 0.25], rel=1e-5
     )
 
 
 def test_the_least_entropic_positions_within_the_bound_are_committed_together() -> None:
-    completion = _run(
+    response = _run(
         SCRIPT,
         [1, 2, 3],
         unmasking_strategy="entropy_bounded",
@@ -73,14 +73,14 @@ def test_the_least_entropic_positions_within_the_bound_are_committed_together() 
 
     # Positions 5 and 6 have entropies of 0.405 and 0.097 nats; every other one exceeds the bound
     # alone.
-    assert completion.unmask_step.tolist() == [1, 4, 2, 2, 3, 8, 6, 5, 7]
+    assert response.unmask_step.tolist() == [1, 4, 2, 2, 3, 8, 6, 5, 7]
 
 
 def test_an_end_token_in_the_block_that_the_prompt_began_stops_the_response() -> None:
-    completion = _run({**SCRIPT, 3: (END, 0.5)}, [1, 2, 3], max_new_tokens=9)
+    response = _run({**SCRIPT, 3: (END, 0.5)}, [1, 2, 3], max_new_tokens=9)
 
-    assert completion.token_ids.tolist() == [END]
-    assert (completion.finish_reason, completion.visible_len, completion.num_forwards) == (
+    assert response.token_ids.tolist() == [END]
+    assert (response.finish_reason, response.visible_len, response.num_forwards) == (
         FinishReason.STOP,
         1,
         1,
@@ -88,30 +88,30 @@ def test_an_end_token_in_the_block_that_the_prompt_began_stops_the_response() ->
 
 
 def test_a_stop_token_of_the_prompt_does_not_stop_the_response() -> None:
-    completion = _run(SCRIPT, [1, 2, END], max_new_tokens=5)
+    response = _run(SCRIPT, [1, 2, END], max_new_tokens=5)
 
-    assert completion.token_ids.tolist() == [5, 6, 7, 8, 9]
-    assert completion.finish_reason is FinishReason.LENGTH
+    assert response.token_ids.tolist() == [5, 6, 7, 8, 9]
+    assert response.finish_reason is FinishReason.LENGTH
 
 
 def test_tokens_behind_the_end_are_kept_and_ties_go_to_the_left() -> None:
     script = {4: (END, 0.95), 5: (6, 0.95), 6: (7, 0.3), 7: (8, 0.3)}
 
-    completion = _run(script, [1, 2, 3, 4], max_new_tokens=12)
+    response = _run(script, [1, 2, 3, 4], max_new_tokens=12)
 
-    assert completion.token_ids.tolist() == [END, 6, 7, 8]
-    assert completion.unmask_step.tolist() == [1, 1, 2, 3]
-    assert (completion.visible_len, completion.num_forwards) == (1, 3)
+    assert response.token_ids.tolist() == [END, 6, 7, 8]
+    assert response.unmask_step.tolist() == [1, 1, 2, 3]
+    assert (response.visible_len, response.num_forwards) == (1, 3)
 
 
 @pytest.mark.parametrize(("max_new_tokens", "length"), [(1, 1), (2, 5), (5, 5), (6, 9)])
 def test_the_budget_is_rounded_up_to_whole_blocks_and_counts_the_first_mixed_block(
     max_new_tokens: int, length: int
 ) -> None:
-    completion = _run(SCRIPT, [1, 2, 3], stop_token_ids=(), max_new_tokens=max_new_tokens)
+    response = _run(SCRIPT, [1, 2, 3], stop_token_ids=(), max_new_tokens=max_new_tokens)
 
-    assert (len(completion.token_ids), completion.visible_len) == (length, length)
-    assert completion.finish_reason is FinishReason.LENGTH
+    assert (len(response.token_ids), response.visible_len) == (length, length)
+    assert response.finish_reason is FinishReason.LENGTH
 
 
 def test_every_step_is_reported_as_it_happens() -> None:
@@ -120,14 +120,14 @@ def test_every_step_is_reported_as_it_happens() -> None:
     engine = TorchEngine(loaded, max_sequence_tokens=32, max_batch_size=1, on_step=events.append)
     config = decoding(mask_token_id=63, temperature=0.0, confidence_threshold=0.9, max_new_tokens=5)
 
-    completion = decode(engine, [request([1, 2, 3], config)])["0-0"]
+    response = decode(engine, [request([1, 2, 3], config)])["0-0"]
 
     assert [event.token_ids.tolist() for event in events] == [
         [5], [5, 63, 7, 8, 63], [5, 63, 7, 8, 9], [5, 6, 7, 8, 9]
     ]  # fmt: skip
     assert [event.committed.tolist() for event in events] == [[0], [2, 3], [4], [1]]
     assert [event.step for event in events] == [1, 2, 3, 4]
-    assert engine.generated_tokens == len(completion.token_ids)
+    assert engine.generated_tokens == len(response.token_ids)
 
 
 def test_a_request_that_does_not_fit_is_refused_and_nothing_of_its_batch_is_queued() -> None:

@@ -13,7 +13,8 @@ from services.common.model.forward import hidden_states, token_logprobs
 from services.common.model.index import RowIndex
 from services.common.model.loading import LoadedModel
 from services.common.model.state import export_state
-from services.rollout.engines.base import Completion, GenerationRequest
+from services.common.trajectory import Response
+from services.rollout.engines.base import GenerationRequest
 from services.rollout.engines.torch_engine import TorchEngine
 from tests.support.tiny_models import decode, decoding, request, tiny_model
 
@@ -22,12 +23,12 @@ def _prompt(length: int) -> np.ndarray:
     return np.random.default_rng(length).integers(0, 96, size=length).astype(np.int32)
 
 
-def _bytes(completion: Completion) -> tuple[bytes, ...]:
+def _bytes(response: Response) -> tuple[bytes, ...]:
     arrays = (
-        completion.token_ids,
-        completion.unmask_step,
-        completion.logprobs,
-        completion.confidences,
+        response.token_ids,
+        response.unmask_step,
+        response.logprobs,
+        response.confidences,
     )
     return tuple(array.tobytes() for array in arrays)
 
@@ -49,17 +50,17 @@ def _mixed_requests() -> list[GenerationRequest]:
     ]
 
 
-def _together_reversed_alone(loaded: LoadedModel) -> Iterator[tuple[Completion, Completion]]:
+def _together_reversed_alone(loaded: LoadedModel) -> Iterator[tuple[Response, Response]]:
     """Each response decoded among all others, against the same in another order and by itself."""
     requests = _mixed_requests()
 
-    def run(order: list[GenerationRequest]) -> dict[str, Completion]:
+    def run(order: list[GenerationRequest]) -> dict[str, Response]:
         return decode(TorchEngine(loaded, max_sequence_tokens=128, max_batch_size=16), order)
 
     together = run(requests)
     for other in (run(requests[::-1]), *(run([each]) for each in requests[::5])):
-        for name, completion in other.items():
-            yield together[name], completion
+        for name, response in other.items():
+            yield together[name], response
 
 
 def test_a_response_is_bitwise_the_same_alone_and_in_any_company() -> None:
@@ -144,7 +145,7 @@ def test_the_mask_and_ids_beyond_the_tokenizer_are_never_sampled() -> None:
         [request(prompt, flat, index=index) for index in range(64)],
     )
 
-    seen = {int(token) for completion in done.values() for token in completion.token_ids}
+    seen = {int(token) for response in done.values() for token in response.token_ids}
     assert loaded.mask_token_id < len(loaded.tokenizer) < len(loaded.sampleable)
     assert seen == set(range(len(loaded.tokenizer))) - {loaded.mask_token_id}
 

@@ -39,7 +39,7 @@ def trained(loaded: LoadedModel) -> LoadedModel:
     lora.attach(loaded, LORA, seed=1)
     optimizer = make_optimizer(loaded.model, OptimSpec(lr=1e-2))
     examples = [
-        SftExample(prompt_ids=s.prompt_ids, token_ids=s.token_ids)
+        SftExample(prompt_ids=s.prompt_ids, token_ids=s.response.token_ids)
         for s in random_samples(loaded, 4)
     ]
     policy = Policy(loaded=loaded, trainer=TrainerSpec())

@@ -2,7 +2,7 @@ import pytest
 
 from services.common.advantages import group_advantages
 from services.common.trajectory import Outcome
-from services.trainer.learner.drop_reason import drop_reason, has_signal
+from services.trainer.learner.graded_group import drop_reason, has_signal
 
 C, W, N, U, A = (
     Outcome.CORRECT, Outcome.INCORRECT, Outcome.NO_ANSWER, Outcome.UNVERIFIABLE, Outcome.ABORTED,

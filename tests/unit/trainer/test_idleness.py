@@ -27,22 +27,22 @@ class Engines:
         self.now, self.busy = self.now + seconds, self.busy + busy
 
 
-def steps(engines: Any, *, beside_training: bool) -> list[dict[str, float]]:
+def steps(engines: Any, *, overlapped: bool) -> list[dict[str, float]]:
     """Two steps: 10 s of gathering with 15 s of computing between the two engines, then 6 s of
     training.
     """
-    idleness = Idleness(engines, beside_training=beside_training, clock=lambda: engines.now)
+    idleness = Idleness(engines, overlapped=beside_training, clock=lambda: engines.now)
     found = []
     for _ in range(2):
         idleness.begin()
         engines.pass_by(10.0, busy=15.0)
         found.append(idleness.end())
-        engines.pass_by(6.0, busy=8.0 if beside_training else 0.0)
+        engines.pass_by(6.0, busy=8.0 if overlapped else 0.0)
     return found
 
 
 def test_on_policy_engines_idle_within_the_gathering_and_wait_through_the_training() -> None:
-    first, second = steps(Engines(), beside_training=False)
+    first, second = steps(Engines(), overlapped=False)
 
     # 15 of 2 * 10 engine seconds; then 6 s of training and 10 s of which each computed 7.5.
     assert first == {"perf/rollout_idle_ratio": pytest.approx(0.25)}
@@ -52,8 +52,8 @@ def test_on_policy_engines_idle_within_the_gathering_and_wait_through_the_traini
     }
 
 
-def test_beside_training_the_whole_step_counts() -> None:
-    _, second = steps(Engines(), beside_training=True)
+def test_overlapped_the_whole_step_counts() -> None:
+    _, second = steps(Engines(), overlapped=True)
 
     # 8 + 15 of 2 * 16 engine seconds.
     assert second["perf/rollout_idle_ratio"] == pytest.approx(1 - 23 / 32)
@@ -62,7 +62,7 @@ def test_beside_training_the_whole_step_counts() -> None:
 
 def test_a_restarted_replica_leaves_the_numbers_out() -> None:
     engines = Engines()
-    idleness = Idleness(engines, beside_training=False, clock=lambda: engines.now)  # type: ignore[arg-type]
+    idleness = Idleness(engines, overlapped=False, clock=lambda: engines.now)  # type: ignore[arg-type]
     idleness.begin()
     engines.pass_by(10.0, busy=-50.0)
 

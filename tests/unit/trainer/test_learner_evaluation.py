@@ -5,18 +5,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.errors import PlatformError
-from services.common.trajectory import FinishReason, Outcome, ScoredGroup, Trajectory, Verdict
+from services.common.trajectory import FinishReason, Outcome, Trajectory, Verdict
 from services.trainer.learner.evaluation import evaluation_metrics, evaluation_results
+from services.trainer.learner.graded_group import GradedGroup
 from services.trainer.learner.wilson import wilson_interval
-from tests.support.builders import prompt_task, scored_group, trajectory
+from tests.support.builders import trajectory
+from tests.support.learners import graded_group
 
 
 def response(outcome: Outcome, finish: FinishReason = FinishReason.STOP) -> Trajectory:
     return trajectory(verdict=Verdict(outcome=outcome), finish_reason=finish)
 
 
-def group(*responses: Trajectory) -> ScoredGroup:
-    return scored_group(task=prompt_task(num_generations=len(responses)), trajectories=responses)
+def group(*responses: Trajectory) -> GradedGroup:
+    return graded_group(responses)
 
 
 def test_the_wilson_interval_of_a_textbook_example() -> None:
@@ -44,7 +46,7 @@ def test_the_interval_holds_the_share_and_stays_within_bounds(trials: int, share
     assert share - 1e-9 <= high <= 1
 
 
-def test_unjudged_responses_are_left_out_of_the_accuracy_and_counted() -> None:
+def test_ungraded_responses_are_left_out_of_the_accuracy_and_counted() -> None:
     results = evaluation_results(
         [
             group(response(Outcome.CORRECT)),

@@ -92,7 +92,7 @@ def test_a_replica_that_was_restarted_gets_the_weights_again(
 
     two.weight_version, two.state = -1, "waiting_for_weights"
     watcher.clock.now += 3
-    watcher.replicas.watch(version(3), beside=False)
+    watcher.replicas.watch(version(3), overlapped=False)
 
     assert (one.pushed, two.pushed) == ([3], [3, 3])
 
@@ -166,13 +166,13 @@ def test_replicas_that_answer_but_generate_nothing_end_the_attempt_too(
 
     watcher.clock.now = 599
     stuck.generated_tokens = 8
-    watcher.replicas.watch(version(1), beside=False)
+    watcher.replicas.watch(version(1), overlapped=False)
     watcher.clock.now = 599 + 599
-    watcher.replicas.watch(version(1), beside=False)
+    watcher.replicas.watch(version(1), overlapped=False)
     watcher.clock.now += 3
 
     with pytest.raises(PlatformError) as caught:
-        watcher.replicas.watch(version(1), beside=False)
+        watcher.replicas.watch(version(1), overlapped=False)
     assert (caught.value.code, caught.value.retryable) == ("deadline_exceeded", True)
 
 
@@ -191,7 +191,7 @@ def test_a_replica_that_refuses_every_push_ends_the_attempt_with_its_reason(
     assert watcher.codes() == ["weight_digest_mismatch"] * 5
 
 
-def test_weights_that_are_renewed_beside_training_are_those_of_the_moment(
+def test_weights_that_are_renewed_overlapped_are_those_of_the_moment(
     stack: ExitStack, tmp_path: Path
 ) -> None:
     replica = ScriptedReplica(held=threading.Event())

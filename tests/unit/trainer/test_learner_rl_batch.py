@@ -8,11 +8,16 @@ import pytest
 from services.common.errors import PlatformError
 from services.common.grader_spec import parse_grader
 from services.common.job_spec import RewardSpec, RlSpec
-from services.common.trajectory import Outcome, ScoredGroup, Verdict
+from services.common.trajectory import Outcome, Verdict
+from services.trainer.learner.graded_group import GradedGroup
 from services.trainer.learner.rl_batch import RlBatch, gather_batch
 from services.trainer.learner.rl_metrics import batch_metrics
 from services.trainer.learner.verifiability import UnverifiableError
-from tests.support.builders import prompt_task, scored_group, trajectory
+from services.trainer.learner.weight_snapshot import WeightSnapshot
+from tests.support.builders import trajectory
+from tests.support.learners import graded_group
+
+WEIGHTS = WeightSnapshot(0, {})
 
 C, W, N, U, A = (
     Outcome.CORRECT,
@@ -23,11 +28,10 @@ C, W, N, U, A = (
 )
 
 
-def group(position: int, outcomes: Sequence[Outcome]) -> ScoredGroup:
-    """A group whose responses were judged so; correct ones score 1."""
-    return scored_group(
-        task=prompt_task(ledger_position=position, num_generations=len(outcomes)),
-        trajectories=tuple(
+def group(position: int, outcomes: Sequence[Outcome]) -> GradedGroup:
+    """A group whose responses were graded so; correct ones score 1."""
+    return graded_group(
+        [
             trajectory(
                 response_index=index,
                 trajectory_id=f"traj_{position}_{index}",
@@ -38,30 +42,39 @@ def group(position: int, outcomes: Sequence[Outcome]) -> ScoredGroup:
                 ),
             )
             for index, outcome in enumerate(outcomes)
-        ),
+        ],
+        ledger_position=position,
     )
 
 
 class Prompts:
-    """Answers prompts in order with the given outcomes; records how many were asked for."""
+    """Admission that answers prompts in order with the given outcomes; records how many each round
+    asked for.
+    """
 
-    def __init__(self, *outcomes: Sequence[Outcome]) -> None:
-        self._groups = iter([group(position, each) for position, each in enumerate(outcomes)])
+    def __init__(self, *outcomes: Sequence[Outcome], first_position: int = 0) -> None:
+        self._groups = iter(
+            [group(abs(first_position - place), each) for place, each in enumerate(outcomes)]
+        )
         self.asked: list[int] = []
 
-    def collect(self, count: int) -> list[ScoredGroup]:
-        self.asked.append(count)
-        return [next(self._groups) for _ in range(count)]
+    def renew(self, weights: WeightSnapshot) -> None:
+        self.asked.append(0)
+
+    def take_oldest(self, weights: WeightSnapshot, limit: int) -> GradedGroup:
+        self.asked[-1] += 1
+        return next(self._groups)
 
 
-def gather(prompts: Prompts, *, limit: float = 0.05, **rl: Any) -> RlBatch:
+def gather(prompts: Any, *, limit: float = 0.05, **rl: Any) -> RlBatch:
     fields: dict[str, Any] = {
         "prompts_per_step": 2,
         "num_generations": 2,
         "max_resample_rounds": 2,
         **rl,
     }
-    return gather_batch(RlSpec(**fields), RewardSpec(max_unverifiable_rate=limit), prompts.collect)
+    reward = RewardSpec(max_unverifiable_rate=limit)
+    return gather_batch(prompts, RlSpec(**fields), reward, WEIGHTS, steps_left=1)
 
 
 def test_groups_that_all_carry_a_signal_need_no_refill() -> None:
@@ -80,7 +93,7 @@ def test_groups_without_a_signal_are_dropped_and_only_the_missing_ones_refilled(
     batch = gather(prompts)
 
     assert prompts.asked == [2, 1, 1]
-    assert [(item.position, item.dropped) for item in batch.judged] == [
+    assert [(item.position, item.dropped) for item in batch.groups] == [
         (0, "zero_variance"), (1, None), (2, "zero_variance"), (3, None)
     ]  # fmt: skip
     assert batch.rounds == 3
@@ -106,7 +119,7 @@ def test_without_dynamic_sampling_equal_groups_are_trained_on() -> None:
     assert [sample.advantage for sample in batch.samples()] == [0.0] * 4
 
 
-def test_a_response_that_could_not_be_judged_is_left_out_of_the_samples() -> None:
+def test_a_response_that_could_not_be_graded_is_left_out_of_the_samples() -> None:
     batch = gather(Prompts([C, U, W], [C, W, A]), limit=0.5)
 
     assert [sample.trajectory_id for sample in batch.samples()] == [
@@ -117,33 +130,30 @@ def test_a_response_that_could_not_be_judged_is_left_out_of_the_samples() -> Non
     ]
 
 
-def test_a_group_with_less_than_two_judged_responses_is_dropped_as_an_error() -> None:
+def test_a_group_with_less_than_two_graded_responses_is_dropped_as_an_error() -> None:
     batch = gather(Prompts([C, U], [C, W], [C, W]), limit=0.5)
 
-    assert [item.dropped for item in batch.judged] == ["error", None, None]
+    assert [item.dropped for item in batch.groups] == ["error", None, None]
 
 
-def test_too_many_unjudged_responses_end_the_job_before_the_lack_of_signal_does() -> None:
+def test_too_many_ungraded_responses_end_the_job_before_the_lack_of_signal_does() -> None:
     with pytest.raises(PlatformError, match=r"1 of 4 responses .*crash") as caught:
         gather(Prompts([U, C], [C, W]), limit=0.2)
     assert caught.value.code == "reward_error_rate"
     assert isinstance(caught.value, UnverifiableError)
-    assert [group.task.ledger_position for group in caught.value.groups] == [0]
+    assert [group.position for group in caught.value.groups] == [0]
 
 
 def test_abandoned_responses_do_not_count_as_the_verifiers_failure() -> None:
     batch = gather(Prompts([A, C], [C, W], [C, W]), limit=0.0)
 
-    assert [item.dropped for item in batch.judged] == ["error", None, None]
+    assert [item.dropped for item in batch.groups] == ["error", None, None]
 
 
 def test_groups_are_ordered_by_ledger_position_whatever_order_they_came_in() -> None:
-    def out_of_order(count: int) -> list[ScoredGroup]:
-        return [group(7, [C, W]), group(3, [C, W])]
+    batch = gather(Prompts([C, W], [C, W], first_position=7))
 
-    batch = gather_batch(RlSpec(prompts_per_step=2), RewardSpec(), out_of_order)
-
-    assert [item.position for item in batch.judged] == [3, 7]
+    assert [item.position for item in batch.groups] == [6, 7]
 
 
 def test_reward_metrics_by_hand() -> None:

@@ -3,6 +3,7 @@ metrics, evaluations.
 """
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -10,23 +11,23 @@ from services.common.advantages import group_advantages
 from services.common.errors import PlatformError
 from services.common.grader_spec import parse_grader
 from services.common.job_spec import RewardSpec, RlSpec
-from services.common.trajectory import Outcome, ScoredGroup, Verdict
+from services.common.trajectory import Outcome, Verdict
 from services.trainer.learner.evaluation import evaluation_results
-from services.trainer.learner.rl_batch import JudgedGroup, RlBatch, gather_batch
+from services.trainer.learner.graded_group import GradedGroup, assess_group, group_rewards
+from services.trainer.learner.rl_batch import RlBatch
 from services.trainer.learner.rl_metrics import batch_metrics
-from services.trainer.learner.rubric import group_rewards
-from tests.support.builders import prompt_task, scored_group, trajectory
+from tests.support.builders import trajectory
+from tests.support.learners import graded_group
 
 GRADERS = (parse_grader("accuracy"), parse_grader({"name": "boxed", "weight": 0.5}))
 UNSCORED = [Outcome.UNVERIFIABLE, Outcome.ABORTED]
 SCORED = [outcome for outcome in Outcome if outcome not in UNSCORED]
 
 
-def group(*outcomes: Outcome) -> ScoredGroup:
-    """Responses judged so; every scored one is boxed."""
-    return scored_group(
-        task=prompt_task(num_generations=len(outcomes)),
-        trajectories=tuple(
+def group(*outcomes: Outcome) -> GradedGroup:
+    """Responses graded so; every scored one is boxed."""
+    return graded_group(
+        [
             trajectory(
                 response_index=place,
                 trajectory_id=f"traj_{place}",
@@ -39,15 +40,14 @@ def group(*outcomes: Outcome) -> ScoredGroup:
                 ),
             )
             for place, outcome in enumerate(outcomes)
-        ),
+        ]
     )
 
 
 def batch(*outcomes: Outcome) -> RlBatch:
     rl = RlSpec(prompts_per_step=1, num_generations=2, dynamic_sampling=False)
-    return gather_batch(
-        rl, RewardSpec(graders=GRADERS, max_unverifiable_rate=1.0), lambda _: [group(*outcomes)]
-    )
+    reward = RewardSpec(graders=GRADERS, max_unverifiable_rate=1.0)
+    return RlBatch([assess_group(group(*outcomes), rl, reward)], rounds=1)
 
 
 def metrics(*outcomes: Outcome) -> dict[str, float]:
@@ -56,12 +56,14 @@ def metrics(*outcomes: Outcome) -> dict[str, float]:
 
 @pytest.mark.parametrize("outcome", SCORED)
 def test_what_the_answer_is_to_blame_for_has_a_reward(outcome: Outcome) -> None:
-    assert group_rewards(group(outcome), GRADERS) == [1.5 if outcome is Outcome.CORRECT else 0.5]
+    assert group_rewards(group(outcome).scored, GRADERS) == [
+        1.5 if outcome is Outcome.CORRECT else 0.5
+    ]
 
 
 @pytest.mark.parametrize("outcome", UNSCORED)
 def test_what_we_are_to_blame_for_has_none_and_moves_nobodys_advantage(outcome: Outcome) -> None:
-    rewards = group_rewards(group(Outcome.CORRECT, outcome, Outcome.INCORRECT), GRADERS)
+    rewards = group_rewards(group(Outcome.CORRECT, outcome, Outcome.INCORRECT).scored, GRADERS)
     assert rewards == [1.5, None, 0.5]
     for baseline in ("std", "mean", "leave_one_out"):
         with_failure = group_advantages(rewards, baseline)  # type: ignore[arg-type]
@@ -86,10 +88,10 @@ def test_it_changes_no_metric_but_the_share_of_its_outcome(outcome: Outcome) -> 
 
 @pytest.mark.parametrize("outcome", UNSCORED)
 def test_a_step_without_any_score_reports_no_reward_instead_of_zero(outcome: Outcome) -> None:
-    judged = JudgedGroup(
+    ungraded = replace(
         group(outcome, outcome), rewards=[None, None], advantages=[None, None], dropped="error"
     )
-    shown = batch_metrics(RlBatch([judged], rounds=1), GRADERS, threshold=0.9)
+    shown = batch_metrics(RlBatch([ungraded], rounds=1), GRADERS, threshold=0.9)
     numbers = (
         "reward/mean",
         "reward/std",
@@ -106,7 +108,7 @@ def test_a_step_without_any_score_reports_no_reward_instead_of_zero(outcome: Out
 @pytest.mark.parametrize("outcome", UNSCORED)
 def test_an_evaluation_leaves_it_out_of_the_accuracy(outcome: Outcome) -> None:
     assert evaluation_results([group(Outcome.CORRECT, outcome)])["accuracy"] == 1.0
-    with pytest.raises(PlatformError, match="none of 1 responses could be judged"):
+    with pytest.raises(PlatformError, match="none of 1 responses could be graded"):
         evaluation_results([group(outcome)])
 
 

@@ -15,7 +15,7 @@ from services.trainer.training.rl_update import RlRules, train_rl_batch
 from services.trainer.training.schedule import make_optimizer
 from services.trainer.training.sft import SftExample, noise_generator
 from services.trainer.training.trajectory_rows import Sample, rl_rows
-from tests.support.numerics import gradient, random_samples, tiny_loaded
+from tests.support.numerics import gradient, random_samples, tiny_loaded, with_response
 
 ROW_BUDGETS = [1, 40, 10_000]
 """One document per row, a few, all in one."""
@@ -64,7 +64,7 @@ def _train_sft(
 
 def _examples(loaded: LoadedModel) -> list[SftExample]:
     return [
-        SftExample(prompt_ids=s.prompt_ids, token_ids=s.token_ids)
+        SftExample(prompt_ids=s.prompt_ids, token_ids=s.response.token_ids)
         for s in random_samples(loaded, 6, seed=3)
     ]
 
@@ -78,7 +78,7 @@ def _on_policy(loaded: LoadedModel, samples: list[Sample]) -> list[Sample]:
     (row,) = rl_rows(samples, block_size=4, mask_token_id=loaded.mask_token_id, max_tokens=10**6)
     logprobs = score_row(loaded, row, 1.0)[0].detach()
     return [
-        dataclasses.replace(
+        with_response(
             s, logprobs=logprobs[row.sample == i][torch.argsort(row.token[row.sample == i])].numpy()
         )
         for i, s in enumerate(samples)
@@ -178,7 +178,7 @@ def test_an_on_policy_step_has_ratio_one_and_follows_the_plain_policy_gradient(
     assert metrics["train/logprob_gap_max"] == pytest.approx(0.0, abs=1e-12)
     assert metrics["train/loss"] == metrics["train/policy_loss"]
     assert metrics["diffusion/masked_tokens_trained"] == sum(
-        len(sample.token_ids) for sample in samples
+        len(sample.response.token_ids) for sample in samples
     )
 
 
@@ -231,7 +231,7 @@ def test_a_policy_step_with_an_impossible_token_names_its_trajectory_and_leaves_
     loaded: LoadedModel,
 ) -> None:
     samples = random_samples(loaded, 3)
-    samples[1].token_ids[0] = loaded.mask_token_id
+    samples[1].response.token_ids[0] = loaded.mask_token_id
     before = _weights(loaded)
 
     with pytest.raises(
@@ -244,7 +244,7 @@ def test_a_policy_step_with_an_impossible_token_names_its_trajectory_and_leaves_
 
 def test_a_record_that_is_not_a_number_is_refused_by_name(loaded: LoadedModel) -> None:
     samples = random_samples(loaded, 3)
-    samples[2].logprobs[-1] = np.nan
+    samples[2].response.logprobs[-1] = np.nan
 
     with pytest.raises(
         PlatformError, match=f"{samples[2].trajectory_id}: .*nan as recorded by the rollout engine"
@@ -356,7 +356,11 @@ def test_the_loss_along_a_recorded_order_is_the_negative_log_likelihood_of_the_t
     (row,) = rl_rows(samples, block_size=4, mask_token_id=loaded.mask_token_id, max_tokens=10**6)
     expected = -score_row(loaded, row, 1.0)[0].detach().mean()
     examples = [
-        SftExample(prompt_ids=s.prompt_ids, token_ids=s.token_ids, unmask_step=s.unmask_step)
+        SftExample(
+            prompt_ids=s.prompt_ids,
+            token_ids=s.response.token_ids,
+            unmask_step=s.response.unmask_step,
+        )
         for s in samples
     ]
 

@@ -18,7 +18,13 @@ from services.trainer.training.reference_policy import FrozenReferencePolicy
 from services.trainer.training.rl_update import RlRules, split_groups, train_rl_batch
 from services.trainer.training.trajectory_rows import Sample, rl_rows
 from tests.support.builders import decoding
-from tests.support.numerics import gradient, random_samples, tiny_loaded
+from tests.support.numerics import (
+    gradient,
+    random_samples,
+    response_of,
+    tiny_loaded,
+    with_response,
+)
 
 BLOCK = 4
 
@@ -31,11 +37,11 @@ def loaded() -> LoadedModel:
 def _with_rejected(sample: Sample, seed: int = 0) -> Sample:
     """A candidate for every position at every step of its block before its own."""
     rng = np.random.default_rng(seed)
-    blocks = (len(sample.prompt_ids) + np.arange(len(sample.token_ids))) // BLOCK
+    blocks = (len(sample.prompt_ids) + np.arange(len(sample.response.token_ids))) // BLOCK
     found = [
         (position, step)
-        for position, own in enumerate(sample.unmask_step)
-        for step in sorted(set(sample.unmask_step[blocks == blocks[position]].tolist()))
+        for position, own in enumerate(sample.response.unmask_step)
+        for step in sorted(set(sample.response.unmask_step[blocks == blocks[position]].tolist()))
         if step < own
     ]
     position, step = np.array(found, np.int32).reshape(-1, 2).T
@@ -44,7 +50,7 @@ def _with_rejected(sample: Sample, seed: int = 0) -> Sample:
         rng.normal(-2, 0.5, size=len(found)),
     )
     rejected = Candidates(position=position, step=step, token_ids=ids, logprobs=logprobs)
-    return dataclasses.replace(sample, rejected=rejected)
+    return with_response(sample, rejected=rejected)
 
 
 def _groups(loaded: LoadedModel, count: int = 4) -> list[Sample]:
@@ -135,7 +141,7 @@ def test_mini_batches_equal_steps_on_their_groups_one_after_the_other(loaded: Lo
 def test_the_proximal_ratio_is_one_in_the_first_update_and_moves_in_the_second(
     loaded: LoadedModel,
 ) -> None:
-    samples = [dataclasses.replace(s, logprobs=s.logprobs - 3.0) for s in _groups(loaded)]
+    samples = [with_response(s, logprobs=s.response.logprobs - 3.0) for s in _groups(loaded)]
 
     first = _train(copy.deepcopy(loaded), samples, ratio="proximal")
     both = _train(
@@ -161,8 +167,8 @@ def test_the_log_probs_before_the_step_stay_those_while_the_weights_move(
     """
     samples, other = _groups(loaded, 1), copy.deepcopy(loaded)
     before = _scores(other, samples)[0].detach()
-    recorded = torch.from_numpy(np.concatenate([s.logprobs for s in samples]))
-    first = torch.tensor([0, len(samples[0].token_ids)])
+    recorded = torch.from_numpy(np.concatenate([s.response.logprobs for s in samples]))
+    first = torch.tensor([0, len(samples[0].response.token_ids)])
 
     _train(
         loaded,
@@ -212,7 +218,7 @@ def test_the_policy_that_is_trained_is_the_one_at_the_temperature_of_sampling(
     logprobs, _, token = _scores(loaded, [sample], temperature=0.5)
     recorded = np.empty(len(token))
     recorded[token.numpy()] = logprobs.detach().numpy()
-    samples = [dataclasses.replace(sample, logprobs=recorded)]
+    samples = [with_response(sample, logprobs=recorded)]
 
     sampled, other = (
         _train(copy.deepcopy(loaded), samples, temperature=value) for value in (0.5, 1.0)
@@ -231,7 +237,9 @@ def test_rejected_candidates_weigh_in_the_loss_like_committed_tokens(loaded: Loa
     samples = [_with_rejected(sample, i) for i, sample in enumerate(_groups(loaded, 2))]
     before = _weights(loaded)
     logprobs, sample, token = _scores(loaded, samples)
-    recorded = [np.concatenate([s.logprobs, s.rejected.logprobs]) for s in samples]
+    recorded = [
+        np.concatenate([s.response.logprobs, s.response.rejected.logprobs]) for s in samples
+    ]
     behaviour = torch.tensor([recorded[s][t] for s, t in zip(sample, token, strict=True)])
     advantage = torch.tensor([s.advantage for s in samples], dtype=torch.float64)[sample]
     loss = -((logprobs - behaviour).exp() * advantage).sum() / sum(s.num_terms for s in samples)
@@ -240,7 +248,9 @@ def test_rejected_candidates_weigh_in_the_loss_like_committed_tokens(loaded: Loa
     metrics = _train(loaded, samples, clip_low=1.0, clip_high=99.0, estimator="all_candidates")
 
     assert (
-        len(logprobs) == sum(s.num_terms for s in samples) > sum(len(s.token_ids) for s in samples)
+        len(logprobs)
+        == sum(s.num_terms for s in samples)
+        > sum(len(s.response.token_ids) for s in samples)
     )
     torch.testing.assert_close((before - _weights(loaded)) / 0.1, expected, rtol=1e-9, atol=1e-12)
     assert metrics["diffusion/masked_tokens_trained"] == len(logprobs)
@@ -292,13 +302,12 @@ def test_drift_is_the_share_of_steps_that_would_commit_other_positions(loaded: L
     first two steps.
     """
     sample = random_samples(loaded, 1)[0]
-    fields = {
-        "prompt_ids": np.array([1, 2, 3, 4], np.int32),
-        "token_ids": np.array([1, 2, 3, 4], np.int32),
-    }
+    ids = np.array([1, 2, 3, 4], np.int32)
     samples = [
         dataclasses.replace(
-            sample, **fields, logprobs=np.full(4, -2.0), unmask_step=np.array(steps, np.int32)
+            sample,
+            prompt_ids=ids,
+            response=response_of(ids, np.array(steps, np.int32), np.full(4, -2.0)),
         )
         for steps in ([1, 2, 3, 4], [2, 1, 3, 4])
     ]
@@ -314,7 +323,8 @@ def test_a_candidate_of_a_step_that_committed_nothing_is_refused_by_name(
     loaded: LoadedModel,
 ) -> None:
     sample = _with_rejected(_groups(loaded)[0])
-    broken = dataclasses.replace(sample.rejected, step=np.full_like(sample.rejected.step, 99))
+    rejected = sample.response.rejected
+    broken = dataclasses.replace(rejected, step=np.full_like(rejected.step, 99))
 
     with pytest.raises(PlatformError, match=f"{sample.trajectory_id}: a rejected candidate"):
-        _train(loaded, [dataclasses.replace(sample, rejected=broken)])
+        _train(loaded, [with_response(sample, rejected=broken)])

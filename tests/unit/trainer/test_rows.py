@@ -13,24 +13,21 @@ from services.common.model.index import visible
 from services.common.trajectory import Candidates
 from services.trainer.training.sft import NoisyExample
 from services.trainer.training.trajectory_rows import PackedRow, Sample, rl_rows, sft_rows
+from tests.support.numerics import response_of
 
 MASK = 99
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "trajectory_rows.json").read_text())
 
 
 def _sample(prompt: list[int], response: list[int], steps: list[int], **fields: Any) -> Sample:
-    defaults: dict[str, Any] = {
-        "trajectory_id": "traj_1",
-        "logprobs": np.zeros(len(response)),
-        "advantage": 1.0,
-    }
-    arrays = {"prompt_ids": prompt, "token_ids": response, "unmask_step": steps}
+    trajectory_id = fields.pop("trajectory_id", "traj_1")
+    token_ids, unmask_step = (np.array(ids, dtype=np.int32) for ids in (response, steps))
+    recorded = {"logprobs": np.zeros(len(response)), **fields}
     return Sample(
-        **{
-            **defaults,
-            **{name: np.array(ids, dtype=np.int32) for name, ids in arrays.items()},
-            **fields,
-        }
+        trajectory_id=trajectory_id,
+        prompt_ids=np.array(prompt, dtype=np.int32),
+        response=response_of(token_ids, unmask_step, **recorded),
+        advantage=1.0,
     )
 
 
@@ -117,13 +114,13 @@ def test_every_response_token_has_its_loss_exactly_once_in_its_masked_state(
         pair for row in rows for pair in zip(row.sample.tolist(), row.token.tolist(), strict=True)
     ]
     assert sorted(seen) == [
-        (i, t) for i, sample in enumerate(samples) for t in range(len(sample.token_ids))
+        (i, t) for i, sample in enumerate(samples) for t in range(len(sample.response.token_ids))
     ]
     for row in rows:
         assert torch.all(row.token_ids[row.loss_at] == MASK)
         assert torch.all(torch.diff(row.loss_at) > 0)
         expected = [
-            int(samples[s].token_ids[t])
+            int(samples[s].response.token_ids[t])
             for s, t in zip(row.sample.tolist(), row.token.tolist(), strict=True)
         ]
         assert row.targets.tolist() == expected
@@ -149,7 +146,7 @@ def test_a_row_is_as_long_as_its_documents_and_keeps_the_budget_unless_it_holds_
 
 def _length(sample: Sample, block_size: int) -> int:
     """P + R + B · Σ_b K_b"""
-    steps = [0] * len(sample.prompt_ids) + sample.unmask_step.tolist()
+    steps = [0] * len(sample.prompt_ids) + sample.response.unmask_step.tolist()
     blocks = [set(steps[i : i + block_size]) - {0} for i in range(0, len(steps), block_size)]
     return len(steps) + block_size * sum(len(block) for block in blocks)
 

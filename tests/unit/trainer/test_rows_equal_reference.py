@@ -38,7 +38,7 @@ def _packed_logprobs(
 
 def _ranks(sample: Sample, block_size: int) -> list[int]:
     """Rank of every position by its definition; 0 in the prompt."""
-    steps = [0] * len(sample.prompt_ids) + sample.unmask_step.tolist()
+    steps = [0] * len(sample.prompt_ids) + sample.response.unmask_step.tolist()
     ranks = []
     for i, step in enumerate(steps):
         start = i // block_size * block_size
@@ -60,7 +60,7 @@ def _reference_mask(total: int, block_size: int) -> Tensor:
 
 def _reference_logprobs(loaded: LoadedModel, sample: Sample) -> dict[int, Tensor]:
     """Log-prob of each response token, from K rows of twice the length."""
-    ids = torch.tensor([*sample.prompt_ids.tolist(), *sample.token_ids.tolist()])
+    ids = torch.tensor([*sample.prompt_ids.tolist(), *sample.response.token_ids.tolist()])
     ranks, total = torch.tensor(_ranks(sample, loaded.block_size)), len(ids)
     attend = masked_attention(_reference_mask(total, loaded.block_size))
     positions = torch.arange(total).repeat(2)
@@ -112,8 +112,8 @@ def test_a_packed_log_prob_is_that_of_the_state_in_which_the_token_was_decoded(
 
     for (i, token), logprob in packed.items():
         sample, at = samples[i], len(samples[i].prompt_ids) + token
-        ids = [*sample.prompt_ids.tolist(), *sample.token_ids.tolist()]
-        steps = [0] * len(sample.prompt_ids) + sample.unmask_step.tolist()
+        ids = [*sample.prompt_ids.tolist(), *sample.response.token_ids.tolist()]
+        steps = [0] * len(sample.prompt_ids) + sample.response.unmask_step.tolist()
         end = (at // block_size + 1) * block_size
         state = [loaded.mask_token_id if step >= steps[at] and j // block_size == at // block_size else ids[j]
                  for j, step in enumerate(steps[:end])]  # fmt: skip

@@ -45,7 +45,7 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     """Generation was abandoned."""
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
-    """How a response was judged. UNVERIFIABLE and ABORTED carry no number: they leave the group's statistics."""
+    """How a response was graded. UNVERIFIABLE and ABORTED carry no number: they leave the group's statistics."""
 
 OUTCOME_UNSPECIFIED: Outcome.ValueType  # 0
 OUTCOME_CORRECT: Outcome.ValueType  # 1
@@ -164,7 +164,7 @@ class Candidates(_message.Message):
     position: _builtins.bytes
     """[C] int32; response token that was sampled for, from 0."""
     step: _builtins.bytes
-    """[C] int32; denoising step, as in Trajectory.unmask_step."""
+    """[C] int32; denoising step, as in Response.unmask_step."""
     token_ids: _builtins.bytes
     """[C] int32"""
     logprobs: _builtins.bytes
@@ -187,7 +187,7 @@ Global___Candidates: _TypeAlias = Candidates  # noqa: Y015
 
 @_typing.final
 class Verdict(_message.Message):
-    """The judgement of one response."""
+    """The grade of one response."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -293,7 +293,7 @@ class PromptTask(_message.Message):
     GRADING_TIMEOUT_S_FIELD_NUMBER: _builtins.int
     GOLD_TYPE_FIELD_NUMBER: _builtins.int
     schema_version: _builtins.int
-    """Format of this message; 1."""
+    """Format of the messages on the streams; 2."""
     job_id: _builtins.str
     attempt: _builtins.int
     group_id: _builtins.str
@@ -353,49 +353,33 @@ class PromptTask(_message.Message):
 Global___PromptTask: _TypeAlias = PromptTask  # noqa: Y015
 
 @_typing.final
-class Trajectory(_message.Message):
+class Response(_message.Message):
     """One sampled response, exactly as the model produced it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    TRAJECTORY_ID_FIELD_NUMBER: _builtins.int
-    RESPONSE_INDEX_FIELD_NUMBER: _builtins.int
-    WEIGHT_VERSION_FIELD_NUMBER: _builtins.int
-    WEIGHT_DIGEST_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     UNMASK_STEP_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    CONFIDENCES_FIELD_NUMBER: _builtins.int
     VISIBLE_LEN_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     NUM_FORWARDS_FIELD_NUMBER: _builtins.int
-    TEXT_FIELD_NUMBER: _builtins.int
-    VERDICT_FIELD_NUMBER: _builtins.int
-    CONFIDENCES_FIELD_NUMBER: _builtins.int
     REJECTED_FIELD_NUMBER: _builtins.int
-    trajectory_id: _builtins.str
-    response_index: _builtins.int
-    """0..num_generations-1"""
-    weight_version: _builtins.int
-    """Weights that produced every token of it."""
-    weight_digest: _builtins.str
     token_ids: _builtins.bytes
     """[R] int32; whole blocks, tokens after the end included."""
     unmask_step: _builtins.bytes
-    """[R] int32; denoising step at which the token was committed, 1-based, counted over the response."""
+    """[R] int32; denoising step at which the token was committed, from 1, counted over the response."""
     logprobs: _builtins.bytes
     """[R] float32; log-probability of the token in the state it was committed from, after temperature and bans."""
+    confidences: _builtins.bytes
+    """[R] float32; confidence of the position when it was committed. [0, 1]"""
     visible_len: _builtins.int
     """Response tokens up to and including the end token; R when none was produced."""
     finish_reason: _builtins.str
     """stop | length | aborted"""
     num_forwards: _builtins.int
     """Forward passes of this response, commits included."""
-    text: _builtins.str
-    """Text of the visible tokens, special tokens left out."""
-    confidences: _builtins.bytes
-    """[R] float32; confidence of the position when it was committed. [0, 1]"""
-    @_builtins.property
-    def verdict(self) -> Global___Verdict: ...
     @_builtins.property
     def rejected(self) -> Global___Candidates:
         """Empty unless the decoding records candidates."""
@@ -403,24 +387,62 @@ class Trajectory(_message.Message):
     def __init__(
         self,
         *,
+        token_ids: _builtins.bytes = ...,
+        unmask_step: _builtins.bytes = ...,
+        logprobs: _builtins.bytes = ...,
+        confidences: _builtins.bytes = ...,
+        visible_len: _builtins.int = ...,
+        finish_reason: _builtins.str = ...,
+        num_forwards: _builtins.int = ...,
+        rejected: Global___Candidates | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rejected", b"rejected"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidences", b"confidences", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "num_forwards", b"num_forwards", "rejected", b"rejected", "token_ids", b"token_ids", "unmask_step", b"unmask_step", "visible_len", b"visible_len"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Response: _TypeAlias = Response  # noqa: Y015
+
+@_typing.final
+class Trajectory(_message.Message):
+    """A response, the weights that produced it, and its grade."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRAJECTORY_ID_FIELD_NUMBER: _builtins.int
+    RESPONSE_INDEX_FIELD_NUMBER: _builtins.int
+    WEIGHT_VERSION_FIELD_NUMBER: _builtins.int
+    WEIGHT_DIGEST_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    trajectory_id: _builtins.str
+    response_index: _builtins.int
+    """0..num_generations-1"""
+    weight_version: _builtins.int
+    """Weights that produced every token of it."""
+    weight_digest: _builtins.str
+    text: _builtins.str
+    """Text of the visible tokens, special tokens left out."""
+    @_builtins.property
+    def response(self) -> Global___Response: ...
+    @_builtins.property
+    def verdict(self) -> Global___Verdict: ...
+    def __init__(
+        self,
+        *,
         trajectory_id: _builtins.str = ...,
         response_index: _builtins.int = ...,
         weight_version: _builtins.int = ...,
         weight_digest: _builtins.str = ...,
-        token_ids: _builtins.bytes = ...,
-        unmask_step: _builtins.bytes = ...,
-        logprobs: _builtins.bytes = ...,
-        visible_len: _builtins.int = ...,
-        finish_reason: _builtins.str = ...,
-        num_forwards: _builtins.int = ...,
+        response: Global___Response | None = ...,
         text: _builtins.str = ...,
         verdict: Global___Verdict | None = ...,
-        confidences: _builtins.bytes = ...,
-        rejected: Global___Candidates | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["rejected", b"rejected", "verdict", b"verdict"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["response", b"response", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidences", b"confidences", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "num_forwards", b"num_forwards", "rejected", b"rejected", "response_index", b"response_index", "text", b"text", "token_ids", b"token_ids", "trajectory_id", b"trajectory_id", "unmask_step", b"unmask_step", "verdict", b"verdict", "visible_len", b"visible_len", "weight_digest", b"weight_digest", "weight_version", b"weight_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["response", b"response", "response_index", b"response_index", "text", b"text", "trajectory_id", b"trajectory_id", "verdict", b"verdict", "weight_digest", b"weight_digest", "weight_version", b"weight_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -428,16 +450,19 @@ Global___Trajectory: _TypeAlias = Trajectory  # noqa: Y015
 
 @_typing.final
 class ScoredGroup(_message.Message):
-    """One prompt with its graded responses; an entry of the stream dirl:{job}:{attempt}:groups."""
+    """The graded responses to one prompt; an entry of the stream dirl:{job}:{attempt}:groups. The learner keeps the task
+    that it issued and finds it by `group_id`.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    TASK_FIELD_NUMBER: _builtins.int
+    GROUP_ID_FIELD_NUMBER: _builtins.int
     TRAJECTORIES_FIELD_NUMBER: _builtins.int
     REPLICA_FIELD_NUMBER: _builtins.int
     ROLLOUT_S_FIELD_NUMBER: _builtins.int
     REWARD_S_FIELD_NUMBER: _builtins.int
     FINISHED_AT_FIELD_NUMBER: _builtins.int
+    group_id: _builtins.str
     replica: _builtins.str
     """Name of the replica."""
     rollout_s: _builtins.float
@@ -447,22 +472,20 @@ class ScoredGroup(_message.Message):
     finished_at: _builtins.float
     """Unix seconds."""
     @_builtins.property
-    def task(self) -> Global___PromptTask: ...
-    @_builtins.property
     def trajectories(self) -> _containers.RepeatedCompositeFieldContainer[Global___Trajectory]: ...
     def __init__(
         self,
         *,
-        task: Global___PromptTask | None = ...,
+        group_id: _builtins.str = ...,
         trajectories: _abc.Iterable[Global___Trajectory] | None = ...,
         replica: _builtins.str = ...,
         rollout_s: _builtins.float = ...,
         reward_s: _builtins.float = ...,
         finished_at: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished_at", b"finished_at", "replica", b"replica", "reward_s", b"reward_s", "rollout_s", b"rollout_s", "task", b"task", "trajectories", b"trajectories"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished_at", b"finished_at", "group_id", b"group_id", "replica", b"replica", "reward_s", b"reward_s", "rollout_s", b"rollout_s", "trajectories", b"trajectories"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
