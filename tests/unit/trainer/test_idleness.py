@@ -31,7 +31,7 @@ def steps(engines: Any, *, overlapped: bool) -> list[dict[str, float]]:
     """Two steps: 10 s of gathering with 15 s of computing between the two engines, then 6 s of
     training.
     """
-    idleness = Idleness(engines, overlapped=beside_training, clock=lambda: engines.now)
+    idleness = Idleness(engines, overlapped=overlapped, clock=lambda: engines.now)
     found = []
     for _ in range(2):
         idleness.begin()
