@@ -11,6 +11,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from services.common.attempt_result import AttemptResult
 from services.common.checkpoint.archive import Archive, archive_of
 from services.common.checkpoint.format import (
     CheckpointHeader,
@@ -24,7 +25,6 @@ from services.common.events import EventType
 from services.common.job_spec import CheckpointSpec
 from services.common.model.tiny import make_tiny_model
 from services.trainer.learner.lifecycle import StopSignal
-from services.trainer.learner.request import LearnerResult
 from tests.support.learners import StopAfterSteps, journal_of, learner_request, run_here
 from tests.support.trainer import of_kind, write_rows
 
@@ -158,7 +158,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(
     job_dir: Path, model: Path, *, attempt: int = 1, stop_after: int | None = None, url: str = URL
-) -> LearnerResult:
+) -> AttemptResult:
     spec = {
         "model": "tiny",
         "method": "sft",

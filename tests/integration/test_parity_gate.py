@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from services.common.attempt_result import AttemptResult
 from services.common.events import EventType
 from services.common.model.tiny import make_tiny_model
 from services.common.streams import stream_names
 from services.trainer.learner.lifecycle import StopSignal
-from services.trainer.learner.request import LearnerResult
 from tests.support.learners import journal_of, learner_request, run_here
 from tests.support.replicas import CorruptEngine, real_replica
 from tests.support.trainer import of_kind, write_rows
@@ -24,7 +24,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(directory: Path, model: Path, redis_url: str, *addresses: str) -> LearnerResult:
+def run(directory: Path, model: Path, redis_url: str, *addresses: str) -> AttemptResult:
     spec = {
         "model": "tiny",
         "method": "rl",

@@ -104,8 +104,12 @@ def test_a_peer_joins_every_attempt_and_the_loss_of_its_rank_ends_one(tmp_path: 
         ended = supervisor.status()
         wait_until(lambda: not lent(process), "the peer is free", 20)
 
-    assert (lost.state, lost.end.error_code, lost.end.retryable) == ("failed", "worker_lost", True)
-    assert (ended.state, ended.end.error_message) == ("succeeded", "")
+    assert (lost.state, lost.result.error_code, lost.result.retryable) == (
+        "failed",
+        "worker_lost",
+        True,
+    )
+    assert (ended.state, ended.result.error_message) == ("succeeded", "")
     found = newest_valid(checkpoints)
     assert found is not None
     assert found[1].global_step == STEPS

@@ -38,7 +38,7 @@ def test_two_ranks_train_a_job_to_its_end_and_leave_one_checkpoint(tmp_path: Pat
     try:
         supervisor.start(_request(tmp_path))
         wait_until(lambda: supervisor.status().state != "running", "the learner's end", 850)
-        assert supervisor.status().end.error_message == ""
+        assert supervisor.status().result.error_message == ""
         assert supervisor.status().state == "succeeded"
     finally:
         supervisor.shutdown(0)

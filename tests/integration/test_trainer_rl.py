@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from services.common.attempt_result import AttemptResult
 from services.common.checkpoint.format import newest_valid
 from services.common.errors import PlatformError
 from services.common.events import EventType
 from services.common.model.tiny import make_tiny_model
 from services.common.trajectory import Outcome, PromptTask, Purpose, Trajectory
 from services.trainer.learner.lifecycle import StopSignal
-from services.trainer.learner.request import LearnerResult
 from tests.support.learners import journal_of, learner_request, run_here
 from tests.support.replicas import Judge, RealReplica, by_index, real_replica
 from tests.support.trainer import of_kind, wait_until, write_rows
@@ -64,7 +64,7 @@ class Platform:
         attempt: int = 1,
         stop: StopSignal | None = None,
         **changes: Any,
-    ) -> LearnerResult:
+    ) -> AttemptResult:
         """One attempt in `directory / job`."""
         self.replica.assign(job_id, attempt, self.model)
         request = learner_request(
@@ -90,7 +90,7 @@ def final_digest(directory: Path) -> str:
 
 def run_with(
     redis_url: str, model: Path, judge: Judge, directory: Path, **changes: Any
-) -> LearnerResult:
+) -> AttemptResult:
     with real_replica(redis_url, judge) as (replica, address):
         return Platform(replica, address, redis_url, model).run(directory, **changes)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from structlog.testing import capture_logs
 
+from services.common.attempt_result import AttemptResult
 from services.common.events import Event
 from services.common.job_spec import parse_spec
 from services.common.streams import stream_names
@@ -14,7 +15,7 @@ from services.common.trajectory import Trajectory
 from services.trainer.learner.graded_group import GradedGroup
 from services.trainer.learner.journal import read_events
 from services.trainer.learner.lifecycle import StopRequestedError, StopSignal
-from services.trainer.learner.request import LearnerRequest, LearnerResult
+from services.trainer.learner.request import LearnerRequest
 from services.trainer.learner.run import run_attempt
 from tests.support.builders import prompt_task, scored_group
 
@@ -53,7 +54,7 @@ def learner_request(job_dir: Path, spec: dict[str, Any], **changes: Any) -> Lear
     fields: dict[str, Any] = {
         "job_id": "job_1",
         "attempt": attempt,
-        "spec_json": parsed.canonical_json(),
+        "spec": parsed,
         "model_path": Path("model"),
         "files": {name: Path(name) for name in parsed.files()},
         "job_dir": job_dir,
@@ -69,7 +70,7 @@ def learner_request(job_dir: Path, spec: dict[str, Any], **changes: Any) -> Lear
     return LearnerRequest(**{**fields, **changes})
 
 
-def run_here(request: LearnerRequest, stop: StopSignal) -> LearnerResult:
+def run_here(request: LearnerRequest, stop: StopSignal) -> AttemptResult:
     """Run an attempt in this process. Its log is kept from the terminal: drawing a traceback takes
     seconds.
     """

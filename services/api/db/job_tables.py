@@ -10,8 +10,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from services.api.db.base import Base, Created, Lockable, utc_now
 from services.api.domain.access import DEFAULT_PROJECT
-from services.api.domain.attempt_end import AttemptState
 from services.api.domain.job_state import JobState
+from services.common.attempt_result import AttemptState
 
 
 class Job(Lockable, Base):

@@ -14,9 +14,9 @@ from services.api.db.base import utc_now
 from services.api.db.job_tables import Attempt, Job, ServiceLease
 from services.api.db.record_tables import Checkpoint, JobEvent
 from services.api.db.webhooks import announce
-from services.api.domain.attempt_end import AttemptEnd, AttemptState
 from services.api.domain.job_state import JobState, check_transition
 from services.api.domain.webhooks import WebhookEvent
+from services.common.attempt_result import AttemptResult, AttemptState
 from services.common.errors import PlatformError
 from services.common.ids import new_id
 
@@ -95,7 +95,7 @@ def append_numbered_event(
 
 
 def transition(
-    session: Session, job: Job, target: JobState, error: AttemptEnd | None = None
+    session: Session, job: Job, target: JobState, error: AttemptResult | None = None
 ) -> None:
     """Move the job; raises PlatformError("illegal_transition"). `error` is why it failed or paused."""
     check_transition(job.id, job.job_state, target)
@@ -130,7 +130,7 @@ def _finish(session: Session, job: Job) -> None:
     job.result_checkpoint = newest_checkpoint(session, job.id)
 
 
-def _error_json(error: AttemptEnd | None) -> dict[str, str] | None:
+def _error_json(error: AttemptResult | None) -> dict[str, str] | None:
     return None if error is None else {"code": error.error_code, "message": error.error_message}
 
 
@@ -229,7 +229,7 @@ def open_attempt(
     return attempt
 
 
-def close_attempt(session: Session, job: Job, attempt: Attempt, end: AttemptEnd) -> int:
+def close_attempt(session: Session, job: Job, attempt: Attempt, end: AttemptResult) -> int:
     """End an attempt and give its services back; returns how many failed before it since the job
     last got on.
 
@@ -264,5 +264,5 @@ def close_attempt(session: Session, job: Job, attempt: Attempt, end: AttemptEnd)
     return session.scalar(earlier) or 0
 
 
-def _attempt_json(state: AttemptState, trainer: str, error: AttemptEnd | None) -> dict[str, Any]:
+def _attempt_json(state: AttemptState, trainer: str, error: AttemptResult | None) -> dict[str, Any]:
     return {"state": state.value, "trainer": trainer, "error": _error_json(error)}

@@ -3,10 +3,10 @@ ended.
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 from services.api.domain.job_state import JobState
+from services.common.attempt_result import AttemptResult, AttemptState
 
 MAX_FAILED_ATTEMPTS: Final = 3
 """Attempts that may fail one after the other, none with a checkpoint after the first, before the
@@ -20,33 +20,6 @@ not failed.
 """
 
 
-class AttemptState(StrEnum):
-    """Where an attempt stands."""
-
-    PROVISIONING = "provisioning"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    STOPPED = "stopped"
-    FAILED = "failed"
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether its services are free again."""
-        return self in (AttemptState.SUCCEEDED, AttemptState.STOPPED, AttemptState.FAILED)
-
-
-@dataclass(frozen=True)
-class AttemptEnd:
-    """How an attempt ended."""
-
-    state: AttemptState
-    """succeeded | stopped | failed"""
-    error_code: str = ""
-    error_message: str = ""
-    retryable: bool = False
-    """Whether another attempt may succeed; of a failed attempt."""
-
-
 @dataclass(frozen=True)
 class Decision:
     """The states that the job passes through, the last one to stay in."""
@@ -54,7 +27,7 @@ class Decision:
     states: tuple[JobState, ...]
 
 
-def decide(job_state: JobState, end: AttemptEnd, failed_before: int) -> Decision:
+def decide(job_state: JobState, end: AttemptResult, failed_before: int) -> Decision:
     """What becomes of a job in `job_state` whose attempt ended so.
 
     `failed_before` counts the job's earlier failed attempts. A cancel that was accepted wins over

@@ -1,6 +1,7 @@
 """A job claimed by one task."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from services.api.db.job_tables import Attempt, Job
 from services.api.db.jobs import running_attempt
@@ -24,9 +25,9 @@ class ClaimedJob:
     job: Job
     attempt: Attempt | None
 
-    @property
+    @cached_property
     def spec(self) -> JobSpec:
-        """What the user asked for."""
+        """What the user asked for; parsed once."""
         return JobSpec.model_validate(self.job.spec)
 
 

@@ -3,11 +3,12 @@
 from services.api.db.job_tables import Attempt, Job
 from services.api.db.jobs import close_attempt, transition
 from services.api.db.locks import open_locked
-from services.api.domain.attempt_end import PAUSING_CODES, AttemptEnd, decide
+from services.api.domain.attempt_end import PAUSING_CODES, decide
 from services.api.domain.job_state import JobState
 from services.api.fleet import UNREACHABLE_CODES
 from services.api.scheduler.claims import ClaimedJob, release_claim
 from services.api.scheduler.context import SchedulerContext
+from services.common.attempt_result import AttemptResult
 from services.common.errors import PlatformError
 from services.common.streams import delete_streams
 from services.common.telemetry.logs import get_logger
@@ -19,7 +20,7 @@ def end_attempt(
     context: SchedulerContext,
     claimed: ClaimedJob,
     attempt: Attempt,
-    end: AttemptEnd,
+    end: AttemptResult,
     *,
     trainer_answers: bool,
 ) -> None:
@@ -54,7 +55,7 @@ def end_attempt(
     context.hints.dispatch()
 
 
-def _is_told(state: JobState, end: AttemptEnd) -> bool:
+def _is_told(state: JobState, end: AttemptResult) -> bool:
     """Whether the job shows the attempt's error: it is why it failed, or why it was paused."""
     return state is JobState.FAILED or (
         state is JobState.PAUSED and end.error_code in PAUSING_CODES

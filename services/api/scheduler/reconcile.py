@@ -15,7 +15,6 @@ from services.api.db.base import utc_now
 from services.api.db.job_tables import Attempt, Job
 from services.api.db.jobs import set_waiting, transition
 from services.api.db.locks import open_locked
-from services.api.domain.attempt_end import AttemptEnd, AttemptState
 from services.api.domain.job_state import ACTIVE, JobState
 from services.api.fleet import UNREACHABLE_CODES
 from services.api.scheduler.claims import ClaimedJob, claim_job, release_claim
@@ -23,6 +22,7 @@ from services.api.scheduler.context import SchedulerContext
 from services.api.scheduler.ending import end_attempt
 from services.api.scheduler.stalls import watch_for_stall
 from services.api.scheduler.starting import replica_missing, start_attempt
+from services.common.attempt_result import AttemptResult, AttemptState
 from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import trainer_pb2
 from services.common.telemetry.logs import get_logger
@@ -105,17 +105,17 @@ def _ask_to_stop(context: SchedulerContext, claimed: ClaimedJob, attempt: Attemp
     )
 
 
-def _end_of(status: trainer_pb2.GetTrainerStatusResponse, attempt: Attempt) -> AttemptEnd | None:
+def _end_of(status: trainer_pb2.GetTrainerStatusResponse, attempt: Attempt) -> AttemptResult | None:
     """How the attempt ended by its trainer's word; None while it runs."""
     if (status.job_id, status.attempt) != (attempt.job_id, attempt.number):
         message = f"Trainer {attempt.trainer_address} knows nothing of attempt {attempt.number}: it was restarted."
-        return AttemptEnd(AttemptState.FAILED, "worker_lost", message, retryable=True)
+        return AttemptResult(AttemptState.FAILED, "worker_lost", message, retryable=True)
     if status.state == "succeeded":
-        return AttemptEnd(AttemptState.SUCCEEDED)
+        return AttemptResult(AttemptState.SUCCEEDED)
     if status.state == "stopped":
-        return AttemptEnd(AttemptState.STOPPED)
+        return AttemptResult(AttemptState.STOPPED)
     if status.state == "failed":
-        return AttemptEnd(
+        return AttemptResult(
             AttemptState.FAILED, status.error_code, status.error_message, status.retryable
         )
     return None
@@ -132,7 +132,7 @@ def _unreachable(
     silent_s = _seconds_since(since)
     if silent_s > context.trainer_lost_after_s:
         message = f"Trainer {attempt.trainer_address} did not answer for {silent_s:.0f} s. {error.message}"
-        lost = AttemptEnd(AttemptState.FAILED, "worker_lost", message, retryable=True)
+        lost = AttemptResult(AttemptState.FAILED, "worker_lost", message, retryable=True)
         end_attempt(
             context, claimed, attempt, _left_behind(context, attempt) or lost, trainer_answers=False
         )
@@ -143,7 +143,7 @@ def _unreachable(
         set_waiting(session, job, "trainer")
 
 
-def _left_behind(context: SchedulerContext, attempt: Attempt) -> AttemptEnd | None:
+def _left_behind(context: SchedulerContext, attempt: Attempt) -> AttemptResult | None:
     """The end that the learner of a silent trainer told before it went, as another trainer reads
     it.
     """

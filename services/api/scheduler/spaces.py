@@ -12,10 +12,10 @@ from sqlalchemy import select
 from services.api.db.job_tables import Job
 from services.api.db.jobs import append_event, lock_job, transition
 from services.api.db.usage import newest_checkpoint_bytes, usage_of
-from services.api.domain.attempt_end import AttemptEnd, AttemptState
 from services.api.domain.job_state import JobState
 from services.api.domain.space import Disk, find_shortage, quota_message
 from services.api.scheduler.context import SchedulerContext
+from services.common.attempt_result import AttemptResult, AttemptState
 from services.common.telemetry.logs import get_logger
 
 SHORTAGE_EVENT: Final = "shortage"
@@ -57,7 +57,7 @@ def _watch(context: SchedulerContext, job_id: str, disk: Disk) -> None:
                 session,
                 job,
                 JobState.PAUSING,
-                AttemptEnd(AttemptState.STOPPED, "quota_exceeded", why),
+                AttemptResult(AttemptState.STOPPED, "quota_exceeded", why),
             )
             log.warning("job paused for its project's quota", job_id=job_id, project=job.project)
     context.hints.reconcile(job_id)

@@ -12,11 +12,11 @@ from services.api.db.base import utc_now
 from services.api.db.job_tables import Attempt, Job
 from services.api.db.jobs import append_event, lock_job
 from services.api.db.webhooks import announce
-from services.api.domain.attempt_end import AttemptEnd, AttemptState
 from services.api.domain.job_state import JobState
 from services.api.domain.stall import Stall, find_stall, must_give_up
 from services.api.domain.webhooks import WebhookEvent
 from services.api.scheduler.context import SchedulerContext
+from services.common.attempt_result import AttemptResult, AttemptState
 from services.common.errors import PlatformError
 from services.common.telemetry.logs import get_logger
 
@@ -28,7 +28,7 @@ RECOVERED_EVENT: Final = "recovered"
 log = get_logger()
 
 
-def watch_for_stall(context: SchedulerContext, job: Job, attempt: Attempt) -> AttemptEnd | None:
+def watch_for_stall(context: SchedulerContext, job: Job, attempt: Attempt) -> AttemptResult | None:
     """Note whether the job is stalled; returns how its attempt ends when it is to be given up."""
     if job.job_state is not JobState.RUNNING or job.heard_at is None:
         return None
@@ -48,7 +48,7 @@ def watch_for_stall(context: SchedulerContext, job: Job, attempt: Attempt) -> At
     message = (
         f"Phase {stall.phase} made no progress since {since}; its budget is {stall.budget_s:.0f} s."
     )
-    return AttemptEnd(AttemptState.FAILED, "deadline_exceeded", message, retryable=True)
+    return AttemptResult(AttemptState.FAILED, "deadline_exceeded", message, retryable=True)
 
 
 def _note(context: SchedulerContext, job_id: str, stall: Stall | None, now: datetime) -> None:

@@ -7,12 +7,12 @@ from services.api.db.base import utc_now
 from services.api.db.job_tables import Attempt, Job
 from services.api.db.jobs import set_waiting, transition
 from services.api.db.locks import open_locked
-from services.api.domain.attempt_end import AttemptEnd, AttemptState
 from services.api.domain.job_state import JobState
 from services.api.fleet import UNREACHABLE_CODES
 from services.api.scheduler.claims import ClaimedJob
 from services.api.scheduler.context import SchedulerContext
 from services.api.scheduler.ending import end_attempt
+from services.common.attempt_result import AttemptResult, AttemptState
 from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import rollout_pb2, trainer_pb2
 from services.common.streams import stream_names
@@ -67,7 +67,7 @@ def _not_started(
     )
     tried_s = (utc_now() - attempt.created_at).total_seconds()
     if error.code not in UNREACHABLE_CODES | {"busy"} or tried_s > _PATIENCE_S:
-        end = AttemptEnd(AttemptState.FAILED, error.code, error.message, error.retryable)
+        end = AttemptResult.from_error(error)
         end_attempt(context, claimed, attempt, end, trainer_answers=False)
         return
     with context.database.begin() as session:

@@ -9,19 +9,20 @@ import sys
 from pathlib import Path
 
 import structlog
+import torch
 
+from services.common.attempt_result import AttemptResult
 from services.common.errors import PlatformError
 from services.common.telemetry.logs import configure_logging
-from services.trainer.learner.journal import last_seq
 from services.trainer.learner.lifecycle import StopSignal, die_with_parent
 from services.trainer.learner.request import (
     RANK_VARIABLE,
     LearnerRequest,
-    LearnerResult,
     read_result,
+    save_result,
 )
 from services.trainer.learner.run import as_platform_error, run_attempt
-from services.trainer.training.policy_model import follow_attempt
+from services.trainer.training.policy_model import PolicyModel
 from services.trainer.training.ranks import Ranks, join
 
 log = structlog.get_logger()
@@ -50,7 +51,7 @@ def _lead(request: LearnerRequest, stop: StopSignal) -> None:
     try:
         ranks = _join(request, 0)
     except PlatformError as error:
-        _save(request, LearnerResult.failure(error, last_event_seq=0))
+        _save(request, AttemptResult.from_error(error))
         return
     result = run_attempt(request, stop, ranks)
     _save(request, result)
@@ -65,12 +66,15 @@ def _follow(request: LearnerRequest, rank: int) -> bool:
     """
     try:
         ranks = _join(request, rank)
-        follow_attempt(request, ranks)
+        if request.torch_threads is not None:
+            torch.set_num_threads(request.torch_threads)
+        checkpoint: Path | None = ranks.from_leader()
+        PolicyModel.load(request.model_path, request.spec, checkpoint, ranks).follow()
         ranks.leave()
     except Exception as error:
         failure = as_platform_error(error)
         log.exception("rank failed", rank=rank, code=failure.code)
-        _save(request, LearnerResult.failure(failure, last_seq(request.job_dir, request.attempt)))
+        _save(request, AttemptResult.from_error(failure))
         return False
     return True
 
@@ -80,10 +84,10 @@ def _join(request: LearnerRequest, rank: int) -> Ranks:
     return join(request.rendezvous, rank, request.ranks, request.ranks_of_host(host))
 
 
-def _save(request: LearnerRequest, result: LearnerResult) -> None:
-    """The first to fail says why; the others only notice that it is gone."""
+def _save(request: LearnerRequest, result: AttemptResult) -> None:
+    """Save the first result only: the rank that fails first knows why, the others merely lose it."""
     if read_result(request.job_dir, request.attempt) is None:
-        result.save(request.job_dir, request.attempt)
+        save_result(request.job_dir, request.attempt, result)
 
 
 if __name__ == "__main__":

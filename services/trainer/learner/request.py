@@ -3,26 +3,31 @@ directory.
 """
 
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Final, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
+from services.common.attempt_result import AttemptResult
 from services.common.checkpoint.store import write_file_durably
 from services.common.diffusion.config import Frozen
-from services.common.errors import PlatformError
 from services.common.job_spec import JobSpec
 
 RANK_VARIABLE: Final = "DIRL_LEARNER_RANK"
 """Environment variable by which a learner's process knows its rank; rank 0 where it is not set."""
 
+_RESULT: Final = TypeAdapter(AttemptResult)
+
 
 class LearnerRequest(Frozen):
-    """StartJobRequest of the trainer service, with what the service's own settings add."""
+    """StartJobRequest of the trainer service, with what the service's own settings add.
+
+    The spec is parsed once per process: by the trainer service when it makes the request, and by
+    each learner process when it reads the file.
+    """
 
     job_id: str = Field(min_length=1)
     attempt: int = Field(ge=1)
-    spec_json: str
-    """services.common.job_spec.JobSpec."""
+    spec: JobSpec
     model_path: Path
     """Directory of the initial model."""
     files: dict[str, Path]
@@ -47,17 +52,12 @@ class LearnerRequest(Frozen):
     """Process that the learner must not outlive."""
 
     @property
-    def spec(self) -> JobSpec:
-        """The job spec; raises pydantic.ValidationError."""
-        return JobSpec.model_validate_json(self.spec_json)
-
-    @property
     def ranks(self) -> int:
         """Processes that train together."""
         return self.spec.resources.trainer_ranks
 
     def ranks_of_host(self, host: int) -> range:
-        """Ranks that run on a host; host 0 is the trainer's own, the others are peers
+        """Ranks that run on a host; host 0 is the trainer's own, the others are worker hosts
         (services.trainer.service.worker_host).
         """
         each = self.ranks_per_host or self.ranks
@@ -86,31 +86,6 @@ class LearnerRequest(Frozen):
         return path
 
 
-class LearnerResult(Frozen):
-    """How an attempt ended, in the learner's own words."""
-
-    state: Literal["succeeded", "stopped", "failed"]
-    error_code: str = ""
-    error_message: str = ""
-    retryable: bool = False
-    last_event_seq: int
-
-    @classmethod
-    def failure(cls, error: PlatformError, last_event_seq: int) -> Self:
-        """The result of an attempt that ended with an error."""
-        return cls(
-            state="failed",
-            error_code=error.code,
-            error_message=error.message,
-            retryable=error.retryable,
-            last_event_seq=last_event_seq,
-        )
-
-    def save(self, job_dir: Path, attempt: int) -> None:
-        """Write the result atomically; raises OSError."""
-        write_file_durably(result_path(job_dir, attempt), self.model_dump_json(indent=2).encode())
-
-
 def request_path(job_dir: Path, attempt: int) -> Path:
     """File of an attempt's request."""
     return job_dir / "requests" / f"attempt-{attempt:04d}.json"
@@ -121,7 +96,12 @@ def result_path(job_dir: Path, attempt: int) -> Path:
     return job_dir / "requests" / f"attempt-{attempt:04d}.result.json"
 
 
-def read_result(job_dir: Path, attempt: int) -> LearnerResult | None:
+def save_result(job_dir: Path, attempt: int, result: AttemptResult) -> None:
+    """Write the result of an attempt atomically; raises OSError."""
+    write_file_durably(result_path(job_dir, attempt), _RESULT.dump_json(result, indent=2))
+
+
+def read_result(job_dir: Path, attempt: int) -> AttemptResult | None:
     """The result of an attempt, or None when the learner left none."""
     path = result_path(job_dir, attempt)
-    return LearnerResult.model_validate_json(path.read_bytes()) if path.exists() else None
+    return _RESULT.validate_json(path.read_bytes()) if path.exists() else None

@@ -10,6 +10,7 @@ import structlog
 import torch
 from pydantic import ValidationError
 
+from services.common.attempt_result import AttemptResult, AttemptState
 from services.common.errors import PlatformError
 from services.common.events import EventType
 from services.common.streams import EventQueue, connect
@@ -21,7 +22,7 @@ from services.trainer.learner.lifecycle import StopRequestedError, StopSignal
 from services.trainer.learner.prompt_tasks import TrainingPrompts
 from services.trainer.learner.reference_checkpoint import reference_of
 from services.trainer.learner.report import Reporter
-from services.trainer.learner.request import LearnerRequest, LearnerResult
+from services.trainer.learner.request import LearnerRequest
 from services.trainer.learner.rl_stage import RlStage
 from services.trainer.learner.setup import Prepared, prepare
 from services.trainer.learner.sft_stage import SftStage
@@ -36,15 +37,15 @@ _CPU_ALLOCATION_FAILED = re.compile(r"can't allocate memory|not enough memory", 
 log = structlog.get_logger()
 
 
-def run_attempt(request: LearnerRequest, stop: StopSignal, ranks: Ranks = ALONE) -> LearnerResult:
+def run_attempt(request: LearnerRequest, stop: StopSignal, ranks: Ranks = ALONE) -> AttemptResult:
     """Run the job's stages; never raises for what happens to the job, the result says it."""
     client = connect(request.redis_url)
     journal = Journal(request.job_dir, request.job_id, request.attempt, EventQueue(client))
     try:
         _run_stages(request, client, journal, stop, ranks)
-        result = LearnerResult(state="succeeded", last_event_seq=journal.last_seq)
+        result = AttemptResult(AttemptState.SUCCEEDED)
     except StopRequestedError:
-        result = LearnerResult(state="stopped", last_event_seq=journal.last_seq)
+        result = AttemptResult(AttemptState.STOPPED)
     except Exception as error:  # noqa: BLE001 - the learner's outermost boundary: logged and marked as failed
         result = _failure(error, journal)
     finally:
@@ -54,13 +55,13 @@ def run_attempt(request: LearnerRequest, stop: StopSignal, ranks: Ranks = ALONE)
     return result
 
 
-def _failure(error: Exception, journal: Journal) -> LearnerResult:
+def _failure(error: Exception, journal: Journal) -> AttemptResult:
     failure = as_platform_error(error)
     log.error("attempt failed", code=failure.code, exc_info=error)
     journal.emit(
         EventType.LOG, {"level": "error", "code": failure.code, "message": failure.message}
     )
-    return LearnerResult.failure(failure, journal.last_seq)
+    return AttemptResult.from_error(failure)
 
 
 def as_platform_error(error: Exception) -> PlatformError:

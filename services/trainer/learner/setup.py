@@ -106,7 +106,9 @@ def prepare(
     ):
         resume = find_resume_point(request, spec)
     ranks.from_leader(None if resume is None else resume.path)
-    trainee = PolicyModel.load(request, spec, None if resume is None else resume.path, ranks)
+    trainee = PolicyModel.load(
+        request.model_path, spec, None if resume is None else resume.path, ranks
+    )
     loaded = trainee.loaded
     train_decoding, eval_decoding = (
         _decoding(spec, loaded, evaluation) for evaluation in (False, True)

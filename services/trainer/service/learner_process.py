@@ -7,18 +7,17 @@ import signal
 import subprocess
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import psutil
 import structlog
 
+from services.common.attempt_result import AttemptResult, AttemptState
 from services.common.errors import PlatformError
 from services.trainer.learner.request import (
     RANK_VARIABLE,
     LearnerRequest,
-    LearnerResult,
     read_result,
     request_path,
 )
@@ -27,22 +26,6 @@ _CGROUP_EVENTS: Final = Path("/sys/fs/cgroup/memory.events")
 _LOG_TAIL_BYTES: Final = 2000
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class LearnerExit:
-    """How an attempt ended."""
-
-    state: str
-    """succeeded | stopped | failed"""
-    error_code: str = ""
-    error_message: str = ""
-    retryable: bool = False
-
-
-def end_of_result(result: LearnerResult) -> LearnerExit:
-    """The end that a learner told of itself."""
-    return LearnerExit(result.state, result.error_code, result.error_message, result.retryable)
 
 
 class LearnerProcess:
@@ -54,7 +37,7 @@ class LearnerProcess:
         The calling thread must live as long as the learner: the kernel ties the two (PDEATHSIG).
         """
         self.request = request
-        self._end: LearnerExit | None = None
+        self._result: AttemptResult | None = None
         self._stop_asked = False
         self._kill_timer: threading.Timer | None = None
         self._oom_kills = _oom_kills()
@@ -77,9 +60,9 @@ class LearnerProcess:
         return self._process.pid
 
     @property
-    def end(self) -> LearnerExit | None:
+    def result(self) -> AttemptResult | None:
         """How it ended; None while it runs."""
-        return self._end
+        return self._result
 
     def stop(self, grace_s: float) -> None:
         """Ask it to end, and kill the whole group after `grace_s`; a second call may shorten the
@@ -111,9 +94,9 @@ class LearnerProcess:
             return 0
 
     def _signal_group(self, number: signal.Signals) -> None:
-        # The group's leader is reaped by the watcher only after it has set `_end`, so the id cannot
+        # The group's leader is reaped by the watcher only after it has set `_result`, so the id cannot
         # be another's.
-        if self._end is None:
+        if self._result is None:
             _kill_group(self.pid, number)
 
     def _watch(self) -> None:
@@ -130,15 +113,15 @@ class LearnerProcess:
         if self._kill_timer is not None:
             self._kill_timer.cancel()
         status = fallen if fallen < 0 else _exit_status(self.pid)
-        self._end = self._interpret(status, is_follower=fallen < 0)
+        self._result = self._interpret(status, is_follower=fallen < 0)
         for process in (*self._followers, self._process):
             process.wait()
         log.info(
             "learner ended",
             job_id=self.request.job_id,
             attempt=self.request.attempt,
-            state=self._end.state,
-            code=self._end.error_code,
+            state=self._result.state,
+            code=self._result.error_code,
             exit_status=status,
         )
 
@@ -149,20 +132,20 @@ class LearnerProcess:
             self._fallen = self._fallen or status
             self._signal_group(signal.SIGKILL)
 
-    def _interpret(self, status: int, *, is_follower: bool) -> LearnerExit:
+    def _interpret(self, status: int, *, is_follower: bool) -> AttemptResult:
         result = read_result(self.request.job_dir, self.request.attempt)
         succeeded = result is not None and result.state == "succeeded"
         if is_follower and not (self._stop_asked or succeeded):
-            return self._crash(status)  # what rank 0 says is only that a rank is gone
+            return self._crash(status)  # rank 0 only noticed that a rank was lost
         if result is not None:
-            return end_of_result(result)
+            return result
         if self._stop_asked and status in (-signal.SIGTERM, -signal.SIGKILL):
-            return LearnerExit(
-                "stopped", error_message="Killed before it could write a checkpoint."
+            return AttemptResult(
+                AttemptState.STOPPED, error_message="Killed before it could write a checkpoint."
             )
         return self._crash(status)
 
-    def _crash(self, status: int) -> LearnerExit:
+    def _crash(self, status: int) -> AttemptResult:
         name = f"{self.request.job_id} attempt {self.request.attempt}"
         if status == -signal.SIGKILL and _oom_kills() > self._oom_kills:
             error = PlatformError(
@@ -182,7 +165,7 @@ class LearnerProcess:
                 "internal",
                 f"The learner of {name} ended with status {status}. Its log ends: {tail}",
             )
-        return LearnerExit("failed", error.code, error.message, error.retryable)
+        return AttemptResult.from_error(error)
 
 
 def log_path(request: LearnerRequest) -> Path:

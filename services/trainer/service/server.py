@@ -65,13 +65,14 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             )
         else:
             status = self._supervisor.status()
+        result = status.result
         return trainer_pb2.GetTrainerStatusResponse(
             job_id=status.job_id,
             attempt=status.attempt,
             state=status.state,
-            error_code=status.end.error_code,
-            error_message=status.end.error_message,
-            retryable=status.end.retryable,
+            error_code=result.error_code if result else "",
+            error_message=result.error_message if result else "",
+            retryable=result is not None and result.retryable,
             last_event_seq=status.last_event_seq,
             rss_bytes=status.rss_bytes,
             version=release(),
@@ -131,11 +132,10 @@ def _learner_request(
     message: trainer_pb2.StartJobRequest, settings: TrainerSettings
 ) -> LearnerRequest:
     """Raises pydantic.ValidationError, for the spec too: an impossible job is refused, not started."""
-    JobSpec.model_validate_json(message.spec_json)
     return LearnerRequest(
         job_id=message.job_id,
         attempt=message.attempt,
-        spec_json=message.spec_json,
+        spec=JobSpec.model_validate_json(message.spec_json),
         model_path=Path(message.model_path),
         files={name: Path(path) for name, path in message.files.items()},
         job_dir=Path(message.job_dir),

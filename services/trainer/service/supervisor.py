@@ -16,13 +16,13 @@ from typing import Final
 import psutil
 import structlog
 
+from services.common.attempt_result import AttemptResult
 from services.common.errors import PlatformError
 from services.trainer.learner.journal import journal_path, last_seq
 from services.trainer.learner.request import LearnerRequest, read_result
-from services.trainer.service.learner_process import LearnerExit, LearnerProcess, end_of_result
+from services.trainer.service.learner_process import LearnerProcess
 
 LEARNER_PROGRAM: Final = (sys.executable, "-m", "services.trainer.learner")
-_RUNNING: Final = LearnerExit("running")
 
 log = structlog.get_logger()
 
@@ -34,11 +34,17 @@ class SupervisorStatus:
     job_id: str
     """Empty when none was."""
     attempt: int
-    state: str
-    """idle | running | succeeded | stopped | failed"""
-    end: LearnerExit
+    result: AttemptResult | None
+    """None while the attempt runs, and when none was started."""
     last_event_seq: int
     rss_bytes: int
+
+    @property
+    def state(self) -> str:
+        """idle | running | succeeded | stopped | failed"""
+        if self.result is not None:
+            return self.result.state.value
+        return "running" if self.job_id else "idle"
 
 
 class LearnerSupervisor:
@@ -65,7 +71,7 @@ class LearnerSupervisor:
             if self._learner is not None and _is_same(self._learner.request, request):
                 return self._learner.pid
             self._refuse_stale(request)
-            if self._learner is not None and self._learner.end is None:
+            if self._learner is not None and self._learner.result is None:
                 raise _busy(self._learner, request)
             learner = self._starter.submit(LearnerProcess, request, self._program).result()
             self._learner = learner
@@ -90,7 +96,7 @@ class LearnerSupervisor:
     def _running(self, job_id: str, attempt: int) -> LearnerProcess | None:
         with self._lock:
             learner = self._learner
-        if learner is None or learner.end is not None:
+        if learner is None or learner.result is not None:
             return None
         return (
             learner
@@ -104,15 +110,14 @@ class LearnerSupervisor:
         with self._lock:
             learner = self._learner
         if learner is None:
-            return SupervisorStatus("", 0, "idle", LearnerExit("idle"), 0, own)
-        # The end first: what is read after it is final.
-        end = learner.end or _RUNNING
+            return SupervisorStatus("", 0, None, 0, own)
+        # The result first: what is read after it is final.
+        result = learner.result
         request = learner.request
         return SupervisorStatus(
             job_id=request.job_id,
             attempt=request.attempt,
-            state=end.state,
-            end=end,
+            result=result,
             last_event_seq=last_seq(request.job_dir, request.attempt),
             rss_bytes=own + learner.rss_bytes(),
         )
@@ -126,13 +131,10 @@ class LearnerSupervisor:
         own = self.status()
         if (own.job_id, own.attempt) == (job_id, attempt):
             return own
-        left = read_result(job_dir, attempt)
-        if left is None:
+        result = read_result(job_dir, attempt)
+        if result is None:
             return own
-        end = end_of_result(left)
-        return SupervisorStatus(
-            job_id, attempt, end.state, end, last_seq(job_dir, attempt), own.rss_bytes
-        )
+        return SupervisorStatus(job_id, attempt, result, last_seq(job_dir, attempt), own.rss_bytes)
 
     def journal(self) -> Path | None:
         """Journal of the attempt last started, or None."""
@@ -148,7 +150,7 @@ class LearnerSupervisor:
         """End the running learner, if any, and return when it is gone."""
         with self._lock:
             learner = self._learner
-        if learner is not None and learner.end is None:
+        if learner is not None and learner.result is None:
             learner.stop(grace_s)
             learner.wait(grace_s + 5.0)
         self._starter.shutdown()
@@ -160,7 +162,7 @@ class LearnerSupervisor:
                 "stale_attempt",
                 f"Cannot start attempt {request.attempt} of {request.job_id}: attempt {newest} was started here "
                 "already. Attempts are numbered upwards.",
-                hint="Whoever asked is behind; read the job's state again.",
+                hint="The caller's view of the job is out of date; read the job's state again.",
             )
 
 

@@ -24,7 +24,6 @@ from services.common.job_spec import JobSpec
 from services.common.model.loading import LoadedModel, load_model
 from services.common.model.state import export_state, own_state
 from services.common.trajectory import Float32s
-from services.trainer.learner.request import LearnerRequest
 from services.trainer.training import lora
 from services.trainer.training.device_work import Work
 from services.trainer.training.optimizer_state import export_optimizer, import_optimizer
@@ -87,12 +86,12 @@ class PolicyModel:
 
     @classmethod
     def load(
-        cls, request: LearnerRequest, spec: JobSpec, checkpoint: Path | None, ranks: Ranks
+        cls, model_path: Path, spec: JobSpec, checkpoint: Path | None, ranks: Ranks
     ) -> "PolicyModel":
-        """The job's model, or where a checkpoint left it; with LoRA that is the model plus the
-        stored adapter.
+        """The job's initial model, or where a checkpoint left it; with LoRA that is the initial
+        model plus the stored adapter.
         """
-        path = request.model_path if checkpoint is None or spec.lora is not None else checkpoint
+        path = model_path if checkpoint is None or spec.lora is not None else checkpoint
         loaded = load_model(path, "float32", local_device(ranks))
         if spec.trainer.gradient_checkpointing:
             _recompute_activations(loaded.model)
@@ -216,14 +215,6 @@ class PolicyModel:
         assert self._optimizer is not None, "a stage begins before it trains"
         set_learning_rate(self._optimizer, lr)
         return self._optimizer
-
-
-def follow_attempt(request: LearnerRequest, ranks: Ranks) -> None:
-    """What a rank other than 0 does all attempt long."""
-    if request.torch_threads is not None:
-        torch.set_num_threads(request.torch_threads)
-    checkpoint: Path | None = ranks.from_leader()
-    PolicyModel.load(request, request.spec, checkpoint, ranks).follow()
 
 
 def _recompute_activations(model: PreTrainedModel) -> None:

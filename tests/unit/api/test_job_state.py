@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.api.domain.attempt_end import MAX_FAILED_ATTEMPTS, AttemptEnd, AttemptState, decide
+from services.api.domain.attempt_end import MAX_FAILED_ATTEMPTS, decide
 from services.api.domain.job_state import (
     ACTIVE,
     RESUMABLE,
@@ -14,18 +14,19 @@ from services.api.domain.job_state import (
     check_transition,
     require_state,
 )
+from services.common.attempt_result import AttemptResult, AttemptState
 from services.common.errors import PlatformError
 
 LIFECYCLE = Path(__file__).parents[3] / "docs" / "job-lifecycle.md"
 
-SUCCEEDED = AttemptEnd(AttemptState.SUCCEEDED)
-STOPPED = AttemptEnd(AttemptState.STOPPED)
-BROKEN = AttemptEnd(AttemptState.FAILED, "nan_loss", "loss is NaN", retryable=False)
-FULL = AttemptEnd(AttemptState.FAILED, "disk_full", "no space", retryable=False)
-UNJUDGED = AttemptEnd(
+SUCCEEDED = AttemptResult(AttemptState.SUCCEEDED)
+STOPPED = AttemptResult(AttemptState.STOPPED)
+BROKEN = AttemptResult(AttemptState.FAILED, "nan_loss", "loss is NaN", retryable=False)
+FULL = AttemptResult(AttemptState.FAILED, "disk_full", "no space", retryable=False)
+UNJUDGED = AttemptResult(
     AttemptState.FAILED, "reward_error_rate", "6 of 8 could not be judged", retryable=False
 )
-LOST = AttemptEnd(AttemptState.FAILED, "worker_lost", "gone", retryable=True)
+LOST = AttemptResult(AttemptState.FAILED, "worker_lost", "gone", retryable=True)
 
 
 @pytest.mark.parametrize("current", JobState)
@@ -63,7 +64,7 @@ def test_a_wish_that_does_not_fit_the_state_names_the_wish_and_both_states() -> 
 @pytest.mark.parametrize("end", [FULL, UNJUDGED])
 @pytest.mark.parametrize("state", [JobState.PROVISIONING, JobState.RUNNING, JobState.PAUSING])
 def test_a_full_disk_or_a_failing_verifier_pauses_a_job_however_often(
-    state: JobState, end: AttemptEnd
+    state: JobState, end: AttemptResult
 ) -> None:
     assert decide(state, end, MAX_FAILED_ATTEMPTS).states[-1] == "paused"
 
@@ -87,7 +88,7 @@ def test_every_unfinished_state_can_be_cancelled_or_is_being_cancelled() -> None
 @pytest.mark.parametrize("end", [SUCCEEDED, STOPPED, BROKEN, LOST, FULL])
 @pytest.mark.parametrize("failed_before", range(MAX_FAILED_ATTEMPTS))
 def test_every_decision_follows_the_table(
-    state: JobState, end: AttemptEnd, failed_before: int
+    state: JobState, end: AttemptResult, failed_before: int
 ) -> None:
     for target in decide(state, end, failed_before).states:
         check_transition("job_1", state, target)
@@ -115,7 +116,7 @@ def test_every_decision_follows_the_table(
     ],
 )
 def test_what_follows_the_end_of_an_attempt(
-    state: JobState, end: AttemptEnd, failed_before: int, states: tuple[str, ...]
+    state: JobState, end: AttemptResult, failed_before: int, states: tuple[str, ...]
 ) -> None:
     assert decide(state, end, failed_before).states == states
 

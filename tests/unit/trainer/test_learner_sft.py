@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from services.common.attempt_result import AttemptResult
 from services.common.checkpoint.format import list_checkpoints, newest_valid, verify
 from services.common.events import EventType
 from services.common.model.loading import load_model
@@ -22,7 +23,6 @@ from services.common.model.tiny import make_tiny_model
 from services.common.weights import weight_digest
 from services.trainer.learner.journal import last_seq
 from services.trainer.learner.lifecycle import StopSignal
-from services.trainer.learner.request import LearnerResult
 from services.trainer.training.policy_model import PolicyModel, Snapshot
 from tests.support.learners import StopAfterSteps, journal_of, learner_request, run_here
 from tests.support.trainer import of_kind, write_rows
@@ -63,7 +63,7 @@ def run(
     attempt: int = 1,
     stop_after: int | None = None,
     **changes: Any,
-) -> LearnerResult:
+) -> AttemptResult:
     stop = StopSignal() if stop_after is None else StopAfterSteps(stop_after)
     return run_here(
         learner_request(job_dir, spec(rows, **changes), attempt=attempt, model_path=model), stop

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from services.api.job_files import adopt, set_aside
+from services.common.attempt_result import AttemptResult
 from services.common.checkpoint.format import list_checkpoints, newest_valid, read_manifest
 from services.common.events import EventType
 from services.common.model.tiny import make_tiny_model
 from services.common.steering import Revision, ask_for_checkpoint, checkpoint_wishes, write_revision
-from services.trainer.learner.request import LearnerResult
 from services.trainer.learner.step_log import surviving_records
 from tests.support.learners import StopAfterSteps, journal_of, learner_request, run_here
 from tests.support.trainer import of_kind, write_rows
@@ -35,7 +35,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(
     job_dir: Path, model: Path, rows: Path, *, stop_after: int = 99, attempt: int = 1, **sft: Any
-) -> LearnerResult:
+) -> AttemptResult:
     spec = {
         "model": "tiny",
         "method": "sft",

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from services.common.attempt_result import AttemptResult, AttemptState
 from services.common.errors import PlatformError
-from services.trainer.learner.request import LearnerResult, request_path, result_path
+from services.trainer.learner.request import read_result, request_path, save_result
 from services.trainer.service.supervisor import LearnerSupervisor
 from tests.support.learners import learner_request
 from tests.support.trainer import is_alive, wait_until
@@ -27,7 +28,7 @@ def result(text): (directory / "attempt-0001.result.json").write_text(text)
 """
 SLEEP = "ready(); time.sleep(600)"
 STOP_CLEANLY = """
-def on_term(*_): result('{"state":"stopped","last_event_seq":3}'); sys.exit(0)
+def on_term(*_): result('{"state":"stopped"}'); sys.exit(0)
 signal.signal(signal.SIGTERM, on_term); ready(); time.sleep(600)
 """
 IGNORE_SIGTERM = "signal.signal(signal.SIGTERM, signal.SIG_IGN); ready(); time.sleep(600)"
@@ -36,11 +37,11 @@ child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 """
 LEAVE_A_CHILD_AND_END = """
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]); ready(str(child.pid))
-result('{"state":"succeeded","last_event_seq":9}')
+result('{"state":"succeeded"}')
 """
-SUCCEED = """result('{"state":"succeeded","last_event_seq":9}'); ready()"""
+SUCCEED = """result('{"state":"succeeded"}'); ready()"""
 FAIL = """
-result('{"state":"failed","error_code":"nan_loss","error_message":"no","retryable":false,"last_event_seq":9}'); ready()
+result('{"state":"failed","error_code":"nan_loss","error_message":"no","retryable":false}'); ready()
 """
 WAIT_FOR_A_FOLLOWER = """
 rank = int(os.environ["DIRL_LEARNER_RANK"])
@@ -58,7 +59,7 @@ FOLLOWER_FAILS = (
     WAIT_FOR_A_FOLLOWER
     + """
 if rank == 1:
-    result('{"state":"failed","error_code":"nan_loss","error_message":"no","retryable":false,"last_event_seq":9}')
+    result('{"state":"failed","error_code":"nan_loss","error_message":"no","retryable":false}')
     sys.exit(1)
 ready(); time.sleep(600)
 """
@@ -67,14 +68,14 @@ RANK_0_ENDS = (
     WAIT_FOR_A_FOLLOWER
     + """
 if rank == 1: time.sleep(600)
-result('{"state":"succeeded","last_event_seq":9}'); ready((directory / "follower").read_text())
+result('{"state":"succeeded"}'); ready((directory / "follower").read_text())
 """
 )
 FOLLOWER_ABORTS_AFTER_THE_END = (
     WAIT_FOR_A_FOLLOWER
     + """
 if rank == 0:
-    result('{"state":"succeeded","last_event_seq":9}'); ready(); time.sleep(600)
+    result('{"state":"succeeded"}'); ready(); time.sleep(600)
 while not (directory / "ready").exists(): time.sleep(0.01)
 os.abort()
 """
@@ -122,12 +123,12 @@ def test_a_killed_learner_is_a_lost_worker_and_may_be_tried_again(
     wait_for_end(supervisor)
 
     status = supervisor.status()
-    assert (status.state, status.end.error_code, status.end.retryable) == (
+    assert (status.state, status.result.error_code, status.result.retryable) == (
         "failed",
         "worker_lost",
         True,
     )
-    assert "SIGKILL" in status.end.error_message
+    assert "SIGKILL" in status.result.error_message
 
 
 def test_a_learner_that_was_asked_to_stop_says_so_itself(
@@ -168,7 +169,7 @@ def test_a_learner_that_does_not_stop_in_time_is_killed(
 
     status = supervisor.status()
     assert status.state == "stopped"
-    assert "before it could write a checkpoint" in status.end.error_message
+    assert "before it could write a checkpoint" in status.result.error_message
 
 
 def test_a_second_stop_may_shorten_the_grace(
@@ -214,7 +215,7 @@ def test_the_result_of_the_learner_is_what_is_reported(
     started(supervisor, tmp_path)
     wait_for_end(supervisor)
 
-    end = supervisor.status().end
+    end = supervisor.status().result
     assert (end.state, end.error_code, end.error_message, end.retryable) == (
         "failed",
         "nan_loss",
@@ -230,7 +231,7 @@ def test_a_learner_that_ends_without_a_result_failed_and_its_log_is_quoted(
     started(supervisor, tmp_path)
     wait_for_end(supervisor)
 
-    end = supervisor.status().end
+    end = supervisor.status().result
     assert (end.state, end.error_code) == ("failed", "internal")
     assert "something broke" in end.error_message
 
@@ -346,10 +347,11 @@ def test_a_result_survives_the_way_through_its_file(tmp_path: Path) -> None:
     request_in(tmp_path).save()
     error = PlatformError("oom_train", "too large")
 
-    LearnerResult.failure(error, 12).save(tmp_path, 1)
+    save_result(tmp_path, 1, AttemptResult.from_error(error))
 
-    stored = LearnerResult.model_validate_json(result_path(tmp_path, 1).read_bytes())
-    assert (stored.error_code, stored.retryable, stored.last_event_seq) == ("oom_train", True, 12)
+    assert read_result(tmp_path, 1) == AttemptResult(
+        AttemptState.FAILED, "oom_train", error.message, retryable=True
+    )
 
 
 def two_ranks(job_dir: Path) -> Any:
@@ -373,7 +375,7 @@ def test_a_rank_that_is_killed_ends_all_of_them_as_a_lost_worker(
     wait_for_end(supervisor)
 
     status = supervisor.status()
-    assert (status.state, status.end.error_code, status.end.retryable) == (
+    assert (status.state, status.result.error_code, status.result.retryable) == (
         "failed",
         "worker_lost",
         True,
@@ -388,7 +390,7 @@ def test_a_rank_that_fails_says_why_and_ends_all_of_them(
     leader = supervisor.start(two_ranks(tmp_path))
     wait_for_end(supervisor)
 
-    assert supervisor.status().end.error_code == "nan_loss"
+    assert supervisor.status().result.error_code == "nan_loss"
     assert not is_alive(leader)
 
 
