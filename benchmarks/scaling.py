@@ -29,7 +29,7 @@ from services.common.telemetry.logs import configure_logging
 from services.common.trajectory import ScoredGroup
 from services.reward.equivalence import compare
 from services.reward.extraction import Profile, extract
-from services.reward.pool import Graded, Pool, PoolConfig
+from services.reward.pool import ComparisonResult, Pool, PoolConfig
 from tests.support.builders import prompt_task, scored_group, trajectory
 
 WORKERS = 2
@@ -88,7 +88,7 @@ def comparable(pairs: list[Pair]) -> tuple[list[Pair], float]:
     return found, len(found) / len(pairs)
 
 
-def run(pool: Pool, pairs: list[Pair]) -> list[Graded]:
+def run(pool: Pool, pairs: list[Pair]) -> list[ComparisonResult]:
     """Grade a batch and wait for it."""
     return [
         f.result()

@@ -1,4 +1,4 @@
-"""Advantages within a group: what the learner trains on, and what a second judgement would have
+"""Advantages within a group: what the learner trains on, and what rescoring would have
 made of it.
 
 Responses without a score (unverifiable, aborted) are our own failures: they leave the group's

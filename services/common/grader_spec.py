@@ -41,7 +41,7 @@ class AccuracyGrader(_Named):
 
 
 class BoxedGrader(_Named):
-    r"""1 when the answer judged was in a `\\boxed{}`, else 0."""
+    r"""1 if the graded answer was in a `\\boxed{}`, else 0."""
 
     type: Literal["boxed"]
 

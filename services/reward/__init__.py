@@ -1,1 +1,1 @@
-"""The reward service: judges answers in processes that can be killed. It never imports torch."""
+"""The reward service: grades responses in processes that can be killed. It never imports torch."""

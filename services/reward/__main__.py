@@ -14,7 +14,7 @@ from services.reward.verifier import Verifier
 
 
 def main() -> None:
-    """Start the workers, then gRPC: nothing forks from a process that runs gRPC."""
+    """Start the workers before gRPC, because a process that runs gRPC must not fork."""
     settings = read_settings(RewardSettings)
     configure_logging("reward", settings.log_level, settings.log_format)
     pool = Pool(
@@ -37,11 +37,11 @@ def main() -> None:
             settings.reward_listen,
             lambda server: reward_pb2_grpc.add_RewardServiceServicer_to_server(service, server),
             [SERVICE_NAME],
-            lambda: _end(pool, settings.reward_drain_s),
+            lambda: _shut_down(pool, settings.reward_drain_s),
         )
 
 
-def _end(pool: Pool, drain_s: float) -> None:
+def _shut_down(pool: Pool, drain_s: float) -> None:
     pool.drain(drain_s)
     pool.close()
 

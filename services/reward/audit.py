@@ -1,5 +1,6 @@
-"""Can a gold answer be verified against itself? Asked once, when a data file comes in, and not by
-every response.
+"""Check that reference answers are verifiable: each one must equal itself.
+
+The check runs once per data file, so that a faulty row does not cost one verification per response.
 """
 
 import re
@@ -11,8 +12,8 @@ from services.common.answers.gold_types import GoldType, gold_type
 from services.common.answers.normalisation import normalise
 from services.common.answers.statements import gold_answer
 from services.common.trajectory import Outcome
-from services.reward.guard import MAX_CHARS, refuse
-from services.reward.pool import Graded, Pool
+from services.reward.guard import MAX_CHARS, find_violation
+from services.reward.pool import ComparisonResult, Pool
 
 Status = Literal["ok", "flagged", "invalid", "unknown"]
 
@@ -22,7 +23,7 @@ _EXACT: Final = frozenset(
         GoldType.TEXT,
     }
 )  # fmt: skip
-"""Types that are compared without the comparator."""
+"""Types that are compared without sympy."""
 _LONG: Final = 150
 _ELLIPSIS: Final = re.compile(r"\\[lcdv]?dots|\.\.\.|…")
 _WORDS: Final = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{4,} +[a-zA-Z]{3,}")
@@ -30,12 +31,12 @@ _WORDS: Final = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{4,} +[a-zA-Z]{3,}")
 
 @dataclass(frozen=True)
 class GoldAudit:
-    """What is known of one gold."""
+    """Result of the audit of one reference answer."""
 
     kind: GoldType
     status: Status
-    """ok | flagged: usable, but other spellings of it may be refused | invalid: every answer would be unverifiable or
-    refused | unknown: the comparator did not answer
+    """ok | flagged: usable, but equivalent answers may be rejected | invalid: no answer could be
+    verified | unknown: the comparator returned no verdict
     """
     reason: str = ""
 
@@ -43,24 +44,23 @@ class GoldAudit:
 def audit_golds(
     pool: Pool, golds: Sequence[tuple[str, GoldType | None]], timeout_s: float, expires_at: float
 ) -> list[GoldAudit]:
-    """Audits in order; a gold that text alone cannot vouch for is compared with itself by the
-    comparator.
+    """Return the audits in order. The comparator decides those that text rules cannot decide.
 
     Raises PlatformError("busy") when the queue is full.
     """
-    drafts = [_by_text(gold, kind) for gold, kind in golds]
+    drafts = [_audit_text(gold, kind) for gold, kind in golds]
     open_golds = list(dict.fromkeys(text for text, audit in drafts if audit.status == "unknown"))
     futures = pool.submit(
         [(text, text) for text in open_golds], timeout_s=timeout_s, expires_at=expires_at
     )
-    judged = {text: future.result() for text, future in zip(open_golds, futures, strict=True)}
+    results = {text: future.result() for text, future in zip(open_golds, futures, strict=True)}
     return [
-        _by_comparator(audit, judged[text]) if text in judged else audit for text, audit in drafts
+        _audit_result(audit, results[text]) if text in results else audit for text, audit in drafts
     ]
 
 
-def _by_text(gold: str, kind: GoldType | None) -> tuple[str, GoldAudit]:
-    """The normalised gold, and its audit as far as text goes; "unknown" is left to the comparator."""
+def _audit_text(gold: str, kind: GoldType | None) -> tuple[str, GoldAudit]:
+    """Return the normalised reference answer and its audit; "unknown" is left to the comparator."""
     answer = gold_answer(gold)
     kind = kind or gold_type(gold)
     if len(answer) > MAX_CHARS:
@@ -68,7 +68,7 @@ def _by_text(gold: str, kind: GoldType | None) -> tuple[str, GoldAudit]:
     text = normalise(answer).text
     if not text:
         return "", GoldAudit(kind, "invalid", "empty")
-    if rule := refuse(text):
+    if rule := find_violation(text):
         return "", GoldAudit(kind, "invalid", rule)
     if _ELLIPSIS.search(text):
         return "", GoldAudit(kind, "flagged", "ellipsis")
@@ -79,9 +79,9 @@ def _by_text(gold: str, kind: GoldType | None) -> tuple[str, GoldAudit]:
     return text, GoldAudit(kind, "unknown")
 
 
-def _by_comparator(audit: GoldAudit, graded: Graded) -> GoldAudit:
-    if graded.outcome is Outcome.CORRECT:
-        return GoldAudit(audit.kind, "flagged" if graded.reason else "ok", graded.reason)
-    if graded.outcome is Outcome.UNVERIFIABLE and graded.reason != "gold_invalid":
-        return GoldAudit(audit.kind, "unknown", graded.reason)
-    return GoldAudit(audit.kind, "invalid", graded.reason or "not_itself")
+def _audit_result(audit: GoldAudit, result: ComparisonResult) -> GoldAudit:
+    if result.outcome is Outcome.CORRECT:
+        return GoldAudit(audit.kind, "flagged" if result.reason else "ok", result.reason)
+    if result.outcome is Outcome.UNVERIFIABLE and result.reason != "gold_invalid":
+        return GoldAudit(audit.kind, "unknown", result.reason)
+    return GoldAudit(audit.kind, "invalid", result.reason or "not_itself")

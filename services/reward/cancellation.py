@@ -1,4 +1,4 @@
-"""Whether a caller still wants its answers; the comparisons and graders of one call share one."""
+"""Cancellation of a gRPC call, shared by all comparisons and graders of that call."""
 
 import threading
 from collections.abc import Iterator
@@ -7,14 +7,14 @@ from typing import Protocol
 
 
 class Interruptible(Protocol):
-    """Somebody's work in another process."""
+    """Work in another process that can be aborted."""
 
     def interrupt(self) -> None:
-        """Make whoever waits for it see it lost; from any thread."""
+        """Abort the work, so that its waiting thread sees it as lost. May be called from any thread."""
 
 
 class Cancellation:
-    """`cancel` may be called from any thread, more than once, and after the call has ended."""
+    """`cancel` may be called from any thread, repeatedly, and after the call has ended."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -23,11 +23,11 @@ class Cancellation:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether nobody waits any more."""
+        """Whether the caller has hung up or its deadline has passed."""
         return self._cancelled
 
     def cancel(self) -> None:
-        """Let nothing further begin, and interrupt what runs: its processes are free at once."""
+        """Start no further work and interrupt the running work, which frees its processes at once."""
         with self._lock:
             self._cancelled = True
             for work in self._running.values():
@@ -35,8 +35,9 @@ class Cancellation:
 
     @contextmanager
     def covers(self, work: Interruptible) -> Iterator[None]:
-        """While the work is done for this caller; what was cancelled before is interrupted as it
-        begins.
+        """Register the work of this call for the duration of the block.
+
+        Interrupts it at once if the call is already cancelled.
         """
         with self._lock:
             self._running[id(work)] = work

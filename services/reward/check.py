@@ -1,8 +1,8 @@
-"""Judge a JSONL file of answers without a platform: `python -m services.reward.check FILE`, for
+"""Grade a JSONL file of answers without a platform: `python -m services.reward.check FILE`, for
 `dirl reward check`.
 
-Each row is `{"gold": …, "answer": …}`; `expected` (true or false) may say whether the answer is
-correct.
+Each row is `{"gold": …, "answer": …}`; the optional `expected` (true or false) is compared with
+the verdict.
 """
 
 import argparse
@@ -26,12 +26,12 @@ from services.reward.verifier import Item, Verifier
 _BATCH: Final = 1024
 _MAX_PROBLEMS: Final = 20
 _MAX_SHOWN: Final = 60
-_TRIES_WHEN_BUSY: Final = 3
+_MAX_RETRIES: Final = 3
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row."""
+    """One row of the file."""
 
     number: int
     """Line of the file, 1-based."""
@@ -41,59 +41,55 @@ class Case:
 
 
 def main() -> int:
-    """Exit status 0 when every row could be read, whatever the verdicts."""
+    """Return exit status 0 if every row could be read, regardless of the verdicts."""
     arguments = _parser().parse_args()
     configure_logging("check", "warning", "console")
     try:
         cases = read_cases(arguments.file)
         started = time.monotonic()
-        verdicts = judge(cases, Profile(arguments.profile))
+        verdicts = grade_cases(cases, Profile(arguments.profile))
     except PlatformError as error:
         sys.stderr.write(f"{error}\n")
         return 1
     if arguments.verbose:
         for case, verdict in zip(cases, verdicts, strict=True):
-            sys.stdout.write(_row(case, verdict, as_json=arguments.json) + "\n")
+            sys.stdout.write(_format_row(case, verdict, as_json=arguments.json) + "\n")
     sys.stdout.write(json.dumps(summary(cases, verdicts, time.monotonic() - started)) + "\n")
     return 0
 
 
 def read_cases(path: Path) -> list[Case]:
-    """The rows of the file; raises ProblemsError("dataset_invalid") with every row that cannot be
-    used.
-    """
+    """Read the rows of the file; raises ProblemsError("dataset_invalid") that lists the invalid rows."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise PlatformError("dataset_invalid", f"Cannot read {path}: {error}.") from None
-    read = [_case(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    read = [_parse_case(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     problems = [item for item in read if isinstance(item, Problem)]
     if problems or not read:
-        problems = problems or [Problem(str(path), "the file holds no rows")]
-        what = f"The file {path} cannot be judged"
+        problems = problems or [Problem(str(path), "the file has no rows")]
+        what = f"Cannot grade the file {path}"
         raise ProblemsError("dataset_invalid", what, problems[:_MAX_PROBLEMS], total=len(problems))
     return [item for item in read if isinstance(item, Case)]
 
 
-def _case(number: int, line: str) -> Case | Problem:
+def _parse_case(number: int, line: str) -> Case | Problem:
     place = f"row {number}"
     try:
         row = json.loads(line)
     except ValueError as error:
-        return Problem(place, f"is no JSON: {error}")
+        return Problem(place, f"is not valid JSON: {error}")
     if not isinstance(row, dict) or not all(
         isinstance(row.get(name), str) for name in ("gold", "answer")
     ):
         return Problem(place, "must be an object with the strings gold and answer")
     if row.get("expected") not in (None, True, False):
-        return Problem(
-            place, f"expected is {row['expected']!r}; it must be true, false or left out"
-        )
+        return Problem(place, f"expected is {row['expected']!r}; it must be true, false or omitted")
     return Case(number, row["gold"], row["answer"], row.get("expected"))
 
 
-def judge(cases: Sequence[Case], profile: Profile) -> list[Verdict]:
-    """Verdicts in order, by as many workers as this process may use cores."""
+def grade_cases(cases: Sequence[Case], profile: Profile) -> list[Verdict]:
+    """Return the verdicts in order, computed with one worker per available core."""
     settings = RewardSettings()
     pool = Pool(PoolConfig(workers=settings.reward_workers))
     pool.start()
@@ -105,7 +101,7 @@ def judge(cases: Sequence[Case], profile: Profile) -> list[Verdict]:
         return [
             verdict
             for start in range(0, len(items), _BATCH)
-            for verdict in _judge_batch(
+            for verdict in _grade_batch(
                 verifier, items[start : start + _BATCH], profile, settings.reward_timeout_s
             )
         ]
@@ -113,14 +109,12 @@ def judge(cases: Sequence[Case], profile: Profile) -> list[Verdict]:
         pool.close()
 
 
-def _judge_batch(
+def _grade_batch(
     verifier: Verifier, items: Sequence[Item], profile: Profile, timeout_s: float
 ) -> list[Verdict]:
-    """What a busy machine could not judge in time is judged again with more: nobody waits for these
-    verdicts.
-    """
+    """Grade a batch; retry items that a busy machine could not grade in time, with twice the timeout."""
     verdicts = verifier.verify(items, [], profile, timeout_s=timeout_s, expires_at=math.inf)
-    for _ in range(_TRIES_WHEN_BUSY):
+    for _ in range(_MAX_RETRIES):
         late = [place for place, verdict in enumerate(verdicts) if verdict.reason == "overloaded"]
         timeout_s *= 2
         again = verifier.verify(
@@ -132,9 +126,7 @@ def _judge_batch(
 
 
 def summary(cases: Sequence[Case], verdicts: Sequence[Verdict], seconds: float) -> dict[str, Any]:
-    """Counts by outcome; `agree` counts the rows whose `expected` was met, null when no row states
-    any.
-    """
+    """Count rows by outcome; `agree` counts the rows that match their `expected`, null if none has one."""
     stated = [
         (case.expected, verdict.outcome is Outcome.CORRECT)
         for case, verdict in zip(cases, verdicts, strict=True)
@@ -149,7 +141,7 @@ def summary(cases: Sequence[Case], verdicts: Sequence[Verdict], seconds: float) 
     return {"total": len(cases), "agree": agree, **counts, "seconds": round(seconds, 3)}
 
 
-def _row(case: Case, verdict: Verdict, *, as_json: bool) -> str:
+def _format_row(case: Case, verdict: Verdict, *, as_json: bool) -> str:
     agrees = (
         None if case.expected is None else case.expected == (verdict.outcome is Outcome.CORRECT)
     )
@@ -168,11 +160,11 @@ def _row(case: Case, verdict: Verdict, *, as_json: bool) -> str:
         )
     mark = {None: " ", True: "=", False: "!"}[agrees]
     why = f" ({verdict.reason})" if verdict.reason else ""
-    texts = f"{_cut(case.gold)} | {_cut(verdict.extracted or case.answer)}"
+    texts = f"{_shorten(case.gold)} | {_shorten(verdict.extracted or case.answer)}"
     return f"{case.number:>6} {mark} {verdict.outcome.value}{why}  {texts}"
 
 
-def _cut(text: str) -> str:
+def _shorten(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= _MAX_SHOWN else line[: _MAX_SHOWN - 1] + "…"
 

@@ -1,10 +1,9 @@
-"""Is the answer the gold? What text and exact arithmetic can decide is decided here; the rest is
-left to sympy.
+"""Compare an answer with the reference answer by text and exact arithmetic; sympy decides the rest.
 
-This module runs in the serving process and never imports sympy. The type of the gold says which
-rules apply (`_BY_TYPE`); each decides or passes on. They settle about half of real traffic, and
-close the gaps of the symbolic comparator: counts in lists, bases, ellipses, unevaluated operators
-and expressions that would take very long.
+This module runs in the serving process and never imports sympy. The type of the reference answer
+selects the rules (`_BY_TYPE`); each one decides or passes to the next. They decide about half of
+real traffic, and close gaps of the symbolic comparator: list lengths, number bases, ellipses,
+unevaluated operators and expressions that would take too long.
 """
 
 import math
@@ -27,8 +26,8 @@ from services.common.answers.statements import gold_answer
 from services.common.answers.units import canonical, units_conflict
 from services.common.trajectory import Outcome
 from services.reward.extraction import Extraction, Profile
-from services.reward.guard import MAX_CHARS, refuse
-from services.reward.pairing import Pair, alike, squeeze
+from services.reward.guard import MAX_CHARS, find_violation
+from services.reward.pairing import Pair, align, squeeze
 
 _CHOICE: Final = re.compile(r"\(?([A-J])\)?")
 _STATED_CHOICE: Final = re.compile(
@@ -63,7 +62,7 @@ _OPERATOR: Final = re.compile(
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is known without sympy; `outcome` is None when sympy has to decide."""
+    """Result of the rules; `outcome` is None when sympy has to decide."""
 
     outcome: Outcome | None
     path: str
@@ -83,21 +82,19 @@ _Rule = Callable[[Pair], _Decision | None]
 def compare(
     gold: str, extraction: Extraction, profile: Profile, kind: GoldType | None = None
 ) -> Comparison:
-    """Judge an extracted answer as far as text and exact arithmetic go; without `kind` the gold's
-    text says it.
-    """
+    """Compare an extracted answer with the reference answer; without `kind` its type is inferred."""
     gold = gold_answer(gold)
     normal_gold = normalise(gold) if len(gold) <= MAX_CHARS else Normalised("")
-    if not normal_gold.text or refuse(normal_gold.text):
+    if not normal_gold.text or find_violation(normal_gold.text):
         return Comparison(Outcome.UNVERIFIABLE, "none", normal_gold.text, reason="gold_invalid")
     kind = kind or gold_type(gold)
     text = extraction.listed if extraction.listed and kind is GoldType.LIST else extraction.text
     if len(text) > MAX_CHARS:
         return Comparison(Outcome.TOO_COMPLEX, "none", normal_gold.text, reason="too_long")
-    return _decide(alike(Pair(normal_gold, normalise(text), profile, kind)))
+    return _apply_rules(align(Pair(normal_gold, normalise(text), profile, kind)))
 
 
-def _decide(pair: Pair) -> Comparison:
+def _apply_rules(pair: Pair) -> Comparison:
     for rule in (*_FIRST, *_BY_TYPE.get(pair.kind, _ANY_TYPE), *_LAST):
         decision = rule(pair)
         if decision is not None:
@@ -106,94 +103,90 @@ def _decide(pair: Pair) -> Comparison:
     return Comparison(None, "sympy", pair.gold.text, pair.answer.text)
 
 
-def _judged(equal: bool, path: str = "string", reason: str = "") -> _Decision:
+def _to_decision(equal: bool, path: str = "string", reason: str = "") -> _Decision:
     return (Outcome.CORRECT, path, "") if equal else (Outcome.INCORRECT, path, reason)
 
 
-def _units(pair: Pair) -> _Decision | None:
-    answer_unit = pair.answer.unit or _guessed_unit(pair)
+def _compare_units(pair: Pair) -> _Decision | None:
+    answer_unit = pair.answer.unit
+    # `5 m` is a length only if the reference answer has a unit; otherwise m may be a variable.
+    if not answer_unit and pair.gold.unit and (guess := _GUESSED_UNIT.match(pair.answer.text)):
+        answer_unit = canonical(guess.group(2))
     return (
-        _judged(False, reason="unit_differs")
+        _to_decision(False, reason="unit_differs")
         if units_conflict(pair.gold.unit, answer_unit)
         else None
     )
 
 
-def _guessed_unit(pair: Pair) -> str:
-    """`5 m` is a length when the gold has a unit; without one m may be a variable."""
-    guess = _GUESSED_UNIT.match(pair.answer.text) if pair.gold.unit else None
-    return canonical(guess.group(2)) if guess else ""
-
-
-def _spelling(pair: Pair) -> _Decision | None:
-    factors = {_factor(side.unit) for side in (pair.gold, pair.answer)} - {None}
+def _compare_spelling(pair: Pair) -> _Decision | None:
+    # `5%` and `5` are spelt alike without their units, but differ by a factor of 100.
+    factors = {_unit_factor(side.unit) for side in (pair.gold, pair.answer)} - {None}
     return (
-        _judged(True)
+        _to_decision(True)
         if len(factors) < 2 and squeeze(pair.gold.text) == squeeze(pair.answer.text)
         else None
     )
 
 
-def _empty(pair: Pair) -> _Decision | None:
-    return None if pair.answer.text else _judged(False, reason="answer_unparseable")
+def _reject_empty(pair: Pair) -> _Decision | None:
+    return None if pair.answer.text else _to_decision(False, reason="answer_unparseable")
 
 
-def _words(pair: Pair) -> _Decision | None:
-    """Words are compared as words; the comparator would multiply their letters."""
+def _compare_words(pair: Pair) -> _Decision | None:
+    """Compare words as text, because the comparator would read them as products of letters."""
     gold, answer = (
         _ARTICLE.sub("", side.text.strip("`'\"")).casefold() for side in (pair.gold, pair.answer)
     )
-    return _judged(gold == answer)
+    return _to_decision(gold == answer)
 
 
-def _choice(pair: Pair) -> _Decision | None:
+def _compare_choice(pair: Pair) -> _Decision | None:
     gold = _CHOICE.fullmatch(pair.gold.text)
     stated = gold and _STATED_CHOICE.match(pair.answer.text)
     if not gold or not stated or len(_PARENTHESISED_LETTER.findall(pair.answer.text)) > 1:
         return None
-    return _judged(gold.group(1) in stated.groups())
+    return _to_decision(gold.group(1) in stated.groups())
 
 
-def _based(pair: Pair) -> _Decision | None:
-    """`52_8`: the comparator ignores the base."""
+def _compare_based_numbers(pair: Pair) -> _Decision | None:
+    """Compare `52_8` digit by digit, because the comparator ignores the base."""
     gold = _BASED.fullmatch(pair.gold.text)
     if gold is None:
         return None
     answer = _BASED.fullmatch(pair.answer.text)
-    return _judged(answer is not None and gold.groups() == answer.groups())
+    return _to_decision(answer is not None and gold.groups() == answer.groups())
 
 
-def _value_in_base(pair: Pair) -> _Decision | None:
-    """`52_8` is 42."""
+def _compare_value_in_base(pair: Pair) -> _Decision | None:
+    """Accept `52_8` for 42."""
     based = _BASED.fullmatch(pair.answer.text)
     gold = parse_rational(pair.gold.text)
     if based is None or gold is None:
         return None
     try:
-        return _judged(gold.value == int(based.group(1), int(based.group(2))), "integer")
-    except ValueError:  # no digits of that base
-        return _judged(False)
+        return _to_decision(gold.value == int(based.group(1), int(based.group(2))), "integer")
+    except ValueError:  # a digit that the base does not have
+        return _to_decision(False)
 
 
-def _clock(pair: Pair) -> _Decision | None:
-    """Times, part by part, and ratios: one with a part of a single digit, as no minutes are
-    written.
+def _compare_clock(pair: Pair) -> _Decision | None:
+    """Compare times part by part, and ratios in lowest terms.
+
+    Minutes always have two digits, so a part of one digit means a ratio.
     """
     gold, answer = (
-        _CLOCK.fullmatch(_full_hour(_TO.sub(":", side.text))) for side in (pair.gold, pair.answer)
+        # `10 AM` is `10:00 AM`.
+        _CLOCK.fullmatch(_HOUR.sub(r"\1:00 \2", _TO.sub(":", side.text)))
+        for side in (pair.gold, pair.answer)
     )
     if gold is None or answer is None:
         return None
     halves = {match.group(2).lower() for match in (gold, answer) if match.group(2)}
     golds, answers = ([int(part) for part in match.group(1).split(":")] for match in (gold, answer))
     if _RATIO.search(pair.gold.text):
-        return _judged(_lowest_terms(golds) == _lowest_terms(answers))
-    return _judged(golds == answers and len(halves) < 2)
-
-
-def _full_hour(text: str) -> str:
-    """`10 AM` as `10:00 AM`."""
-    return _HOUR.sub(r"\1:00 \2", text)
+        return _to_decision(_lowest_terms(golds) == _lowest_terms(answers))
+    return _to_decision(golds == answers and len(halves) < 2)
 
 
 def _lowest_terms(ratio: list[int]) -> list[int]:
@@ -201,21 +194,21 @@ def _lowest_terms(ratio: list[int]) -> list[int]:
     return [part // divisor for part in ratio]
 
 
-def _unordered(pair: Pair) -> _Decision | None:
-    r"""`\\{1,2\\}` is no point."""
-    return _judged(False) if pair.answer.text.startswith(r"\{") else None
+def _reject_set(pair: Pair) -> _Decision | None:
+    r"""Reject `\\{1,2\\}` for a point, because the order of a set is undefined."""
+    return _to_decision(False) if pair.answer.text.startswith(r"\{") else None
 
 
-def _ellipsis(pair: Pair) -> _Decision | None:
-    """What dots stand for cannot be computed: equal spelling or nothing."""
+def _compare_ellipsis(pair: Pair) -> _Decision | None:
+    """Reject an ellipsis unless the spelling is equal, because its elements cannot be computed."""
     return (
-        _judged(False)
+        _to_decision(False)
         if _ELLIPSIS.search(pair.gold.text) or _ELLIPSIS.search(pair.answer.text)
         else None
     )
 
 
-def _numbers(pair: Pair) -> _Decision | None:
+def _compare_numbers(pair: Pair) -> _Decision | None:
     gold, answer = (
         parse_rational(pair.gold.text),
         parse_rational(_GUESSED_UNIT.sub(r"\1", pair.answer.text)),
@@ -227,54 +220,60 @@ def _numbers(pair: Pair) -> _Decision | None:
     if gold is None or answer is None:
         return None
     path = "integer" if gold.is_integer and answer.is_integer else "rational"
-    factors = _factor(pair.gold.unit), _factor(pair.answer.unit)
+    factors = _unit_factor(pair.gold.unit), _unit_factor(pair.answer.unit)
     golds, answers = (
-        _readings(number, factor, scaled=None not in factors)
+        _to_readings(number, factor, scaled=None not in factors)
         for number, factor in zip((gold, answer), factors, strict=True)
     )
-    return _judged(any(same_number(one, other) for one in golds for other in answers), path)
+    return _to_decision(any(same_number(one, other) for one in golds for other in answers), path)
 
 
-def _readings(number: Rational, factor: Fraction | None, scaled: bool) -> list[Rational]:
-    """`28%` answers both 28 (a question for percent) and 0.28, `3.5 million` both 3.5 and 3500000."""
+def _to_readings(number: Rational, factor: Fraction | None, scaled: bool) -> list[Rational]:
+    """Return the values that `28%` may mean: 28 (if the question asks for percent) and 0.28."""
     read = [] if scaled else [number]
     return [*read, Rational(number.value * factor, number.places)] if factor else [number]
 
 
-def _factor(unit: str) -> Fraction | None:
+def _unit_factor(unit: str) -> Fraction | None:
     return next((_FACTORS[name] for name in unit.split() if name in _FACTORS), None)
 
 
-def _symbols(pair: Pair) -> _Decision | None:
-    """`42x` is no number: what has free variables is not computed. Nor is `42:1`."""
+def _reject_variables(pair: Pair) -> _Decision | None:
+    """Reject `42x` for a number, because of its free variable, and `42:1` for an integer."""
     text = pair.answer.text
-    if pair.kind is GoldType.INTEGER and _CLOCK.fullmatch(text):  # the comparator divides ratios
-        return _judged(False)
+    if pair.kind is GoldType.INTEGER and _CLOCK.fullmatch(
+        text
+    ):  # the comparator reads a ratio as a quotient
+        return _to_decision(False)
     if (
         _RELATION.search(text)
-        or _operators(text)
+        or _find_operators(text)
         or not _VARIABLE.search(_PLAIN_WORD.sub("", text))
     ):
         return None
-    return _judged(False)
+    return _to_decision(False)
 
 
-def _sequences(pair: Pair) -> _Decision | None:
+def _compare_sequences(pair: Pair) -> _Decision | None:
+    # The comparator reads lists as sets: it accepts `1,1,2` for `1,2`.
     gold, answer = parse_sequence(pair.gold.text), parse_sequence(pair.answer.text)
     equal = same_sequence(gold, answer) if gold and answer else None
-    return None if equal is None else _judged(equal, "rational")
+    return None if equal is None else _to_decision(equal, "rational")
 
 
-def _unevaluated(pair: Pair) -> _Decision | None:
-    """Repeating the question's operator (`\\sum_{k=1}^{100} k` for 5050) is no answer; benchmarks may accept it."""
+def _reject_unevaluated(pair: Pair) -> _Decision | None:
+    """Reject an answer that repeats the operator of the question (`\\sum_{k=1}^{100} k` for 5050).
+
+    Training would otherwise reward copying the question. Benchmarks accept such answers.
+    """
     if pair.profile is Profile.EVAL:
         return None
-    extra = _operators(_last_side(pair.answer.text)) - _operators(pair.gold.text)
-    return _judged(False, reason="unevaluated") if extra else None
+    extra = _find_operators(_last_side(pair.answer.text)) - _find_operators(pair.gold.text)
+    return _to_decision(False, reason="unevaluated") if extra else None
 
 
 def _last_side(text: str) -> str:
-    """What follows the last `=` that stands in no bracket."""
+    """Return the text after the last `=` outside brackets."""
     ends = [match.end() for match in _EQUALS.finditer(text)]
     outside = (
         end
@@ -284,25 +283,28 @@ def _last_side(text: str) -> str:
     return text[next(outside, 0) :]
 
 
-def _operators(text: str) -> set[str]:
+def _find_operators(text: str) -> set[str]:
     return {name for names in _OPERATOR.findall(text) for name in names if name}
 
 
-def _cost(pair: Pair) -> _Decision | None:
-    rule = refuse(pair.answer.text)
+def _reject_expensive(pair: Pair) -> _Decision | None:
+    rule = find_violation(pair.answer.text)
     return (Outcome.TOO_COMPLEX, "none", rule) if rule else None
 
 
-_FIRST: Final[tuple[_Rule, ...]] = (_empty, _units, _spelling)
-_ANY_TYPE: Final[tuple[_Rule, ...]] = (_ellipsis, _numbers, _sequences)
+# Units come before the spelling: `5 m` and `5 kg` have equal numbers.
+_FIRST: Final[tuple[_Rule, ...]] = (_reject_empty, _compare_units, _compare_spelling)
+# Ellipses come first, so that no other rule compares the few elements around them.
+_ANY_TYPE: Final[tuple[_Rule, ...]] = (_compare_ellipsis, _compare_numbers, _compare_sequences)
 _BY_TYPE: Final[Mapping[GoldType, tuple[_Rule, ...]]] = {
-    GoldType.TEXT: (_words,),
-    GoldType.CHOICE: (_choice, _ellipsis),
-    GoldType.BASE_N: (_based,),
-    GoldType.TIME: (_clock, *_ANY_TYPE),
-    GoldType.INTEGER: (_value_in_base, *_ANY_TYPE, _symbols),
-    GoldType.RATIONAL: (*_ANY_TYPE, _symbols),
-    GoldType.PERCENT: (*_ANY_TYPE, _symbols),
-    GoldType.TUPLE: (_unordered, *_ANY_TYPE),
+    GoldType.TEXT: (_compare_words,),
+    GoldType.CHOICE: (_compare_choice, _compare_ellipsis),
+    GoldType.BASE_N: (_compare_based_numbers,),
+    GoldType.TIME: (_compare_clock, *_ANY_TYPE),
+    GoldType.INTEGER: (_compare_value_in_base, *_ANY_TYPE, _reject_variables),
+    GoldType.RATIONAL: (*_ANY_TYPE, _reject_variables),
+    GoldType.PERCENT: (*_ANY_TYPE, _reject_variables),
+    GoldType.TUPLE: (_reject_set, *_ANY_TYPE),
 }
-_LAST: Final[tuple[_Rule, ...]] = (_cost, _unevaluated)
+# The cost limit comes last: an expensive answer may still be decided by its spelling.
+_LAST: Final[tuple[_Rule, ...]] = (_reject_expensive, _reject_unevaluated)

@@ -1,5 +1,4 @@
-r"""How large an expression becomes once it is multiplied out: an estimate from its text, in linear
-time.
+r"""Estimate the size of an expression after expansion, from its text and in linear time.
 
 A computer algebra system expands before it compares: `(x+y+z)^{200}` is 20,301 terms of work,
 `(10^{9999})^{9999}` a number of 100 million digits.
@@ -10,8 +9,8 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-ENOUGH: Final = 100_000
-"""Sizes are counted up to here."""
+MAX_SIZE: Final = 100_000
+"""Sizes are capped at this value."""
 _OPENING: Final = "([{"
 _CLOSING: Final = ")]}"
 _POWER: Final = re.compile(r"\s*(?:\^|\*\*)\s*[{(]?\s*(\d{1,9})")
@@ -30,11 +29,11 @@ class _Group(NamedTuple):
     """Offset of the closing bracket."""
     content: str
     exponent: int
-    """The number that it is raised to; 1 without one."""
+    """Exponent of the group; 1 if it has none."""
 
 
 def group_end(text: str, start: int) -> int:
-    """Offset of the bracket that closes the one at `start`; the length of the text when none does."""
+    """Return the offset of the bracket that closes the one at `start`, or the length of the text."""
     depth = 0
     for place in range(start, len(text)):
         depth += (text[place] in _OPENING) - (text[place] in _CLOSING)
@@ -44,50 +43,55 @@ def group_end(text: str, start: int) -> int:
 
 
 def expanded_terms(text: str) -> int:
-    """An upper bound for the terms of the expression, multiplied out; sums of plain numbers count
-    as one term.
+    """Return an upper bound for the number of terms after expansion.
+
+    Sums of plain numbers count as one term.
     """
     terms, factors, done = 0, 1, 0
-    for group in _groups(text):
-        terms, factors = _add(terms, factors, text[done : group.start])
-        factors = min(ENOUGH, factors * _power_of(_terms_of(text, group), group.exponent))
+    for group in _iterate_groups(text):
+        terms, factors = _add_terms(terms, factors, text[done : group.start])
+        factors = min(
+            MAX_SIZE, factors * _count_power_terms(_count_terms(text, group), group.exponent)
+        )
         done = group.end + 1
-    terms, factors = _add(terms, factors, text[done:], at_start=done == 0)
-    return min(ENOUGH, terms + factors)
+    terms, factors = _add_terms(terms, factors, text[done:], at_start=done == 0)
+    return min(MAX_SIZE, terms + factors)
 
 
 def tallest_power(text: str) -> int:
-    """The largest exponent, where powers of powers multiply."""
+    """Return the largest exponent; exponents of nested powers are multiplied."""
     bare = [int(number) for number in _BARE_EXPONENT.findall(text)]
-    nested = [group.exponent * tallest_power(group.content) for group in _groups(text)]
+    nested = [group.exponent * tallest_power(group.content) for group in _iterate_groups(text)]
     return max(bare + nested, default=1)
 
 
-def _add(terms: int, factors: int, between: str, *, at_start: bool = False) -> tuple[int, int]:
-    """Terms so far and factors of the last one, after a stretch of text without brackets."""
+def _add_terms(
+    terms: int, factors: int, between: str, *, at_start: bool = False
+) -> tuple[int, int]:
+    """Return the terms so far and the factors of the last one after a text without brackets."""
     signs = sum(between.count(sign) for sign in "+-,;=")
     signs -= at_start and between[:1] in ("+", "-")
-    return (min(ENOUGH, terms + factors + signs - 1), 1) if signs else (terms, factors)
+    return (min(MAX_SIZE, terms + factors + signs - 1), 1) if signs else (terms, factors)
 
 
-def _terms_of(text: str, group: _Group) -> int:
+def _count_terms(text: str, group: _Group) -> int:
     if _UNEXPANDED.search(text[max(0, group.start - _PREFIX_CHARS) : group.start]):
         return 1
     symbolic = _LETTER.search(_PLAIN_COMMAND.sub("", group.content))
     return expanded_terms(group.content) if symbolic else 1
 
 
-def _power_of(terms: int, exponent: int) -> int:
-    """Terms of a sum raised to a power."""
+def _count_power_terms(terms: int, exponent: int) -> int:
+    """Return the number of terms of a sum raised to a power (multinomial coefficient)."""
     if terms == 1:
         return 1
-    if max(terms, exponent) > math.isqrt(ENOUGH):
-        return ENOUGH
-    return min(ENOUGH, math.comb(exponent + terms - 1, terms - 1))
+    if max(terms, exponent) > math.isqrt(MAX_SIZE):
+        return MAX_SIZE
+    return min(MAX_SIZE, math.comb(exponent + terms - 1, terms - 1))
 
 
-def _groups(text: str) -> Iterator[_Group]:
-    """Bracketed parts that are in no other bracket."""
+def _iterate_groups(text: str) -> Iterator[_Group]:
+    """Yield the outermost bracketed groups."""
     place = 0
     while place < len(text):
         if text[place] in _OPENING:

@@ -1,6 +1,4 @@
-"""The registry of graders: what each kind of services.common.grader_spec does. A new kind gets a
-row here.
-"""
+"""The registry of graders: implementations of the kinds in services.common.grader_spec."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,16 +14,16 @@ from services.common.grader_spec import (
     fill_in,
     parse_graders,
 )
-from services.reward.sandbox import python_scorer
-from services.reward.scores import Failure, GradingLimits, JudgedResponse, Score, Scorer
+from services.reward.sandbox import make_python_scorer
+from services.reward.scores import Failure, GradedResponse, GradingLimits, Score, Scorer
 from services.reward.shaping import (
-    accuracy,
-    boxed,
-    cosine,
-    format_,
-    repetition,
-    soft_overlong,
-    speed,
+    score_accuracy,
+    score_boxed,
+    score_cosine,
+    score_format,
+    score_repetition,
+    score_soft_overlong,
+    score_speed,
 )
 
 
@@ -37,10 +35,10 @@ class Grader:
     score: Scorer
 
 
-def string_check(spec: StringCheckGrader, judged: JudgedResponse) -> Score:
-    """1 when the comparison holds, else 0."""
+def score_string_check(spec: StringCheckGrader, graded: GradedResponse) -> Score:
+    """Return 1 if the comparison holds, else 0."""
     values = dict(
-        zip(VARIABLES, (judged.response, judged.extraction.text, judged.gold), strict=True)
+        zip(VARIABLES, (graded.response, graded.extraction.text, graded.gold), strict=True)
     )
     left, right = fill_in(spec.input, values), fill_in(spec.reference, values)
     holds = {
@@ -52,21 +50,21 @@ def string_check(spec: StringCheckGrader, judged: JudgedResponse) -> Score:
     return float(holds[spec.operation])
 
 
-def _multi(spec: MultiGrader) -> Scorer:
+def _make_multi_scorer(spec: MultiGrader) -> Scorer:
     formula = Formula(spec.calculate_output, set(spec.graders))
-    parts = {key: scorer(part) for key, part in spec.graders.items()}
+    parts = {key: make_scorer(part) for key, part in spec.graders.items()}
 
-    def score(batch: Sequence[JudgedResponse], limits: GradingLimits) -> list[Score]:
+    def score(batch: Sequence[GradedResponse], limits: GradingLimits) -> list[Score]:
         columns = [part(batch, limits) for part in parts.values()]
         return [
-            _combined(formula, dict(zip(parts, row, strict=True)))
+            _combine(formula, dict(zip(parts, row, strict=True)))
             for row in zip(*columns, strict=True)
         ]
 
     return score
 
 
-def _combined(formula: Formula, scores: Mapping[str, Score]) -> Score:
+def _combine(formula: Formula, scores: Mapping[str, Score]) -> Score:
     failure = next((score for score in scores.values() if isinstance(score, Failure)), None)
     if failure is not None:
         return failure
@@ -78,39 +76,37 @@ def _combined(formula: Formula, scores: Mapping[str, Score]) -> Score:
         return Failure("formula", str(error))
 
 
-def _each(grade: Callable[[JudgedResponse], Score]) -> Scorer:
-    """A scorer from a function of one response."""
-    return lambda batch, _limits: [grade(judged) for judged in batch]
-
-
 _ONE_BY_ONE: Final[Mapping[str, Callable[..., Score]]] = {
-    "cosine": cosine, "soft_overlong": soft_overlong, "repetition": repetition, "speed": speed,
-    "string_check": string_check,
-    "accuracy": lambda _spec, judged: accuracy(judged), "boxed": lambda _spec, judged: boxed(judged),
-    "format": lambda _spec, judged: format_(judged),
+    "cosine": score_cosine, "soft_overlong": score_soft_overlong, "repetition": score_repetition,
+    "speed": score_speed, "string_check": score_string_check,
+    "accuracy": lambda _spec, graded: score_accuracy(graded),
+    "boxed": lambda _spec, graded: score_boxed(graded),
+    "format": lambda _spec, graded: score_format(graded),
 }  # fmt: skip
 
 
-def scorer(spec: Any) -> Scorer:
-    """What a grader of services.common.grader_spec does."""
+def make_scorer(spec: Any) -> Scorer:
+    """Return the implementation of a grader spec."""
     if isinstance(spec, MultiGrader):
-        return _multi(spec)
+        return _make_multi_scorer(spec)
     if isinstance(spec, PythonGrader):
-        return python_scorer(spec)
-    return _each(partial(_ONE_BY_ONE[spec.type], spec))
+        return make_python_scorer(spec)
+    grade = partial(_ONE_BY_ONE[spec.type], spec)
+    return lambda batch, _limits: [grade(graded) for graded in batch]
 
 
-def resolve(texts: Sequence[str]) -> list[Grader]:
-    """The graders, as they travel; raises PlatformError("invalid_request") for unknown, faulty and
-    repeated ones.
+def make_graders(texts: Sequence[str]) -> list[Grader]:
+    """Parse graders in JSON.
+
+    Raises PlatformError("invalid_request") for unknown, invalid and duplicate ones.
     """
-    return [Grader(spec.name, scorer(spec)) for spec in parse_graders(texts)]
+    return [Grader(spec.name, make_scorer(spec)) for spec in parse_graders(texts)]
 
 
 def score_all(
-    graders: Sequence[Grader], batch: Sequence[JudgedResponse], limits: GradingLimits
+    graders: Sequence[Grader], batch: Sequence[GradedResponse], limits: GradingLimits
 ) -> list[dict[str, Score]]:
-    """Every grader's score of every response, by name."""
+    """Return the scores of each response by grader name."""
     columns = {grader.name: grader.score(batch, limits) for grader in graders} if batch else {}
     return [
         {name: column[place] for name, column in columns.items()} for place in range(len(batch))

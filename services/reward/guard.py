@@ -1,8 +1,8 @@
-r"""Static cost guard: refuses expressions that a computer algebra system would take very long or
-much memory for.
+r"""Static cost guard: rejects expressions that would take sympy too much time or memory.
 
-The rules look at the text only, in linear time. They are wide: none touches a gold of MATH, GSM8K,
-AIME, AMC or OlympiadBench. What they miss meets the worker's deadline and memory limit.
+The rules read only the text, in linear time. Their limits are generous: no reference answer of
+MATH, GSM8K, AIME, AMC or OlympiadBench breaks one. An expensive expression that they miss is stopped
+by the deadline and the memory limit of the worker.
 """
 
 import math
@@ -66,14 +66,32 @@ _OPENING: Final = "([{"
 _CLOSING: Final = ")]}"
 
 
-def refuse(text: str) -> str:
-    """The rule that the expression breaks, or "" when it may be evaluated."""
+_Rule = Callable[[str], object]
+_RULES: Final[dict[str, _Rule]] = {}
+"""Predicates by the reason that a verdict shows, in the order in which they are checked."""
+
+
+def find_violation(text: str) -> str:
+    """Return the name of the rule that the expression breaks, or "" if it may be evaluated."""
+    # Checked before all others: the length bounds the time of the rules themselves.
     if len(text) > MAX_CHARS:
         return "too_long"
-    return next((name for name, breaks in _RULES if breaks(text)), "")
+    return next((name for name, breaks in _RULES.items() if breaks(text)), "")
 
 
-def _too_deep(text: str) -> bool:
+def rule(reason: str) -> Callable[[_Rule], _Rule]:
+    """Add a predicate to the rules."""
+
+    def add(breaks: _Rule) -> _Rule:
+        _RULES[reason] = breaks
+        return breaks
+
+    return add
+
+
+@rule("too_deep")
+def is_too_deep(text: str) -> bool:
+    # Parsers recurse once per bracket, and sympy several times per level.
     depth = deepest = 0
     for char in text:
         depth += (char in _OPENING) - (char in _CLOSING)
@@ -81,37 +99,37 @@ def _too_deep(text: str) -> bool:
     return deepest > _MAX_DEPTH
 
 
-def _too_many_terms(text: str) -> bool:
+@rule("too_many_terms")
+def has_too_many_terms(text: str) -> bool:
     return text.count(",") > _MAX_COMMAS or text.count("+") + text.count("-") > _MAX_TERMS
 
 
-def _repeats_too_often(text: str) -> bool:
+@rule("long_number")
+def has_long_number(text: str) -> bool:
+    # CPython converts decimal strings in quadratic time.
+    return bool(_LONG_NUMBER.search(text))
+
+
+@rule("too_repetitive")
+def is_too_repetitive(text: str) -> bool:
+    # The parser takes a second for 40 bars, and the time doubles with a few more.
     return any(text.count(sign) > limit for sign, limit in _MAX_REPEATED.items())
 
 
-def _expands_too_far(text: str) -> bool:
-    return expanded_terms(text) > _MAX_EXPANDED
+@rule("long_word")
+def has_long_word(text: str) -> bool:
+    # A word is read as a product of its letters.
+    return bool(_LONG_WORD.search(text))
 
 
-def _quotient_too_high(text: str) -> bool:
-    """Polynomials of high degree in a fraction: their common divisor is sought."""
-    if "/" not in text and "frac" not in text:
-        return False
-    return any(int(exponent) > _MAX_QUOTIENT_DEGREE for exponent in _LETTER_TO.findall(text))
-
-
-def _root_too_large(text: str) -> bool:
-    """Roots of large numbers that are sums: they are factored."""
-    if not _ROOT.search(text) or not _SIGN.search(text):
-        return False
-    return any(int(exponent) > _MAX_ROOT_EXPONENT for exponent in _NUMBER_TO.findall(text))
-
-
-def _too_many_functions(text: str) -> bool:
+@rule("too_many_functions")
+def has_too_many_functions(text: str) -> bool:
     return bool(_NESTED_FUNCTIONS.search(text)) or len(_FUNCTION.findall(text)) > _MAX_FUNCTIONS
 
 
-def _matrix_too_large(text: str) -> bool:
+@rule("large_matrix")
+def has_large_matrix(text: str) -> bool:
+    # A symbolic determinant of n rows has n! terms before simplification.
     if "matrix}" not in text:
         return False
     cells = text.count("&") + text.count(r"\\") + 1
@@ -121,15 +139,16 @@ def _matrix_too_large(text: str) -> bool:
     )
 
 
-def _exponent_too_large(text: str) -> bool:
+@rule("large_exponent")
+def has_large_exponent(text: str) -> bool:
     if _CHAINED_POWERS.search(text) or tallest_power(text) > _MAX_EXPONENT:
         return True
-    return any(_magnitude(exponent) > _MAX_EXPONENT for exponent in _exponents(text))
+    return any(_magnitude(exponent) > _MAX_EXPONENT for exponent in _iterate_exponents(text))
 
 
-def _exponents(text: str) -> Iterator[str]:
-    """What stands after each `^` or `**`: a group without its brackets, or everything up to a blank
-    or bracket.
+def _iterate_exponents(text: str) -> Iterator[str]:
+    """Yield the exponent after each `^` or `**`: the content of a group, or the text up to a blank or
+    bracket.
     """
     for match in _EXPONENT.finditer(text):
         start = match.end()
@@ -140,7 +159,7 @@ def _exponents(text: str) -> Iterator[str]:
 
 
 def _magnitude(exponent: str) -> int:
-    """An upper bound for the numbers in an exponent, exact below the limit; symbols count nothing."""
+    """Return an upper bound for the numbers in an exponent, exact below the limit; symbols count 0."""
     if "!" in exponent and any(
         int(number[:9]) > _MAX_EXPONENT_FACTORIAL for number in _NUMBER.findall(exponent)
     ):
@@ -148,47 +167,73 @@ def _magnitude(exponent: str) -> int:
     numbers = [int(number[:9]) for number in _NUMBER.findall(exponent)]
     if _MULTIPLIED.search(exponent):
         numbers.append(math.prod(numbers))
-    return max(numbers + [_height(tower) for tower in _TOWER.findall(exponent)], default=0)
+    return max(numbers + [_tower_value(tower) for tower in _TOWER.findall(exponent)], default=0)
 
 
-def _height(tower: str) -> int:
-    """Value of a^b^c, capped above the limit."""
+def _tower_value(tower: str) -> int:
+    """Return the value of a^b^c, capped above the limit."""
+    # Evaluated from the top, as powers associate to the right. Capping each level keeps the numbers small.
     value = 1
     for number in reversed(_NUMBER.findall(tower)):
         value = min(int(number[:9]) ** min(value, 64), _MAX_EXPONENT + 1)
     return value
 
 
-def _factorial_too_large(text: str) -> bool:
-    if _GAMMA.search(text) and (r"^" in text or _exceeds(text, _MAX_FACTORIAL)):
+@rule("large_expansion")
+def has_large_expansion(text: str) -> bool:
+    return expanded_terms(text) > _MAX_EXPANDED
+
+
+@rule("large_quotient")
+def has_large_quotient(text: str) -> bool:
+    """Polynomials of high degree in a fraction, whose greatest common divisor sympy computes."""
+    if "/" not in text and "frac" not in text:
+        return False
+    return any(int(exponent) > _MAX_QUOTIENT_DEGREE for exponent in _LETTER_TO.findall(text))
+
+
+@rule("large_root")
+def has_large_root(text: str) -> bool:
+    """Roots of sums of large numbers, which sympy factors."""
+    if not _ROOT.search(text) or not _SIGN.search(text):
+        return False
+    return any(int(exponent) > _MAX_ROOT_EXPONENT for exponent in _NUMBER_TO.findall(text))
+
+
+@rule("large_factorial")
+def has_large_factorial(text: str) -> bool:
+    if _GAMMA.search(text) and (r"^" in text or _has_number_above(text, _MAX_FACTORIAL)):
         return True
     if "!" not in text:
         return False
     if _NESTED_FACTORIAL.search(text) or (
-        _PRODUCT_FACTORIAL.search(text) and _exceeds(text, _MAX_FACTORIAL // 10)
+        _PRODUCT_FACTORIAL.search(text) and _has_number_above(text, _MAX_FACTORIAL // 10)
     ):
         return True
     return any(int(number[:9]) > _MAX_FACTORIAL for number in _FACTORIAL_NUMBER.findall(text))
 
 
-def _exceeds(text: str, limit: int) -> bool:
+def _has_number_above(text: str, limit: int) -> bool:
     return any(int(number[:9]) > limit for number in _NUMBER.findall(text))
 
 
-def _binomial_too_large(text: str) -> bool:
+@rule("large_binomial")
+def has_large_binomial(text: str) -> bool:
     if not _BINOMIAL.search(text):
         return False
-    return "^" in text or _exceeds(text, _MAX_BINOMIAL)
+    return "^" in text or _has_number_above(text, _MAX_BINOMIAL)
 
 
-def _range_too_large(text: str) -> bool:
-    """Sums and products of many terms, or of hundreds that have no closed form; nested ones
-    multiply.
+@rule("large_range")
+def has_large_range(text: str) -> bool:
+    """Sums and products of many terms, or of hundreds without a closed form.
+
+    The numbers of terms of nested ones are multiplied.
     """
     terms = 1
     for match in _BIG_OPERATOR.finditer(text):
         bounds = _BOUNDS.match(text, match.end())
-        terms *= max(1, _bound(bounds.group("upper"))) if bounds else 1
+        terms *= max(1, _upper_bound(bounds.group("upper"))) if bounds else 1
         limit = (
             _MAX_LONE_BOUND
             if bounds and _has_no_closed_form(text[bounds.end() :], bounds.group("index"))
@@ -200,13 +245,14 @@ def _range_too_large(text: str) -> bool:
 
 
 def _has_no_closed_form(term: str, index: str | None) -> bool:
-    """Functions, factorials and other variables than the index: every term is computed."""
+    """Whether sympy has to compute every term: functions, factorials, or variables besides the index."""
     letters = set(_LETTER.findall(_COMMAND.sub("", term))) - {index, "e", "i"}
     return bool(_FUNCTION.search(term)) or "!" in term or bool(letters)
 
 
-def _integral_too_hard(text: str) -> bool:
-    """Triple integrals, and quotients of high degree under the sign."""
+@rule("hard_integral")
+def has_hard_integral(text: str) -> bool:
+    """Triple integrals, and integrands that are quotients of high degree."""
     if len(_INTEGRAL.findall(text)) > _MAX_INTEGRALS:
         return True
     if not _INTEGRAL.search(text) or ("/" not in text and "frac" not in text):
@@ -214,26 +260,7 @@ def _integral_too_hard(text: str) -> bool:
     return any(int(exponent) > _MAX_INTEGRATED_DEGREE for exponent in _LETTER_TO.findall(text))
 
 
-def _bound(text: str) -> int:
+def _upper_bound(text: str) -> int:
     if "^" in text and re.search(r"\d\s*\^", text):
         return _MAX_BOUND + 1
     return max((int(number[:9]) for number in _NUMBER.findall(text)), default=0)
-
-
-_RULES: Final[tuple[tuple[str, Callable[[str], object]], ...]] = (
-    ("too_deep", _too_deep),
-    ("too_many_terms", _too_many_terms),
-    ("long_number", _LONG_NUMBER.search),
-    ("too_repetitive", _repeats_too_often),
-    ("long_word", _LONG_WORD.search),
-    ("too_many_functions", _too_many_functions),
-    ("large_matrix", _matrix_too_large),
-    ("large_exponent", _exponent_too_large),
-    ("large_expansion", _expands_too_far),
-    ("large_quotient", _quotient_too_high),
-    ("large_root", _root_too_large),
-    ("large_factorial", _factorial_too_large),
-    ("large_binomial", _binomial_too_large),
-    ("large_range", _range_too_large),
-    ("hard_integral", _integral_too_hard),
-)

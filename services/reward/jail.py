@@ -1,13 +1,12 @@
-"""The process in which a `python` grader runs: imports, limits itself for good, then calls `grade`
-when asked.
+"""The process in which a `python` grader runs: it enters its sandbox, then calls `grade` on request.
 
-Run by its path with `python -I -S`, an empty environment and an empty directory; it imports nothing
-of ours. After `_enter_jail` the kernel refuses every system call that is not on the list: no file
-can be opened, no socket made, no process started, no signal sent. One JSON object per line comes in
-and goes out; the parent keeps the time.
+It is run by path with `python -I -S`, an empty environment and an empty directory, and imports no
+module of the platform. After `_enter_jail` the kernel rejects every system call that is not on the
+list: it cannot open files or sockets, start processes or send signals. It reads and writes one JSON
+object per line; the parent enforces the timeout.
 """
 
-import bisect  # noqa: F401 - this and the next ones are here for the grader, which can load no other
+import bisect  # noqa: F401 - imported for the grader, which cannot import anything itself
 import cmath  # noqa: F401
 import collections  # noqa: F401
 import ctypes
@@ -43,8 +42,8 @@ _LOAD_WORD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | errno.EPERM
 # read write close fstat lseek mmap mprotect munmap brk rt_sigaction rt_sigprocmask rt_sigreturn
 # pread64 sched_yield mremap madvise nanosleep getpid exit gettimeofday getrusage sigaltstack futex
-# restart_syscall clock_gettime clock_nanosleep exit_group getrandom, as each architecture numbers
-# them; with its name for the kernel.
+# restart_syscall clock_gettime clock_nanosleep exit_group getrandom, with the numbers of each
+# architecture, after the AUDIT_ARCH constant of the kernel.
 _ARCHITECTURES = {
     "x86_64": (0xC000003E, (0, 1, 3, 5, 8, 9, 10, 11, 12, 13, 14, 15, 17, 24, 25, 28, 35, 39, 60, 96, 98, 131, 202,
                             219, 228, 230, 231, 318)),
@@ -54,20 +53,20 @@ _ARCHITECTURES = {
 
 
 def main() -> None:
-    """Announce, then answer until standard input ends."""
-    asked, said = os.fdopen(0, "rb"), os.fdopen(1, "wb")
-    config = json.loads(asked.readline())
+    """Report readiness, then answer requests until standard input is closed."""
+    requests, replies = os.fdopen(0, "rb"), os.fdopen(1, "wb")
+    config = json.loads(requests.readline())
     sys.stdin, sys.stdout, sys.stderr = io.StringIO(), io.StringIO(), io.StringIO()
     try:
         _enter_jail(config["memory_bytes"], config["cpu_s"], config["parent"])
         grade = _load(config["source"])
-    except BaseException as error:  # noqa: BLE001 - whatever the code does, the parent is told
-        _say(said, {"failure": _described(error)})
+    except BaseException as error:  # noqa: BLE001 - user code may raise anything, and the parent must learn of it
+        _write(replies, {"failure": _describe(error)})
         return
-    _say(said, {"ready": True})
-    for line in asked:
-        _say(said, _answer(grade, json.loads(line)))
-        sys.stdout = io.StringIO()  # what was printed is not kept
+    _write(replies, {"ready": True})
+    for line in requests:
+        _write(replies, _grade(grade, json.loads(line)))
+        sys.stdout = io.StringIO()  # discard what the grader printed
 
 
 def _load(source: str) -> typing.Callable[..., object]:
@@ -77,43 +76,46 @@ def _load(source: str) -> typing.Callable[..., object]:
     return grade
 
 
-def _answer(
-    grade: typing.Callable[..., object], question: dict[str, typing.Any]
+def _grade(
+    grade: typing.Callable[..., object], request: dict[str, typing.Any]
 ) -> dict[str, typing.Any]:
     try:
-        score = grade(question["sample"], question["item"])
+        score = grade(request["sample"], request["item"])
         if isinstance(score, int | float) and math.isfinite(score):
             return {"score": float(score)}
         return {"failure": f"grade returned {score!r:.80}; it must return a finite number"}
     except BaseException as error:  # noqa: BLE001
-        return {"failure": _described(error)}
+        return {"failure": _describe(error)}
 
 
-def _described(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:_MAX_DETAIL]
 
 
-def _say(said: typing.BinaryIO, message: dict[str, typing.Any]) -> None:
-    said.write(json.dumps(message).encode() + b"\n")
-    said.flush()
+def _write(replies: typing.BinaryIO, message: dict[str, typing.Any]) -> None:
+    replies.write(json.dumps(message).encode() + b"\n")
+    replies.flush()
 
 
 def _enter_jail(memory_bytes: int, cpu_s: int, parent: int) -> None:
+    # Lowered hard limits cannot be raised again without privileges.
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
     libc = ctypes.CDLL(None, use_errno=True)
-    program = _filter()
+    program = _make_filter()
     code = ctypes.create_string_buffer(program, len(program))
     header = ctypes.create_string_buffer(
         struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code))
     )
+    # The kernel kills this process when the service dies; the check covers a death before the call.
     _prctl(libc, _PR_SET_PDEATHSIG, _SIGKILL, 0)
     if os.getppid() != parent:
-        raise OSError("the service ended before its grader began")
+        raise OSError("the service ended before its grader started")
     _prctl(libc, _PR_SET_DUMPABLE, 0, 0)
+    # Required by the kernel before an unprivileged process may install a filter.
     _prctl(libc, _PR_SET_NO_NEW_PRIVS, 1, 0)
     _prctl(libc, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(header))
 
@@ -130,17 +132,20 @@ def _prctl(libc: ctypes.CDLL, option: int, first: int, second: int) -> None:
         != 0
     ):
         raise OSError(
-            ctypes.get_errno(), f"prctl({option}) was refused; the sandbox needs Linux with seccomp"
+            ctypes.get_errno(), f"prctl({option}) failed; the sandbox needs Linux with seccomp"
         )
 
 
-def _filter() -> bytes:
-    """A BPF program over (system call, architecture): the listed calls pass, all others fail with
-    EPERM.
+def _make_filter() -> bytes:
+    """Return a BPF program that allows the listed system calls; all others fail with EPERM.
+
+    It checks the architecture first, because system call numbers differ between architectures.
     """
     machine = platform.machine()
     if machine not in _ARCHITECTURES:
-        raise OSError(f"the sandbox knows {', '.join(_ARCHITECTURES)}; this machine is {machine}")
+        raise OSError(
+            f"the sandbox supports {', '.join(_ARCHITECTURES)}; this machine is {machine}"
+        )
     architecture, calls = _ARCHITECTURES[machine]
     steps = [
         (_LOAD_WORD, 0, 0, 4),

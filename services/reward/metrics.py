@@ -1,4 +1,4 @@
-"""What the reward service counts, for Prometheus."""
+"""Prometheus metrics of the reward service."""
 
 from collections.abc import Callable
 
@@ -19,12 +19,12 @@ class RewardMetrics:
         self.duplicates = exported.REWARD_DUPLICATES.register(registry)
 
     def total_kills(self) -> int:
-        """Workers killed, for whatever reason."""
+        """Number of killed workers, for all reasons."""
         samples = (sample for family in self.kills.collect() for sample in family.samples)
         return int(sum(sample.value for sample in samples if sample.name.endswith("_total")))
 
     def watch(self, queue_depth: Callable[[], int], workers: Callable[[], int]) -> None:
-        """Read these when asked: comparisons that wait, live workers."""
+        """Register gauges that call these functions at every scrape."""
         depth = exported.REWARD_QUEUE_DEPTH.register(self.registry)
         depth.set_function(queue_depth)
         alive = exported.REWARD_WORKERS.register(self.registry)

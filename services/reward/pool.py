@@ -1,8 +1,8 @@
-"""A pool of worker processes that are killed at the deadline, one comparison each at a time.
+"""A pool of worker processes with one comparison each, which are killed at the deadline.
 
-Each slot is a thread that owns one worker. The deadline runs from the dispatch to the worker, not
-from the arrival: an item never pays for the queue before it. A worker that overruns is killed and
-replaced while the other slots go on.
+Each slot is a thread that owns one worker. The deadline starts when a comparison is dispatched to a
+worker, not when it arrives, so that time in the queue does not count. A worker that exceeds it is
+killed and replaced; the other slots are not affected.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ from services.reward.metrics import RewardMetrics
 from services.reward.process import Worker, WorkerLostError, Zygote, ZygoteLostError
 
 _MAX_CRASHES: Final = 2
-_MAX_TRIES: Final = 4
+_MAX_ATTEMPTS: Final = 4
 SHUTTING_DOWN: Final = "shutting_down"
-_FIRST_GUESS_S: Final = 0.005
-_MEMORY: Final = 100
-"""Comparisons over which the mean is taken."""
-_LEAST_WAIT_S: Final = 0.1
+_INITIAL_MEAN_S: Final = 0.005
+_MEAN_WINDOW: Final = 100
+"""Comparisons in the moving average of their duration."""
+_MIN_WAIT_S: Final = 0.1
 _OUTCOMES: Final = {
     "correct": (Outcome.CORRECT, ""),
     "string_only": (Outcome.CORRECT, "string_only"),
@@ -53,33 +53,33 @@ class PoolConfig:
     memory_bytes: int = 1 << 30
     """Address space of one worker."""
     items_per_worker: int = 5000
-    """A worker is replaced after so many comparisons."""
+    """Comparisons after which a worker is replaced."""
     queue_size: int = 16_384
-    """Comparisons that may wait."""
+    """Maximum number of queued comparisons."""
     min_cpu_share: float = 0.5
-    """A worker that got less CPU than this share of its deadline was starved: our fault, not the
-    answer's.
+    """A worker that got less CPU time than this share of its deadline was starved by the machine, so the comparison is
+    unverifiable and not too complex.
     """
 
 
 @dataclass(frozen=True)
 class PoolStatus:
-    """How the pool is."""
+    """State of the pool."""
 
     workers: int
-    """Live ones."""
+    """Live workers."""
     max_workers: int
     waiting: int
-    """Comparisons that no worker has begun."""
+    """Queued comparisons."""
     kills: int
-    """Workers killed since the start, for whatever reason."""
+    """Workers killed since the start, for all reasons."""
     rss_bytes: int
-    """Resident memory of this process, zygote and workers; pages that they share count for each."""
+    """Resident memory of this process, the zygote and the workers; shared pages count for each."""
 
 
 @dataclass(frozen=True)
-class Graded:
-    """What became of one comparison."""
+class ComparisonResult:
+    """Result of one comparison."""
 
     outcome: Outcome
     reason: str = ""
@@ -91,7 +91,7 @@ class Graded:
 
     @property
     def is_deterministic(self) -> bool:
-        """Whether the same pair would be judged so again, on any machine."""
+        """Whether the same pair always has this result, on any machine."""
         return self.outcome in (Outcome.CORRECT, Outcome.INCORRECT) or self.reason == "gold_invalid"
 
 
@@ -103,13 +103,11 @@ class _Task:
     arrived_at: float
     expires_at: float
     cancellation: Cancellation
-    future: "Future[Graded]"
+    future: "Future[ComparisonResult]"
 
 
 class Pool:
-    """Starts with `start`, which returns when every worker has passed its self-test; ends with
-    `close`.
-    """
+    """The pool. `start` returns when every worker has passed its self-test; `close` ends the workers."""
 
     def __init__(self, config: PoolConfig, metrics: RewardMetrics | None = None) -> None:
         self._config = config
@@ -134,11 +132,11 @@ class Pool:
 
     @property
     def waiting(self) -> int:
-        """Comparisons that no worker has begun."""
+        """Queued comparisons."""
         return self._tasks.qsize()
 
     def status(self) -> PoolStatus:
-        """Waits for nothing."""
+        """Return the state without waiting."""
         pids = self.worker_pids
         kills = self.metrics.total_kills()
         return PoolStatus(
@@ -146,18 +144,18 @@ class Pool:
             self._config.workers,
             self.waiting,
             kills,
-            _resident((self.zygote_pid, *pids)),
+            _resident_bytes((self.zygote_pid, *pids)),
         )
 
     def start(self) -> None:
-        """Start zygote and workers; raises PlatformError("verifier_unavailable")."""
+        """Start the zygote and the workers; raises PlatformError("verifier_unavailable")."""
         try:
-            workers = [self._zygote.worker() for _ in range(self._config.workers)]
+            workers = [self._zygote.fork_worker() for _ in range(self._config.workers)]
         except (ZygoteLostError, WorkerLostError, TimeoutError) as error:
             self.close()
             raise PlatformError(
                 "verifier_unavailable",
-                f"The verifier's processes did not start: {error!r}; see stderr.",
+                f"The processes of the verifier did not start: {error!r}. See stderr.",
             ) from error
         except PlatformError:
             self.close()
@@ -171,14 +169,13 @@ class Pool:
         timeout_s: float,
         expires_at: float,
         cancellation: Cancellation | None = None,
-    ) -> "list[Future[Graded]]":
-        """Compare (gold, answer) pairs; futures in their order, which always complete and never
-        raise.
+    ) -> "list[Future[ComparisonResult]]":
+        """Compare (gold, answer) pairs; the futures, in their order, always complete and never raise.
 
         `timeout_s` is wall time from dispatch; a pair not dispatched by `expires_at` (monotonic) is
-        unverifiable. `cancellation` frees the workers early. Raises PlatformError("busy"), with a
-        hint when to come back, when the queue cannot take all of them, and "verifier_unavailable"
-        once it closes.
+        unverifiable. `cancellation` frees the workers early. Raises PlatformError("busy"), with the
+        time after which to retry, when the queue cannot take all pairs, and
+        "verifier_unavailable" when the pool is closing.
         """
         now = time.monotonic()
         shared = cancellation or Cancellation()
@@ -190,15 +187,15 @@ class Pool:
             if self._closing.is_set():
                 raise PlatformError(
                     "verifier_unavailable",
-                    "The verifier is shutting down; it takes no more answers.",
+                    "The verifier is shutting down and accepts no more comparisons.",
                 )
             waiting = self.waiting
             if waiting + len(tasks) > self._config.queue_size:
                 raise PlatformError(
                     "busy",
-                    f"{len(tasks)} comparisons were asked for while {waiting} of {self._config.queue_size} wait.",
-                    hint="Try again later, or run more reward services.",
-                    retry_after_s=self._load.seconds_for(waiting),
+                    f"The queue is full: {waiting} of {self._config.queue_size} wait, {len(tasks)} were submitted.",
+                    hint="Retry later, or add reward workers.",
+                    retry_after_s=self._load.estimate_seconds(waiting),
                 )
             self._load.add(len(tasks))
             for task in tasks:
@@ -206,13 +203,11 @@ class Pool:
         return [task.future for task in tasks]
 
     def drain(self, timeout_s: float) -> None:
-        """Wait until all that was submitted is judged, at most so long; callers stop submitting
-        before.
-        """
+        """Wait at most `timeout_s` for all submitted comparisons; callers stop submitting before."""
         self._load.wait_idle(timeout_s)
 
     def close(self) -> None:
-        """End every process; what waits becomes unverifiable. May be called twice."""
+        """End every process; queued comparisons become unverifiable. May be called twice."""
         with self._admission:
             self._closing.set()
             for _ in self._slots:
@@ -223,7 +218,7 @@ class Pool:
 
 
 class _Slot:
-    """One thread with one worker."""
+    """A thread that owns one worker."""
 
     def __init__(self, pool: Pool, worker: Worker) -> None:
         self._config, self._metrics = pool._config, pool.metrics
@@ -240,68 +235,66 @@ class _Slot:
     def _run(self) -> None:
         while (task := self._tasks.get()) is not None:
             try:
-                graded = self._grade(task)
-            except (
-                Exception
-            ):  # the thread must outlive any fault, and the caller must get an answer
+                result = self._compare(task)
+            except Exception:  # the thread must survive, and the caller must get a result
                 log.exception("verifier slot failed", gold=task.gold, answer=task.answer)
                 self._discard("internal_error")
-                graded = Graded(Outcome.UNVERIFIABLE, "internal_error")
-            task.future.set_result(graded)
-            self._load.remove(graded.wall_ms / 1000)
-            self._metrics.latency.observe((graded.queue_ms + graded.wall_ms) / 1000)
+                result = ComparisonResult(Outcome.UNVERIFIABLE, "internal_error")
+            task.future.set_result(result)
+            self._load.remove(result.wall_ms / 1000)
+            self._metrics.latency.observe((result.queue_ms + result.wall_ms) / 1000)
         self._discard("closing")
 
-    def _grade(self, task: _Task) -> Graded:
-        """Try until there is a verdict: again after a crash, once, and after the loss of the
-        zygote.
-        """
+    def _compare(self, task: _Task) -> ComparisonResult:
+        """Return the result; retries once after a crash, and after the loss of the zygote."""
         queue_ms = 1000 * (time.monotonic() - task.arrived_at)
         crashes = 0
-        for _ in range(_MAX_TRIES):
+        for _ in range(_MAX_ATTEMPTS):
             if self._closing.is_set():
-                return Graded(Outcome.UNVERIFIABLE, SHUTTING_DOWN, queue_ms=queue_ms)
+                return ComparisonResult(Outcome.UNVERIFIABLE, SHUTTING_DOWN, queue_ms=queue_ms)
             if task.cancellation.is_cancelled:
-                return Graded(Outcome.UNVERIFIABLE, "cancelled", queue_ms=queue_ms)
+                return ComparisonResult(Outcome.UNVERIFIABLE, "cancelled", queue_ms=queue_ms)
             if time.monotonic() > task.expires_at:
-                return Graded(Outcome.UNVERIFIABLE, "overloaded", queue_ms=queue_ms)
+                return ComparisonResult(Outcome.UNVERIFIABLE, "overloaded", queue_ms=queue_ms)
             try:
                 return self._dispatch(task, queue_ms)
             except WorkerLostError:
                 lost = "cancelled" if task.cancellation.is_cancelled else "crash"
                 crashes += self._discard(lost) is not None and lost == "crash"
             except (ZygoteLostError, TimeoutError, PlatformError) as error:
-                log.warning("verifier worker could not be made", error=repr(error))
+                log.warning("cannot start a verifier worker", error=repr(error))
             if crashes >= _MAX_CRASHES:
                 log.warning("answer crashed the verifier twice", gold=task.gold, answer=task.answer)
-                return Graded(Outcome.TOO_COMPLEX, "crash", queue_ms=queue_ms)
-        return Graded(Outcome.UNVERIFIABLE, "worker_lost", queue_ms=queue_ms)
+                return ComparisonResult(Outcome.TOO_COMPLEX, "crash", queue_ms=queue_ms)
+        return ComparisonResult(Outcome.UNVERIFIABLE, "worker_lost", queue_ms=queue_ms)
 
-    def _dispatch(self, task: _Task, queue_ms: float) -> Graded:
-        worker = self.worker = self.worker or self._zygote.worker()
+    def _dispatch(self, task: _Task, queue_ms: float) -> ComparisonResult:
+        worker = self.worker = self.worker or self._zygote.fork_worker()
         started = time.monotonic()
         try:
             with task.cancellation.covers(worker):
                 reply = worker.ask(task.gold, task.answer, task.timeout_s)
         except TimeoutError:
-            return self._overrun(task, queue_ms, started)
+            return self._kill_at_deadline(task, queue_ms, started)
         wall_ms = 1000 * (time.monotonic() - started)
         outcome, reason = _OUTCOMES[reply["status"]]
         if reply["status"] == "memory" or worker.items >= self._config.items_per_worker:
             self._discard("memory" if reply["status"] == "memory" else "recycled")
-        return Graded(outcome, reason, 1000 * reply["cpu_s"], wall_ms, queue_ms)
+        return ComparisonResult(outcome, reason, 1000 * reply["cpu_s"], wall_ms, queue_ms)
 
-    def _overrun(self, task: _Task, queue_ms: float, started: float) -> Graded:
+    def _kill_at_deadline(self, task: _Task, queue_ms: float, started: float) -> ComparisonResult:
         cpu_s = self._discard("deadline")
         wall_ms = 1000 * (time.monotonic() - started)
         if cpu_s is None:
-            return Graded(Outcome.UNVERIFIABLE, "worker_lost", 0.0, wall_ms, queue_ms)
+            return ComparisonResult(Outcome.UNVERIFIABLE, "worker_lost", 0.0, wall_ms, queue_ms)
         if cpu_s < self._config.min_cpu_share * task.timeout_s:
-            return Graded(Outcome.UNVERIFIABLE, "overloaded", 1000 * cpu_s, wall_ms, queue_ms)
-        return Graded(Outcome.TOO_COMPLEX, "deadline", 1000 * cpu_s, wall_ms, queue_ms)
+            return ComparisonResult(
+                Outcome.UNVERIFIABLE, "overloaded", 1000 * cpu_s, wall_ms, queue_ms
+            )
+        return ComparisonResult(Outcome.TOO_COMPLEX, "deadline", 1000 * cpu_s, wall_ms, queue_ms)
 
     def _discard(self, reason: str) -> float | None:
-        """Kill the worker; its CPU seconds since its last message, None when that cannot be known."""
+        """Kill the worker; return its CPU seconds since its last message, None if they are unknown."""
         worker, self.worker = self.worker, None
         if worker is None:
             return None
@@ -309,40 +302,40 @@ class _Slot:
         return self._zygote.reap(worker)
 
 
-def _resident(pids: Iterable[int | None]) -> int:
+def _resident_bytes(pids: Iterable[int | None]) -> int:
     total = 0
     for pid in (os.getpid(), *(pid for pid in pids if pid is not None)):
-        with contextlib.suppress(psutil.NoSuchProcess):  # replaced meanwhile
+        with contextlib.suppress(psutil.NoSuchProcess):  # the worker was replaced in the meantime
             total += psutil.Process(pid).memory_info().rss
     return total
 
 
 class _Load:
-    """How much is open, and how long one comparison takes."""
+    """Number of open comparisons, and a moving average of their duration."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._open = 0
-        self._mean_s = _FIRST_GUESS_S
+        self._mean_s = _INITIAL_MEAN_S
         self._changed = threading.Condition()
 
     def add(self, count: int) -> None:
-        """Comparisons were submitted."""
+        """Count submitted comparisons."""
         with self._changed:
             self._open += count
 
     def remove(self, seconds: float) -> None:
-        """One was judged and took so long."""
+        """Count one finished comparison and its duration."""
         with self._changed:
             self._open -= 1
-            self._mean_s += (seconds - self._mean_s) / _MEMORY
+            self._mean_s += (seconds - self._mean_s) / _MEAN_WINDOW
             self._changed.notify_all()
 
-    def seconds_for(self, waiting: int) -> float:
-        """When so many will be done, at the pace of late."""
-        return max(_LEAST_WAIT_S, waiting * self._mean_s / self._workers)
+    def estimate_seconds(self, waiting: int) -> float:
+        """Estimate the time to finish so many comparisons at the recent pace."""
+        return max(_MIN_WAIT_S, waiting * self._mean_s / self._workers)
 
     def wait_idle(self, timeout_s: float) -> None:
-        """Until nothing is open, at most so long."""
+        """Wait at most `timeout_s` until no comparison is open."""
         with self._changed:
             self._changed.wait_for(lambda: self._open == 0, timeout_s)

@@ -1,4 +1,4 @@
-"""The serving process's handles on the zygote and on one worker."""
+"""Handles of the serving process for the zygote and the workers."""
 
 import contextlib
 import os
@@ -22,29 +22,27 @@ log = get_logger()
 
 
 class WorkerLostError(Exception):
-    """The worker's process ended before it answered."""
+    """The process of the worker ended before it replied."""
 
 
 class ZygoteLostError(Exception):
-    """The zygote's process ended or hangs; its workers are gone with it."""
+    """The process of the zygote ended or hangs; its workers have ended with it."""
 
 
 @dataclass
 class Worker:
-    """One worker process, one question at a time."""
+    """One worker process, which handles one comparison at a time."""
 
     pid: int
     end: socket
     generation: int
-    """Which zygote forked it."""
+    """Number of the zygote that forked it."""
     cpu_s: float = 0.0
-    """CPU seconds of its life, as of its last message."""
+    """Total CPU seconds, as of its last message."""
     items: int = 0
 
     def ask(self, gold: str, answer: str, timeout_s: float) -> dict[str, Any]:
-        """The comparator's reply; raises TimeoutError at the deadline, WorkerLostError when the
-        process ended.
-        """
+        """Return the reply; raises TimeoutError at the deadline, WorkerLostError if the process ended."""
         self.end.settimeout(timeout_s)
         try:
             wire.send(self.end, {"gold": gold, "answer": answer, "timeout_s": timeout_s})
@@ -55,8 +53,8 @@ class Worker:
         return reply
 
     def interrupt(self) -> None:
-        """Make whoever waits for the reply see a lost worker; from any thread."""
-        with contextlib.suppress(OSError):  # it may be closed already
+        """Make the thread that waits for the reply see a lost worker. May be called from any thread."""
+        with contextlib.suppress(OSError):  # already closed
             self.end.shutdown(SHUT_RDWR)
 
     def wait_ready(self) -> None:
@@ -65,7 +63,7 @@ class Worker:
         if not self._receive()["ready"]:
             raise PlatformError(
                 "verifier_unavailable",
-                "The comparator failed its self-test: its answers are wrong.",
+                "The comparator failed its self-test: it returns wrong results.",
             )
 
     def _receive(self) -> dict[str, Any]:
@@ -83,9 +81,7 @@ class _Running:
 
 
 class Zygote:
-    """Starts the zygote, asks it for workers, and starts another one when it is lost. Safe to share
-    by threads.
-    """
+    """Starts the zygote, requests workers from it, and restarts it when it is lost. Thread-safe."""
 
     def __init__(self, memory_bytes: int) -> None:
         self._memory_bytes = memory_bytes
@@ -96,12 +92,12 @@ class Zygote:
 
     @property
     def pid(self) -> int | None:
-        """Process id while it runs."""
+        """Process id while the zygote runs."""
         running = self._running
         return running.process.pid if running is not None else None
 
-    def worker(self) -> Worker:
-        """A fresh worker that passed its self-test.
+    def fork_worker(self) -> Worker:
+        """Return a new worker that passed its self-test.
 
         Raises ZygoteLostError, WorkerLostError, TimeoutError, or
         PlatformError("verifier_unavailable").
@@ -117,8 +113,9 @@ class Zygote:
         return worker
 
     def reap(self, worker: Worker) -> float | None:
-        """Kill the worker; its CPU seconds since its last message, or None when its zygote is gone,
-        and it with it.
+        """Kill the worker; return its CPU seconds since its last message.
+
+        None if its zygote has ended, which also ended the worker.
         """
         worker.end.close()
         with self._lock:
@@ -135,7 +132,7 @@ class Zygote:
         return float(ended["cpu_s"]) - worker.cpu_s
 
     def close(self) -> None:
-        """End the zygote and every worker; no other will be started."""
+        """End the zygote and its workers for good."""
         self._closed = True
         with self._lock:
             self._drop()
@@ -152,7 +149,7 @@ class Zygote:
             raise ZygoteLostError
         if end is None:
             raise PlatformError(
-                "verifier_unavailable", f"No verifier process can be made: {message['error']}."
+                "verifier_unavailable", f"Cannot start a verifier process: {message['error']}."
             )
         return message, end
 
@@ -173,7 +170,7 @@ class Zygote:
             self._drop()
             raise PlatformError(
                 "verifier_unavailable",
-                f"The verifier's zygote did not start (exit status {running.process.returncode}); see stderr.",
+                f"The zygote of the verifier did not start (exit status {running.process.returncode}). See stderr.",
                 hint="Install the reward extra: pip install 'dirl-platform[reward]'.",
             )
         running.control.settimeout(_CONTROL_S)
@@ -185,7 +182,7 @@ class Zygote:
         return running
 
     def _spawn(self) -> _Running:
-        """Its own session, so that Ctrl-C reaches the serving process alone, which then ends it."""
+        """Start the zygote in its own session, so that Ctrl-C reaches only the serving process."""
         ours, theirs = wire.packet_pair()
         command = [
             sys.executable,
@@ -206,9 +203,7 @@ class Zygote:
         return _Running(process, ours)
 
     def _drop(self) -> None:
-        """Forget the zygote: closing its socket ends it and its workers; kill it when it does not
-        end.
-        """
+        """Close the socket of the zygote, which ends it and its workers; kill it if it does not end."""
         running, self._running = self._running, None
         if running is None:
             return

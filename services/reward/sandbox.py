@@ -1,7 +1,6 @@
-"""Python graders of users: one process per grader and batch, which is killed when a call takes too
-long.
+"""Run Python graders of users: one process per grader and batch, which is killed at a timeout.
 
-services.reward.jail is the other side, and says what the process cannot do.
+services.reward.jail is the code of that process and documents its restrictions.
 """
 
 import json
@@ -17,23 +16,21 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from services.common.grader_spec import PythonGrader
-from services.reward.scores import Failure, GradingLimits, JudgedResponse, Score, Scorer
+from services.reward.scores import Failure, GradedResponse, GradingLimits, Score, Scorer
 
 _JAIL: Final = Path(__file__).with_name("jail.py")
 _START_S: Final = 10.0
-_MAX_ANSWER_BYTES: Final = 4096
+_MAX_REPLY_BYTES: Final = 4096
 
 
 class _JailError(Exception):
-    """The process ended, overran or said what is no answer; it must be replaced."""
+    """The process ended, exceeded its timeout or sent an invalid reply; it must be replaced."""
 
 
-def python_scorer(spec: PythonGrader) -> Scorer:
-    """Scores a batch with the grader's `grade`; every failure of it is a Failure of that response
-    alone.
-    """
+def make_python_scorer(spec: PythonGrader) -> Scorer:
+    """Return a scorer that calls `grade` of the source; an error is a Failure of that response only."""
 
-    def score(batch: Sequence[JudgedResponse], limits: GradingLimits) -> list[Score]:
+    def score(batch: Sequence[GradedResponse], limits: GradingLimits) -> list[Score]:
         scores: list[Score] = []
         while len(scores) < len(batch) and not limits.cancellation.is_cancelled:
             scores += _score_until_lost(spec, batch[len(scores) :], limits)
@@ -43,53 +40,53 @@ def python_scorer(spec: PythonGrader) -> Scorer:
 
 
 def _score_until_lost(
-    spec: PythonGrader, batch: Sequence[JudgedResponse], limits: GradingLimits
+    spec: PythonGrader, batch: Sequence[GradedResponse], limits: GradingLimits
 ) -> list[Score]:
-    """Scores from one process: of the whole batch, or up to the response that cost the process."""
+    """Score with one process: the whole batch, or up to the response that made the process fail."""
     scores: list[Score] = []
-    with _jailed(spec) as jail, limits.cancellation.covers(jail):
-        if fault := _fault_of_source(jail):
+    with _open_jail(spec) as jail, limits.cancellation.covers(jail):
+        if fault := _load_error(jail):
             return [Failure("python_source", fault)] * len(batch)
-        for judged in batch:
+        for graded in batch:
             if time.monotonic() > limits.expires_at:
                 return [*scores, *[Failure("overloaded")] * (len(batch) - len(scores))]
             try:
-                scores.append(_asked(jail, judged, spec.timeout_s))
+                scores.append(_score_one(jail, graded, spec.timeout_s))
             except _JailError as error:
                 return [*scores, Failure("python_lost", str(error))]
     return scores
 
 
-def _fault_of_source(jail: "_Jail") -> str:
-    """Why the grader cannot be loaded; "" when it is. A second process would fare no better."""
+def _load_error(jail: "_Jail") -> str:
+    """Return the error of loading the grader, or "". It is not retried, since it would fail again."""
     try:
         return str(jail.receive(_START_S).get("failure", ""))
     except _JailError as error:
-        return f"while it was loaded: {error}"
+        return f"while loading the source: {error}"
 
 
-def _asked(jail: "_Jail", judged: JudgedResponse, timeout_s: float) -> Score:
+def _score_one(jail: "_Jail", graded: GradedResponse, timeout_s: float) -> Score:
     jail.send(
         {
             "sample": {
-                "output_text": judged.response,
-                "answer": judged.extraction.text,
-                "outcome": judged.outcome.value,
-                "num_tokens": judged.num_tokens,
-                "num_steps": judged.num_steps,
-                "max_new_tokens": judged.max_new_tokens,
+                "output_text": graded.response,
+                "answer": graded.extraction.text,
+                "outcome": graded.outcome.value,
+                "num_tokens": graded.num_tokens,
+                "num_steps": graded.num_steps,
+                "max_new_tokens": graded.max_new_tokens,
             },
-            "item": {"reference_answer": judged.gold},
+            "item": {"reference_answer": graded.gold},
         }
     )
-    answer = jail.receive(timeout_s)
-    if isinstance(answer.get("score"), float):
-        return float(answer["score"])
-    return Failure("python_error", str(answer.get("failure", "no score")))
+    reply = jail.receive(timeout_s)
+    if isinstance(reply.get("score"), float):
+        return float(reply["score"])
+    return Failure("python_error", str(reply.get("failure", "no score")))
 
 
 class _Jail:
-    """One process and its pipes."""
+    """A process and its pipes."""
 
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
         assert process.stdin is not None
@@ -99,11 +96,11 @@ class _Jail:
         self._stdout: IO[bytes] = process.stdout
 
     def interrupt(self) -> None:
-        """End the process: whoever waits for its answer gets _JailError; from any thread."""
+        """Kill the process, so that `receive` raises _JailError. May be called from any thread."""
         self._process.kill()
 
     def send(self, message: dict[str, Any]) -> None:
-        """Ask; raises _JailError."""
+        """Send a request; raises _JailError."""
         try:
             self._stdin.write(json.dumps(message).encode() + b"\n")
             self._stdin.flush()
@@ -111,8 +108,8 @@ class _Jail:
             raise _JailError("the process ended") from error
 
     def receive(self, timeout_s: float) -> dict[str, Any]:
-        """The next answer; raises _JailError after `timeout_s` seconds, at the process's end and
-        for nonsense.
+        """Return the next reply; raises _JailError at the timeout, when the process ends, and for an
+        invalid reply.
         """
         deadline, line = time.monotonic() + timeout_s, b""
         with selectors.DefaultSelector() as selector:
@@ -120,22 +117,20 @@ class _Jail:
             while not line.endswith(b"\n"):
                 if not selector.select(max(0.0, deadline - time.monotonic())):
                     raise _JailError(f"it took longer than {timeout_s:g} s")
-                part = self._stdout.read1(_MAX_ANSWER_BYTES)  # type: ignore[attr-defined]
+                part = self._stdout.read1(_MAX_REPLY_BYTES)  # type: ignore[attr-defined]
                 line += part
-                if not part or len(line) > _MAX_ANSWER_BYTES:
-                    raise _JailError(
-                        "the process ended" if not part else "the process said too much"
-                    )
+                if not part or len(line) > _MAX_REPLY_BYTES:
+                    raise _JailError("the process ended" if not part else "the reply is too long")
         try:
-            answer = json.loads(line)
+            reply = json.loads(line)
         except ValueError as error:
-            raise _JailError("the process said what is no answer") from error
-        return answer if isinstance(answer, dict) else {}
+            raise _JailError("the reply is not valid JSON") from error
+        return reply if isinstance(reply, dict) else {}
 
 
 @contextmanager
-def _jailed(spec: PythonGrader) -> Iterator[_Jail]:
-    """A process with the grader loaded or refused; killed at the end."""
+def _open_jail(spec: PythonGrader) -> Iterator[_Jail]:
+    """Start a process that loads the grader; it is killed at the end of the block."""
     with tempfile.TemporaryDirectory(prefix="dirl-grader-") as directory:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_JAIL)],

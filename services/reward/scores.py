@@ -1,4 +1,4 @@
-"""What graders see and what they give."""
+"""Inputs and outputs of graders."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,27 +10,25 @@ from services.reward.extraction import Extraction
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgedResponse:
-    """One response whose answer was judged."""
+class GradedResponse:
+    """A response with its outcome."""
 
     response: str
     extraction: Extraction
     outcome: Outcome
-    """A scored one."""
+    """An outcome for which `is_scored` holds."""
     gold: str = ""
     num_tokens: int = 0
-    """Visible tokens; 0 when the caller did not say."""
+    """Visible tokens; 0 if unknown."""
     num_steps: int = 0
-    """Denoising steps; 0 when the caller did not say."""
+    """Denoising steps; 0 if unknown."""
     max_new_tokens: int = 0
-    """Token budget; 0 when the caller did not say."""
+    """Token budget; 0 if unknown."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A grader had no number to give: the response becomes unverifiable, it is never scored 0 for
-    it.
-    """
+    """A grader returned no score. The response becomes unverifiable; it is never scored 0."""
 
     reason: str
     detail: str = ""
@@ -41,12 +39,12 @@ Score = float | Failure
 
 @dataclass(frozen=True)
 class GradingLimits:
-    """How long scores are wanted."""
+    """Time limits of a batch."""
 
     expires_at: float = math.inf
-    """What is not begun by then (time.monotonic) fails as overloaded."""
+    """Scores that are not started by then (time.monotonic) fail as overloaded."""
     cancellation: Cancellation = field(default_factory=Cancellation)
 
 
-Scorer = Callable[[Sequence[JudgedResponse], GradingLimits], list[Score]]
+Scorer = Callable[[Sequence[GradedResponse], GradingLimits], list[Score]]
 """Scores of a batch, in order."""

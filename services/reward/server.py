@@ -1,4 +1,4 @@
-"""RewardService over gRPC: protobuf on the outside, Verifier inside; decides nothing itself."""
+"""gRPC transport of the reward service; Verifier has the logic."""
 
 import math
 import time
@@ -16,7 +16,7 @@ from services.common.telemetry.last_error import last_error
 from services.common.trajectory import FinishReason
 from services.reward.cancellation import Cancellation
 from services.reward.extraction import Profile
-from services.reward.graders import resolve
+from services.reward.graders import make_graders
 from services.reward.verifier import Item, Verifier
 
 SERVICE_NAME: Final = "dirl.v1.RewardService"
@@ -26,7 +26,7 @@ _REPLY_S: Final = 0.5
 
 
 class RewardService(reward_pb2_grpc.RewardServiceServicer):
-    """The servicer; stateless but for the verifier's cache."""
+    """The servicer; its only state is the cache of the verifier."""
 
     def __init__(self, verifier: Verifier, default_timeout_s: float) -> None:
         self._verifier = verifier
@@ -38,32 +38,33 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
         """Grade a batch; raises PlatformError for malformed requests and a full queue."""
         if len(request.items) > _MAX_ITEMS:
             raise _invalid(
-                "items", f"{len(request.items)} items were sent; a batch holds at most {_MAX_ITEMS}"
+                "items", f"{len(request.items)} items exceed the limit of {_MAX_ITEMS} per batch"
             )
-        graders = resolve(request.graders)
-        profile = _profile(request.profile)
-        timeout_s = _timeout(request.timeout_s) or self._default_timeout_s
-        items = [_item(item, place) for place, item in enumerate(request.items)]
+        graders = make_graders(request.graders)
+        profile = _parse_profile(request.profile)
+        timeout_s = _check_timeout(request.timeout_s) or self._default_timeout_s
+        items = [_item_from_pb(item, place) for place, item in enumerate(request.items)]
         verdicts = self._verifier.verify(
             items,
             graders,
             profile,
             timeout_s=timeout_s,
             expires_at=_expiry(context.time_remaining(), timeout_s),
-            cancellation=_cancellation(context),
+            cancellation=_make_cancellation(context),
         )
         return reward_pb2.VerifyResponse(verdicts=[verdict_to_pb(verdict) for verdict in verdicts])
 
     def AuditGolds(
         self, request: reward_pb2.AuditGoldsRequest, context: grpc.ServicerContext
     ) -> reward_pb2.AuditGoldsResponse:
-        """Audit a batch of golds; raises PlatformError for malformed requests and a full queue."""
+        """Audit a batch of reference answers; raises PlatformError for malformed requests and a full queue."""
         if len(request.golds) > _MAX_ITEMS:
             raise _invalid(
-                "golds", f"{len(request.golds)} golds were sent; a batch holds at most {_MAX_ITEMS}"
+                "golds",
+                f"{len(request.golds)} reference answers exceed the limit of {_MAX_ITEMS} per batch",
             )
         golds = [
-            (item.gold, _gold_type(item.gold_type, f"golds[{place}].gold_type"))
+            (item.gold, _parse_gold_type(item.gold_type, f"golds[{place}].gold_type"))
             for place, item in enumerate(request.golds)
         ]
         expires_at = _expiry(context.time_remaining(), self._default_timeout_s)
@@ -82,7 +83,7 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
     def GetStatus(
         self, request: reward_pb2.GetRewardStatusRequest, context: grpc.ServicerContext
     ) -> reward_pb2.GetRewardStatusResponse:
-        """Never waits for a worker."""
+        """Return the status without waiting for a worker."""
         status = reward_pb2.GetRewardStatusResponse(
             version=release(), **asdict(self._verifier.pool.status())
         )
@@ -91,8 +92,8 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
         return status
 
 
-def _cancellation(context: grpc.ServicerContext) -> Cancellation:
-    """Cancelled when the caller hangs up or its deadline passes."""
+def _make_cancellation(context: grpc.ServicerContext) -> Cancellation:
+    """Return a cancellation that is triggered when the caller hangs up or its deadline passes."""
     cancellation = Cancellation()
     if not context.add_callback(cancellation.cancel):
         cancellation.cancel()
@@ -100,56 +101,56 @@ def _cancellation(context: grpc.ServicerContext) -> Cancellation:
 
 
 def _expiry(remaining_s: float | None, timeout_s: float) -> float:
-    """Latest dispatch that can still be answered within the call's deadline."""
+    """Return the latest dispatch time that leaves time for a reply before the deadline of the call."""
     if remaining_s is None:
         return math.inf
     return time.monotonic() + max(remaining_s - timeout_s - _REPLY_S, remaining_s / 2)
 
 
-def _item(message: reward_pb2.VerifyItem, place: int) -> Item:
+def _item_from_pb(message: reward_pb2.VerifyItem, place: int) -> Item:
     try:
         finish_reason = FinishReason(message.finish_reason)
     except ValueError:
         known = ", ".join(FinishReason)
         raise _invalid(
             f"items[{place}].finish_reason",
-            f"{message.finish_reason!r} is none of the finish reasons: {known}",
+            f"{message.finish_reason!r} is not one of the finish reasons: {known}",
         ) from None
     return Item(
         message.item_id,
         message.gold,
         message.response,
         finish_reason,
-        kind=_gold_type(message.gold_type, f"items[{place}].gold_type"),
+        kind=_parse_gold_type(message.gold_type, f"items[{place}].gold_type"),
         num_tokens=message.num_tokens,
         num_steps=message.num_steps,
         max_new_tokens=message.max_new_tokens,
     )
 
 
-def _gold_type(name: str, param: str) -> GoldType | None:
+def _parse_gold_type(name: str, param: str) -> GoldType | None:
     try:
         return GoldType(name) if name else None
     except ValueError:
         raise _invalid(
-            param, f"{name!r} is none of the gold types: {', '.join(GoldType)}"
+            param, f"{name!r} is not one of the answer types: {', '.join(GoldType)}"
         ) from None
 
 
-def _profile(name: str) -> Profile:
+def _parse_profile(name: str) -> Profile:
     try:
         return Profile(name)
     except ValueError:
         raise _invalid(
-            "profile", f"{name!r} is none of the profiles: {', '.join(Profile)}"
+            "profile", f"{name!r} is not one of the profiles: {', '.join(Profile)}"
         ) from None
 
 
-def _timeout(seconds: float) -> float:
+def _check_timeout(seconds: float) -> float:
     if not 0 <= seconds <= _MAX_TIMEOUT_S:
         raise _invalid(
             "timeout_s",
-            f"{seconds} is outside 0..{_MAX_TIMEOUT_S:g}; 0 takes the service's default",
+            f"{seconds} is outside 0..{_MAX_TIMEOUT_S:g}; 0 uses the default of the service",
         )
     return seconds
 

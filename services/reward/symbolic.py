@@ -1,9 +1,8 @@
-r"""The symbolic comparator: math-verify, called the one way that is right. Imported by the worker
-processes only.
+r"""The symbolic comparator, built on math-verify. Only the worker processes import it.
 
-Gold and answer are both wrapped in `\boxed{}` (bare LaTeX golds are misread: `3\sqrt{13}` becomes
-3) and passed by keyword (the comparison is not symmetric). The library's alarms are off: the
-process is killed at the deadline.
+Both texts are wrapped in `\boxed{}`, because math-verify misreads bare LaTeX (`3\sqrt{13}` becomes
+3), and passed by keyword, because its comparison is not symmetric. Its signal-based timeouts are
+off; the worker process is killed at the deadline.
 """
 
 import logging
@@ -23,28 +22,27 @@ _CONFIG: Final = LatexExtractionConfig(
 )
 _RELATIVE: Final = sympy.Rational(1, 10**6)
 _DIGITS: Final = 30
-_NOTHING: Final = sympy.Rational(1, 10**20)
+_EPSILON: Final = sympy.Rational(1, 10**20)
 
-for _name in ("math_verify", "latex2sympy2_extended"):  # they log whole answers
+for _name in ("math_verify", "latex2sympy2_extended"):  # they log complete answers
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 class GoldUnreadableError(ValueError):
-    """The gold answer cannot be parsed."""
+    """The reference answer cannot be parsed."""
 
 
 class AnswerUnreadableError(ValueError):
     """The answer cannot be parsed."""
 
 
-def equivalent(gold: str, answer: str) -> bool:
-    """Whether the normalised answer equals the normalised gold; raises when either cannot be
-    parsed.
+def is_equivalent(gold: str, answer: str) -> bool:
+    """Whether the normalised answers are equal; raises if either cannot be parsed.
 
-    Any exception of the library other than MemoryError counts as unreadable: sympy raises nearly
-    every type.
+    Any exception of math-verify other than MemoryError counts as unreadable, because sympy raises
+    nearly every type.
     """
-    golds = _parsed(gold)
+    golds = _parse_gold(gold)
     if not golds:
         raise GoldUnreadableError(gold)
     try:
@@ -55,15 +53,15 @@ def equivalent(gold: str, answer: str) -> bool:
         raise AnswerUnreadableError(f"{type(error).__name__}: {error}") from error
     if not answers:
         raise AnswerUnreadableError(answer)
-    return _verified(golds, answers) or _is_rounded(gold, answer, golds, answers)
+    return _verify(golds, answers) or _is_rounded(gold, answer, golds, answers)
 
 
-def readable(gold: str) -> bool:
-    """Whether the library made more of the gold than its text."""
-    return any(not isinstance(value, str) for value in _parsed(gold))
+def is_readable(gold: str) -> bool:
+    """Whether the reference answer was parsed to an expression and not only kept as text."""
+    return any(not isinstance(value, str) for value in _parse_gold(gold))
 
 
-def _verified(golds: list[Any], answers: list[Any]) -> bool:
+def _verify(golds: list[Any], answers: list[Any]) -> bool:
     try:
         equal = verify(
             gold=golds,
@@ -75,7 +73,9 @@ def _verified(golds: list[Any], answers: list[Any]) -> bool:
             raise_on_error=True,
         )
         return (
-            not _numbers_differ(golds, answers) if equal else _equal_complex(golds[0], answers[0])
+            not _numbers_differ(golds, answers)
+            if equal
+            else _equal_to_complex(golds[0], answers[0])
         )
     except MemoryError:
         raise
@@ -84,7 +84,7 @@ def _verified(golds: list[Any], answers: list[Any]) -> bool:
 
 
 @lru_cache(maxsize=512)
-def _parsed(gold: str) -> list[Any]:
+def _parse_gold(gold: str) -> list[Any]:
     try:
         return _parse(gold)
     except MemoryError:
@@ -94,9 +94,10 @@ def _parsed(gold: str) -> list[Any]:
 
 
 def _parse(text: str) -> list[Any]:
-    r"""The library's reading of the whole text, as an expression and as it stands.
+    r"""Parse the whole text to an expression and to a string.
 
-    Of a text that it cannot read it would take any number or fraction in it: `\\log_e 2` for 2.
+    Without the box, math-verify would extract any number from a text that it cannot parse: 2 from
+    `\\log_e 2`.
     """
     return list(
         parse(
@@ -109,11 +110,11 @@ def _parse(text: str) -> list[Any]:
     )
 
 
-def _equal_complex(gold: Any, answer: Any) -> bool:
-    """Whether the two are one number once `i`, which the library takes for a variable, is the
-    imaginary unit.
+def _equal_to_complex(gold: Any, answer: Any) -> bool:
+    """Whether the values are equal if `i`, which math-verify reads as a variable, is the imaginary
+    unit.
     """
-    values = [_complex(value) for value in (gold, answer)]
+    values = [_to_complex(value) for value in (gold, answer)]
     if any(value is None for value in values):
         return False
     difference = sympy.expand(values[0] - values[1])
@@ -121,15 +122,15 @@ def _equal_complex(gold: Any, answer: Any) -> bool:
 
 
 def _vanishes(difference: Any, scale: Any) -> bool:
-    """Whether a closed number is 0, to far more digits than any answer has."""
+    """Whether a number is 0 to 20 digits relative to `scale`."""
     size, rest = (abs(sympy.N(number, _DIGITS)) for number in (scale, difference))
     return bool(size.is_number and size.is_finite and rest.is_finite) and bool(
-        rest <= _NOTHING * size
+        rest <= _EPSILON * size
     )
 
 
-def _complex(value: Any) -> Any:
-    """The value with `i` as imaginary unit; None when other variables are left."""
+def _to_complex(value: Any) -> Any:
+    """Replace `i` by the imaginary unit; None if other variables are left."""
     if not isinstance(value, sympy.Expr):
         return None
     names = {symbol: sympy.I for symbol in value.free_symbols if symbol.name == "i"}
@@ -137,9 +138,7 @@ def _complex(value: Any) -> Any:
 
 
 def _is_rounded(gold_text: str, answer_text: str, golds: list[Any], answers: list[Any]) -> bool:
-    """Whether one side is a decimal of at least six places that is the other, an irrational number,
-    rounded or cut.
-    """
+    """Whether one side is a decimal, and the other an irrational number that rounds to it."""
     for text, others in ((answer_text, golds), (gold_text, answers)):
         decimal, other = parse_rational(text), others[0]
         if (
@@ -156,9 +155,7 @@ def _is_rounded(gold_text: str, answer_text: str, golds: list[Any], answers: lis
 
 
 def _numbers_differ(golds: list[Any], answers: list[Any]) -> bool:
-    """Small numbers that the library's rounding to six decimals made equal, such as 10^-20 and
-    10^-21.
-    """
+    """Whether small numbers such as 10^-20 and 10^-21 are equal only after rounding to six decimals."""
     gold, answer = golds[0], answers[0]
     if not (
         isinstance(gold, sympy.Expr)

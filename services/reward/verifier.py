@@ -1,6 +1,4 @@
-"""From responses to verdicts: extract, compare cheaply, send the rest to the pool, score. No
-transport, no sympy.
-"""
+"""Grade responses: extract answers, compare by rules, send the rest to the pool, run graders."""
 
 import threading
 from collections import OrderedDict
@@ -18,11 +16,11 @@ from services.reward.cancellation import Cancellation
 from services.reward.equivalence import Comparison, compare
 from services.reward.extraction import Extraction, Profile, extract
 from services.reward.graders import Grader, score_all
-from services.reward.pool import SHUTTING_DOWN, Graded, Pool
-from services.reward.scores import Failure, GradingLimits, JudgedResponse, Score
+from services.reward.pool import SHUTTING_DOWN, ComparisonResult, Pool
+from services.reward.scores import Failure, GradedResponse, GradingLimits, Score
 
 RULES_VERSION: Final = 5
-"""Raised whenever a rule of extraction, normalisation or comparison changes a verdict."""
+"""Incremented when a change of extraction, normalisation or comparison changes a verdict."""
 _PACKAGES: Final = ("math-verify", "latex2sympy2_extended", "sympy")
 _CUT_OFF: Final = {"unclosed_box"}
 
@@ -30,46 +28,44 @@ log = get_logger()
 
 
 class ComparisonKey(NamedTuple):
-    """What a verdict of the comparator hangs on: the key under which it is remembered."""
+    """Cache key of a comparison: everything that its result depends on."""
 
     version: str
     profile: Profile
     kind: GoldType
     gold: str
-    """Normalised, as is the answer."""
+    """Normalised, like the answer."""
     answer: str
 
 
 @dataclass(frozen=True)
 class Item:
-    """One response to be judged."""
+    """A response to grade."""
 
     item_id: str
     gold: str
     response: str
     finish_reason: FinishReason
     kind: GoldType | None = None
-    """None lets the gold's text say it."""
+    """None infers the type from the text."""
     num_tokens: int = 0
-    """Visible tokens of the response; like the next two, 0 when unknown, and for length and speed
-    graders only.
-    """
+    """Visible tokens of the response. Like the next two, 0 if unknown; used by length and speed graders."""
     num_steps: int = 0
     max_new_tokens: int = 0
 
 
 @dataclass(frozen=True)
 class _Draft:
-    """A verdict, and the question that the pool has to answer before it is final."""
+    """A verdict, and the comparison that the pool must make before it is final."""
 
     item: Item
     verdict: Verdict
     extraction: Extraction = field(default_factory=Extraction)
-    question: ComparisonKey | None = None
+    key: ComparisonKey | None = None
 
 
 class Verifier:
-    """Judges batches. `verify` may be called from many threads."""
+    """Grades batches. `verify` may be called from several threads."""
 
     def __init__(self, pool: Pool, *, cache_size: int) -> None:
         self.pool = pool
@@ -89,21 +85,21 @@ class Verifier:
         expires_at: float,
         cancellation: Cancellation | None = None,
     ) -> list[Verdict]:
-        """Verdicts in the order of the items; equal (gold, answer) pairs are compared once.
+        """Return the verdicts in order; equal (gold, answer) pairs are compared once.
 
-        `timeout_s` is wall time of one comparison from its dispatch; what is not dispatched by
-        `expires_at` (time.monotonic) is unverifiable. Raises PlatformError("busy") when the queue
-        is full, and "verifier_unavailable" when the pool closes meanwhile: the batch may be sent to
+        `timeout_s` is wall time of one comparison from its dispatch; items not dispatched by
+        `expires_at` (time.monotonic) are unverifiable. Raises PlatformError("busy") when the queue
+        is full, and "verifier_unavailable" when the pool closes; the caller may send the batch to
         another service.
         """
         cancellation = cancellation or Cancellation()
         drafts = [self._draft(item, profile) for item in items]
-        asked = [draft.question for draft in drafts if draft.question is not None]
-        questions = list(dict.fromkeys(asked))
-        self._metrics.duplicates.inc(len(asked) - len(questions))
-        graded = self._compare(questions, timeout_s, expires_at, cancellation)
+        requested = [draft.key for draft in drafts if draft.key is not None]
+        keys = list(dict.fromkeys(requested))
+        self._metrics.duplicates.inc(len(requested) - len(keys))
+        results = self._compare(keys, timeout_s, expires_at, cancellation)
         limits = GradingLimits(expires_at, cancellation)
-        verdicts = self._scored([self._finish(draft, graded) for draft in drafts], graders, limits)
+        verdicts = self._score([self._finish(draft, results) for draft in drafts], graders, limits)
         for verdict in verdicts:
             self._metrics.verifications.labels(verdict.outcome.value).inc()
         return verdicts
@@ -111,52 +107,47 @@ class Verifier:
     def audit(
         self, golds: Sequence[tuple[str, GoldType | None]], *, timeout_s: float, expires_at: float
     ) -> list[GoldAudit]:
-        """What each gold is, and whether it can be verified against itself; raises
-        PlatformError("busy").
-        """
+        """Audit reference answers; raises PlatformError("busy")."""
         return audit_golds(self.pool, golds, timeout_s, expires_at)
 
     def _draft(self, item: Item, profile: Profile) -> _Draft:
         try:
-            return _judge(item, profile, self.version)
-        except Exception:  # a fault of one item must not touch its neighbours
+            return _grade(item, profile, self.version)
+        except Exception:  # an error of one item must not fail the batch
             log.exception("item failed", item_id=item.item_id, gold=item.gold)
             return _Draft(item, Verdict(outcome=Outcome.UNVERIFIABLE, reason="internal_error"))
 
     def _compare(
         self,
-        questions: list[ComparisonKey],
+        keys: list[ComparisonKey],
         timeout_s: float,
         expires_at: float,
         cancellation: Cancellation,
-    ) -> dict[ComparisonKey, Graded]:
-        known = {
-            question: graded
-            for question in questions
-            if (graded := self._cache.get(question)) is not None
-        }
-        unknown = [question for question in questions if question not in known]
+    ) -> dict[ComparisonKey, ComparisonResult]:
+        known = {key: result for key in keys if (result := self._cache.get(key)) is not None}
+        unknown = [key for key in keys if key not in known]
         self._metrics.cache.labels("hit").inc(len(known))
         self._metrics.cache.labels("miss").inc(len(unknown))
-        pairs = [(question.gold, question.answer) for question in unknown]
+        pairs = [(key.gold, key.answer) for key in unknown]
         futures = self.pool.submit(
             pairs, timeout_s=timeout_s, expires_at=expires_at, cancellation=cancellation
         )
-        fresh = {
-            question: future.result() for question, future in zip(unknown, futures, strict=True)
-        }
-        if any(graded.reason == SHUTTING_DOWN for graded in fresh.values()):
-            raise PlatformError("verifier_unavailable", "The verifier is shutting down; ask again.")
-        for question, graded in fresh.items():
-            if graded.is_deterministic:
-                self._cache.put(question, replace(graded, cpu_ms=0.0, wall_ms=0.0, queue_ms=0.0))
+        fresh = {key: future.result() for key, future in zip(unknown, futures, strict=True)}
+        if any(result.reason == SHUTTING_DOWN for result in fresh.values()):
+            raise PlatformError(
+                "verifier_unavailable", "The verifier is shutting down. Retry the request."
+            )
+        for key, result in fresh.items():
+            # Timeouts depend on the load of the machine and must not be repeated from the cache.
+            if result.is_deterministic:
+                self._cache.put(key, replace(result, cpu_ms=0.0, wall_ms=0.0, queue_ms=0.0))
         return {**known, **fresh}
 
-    def _finish(self, draft: _Draft, graded: Mapping[ComparisonKey, Graded]) -> _Draft:
-        """The draft with its final outcome."""
+    def _finish(self, draft: _Draft, results: Mapping[ComparisonKey, ComparisonResult]) -> _Draft:
+        """Return the draft with its final outcome."""
         verdict = replace(draft.verdict, verifier_version=self.version)
-        if draft.question is not None:
-            result = graded[draft.question]
+        if draft.key is not None:
+            result = results[draft.key]
             verdict = replace(
                 verdict,
                 outcome=result.outcome,
@@ -167,23 +158,25 @@ class Verifier:
             )
         return replace(draft, verdict=verdict)
 
-    def _scored(
+    def _score(
         self, drafts: list[_Draft], graders: Sequence[Grader], limits: GradingLimits
     ) -> list[Verdict]:
-        """Verdicts with the graders' scores; one for which a grader had no number is unverifiable."""
+        """Add the scores of the graders; a response that a grader cannot score is unverifiable."""
         scorable = [draft for draft in drafts if draft.verdict.outcome.is_scored]
-        scores = iter(score_all(graders, [_judged_response(draft) for draft in scorable], limits))
+        scores = iter(
+            score_all(graders, [_to_graded_response(draft) for draft in scorable], limits)
+        )
         return [
-            _with_scores(draft.verdict, next(scores))
+            _add_scores(draft.verdict, next(scores))
             if draft.verdict.outcome.is_scored
             else draft.verdict
             for draft in drafts
         ]
 
 
-def _judged_response(draft: _Draft) -> JudgedResponse:
+def _to_graded_response(draft: _Draft) -> GradedResponse:
     item = draft.item
-    return JudgedResponse(
+    return GradedResponse(
         response=item.response,
         extraction=draft.extraction,
         outcome=draft.verdict.outcome,
@@ -194,7 +187,7 @@ def _judged_response(draft: _Draft) -> JudgedResponse:
     )
 
 
-def _with_scores(verdict: Verdict, scores: Mapping[str, Score]) -> Verdict:
+def _add_scores(verdict: Verdict, scores: Mapping[str, Score]) -> Verdict:
     failed = next(
         ((name, score) for name, score in scores.items() if isinstance(score, Failure)), None
     )
@@ -211,35 +204,35 @@ def _with_scores(verdict: Verdict, scores: Mapping[str, Score]) -> Verdict:
     )
 
 
-def _judge(item: Item, profile: Profile, version: str) -> _Draft:
-    """Everything that needs no sympy. What ran out of tokens is truncated, whatever it says."""
+def _grade(item: Item, profile: Profile, version: str) -> _Draft:
+    """Grade without sympy. A response that ran out of tokens is truncated, even if it has an answer."""
     if item.finish_reason is FinishReason.ABORTED:
         return _Draft(item, Verdict(outcome=Outcome.ABORTED))
     extraction = extract(item.response, profile)
     if item.finish_reason is FinishReason.LENGTH:
-        return _Draft(item, _verdict(extraction, Outcome.TRUNCATED, "length"), extraction)
+        return _Draft(item, _make_verdict(extraction, Outcome.TRUNCATED, "length"), extraction)
     if extraction.failure:
         outcome = Outcome.TRUNCATED if extraction.failure in _CUT_OFF else Outcome.NO_ANSWER
-        return _Draft(item, _verdict(extraction, outcome, extraction.failure), extraction)
+        return _Draft(item, _make_verdict(extraction, outcome, extraction.failure), extraction)
     kind = item.kind or gold_type(item.gold)
     comparison = compare(item.gold, extraction, profile, kind)
-    question = ComparisonKey(version, profile, kind, comparison.gold, comparison.answer)
-    return _compared(item, extraction, comparison, question)
+    key = ComparisonKey(version, profile, kind, comparison.gold, comparison.answer)
+    return _draft_comparison(item, extraction, comparison, key)
 
 
-def _compared(
-    item: Item, extraction: Extraction, comparison: Comparison, question: ComparisonKey
+def _draft_comparison(
+    item: Item, extraction: Extraction, comparison: Comparison, key: ComparisonKey
 ) -> _Draft:
     verdict = replace(
-        _verdict(extraction, comparison.outcome or Outcome.UNVERIFIABLE, comparison.reason),
+        _make_verdict(extraction, comparison.outcome or Outcome.UNVERIFIABLE, comparison.reason),
         normalized_gold=comparison.gold,
         normalized_answer=comparison.answer,
         compare_path=comparison.path,
     )
-    return _Draft(item, verdict, extraction, question if comparison.outcome is None else None)
+    return _Draft(item, verdict, extraction, key if comparison.outcome is None else None)
 
 
-def _verdict(extraction: Extraction, outcome: Outcome, reason: str) -> Verdict:
+def _make_verdict(extraction: Extraction, outcome: Outcome, reason: str) -> Verdict:
     return Verdict(
         outcome=outcome,
         reason=reason,
@@ -249,22 +242,22 @@ def _verdict(extraction: Extraction, outcome: Outcome, reason: str) -> Verdict:
 
 
 class _Cache:
-    """The most recently used verdicts that no machine or load could change."""
+    """LRU cache of deterministic comparison results."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._lock = threading.Lock()
-        self._entries: OrderedDict[ComparisonKey, Graded] = OrderedDict()
+        self._entries: OrderedDict[ComparisonKey, ComparisonResult] = OrderedDict()
 
-    def get(self, question: ComparisonKey) -> Graded | None:
+    def get(self, key: ComparisonKey) -> ComparisonResult | None:
         with self._lock:
-            if question in self._entries:
-                self._entries.move_to_end(question)
-            return self._entries.get(question)
+            if key in self._entries:
+                self._entries.move_to_end(key)
+            return self._entries.get(key)
 
-    def put(self, question: ComparisonKey, graded: Graded) -> None:
+    def put(self, key: ComparisonKey, result: ComparisonResult) -> None:
         with self._lock:
-            self._entries[question] = graded
-            self._entries.move_to_end(question)
+            self._entries[key] = result
+            self._entries.move_to_end(key)
             if len(self._entries) > self._size:
                 self._entries.popitem(last=False)

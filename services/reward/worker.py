@@ -1,9 +1,8 @@
-"""A worker process: compares one pair at a time, under a memory limit, until it is killed or its
-socket closes.
+"""A worker process: compares one pair at a time, with a memory limit.
 
-At the deadline the serving process has it killed: C code cannot be interrupted. Sums, products,
-integrals and limits may run without end, so these alone get a budget of CPU time below the
-deadline, at which the worker gives up.
+The serving process has it killed at the deadline, because C code cannot be interrupted. Sums,
+products, integrals and limits may run forever, so these also get a budget of CPU time below the
+deadline, at which the worker stops on its own and need not be replaced.
 """
 
 import ctypes
@@ -23,41 +22,39 @@ from services.reward import wire
 from services.reward.symbolic import (
     AnswerUnreadableError,
     GoldUnreadableError,
-    equivalent,
-    readable,
+    is_equivalent,
+    is_readable,
 )
 
 _PR_SET_PDEATHSIG: Final = 1
 _GROWTH_SHARE: Final = 0.2
-"""A refused answer that made the address space grow by this share of the limit failed for memory:
-the library swallows MemoryError. (One single allocation beyond the limit leaves no trace and reads
-as incorrect; the guard refuses such answers beforehand, and both score the same.) Ordinary
-comparisons need a tenth of it.
+"""A rejected answer that made the address space grow by this share of the limit ran out of memory,
+because math-verify swallows MemoryError. Ordinary comparisons need a tenth of it. (A single
+allocation beyond the limit leaves no trace and counts as incorrect; the guard rejects such answers
+beforehand, and both outcomes score the same.)
 """
 _MAX_DETAIL: Final = 200
 _ENDLESS: Final = re.compile(r"\\(?:sum|prod|i{0,3}int|oint|lim)(?![a-z])")
 _ENDLESS_SHARE: Final = 0.5
-"""Share of the deadline that an answer with such an operator may use as CPU time; those that can be
-evaluated need a third of it.
-"""
-_AGAIN_S: Final = 0.2
-"""The library may swallow the first interruption."""
+"""CPU time of an answer with such an operator, as a share of the deadline; those that terminate need a third of it."""
+_REPEAT_S: Final = 0.2
+"""Interval of further interruptions, because math-verify may swallow the first one."""
 _SELF_TEST: Final = ((r"\frac{1}{2}", "0.5", True), ("x+1", "1+x", True), ("2", "3", False))
 
 
 class _CpuSpentError(BaseException):
-    """The budget of CPU time is used up; no `except Exception` of the library catches it."""
+    """The budget of CPU time is exhausted. A BaseException, so that no `except Exception` swallows it."""
 
 
 def run(end: socket.socket, memory_bytes: int, parent: int) -> None:
-    """Limit this process, test the comparator, announce, and answer until the other side is gone."""
+    """Set limits, run the self-test, report it, and answer until the other end is closed."""
     _die_with(parent)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    signal.signal(signal.SIGPROF, _give_up)
-    works = all(equivalent(gold, answer) is expected for gold, answer, expected in _SELF_TEST)
-    wire.send(end, {"ready": works, "cpu_s": time.process_time()})
+    signal.signal(signal.SIGPROF, _raise_cpu_spent)
+    passed = all(is_equivalent(gold, answer) is expected for gold, answer, expected in _SELF_TEST)
+    wire.send(end, {"ready": passed, "cpu_s": time.process_time()})
     suspicious_bytes = _peak_bytes() + int(_GROWTH_SHARE * memory_bytes)
     while (request := wire.receive(end)) is not None:
         status, detail = _compare(request)
@@ -71,10 +68,10 @@ def run(end: socket.socket, memory_bytes: int, parent: int) -> None:
 def _compare(request: dict[str, Any]) -> tuple[str, str]:
     try:
         with _cpu_budget(request):
-            equal = equivalent(request["gold"], request["answer"])
+            equal = is_equivalent(request["gold"], request["answer"])
         if not equal:
             return "incorrect", ""
-        return ("correct" if readable(request["gold"]) else "string_only"), ""
+        return ("correct" if is_readable(request["gold"]) else "string_only"), ""
     except GoldUnreadableError as error:
         return "gold_invalid", str(error)
     except AnswerUnreadableError as error:
@@ -88,14 +85,14 @@ def _compare(request: dict[str, Any]) -> tuple[str, str]:
 @contextmanager
 def _cpu_budget(request: dict[str, Any]) -> Iterator[None]:
     budget_s = _ENDLESS_SHARE * request["timeout_s"] if _ENDLESS.search(request["answer"]) else 0.0
-    signal.setitimer(signal.ITIMER_PROF, budget_s, _AGAIN_S)
+    signal.setitimer(signal.ITIMER_PROF, budget_s, _REPEAT_S)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0.0)
 
 
-def _give_up(_signal: int, _frame: FrameType | None) -> None:
+def _raise_cpu_spent(_signal: int, _frame: FrameType | None) -> None:
     raise _CpuSpentError
 
 
@@ -106,9 +103,9 @@ def _peak_bytes() -> int:
 
 
 def _die_with(parent: int) -> None:
-    """Be killed when the zygote ends, however it ends."""
+    """Have the kernel kill this process when the zygote ends for any reason."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         sys.exit(f"prctl(PR_SET_PDEATHSIG) failed: {os.strerror(ctypes.get_errno())}")
     if os.getppid() != parent:
-        sys.exit("the zygote ended before its worker began")
+        sys.exit("the zygote ended before its worker started")

@@ -1,8 +1,8 @@
-"""The zygote: imports the comparator once, warms it, and forks workers on request in milliseconds.
+"""The zygote: imports the comparator once, warms it up, and forks workers in milliseconds.
 
-A process of its own, with one thread, started before gRPC: forking the serving process would copy
-gRPC's locks. It serves one socket, whose descriptor is the first argument, and ends with its
-workers when that socket closes.
+It is a separate process with one thread, because forking the serving process would copy the locks
+of gRPC. It serves one socket, whose descriptor is the first argument, and ends with its workers
+when that socket is closed.
 """
 
 import gc
@@ -14,7 +14,7 @@ import traceback
 from typing import Any, Final
 
 from services.reward import wire, worker
-from services.reward.symbolic import equivalent
+from services.reward.symbolic import is_equivalent
 
 _WARM_UP: Final = (
     (r"\frac{1}{2}", "0.5"), (r"3\sqrt{13}", r"\sqrt{117}"), ("x^2+2x+1", "(x+1)^2"), (r"(1,\frac{9}{2})", "(1,4.5)"),
@@ -25,12 +25,13 @@ _WARM_UP: Final = (
 
 
 def main() -> None:
-    """Warm up, announce, then fork and reap as the serving process asks."""
+    """Warm up, report readiness, then fork and kill workers on request."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     control = socket.socket(fileno=int(sys.argv[1]))
     memory_bytes = int(sys.argv[2])
     for gold, answer in _WARM_UP:
-        equivalent(gold, answer)
+        is_equivalent(gold, answer)
+    # Objects outside the collector are never written by it, so their pages stay shared with the workers.
     gc.collect()
     gc.freeze()
     wire.send(control, {"ready": True})
@@ -64,15 +65,15 @@ def _fork(control: socket.socket, memory_bytes: int, children: set[int]) -> None
     if child == 0:
         control.close()
         ours.close()
-        _worker(theirs, memory_bytes, zygote)
+        _run_worker(theirs, memory_bytes, zygote)
     children.add(child)
     wire.send_with_socket(control, {"pid": child}, ours)
     ours.close()
     theirs.close()
 
 
-def _worker(end: socket.socket, memory_bytes: int, zygote: int) -> None:
-    """Never returns: the child must not run the zygote's code."""
+def _run_worker(end: socket.socket, memory_bytes: int, zygote: int) -> None:
+    """Run the worker and exit; the child must not return into the code of the zygote."""
     status = 1
     try:
         worker.run(end, memory_bytes, zygote)
@@ -84,9 +85,7 @@ def _worker(end: socket.socket, memory_bytes: int, zygote: int) -> None:
 
 
 def _kill(child: int) -> dict[str, Any]:
-    """End a worker that was not waited for yet; CPU seconds of its whole life, and the signal that
-    ended it.
-    """
+    """Kill and reap a worker; return its total CPU seconds and the signal that ended it."""
     os.kill(child, signal.SIGKILL)
     _, status, usage = os.wait4(child, 0)
     return {

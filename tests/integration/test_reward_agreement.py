@@ -52,7 +52,7 @@ def verify(pool: Pool, pairs: list[tuple[str, str]], profile: Profile) -> list[V
 
 
 def disagreements(pool: Pool, cases: list[dict[str, Any]]) -> dict[str, str]:
-    """What was judged otherwise than expected: accepted or refused, by gold and answer."""
+    """What was graded otherwise than expected: accepted or refused, by gold and answer."""
     verdicts = verify(pool, [(case["gold"], case["answer"]) for case in cases], Profile.EVAL)
     return {
         f"{case['gold']!r} | {case['answer']!r}": "accepted"
@@ -63,7 +63,7 @@ def disagreements(pool: Pool, cases: list[dict[str, Any]]) -> dict[str, str]:
     }
 
 
-def test_cases_of_other_projects_are_judged_as_they_expect(pool: Pool, data: Path) -> None:
+def test_cases_of_other_projects_are_graded_as_they_expect(pool: Pool, data: Path) -> None:
     cases = [json.loads(line) for line in (data / "verifier_cases.jsonl").read_text().splitlines()]
     wrong = disagreements(pool, cases)
     assert len(cases) == 225

@@ -1,4 +1,4 @@
-"""Rewrites that keep or change the meaning of an answer, judged from the raw text as `dirl reward
+"""Rewrites that keep or change the meaning of an answer, graded from the raw text as `dirl reward
 check` does.
 """
 

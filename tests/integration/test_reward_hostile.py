@@ -1,5 +1,5 @@
 """Answers made to hurt: none hangs or crashes anything, none is rewarded, and its neighbours are
-judged as ever.
+graded as ever.
 """
 
 import json
@@ -60,13 +60,13 @@ def test_no_hostile_answer_is_rewarded_or_spoils_a_neighbour(pool: Pool) -> None
     verdicts = verify(pool, pairs, Profile.RL)
     assert {verdict.outcome for verdict in verdicts[1::3]} == {Outcome.CORRECT}
     assert {verdict.outcome for verdict in verdicts[2::3]} == {Outcome.INCORRECT}
-    judged = verdicts[0::3]
-    assert {verdict.outcome for verdict in judged} == {
+    graded = verdicts[0::3]
+    assert {verdict.outcome for verdict in graded} == {
         Outcome.INCORRECT, Outcome.NO_ANSWER, Outcome.TRUNCATED, Outcome.TOO_COMPLEX
     }  # fmt: skip
     assert len(psutil.Process(pool.zygote_pid).children()) <= 2
-    killed = [verdict for verdict in judged if verdict.reason in ("deadline", "memory", "crash")]
-    expensive = [verdict for verdict in judged if verdict.outcome is Outcome.TOO_COMPLEX]
+    killed = [verdict for verdict in graded if verdict.reason in ("deadline", "memory", "crash")]
+    expensive = [verdict for verdict in graded if verdict.outcome is Outcome.TOO_COMPLEX]
     assert len(killed) < len(expensive) / 2, (
         "the guard refuses most of them before any worker sees them"
     )

@@ -16,8 +16,8 @@ from services.common.trajectory import FinishReason, Outcome
 from services.reward import equivalence
 from services.reward.cancellation import Cancellation
 from services.reward.extraction import Profile
-from services.reward.graders import resolve
-from services.reward.pool import Graded, Pool, PoolConfig
+from services.reward.graders import make_graders
+from services.reward.pool import ComparisonResult, Pool, PoolConfig
 from services.reward.verifier import Item, Verifier
 
 EASY = (r"3\sqrt{13}", r"\sqrt{117}")
@@ -49,11 +49,13 @@ def strict_pool() -> Iterator[Pool]:
     pool.close()
 
 
-def grade(pool: Pool, *pairs: tuple[str, str], timeout_s: float = 30.0) -> list[Graded]:
+def grade(pool: Pool, *pairs: tuple[str, str], timeout_s: float = 30.0) -> list[ComparisonResult]:
     return [future.result(60) for future in submit(pool, *pairs, timeout_s=timeout_s)]
 
 
-def submit(pool: Pool, *pairs: tuple[str, str], timeout_s: float = 30.0) -> "list[Future[Graded]]":
+def submit(
+    pool: Pool, *pairs: tuple[str, str], timeout_s: float = 30.0
+) -> "list[Future[ComparisonResult]]":
     return pool.submit(pairs, timeout_s=timeout_s, expires_at=math.inf)
 
 
@@ -64,7 +66,7 @@ def live_worker(pool: Pool) -> int:
     return pool.worker_pids[0]
 
 
-def outcomes(graded: list[Graded]) -> list[Outcome]:
+def outcomes(graded: list[ComparisonResult]) -> list[Outcome]:
     return [one.outcome for one in graded]
 
 
@@ -106,7 +108,7 @@ def test_what_rounding_and_sets_would_make_equal_is_refused(
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_a_bomb_ends_by_its_deadline_and_the_next_answer_is_judged(pool: Pool, bomb: str) -> None:
+def test_a_bomb_ends_by_its_deadline_and_the_next_answer_is_graded(pool: Pool, bomb: str) -> None:
     exploded, after = grade(pool, ("x^{900}+42", bomb), timeout_s=0.4)[0], grade(pool, EASY)[0]
     assert exploded.outcome is Outcome.TOO_COMPLEX
     assert exploded.reason in ("deadline", "memory", "cpu_time")
@@ -134,7 +136,7 @@ def test_the_deadline_runs_from_dispatch_so_waiting_costs_nothing(pool: Pool) ->
     assert all(one.queue_ms >= 1000 for one in rest)
 
 
-def test_a_worker_killed_during_an_item_is_replaced_and_the_item_judged(pool: Pool) -> None:
+def test_a_worker_killed_during_an_item_is_replaced_and_the_item_graded(pool: Pool) -> None:
     victim = live_worker(pool)
     os.kill(victim, signal.SIGSTOP)
     (future,) = submit(pool, EASY)
@@ -185,7 +187,9 @@ def test_workers_are_replaced_after_their_share_of_items(strict_pool: Pool) -> N
 
 
 def test_a_full_queue_refuses_the_whole_batch(strict_pool: Pool) -> None:
-    with pytest.raises(PlatformError, match="3 comparisons were asked for") as caught:
+    with pytest.raises(
+        PlatformError, match="The queue is full: 0 of 2 wait, 3 were submitted"
+    ) as caught:
         submit(strict_pool, EASY, EASY, EASY)
     assert caught.value.code == "busy"
     assert outcomes(grade(strict_pool, EASY, WRONG)) == [Outcome.CORRECT, Outcome.INCORRECT]
@@ -226,12 +230,12 @@ def verifier(pool: Pool) -> Verifier:
 def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
     """SLOW reaches a worker, as whatever the guard does not know."""
     monkeypatch.setattr(
-        equivalence, "refuse", lambda text: "large_factorial" if "!" in text else ""
+        equivalence, "find_violation", lambda text: "large_factorial" if "!" in text else ""
     )
 
 
 def verify(verifier: Verifier, *items: Item, timeout_s: float = 30.0) -> list[tuple[Outcome, str]]:
-    graders = resolve(["accuracy", "boxed", "format"])
+    graders = make_graders(["accuracy", "boxed", "format"])
     verdicts = verifier.verify(items, graders, Profile.RL, timeout_s=timeout_s, expires_at=math.inf)
     for verdict in verdicts:
         assert set(verdict.rewards) == (
@@ -387,7 +391,7 @@ def test_a_batch_that_the_end_overtakes_fails_as_a_whole_so_that_it_is_sent_else
         )
         wait_until(lambda: pool.waiting == 1)
         pool.close()
-        with pytest.raises(PlatformError, match="ask again") as caught:
+        with pytest.raises(PlatformError, match="Retry the request") as caught:
             call.result(60)
     assert caught.value.code == "verifier_unavailable"
 
@@ -397,14 +401,14 @@ def test_what_happened_is_counted(pool: Pool) -> None:
     verifier = Verifier(pool, cache_size=4)
     names = ("dirl_reward_duplicates_total", "dirl_reward_latency_seconds_count")
     before = [count(pool, name) for name in names]
-    judged = count(pool, "dirl_reward_verifications_total", outcome="correct")
+    graded = count(pool, "dirl_reward_verifications_total", outcome="correct")
     hits = count(pool, "dirl_reward_cache_lookups_total", result="hit")
     kills = count(pool, "dirl_reward_kills_total", reason="deadline")
     verify(verifier, item("y+1", "1+y"), item("y+1", "1+y"), item("72", "72"))
     verify(verifier, item("y+1", "1+y"))
     verify(verifier, item(*SLOW), timeout_s=0.3)
     assert [count(pool, name) - old for name, old in zip(names, before, strict=True)] == [1, 2]
-    assert count(pool, "dirl_reward_verifications_total", outcome="correct") - judged == 4
+    assert count(pool, "dirl_reward_verifications_total", outcome="correct") - graded == 4
     assert count(pool, "dirl_reward_cache_lookups_total", result="hit") - hits == 1
     assert count(pool, "dirl_reward_kills_total", reason="deadline") - kills == 1
     assert count(pool, "dirl_reward_queue_depth") == 0

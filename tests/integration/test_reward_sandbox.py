@@ -14,10 +14,10 @@ from services.common.trajectory import Outcome
 from services.reward import sandbox
 from services.reward.cancellation import Cancellation
 from services.reward.extraction import Extraction
-from services.reward.graders import scorer
-from services.reward.scores import Failure, GradingLimits, JudgedResponse, Score
+from services.reward.graders import make_scorer
+from services.reward.scores import Failure, GradedResponse, GradingLimits, Score
 
-RESPONSE = JudgedResponse(
+RESPONSE = GradedResponse(
     response=r"so \boxed{5}",
     extraction=Extraction("5", "boxed"),
     outcome=Outcome.CORRECT,
@@ -36,7 +36,7 @@ def run(
 ) -> list[Score]:
     source = f"{setup}\ndef grade(sample, item):\n    {body}\n"
     grader = parse_grader({"name": "g", "type": "python", "source": source, **options})
-    return scorer(grader)([RESPONSE] * count, limits or GradingLimits())
+    return make_scorer(grader)([RESPONSE] * count, limits or GradingLimits())
 
 
 def test_a_grader_sees_the_response_and_the_gold() -> None:
@@ -139,7 +139,10 @@ def test_code_that_never_ends_loading_costs_one_wait_and_not_one_for_every_respo
         subprocess, "Popen", lambda *args, **kw: started.append(args) or popen(*args, **kw)
     )
     scores = run("return 1", setup="while True: pass", count=50)
-    assert scores == [Failure("python_source", "while it was loaded: it took longer than 1 s")] * 50
+    assert (
+        scores
+        == [Failure("python_source", "while loading the source: it took longer than 1 s")] * 50
+    )
     assert len(started) == 1
 
 

@@ -1,4 +1,4 @@
-"""`dirl reward`: judge answers of a file, and judge stored trajectories again."""
+"""`dirl reward`: grade the answers of a file, and rescore stored trajectories."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def rescore(
     profile: Annotated[
         Profile | None, typer.Option(help="How answers are extracted; by default as the job did.")
     ] = None,
-    max_groups: Annotated[int, typer.Option(min=1, max=1000, help="Newest groups to judge.")] = 100,
+    max_groups: Annotated[int, typer.Option(min=1, max=1000, help="Newest groups to grade.")] = 100,
     api_url: ApiUrlOption = None,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     as_json: JsonOption = False,

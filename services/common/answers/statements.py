@@ -59,7 +59,7 @@ def gold_answer(gold: str) -> str:
     boxes = [box for box in outer_boxes(gold) if box.closed]
     if boxes:
         return joined_boxes(gold, boxes) or innermost(boxes[-1].content)
-    announced = None if is_bare(gold) else stated(gold)
+    announced = None if is_bare(gold) else find_stated(gold)
     return announced[1] if announced else gold.strip()
 
 
@@ -78,7 +78,7 @@ def _is_list_gap(gap: str) -> bool:
     return len(gap) <= _MAX_BOX_GAP and _GAP.sub("", gap) in ("", "and", "or")
 
 
-def stated(text: str) -> tuple[str, str] | None:
+def find_stated(text: str) -> tuple[str, str] | None:
     """How the text states its answer (answer_tag | hashes | phrase), and what it states; None when it does not."""
     for method, pattern in (("answer_tag", _ANSWER_TAG), ("hashes", _HASHES), ("phrase", _PHRASE)):
         found = [part.strip() for part in pattern.findall(text) if part.strip()]

@@ -5,7 +5,7 @@ from services.reward.equivalence import Comparison, compare
 from services.reward.extraction import Extraction, Profile
 
 
-def judged(gold: str, answer: str, profile: Profile = Profile.RL) -> Comparison:
+def compare_box(gold: str, answer: str, profile: Profile = Profile.RL) -> Comparison:
     return compare(gold, Extraction(text=answer, method="boxed"), profile)
 
 
@@ -48,7 +48,7 @@ def judged(gold: str, answer: str, profile: Profile = Profile.RL) -> Comparison:
     ],
 )
 def test_equal_answers_are_accepted_without_sympy(gold: str, answer: str, path: str) -> None:
-    comparison = judged(gold, answer)
+    comparison = compare_box(gold, answer)
     assert (comparison.outcome, comparison.path) == (Outcome.CORRECT, path)
 
 
@@ -83,8 +83,8 @@ def test_equal_answers_are_accepted_without_sympy(gold: str, answer: str, path: 
         ("1:03 PM", "1:03 AM", ""),
     ],
 )
-def test_wrong_answers_are_refused_without_sympy(gold: str, answer: str, reason: str) -> None:
-    comparison = judged(gold, answer)
+def test_wrong_answers_are_rejected_without_sympy(gold: str, answer: str, reason: str) -> None:
+    comparison = compare_box(gold, answer)
     assert (comparison.outcome, comparison.reason) == (Outcome.INCORRECT, reason)
 
 
@@ -95,24 +95,42 @@ def test_wrong_answers_are_refused_without_sympy(gold: str, answer: str, reason:
         (r"\pm 2021", "2021"), ("A", "(A)(B)"), ("5!", "120"),
     ],
 )  # fmt: skip
-def test_what_text_cannot_decide_is_left_to_sympy(gold: str, answer: str) -> None:
-    comparison = judged(gold, answer)
+def test_sympy_decides_what_text_cannot(gold: str, answer: str) -> None:
+    comparison = compare_box(gold, answer)
     assert (comparison.outcome, comparison.path) == (None, "sympy")
 
 
-def test_an_operator_may_stand_when_the_gold_has_it_or_a_value_follows() -> None:
-    assert judged(r"\binom{n}{2}", r"\binom{n}{n-2}").outcome is None
-    assert judged("5050", r"\sum_{k=1}^{100} k = 5050").outcome is None
-    assert judged("120", "5!", Profile.EVAL).outcome is None
+@pytest.mark.parametrize(
+    ("text", "expanded"),
+    [
+        (r"\pm 5", "5,- 5"),
+        (r"\mp 5", r"\mp 5"),
+        (r"1 \pm 2 \mp 3", "1 + 2 - 3,1 - 2 + 3"),
+        (r"\pm 1,\pm 2", "1,- 1,2,- 2"),
+        (r"\pm 1,7", "1,- 1,7"),
+        # Two signs that may vary independently are four values; the comparator decides.
+        (r"\pm 1 \pm 2", r"\pm 1 \pm 2"),
+        (r"\pm 1 \pm 2 \pm 3", r"\pm 1 \pm 2 \pm 3"),
+    ],
+)
+def test_a_single_plus_minus_is_expanded_and_several_are_not(text: str, expanded: str) -> None:
+    assert compare_box(text, "x").gold == expanded
+    assert compare_box("1,2,3,4", text).answer == expanded
+
+
+def test_an_operator_is_accepted_if_the_reference_has_it_or_a_value_follows() -> None:
+    assert compare_box(r"\binom{n}{2}", r"\binom{n}{n-2}").outcome is None
+    assert compare_box("5050", r"\sum_{k=1}^{100} k = 5050").outcome is None
+    assert compare_box("120", "5!", Profile.EVAL).outcome is None
 
 
 @pytest.mark.parametrize("gold", ["", "  ", "$$", "9" * 450, "x" * 2000, "9^{9^{9^9}}"])
-def test_a_gold_that_cannot_be_judged_against_is_our_fault(gold: str) -> None:
-    comparison = judged(gold, "5")
+def test_an_invalid_reference_answer_makes_responses_unverifiable(gold: str) -> None:
+    comparison = compare_box(gold, "5")
     assert (comparison.outcome, comparison.reason) == (Outcome.UNVERIFIABLE, "gold_invalid")
 
 
-def test_boxes_side_by_side_count_only_for_golds_that_are_lists() -> None:
+def test_adjacent_boxes_are_a_list_only_for_reference_answers_that_are_lists() -> None:
     extraction = Extraction(text="5", method="boxed", listed="3,5")
     assert compare("5,3", extraction, Profile.RL).outcome is Outcome.CORRECT
     assert compare("5", extraction, Profile.RL).outcome is Outcome.CORRECT
@@ -120,11 +138,11 @@ def test_boxes_side_by_side_count_only_for_golds_that_are_lists() -> None:
 
 
 def test_overlong_answers_are_too_complex() -> None:
-    comparison = judged("5", "1+" * 1000 + "1")
+    comparison = compare_box("5", "1+" * 1000 + "1")
     assert (comparison.outcome, comparison.reason) == (Outcome.TOO_COMPLEX, "too_long")
 
 
-def test_hostile_answers_cost_little_in_the_serving_process() -> None:
+def test_hostile_answers_are_cheap_in_the_serving_process() -> None:
     hostile = (
         "a",
         "{",
@@ -143,4 +161,4 @@ def test_hostile_answers_cost_little_in_the_serving_process() -> None:
         "=",
     )
     for piece in hostile:
-        judged("x+5", (piece * 1500)[:1500])
+        compare_box("x+5", (piece * 1500)[:1500])

@@ -1,6 +1,6 @@
 import pytest
 
-from services.reward.expansion import ENOUGH, expanded_terms, tallest_power
+from services.reward.expansion import MAX_SIZE, expanded_terms, tallest_power
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from services.reward.expansion import ENOUGH, expanded_terms, tallest_power
         (r"(1-\frac{1}{365})^{365}", 1),
         (r"\sqrt{x+y+z}", 1),
         ("x^{n+1}", 1),
-        ("(a+b)^{999999999}", ENOUGH),
+        ("(a+b)^{999999999}", MAX_SIZE),
         ("(x+1", 2),
         ("", 1),
     ],

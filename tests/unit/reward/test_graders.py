@@ -6,16 +6,16 @@ from services.common.errors import PlatformError
 from services.common.grader_spec import parse_grader
 from services.common.trajectory import Outcome
 from services.reward.extraction import Profile, extract
-from services.reward.graders import resolve, scorer
-from services.reward.scores import Failure, GradingLimits, JudgedResponse, Score
+from services.reward.graders import make_graders, make_scorer
+from services.reward.scores import Failure, GradedResponse, GradingLimits, Score
 
 SCORED = [outcome for outcome in Outcome if outcome.is_scored]
 
 
-def judged(
+def graded(
     response: str = r"\boxed{5}", outcome: Outcome = Outcome.CORRECT, **fields: Any
-) -> JudgedResponse:
-    return JudgedResponse(
+) -> GradedResponse:
+    return GradedResponse(
         response=response,
         extraction=extract(response, Profile.EVAL),
         outcome=outcome,
@@ -27,7 +27,9 @@ def judged(
 def score(
     grader: Any, response: str = r"\boxed{5}", outcome: Outcome = Outcome.CORRECT, **fields: Any
 ) -> Score:
-    (value,) = scorer(parse_grader(grader))([judged(response, outcome, **fields)], GradingLimits())
+    (value,) = make_scorer(parse_grader(grader))(
+        [graded(response, outcome, **fields)], GradingLimits()
+    )
     return value
 
 
@@ -38,7 +40,7 @@ def test_accuracy_is_one_for_correct_only(outcome: Outcome) -> None:
 
 @pytest.mark.parametrize("outcome", SCORED)
 @pytest.mark.parametrize("name", ["boxed", "format"])
-def test_form_counts_only_when_the_answer_was_judged(name: str, outcome: Outcome) -> None:
+def test_form_counts_only_when_the_answer_was_graded(name: str, outcome: Outcome) -> None:
     assert score(name, r"\boxed{5}", outcome) == float(
         outcome in (Outcome.CORRECT, Outcome.INCORRECT)
     )
@@ -166,14 +168,17 @@ def test_a_part_or_formula_without_a_value_fails_the_whole(
 
 def test_unknown_graders_are_refused_with_the_known_ones() -> None:
     with pytest.raises(PlatformError, match="'accuracy', 'boxed', 'format', 'cosine'") as caught:
-        resolve(["accuracy", "sped"])
+        make_graders(["accuracy", "sped"])
     assert caught.value.code == "invalid_request"
 
 
 def test_two_graders_under_one_name_are_refused() -> None:
     with pytest.raises(PlatformError, match="names of their own"):
-        resolve(["accuracy", "accuracy"])
+        make_graders(["accuracy", "accuracy"])
 
 
 def test_graders_keep_the_order_they_were_asked_in() -> None:
-    assert [grader.name for grader in resolve(["format", "accuracy"])] == ["format", "accuracy"]
+    assert [grader.name for grader in make_graders(["format", "accuracy"])] == [
+        "format",
+        "accuracy",
+    ]

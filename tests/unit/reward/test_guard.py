@@ -1,6 +1,6 @@
 import pytest
 
-from services.reward.guard import refuse
+from services.reward.guard import find_violation
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ from services.reward.guard import refuse
     ],
 )
 def test_expensive_expressions_are_refused_by_rule(text: str, rule: str) -> None:
-    assert refuse(text) == rule
+    assert find_violation(text) == rule
 
 
 @pytest.mark.parametrize(
@@ -73,4 +73,4 @@ def test_expensive_expressions_are_refused_by_rule(text: str, rule: str) -> None
     ],
 )  # fmt: skip
 def test_ordinary_answers_pass(text: str) -> None:
-    assert refuse(text) == ""
+    assert find_violation(text) == ""

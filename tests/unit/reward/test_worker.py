@@ -10,7 +10,7 @@ from services.reward import worker
 
 @pytest.fixture(autouse=True)
 def handler() -> Iterator[None]:
-    before = signal.signal(signal.SIGPROF, worker._give_up)
+    before = signal.signal(signal.SIGPROF, worker._raise_cpu_spent)
     yield
     signal.signal(signal.SIGPROF, before)
 
