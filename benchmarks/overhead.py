@@ -21,12 +21,13 @@ from typing import Any
 
 from rich.console import Console
 
-from services.api.answers import JobView
+from services.api.cli.demo import make_model_here
 from services.api.cli.submission import upload_files
 from services.api.cli.watching import failure_of, watch_job
 from services.api.client import ApiClient
-from services.api.demo_job import make_demo_job
 from services.api.embedded.platform import LocalPlatform
+from services.api.schemas.jobs import JobView
+from services.api.use_cases.demo import make_demo_spec
 from services.common.job_metrics import JobMetric
 
 Interval = tuple[float, float]
@@ -45,7 +46,7 @@ class Bench:
     ) -> None:
         self._platform, self._api = platform, api
         self._directory = platform.data_dir / "demo"
-        self._spec = make_demo_job(self._directory, seed=0)
+        self._spec = make_demo_spec(self._directory, 0, make_model_here)
         self._spec["sft"]["max_steps"] = sft_steps or self._spec["sft"]["max_steps"]
         self._spec["eval"]["num_samples"] = eval_samples or self._spec["eval"]["num_samples"]
         job = self._run({**self._spec, "method": "sft"})
@@ -78,14 +79,14 @@ class Bench:
         submitted = self._api.create_job(
             upload_files(spec, self._api, self._directory, lambda line: None)
         )
-        job = watch_job(self._api, submitted["id"], Console(stderr=True))
+        job = watch_job(self._api, submitted.id, Console(stderr=True))
         failure = failure_of(job)
         if failure is not None:
             raise failure
         return job
 
     def _job_dir(self, job: JobView) -> Path:
-        return Path(self._platform.data_dir, "jobs", job["id"])
+        return Path(self._platform.data_dir, "jobs", job.id)
 
     def _checkpoints(self, job: JobView) -> list[Path]:
         return sorted((self._job_dir(job) / "checkpoints").glob("step-*"))

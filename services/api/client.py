@@ -1,43 +1,48 @@
-"""A client of the REST API, for programs and the command line; every failure is a ClientError in
-the server's words.
+"""A client of the REST API, for programs and the command line; every failure is a ClientError
+with the server's message.
 """
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Generic, Self, TypedDict, TypeVar, cast
+from typing import Any, Final, Self, TypeVar
 
 import httpx
+from pydantic import BaseModel, ValidationError
 
-from services.api import answers
+from services.api.schemas.access import KeyView, NewKeyView
+from services.api.schemas.envelope import Page
+from services.api.schemas.estimates import JobEstimate
+from services.api.schemas.files import FileView
+from services.api.schemas.graders import RescoreReport
+from services.api.schemas.jobs import DeletedJob, DiagnosisView, JobView, LogLineView
+from services.api.schemas.models import ExportView, ModelView, UsageView
+from services.api.schemas.records import (
+    AttemptView,
+    CertificateView,
+    CheckpointView,
+    DeletedCheckpoint,
+    EvaluationView,
+    EventView,
+)
+from services.api.schemas.system import Readiness
+from services.api.schemas.webhooks import NewWebhookView
 
 _TIMEOUT_S: Final = 60.0
 _PAGE: Final = 1000
 
 Json = dict[str, Any]
 """An object that is sent."""
-Answer = TypeVar("Answer")
-
-
-class _Page(TypedDict, Generic[Answer]):
-    data: list[Answer]
-    last_id: str | None
-    has_more: bool
-
-
-class _Readiness(TypedDict):
-    ready: bool
+Response = TypeVar("Response", bound=BaseModel)
 
 
 class ClientError(Exception):
-    """What was asked for was refused or not answered; the message says what was tried, what is
-    wrong, the way out.
-    """
+    """A request that failed; the message says what was tried, what is wrong and how to fix it."""
 
     def __init__(self, message: str, *, code: str = "command_failed") -> None:
         super().__init__(message)
         self.code = code
-        """Code of the API's error envelope when it came from there, `unreachable` when nothing did."""
+        """Code of the API's error envelope; `unreachable` when the API did not respond."""
 
 
 class ApiClient:
@@ -48,7 +53,7 @@ class ApiClient:
         key = key or os.environ.get("DIRL_API_KEY")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.url = url.rstrip("/")
-        # The platform is local or named explicitly: proxies of the environment are not asked.
+        # The platform is local or named explicitly: proxies of the environment are not used.
         self._http = httpx.Client(
             base_url=self.url, timeout=_TIMEOUT_S, headers=headers, trust_env=False
         )
@@ -61,203 +66,205 @@ class ApiClient:
 
     def ready(self) -> bool:
         """Whether the API can serve requests."""
-        return self._send(_Readiness, "GET", "/readyz")["ready"]
+        return self._send(Readiness, "GET", "/readyz").ready
 
-    def upload(self, path: Path) -> answers.FileView:
+    def upload(self, path: Path) -> FileView:
         """Send a data file."""
-        with _opened(path) as file:
+        with _open_for_reading(path) as file:
             return self._send(
-                answers.FileView,
+                FileView,
                 "POST",
                 "/v1/files",
                 files={"file": (path.name, file)},
                 data={"purpose": "fine-tune"},
             )
 
-    def create_job(self, spec: Json, *, preflight: bool = False) -> answers.JobView:
-        """Submit a job spec; with `preflight` it is refused when its forecast speaks against it."""
-        return self._send(
-            answers.JobView, "POST", "/v1/jobs", params={"preflight": preflight}, json=spec
-        )
+    def create_job(self, spec: Json, *, preflight: bool = False) -> JobView:
+        """Submit a job spec; with `preflight` a job whose estimate finds problems is refused."""
+        return self._send(JobView, "POST", "/v1/jobs", params={"preflight": preflight}, json=spec)
 
-    def job(self, job_id: str) -> answers.JobView:
+    def job(self, job_id: str) -> JobView:
         """One job."""
-        return self._send(answers.JobView, "GET", f"/v1/jobs/{job_id}")
+        return self._send(JobView, "GET", f"/v1/jobs/{job_id}")
 
-    def jobs(self, limit: int, search: str = "") -> list[answers.JobView]:
+    def jobs(self, limit: int, search: str = "") -> list[JobView]:
         """The newest jobs first; with `search` those that have all its words."""
-        return self._page(answers.JobView, "/v1/jobs", limit=limit, q=search)["data"]
+        return self._page(JobView, "/v1/jobs", limit=limit, q=search).data
 
-    def cancel(self, job_id: str) -> answers.JobView:
-        """Ask a job to end."""
-        return self._send(answers.JobView, "POST", f"/v1/jobs/{job_id}/cancel")
+    def cancel(self, job_id: str) -> JobView:
+        """Cancel a job."""
+        return self._send(JobView, "POST", f"/v1/jobs/{job_id}/cancel")
 
-    def pause(self, job_id: str) -> answers.JobView:
-        """Ask a job to end for now, with a checkpoint."""
-        return self._send(answers.JobView, "POST", f"/v1/jobs/{job_id}/pause")
+    def pause(self, job_id: str) -> JobView:
+        """Pause a job, with a checkpoint."""
+        return self._send(JobView, "POST", f"/v1/jobs/{job_id}/pause")
 
-    def resume(self, job_id: str) -> answers.JobView:
+    def resume(self, job_id: str) -> JobView:
         """Queue a paused job again."""
-        return self._send(answers.JobView, "POST", f"/v1/jobs/{job_id}/resume")
+        return self._send(JobView, "POST", f"/v1/jobs/{job_id}/resume")
 
-    def rescore(self, job_id: str, query: Json) -> answers.RescoreReport:
-        """Judge a job's stored trajectories again."""
-        return self._send(answers.RescoreReport, "POST", f"/v1/jobs/{job_id}/rescore", json=query)
+    def rescore(self, job_id: str, query: Json) -> RescoreReport:
+        """Grade a job's stored trajectories again."""
+        return self._send(RescoreReport, "POST", f"/v1/jobs/{job_id}/rescore", json=query)
 
-    def rerun(self, job_id: str) -> answers.JobView:
+    def rerun(self, job_id: str) -> JobView:
         """Queue a failed or cancelled job again."""
-        return self._send(answers.JobView, "POST", f"/v1/jobs/{job_id}/rerun")
+        return self._send(JobView, "POST", f"/v1/jobs/{job_id}/rerun")
 
-    def rewind(self, job_id: str, checkpoint: str) -> answers.JobView:
-        """Queue a job to go on from an earlier checkpoint."""
+    def rewind(self, job_id: str, checkpoint: str) -> JobView:
+        """Queue a job so that it resumes from an earlier checkpoint."""
         return self._send(
-            answers.JobView, "POST", f"/v1/jobs/{job_id}/rewind", json={"checkpoint": checkpoint}
+            JobView, "POST", f"/v1/jobs/{job_id}/rewind", json={"checkpoint": checkpoint}
         )
 
-    def fork(self, job_id: str, checkpoint: str | None, changes: Json) -> answers.JobView:
-        """A new job that goes on from a checkpoint, the newest by default, with another spec."""
+    def fork(self, job_id: str, checkpoint: str | None, changes: Json) -> JobView:
+        """Create a job that starts from a checkpoint, the newest by default, with another spec."""
         return self._send(
-            answers.JobView,
+            JobView,
             "POST",
             f"/v1/jobs/{job_id}/fork",
             json={"checkpoint": checkpoint, "changes": changes},
         )
 
-    def change(self, job_id: str, hyperparameters: Json) -> answers.JobView:
+    def change(self, job_id: str, hyperparameters: Json) -> JobView:
         """Change hyperparameters, by dotted key, between two steps."""
         return self._send(
-            answers.JobView,
+            JobView,
             "PATCH",
             f"/v1/jobs/{job_id}",
             json={"hyperparameters": hyperparameters},
         )
 
-    def delete_checkpoint(self, job_id: str, checkpoint_id: str) -> answers.DeletedCheckpoint:
+    def delete_checkpoint(self, job_id: str, checkpoint_id: str) -> DeletedCheckpoint:
         """Delete a checkpoint of a job that does not run."""
         return self._send(
-            answers.DeletedCheckpoint, "DELETE", f"/v1/jobs/{job_id}/checkpoints/{checkpoint_id}"
+            DeletedCheckpoint, "DELETE", f"/v1/jobs/{job_id}/checkpoints/{checkpoint_id}"
         )
 
-    def usage(self) -> answers.UsageView:
-        """What the project keeps, and what it may keep."""
-        return self._send(answers.UsageView, "GET", "/v1/usage")
+    def usage(self) -> UsageView:
+        """What the project stores, and its quota."""
+        return self._send(UsageView, "GET", "/v1/usage")
 
-    def create_webhook(self, url: str, events: list[str]) -> answers.NewWebhookView:
-        """Have an address told about jobs; the answer has the secret that messages are signed with."""
+    def create_webhook(self, url: str, events: list[str]) -> NewWebhookView:
+        """Create a webhook; the response has the secret that messages are signed with."""
         return self._send(
-            answers.NewWebhookView, "POST", "/v1/webhooks", json={"url": url, "events": events}
+            NewWebhookView, "POST", "/v1/webhooks", json={"url": url, "events": events}
         )
 
-    def delete(self, job_id: str) -> answers.DeletedJob:
+    def delete(self, job_id: str) -> DeletedJob:
         """Delete a job with its data."""
-        return self._send(answers.DeletedJob, "DELETE", f"/v1/jobs/{job_id}")
+        return self._send(DeletedJob, "DELETE", f"/v1/jobs/{job_id}")
 
-    def diagnosis(self, job_id: str) -> answers.DiagnosisView:
-        """What holds a job up."""
-        return self._send(answers.DiagnosisView, "GET", f"/v1/jobs/{job_id}/diagnosis")
+    def diagnosis(self, job_id: str) -> DiagnosisView:
+        """What limits a job or keeps it from running."""
+        return self._send(DiagnosisView, "GET", f"/v1/jobs/{job_id}/diagnosis")
 
-    def forecast(self, spec: Json) -> answers.JobForecast:
+    def estimate(self, spec: Json) -> JobEstimate:
         """What can be said of a job before it runs."""
-        return self._send(
-            answers.JobForecast, "POST", "/v1/jobs", params={"dry_run": True}, json=spec
-        )
+        return self._send(JobEstimate, "POST", "/v1/jobs", params={"dry_run": True}, json=spec)
 
-    def log_lines(self, job_id: str, service: str) -> Iterator[answers.LogLineView]:
+    def log_lines(self, job_id: str, service: str) -> Iterator[LogLineView]:
         """What a service wrote about the newest attempt, oldest first."""
-        return self._pages(answers.LogLineView, f"/v1/jobs/{job_id}/logs", service=service)
+        return self._pages(LogLineView, f"/v1/jobs/{job_id}/logs", service=service)
 
     def create_key(
         self, name: str, project: str, scopes: list[str], expires_at: int | None
-    ) -> answers.NewKeyView:
-        """A new API key, with its secret."""
+    ) -> NewKeyView:
+        """Create an API key; the response has its secret."""
         body = {"name": name, "project": project, "scopes": scopes, "expires_at": expires_at}
-        return self._send(answers.NewKeyView, "POST", "/v1/api_keys", json=body)
+        return self._send(NewKeyView, "POST", "/v1/api_keys", json=body)
 
-    def keys(self) -> list[answers.KeyView]:
+    def keys(self) -> list[KeyView]:
         """API keys, without secrets."""
-        return list(self._pages(answers.KeyView, "/v1/api_keys"))
+        return list(self._pages(KeyView, "/v1/api_keys"))
 
-    def revoke_key(self, key_id: str) -> answers.KeyView:
+    def revoke_key(self, key_id: str) -> KeyView:
         """Revoke an API key."""
-        return self._send(answers.KeyView, "DELETE", f"/v1/api_keys/{key_id}")
+        return self._send(KeyView, "DELETE", f"/v1/api_keys/{key_id}")
 
-    def evals(self, job_id: str) -> list[answers.EvaluationView]:
+    def evals(self, job_id: str) -> list[EvaluationView]:
         """Evaluations of a job, oldest first."""
-        return list(self._pages(answers.EvaluationView, f"/v1/jobs/{job_id}/evals"))
+        return list(self._pages(EvaluationView, f"/v1/jobs/{job_id}/evals"))
 
-    def events(self, job_id: str) -> list[answers.EventView]:
+    def events(self, job_id: str) -> list[EventView]:
         """Every event of a job, oldest first."""
-        return list(self._pages(answers.EventView, f"/v1/jobs/{job_id}/events"))
+        return list(self._pages(EventView, f"/v1/jobs/{job_id}/events"))
 
-    def checkpoints(self, job_id: str) -> list[answers.CheckpointView]:
+    def checkpoints(self, job_id: str) -> list[CheckpointView]:
         """Checkpoints of a job."""
-        return list(self._pages(answers.CheckpointView, f"/v1/jobs/{job_id}/checkpoints"))
+        return list(self._pages(CheckpointView, f"/v1/jobs/{job_id}/checkpoints"))
 
-    def attempts(self, job_id: str) -> list[answers.AttemptView]:
+    def attempts(self, job_id: str) -> list[AttemptView]:
         """Executions of a job, the first one first."""
-        return list(self._pages(answers.AttemptView, f"/v1/jobs/{job_id}/attempts"))
+        return list(self._pages(AttemptView, f"/v1/jobs/{job_id}/attempts"))
 
-    def certificates(self, job_id: str) -> list[answers.CertificateView]:
-        """What every attempt that took up an earlier one's work proved about the prompt ledger."""
-        return self._page(answers.CertificateView, f"/v1/jobs/{job_id}/certificate")["data"]
+    def certificates(self, job_id: str) -> list[CertificateView]:
+        """What every attempt that resumed an earlier one proved about the prompt ledger."""
+        return self._page(CertificateView, f"/v1/jobs/{job_id}/certificate").data
 
-    def metrics_after(self, job_id: str, after: str | None) -> Iterator[answers.EventView]:
+    def metrics_after(self, job_id: str, after: str | None) -> Iterator[EventView]:
         """Events with the metrics of a step, oldest first, behind the event `after`."""
-        return self._pages(answers.EventView, f"/v1/jobs/{job_id}/events", after, type="metrics")
+        return self._pages(EventView, f"/v1/jobs/{job_id}/events", after, type="metrics")
 
-    def models(self) -> list[answers.ModelView]:
+    def models(self) -> list[ModelView]:
         """Registered models."""
-        return list(self._pages(answers.ModelView, "/v1/models"))
+        return list(self._pages(ModelView, "/v1/models"))
 
-    def export(self, checkpoint_id: str) -> answers.ExportView:
-        """Ask for a checkpoint as a model directory."""
-        return self._send(answers.ExportView, "POST", f"/v1/checkpoints/{checkpoint_id}/export")
+    def export(self, checkpoint_id: str) -> ExportView:
+        """Export a checkpoint as a model directory."""
+        return self._send(ExportView, "POST", f"/v1/checkpoints/{checkpoint_id}/export")
 
-    def export_status(self, export_id: str) -> answers.ExportView:
-        """How an export goes."""
-        return self._send(answers.ExportView, "GET", f"/v1/exports/{export_id}")
+    def export_status(self, export_id: str) -> ExportView:
+        """State of an export."""
+        return self._send(ExportView, "GET", f"/v1/exports/{export_id}")
 
     def _pages(
-        self, kind: type[Answer], path: str, after: str | None = None, **selection: str
-    ) -> Iterator[Answer]:
+        self, kind: type[Response], path: str, after: str | None = None, **selection: str
+    ) -> Iterator[Response]:
         while True:
             page = self._page(
                 kind, path, limit=_PAGE, **selection, **({} if after is None else {"after": after})
             )
-            yield from page["data"]
-            if not page["has_more"]:
+            yield from page.data
+            if not page.has_more:
                 return
-            after = page["last_id"]
+            after = page.last_id
 
-    def _page(self, kind: type[Answer], path: str, **params: str | int) -> "_Page[Answer]":
-        return self._send(_Page[kind], "GET", path, params=params)  # type: ignore[valid-type]
+    def _page(self, kind: type[Response], path: str, **params: str | int) -> Page[Response]:
+        return self._send(Page[kind], "GET", path, params=params)  # type: ignore[valid-type]
 
-    def _send(self, kind: type[Answer], method: str, path: str, **arguments: Any) -> Answer:
-        """The answer, which is of that kind by the server's own description."""
+    def _send(self, kind: type[Response], method: str, path: str, **arguments: Any) -> Response:
+        """The response, read as `kind`; raises ClientError."""
         try:
-            answer = self._http.request(method, path, **arguments)
+            response = self._http.request(method, path, **arguments)
         except httpx.TransportError as error:
             raise ClientError(
                 f"The API at {self.url} does not answer ({error}). Is the platform running? Start it with `dirl up`.",
                 code="unreachable",
             ) from None
-        if answer.is_success:
-            return cast(Answer, answer.json())
-        raise _refusal(answer)
+        if not response.is_success:
+            raise _to_client_error(response)
+        try:
+            return kind.model_validate_json(response.content)
+        except ValidationError as error:
+            raise ClientError(
+                f"{response.request.url} returned a {kind.__name__} that this client cannot read; "
+                f"are client and server of the same release? {error}"
+            ) from None
 
 
-def _opened(path: Path) -> Any:
+def _open_for_reading(path: Path) -> Any:
     try:
         return path.open("rb")
     except OSError as error:
         raise ClientError(f"Cannot read {path}: {error.strerror}.") from None
 
 
-def _refusal(answer: httpx.Response) -> ClientError:
+def _to_client_error(response: httpx.Response) -> ClientError:
     try:
-        error = answer.json()["error"]
+        error = response.json()["error"]
         return ClientError(str(error["message"]), code=str(error["code"]))
     except (ValueError, KeyError, TypeError):
         return ClientError(
-            f"{answer.request.url} answered {answer.status_code}: {answer.text[:200]}"
+            f"{response.request.url} answered {response.status_code}: {response.text[:200]}"
         )

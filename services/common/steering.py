@@ -53,19 +53,41 @@ class Revision:
 
 
 def with_changes(spec: JobSpec, changes: Mapping[str, Any]) -> JobSpec:
-    """The spec with values replaced; raises ProblemsError("spec_invalid") for what it may not hold."""
+    """The spec with values replaced; raises ProblemsError("spec_invalid") naming every bad path or
+    value.
+    """
     values = spec.model_dump(mode="json")
-    for key, value in changes.items():
-        *parents, last = key.split(".")
-        place = values
-        for parent in parents:
-            if (
-                place.get(parent) is None
-            ):  # a stage without optimizer settings of its own has the job's
-                place[parent] = dict(values["optim"])
-            place = place[parent]
-        place[last] = value
+    problems = [
+        problem
+        for key, value in changes.items()
+        if (problem := _set_value(values, key, value)) is not None
+    ]
+    if problems:
+        raise ProblemsError("spec_invalid", "The changes cannot be applied", problems)
     return parse_spec(values)
+
+
+def _set_value(values: dict[str, Any], key: str, value: Any) -> Problem | None:
+    """Set the value at a dotted key, or say why there is no such key."""
+    *parents, last = key.split(".")
+    section: Any = values
+    for depth, parent in enumerate(parents, start=1):
+        place = ".".join(parents[:depth])
+        if parent not in section:
+            return Problem(key, f"{place!r} is not a key of the job spec; remove it")
+        if section[parent] is None:
+            # A stage without optimizer settings of its own has the job's.
+            section[parent] = dict(values["optim"]) if parent == "optim" else {}
+        section = section[parent]
+        if not isinstance(section, dict):
+            kind = "a list" if isinstance(section, list) else "a single value"
+            return Problem(
+                key, f"{place!r} is {kind}, which has no keys; change {place!r} as a whole"
+            )
+    if not last:
+        return Problem(key, "ends in no key; name a key of the job spec, e.g. optim.lr")
+    section[last] = value
+    return None
 
 
 def check_steerable(changes: Mapping[str, Any]) -> None:

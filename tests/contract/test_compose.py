@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from services.api import health
-from services.api.certificates import installation_hosts
+from services.api.operations.certificates import installation_hosts
 from services.api.settings import ApiSettings
 from services.common.settings import CommonSettings
 from services.reward.settings import RewardSettings
@@ -121,7 +121,7 @@ def test_health_checks_ask_where_the_process_listens(
             continue
         module, target = service["healthcheck"]["test"][3:]
         if image_of(service) == "api":
-            assert (module, target) == ("services.api.health", name)
+            assert (module, target) == ("services.api.operations.health", name)
             assert target in health.PROCESSES
         else:
             listen = getattr(settings_of(service, monkeypatch), f"{image_of(service)}_listen")

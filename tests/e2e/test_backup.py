@@ -53,8 +53,8 @@ def test_a_job_goes_on_from_a_backup_that_was_taken_while_it_ran(
         spec = tiny_spec(tmp_path, rl_steps=STEPS)
         monkeypatch.setenv("DIRL_DATABASE_URL", lost)
         with platform(data) as running, ApiClient(running.api_url) as api:
-            job_id = api.create_job(spec)["id"]
-            watch(api, job_id, lambda job: (job["progress"] or {"step": 0})["step"] >= 5)
+            job_id = api.create_job(spec).id
+            watch(api, job_id, lambda job: (job.progress.step if job.progress else 0) >= 5)
             # First the database: what the volume has beyond it, the recorder reads from the
             # journal.
             postgres_tool(
@@ -63,7 +63,7 @@ def test_a_job_goes_on_from_a_backup_that_was_taken_while_it_ran(
             for folder in SHARED:
                 if (data / folder).exists():
                     shutil.copytree(data / folder, tmp_path / "backup" / folder)
-            before = api.job(job_id)["progress"]["step"]
+            before = api.job(job_id).progress.step
         for folder in SHARED:
             shutil.rmtree(data / folder, ignore_errors=True)
 
@@ -73,11 +73,11 @@ def test_a_job_goes_on_from_a_backup_that_was_taken_while_it_ran(
         shutil.copytree(tmp_path / "backup", data, dirs_exist_ok=True)
         monkeypatch.setenv("DIRL_DATABASE_URL", new)
         with platform(data) as running, ApiClient(running.api_url) as api:
-            job = watch(api, job_id, lambda job: job["state"] == "succeeded")
-            certificates = [item["certificate"] for item in api.certificates(job_id)]
+            job = watch(api, job_id, lambda job: job.state == "succeeded")
+            certificates = [item.certificate for item in api.certificates(job_id)]
 
     assert before >= 5
-    assert job["attempt"] == 2
-    assert job["progress"]["step"] == STEPS + 3
+    assert job.attempt == 2
+    assert job.progress.step == STEPS + 3
     assert [(item["lost"], item["trained_twice"]) for item in certificates if item] != []
     assert all((item["lost"], item["trained_twice"]) == (0, 0) for item in certificates if item)

@@ -39,16 +39,16 @@ def test_a_pipeline_job_succeeds_and_leaves_a_checkpoint_evaluations_and_no_proc
         with pytest.raises(PlatformError, match=r"process \d+ runs one there"):
             _second(platform).__enter__()
 
-        job_id = api.create_job(tiny_spec(platform.data_dir / "input", rl_steps=2))["id"]
-        job = watch(api, job_id, lambda job: job["state"] == "succeeded")
+        job_id = api.create_job(tiny_spec(platform.data_dir / "input", rl_steps=2)).id
+        job = watch(api, job_id, lambda job: job.state == "succeeded")
 
-        assert job["progress"]["step"] == 5
-        assert [item["stage"] for item in api.evals(job_id)] == ["sft", "eval"]
-        assert all(0 <= item["results"]["accuracy"] <= 1 for item in api.evals(job_id))
-        newest = max(api.checkpoints(job_id), key=lambda item: item["step"])
-        assert (newest["id"], newest["step"]) == (job["result_checkpoint"], 5)
-        assert verify(Path(newest["path"])).weight_version == newest["weight_version"] == 5
-        _command_line_finds_the_platform(platform, job_id, newest["id"])
+        assert job.progress.step == 5
+        assert [item.stage for item in api.evals(job_id)] == ["sft", "eval"]
+        assert all(0 <= item.results["accuracy"] <= 1 for item in api.evals(job_id))
+        newest = max(api.checkpoints(job_id), key=lambda item: item.step)
+        assert (newest.id, newest.step) == (job.result_checkpoint, 5)
+        assert verify(Path(newest.path)).weight_version == newest.weight_version == 5
+        _command_line_finds_the_platform(platform, job_id, newest.id)
         started = process_trees(platform.pids().values())
         assert len(started) > len(
             PROCESSES

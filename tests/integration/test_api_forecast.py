@@ -101,7 +101,7 @@ def test_a_probe_says_whether_the_base_model_can_learn_from_the_prompts(
         jobs = http.get("/v1/jobs").json()["data"]
 
     found = answer.json()
-    assert (answer.status_code, found["object"], jobs) == (200, "job.forecast", [])
+    assert (answer.status_code, found["object"], jobs) == (200, "job.estimate", [])
     assert (found["probe"]["prompts"], found["probe"]["zero_variance_rate"]) == (4, rate)
     assert (found["accepted"], [problem["path"] for problem in found["problems"]]) == (
         accepted,

@@ -11,12 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
+from services.api.adapters.job_files import job_directory
 from services.api.db.database import Database
 from services.api.db.job_tables import Job
 from services.api.db.jobs import lock_job, transition
 from services.api.db.record_tables import Checkpoint
 from services.api.domain.job_state import JobState
-from services.api.job_files import job_directory
 from services.common.ids import new_id
 from services.common.steering import checkpoint_wishes, read_revisions
 from tests.support.control_plane import (
@@ -168,7 +168,7 @@ def test_a_checkpoint_on_demand_is_a_wish_that_the_learner_finds(api: Api) -> No
     assert len(checkpoint_wishes(api.job_dir(running))) == 1
 
 
-def test_a_failed_job_is_rerun_and_its_earlier_failures_are_forgiven(api: Api) -> None:
+def test_a_failed_job_is_rerun_and_its_earlier_failures_are_excluded(api: Api) -> None:
     job_id = api.run()
     refused = api.http.post(f"/v1/jobs/{job_id}/rerun")
     api.move(job_id, JobState.FAILED)
@@ -178,10 +178,10 @@ def test_a_failed_job_is_rerun_and_its_earlier_failures_are_forgiven(api: Api) -
     assert refused.status_code == 409
     assert (job["state"], job["error"], job["finished_at"]) == ("queued", None, None)
     with api.database.begin() as session:
-        assert session.get_one(Job, job_id).forgiven_attempts == 1
+        assert session.get_one(Job, job_id).excluded_attempts == 1
 
 
-def test_a_rewound_job_goes_on_from_the_checkpoint_and_the_newer_ones_are_set_aside(
+def test_a_rewound_job_resumes_from_the_checkpoint_and_the_newer_ones_are_archived(
     api: Api,
 ) -> None:
     job_id = api.run()
@@ -194,7 +194,7 @@ def test_a_rewound_job_goes_on_from_the_checkpoint_and_the_newer_ones_are_set_as
     assert refused.status_code == 409
     assert job["state"] == "queued"
     names = sorted(path.name for path in (api.job_dir(job_id) / "checkpoints").iterdir())
-    assert names == ["aside-0001-step-000004", "aside-0001-step-000006", "step-000002"]
+    assert names == ["archived-0001-step-000004", "archived-0001-step-000006", "step-000002"]
     paths = {
         item["step"]: item["path"]
         for item in api.http.get(f"/v1/jobs/{job_id}/checkpoints").json()["data"]

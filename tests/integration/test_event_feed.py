@@ -7,7 +7,7 @@ import pytest
 
 from services.api.db.database import Database
 from services.api.db.jobs import append_event, lock_job
-from services.api.http.event_feed import BATCH, EVERYTHING, EventFeed, EventFilter
+from services.api.use_cases.event_feed import BATCH, EVERYTHING, EventFeed, EventFilter
 from tests.support.control_plane import migrated_database, submit
 from tests.support.servers import Postgres
 

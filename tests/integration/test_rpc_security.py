@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from services.api.certificates import ensure_certificates
+from services.api.operations.certificates import ensure_certificates
 from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import trainer_pb2, trainer_pb2_grpc
 from services.common.rpc import security

@@ -550,7 +550,7 @@ def test_a_learner_that_stays_silent_is_stopped_and_the_next_attempt_tries_again
 
 def _last_heard(world: World, job_id: str, *, seconds_ago: float) -> None:
     with world.context.database.begin() as session:
-        lock_job(session, job_id).heard_at = utc_now() - timedelta(seconds=seconds_ago)
+        lock_job(session, job_id).last_heartbeat_at = utc_now() - timedelta(seconds=seconds_ago)
 
 
 def _event_types(world: World, job_id: str) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from services.api.broker import Hints
+from services.api.adapters.broker import Wakeups
 from services.common.events import EventType
 from services.common.streams import EventQueue, connect
 from tests.support.control_plane import (
@@ -125,7 +125,7 @@ def test_a_job_runs_to_its_end_and_its_checkpoint_is_exported(
 
 def health(process_name: str, environment: dict[str, str]) -> str:
     """What the health command of a container says; nothing when all is well."""
-    command = [sys.executable, "-m", "services.api.health", process_name]
+    command = [sys.executable, "-m", "services.api.operations.health", process_name]
     done = subprocess.run(
         command,
         cwd=ROOT,
@@ -147,4 +147,4 @@ def test_the_health_commands_say_what_is_not_there(postgres_server: Postgres) ->
 
 
 def test_a_hint_that_cannot_be_sent_is_no_error() -> None:
-    Hints(f"redis://{free_address()}/0").dispatch()
+    Wakeups(f"redis://{free_address()}/0").dispatch()

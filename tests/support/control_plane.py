@@ -17,6 +17,8 @@ import httpx
 import openai
 import uvicorn
 
+from services.api.adapters.broker import Wakeups
+from services.api.adapters.fleet import Fleet
 from services.api.db.database import Database
 from services.api.db.job_tables import Attempt, Job
 from services.api.db.jobs import lock_job, open_attempt, transition
@@ -25,14 +27,16 @@ from services.api.domain.access import LOCAL
 from services.api.domain.job_state import JobState
 from services.api.http.app import create_app
 from services.api.http.resources import Resources, open_resources
-from services.api.http.submission import Submissions
 from services.api.scheduler.context import SchedulerContext, open_context
 from services.api.settings import ApiSettings
+from services.api.use_cases.control_plane import ControlPlane
+from services.api.use_cases.create_job import create_job
 from services.common.errors import PlatformError
 from services.common.events import Event, EventType
 from services.common.job_spec import schema_digest
 from services.common.pb.dirl.v1 import rollout_pb2, rollout_pb2_grpc, trainer_pb2, trainer_pb2_grpc
 from services.common.rpc.server import RpcServer
+from services.common.streams import connect
 from tests.support.servers import Postgres
 
 NOWHERE = "127.0.0.1:9"
@@ -249,9 +253,7 @@ def scheduler_context(settings: ApiSettings) -> Iterator[SchedulerContext]:
     try:
         yield context
     finally:
-        context.fleet.close()
-        context.redis.close()
-        context.database.dispose()
+        context.close()
 
 
 @contextmanager
@@ -336,9 +338,22 @@ def job_body(directory: Path, **values: Any) -> dict[str, Any]:
 
 def submit(database: Database, directory: Path, *, max_replicas: int = 8, **values: Any) -> str:
     """Id of a queued job."""
-    job, _ = Submissions(database, max_replicas, LOCAL, lambda _job: None).submit(
-        job_body(directory, **values), None
+    url = database.engine.url.render_as_string(hide_password=False)
+    settings = make_settings(
+        url,
+        "redis://127.0.0.1:9/0",
+        directory / "data",
+        rollout_addresses=(NOWHERE,) * max_replicas,
     )
+    plane = ControlPlane(
+        settings=settings,
+        database=database,
+        fleet=Fleet((), (), NOWHERE),
+        redis=connect(settings.redis_url),
+        wakeups=Wakeups(settings.redis_url),
+    )
+    job = create_job(plane, LOCAL, job_body(directory, **values))
+    assert job is not None
     return job.id
 
 

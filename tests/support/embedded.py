@@ -10,9 +10,10 @@ from typing import Any
 
 import psutil
 
-from services.api.client import ApiClient, Json
+from services.api.client import ApiClient
 from services.api.embedded.platform import LocalPlatform
 from services.api.embedded.ports import free_ports
+from services.api.schemas.jobs import JobView
 from services.common.data.arithmetic import make_arithmetic
 from services.common.model.tiny import make_tiny_model
 
@@ -99,14 +100,14 @@ def tiny_spec(directory: Path, *, rl_steps: int) -> dict[str, Any]:
 
 
 def watch(
-    api: ApiClient, job_id: str, until: Callable[[Json], bool], timeout_s: float = 240.0
-) -> Json:
+    api: ApiClient, job_id: str, until: Callable[[JobView], bool], timeout_s: float = 240.0
+) -> JobView:
     """Ask for the job until `until` holds; fails when it ends otherwise or the time is up."""
     deadline = time.monotonic() + timeout_s
     while True:
         job = api.job(job_id)
         if until(job):
             return job
-        assert job["state"] not in ("succeeded", "failed", "cancelled"), job["error"]
+        assert job.state not in ("succeeded", "failed", "cancelled"), job.error
         assert time.monotonic() < deadline, job
         time.sleep(0.1)

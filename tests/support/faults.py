@@ -18,6 +18,7 @@ import redis
 
 from services.api.client import ApiClient, Json
 from services.api.embedded.platform import LocalPlatform
+from services.api.schemas.jobs import JobView
 from services.common.streams import StreamNames, stream_names
 from tests.support.embedded import local_platform, tiny_spec, watch
 
@@ -53,14 +54,14 @@ class Arena:
     def start(self, *, replicas: int = 1) -> "HurtJob":
         """A job in the middle of its steps."""
         spec = {**self.spec, "resources": {"rollout_replicas": replicas}}
-        job = HurtJob(self, self.api.create_job(spec)["id"])
+        job = HurtJob(self, self.api.create_job(spec).id)
         job.await_step(2)
         return job
 
     def undisturbed_digest(self) -> str:
         """Digest of the weights that the spec leads to when nothing happens; computed once."""
         if not self._undisturbed:
-            job = HurtJob(self, self.api.create_job(self.spec)["id"])
+            job = HurtJob(self, self.api.create_job(self.spec).id)
             job.finish()
             self._undisturbed = job.final_digest()
         return self._undisturbed
@@ -114,22 +115,23 @@ class HurtJob:
     @property
     def streams(self) -> StreamNames:
         """Of the newest attempt."""
-        return stream_names(self.id, self.read()["attempt"])
+        return stream_names(self.id, self.read().attempt)
 
-    def read(self) -> Json:
+    def read(self) -> JobView:
         """The job; an API that is being restarted is waited for."""
         return patiently(lambda: self.arena.api.job(self.id))
 
     def step(self) -> int:
         """Optimizer steps done."""
-        return int((self.read()["progress"] or {"step": 0})["step"])
+        progress = self.read().progress
+        return 0 if progress is None else progress.step
 
     def await_step(self, step: int) -> None:
         """Wait for so many optimizer steps."""
         deadline = time.monotonic() + 180
         while self.step() < step:
             job = self.read()
-            assert job["state"] not in ENDS, job["error"]
+            assert job.state not in ENDS, job.error
             assert time.monotonic() < deadline, job
             time.sleep(0.05)
 
@@ -142,20 +144,20 @@ class HurtJob:
         """Note the moment of the fault."""
         self.hurt_step, self.hurt_at = self.step(), time.monotonic()
 
-    def finish(self) -> Json:
+    def finish(self) -> JobView:
         """Wait for success."""
         return patiently(
-            lambda: watch(self.arena.api, self.id, lambda job: job["state"] == "succeeded")
+            lambda: watch(self.arena.api, self.id, lambda job: job.state == "succeeded")
         )
 
     def events(self, kind: str) -> list[Json]:
         """Data of every event of a type."""
-        return [event["data"] for event in self.arena.api.events(self.id) if event["type"] == kind]
+        return [event.data for event in self.arena.api.events(self.id) if event.type == kind]
 
     def final_digest(self) -> str:
         """Digest of the last checkpoint's weights."""
         return str(
-            max(self.arena.api.checkpoints(self.id), key=lambda item: item["step"])["weight_digest"]
+            max(self.arena.api.checkpoints(self.id), key=lambda item: item.step).weight_digest
         )
 
     def survive(self, fault: str, *, same_weights: bool = True) -> None:
@@ -164,10 +166,10 @@ class HurtJob:
         """
         recovered_at = self._await_recovery()
         job = self.finish()
-        certificates = [item["certificate"] for item in self.arena.api.certificates(self.id)]
+        certificates = [item.certificate for item in self.arena.api.certificates(self.id)]
         assert certificates, "no attempt stated a certificate"
         assert [item for item in certificates if not holds(item)] == []
-        assert job["progress"]["step"] == STEPS
+        assert job.progress.step == STEPS
         if same_weights:
             assert self.final_digest() == self.arena.undisturbed_digest()
         self._assert_nothing_is_left()
@@ -184,17 +186,17 @@ class HurtJob:
         while True:
             job = self.read()
             if (
-                job["state"] == "succeeded"
-                or (job["progress"] or {"step": 0})["step"] > self.hurt_step
+                job.state == "succeeded"
+                or (job.progress.step if job.progress else 0) > self.hurt_step
             ):
                 return time.monotonic()
-            assert job["state"] not in ENDS, job["error"]
+            assert job.state not in ENDS, job.error
             assert time.monotonic() < deadline, job
             time.sleep(0.1)
 
     def _what_happened(self) -> str:
         attempts = self.arena.api.attempts(self.id)
-        errors = [item["error"]["code"] for item in attempts if item["error"] is not None]
+        errors = [item.error.code for item in attempts if item.error is not None]
         if len(attempts) == 1:
             return "the attempt went on"
         why = ", ".join(errors) or "stopped"
@@ -217,7 +219,7 @@ def holds(certificate: Json) -> bool:
     return sound and bool(certificate["digest_before"] == certificate["digest_after"])
 
 
-def patiently(ask: Callable[[], Json], timeout_s: float = 60.0) -> Json:
+def patiently(ask: Callable[[], JobView], timeout_s: float = 60.0) -> JobView:
     """Ask until the API answers: the fault may be its own, or its database's."""
     deadline = time.monotonic() + timeout_s
     while True:

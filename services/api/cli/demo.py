@@ -13,13 +13,14 @@ from services.api.cli.demo_report import DemoReport, read_figures
 from services.api.cli.memory import PeakMemory
 from services.api.cli.options import JsonOption
 from services.api.cli.output import notes, out, print_json
+from services.api.cli.programs import run_module
 from services.api.cli.submission import upload_files
 from services.api.cli.up import Interrupted, stop_signals, tell, tell_ready
 from services.api.cli.watching import failure_of, watch_job
 from services.api.client import ApiClient
-from services.api.demo_job import TEST_PROBLEMS, TRAIN_PROBLEMS, make_demo_job
 from services.api.embedded.locations import default_data_dir
 from services.api.embedded.platform import LocalPlatform
+from services.api.use_cases.demo import TEST_PROBLEMS, TRAIN_PROBLEMS, make_demo_spec
 
 
 def demo(
@@ -68,8 +69,8 @@ def _run(platform: LocalPlatform, seed: int, started_at: float) -> DemoReport:
     with PeakMemory() as memory, ApiClient(platform.api_url) as api:
         spec = _make_inputs(platform.data_dir / "demo", seed)
         submitted = api.create_job(upload_files(spec, api, platform.data_dir / "demo", tell))
-        tell(f"job {submitted['id']}")
-        job = watch_job(api, submitted["id"], notes)
+        tell(f"job {submitted.id}")
+        job = watch_job(api, submitted.id, notes)
         failure = failure_of(job)
         if failure is not None:
             tell(f"The services' logs are in {platform.data_dir / 'logs'}")
@@ -83,12 +84,17 @@ def _run(platform: LocalPlatform, seed: int, started_at: float) -> DemoReport:
     return DemoReport(**figures, seconds=seconds, peak_memory_bytes=memory.peak_bytes, seed=seed)
 
 
+def make_model_here(path: Path, seed: int) -> None:
+    """Make the demo's model on this machine; raises CommandError when that fails, as without torch."""
+    run_module("services.common.model", "make", "--out", str(path), "--seed", str(seed))
+
+
 def _make_inputs(directory: Path, seed: int) -> dict[str, Any]:
     """Data, model and spec of the demo's job."""
     tell(
         f"making {TRAIN_PROBLEMS} training and {TEST_PROBLEMS} test problems, and a model with random weights"
     )
-    return make_demo_job(directory, seed)
+    return make_demo_spec(directory, seed, make_model_here)
 
 
 def _answer(report: DemoReport, as_json: bool) -> None:

@@ -5,9 +5,10 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from services.api.answers import EvaluationView, EventView, JobView
 from services.api.cli.output import duration, size
 from services.api.client import ApiClient, Json
+from services.api.schemas.jobs import JobView
+from services.api.schemas.records import EvaluationView, EventView
 from services.common.job_metrics import JobMetric
 
 _GAP_METRIC: Final = JobMetric.TRAIN_LOGPROB_GAP_MAX
@@ -77,9 +78,7 @@ def tokens_per_step(evals: list[EvaluationView]) -> float | None:
 
 def largest_gap(events: list[EventView]) -> float | None:
     """Over all steps of the job."""
-    values = (
-        event["data"]["values"].get(_GAP_METRIC) for event in events if event["type"] == "metrics"
-    )
+    values = (event.data["values"].get(_GAP_METRIC) for event in events if event.type == "metrics")
     return max((value for value in values if value is not None), default=None)
 
 
@@ -87,33 +86,33 @@ def stage_seconds(events: list[EventView], finished_at: float | None) -> dict[st
     """Seconds of each stage without its evaluations, and of all evaluations together; of a running
     job up to now.
     """
-    phases = [event for event in events if event["type"] == "phase"]
-    ends = [event["time"] for event in phases[1:]] + [
+    phases = [event for event in events if event.type == "phase"]
+    ends = [event.time for event in phases[1:]] + [
         time.time() if finished_at is None else finished_at
     ]
     totals: defaultdict[str, float] = defaultdict(float)
     for event, end in zip(phases, ends, strict=True):
-        data = event["data"]
+        data = event.data
         totals[_EVAL_PHASE if data["phase"] == _EVAL_PHASE else data["stage"]] += max(
-            0.0, end - event["time"]
+            0.0, end - event.time
         )
     return {name: round(totals[name], 1) for name in ("sft", "rl", _EVAL_PHASE)}
 
 
 def read_figures(api: ApiClient, job: JobView) -> dict[str, Any]:
     """The fields of DemoReport that the job itself knows."""
-    evals, events = api.evals(job["id"]), api.events(job["id"])
+    evals, events = api.evals(job.id), api.events(job.id)
     return {
         "sft_accuracy": accuracy_after(evals, "sft"),
         "rl_accuracy": accuracy_after(evals, "rl", "eval"),
         "tokens_per_step": tokens_per_step(evals),
         "logprob_gap_max": largest_gap(events),
-        "seconds": stage_seconds(events, job["finished_at"]),
-        "job_id": job["id"],
+        "seconds": stage_seconds(events, job.finished_at),
+        "job_id": job.id,
     }
 
 
 def _last_results(evals: list[EvaluationView], *stages: str) -> Json:
     # Of one step the last: the job's own decoding comes after other thresholds.
-    found = [item for item in reversed(evals) if item["stage"] in stages]
-    return dict(max(found, key=lambda item: (item["attempt"], item["step"]))["results"])
+    found = [item for item in reversed(evals) if item.stage in stages]
+    return dict(max(found, key=lambda item: (item.attempt, item.step)).results)

@@ -113,11 +113,11 @@ def _run(api: ApiClient, spec: Json) -> Json:
     job = api.create_job(
         upload_files(spec, api, Path.cwd(), lambda line: notes.print(line, markup=False))
     )
-    job = watch_job(api, job["id"], notes)
+    job = watch_job(api, job.id, notes)
     failure = failure_of(job)
     if failure is not None:
         raise failure
-    return {**api.evals(job["id"])[-1]["results"], "job_id": job["id"]}
+    return {**api.evals(job.id)[-1].results, "job_id": job.id}
 
 
 def _nested(results: Results) -> dict[str, dict[str, Json]]:

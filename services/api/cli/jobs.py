@@ -7,13 +7,6 @@ from typing import Annotated
 
 import typer
 
-from services.api.answers import (
-    AttemptView,
-    CertificateView,
-    CheckpointView,
-    EvaluationView,
-    JobView,
-)
 from services.api.cli.connection import connect
 from services.api.cli.mirroring import mirror_job
 from services.api.cli.options import DEFAULT_DATA_DIR, ApiUrlOption, DataDirOption, JsonOption
@@ -22,6 +15,13 @@ from services.api.cli.submission import read_spec, upload_files
 from services.api.cli.trackers import open_tracker
 from services.api.cli.watching import facts, failure_of, headline, watch_job
 from services.api.client import ApiClient, Json
+from services.api.schemas.jobs import JobView
+from services.api.schemas.records import (
+    AttemptView,
+    CertificateView,
+    CheckpointView,
+    EvaluationView,
+)
 
 jobs_app = typer.Typer(help="Submit, list, show, watch and steer jobs.", no_args_is_help=True)
 
@@ -50,17 +50,17 @@ def submit(
             spec, api, spec_file.parent, lambda line: notes.print(line, markup=False)
         )
         if dry_run:
-            print_json(api.forecast(uploaded))
+            print_json(api.estimate(uploaded))
             return
         job = api.create_job(uploaded)
         if watch:
-            notes.print(f"{job['id']} submitted", markup=False)
-            _follow(api, job["id"], as_json)
+            notes.print(f"{job.id} submitted", markup=False)
+            _follow(api, job.id, as_json)
             return
     if as_json:
         print_json(job)
     else:
-        out.print(job["id"], markup=False)
+        out.print(job.id, markup=False)
 
 
 @jobs_app.command("list")
@@ -81,12 +81,12 @@ def list_jobs(
         return
     rows = (
         (
-            job["id"],
-            job["state"],
-            job["method"],
+            job.id,
+            job.state,
+            job.method,
             _fraction(job),
-            job["suffix"],
-            _moment(job["created_at"]),
+            job.suffix,
+            _moment(job.created_at),
         )
         for job in jobs
     )
@@ -111,15 +111,15 @@ def show(
             "attempts": attempts,
             "certificates": certificates,
         }
-        print_json({**job, **found})
+        print_json({**job.model_dump(mode="json"), **found})
         return
-    out.print(f"{job['id']}  {headline(job)}  {facts(job)}".rstrip(), markup=False)
+    out.print(f"{job.id}  {headline(job)}  {facts(job)}".rstrip(), markup=False)
     out.print(
-        f"model {job['model']}  method {job['method']}  created {_moment(job['created_at'])}",
+        f"model {job.model}  method {job.method}  created {_moment(job.created_at)}",
         markup=False,
     )
-    if job["error"] is not None:
-        out.print(f"error {job['error']['code']}: {job['error']['message']}", markup=False)
+    if job.error is not None:
+        out.print(f"error {job.error.code}: {job.error.message}", markup=False)
     _print_attempts(attempts, certificates)
     _print_evals(evals)
     _print_checkpoints(checkpoints)
@@ -198,8 +198,8 @@ def diagnose(
     if as_json:
         print_json(found)
         return
-    out.print(f"{found['code']}: {found['sentence']}", markup=False)
-    for key, value in found["suggestion"].items():
+    out.print(f"{found.code}: {found.sentence}", markup=False)
+    for key, value in found.suggestion.items():
         out.print(f"  try {key}={value}", markup=False)
 
 
@@ -219,14 +219,14 @@ def logs(
             if as_json:
                 print_json(line)
             else:
-                out.print(f"{line['level']:<8}{line['message']}", markup=False)
+                out.print(f"{line.level:<8}{line.message}", markup=False)
 
 
 def _answer(job: JobView, as_json: bool) -> None:
     if as_json:
         print_json(job)
     else:
-        out.print(f"{job['id']}  {job['state']}", markup=False)
+        out.print(f"{job.id}  {job.state}", markup=False)
 
 
 @jobs_app.command()
@@ -275,10 +275,7 @@ def _follow(api: ApiClient, job_id: str, as_json: bool) -> None:
 
 def _print_evals(evals: list[EvaluationView]) -> None:
     if evals:
-        rows = (
-            (item["step"], item["stage"], item["dataset"], *_measured(item["results"]))
-            for item in evals
-        )
+        rows = ((item.step, item.stage, item.dataset, *_measured(item.results)) for item in evals)
         print_table(("STEP", "STAGE", "DATASET", "THRESHOLD", "TOKENS PER STEP", "ACCURACY"), rows)
 
 
@@ -289,25 +286,22 @@ def _measured(results: Json) -> tuple[str, str, str]:
 
 
 def _print_checkpoints(checkpoints: list[CheckpointView]) -> None:
-    kept = [item for item in checkpoints if item["deleted_at"] is None]
+    kept = [item for item in checkpoints if item.deleted_at is None]
     if kept:
-        rows = (
-            (item["id"], item["step"], item["stage"], size(item["bytes"]), item["path"])
-            for item in kept
-        )
+        rows = ((item.id, item.step, item.stage, size(item.bytes), item.path) for item in kept)
         print_table(("CHECKPOINT", "STEP", "STAGE", "SIZE", "PATH"), rows)
 
 
 def _print_attempts(attempts: list[AttemptView], certificates: list[CertificateView]) -> None:
     if len(attempts) < 2:
         return
-    proved = {item["attempt"]: item["certificate"] for item in certificates}
+    proved = {item.attempt: item.certificate for item in certificates}
     rows = (
         (
-            item["number"],
-            item["state"],
-            item["resumed_from"],
-            _certificate(proved.get(item["number"])),
+            item.number,
+            item.state,
+            item.resumed_from,
+            _certificate(proved.get(item.number)),
         )
         for item in attempts
     )
@@ -325,7 +319,7 @@ def _accuracy(results: Json) -> str:
 
 
 def _fraction(job: JobView) -> str | None:
-    return None if job["progress"] is None else f"{job['progress']['fraction']:.0%}"
+    return None if job.progress is None else f"{job.progress.fraction:.0%}"
 
 
 def _moment(seconds: int) -> str:

@@ -40,10 +40,8 @@ def create(
     if as_json:
         print_json(key)
         return
-    notes.print(
-        f"{key['id']} for project {key['project']}; the secret is shown this once:", markup=False
-    )
-    out.print(key["key"], markup=False)
+    notes.print(f"{key.id} for project {key.project}; the secret is shown this once:", markup=False)
+    out.print(key.key, markup=False)
 
 
 @keys_app.command("list")
@@ -60,11 +58,11 @@ def list_keys(
         return
     rows = (
         (
-            key["id"],
-            key["name"],
-            key["project"],
-            ",".join(key["scopes"]),
-            "revoked" if key["revoked_at"] else "works",
+            key.id,
+            key.name,
+            key.project,
+            ",".join(key.scopes),
+            "revoked" if key.revoked_at else "works",
         )
         for key in keys
     )
@@ -84,4 +82,4 @@ def revoke(
     if as_json:
         print_json(key)
     else:
-        out.print(f"{key['id']}  revoked", markup=False)
+        out.print(f"{key.id}  revoked", markup=False)

@@ -16,11 +16,11 @@ def mirror_job(api: ApiClient, job_id: str, tracker: Tracker) -> int:
     """
     after, logged = None, 0
     while True:
-        over = api.job(job_id)["state"] in TERMINAL  # asked first: what is read after it is all
+        over = api.job(job_id).state in TERMINAL  # asked first: what is read after it is all
         for event in api.metrics_after(job_id, after):
-            data, after = event["data"], event["id"]
+            data, after = event.data, event.id
             values = {name: value for name, value in data["values"].items() if value is not None}
-            tracker.log(data["step"], values, event["time"])
+            tracker.log(data["step"], values, event.time)
             logged += 1
         if over:
             return logged

@@ -7,13 +7,13 @@ from typing import Annotated, Final
 
 import typer
 
-from services.api.answers import ExportView
 from services.api.cli.connection import connect
 from services.api.cli.failure import CommandError
 from services.api.cli.options import DEFAULT_DATA_DIR, ApiUrlOption, DataDirOption, JsonOption
 from services.api.cli.output import out, print_json, print_table
 from services.api.cli.programs import run_module
 from services.api.client import ApiClient
+from services.api.schemas.models import ExportView
 
 models_app = typer.Typer(help="Make, convert, list and export models.", no_args_is_help=True)
 
@@ -83,7 +83,7 @@ def list_models(
     else:
         print_table(
             ("ID", "NAME", "PATH"),
-            ((item["id"], item.get("name"), item.get("path")) for item in models),
+            ((item.id, item.name, item.path) for item in models),
         )
 
 
@@ -99,7 +99,7 @@ def export(
     _refuse_existing(directory)
     with connect(api_url, data_dir) as api:
         finished = _await_export(api, api.export(checkpoint))
-    shutil.copytree(finished["path"], directory)
+    shutil.copytree(finished.path, directory)
     _answer_path(directory, as_json)
 
 
@@ -124,9 +124,9 @@ def _answer_path(directory: Path, as_json: bool) -> None:
 
 def _await_export(api: ApiClient, started: ExportView) -> ExportView:
     export = started
-    while export["state"] in ("queued", "running"):
+    while export.state in ("queued", "running"):
         time.sleep(_POLL_S)
-        export = api.export_status(export["id"])
-    if (error := export["error"]) is not None:
-        raise CommandError(f"The export failed: {error['message']}", code=error["code"])
+        export = api.export_status(export.id)
+    if (error := export.error) is not None:
+        raise CommandError(f"The export failed: {error.message}", code=error.code)
     return export

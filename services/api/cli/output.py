@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import typer
+from pydantic import BaseModel
 from rich.console import Console
 
 out: Final = Console(highlight=False, soft_wrap=True)
@@ -17,8 +18,14 @@ _KIBI: Final = 1024
 
 
 def print_json(value: Any) -> None:
-    """One JSON value on one line."""
-    typer.echo(json.dumps(value, allow_nan=False))
+    """One JSON value on one line; models of the API's schemas are written as the API sends them."""
+    typer.echo(json.dumps(value, allow_nan=False, default=_to_plain))
+
+
+def _to_plain(value: object) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

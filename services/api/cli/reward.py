@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from services.api.answers import RescoreReport
 from services.api.cli.connection import connect
 from services.api.cli.failure import CommandError
 from services.api.cli.options import DEFAULT_DATA_DIR, ApiUrlOption, DataDirOption, JsonOption
 from services.api.cli.output import out, print_json, print_table
 from services.api.cli.programs import show_module
+from services.api.schemas.graders import RescoreReport
 
 reward_app = typer.Typer(help="Judge answers.", no_args_is_help=True)
 Profile = Literal["eval", "rl"]
@@ -74,24 +74,24 @@ def _grader(text: str) -> Any:
 
 
 def _show(report: RescoreReport) -> None:
-    flips = report["flips"]
+    flips = report.flips
     print_table(
         ("trajectory", "step", "before", "now", "reward", "advantage"),
         [
             (
-                flip["trajectory_id"],
-                flip["step"],
-                flip["before"]["outcome"],
-                flip["now"]["outcome"],
-                f"{_number(flip['before']['reward'])} → {_number(flip['now']['reward'])}",
-                f"{_number(flip['before']['advantage'])} → {_number(flip['now']['advantage'])}",
+                flip.trajectory_id,
+                flip.step,
+                flip.before.outcome,
+                flip.now.outcome,
+                f"{_number(flip.before.reward)} → {_number(flip.now.reward)}",
+                f"{_number(flip.before.advantage)} → {_number(flip.now.advantage)}",
             )
             for flip in flips
         ],
     )
-    change = _number(report["mean_abs_advantage_change"])
+    change = _number(report.mean_abs_advantage_change)
     out.print(
-        f"{report['flipped']} of {report['trajectories']} verdicts flip in {report['groups']} groups; "
+        f"{report.flipped} of {report.trajectories} verdicts flip in {report.groups} groups; "
         f"mean |advantage change| {change}",
         markup=False,
     )

@@ -125,7 +125,7 @@ def _uploaded(name: str, api: ApiClient, base: Path, tell: Callable[[str], None]
             f"The spec names the file {name}, which is neither beside the spec nor in {Path.cwd()}."
         )
     tell(f"uploading {path}")
-    return str(api.upload(path)["id"])
+    return api.upload(path).id
 
 
 def _existing(name: str, base: Path) -> Path | None:

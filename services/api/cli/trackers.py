@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, Final, Protocol
 
-from services.api.answers import JobView
 from services.api.cli.failure import CommandError
+from services.api.schemas.jobs import JobView
 
 Values = Mapping[str, float]
 
@@ -29,7 +29,7 @@ class _TensorBoard:
 
     def __init__(self, directory: str, job: JobView) -> None:
         self._writer = _module("tensorboard.summary.writer.event_file_writer").EventFileWriter(
-            f"{directory}/{job['id']}"
+            f"{directory}/{job.id}"
         )
         self._event = _module("tensorboard.compat.proto.event_pb2").Event
         self._summary = _module("tensorboard.compat.proto.summary_pb2").Summary
@@ -49,7 +49,7 @@ class _Wandb:
 
     def __init__(self, project: str, job: JobView) -> None:
         self._run = _module("wandb").init(
-            project=project, id=job["id"], name=job["id"], config=job["spec"], resume="allow"
+            project=project, id=job.id, name=job.id, config=job.spec, resume="allow"
         )
 
     def log(self, step: int, values: Values, time: float) -> None:
@@ -71,7 +71,7 @@ class _Mlflow:
             else experiment.experiment_id
         )
         self._client, self._entity = client, _module("mlflow.entities").Metric
-        self._run_id = client.create_run(identity, run_name=job["id"]).info.run_id
+        self._run_id = client.create_run(identity, run_name=job.id).info.run_id
 
     def log(self, step: int, values: Values, time: float) -> None:
         # MLflow allows no "@" in names: avg@8 is avg_at_8 there.
@@ -93,8 +93,8 @@ class _Trackio:
         # The load of this machine, which only watches, is none of the job's metrics.
         self._trackio.init(
             project=project,
-            name=job["id"],
-            config=job["spec"],
+            name=job.id,
+            config=job.spec,
             auto_log_cpu=False,
             auto_log_gpu=False,
         )

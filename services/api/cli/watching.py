@@ -8,11 +8,12 @@ from typing import Final, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from services.api.answers import JobView
 from services.api.cli.failure import CommandError
 from services.api.cli.output import duration
 from services.api.client import ApiClient, ClientError
 from services.api.domain.job_state import JobState
+from services.api.schemas.base import FailureView
+from services.api.schemas.jobs import JobView
 from services.common.job_metrics import JobMetric
 
 _POLL_S: Final = 0.5
@@ -39,7 +40,7 @@ def watch_job(api: ApiClient, job_id: str, console: Console) -> JobView:
     with _display(console) as display:
         for job in _snapshots(api, job_id):
             display.show(job)
-            state = JobState(job["state"])
+            state = job.state
             if state.is_terminal or state is JobState.PAUSED:
                 return job
     raise AssertionError("snapshots never end")
@@ -47,38 +48,36 @@ def watch_job(api: ApiClient, job_id: str, console: Console) -> JobView:
 
 def failure_of(job: JobView) -> CommandError | None:
     """Why a watched job cannot count as done; None when it succeeded or was paused."""
-    if job["state"] in (JobState.SUCCEEDED, JobState.PAUSED):
+    if job.state in (JobState.SUCCEEDED, JobState.PAUSED):
         return None
-    error = job["error"] or {"code": job["state"], "message": ""}
-    return CommandError(
-        f"Job {job['id']} {job['state']}: {error['message'] or error['code']}", code=error["code"]
-    )
+    error = job.error or FailureView(code=job.state, message="")
+    return CommandError(f"Job {job.id} {job.state}: {error.message or error.code}", code=error.code)
 
 
 def facts(job: JobView) -> str:
     """The figures of the running stage, e.g. `loss 0.512  tokens/s 8,100`."""
-    metrics = job["latest_metrics"]
+    metrics = job.latest_metrics
     shown = [
         f"{label} {metrics[name]:{form}}"
-        for label, name, form in _SHOWN.get(job["stage"] or "", ())
+        for label, name, form in _SHOWN.get(job.stage or "", ())
         if name in metrics
     ]
-    if job["estimated_finish"] is not None:
-        shown.append(f"ETA {duration(max(0.0, job['estimated_finish'] - time.time()))}")
+    if job.estimated_finish is not None:
+        shown.append(f"ETA {duration(max(0.0, job.estimated_finish - time.time()))}")
     return "  ".join(shown)
 
 
 def headline(job: JobView) -> str:
     """State, stage and phase, e.g. `running  rl 12/40  rollout`."""
-    progress = job["progress"]
-    parts: list[str] = [job["state"]]
-    if progress is not None and job["state"] == "running":
-        parts.append(f"{progress['stage']} {progress['stage_step']}/{progress['stage_steps']}")
-        parts.append(job["phase"] or "")
-    if job["waiting_for"]:
-        parts.append(f"waiting for {job['waiting_for']}")
-    if job["attempt"] > 1:
-        parts.append(f"attempt {job['attempt']}")
+    progress = job.progress
+    parts: list[str] = [job.state]
+    if progress is not None and job.state == "running":
+        parts.append(f"{progress.stage} {progress.stage_step}/{progress.stage_steps}")
+        parts.append(job.phase or "")
+    if job.waiting_for:
+        parts.append(f"waiting for {job.waiting_for}")
+    if job.attempt > 1:
+        parts.append(f"attempt {job.attempt}")
     return "  ".join(part for part in parts if part)
 
 
@@ -101,15 +100,13 @@ class _Lines:
         self._next_at = 0.0
 
     def show(self, job: JobView) -> None:
-        place = (job["state"], job["stage"], job["attempt"])
-        step = -1 if job["progress"] is None else job["progress"]["step"]
+        place = (job.state, job.stage, job.attempt)
+        step = -1 if job.progress is None else job.progress.step
         due = step != self._step and time.monotonic() >= self._next_at
         if place != self._place or due:
             self._place, self._step = place, step
             self._next_at = time.monotonic() + _LINE_EVERY_S
-            self._console.print(
-                f"{job['id']}  {headline(job)}  {facts(job)}".rstrip(), markup=False
-            )
+            self._console.print(f"{job.id}  {headline(job)}  {facts(job)}".rstrip(), markup=False)
 
 
 class _Bar:
@@ -133,12 +130,12 @@ class _Bar:
         self._progress.stop()
 
     def show(self, job: JobView) -> None:
-        progress = job["progress"] or {"step": 0, "total_steps": None}
+        progress = job.progress
         self._progress.update(
             self._task,
             description=headline(job),
-            completed=progress["step"],
-            total=progress["total_steps"],
+            completed=0 if progress is None else progress.step,
+            total=None if progress is None else progress.total_steps,
             facts=facts(job),
         )
 

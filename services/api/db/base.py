@@ -7,6 +7,8 @@ from sqlalchemy import ARRAY, BigInteger, DateTime, Float, MetaData, Text, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from services.api.domain.failure import Failure
+
 NEVER_LOCKED = datetime(1970, 1, 1, tzinfo=UTC)
 """Expiry of a lock that nobody holds."""
 
@@ -37,6 +39,20 @@ class Base(DeclarativeBase):
         dict[str, float]: JSONB(none_as_null=True),
         list[str]: ARRAY(Text),
     }
+
+
+class Failable:
+    """A row of something that may fail, with the reason."""
+
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+
+    @property
+    def error(self) -> Failure | None:
+        """Why it failed, if it did."""
+        if self.error_code is None:
+            return None
+        return Failure(self.error_code, self.error_message or "")
 
 
 class Created:

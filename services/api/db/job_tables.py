@@ -8,13 +8,15 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from services.api.db.base import Base, Created, Lockable, utc_now
+from services.api.db.base import Base, Created, Failable, Lockable, utc_now
 from services.api.domain.access import DEFAULT_PROJECT
+from services.api.domain.event_ids import to_event_id
 from services.api.domain.job_state import JobState
+from services.api.domain.progress import Progress
 from services.common.attempt_result import AttemptState
 
 
-class Job(Lockable, Base):
+class Job(Lockable, Failable, Base):
     """One submitted job."""
 
     __tablename__ = "jobs"
@@ -54,7 +56,7 @@ class Job(Lockable, Base):
     state: Mapped[str] = mapped_column(default=JobState.VALIDATING_FILES)
     attempt: Mapped[int] = mapped_column(default=0)
     """Number of the newest attempt; 0 before the first."""
-    forgiven_attempts: Mapped[int] = mapped_column(default=0, server_default="0")
+    excluded_attempts: Mapped[int] = mapped_column(default=0, server_default="0")
     """Attempts up to this number are not counted as failures: the user queued the job anew after
     them.
     """
@@ -66,15 +68,13 @@ class Job(Lockable, Base):
     """services.api.domain.space.Shortage, while the job runs short of room."""
     learner_waiting_for: Mapped[str | None]
     """What the learner itself says that it waits for."""
-    heard_at: Mapped[datetime | None]
+    last_heartbeat_at: Mapped[datetime | None]
     """When the learner's newest event was recorded, or the attempt started."""
     stalled: Mapped[dict[str, Any] | None]
     """services.api.domain.stall.Stall, while the job makes no progress."""
     progress: Mapped[dict[str, Any] | None]
     """services.api.domain.progress.Progress"""
     latest_metrics: Mapped[dict[str, float]] = mapped_column(default=dict)
-    error_code: Mapped[str | None]
-    error_message: Mapped[str | None]
     result_checkpoint: Mapped[str | None]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -88,8 +88,40 @@ class Job(Lockable, Base):
         """The state as a member of the enum."""
         return JobState(self.state)
 
+    @property
+    def model(self) -> str:
+        """The model as the spec names it."""
+        return str(self.spec["model"])
 
-class Attempt(Created, Base):
+    @property
+    def suffix(self) -> str | None:
+        """The suffix that the spec gives."""
+        suffix: str | None = self.spec["suffix"]
+        return suffix
+
+    @property
+    def awaited_service(self) -> str | None:
+        """Service that the job waits for, as seen by the scheduler or reported by the learner."""
+        return self.waiting_for or self.learner_waiting_for
+
+    @property
+    def last_event_id(self) -> str | None:
+        """Id of the newest event."""
+        return to_event_id(self.id, self.event_count) if self.event_count else None
+
+    @property
+    def estimated_finish(self) -> int | None:
+        """Unix seconds of the end at the pace of the current stage; None when nothing runs."""
+        if self.progress is None or self.job_state is not JobState.RUNNING:
+            return None
+        progress = Progress(**self.progress)
+        eta_s = progress.eta_seconds()
+        if eta_s is None or progress.attempt != self.attempt:
+            return None
+        return int(progress.time + eta_s)
+
+
+class Attempt(Created, Failable, Base):
     """One execution of a job."""
 
     __tablename__ = "attempts"
@@ -104,8 +136,6 @@ class Attempt(Created, Base):
     rollout_addresses: Mapped[list[str]]
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
-    error_code: Mapped[str | None]
-    error_message: Mapped[str | None]
     last_event_seq: Mapped[int] = mapped_column(default=0)
     """Every event up to this sequence number is applied."""
     events_complete: Mapped[bool] = mapped_column(default=False)

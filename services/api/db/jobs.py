@@ -45,6 +45,34 @@ def get_job(session: Session, job_id: str) -> Job:
     return job
 
 
+def get_checkpoint(session: Session, checkpoint_id: str, *, lock: bool = False) -> Checkpoint:
+    """A checkpoint, which may be removed from the disk; raises PlatformError("not_found")."""
+    row = session.get(Checkpoint, checkpoint_id, with_for_update=lock)
+    if row is None:
+        raise PlatformError(
+            "not_found",
+            f"There is no checkpoint {checkpoint_id!r}.",
+            hint="GET /v1/jobs/{id}/checkpoints lists a job's.",
+        )
+    return row
+
+
+def find_checkpoint(session: Session, job_id: str, checkpoint_id: str) -> Checkpoint:
+    """A checkpoint of the job that still exists; raises PlatformError "not_found" or "conflict"."""
+    row = get_checkpoint(session, checkpoint_id)
+    if row.deleted_at is not None:
+        raise PlatformError(
+            "not_found",
+            f"Checkpoint {checkpoint_id} was removed.",
+            hint="GET /v1/jobs/{id}/checkpoints lists a job's.",
+        )
+    if row.job_id != job_id:
+        raise PlatformError(
+            "conflict", f"Checkpoint {row.id} belongs to {row.job_id}, not to {job_id}."
+        )
+    return row
+
+
 def mentions(word: str) -> ColumnElement[bool]:
     """Whether a job has the word, in either case, in what people know it by."""
     spec = (Job.spec["suffix"].astext, Job.spec["model"].astext)
@@ -121,7 +149,7 @@ def queue_again(session: Session, job: Job) -> None:
     forgiven.
     """
     transition(session, job, JobState.QUEUED)
-    job.forgiven_attempts = job.attempt
+    job.excluded_attempts = job.attempt
     job.finished_at = job.result_checkpoint = None
 
 
@@ -254,10 +282,10 @@ def close_attempt(session: Session, job: Job, attempt: Attempt, end: AttemptResu
             Checkpoint.job_id == job.id, Checkpoint.attempt == attempt.number
         )
     ):
-        job.forgiven_attempts = max(job.forgiven_attempts, attempt.number - 1)
+        job.excluded_attempts = max(job.excluded_attempts, attempt.number - 1)
     earlier = select(func.count()).where(
         Attempt.job_id == job.id,
-        Attempt.number > job.forgiven_attempts,
+        Attempt.number > job.excluded_attempts,
         Attempt.number < attempt.number,
         Attempt.state == AttemptState.FAILED,
     )

@@ -6,8 +6,9 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, PrimaryKeyConstraint, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from services.api.db.base import Base, Created, Lockable
+from services.api.db.base import Base, Created, Failable, Lockable
 from services.api.domain.access import DEFAULT_PROJECT
+from services.api.domain.event_ids import to_event_id
 
 
 def _job_id(*, primary_key: bool = False) -> Mapped[str]:
@@ -30,6 +31,11 @@ class JobEvent(Base):
     type: Mapped[str]
     time: Mapped[datetime]
     data: Mapped[dict[str, Any]]
+
+    @property
+    def id(self) -> str:
+        """Id that the API shows."""
+        return to_event_id(self.job_id, self.position)
 
 
 class Metric(Base):
@@ -64,6 +70,11 @@ class Evaluation(Created, Base):
     stage: Mapped[str]
     dataset: Mapped[str]
     results: Mapped[dict[str, Any]]
+
+    @property
+    def id(self) -> str:
+        """Id that the API shows."""
+        return f"eval_{self.job_id.removeprefix('job_')}_{self.attempt}_{self.seq}"
 
 
 class Checkpoint(Created, Base):
@@ -139,7 +150,19 @@ class RegisteredModel(Created, Base):
     """What it was exported from; None for a registered directory."""
 
 
-class Export(Created, Lockable, Base):
+class PendingDeletion(Created, Base):
+    """A directory that is to be removed; what its rows described is deleted already."""
+
+    __tablename__ = "pending_deletions"
+
+    path: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str | None] = mapped_column(index=True)
+    """Job that it belongs to, which may be deleted itself."""
+    is_archived: Mapped[bool] = mapped_column(default=False, server_default="false")
+    """Whether the job's copy in the object store goes, too."""
+
+
+class Export(Created, Lockable, Failable, Base):
     """The writing of a checkpoint as a model directory."""
 
     __tablename__ = "exports"
@@ -155,6 +178,9 @@ class Export(Created, Lockable, Base):
     """Trainer that writes it."""
     starts: Mapped[int] = mapped_column(default=0)
     """How often a trainer was asked to begin."""
-    error_code: Mapped[str | None]
-    error_message: Mapped[str | None]
     finished_at: Mapped[datetime | None]
+
+    @property
+    def exported_model_id(self) -> str | None:
+        """Id of the model, once it exists."""
+        return self.model_id if self.state == "succeeded" else None

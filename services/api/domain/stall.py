@@ -37,7 +37,7 @@ class Stall:
 def find_stall(
     phase: str | None,
     waiting_for: str | None,
-    heard_at: float,
+    last_heartbeat_at: float,
     now: float,
     budgets: Mapping[str, float],
 ) -> Stall | None:
@@ -46,7 +46,11 @@ def find_stall(
     """
     name = phase or "loading"
     budget = budgets.get(name, DEFAULT_BUDGETS_S.get(name, max(DEFAULT_BUDGETS_S.values())))
-    return Stall(name, waiting_for, heard_at, budget) if now - heard_at > budget else None
+    return (
+        Stall(name, waiting_for, last_heartbeat_at, budget)
+        if now - last_heartbeat_at > budget
+        else None
+    )
 
 
 def must_give_up(stall: Stall, now: float) -> bool:

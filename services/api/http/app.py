@@ -14,38 +14,36 @@ from services.api.http import (
     routes_files,
     routes_fine_tuning,
     routes_graders,
-    routes_groups,
     routes_insight,
+    routes_job_actions,
     routes_jobs,
     routes_metrics,
     routes_models,
     routes_queues,
     routes_records,
-    routes_steering,
     routes_storage,
     routes_system,
     routes_trajectories,
     routes_webhooks,
 )
 from services.api.http.auth import authorise
-from services.api.http.envelope import ErrorEnvelope
 from services.api.http.errors import install_error_handlers
 from services.api.http.middleware import BodyLimitMiddleware, RequestMiddleware
 from services.api.http.pages import DASHBOARD, dashboard_router
 from services.api.http.platform_metrics import PlatformCollector
 from services.api.http.resources import Resources
+from services.api.schemas.envelope import ErrorEnvelope
 from services.common.job_spec import JobSpec
 
 _ROUTES: Final = (
     routes_files,
     routes_fine_tuning,
     routes_jobs,
-    routes_steering,
+    routes_job_actions,
     routes_demo,
     routes_records,
     routes_metrics,
     routes_insight,
-    routes_groups,
     routes_trajectories,
     routes_graders,
     routes_models,

@@ -10,8 +10,8 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 
-from services.api.http.envelope import ErrorBody, ErrorEnvelope, ProblemBody
 from services.api.http.middleware import REQUEST_ID_HEADER
+from services.api.schemas.envelope import ErrorBody, ErrorEnvelope, ProblemBody
 from services.common.errors import PlatformError, Problem, ProblemsError
 from services.common.telemetry.logs import get_logger
 

@@ -1,43 +1,44 @@
-"""Pages of tables that are listed newest first."""
+"""Pages of lists, from rows or from views."""
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Protocol, TypeVar
 
-from sqlalchemy import Select, select, tuple_
-from sqlalchemy.orm import Session
+from services.api.schemas.base import View
+from services.api.schemas.envelope import Item, Page
 
-from services.api.db.access_tables import ApiKey
-from services.api.db.job_tables import Job
-from services.api.db.record_tables import RegisteredModel, StoredFile
-from services.api.db.webhook_tables import Delivery, Webhook
-from services.api.domain.access import Caller
-from services.common.errors import PlatformError
-
-Row = TypeVar("Row", Job, StoredFile, RegisteredModel, ApiKey, Webhook, Delivery)
-Owned = TypeVar("Owned", Job, StoredFile, RegisteredModel)
+Shown = TypeVar("Shown", bound=View)
 
 
-def owned_by(table: type[Owned], caller: Caller) -> Select[Owned]:
-    """The rows that exist for a caller."""
-    statement = select(table)
-    return statement if caller.is_admin else statement.where(table.project == caller.project)
+class HasId(Protocol):
+    """A row with an id."""
+
+    @property
+    def id(self) -> str:
+        """Id that the API shows."""
+        ...
 
 
-def newest_first(
-    session: Session, table: type[Row], statement: Select[Row], after: str | None, limit: int
-) -> Sequence[Row]:
-    """Up to limit + 1 rows, so that the caller sees whether there are more; raises for an unknown
-    cursor.
-    """
-    if after is not None:
-        cursor = session.get(table, after)
-        if cursor is None:
-            raise PlatformError(
-                "not_found", f"after={after!r} names nothing that could be listed.", param="after"
-            )
-        statement = statement.where(
-            tuple_(table.created_at, table.id) < (cursor.created_at, cursor.id)
-        )
-    return session.scalars(
-        statement.order_by(table.created_at.desc(), table.id.desc()).limit(limit + 1)
-    ).all()
+def to_page(kind: type[Shown], rows: Iterable[HasId], limit: int) -> Page[Shown]:
+    """A page of rows, of which one more than `limit` was read when there are more."""
+    return make_page([(row.id, kind.model_validate(row)) for row in rows], limit)
+
+
+def to_page_after(
+    kind: type[Shown], rows: Iterable[HasId], after: str | None, limit: int
+) -> Page[Shown]:
+    """A page of rows that were all read; an unknown `after` starts at the beginning."""
+    items = [(row.id, kind.model_validate(row)) for row in rows]
+    ids = [item_id for item_id, _ in items]
+    start = ids.index(after) + 1 if after in ids else 0
+    return make_page(items[start : start + limit + 1], limit)
+
+
+def make_page(items: Sequence[tuple[str, Item]], limit: int) -> Page[Item]:
+    """A page of (id, item) pairs, of which one more than `limit` was read when there are more."""
+    shown = items[:limit]
+    return Page(
+        data=[item for _, item in shown],
+        first_id=shown[0][0] if shown else None,
+        last_id=shown[-1][0] if shown else None,
+        has_more=len(items) > limit,
+    )

@@ -14,7 +14,8 @@ from services.api.db.database import Database
 from services.api.db.heartbeats import last_beats
 from services.api.db.job_tables import Job
 from services.api.domain.job_state import JobState
-from services.api.http.routes_queues import QueueView, read_queues
+from services.api.schemas.system import QueueView
+from services.api.use_cases.queues import read_queues
 from services.common.errors import PlatformError
 from services.common.telemetry import exported_metrics as exported
 

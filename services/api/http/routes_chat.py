@@ -1,28 +1,35 @@
-"""/v1/chat/completions and /v1/completions: talk to a model or checkpoint, as OpenAI's clients do.
+"""/v1/chat/completions and /v1/completions: responses of a model or checkpoint, in the shapes of
+OpenAI's API.
 
-A replica that no job has answers; what is streamed are finished blocks, the unit in which these
-models write.
+An idle replica generates them; what is streamed are finished blocks, the unit in which these models
+write.
 """
 
 import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy.orm import Session
 
-from services.api.db.jobs import get_job, newest_checkpoint
-from services.api.db.record_tables import Checkpoint, RegisteredModel
 from services.api.domain.access import Caller
 from services.api.http.auth import Who
-from services.api.http.forecasting import free_replica
 from services.api.http.resources import Res, Resources
-from services.common.checkpoint.pins import pin
+from services.api.schemas.chat import (
+    ChatAnswer,
+    ChatChoice,
+    ChatCompletion,
+    ChatMessage,
+    ChatRequest,
+    ChatUsage,
+    CompletionRequest,
+    DecodingOptions,
+    TextChoice,
+    TextCompletion,
+)
+from services.api.use_cases.generate import generate_response
 from services.common.errors import PlatformError
 from services.common.ids import new_id
 from services.common.pb.dirl.v1 import rollout_pb2
@@ -30,116 +37,6 @@ from services.common.pb.dirl.v1 import rollout_pb2
 router = APIRouter(tags=["playground"])
 
 _STREAM: Final = "text/event-stream"
-_MAX_TEXT: Final = 200_000
-_READ_S: Final = 600.0
-"""A replica has read a checkpoint by then; until then retention leaves it."""
-
-
-class DecodingOptions(BaseModel):
-    """What both routes take beside the prompt. Unknown keys are refused: none is silently ignored."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    model: str = Field(
-        min_length=1,
-        max_length=64,
-        description="model_…, ckpt_…, or job_… for its newest checkpoint.",
-    )
-    max_tokens: int | None = Field(None, ge=1, le=32768, description="256 by default.")
-    temperature: float = Field(0.0, ge=0, le=2, description="0 is greedy.")
-    top_p: float = Field(1.0, gt=0, le=1)
-    seed: int = Field(0, ge=0, lt=2**31)
-    stream: bool = False
-    denoising: bool = Field(
-        False,
-        description="With `stream`: a chunk after every denoising step, with the state of the unfinished block.",
-    )
-    n: Literal[1] = 1
-    user: str | None = Field(None, max_length=256)
-    confidence_threshold: float = Field(
-        0.9, ge=0, le=1, description="Positions at least this confident are committed."
-    )
-
-
-class ChatMessage(BaseModel):
-    """One turn."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    role: Literal["system", "user", "assistant"]
-    content: str = Field(max_length=_MAX_TEXT)
-
-
-class ChatRequest(DecodingOptions):
-    """Body of a chat completion."""
-
-    messages: list[ChatMessage] = Field(min_length=1, max_length=256)
-    max_completion_tokens: int | None = Field(
-        None, ge=1, le=32768, description="OpenAI's newer name of max_tokens."
-    )
-
-
-class CompletionRequest(DecodingOptions):
-    """Body of a completion."""
-
-    prompt: str = Field(min_length=1, max_length=_MAX_TEXT)
-
-
-class ChatUsage(BaseModel):
-    """What the answer took."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    denoising_steps: int
-
-
-class ChatAnswer(BaseModel):
-    """One turn of the model."""
-
-    role: Literal["assistant"] = "assistant"
-    content: str
-
-
-class ChatChoice(BaseModel):
-    """The answer."""
-
-    index: int = 0
-    message: ChatAnswer
-    finish_reason: str
-    """stop | length"""
-
-
-class ChatCompletion(BaseModel):
-    """A finished chat completion."""
-
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    choices: list[ChatChoice]
-    usage: ChatUsage
-
-
-class TextChoice(BaseModel):
-    """The continuation."""
-
-    index: int = 0
-    text: str
-    finish_reason: str
-    """stop | length"""
-    logprobs: None = None
-
-
-class TextCompletion(BaseModel):
-    """A finished completion."""
-
-    id: str
-    object: Literal["text_completion"] = "text_completion"
-    created: int
-    model: str
-    choices: list[TextChoice]
-    usage: ChatUsage
 
 
 @router.post(
@@ -150,16 +47,20 @@ class TextCompletion(BaseModel):
 def create_chat_completion(
     resources: Res, caller: Who, body: ChatRequest
 ) -> ChatCompletion | StreamingResponse:
-    """Answer a conversation. With `stream` the answer comes in chunks of finished blocks."""
+    """Answer a conversation. With `stream` the generation comes in chunks of finished blocks."""
     tokens = body.max_completion_tokens or body.max_tokens
-    request = _request(body, tokens, messages=[_turn(message) for message in body.messages])
-    answer = _ask(resources, caller, body.model, request, "chatcmpl")
+    request = _to_request(body, tokens, messages=[_to_turn(message) for message in body.messages])
+    generation = _start(resources, caller, body.model, request, "chatcmpl")
     if body.stream:
-        return _streamed(answer, "chat.completion.chunk", _chat_delta)
-    text, last = answer.whole()
+        return _to_stream(generation, "chat.completion.chunk", _chat_delta)
+    text, last = generation.whole()
     choice = ChatChoice(message=ChatAnswer(content=text), finish_reason=last.finish_reason)
     return ChatCompletion(
-        id=answer.id, created=answer.created, model=body.model, choices=[choice], usage=_usage(last)
+        id=generation.id,
+        created=generation.created,
+        model=body.model,
+        choices=[choice],
+        usage=_to_usage(last),
     )
 
 
@@ -170,23 +71,31 @@ def create_completion(
     resources: Res, caller: Who, body: CompletionRequest
 ) -> TextCompletion | StreamingResponse:
     """Continue a text. With `stream` the continuation comes in chunks of finished blocks."""
-    answer = _ask(
-        resources, caller, body.model, _request(body, body.max_tokens, prompt=body.prompt), "cmpl"
+    generation = _start(
+        resources,
+        caller,
+        body.model,
+        _to_request(body, body.max_tokens, prompt=body.prompt),
+        "cmpl",
     )
     if body.stream:
-        return _streamed(answer, "text_completion", _text_delta)
-    text, last = answer.whole()
+        return _to_stream(generation, "text_completion", _text_delta)
+    text, last = generation.whole()
     choice = TextChoice(text=text, finish_reason=last.finish_reason)
     return TextCompletion(
-        id=answer.id, created=answer.created, model=body.model, choices=[choice], usage=_usage(last)
+        id=generation.id,
+        created=generation.created,
+        model=body.model,
+        choices=[choice],
+        usage=_to_usage(last),
     )
 
 
-def _turn(message: ChatMessage) -> rollout_pb2.ChatMessage:
+def _to_turn(message: ChatMessage) -> rollout_pb2.ChatMessage:
     return rollout_pb2.ChatMessage(role=message.role, content=message.content)
 
 
-def _request(
+def _to_request(
     body: DecodingOptions, max_tokens: int | None, **prompt: Any
 ) -> rollout_pb2.GenerateRequest:
     return rollout_pb2.GenerateRequest(
@@ -201,8 +110,8 @@ def _request(
 
 
 @dataclass(frozen=True)
-class _Answer:
-    """An answer on its way; its first piece has come, so that what can be refused was."""
+class _Generation:
+    """A response that is being generated. Its first piece has arrived, so errors before it have a status."""
 
     id: str
     created: int
@@ -220,44 +129,19 @@ class _Answer:
         return "".join(piece.text for piece in pieces), pieces[-1]
 
 
-def _ask(
+def _start(
     resources: Resources,
     caller: Caller,
     model: str,
     request: rollout_pb2.GenerateRequest,
     prefix: str,
-) -> _Answer:
-    with resources.database.begin() as session:
-        request.model_path = _model_path(session, caller, model)
-    pieces = resources.fleet.generate(free_replica(resources), request)
+) -> _Generation:
+    pieces = generate_response(resources, caller, model, request)
     identity = f"{prefix}-{new_id('evt').removeprefix('evt_')}"
-    return _Answer(identity, int(time.time()), model, next(pieces), pieces)
+    return _Generation(identity, int(time.time()), model, next(pieces), pieces)
 
 
-def _model_path(session: Session, caller: Caller, model: str) -> str:
-    """Directory of what was named; raises PlatformError("not_found")."""
-    name = (newest_checkpoint(session, model) or "") if model.startswith("job_") else model
-    checkpoint = session.get(Checkpoint, name)
-    if checkpoint is not None and _can_be_read(session, caller, checkpoint):
-        pin(Path(checkpoint.path), "chat", _READ_S)
-        return checkpoint.path
-    registered = session.get(RegisteredModel, name)
-    if registered is None or not caller.owns(registered.project):
-        raise PlatformError(
-            "not_found",
-            f"There is no model, checkpoint or job with a checkpoint {model!r}.",
-            hint="GET /v1/models and GET /v1/jobs/{id}/checkpoints list them.",
-            param="model",
-        )
-    return registered.path
-
-
-def _can_be_read(session: Session, caller: Caller, checkpoint: Checkpoint) -> bool:
-    exists = checkpoint.deleted_at is None and Path(checkpoint.path).is_dir()
-    return exists and caller.owns(get_job(session, checkpoint.job_id).project)
-
-
-def _usage(last: rollout_pb2.GenerateResponse) -> ChatUsage:
+def _to_usage(last: rollout_pb2.GenerateResponse) -> ChatUsage:
     return ChatUsage(
         prompt_tokens=last.prompt_tokens,
         completion_tokens=last.completion_tokens,
@@ -269,31 +153,38 @@ def _usage(last: rollout_pb2.GenerateResponse) -> ChatUsage:
 _Delta = Callable[[rollout_pb2.GenerateResponse, bool], dict[str, Any]]
 
 
-def _streamed(answer: _Answer, kind: str, delta: _Delta) -> StreamingResponse:
+def _to_stream(generation: _Generation, kind: str, delta: _Delta) -> StreamingResponse:
     return StreamingResponse(
-        _frames(answer, kind, delta), media_type=_STREAM, headers={"cache-control": "no-store"}
+        _iter_frames(generation, kind, delta),
+        media_type=_STREAM,
+        headers={"cache-control": "no-store"},
     )
 
 
-def _frames(answer: _Answer, kind: str, delta: _Delta) -> Iterator[str]:
-    head = {"id": answer.id, "object": kind, "created": answer.created, "model": answer.model}
+def _iter_frames(generation: _Generation, kind: str, delta: _Delta) -> Iterator[str]:
+    head = {
+        "id": generation.id,
+        "object": kind,
+        "created": generation.created,
+        "model": generation.model,
+    }
     try:
-        for number, piece in enumerate(answer.pieces()):
+        for number, piece in enumerate(generation.pieces()):
             choice = {
                 "index": 0,
                 **delta(piece, number == 0),
                 "finish_reason": piece.finish_reason or None,
             }
-            usage = _usage(piece).model_dump() if piece.finish_reason else None
-            yield _frame({**head, "choices": [choice], "usage": usage, **_denoising(piece)})
-    except PlatformError as error:  # the answer began, so its status cannot say it any more
-        yield _frame(
+            usage = _to_usage(piece).model_dump() if piece.finish_reason else None
+            yield _to_frame({**head, "choices": [choice], "usage": usage, **_to_denoising(piece)})
+    except PlatformError as error:  # the response has begun: its status is sent already
+        yield _to_frame(
             {"error": {"type": error.kind.http_type, "code": error.code, "message": error.message}}
         )
     yield "data: [DONE]\n\n"
 
 
-def _denoising(piece: rollout_pb2.GenerateResponse) -> dict[str, Any]:
+def _to_denoising(piece: rollout_pb2.GenerateResponse) -> dict[str, Any]:
     """Not OpenAI's: the step, and the text of every token of the unfinished block; null where it is
     masked.
     """
@@ -302,7 +193,7 @@ def _denoising(piece: rollout_pb2.GenerateResponse) -> dict[str, Any]:
     return {"denoising": {"step": piece.num_steps, "draft": [text or None for text in piece.draft]}}
 
 
-def _frame(content: dict[str, Any]) -> str:
+def _to_frame(content: dict[str, Any]) -> str:
     return f"data: {json.dumps(content)}\n\n"
 
 

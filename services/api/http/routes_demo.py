@@ -4,11 +4,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from services.api.demo_job import make_demo_job
 from services.api.http.auth import Who
 from services.api.http.resources import Res
-from services.api.http.routes_jobs import submit
-from services.api.http.views import JobView, job_view
+from services.api.schemas.jobs import JobView
+from services.api.use_cases import demo
 
 router = APIRouter(tags=["jobs"])
 
@@ -18,13 +17,10 @@ def create_demo_job(
     resources: Res,
     caller: Who,
     seed: Annotated[
-        int, Query(ge=0, lt=2**31, description="Of the data, the model and the job.")
+        int, Query(ge=0, lt=2**31, description="Seed of the data, the model and the job.")
     ] = 0,
 ) -> JobView:
-    """Have a tiny model made by a trainer, make arithmetic problems, submit the job that learns
+    """Have a trainer make a tiny model, make arithmetic problems, and submit the job that learns
     them; takes seconds.
     """
-    directory = resources.data_dir / "demo" / str(seed)
-    spec = make_demo_job(directory, seed, resources.fleet.make_tiny_model)
-    job, _ = submit(resources, caller, spec, None)
-    return job_view(job)
+    return JobView.model_validate(demo.create_demo_job(resources, caller, seed))

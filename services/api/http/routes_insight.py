@@ -1,22 +1,22 @@
-"""/v1/jobs/{id}/diagnosis and /v1/jobs/{id}/logs: what holds a job up, and what its services say."""
+"""/v1/jobs/{id}/diagnosis and /v1/jobs/{id}/logs: what limits a job, and what its services log."""
 
-import json
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final
 
 import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel
 
+from services.api.adapters.job_logs import LEARNER, JobLog, LogLine, job_log
 from services.api.db.job_tables import Job
 from services.api.db.jobs import get_job
 from services.api.domain.diagnosis import Facts, diagnose
-from services.api.http.envelope import Page, page_of
+from services.api.domain.event_ids import parse_position
+from services.api.http.paging import to_page
 from services.api.http.resources import Limit, Res, Resources
-from services.api.job_logs import LEARNER, JobLog, LogLine, job_log
-from services.common.errors import PlatformError
+from services.api.schemas.envelope import Page
+from services.api.schemas.jobs import DiagnosisView, LogLineView
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["insight"])
 
@@ -25,23 +25,9 @@ _POLL_S: Final = 0.5
 _BATCH: Final = 500
 
 
-class DiagnosisView(BaseModel):
-    """What holds a job up."""
-
-    object: Literal["job.diagnosis"] = "job.diagnosis"
-    job_id: str
-    code: str
-    """queued | waiting | stuck | failed | starved | truncation_limited | verifier_failing | verifier_bound |
-    rollout_bound | sync_bound | trainer_bound | balanced | finished | starting
-    """
-    sentence: str
-    suggestion: dict[str, Any]
-    """Values for keys of the job spec that would help; empty when there is nothing to change."""
-
-
 @router.get("/diagnosis")
 def get_diagnosis(resources: Res, job_id: str) -> DiagnosisView:
-    """One sentence on what holds the job up, and a change that helps."""
+    """One sentence on what limits the job, and a change that helps."""
     with resources.database.begin() as session:
         job = get_job(session, job_id)
     found = diagnose(_facts(job))
@@ -54,27 +40,13 @@ def _facts(job: Job) -> Facts:
     return Facts(
         state=job.job_state,
         phase=job.phase,
-        waiting_for=job.waiting_for or job.learner_waiting_for,
+        waiting_for=job.awaited_service,
         stalled=job.stalled,
         error_code=job.error_code,
         error_message=job.error_message,
         metrics=job.latest_metrics,
         spec=job.spec,
     )
-
-
-class LogLineView(BaseModel):
-    """One line of a log."""
-
-    id: str
-    object: Literal["job.log_line"] = "job.log_line"
-    service: str
-    attempt: int
-    time: float | None
-    """Unix seconds; null for a line of a traceback or stack dump."""
-    level: str
-    message: str
-    fields: dict[str, Any]
 
 
 @router.get("/logs", response_model=Page[LogLineView], responses={200: {"content": {_STREAM: {}}}})
@@ -95,24 +67,15 @@ def list_log_lines(
     with resources.database.begin() as session:
         number = attempt or max(1, get_job(session, job_id).attempt)
     log = job_log(resources.data_dir, job_id, service, number)
-    offset = _offset(after)
+    offset = parse_position(after)
     if follow:
-        stream = _followed(resources, log, service, offset)
+        stream = _follow_log(resources, log, service, offset)
         return StreamingResponse(stream, media_type=_STREAM, headers={"cache-control": "no-store"})
-    views = [_view(log, service, line) for line in log.read(offset, limit + 1)]
-    return page_of([(view.id, view) for view in views], limit)
+    views = [_to_view(log, service, line) for line in log.read(offset, limit + 1)]
+    return to_page(LogLineView, views, limit)
 
 
-def _offset(cursor: str | None) -> int:
-    if cursor is None:
-        return 0
-    number = cursor.rpartition("_")[2]
-    if not (number.isascii() and number.isdecimal()) or len(number) > 18:
-        raise PlatformError("invalid_request", f"{cursor!r} is no id of a log line.", param="after")
-    return int(number)
-
-
-def _view(log: JobLog, service: str, line: LogLine) -> LogLineView:
+def _to_view(log: JobLog, service: str, line: LogLine) -> LogLineView:
     return LogLineView(
         id=f"log_{service}_{log.attempt}_{line.offset}",
         service=service,
@@ -124,15 +87,15 @@ def _view(log: JobLog, service: str, line: LogLine) -> LogLineView:
     )
 
 
-async def _followed(
+async def _follow_log(
     resources: Resources, log: JobLog, service: str, offset: int
 ) -> AsyncIterator[str]:
     while not resources.stopping.is_set():
         over = await anyio.to_thread.run_sync(_is_over, resources, log.job_id)
         lines = await anyio.to_thread.run_sync(log.read, offset, _BATCH)
         for line in lines:
-            view = _view(log, service, line)
-            yield f"id: {view.id}\nevent: line\ndata: {json.dumps(view.model_dump(mode='json'))}\n\n"
+            view = _to_view(log, service, line)
+            yield f"id: {view.id}\nevent: line\ndata: {view.model_dump_json()}\n\n"
         offset = lines[-1].offset if lines else offset
         if over and not lines:
             yield "event: done\ndata: [DONE]\n\n"

@@ -6,19 +6,21 @@ from fastapi import APIRouter, Query
 
 from services.api.db.jobs import get_job
 from services.api.http.auth import Who
-from services.api.http.envelope import Page, page_of
-from services.api.http.metric_series import (
-    Downsample,
-    MetricSeries,
-    Names,
-    SeriesQuery,
-    read_series,
-)
+from services.api.http.paging import make_page
 from services.api.http.resources import Res
+from services.api.schemas.envelope import Page
+from services.api.schemas.records import MetricSeries
+from services.api.use_cases.metric_series import SeriesQuery, read_series
 from services.common.errors import PlatformError
 
 router = APIRouter(tags=["records"])
 _MAX_JOBS: Final = 100
+Names = Annotated[
+    list[str] | None, Query(description="Metrics, repeated or comma-separated; all by default.")
+]
+Downsample = Annotated[
+    int | None, Query(ge=4, description="At most this many points of each metric.")
+]
 
 
 @router.get("/v1/metrics")
@@ -40,4 +42,4 @@ def compare_metrics(
         series = read_series(
             session, job_ids, SeriesQuery(names=names or (), downsample=downsample)
         )
-    return page_of([(f"{item.job_id}/{item.name}", item) for item in series], len(series))
+    return make_page([(f"{item.job_id}/{item.name}", item) for item in series], len(series))

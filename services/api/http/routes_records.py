@@ -1,60 +1,34 @@
 """/v1/jobs/{id}/…: what a job left behind"""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Select, select
 
 from services.api.db.job_tables import Attempt
 from services.api.db.jobs import get_job
 from services.api.db.record_tables import Checkpoint, Evaluation, JobEvent
-from services.api.http.envelope import Page, page_after, page_of
-from services.api.http.event_feed import EventFilter, Level, events_after, events_before
-from services.api.http.metric_series import (
-    Downsample,
-    MetricSeries,
-    Names,
-    SeriesQuery,
-    read_series,
-)
+from services.api.domain.event_ids import parse_position
+from services.api.http.paging import make_page, to_page, to_page_after
 from services.api.http.resources import After, Limit, Res
+from services.api.http.routes_metrics import Downsample, Names
 from services.api.http.sse import event_stream
-from services.api.http.views import (
+from services.api.schemas.envelope import Page
+from services.api.schemas.records import (
     AttemptView,
+    CertificateView,
     CheckpointView,
     EvaluationView,
+    EventQuery,
     EventView,
-    attempt_view,
-    checkpoint_view,
-    evaluation_view,
-    event_position,
-    event_view,
+    MetricSeries,
 )
+from services.api.use_cases.event_feed import EventFilter, events_after, events_before
+from services.api.use_cases.metric_series import SeriesQuery, read_series
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["records"])
 _STREAM = "text/event-stream"
-
-
-class EventQuery(BaseModel):
-    """Which events are wanted."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    after: str | None = Field(None, description="Id of the last item of the previous page.")
-    limit: int = Field(100, ge=1, le=1000, description="Items of a page.")
-    type: list[str] = Field(default_factory=list, description="Only these types.")
-    level: Level | None = Field(
-        None, description="Of log events, only those of this level or a worse one."
-    )
-    order: Literal["asc", "desc"] = Field(
-        "asc", description="Of a list; a stream always runs forward."
-    )
-
-    def selection(self) -> EventFilter:
-        """Of types and level."""
-        return EventFilter(tuple(self.type), self.level)
 
 
 @router.get("/events", response_model=Page[EventView], responses={200: {"content": {_STREAM: {}}}})
@@ -69,22 +43,25 @@ def list_events(
     Last-Event-ID or `after`.
     """
     cursor = last_event_id or query.after
-    position = event_position(cursor)
+    position = parse_position(cursor)
     with resources.database.begin() as session:
         get_job(session, job_id)
         if _STREAM not in request.headers.get("accept", ""):
-            rows = session.scalars(_listed(job_id, cursor, query).limit(query.limit + 1)).all()
-            views = [event_view(row) for row in rows]
-            return page_of([(view.id, view) for view in views], query.limit)
-    stream = event_stream(resources, job_id, position, query.selection())
+            rows = session.scalars(_select_events(job_id, cursor, query).limit(query.limit + 1))
+            return to_page(EventView, rows, query.limit)
+    stream = event_stream(resources, job_id, position, _to_filter(query))
     return StreamingResponse(stream, media_type=_STREAM, headers={"cache-control": "no-store"})
 
 
-def _listed(job_id: str, cursor: str | None, query: EventQuery) -> Select[JobEvent]:
+def _to_filter(query: EventQuery) -> EventFilter:
+    return EventFilter(tuple(query.type), query.level)
+
+
+def _select_events(job_id: str, cursor: str | None, query: EventQuery) -> Select[JobEvent]:
     if query.order == "asc":
-        return events_after(job_id, event_position(cursor), query.selection())
+        return events_after(job_id, parse_position(cursor), _to_filter(query))
     return events_before(
-        job_id, None if cursor is None else event_position(cursor), query.selection()
+        job_id, None if cursor is None else parse_position(cursor), _to_filter(query)
     )
 
 
@@ -104,7 +81,7 @@ def list_metrics(
     with resources.database.begin() as session:
         get_job(session, job_id)
         series = read_series(session, [job_id], query)
-    return page_of([(item.name, item) for item in series], len(series))
+    return make_page([(item.name, item) for item in series], len(series))
 
 
 @router.get("/checkpoints")
@@ -124,7 +101,7 @@ def list_checkpoints(
     with resources.database.begin() as session:
         get_job(session, job_id)
         rows = session.scalars(statement.order_by(Checkpoint.step, Checkpoint.attempt)).all()
-    return page_after([(row.id, checkpoint_view(row)) for row in rows], after, limit)
+    return to_page_after(CheckpointView, rows, after, limit)
 
 
 @router.get("/evals")
@@ -136,8 +113,7 @@ def list_evaluations(
     with resources.database.begin() as session:
         get_job(session, job_id)
         rows = session.scalars(statement.order_by(Evaluation.attempt, Evaluation.seq)).all()
-    views = [evaluation_view(row) for row in rows]
-    return page_after([(view.id, view) for view in views], after, limit)
+    return to_page_after(EvaluationView, rows, after, limit)
 
 
 @router.get("/attempts")
@@ -150,18 +126,7 @@ def list_attempts(
         rows = session.scalars(
             select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)
         ).all()
-    return page_after([(row.id, attempt_view(row)) for row in rows], after, limit)
-
-
-class CertificateView(BaseModel):
-    """What the learner proved about its ledger when it took up the work of an earlier attempt."""
-
-    object: Literal["job.certificate"] = "job.certificate"
-    attempt: int
-    certificate: dict[str, Any]
-    """resumed_from, issued, trained, dropped, open, lost, trained_twice, digest_before,
-    digest_after
-    """
+    return to_page_after(AttemptView, rows, after, limit)
 
 
 @router.get("/certificate")
@@ -171,8 +136,4 @@ def list_certificates(resources: Res, job_id: str) -> Page[CertificateView]:
     with resources.database.begin() as session:
         get_job(session, job_id)
         rows = session.scalars(statement.order_by(Attempt.number)).all()
-    views = [
-        (row.id, CertificateView(attempt=row.number, certificate=row.certificate or {}))
-        for row in rows
-    ]
-    return page_of(views, len(views))
+    return to_page(CertificateView, rows, len(rows))

@@ -1,4 +1,4 @@
-"""A job's events as server-sent events: what is there, then what comes, until the job is over."""
+"""A job's events as server-sent events: the stored ones, then new ones, until the job is over."""
 
 from collections.abc import AsyncIterator
 from typing import Final
@@ -6,9 +6,9 @@ from typing import Final
 import anyio
 import anyio.to_thread
 
-from services.api.http.event_feed import EventFilter
 from services.api.http.resources import Resources
-from services.api.http.views import EventView
+from services.api.schemas.records import EventView
+from services.api.use_cases.event_feed import EventFilter
 
 _POLL_S: Final = 0.5
 _KEEPALIVE_POLLS: Final = 30
@@ -28,7 +28,7 @@ async def event_stream(
                 resources.feed.batch, job_id, position, wanted, head
             )
             for event in batch.events:
-                yield _frame(event)
+                yield _to_frame(event)
             position, quiet_polls = batch.position, 0
             continue
         if head.is_over:
@@ -40,5 +40,5 @@ async def event_stream(
         await anyio.sleep(_POLL_S)
 
 
-def _frame(event: EventView) -> str:
+def _to_frame(event: EventView) -> str:
     return f"id: {event.id}\nevent: {event.type}\ndata: {event.model_dump_json()}\n\n"

@@ -4,9 +4,9 @@ import signal
 import threading
 from types import FrameType
 
+from services.api.adapters.fleet import Fleet
 from services.api.db.database import Database
 from services.api.db.migrate import wait_for_schema
-from services.api.fleet import Fleet
 from services.api.recorder.catch_up import JournalReader
 from services.api.recorder.consumer import Recorder
 from services.api.settings import ApiSettings

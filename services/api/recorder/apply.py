@@ -63,7 +63,7 @@ def apply_events(
         recording.store_metrics()
     attempt.last_event_seq += len(batch)
     if batch and recording.is_current:
-        job.heard_at = utc_now()
+        job.last_heartbeat_at = utc_now()
     return Applied(attempt.last_event_seq, gap=len(batch) < len(ahead))
 
 

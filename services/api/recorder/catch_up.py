@@ -4,9 +4,9 @@ from pathlib import Path
 
 from sqlalchemy import select
 
+from services.api.adapters.fleet import UNREACHABLE_CODES, Fleet
 from services.api.db.database import Database
 from services.api.db.job_tables import Attempt
-from services.api.fleet import UNREACHABLE_CODES, Fleet
 from services.api.recorder.apply import apply_events
 from services.common.errors import PlatformError
 from services.common.events import Event

@@ -6,11 +6,11 @@ from typing import Any
 
 from celery.signals import setup_logging, worker_ready, worker_shutdown
 
-from services.api.broker import (
+from services.api.adapters.broker import (
     DISPATCH,
-    HINT_EXPIRES_S,
     PRUNE,
     RECONCILE_ALL,
+    WAKEUP_EXPIRES_S,
     WATCH_SPACE,
     make_celery,
 )
@@ -35,11 +35,11 @@ app = make_celery(settings.redis_url)
 # In memory: what is due every minute at least needs no file that remembers when it was last done.
 app.conf.beat_scheduler = "celery.beat:Scheduler"
 app.conf.beat_schedule = {
-    "dispatch": {"task": DISPATCH, "schedule": _BEAT_S, "options": {"expires": HINT_EXPIRES_S}},
+    "dispatch": {"task": DISPATCH, "schedule": _BEAT_S, "options": {"expires": WAKEUP_EXPIRES_S}},
     "reconcile": {
         "task": RECONCILE_ALL,
         "schedule": _BEAT_S,
-        "options": {"expires": HINT_EXPIRES_S},
+        "options": {"expires": WAKEUP_EXPIRES_S},
     },
     "space": {"task": WATCH_SPACE, "schedule": _SPACE_S, "options": {"expires": _SPACE_S}},
     "prune": {"task": PRUNE, "schedule": _PRUNE_S, "options": {"expires": _PRUNE_S}},

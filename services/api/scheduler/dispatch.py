@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from services.api.adapters.fleet import reads_same_spec
 from services.api.db.heartbeats import beat
 from services.api.db.job_tables import Attempt, ServiceLease
 from services.api.db.jobs import (
@@ -31,7 +32,6 @@ from services.api.domain.placement import (
     fair_order,
     place_all,
 )
-from services.api.fleet import reads_same_spec
 from services.api.scheduler.context import SchedulerContext
 from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import rollout_pb2, trainer_pb2
@@ -57,7 +57,7 @@ def dispatch(context: SchedulerContext) -> None:
         if isinstance(outcome, Waiting):
             _note_waiting(context, outcome)
         elif _take(context, outcome):
-            context.hints.reconcile(outcome.job_id)
+            context.wakeups.reconcile(outcome.job_id)
 
 
 def _needs(session: Session) -> list[Need]:

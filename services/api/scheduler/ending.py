@@ -1,11 +1,11 @@
 """Ends an attempt: its last events, its services, its streams, and what becomes of the job."""
 
+from services.api.adapters.fleet import UNREACHABLE_CODES
 from services.api.db.job_tables import Attempt, Job
 from services.api.db.jobs import close_attempt, transition
 from services.api.db.locks import open_locked
 from services.api.domain.attempt_end import PAUSING_CODES, decide
 from services.api.domain.job_state import JobState
-from services.api.fleet import UNREACHABLE_CODES
 from services.api.scheduler.claims import ClaimedJob, release_claim
 from services.api.scheduler.context import SchedulerContext
 from services.common.attempt_result import AttemptResult
@@ -52,7 +52,7 @@ def end_attempt(
         error_code=end.error_code,
         job_state=job.state,
     )
-    context.hints.dispatch()
+    context.wakeups.dispatch()
 
 
 def _is_told(state: JobState, end: AttemptResult) -> bool:

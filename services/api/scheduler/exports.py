@@ -10,11 +10,11 @@ from typing import Final
 
 from sqlalchemy import select
 
+from services.api.adapters.fleet import UNREACHABLE_CODES
 from services.api.db.base import utc_now
 from services.api.db.job_tables import Job
 from services.api.db.locks import claim, open_locked
 from services.api.db.record_tables import Checkpoint, Export, RegisteredModel
-from services.api.fleet import UNREACHABLE_CODES
 from services.api.scheduler.context import SchedulerContext
 from services.common.checkpoint.pins import pin
 from services.common.errors import PlatformError
@@ -119,6 +119,8 @@ def _running(
 def _register(
     context: SchedulerContext, export: Export, token: str, checkpoint: Checkpoint, card: ModelCard
 ) -> None:
+    files = (path for path in Path(export.output_path).rglob("*") if path.is_file())
+    num_bytes = sum(path.stat().st_size for path in files)
     with context.database.begin() as session:
         row = open_locked(session, Export, export.id, token)
         row.state, row.finished_at = "succeeded", utc_now()
@@ -129,11 +131,7 @@ def _register(
                 name=f"{checkpoint.job_id} step {checkpoint.step}",
                 path=export.output_path,
                 card=asdict(card),
-                num_bytes=sum(
-                    path.stat().st_size
-                    for path in Path(export.output_path).rglob("*")
-                    if path.is_file()
-                ),
+                num_bytes=num_bytes,
                 checkpoint_id=checkpoint.id,
             )
         )

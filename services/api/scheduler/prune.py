@@ -1,23 +1,30 @@
-"""Tidies up what nobody needs any more, and reads journals that could not be read at the time."""
+"""Removes what is no longer needed, finishes what a crash left half done, and reads journals that
+could not be read at the time.
+"""
 
 import shutil
 from datetime import timedelta
+from pathlib import Path
 from typing import Final
 
 from sqlalchemy import delete, select
 
+from services.api.adapters.job_files import delete_job_directory, is_unstarted_fork
 from services.api.db.base import utc_now
-from services.api.db.job_tables import Attempt, IdempotencyKey
-from services.api.db.record_tables import StoredFile
+from services.api.db.job_tables import Attempt, IdempotencyKey, Job
+from services.api.db.record_tables import Checkpoint, StoredFile
 from services.api.db.webhook_tables import Delivery
+from services.api.domain.job_state import REWINDABLE
 from services.api.scheduler.context import SchedulerContext
+from services.api.use_cases.deletion import finish_deletions
+from services.api.use_cases.requeue import settle_job_files
 from services.common.streams import delete_streams
 from services.common.telemetry.logs import get_logger
 
 _KEYS_KEPT: Final = timedelta(days=7)
 _DELIVERIES_KEPT: Final = timedelta(days=7)
-_UPLOAD_KEPT: Final = timedelta(hours=6)
-"""An upload that has no row after so long was cut off."""
+_WITHOUT_ROW_KEPT: Final = timedelta(hours=6)
+"""An upload or a fork that has no row after so long was cut off."""
 _JOURNALS_PER_ROUND: Final = 20
 
 log = get_logger()
@@ -34,6 +41,9 @@ def prune(context: SchedulerContext) -> None:
     _read_left_journals(context)
     _delete_left_streams(context)
     _delete_broken_uploads(context)
+    _delete_broken_forks(context)
+    finish_deletions(context)
+    _finish_rewinds(context)
 
 
 def _read_left_journals(context: SchedulerContext) -> None:
@@ -73,9 +83,7 @@ def _attempt_of(key: str) -> tuple[str, int]:
 
 
 def _delete_broken_uploads(context: SchedulerContext) -> None:
-    uploads = context.data_dir / "files"
-    oldest = (utc_now() - _UPLOAD_KEPT).timestamp()
-    old = {path.name: path for path in uploads.glob("file_*") if path.stat().st_mtime < oldest}
+    old = _list_old(context.data_dir / "files", "file_*")
     if not old:
         return
     with context.database.begin() as session:
@@ -83,3 +91,44 @@ def _delete_broken_uploads(context: SchedulerContext) -> None:
     for name in old.keys() - known:
         shutil.rmtree(old[name])
         log.info("broken upload deleted", file_id=name)
+
+
+def _delete_broken_forks(context: SchedulerContext) -> None:
+    """Delete copies of checkpoints for jobs that were never stored. A directory with anything else
+    in it stays: its job may be one that a restored backup of the database does not know.
+    """
+    old = {
+        name: path
+        for name, path in _list_old(context.data_dir / "jobs", "job_*").items()
+        if is_unstarted_fork(path)
+    }
+    if not old:
+        return
+    with context.database.begin() as session:
+        known = set(session.scalars(select(Job.id).where(Job.id.in_(old))))
+    for name in old.keys() - known:
+        delete_job_directory(old[name])
+        log.info("broken fork deleted", job_id=name)
+
+
+def _finish_rewinds(context: SchedulerContext) -> None:
+    """Rename checkpoints whose archived paths are stored, but which a crash left in place."""
+    archived = (
+        select(Checkpoint.job_id)
+        .join(Job, Job.id == Checkpoint.job_id)
+        .where(
+            Checkpoint.path.contains("/archived-"),
+            Checkpoint.deleted_at.is_(None),
+            Job.state.in_(REWINDABLE),
+        )
+        .distinct()
+    )
+    with context.database.begin() as session:
+        job_ids = session.scalars(archived).all()
+    for job_id in job_ids:
+        settle_job_files(context, job_id)
+
+
+def _list_old(directory: Path, pattern: str) -> dict[str, Path]:
+    oldest = (utc_now() - _WITHOUT_ROW_KEPT).timestamp()
+    return {path.name: path for path in directory.glob(pattern) if path.stat().st_mtime < oldest}

@@ -11,17 +11,18 @@ from typing import Final
 
 from sqlalchemy import select
 
+from services.api.adapters.fleet import UNREACHABLE_CODES
 from services.api.db.base import utc_now
 from services.api.db.job_tables import Attempt, Job
 from services.api.db.jobs import set_waiting, transition
 from services.api.db.locks import open_locked
 from services.api.domain.job_state import ACTIVE, JobState
-from services.api.fleet import UNREACHABLE_CODES
 from services.api.scheduler.claims import ClaimedJob, claim_job, release_claim
 from services.api.scheduler.context import SchedulerContext
 from services.api.scheduler.ending import end_attempt
 from services.api.scheduler.stalls import watch_for_stall
 from services.api.scheduler.starting import replica_missing, start_attempt
+from services.api.use_cases.change import write_missing_revisions
 from services.common.attempt_result import AttemptResult, AttemptState
 from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import trainer_pb2
@@ -130,7 +131,7 @@ def _unreachable(
         )
     since = attempt.unreachable_since or utc_now()
     silent_s = _seconds_since(since)
-    if silent_s > context.trainer_lost_after_s:
+    if silent_s > context.settings.trainer_lost_after_s:
         message = f"Trainer {attempt.trainer_address} did not answer for {silent_s:.0f} s. {error.message}"
         lost = AttemptResult(AttemptState.FAILED, "worker_lost", message, retryable=True)
         end_attempt(
@@ -159,6 +160,7 @@ def _still_running(
     context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt, reported_event_seq: int
 ) -> None:
     missing = replica_missing(context, claimed, attempt)
+    write_missing_revisions(context, claimed.job)
     if attempt.last_event_seq < attempt.reported_event_seq:
         # The recorder had a whole round to apply them: they will not come through the stream.
         context.journals.catch_up(claimed.job.id, attempt.number)

@@ -41,7 +41,7 @@ def _watch(context: SchedulerContext, job_id: str, disk: Disk) -> None:
         job = lock_job(session, job_id)
         if job.job_state is not JobState.RUNNING:
             return
-        usage = usage_of(session, job.project, context.project_quota_bytes)
+        usage = usage_of(session, job.project, context.settings.project_quota_bytes)
         shortage = find_shortage(usage, disk, newest_checkpoint_bytes(session, job_id))
         if (shortage is None) != (job.shortage is None):
             append_event(
@@ -60,4 +60,4 @@ def _watch(context: SchedulerContext, job_id: str, disk: Disk) -> None:
                 AttemptResult(AttemptState.STOPPED, "quota_exceeded", why),
             )
             log.warning("job paused for its project's quota", job_id=job_id, project=job.project)
-    context.hints.reconcile(job_id)
+    context.wakeups.reconcile(job_id)

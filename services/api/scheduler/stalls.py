@@ -30,12 +30,15 @@ log = get_logger()
 
 def watch_for_stall(context: SchedulerContext, job: Job, attempt: Attempt) -> AttemptResult | None:
     """Note whether the job is stalled; returns how its attempt ends when it is to be given up."""
-    if job.job_state is not JobState.RUNNING or job.heard_at is None:
+    if job.job_state is not JobState.RUNNING or job.last_heartbeat_at is None:
         return None
     now = utc_now()
-    waiting_for = job.waiting_for or job.learner_waiting_for
     stall = find_stall(
-        job.phase, waiting_for, job.heard_at.timestamp(), now.timestamp(), context.stall_budgets_s
+        job.phase,
+        job.awaited_service,
+        job.last_heartbeat_at.timestamp(),
+        now.timestamp(),
+        context.settings.stall_budgets_s,
     )
     if (stall is None) != (job.stalled is None):
         _note(context, job.id, stall, now)

@@ -3,15 +3,16 @@
 from collections.abc import Iterable
 from typing import Final
 
+from services.api.adapters.fleet import UNREACHABLE_CODES
 from services.api.db.base import utc_now
 from services.api.db.job_tables import Attempt, Job
 from services.api.db.jobs import set_waiting, transition
 from services.api.db.locks import open_locked
 from services.api.domain.job_state import JobState
-from services.api.fleet import UNREACHABLE_CODES
 from services.api.scheduler.claims import ClaimedJob
 from services.api.scheduler.context import SchedulerContext
 from services.api.scheduler.ending import end_attempt
+from services.api.use_cases.change import write_missing_revisions
 from services.common.attempt_result import AttemptResult, AttemptState
 from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import rollout_pb2, trainer_pb2
@@ -32,6 +33,7 @@ def start_attempt(context: SchedulerContext, claimed: ClaimedJob, attempt: Attem
     service = "rollout"
     try:
         _assign(context, claimed, attempt, attempt.rollout_addresses)
+        write_missing_revisions(context, claimed.job)
         service = "trainer"
         context.fleet.start_job(attempt.trainer_address, _start_request(context, claimed, attempt))
     except PlatformError as error:
@@ -41,7 +43,7 @@ def start_attempt(context: SchedulerContext, claimed: ClaimedJob, attempt: Attem
         job = open_locked(session, Job, claimed.job.id, claimed.token)
         row = session.get_one(Attempt, attempt.id)
         row.state, row.started_at = AttemptState.RUNNING, utc_now()
-        job.heard_at = row.started_at
+        job.last_heartbeat_at = row.started_at
         set_waiting(session, job, None)
         if (
             job.job_state is JobState.PROVISIONING

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from celery import Celery
 
-from services.api.broker import (
+from services.api.adapters.broker import (
     DELIVER,
     DISPATCH,
     EXPORT,
@@ -40,11 +40,11 @@ def reconcile_all(context: SchedulerContext) -> None:
     waiting.
     """
     for job_id in active_jobs(context):
-        context.hints.reconcile(job_id)
+        context.wakeups.reconcile(job_id)
     for export_id in open_exports(context):
-        context.hints.export(export_id)
+        context.wakeups.export(export_id)
     for delivery_id in open_deliveries(context):
-        context.hints.deliver(delivery_id)
+        context.wakeups.deliver(delivery_id)
 
 
 _ACTIONS: Final[dict[str, Callable[..., Any]]] = {

@@ -17,7 +17,8 @@ import psutil
 import pytest
 import redis
 
-from services.api.broker import Hints
+from services.api.adapters.broker import Wakeups
+from services.api.schemas.jobs import JobView
 from tests.support.faults import Arena, HurtJob, holds, kill
 
 SLOW = pytest.mark.slow
@@ -87,7 +88,7 @@ def test_a_trainer_that_is_stopped_on_purpose_costs_no_failure(hurt: Arena) -> N
     hurt.await_services("trainer")
     job.survive("SIGTERM of the trainer")
     first, *_ = hurt.api.attempts(job.id)
-    assert (first["state"], first["error"]) == ("stopped", None)
+    assert (first.state, first.error) == ("stopped", None)
 
 
 def test_a_replica_that_hangs_for_longer_than_its_lease_loses_its_prompts_to_the_other(
@@ -116,7 +117,7 @@ def test_a_full_disk_pauses_the_job_until_there_is_space_again(hurt: Arena) -> N
         (disk / "filler").unlink()
         hurt.api.resume(job.id)
 
-        assert paused["error"]["code"] == "disk_full"
+        assert paused.error.code == "disk_full"
         job.survive("full disk when a checkpoint is due; resumed once there is space")
 
 
@@ -133,7 +134,7 @@ def test_a_truncated_newest_checkpoint_is_passed_over(hurt: Arena) -> None:
 
     job.survive("truncated newest checkpoint")
     last = hurt.api.attempts(job.id)[-1]
-    assert last["resumed_from"] == int(newest.name.removeprefix("step-")) - 1
+    assert last.resumed_from == int(newest.name.removeprefix("step-")) - 1
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,7 @@ def test_an_entry_that_is_no_event_does_not_stop_the_recorder(hurt: Arena) -> No
 
 
 def test_celery_messages_that_are_delivered_twice_do_their_work_once(hurt: Arena) -> None:
-    hints = Hints(hurt.platform.urls.redis)
+    hints = Wakeups(hurt.platform.urls.redis)
     job = hurt.start()
 
     job.hurt()
@@ -212,8 +213,8 @@ def test_the_certificate_fails_when_a_duplicate_or_a_loss_is_planted(
     job.finish()
 
     (resumed, *_) = hurt.api.certificates(job.id)[-1:]
-    assert not holds(resumed["certificate"])
-    assert resumed["certificate"][planted] >= 1
+    assert not holds(resumed.certificate)
+    assert resumed.certificate[planted] >= 1
     assert "certificate_broken" in [data["code"] for data in job.events("log")]
 
 
@@ -231,9 +232,9 @@ def plant(step_log: Path, what: str) -> None:
     step_log.write_text(changed)
 
 
-def wait_for(job: HurtJob, state: str) -> dict[str, object]:
+def wait_for(job: HurtJob, state: str) -> JobView:
     deadline = time.monotonic() + 120
-    while (found := job.read())["state"] != state:
+    while (found := job.read()).state != state:
         assert time.monotonic() < deadline, found
         time.sleep(0.1)
     return found

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from services.api.domain.activations import Shape, activation_bytes, row_tokens
-from services.api.domain.forecast import objections, room
+from services.api.domain.estimate import estimate_resources, find_objections
 from services.common.job_spec import JobSpec
 from services.common.model.attention import IMPLEMENTATION
 from services.common.model.loading import LoadedModel
@@ -137,7 +137,9 @@ def test_a_row_is_no_longer_than_a_step_has_tokens_and_no_shorter_than_its_longe
 
 def test_a_pass_that_does_not_fit_beside_the_weights_is_objected_to() -> None:
     def problems(memory: int | None) -> list[str]:
-        found = objections(room(1000, 5000, spec_of(), memory, 10**9), None, spec_of())
+        found = find_objections(
+            estimate_resources(1000, 5000, spec_of(), memory, 10**9), None, spec_of()
+        )
         return [problem.path for problem in found]
 
     assert problems(21_000) == []

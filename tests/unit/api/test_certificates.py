@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from services.api.certificates import ensure_certificates, installation_hosts
+from services.api.operations.certificates import ensure_certificates, installation_hosts
 from services.api.settings import ApiSettings
 
 FILES = ("ca.pem", "cert.pem", "key.pem")

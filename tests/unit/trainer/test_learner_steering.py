@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.api.job_files import adopt, set_aside
+from services.api.adapters.job_files import adopt_checkpoint, archive_checkpoints
 from services.common.attempt_result import AttemptResult
 from services.common.checkpoint.format import list_checkpoints, newest_valid, read_manifest
 from services.common.events import EventType
@@ -98,9 +98,9 @@ def test_a_fork_goes_on_with_the_parents_ledger_and_the_certificate_counts_its_s
 ) -> None:
     parent, child, grandchild = (tmp_path / name for name in ("parent", "child", "grandchild"))
     run(parent, model, rows, stop_after=2)
-    adopt(list_checkpoints(parent / "checkpoints")[-1], parent, child)
+    adopt_checkpoint(list_checkpoints(parent / "checkpoints")[-1], parent, child)
     run(child, model, rows, stop_after=1)
-    adopt(list_checkpoints(child / "checkpoints")[-1], child, grandchild)
+    adopt_checkpoint(list_checkpoints(child / "checkpoints")[-1], child, grandchild)
     run(parent, model, rows, attempt=2)
 
     assert run(grandchild, model, rows).state == "succeeded"
@@ -125,10 +125,11 @@ def test_a_rewound_job_goes_on_from_the_checkpoint_that_is_left(
     run(tmp_path, model, rows)
     digest = _final_digest(tmp_path)
 
-    moved = set_aside(tmp_path, 1, attempt=1)
+    archive_checkpoints(tmp_path, 1, attempt=1)
+    archived = list((tmp_path / "checkpoints").glob("archived-0001-step-*"))
     run(tmp_path, model, rows, attempt=2)
 
-    assert len(moved) == 1
+    assert len(archived) == 1
     resumed, at_end = of_kind(journal_of(tmp_path, 2), EventType.CERTIFICATE)
     assert (resumed["resumed_from"], at_end["trained"], at_end["trained_twice"]) == (
         1,
@@ -136,7 +137,7 @@ def test_a_rewound_job_goes_on_from_the_checkpoint_that_is_left(
         0,
     )
     assert _final_digest(tmp_path) == digest
-    assert {read_manifest(Path(path)).global_step for path in moved.values()} == {STEPS}
+    assert {read_manifest(path).global_step for path in archived} == {STEPS}
 
 
 def _final_digest(job_dir: Path) -> str:

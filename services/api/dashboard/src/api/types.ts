@@ -9,7 +9,7 @@ export type {
   EventView as JobEvent,
   FileView as StoredFile,
   GroupView as Group,
-  JobForecast as Estimate,
+  JobEstimate as Estimate,
   JobState,
   JobView as Job,
   MetricSeries,

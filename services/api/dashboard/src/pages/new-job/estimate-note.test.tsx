@@ -8,7 +8,7 @@ import { EstimateNote } from "./estimate-note";
 afterEach(cleanup);
 
 const ESTIMATE: Estimate = {
-  object: "job.forecast", accepted: true, problems: [], spec: {}, steps: { sft: 600, rl: 40 }, parameters: 250_000,
+  object: "job.estimate", accepted: true, problems: [], spec: {}, steps: { sft: 600, rl: 40 }, parameters: 250_000,
   files: { "train.jsonl": { rows: 64, sft_rows: 60, rl_rows: 64, longest_prompt_chars: 25, longest_completion_chars: 12, longest_prompt_tokens: 24, longest_sample_tokens: 32, rows_too_long: 3 } },
   memory_bytes: 4 << 20, activation_bytes: 3 << 20, disk_bytes: 12 << 20, disk_free_bytes: 10 * 2 ** 30,
   probe: { prompts: 4, generations: 4, zero_variance_rate: 0.75, all_correct: 1, all_wrong: 2 }, probe_skipped: null, seconds: 7200, seconds_from: "job_1", seconds_are_rough: false,

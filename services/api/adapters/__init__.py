@@ -1,0 +1,1 @@
+"""What the control plane reaches outside of itself: other services, the broker, files, tokenizers."""

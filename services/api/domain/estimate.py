@@ -1,0 +1,154 @@
+"""Estimates of a job before it runs: its length, its memory and disk, and whether its prompts give a
+learning signal.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from services.common.errors import Problem
+from services.common.job_spec import JobSpec
+
+_WEIGHT_BYTES: Final = 4
+_TRAINED_BYTES: Final = 16
+"""fp32 weights, gradients, and the two moments of AdamW."""
+_CHECKPOINT_BYTES: Final = 12
+"""fp32 weights and moments."""
+
+
+@dataclass(frozen=True)
+class ResourceEstimate:
+    """Memory and disk that a job needs, and how much of both exists; bytes."""
+
+    parameters: int
+    memory_bytes: int
+    """At least: weights, gradients and optimizer state."""
+    activation_bytes: int | None
+    """What a training pass takes on top, about; None where the model's shape or the samples' length
+    is not known.
+    """
+    memory_total_bytes: int | None
+    """Of the trainer's machine; None when it is another one."""
+    disk_bytes: int
+    """Of the checkpoints that are kept at once."""
+    disk_free_bytes: int
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Results of the base model on some of the prompts."""
+
+    prompts: int
+    generations: int
+    """Of each prompt."""
+    all_correct: int
+    """Groups in which every response was correct."""
+    all_wrong: int
+    """Groups in which none was."""
+
+    @property
+    def zero_variance_rate(self) -> float:
+        """Share of groups without a learning signal."""
+        return (self.all_correct + self.all_wrong) / self.prompts
+
+
+def estimate_resources(
+    parameters: int,
+    activations: int | None,
+    spec: JobSpec,
+    memory_total: int | None,
+    disk_free: int,
+) -> ResourceEstimate:
+    """Memory and disk that the job needs."""
+    trains = spec.method.stages != ("eval",)
+    kept = (
+        spec.checkpoint.keep_last + 1 if trains else 0
+    )  # the new one is written before the oldest is removed
+    # With adapters, only they have gradients and moments: negligible compared with the weights.
+    whole = trains and spec.lora is None
+    return ResourceEstimate(
+        parameters=parameters,
+        memory_bytes=parameters * (_TRAINED_BYTES if whole else _WEIGHT_BYTES),
+        activation_bytes=activations,
+        memory_total_bytes=memory_total,
+        disk_bytes=parameters * (_CHECKPOINT_BYTES if whole else _WEIGHT_BYTES) * kept,
+        disk_free_bytes=disk_free,
+    )
+
+
+def count_steps(spec: JobSpec, sft_rows: int) -> dict[str, int]:
+    """Optimizer steps by stage."""
+    steps: dict[str, int] = {}
+    if "sft" in spec.method.stages:
+        whole = -(-sft_rows * spec.sft.epochs // spec.sft.batch_size)
+        steps["sft"] = whole if spec.sft.max_steps is None else min(whole, spec.sft.max_steps)
+    if "rl" in spec.method.stages:
+        steps["rl"] = spec.rl.steps
+    return steps
+
+
+def estimate_seconds(spec: JobSpec, steps: int, earlier: JobSpec, step_s: float) -> float:
+    """Seconds of `steps` at the pace of an earlier job of the same model and method, scaled by the
+    work of a step.
+    """
+    return steps * step_s * _tokens_per_step(spec) / _tokens_per_step(earlier)
+
+
+def _tokens_per_step(spec: JobSpec) -> int:
+    """Response tokens of a step, at most; rows in supervised training."""
+    if spec.method.type == "sft":
+        return spec.sft.batch_size
+    return spec.rl.prompts_per_step * spec.rl.num_generations * spec.sampling.max_new_tokens
+
+
+def find_misfits(needed: ResourceEstimate, spec: JobSpec) -> Sequence[Problem]:
+    """Demands of the job that exceed the machines."""
+    found: list[Problem] = []
+    if needed.memory_total_bytes is not None and needed.memory_bytes > needed.memory_total_bytes:
+        needs = f"{needed.parameters} parameters take {needed.memory_bytes} bytes to train"
+        found.append(
+            Problem(
+                "model",
+                f"does not fit: {needs}, the trainer's machine has {needed.memory_total_bytes}",
+            )
+        )
+    if needed.disk_bytes > needed.disk_free_bytes:
+        needs = (
+            f"{spec.checkpoint.keep_last} checkpoints and a new one take {needed.disk_bytes} bytes"
+        )
+        found.append(
+            Problem(
+                "checkpoint.keep_last", f"does not fit: {needs}, {needed.disk_free_bytes} are free"
+            )
+        )
+    return found
+
+
+def _find_pass_misfits(needed: ResourceEstimate) -> Iterator[Problem]:
+    if needed.memory_total_bytes is None or needed.activation_bytes is None:
+        return
+    if (
+        needed.memory_bytes
+        <= needed.memory_total_bytes
+        < needed.memory_bytes + needed.activation_bytes
+    ):
+        needs = f"about {needed.activation_bytes} bytes of a pass beside {needed.memory_bytes} of weights and optimizer"
+        what = f"does not fit: {needs}, the trainer's machine has {needed.memory_total_bytes}"
+        yield Problem(
+            "trainer.max_tokens_per_microbatch",
+            f"{what}; lower it, or set trainer.gradient_checkpointing",
+        )
+
+
+def find_objections(
+    needed: ResourceEstimate, probe: Probe | None, spec: JobSpec
+) -> Sequence[Problem]:
+    """Why the job cannot fit or cannot learn; empty when no problem was found."""
+    found = [*find_misfits(needed, spec), *_find_pass_misfits(needed)]
+    if probe is not None and probe.zero_variance_rate == 1.0 and spec.rl.dynamic_sampling:
+        counts = f"{probe.all_correct} all correct, {probe.all_wrong} all wrong"
+        what = f"all {probe.prompts} groups of a probe had equal rewards ({counts})"
+        found.append(
+            Problem("rl", f"cannot learn: {what}; choose other prompts or another initial model")
+        )
+    return found

@@ -1,0 +1,1 @@
+"""Programs for operators: health checks and certificates."""

@@ -1,0 +1,129 @@
+"""Graders: validation, single runs and rescoring of stored trajectories."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from services.api.schemas.base import RequestBody, View
+
+Grader = Annotated[
+    Any, Field(description="A grader: its kind's name, or an object with name, type and options.")
+]
+
+
+class ValidateBody(RequestBody):
+    """A grader to look at."""
+
+    grader: Grader
+
+
+class ValidatedGrader(View):
+    """A grader that can be used, with all its defaults."""
+
+    grader: dict[str, Any]
+
+
+class ReferenceAnswer(RequestBody):
+    """What the answer is compared with."""
+
+    reference_answer: str
+    gold_type: str = ""
+    """Empty lets the gold's text say it."""
+
+
+class RunBody(RequestBody):
+    """A grader and one response."""
+
+    grader: Grader
+    model_sample: str
+    item: ReferenceAnswer
+    profile: Literal["rl", "eval"] = "eval"
+    num_tokens: int = Field(0, ge=0)
+    """Like the next two for graders of length and speed; 0 is unknown."""
+    num_steps: int = Field(0, ge=0)
+    max_new_tokens: int = Field(0, ge=0)
+
+
+class GraderErrors(View):
+    """Why there is no reward."""
+
+    python_grader_runtime_error: bool
+    formula_error: bool
+    unverifiable: bool
+    details: str | None
+
+
+class RunMetadata(View):
+    """How the grader went."""
+
+    name: str
+    type: str
+    execution_time: float
+    """Seconds."""
+    errors: GraderErrors
+
+
+class RunResult(View):
+    """What the grader says of the response."""
+
+    reward: float | None
+    """Null when the response cannot be scored; never 0 for that."""
+    sub_rewards: dict[str, float]
+    """Scores of a multi grader's parts."""
+    metadata: RunMetadata
+    verdict: dict[str, Any]
+
+
+class RescoreQuery(RequestBody):
+    """What is judged, and by what."""
+
+    graders: list[Any] | None = Field(
+        None, min_length=1, max_length=16, description="Default: the job's own."
+    )
+    profile: Literal["rl", "eval"] | None = Field(
+        None, description="Default: rl for training groups, else eval."
+    )
+    step: int | None = Field(None, ge=0, description="Only groups of this step.")
+    max_groups: int = Field(100, ge=1, le=1000, description="The newest so many groups.")
+
+
+class VerdictView(View):
+    """One side of the comparison."""
+
+    outcome: str | None
+    reason: str
+    reward: float | None
+    advantage: float | None
+    """Null for evaluations, and where the response has no reward."""
+    verifier_version: str
+
+
+class Flip(View):
+    """A trajectory whose outcome changed."""
+
+    trajectory_id: str
+    group_id: str
+    step: int
+    gold: str
+    extracted: str
+    before: VerdictView
+    now: VerdictView
+
+
+class RescoreReport(View):
+    """What a second judgement changes."""
+
+    object: Literal["rescore"] = "rescore"
+    job_id: str
+    groups: int
+    trajectories: int
+    flipped: int
+    """Trajectories whose outcome changed."""
+    unverifiable: int
+    """Trajectories that could not be judged now."""
+    rewards_changed: int
+    advantages_changed: int
+    mean_abs_advantage_change: float | None
+    """Over trajectories with an advantage before and now; null without any."""
+    flips: list[Flip]
+    """The first thousand."""

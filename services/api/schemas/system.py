@@ -1,0 +1,103 @@
+"""The installation: its processes and its queues."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from services.api.schemas.base import UnixSeconds, View
+
+ServiceState = Literal["up", "down"]
+
+
+class Alive(View):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(View):
+    """What the API itself cannot do without."""
+
+    ready: bool
+    dependencies: dict[str, ServiceState]
+
+
+class VerifierPoolView(View):
+    """The processes that compare answers."""
+
+    workers: int
+    """Live ones."""
+    max_workers: int
+    waiting: int
+    """Comparisons that no worker has begun."""
+    kills: int
+    """Workers killed since the service's start, for whatever reason."""
+
+
+class DatabaseView(View):
+    """What PostgreSQL tells of itself; its memory is not among it."""
+
+    size_bytes: int
+    """The platform's database on disk, indexes included."""
+    connections: int
+    """To any database of the server."""
+    max_connections: int
+
+
+class ServiceView(View):
+    """One process or server of the installation."""
+
+    object: Literal["service"] = "service"
+    kind: str
+    """api | postgres | redis | scheduler | recorder | reward | trainer | rollout"""
+    address: str | None
+    state: ServiceState
+    activity: str | None = None
+    """What a trainer or replica says that it is doing."""
+    job_id: str | None = None
+    """Job that it works for, by its own word."""
+    leased_to: str | None = None
+    """Job that it belongs to, by the scheduler's."""
+    version: str | None = None
+    weight_version: Annotated[
+        int | None, Field(description="Loaded weights of a replica; null before the first.")
+    ] = None
+    weight_digest: str | None = None
+    pool: Annotated[VerifierPoolView | None, Field(description="Of the reward service.")] = None
+    database: Annotated[DatabaseView | None, Field(description="Of PostgreSQL.")] = None
+    rss_bytes: int | None = None
+    error: str | None = None
+    """Why it is down, or what went wrong last."""
+    error_at: UnixSeconds | None = None
+    """Unix seconds, where it is known when that was."""
+
+
+class SystemView(View):
+    """The whole installation."""
+
+    object: Literal["system"] = "system"
+    version: str
+    healthy: bool
+    """Whether every service is up."""
+    services: list[ServiceView]
+
+
+class QueueView(View):
+    """One Redis stream as it is now."""
+
+    id: str
+    """Its key."""
+    object: Literal["queue"] = "queue"
+    name: str
+    """prompts | groups | events"""
+    job_id: str | None
+    attempt: int | None
+    entries: int
+    """Not yet answered (prompts), consumed (groups) or recorded (events)."""
+    pending: int
+    """Of these, those that a consumer holds."""
+    oldest_age_s: float | None
+    """Of the oldest entry; null where there is none, and for events, which are kept after they were
+    recorded.
+    """
+    bytes: int

@@ -1,0 +1,282 @@
+"""Estimates of a job before it runs: rows, length, memory, disk, and trial rollouts if a replica is
+free.
+"""
+
+import json
+import shutil
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import Final
+
+import psutil
+from sqlalchemy import select
+
+from services.api.db.job_tables import ServiceLease
+from services.api.db.paces import Pace, earlier_pace
+from services.api.domain.access import Caller
+from services.api.domain.activations import Shape, activation_bytes, row_tokens
+from services.api.domain.estimate import (
+    Probe,
+    ResourceEstimate,
+    count_steps,
+    estimate_resources,
+    estimate_seconds,
+    find_misfits,
+    find_objections,
+)
+from services.api.schemas.envelope import ProblemBody
+from services.api.schemas.estimates import FileEstimate, JobEstimate, ProbeEstimate
+from services.api.use_cases.control_plane import ControlPlane
+from services.api.use_cases.job_checks import CheckedSpec, FileUse
+from services.api.use_cases.sample_lengths import Lengths, find_length_problems, measure_lengths
+from services.common.data.rows import FileReport, Row, check_file, iter_rows
+from services.common.data.turns import messages_of
+from services.common.errors import PlatformError, Problem, ProblemsError
+from services.common.job_spec import JobSpec
+from services.common.pb.dirl.v1 import reward_pb2, rollout_pb2, types_pb2
+from services.common.rpc.security import is_loopback
+
+_GPU: Final = Path("/dev/nvidiactl")
+_PROBED_PROMPTS: Final = 4
+_MOST_GENERATIONS: Final = 4
+
+
+def estimate_job(plane: ControlPlane, caller: Caller, checked: CheckedSpec) -> JobEstimate:
+    """Estimate a job whose spec was checked."""
+    spec = checked.spec
+    reports = {use.file: check_file(use.path) for use in checked.uses}
+    lengths = {use.file: _measure_lengths(use, checked) for use in checked.uses}
+    needed = _estimate_resources(plane, checked, lengths.values())
+    probe, skipped = _probe_prompts(plane, checked)
+    problems = [
+        *find_objections(needed, probe, spec),
+        *_find_length_problems(checked, reports, lengths),
+    ]
+    steps = count_steps(
+        spec, sum(reports[use.file].sft_rows for use in checked.uses if use.needs == "sft")
+    )
+    pace = _find_pace(plane, caller, checked, needed.parameters) if any(steps.values()) else None
+    return JobEstimate(
+        accepted=not problems,
+        problems=[ProblemBody(path=problem.path, message=problem.message) for problem in problems],
+        spec=spec.model_dump(mode="json"),
+        files={name: _to_file_estimate(report, lengths[name]) for name, report in reports.items()},
+        steps=steps,
+        parameters=needed.parameters,
+        memory_bytes=needed.memory_bytes,
+        activation_bytes=needed.activation_bytes,
+        disk_bytes=needed.disk_bytes,
+        disk_free_bytes=needed.disk_free_bytes,
+        seconds=None if pace is None else _to_seconds(spec, pace, steps),
+        seconds_from=None if pace is None else pace.job_id,
+        seconds_are_rough=pace is not None and pace.model_path != str(checked.model_path),
+        probe=None if probe is None else ProbeEstimate.model_validate(probe),
+        probe_skipped=skipped,
+    )
+
+
+def require_fit(plane: ControlPlane, checked: CheckedSpec) -> None:
+    """Raise ProblemsError("preflight_failed") for a job that the machines cannot hold."""
+    if problems := find_misfits(_estimate_resources(plane, checked, ()), checked.spec):
+        raise ProblemsError("preflight_failed", "The job cannot be accepted", list(problems))
+
+
+def require_good_estimate(plane: ControlPlane, caller: Caller, checked: CheckedSpec) -> None:
+    """Raise ProblemsError("preflight_failed") for a job whose estimate finds problems."""
+    found = estimate_job(plane, caller, checked)
+    if not found.accepted:
+        problems = [Problem(problem.path, problem.message) for problem in found.problems]
+        raise ProblemsError("preflight_failed", "The job cannot fit or cannot learn", problems)
+
+
+def _estimate_resources(
+    plane: ControlPlane, checked: CheckedSpec, lengths: Iterable[Lengths | None]
+) -> ResourceEstimate:
+    plane.data_dir.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(plane.data_dir).free
+    activations = _activations(
+        checked, [found.longest_sample for found in lengths if found is not None]
+    )
+    return estimate_resources(
+        _count_parameters(checked.model_path),
+        activations,
+        checked.spec,
+        _trainer_memory(plane),
+        free,
+    )
+
+
+def _activations(checked: CheckedSpec, longest_samples: Sequence[int]) -> int | None:
+    config = checked.model_path / "config.json"
+    shape = Shape.of(json.loads(config.read_text())) if config.is_file() else None
+    if shape is None or not longest_samples:
+        return None
+    return activation_bytes(shape, checked.spec, row_tokens(checked.spec, max(longest_samples)))
+
+
+def _measure_lengths(use: FileUse, checked: CheckedSpec) -> Lengths | None:
+    return measure_lengths(
+        use.path, checked.model_path, checked.spec, learns_completions=use.needs == "sft"
+    )
+
+
+def _find_length_problems(
+    checked: CheckedSpec, reports: Mapping[str, FileReport], lengths: Mapping[str, Lengths | None]
+) -> Iterator[Problem]:
+    for use in checked.uses:
+        found = lengths[use.file]
+        if found is not None:
+            yield from find_length_problems(use.param, found, reports[use.file].rows)
+
+
+def _find_pace(
+    plane: ControlPlane, caller: Caller, checked: CheckedSpec, parameters: int
+) -> Pace | None:
+    """Pace of an earlier job, scaled by the parameters when it had another model; None when that
+    model no longer exists.
+    """
+    with plane.database.begin() as session:
+        pace = earlier_pace(
+            session, caller.project, str(checked.model_path), checked.spec.method.type
+        )
+    if pace is None or pace.model_path == str(checked.model_path):
+        return pace
+    theirs = _count_parameters(Path(pace.model_path))
+    return replace(pace, step_s=pace.step_s * parameters / theirs) if theirs else None
+
+
+def _to_seconds(spec: JobSpec, pace: Pace, steps: Mapping[str, int]) -> float:
+    return estimate_seconds(
+        spec, sum(steps.values()), JobSpec.model_validate(pace.spec), pace.step_s
+    )
+
+
+def _to_file_estimate(report: FileReport, lengths: Lengths | None) -> FileEstimate:
+    return FileEstimate(
+        rows=report.rows,
+        sft_rows=report.sft_rows,
+        rl_rows=report.rl_rows,
+        longest_prompt_chars=report.longest_prompt_chars,
+        longest_completion_chars=report.longest_completion_chars,
+        longest_prompt_tokens=None if lengths is None else lengths.longest_prompt,
+        longest_sample_tokens=None if lengths is None else lengths.longest_sample,
+        rows_too_long=None if lengths is None else lengths.too_long,
+    )
+
+
+def _trainer_memory(plane: ControlPlane) -> int | None:
+    """Memory of this machine, when the trainers run on it without a GPU."""
+    local = all(is_loopback(address) for address in plane.settings.trainer_addresses)
+    return int(psutil.virtual_memory().total) if local and not _GPU.exists() else None
+
+
+def _count_parameters(model: Path) -> int:
+    """Numbers in the model's safetensors files, by their headers."""
+    return sum(_count_numbers(path) for path in sorted(model.glob("*.safetensors")))
+
+
+def _count_numbers(path: Path) -> int:
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
+        if length > path.stat().st_size:
+            raise PlatformError(
+                "model_invalid",
+                f"{path} is not a safetensors file: its header would be longer than the file.",
+            )
+        header = json.loads(file.read(length))
+    total = 0
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            size = 1
+            for extent in tensor["shape"]:
+                size *= extent
+            total += size
+    return total
+
+
+def _probe_prompts(plane: ControlPlane, checked: CheckedSpec) -> tuple[Probe | None, str | None]:
+    """Results of the base model on the first prompts, or why it was not asked."""
+    spec = checked.spec
+    if spec.method.stages[0] != "rl":
+        return (
+            None,
+            "The job does not begin with reinforcement learning: its policy is not the base model.",
+        )
+    try:
+        rows = _choose_rows(checked)
+        replica = find_free_replica(plane)
+        generations = min(_MOST_GENERATIONS, spec.rl.num_generations)
+        groups = [_grade_responses(plane, replica, checked, row, generations) for row in rows]
+    except PlatformError as error:
+        return None, error.message
+    correct = sum(all(group) for group in groups)
+    wrong = sum(not any(group) for group in groups)
+    return Probe(len(groups), generations, correct, wrong), None
+
+
+def _choose_rows(checked: CheckedSpec) -> list[Row]:
+    """Rows of every file that the stage trains on, by turns."""
+    files = [iter_rows(use.path) for use in checked.uses if use.needs == "rl"]
+    turns = (row for turn in zip_longest(*files) for row in turn if row is not None)
+    return list(islice(turns, _PROBED_PROMPTS))
+
+
+def find_free_replica(plane: ControlPlane) -> str:
+    """An idle replica that is not leased; raises PlatformError("busy")."""
+    fleet = plane.fleet
+    with plane.database.begin() as session:
+        leased = set(session.scalars(select(ServiceLease.address)))
+    statuses = fleet.ask_all(
+        fleet.rollout_status, [address for address in fleet.replicas if address not in leased]
+    )
+    for address, status in statuses.items():
+        if not isinstance(status, PlatformError) and status.state == "idle":
+            return address
+    raise PlatformError(
+        "busy",
+        f"None of the {len(fleet.replicas)} rollout replicas is free: {len(leased)} services are leased to jobs.",
+        hint="Wait for a job's end, pause one, or add a replica (DIRL_ROLLOUT_ADDRESSES).",
+    )
+
+
+def _grade_responses(
+    plane: ControlPlane, replica: str, checked: CheckedSpec, row: Row, generations: int
+) -> Sequence[bool]:
+    """Whether each response to the row's prompt was correct."""
+    spec = checked.spec
+    items = []
+    for index in range(generations):
+        pieces = list(plane.fleet.generate(replica, _to_request(checked, row, spec.seed + index)))
+        text, last = "".join(piece.text for piece in pieces), pieces[-1]
+        items.append(
+            reward_pb2.VerifyItem(
+                item_id=f"{row.row_id}-{index}",
+                gold=row.answer or "",
+                response=text,
+                finish_reason=last.finish_reason,
+                num_tokens=last.completion_tokens,
+                num_steps=last.num_steps,
+                max_new_tokens=spec.sampling.max_new_tokens,
+            )
+        )
+    verdicts = plane.fleet.verify(items, spec.reward.timeout_s)
+    return [verdict.outcome == types_pb2.OUTCOME_CORRECT for verdict in verdicts]
+
+
+def _to_request(checked: CheckedSpec, row: Row, seed: int) -> rollout_pb2.GenerateRequest:
+    spec: JobSpec = checked.spec
+    turns = messages_of(row, spec.prompt)
+    return rollout_pb2.GenerateRequest(
+        model_path=str(checked.model_path),
+        messages=[
+            rollout_pb2.ChatMessage(role=turn["role"], content=turn["content"]) for turn in turns
+        ],
+        max_new_tokens=spec.sampling.max_new_tokens,
+        temperature=spec.sampling.temperature,
+        top_p=spec.sampling.top_p,
+        confidence_threshold=spec.diffusion.confidence_threshold,
+        seed=seed,
+    )

@@ -1,0 +1,245 @@
+"""Checks of a job spec against what exists: files, models, replicas. Every problem is reported at
+once, before the job is queued.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from services.api.db.job_tables import Job
+from services.api.db.record_tables import RegisteredModel, StoredFile
+from services.api.domain.access import Caller
+from services.api.use_cases.control_plane import ControlPlane
+from services.api.use_cases.gold_audit import find_gold_problems
+from services.common.data.rows import Needs, read_rows
+from services.common.errors import PlatformError, Problem, ProblemsError
+from services.common.job_decoding import resolve_decoding
+from services.common.job_spec import JobSpec, parse_spec
+from services.common.model_card import ModelCard, read_model_card
+
+_FILE_ID: str = "file_"
+_MODEL_ID: str = "model_"
+
+
+@dataclass(frozen=True)
+class FileUse:
+    """A file that a stage reads."""
+
+    param: str
+    """Key of the spec that names it."""
+    file: str
+    """As the spec names it."""
+    path: Path
+    needs: Needs
+
+
+@dataclass(frozen=True)
+class CheckedSpec:
+    """A spec that the installation can run, with what its names stand for."""
+
+    spec: JobSpec
+    model_path: Path
+    card: ModelCard
+    files: dict[str, str]
+    """Path of every file that the spec names."""
+
+    @property
+    def uses(self) -> list[FileUse]:
+        """Every use of a file by a stage."""
+        return [
+            FileUse(param, name, Path(self.files[name]), needs)
+            for param, name, needs in _list_uses(self.spec)
+        ]
+
+    @property
+    def rollout_replicas(self) -> int:
+        """Replicas that the job needs; 0 when it decodes nothing."""
+        return count_replicas(self.spec)
+
+    @property
+    def max_sequence_tokens(self) -> int:
+        """Longest prompt + response in tokens, rounded up to whole blocks as the engine does."""
+        response = max(self.spec.sampling.max_new_tokens, self.spec.eval.max_new_tokens or 0)
+        blocks = -(-(self.spec.prompt.max_prompt_tokens + response) // self.card.block_size) + 1
+        return min(blocks * self.card.block_size, self.card.max_positions)
+
+
+def check_spec(
+    plane: ControlPlane, caller: Caller, body: Any, *, accepted: Job | None = None
+) -> CheckedSpec:
+    """Parse and check a spec; raises PlatformError and ProblemsError with every problem found.
+
+    `accepted` is a job whose files and model the caller may use because it was accepted with them:
+    the parent of a fork, or the job itself when it is queued again. That they still exist is
+    checked all the same.
+    """
+    spec = parse_spec(body)
+    known = _KnownNames(caller, accepted)
+    if paths := list(_find_server_paths(spec, known)):
+        raise ProblemsError("permission_denied", "The job cannot be accepted", paths)
+    files, model_path = _look_up(plane, spec, known)
+    problems = [
+        *_find_missing(spec, files, model_path),
+        *_find_row_problems(spec, files),
+        *_find_missing_replicas(spec, len(plane.settings.rollout_addresses)),
+    ]
+    card = None if model_path is None else _read_card(model_path, problems)
+    if card is not None:
+        problems.extend(_find_contradictions(spec, card))
+    if problems or card is None or model_path is None:
+        raise ProblemsError("spec_invalid", "The job cannot be accepted", problems)
+    found = {name: str(path) for name, path in files.items() if path is not None}
+    return CheckedSpec(spec, model_path, card, found)
+
+
+def count_replicas(spec: JobSpec) -> int:
+    """Rollout replicas that a job with this spec needs."""
+    return spec.resources.rollout_replicas if spec.needs_rollout() else 0
+
+
+@dataclass(frozen=True)
+class _KnownNames:
+    """Which names of files and models the caller may use."""
+
+    caller: Caller
+    accepted: Job | None
+
+    def includes(self, name: str) -> bool:
+        """Whether an accepted job uses the name already."""
+        job = self.accepted
+        return job is not None and (name in job.files or name == job.model)
+
+    def may_use(self, name: str, row: StoredFile | RegisteredModel) -> bool:
+        return self.caller.owns(row.project) or self.includes(name)
+
+
+def _find_server_paths(spec: JobSpec, known: _KnownNames) -> Iterator[Problem]:
+    """Paths of the server: a caller who is not an admin must not have them read."""
+    if known.caller.is_admin:
+        return
+    rule = (
+        "is a path on the server, which needs a key with the scope admin; upload the file or export"
+        " the model, and give its id"
+    )
+    params = {name: param for param, name, _ in _list_uses(spec)}
+    named = [("model", spec.model, _MODEL_ID)]
+    named += [
+        (params.get(name, "a file that no stage reads"), name, _FILE_ID) for name in spec.files()
+    ]
+    for param, name, prefix in named:
+        if not name.startswith(prefix) and not known.includes(name):
+            yield Problem(param, f"{name!r} {rule}")
+
+
+def _look_up(
+    plane: ControlPlane, spec: JobSpec, known: _KnownNames
+) -> tuple[dict[str, Path | None], Path | None]:
+    """Paths of the spec's files and model; None for an id that is not known."""
+    files: dict[str, Path | None] = {}
+    model: Path | None = Path(spec.model)
+    with plane.database.begin() as session:
+        for name in spec.files():
+            if not name.startswith(_FILE_ID):
+                files[name] = Path(name)
+                continue
+            file = session.get(StoredFile, name)
+            files[name] = Path(file.path) if file and known.may_use(name, file) else None
+        if spec.model.startswith(_MODEL_ID):
+            row = session.get(RegisteredModel, spec.model)
+            model = Path(row.path) if row and known.may_use(spec.model, row) else None
+    return files, model
+
+
+def _find_missing(
+    spec: JobSpec, files: Mapping[str, Path | None], model_path: Path | None
+) -> Iterator[Problem]:
+    if model_path is None:
+        yield Problem("model", f"No model with id {spec.model}; GET /v1/models lists them")
+    if spec.model_revision is not None:
+        yield Problem(
+            "model_revision", "names a revision, which only models on the Hugging Face hub have"
+        )
+    for param, name, _ in _list_uses(spec):
+        path = files[name]
+        if path is None:
+            yield Problem(param, f"No file with id {name}; GET /v1/files lists them")
+        elif not path.is_absolute():
+            yield Problem(param, f"{name!r} must be a file id or an absolute path on the server")
+
+
+def _list_uses(spec: JobSpec) -> list[tuple[str, str, Needs]]:
+    """(param, file, fields that its rows must have) of every use of a file."""
+    uses: list[tuple[str, str, Needs]] = []
+    for stage in spec.method.stages:
+        if stage == "eval":
+            continue
+        own = spec.sft.training_file if stage == "sft" else spec.rl.training_file
+        shared = "training_file" if spec.training_file else "training_mixture"
+        param = f"{stage}.training_file" if own else shared
+        uses.extend((param, part.file, stage) for part in spec.training_files_of(stage))
+    if spec.validation_file is not None:
+        uses.append(("validation_file", spec.validation_file, "eval"))
+    held_out = spec.sft.validation_file
+    if held_out not in (None, spec.validation_file) and "sft" in spec.method.stages:
+        uses.append(("sft.validation_file", held_out, "sft"))
+    return uses
+
+
+def _find_row_problems(spec: JobSpec, files: Mapping[str, Path | None]) -> Iterator[Problem]:
+    for param, name, needs in _list_uses(spec):
+        path = files[name]
+        if path is None or not path.is_absolute():
+            continue
+        try:
+            read_rows(path, needs)
+            if needs != "sft" and name.startswith(_FILE_ID):
+                yield from (Problem(param, str(problem)) for problem in find_gold_problems(path))
+        except ProblemsError as error:
+            yield from (Problem(param, str(problem)) for problem in error.problems)
+
+
+def _find_missing_replicas(spec: JobSpec, installed: int) -> Iterator[Problem]:
+    # A job that waits for replicas that do not exist blocks every job behind it that decodes.
+    wanted = count_replicas(spec)
+    if wanted > installed:
+        yield Problem(
+            "resources.rollout_replicas",
+            f"is {wanted}, but this installation has {installed} (DIRL_ROLLOUT_ADDRESSES)",
+        )
+
+
+def _read_card(model_path: Path, problems: list[Problem]) -> ModelCard | None:
+    if not model_path.is_absolute() or not model_path.is_dir():
+        rule = "must be the absolute path of a model directory on the server, or the id of a registered model (model_…)"
+        problems.append(
+            Problem(
+                "model", f"{str(model_path)!r} {rule}; `dirl jobs submit` downloads models by name"
+            )
+        )
+        return None
+    try:
+        return read_model_card(model_path)
+    except PlatformError as error:
+        problems.append(Problem("model", error.message))
+        return None
+
+
+def _find_contradictions(spec: JobSpec, card: ModelCard) -> Iterator[Problem]:
+    """Places where spec and model cannot both be right."""
+    try:
+        decoding = resolve_decoding(
+            spec,
+            block_size=card.block_size,
+            mask_token_id=card.mask_token_id,
+            stop_token_ids=(),
+            evaluation=False,
+        )
+    except ProblemsError as error:
+        yield from error.problems
+        return
+    if count_replicas(spec) and decoding.max_new_tokens >= card.max_positions:
+        yield Problem(
+            "sampling.max_new_tokens",
+            f"is {decoding.max_new_tokens}; with a prompt that exceeds the model's {card.max_positions} positions",
+        )

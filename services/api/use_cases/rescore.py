@@ -1,0 +1,196 @@
+"""Grading stored trajectories again: which verdicts flip, and what the advantages would have been."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from services.api.db.database import Database
+from services.api.db.jobs import get_job
+from services.api.db.record_tables import TrajectoryGroup
+from services.api.schemas.graders import Flip, RescoreQuery, RescoreReport, VerdictView
+from services.api.use_cases.control_plane import ControlPlane
+from services.common.advantages import MIN_SCORED, group_advantages
+from services.common.codec import verdict_from_pb
+from services.common.grader_spec import GraderSpec, grader_text, parse_graders
+from services.common.job_spec import JobSpec, parse_spec
+from services.common.pb.dirl.v1 import reward_pb2
+from services.common.trajectory import Purpose, Verdict
+
+_GROUPS_AT_A_TIME: Final = 20
+_MARGIN_S: Final = 10.0
+_MAX_LISTED: Final = 1000
+_PROFILES: Final = {Purpose.TRAIN.value: "rl", Purpose.EVAL.value: "eval"}
+
+
+class _Tally:
+    """Counts over all groups."""
+
+    def __init__(self) -> None:
+        self.groups = self.trajectories = self.unverifiable = self.rewards_changed = 0
+        self.changes: list[float] = []
+        self.flips: list[Flip] = []
+        self.flipped = 0
+
+    def add(self, flip: Flip) -> None:
+        """Count one trajectory."""
+        before, now = flip.before, flip.now
+        self.trajectories += 1
+        self.unverifiable += now.reward is None
+        self.rewards_changed += before.reward != now.reward
+        if before.advantage is not None and now.advantage is not None:
+            self.changes.append(abs(now.advantage - before.advantage))
+        if before.outcome != now.outcome:
+            self.flipped += 1
+            self.flips += [flip] * (len(self.flips) < _MAX_LISTED)
+
+
+def rescore_job(plane: ControlPlane, job_id: str, query: RescoreQuery) -> RescoreReport:
+    """Grade the newest stored groups of a job again, changing nothing; raises PlatformError.
+
+    No transaction is open while the reward service works.
+    """
+    with plane.database.begin() as session:
+        spec = parse_spec(get_job(session, job_id).spec)
+        group_ids = _list_newest(session, job_id, query)
+    graders = spec.reward.graders if query.graders is None else parse_graders(query.graders)
+    tally = _Tally()
+    for groups in _read_batches(plane.database, group_ids):
+        for group, verdicts in zip(
+            groups, _grade(plane, groups, spec, graders, query), strict=True
+        ):
+            tally.groups += 1
+            for flip in _compare(group, verdicts, spec, graders):
+                tally.add(flip)
+    changed = [change for change in tally.changes if change > 0]
+    return RescoreReport(
+        job_id=job_id,
+        groups=tally.groups,
+        trajectories=tally.trajectories,
+        flipped=tally.flipped,
+        unverifiable=tally.unverifiable,
+        rewards_changed=tally.rewards_changed,
+        advantages_changed=len(changed),
+        mean_abs_advantage_change=sum(tally.changes) / len(tally.changes)
+        if tally.changes
+        else None,
+        flips=tally.flips,
+    )
+
+
+def _list_newest(session: Session, job_id: str, query: RescoreQuery) -> list[str]:
+    statement = select(TrajectoryGroup.group_id).where(TrajectoryGroup.job_id == job_id)
+    if query.step is not None:
+        statement = statement.where(TrajectoryGroup.step == query.step)
+    newest = statement.order_by(TrajectoryGroup.step.desc(), TrajectoryGroup.group_id).limit(
+        query.max_groups
+    )
+    return list(session.scalars(newest))
+
+
+def _read_batches(database: Database, group_ids: Sequence[str]) -> Iterator[list[TrajectoryGroup]]:
+    """The groups, a few at a time; one that was pruned meanwhile is left out."""
+    for start in range(0, len(group_ids), _GROUPS_AT_A_TIME):
+        wanted = group_ids[start : start + _GROUPS_AT_A_TIME]
+        with database.begin() as session:
+            found = {group_id: session.get(TrajectoryGroup, group_id) for group_id in wanted}
+        yield [group for group in found.values() if group is not None]
+
+
+def _grade(
+    plane: ControlPlane,
+    groups: Sequence[TrajectoryGroup],
+    spec: JobSpec,
+    graders: Sequence[GraderSpec],
+    query: RescoreQuery,
+) -> Iterator[list[Verdict]]:
+    """Yield the new verdicts of each group, one call a group."""
+    for group in groups:
+        trajectories = group.payload["group"]["trajectories"]
+        request = reward_pb2.VerifyRequest(
+            items=[_to_item(group, trajectory, spec) for trajectory in trajectories],
+            graders=[grader_text(grader) for grader in graders],
+            profile=query.profile or _PROFILES[group.purpose],
+            timeout_s=spec.reward.timeout_s,
+        )
+        response = plane.fleet.grade(request, spec.reward.timeout_s * len(trajectories) + _MARGIN_S)
+        yield [verdict_from_pb(message) for message in response.verdicts]
+
+
+def _to_item(
+    group: TrajectoryGroup, trajectory: dict[str, Any], spec: JobSpec
+) -> reward_pb2.VerifyItem:
+    stored = group.payload["group"]
+    evaluated = group.purpose == Purpose.EVAL.value
+    return reward_pb2.VerifyItem(
+        item_id=trajectory["trajectory_id"],
+        gold=stored["gold"],
+        gold_type=stored.get("gold_type", ""),
+        response=trajectory["text"],
+        finish_reason=trajectory["finish_reason"],
+        num_tokens=trajectory["visible_len"],
+        num_steps=trajectory["num_steps"],
+        max_new_tokens=(spec.eval.max_new_tokens if evaluated else None)
+        or spec.sampling.max_new_tokens,
+    )
+
+
+def _compare(
+    group: TrajectoryGroup,
+    verdicts: Sequence[Verdict],
+    spec: JobSpec,
+    graders: Sequence[GraderSpec],
+) -> Iterator[Flip]:
+    trajectories = group.payload["group"]["trajectories"]
+    rewards = [
+        _weigh(verdict.rewards, graders) if verdict.outcome.is_scored else None
+        for verdict in verdicts
+    ]
+    advantages = _compute_advantages(group, rewards, spec)
+    old_rewards = group.payload.get("rewards") or [_weigh_stored(one, spec) for one in trajectories]
+    old_advantages = group.payload.get("advantages") or [None] * len(trajectories)
+    for place, (trajectory, verdict) in enumerate(zip(trajectories, verdicts, strict=True)):
+        old = trajectory.get("verdict") or {}
+        yield Flip(
+            trajectory_id=trajectory["trajectory_id"],
+            group_id=group.group_id,
+            step=group.step,
+            gold=group.payload["group"]["gold"],
+            extracted=verdict.extracted,
+            before=VerdictView(
+                outcome=old.get("outcome"),
+                reason=old.get("reason", ""),
+                reward=old_rewards[place],
+                advantage=old_advantages[place],
+                verifier_version=old.get("verifier_version", ""),
+            ),
+            now=VerdictView(
+                outcome=verdict.outcome.value,
+                reason=verdict.reason,
+                reward=rewards[place],
+                advantage=advantages[place],
+                verifier_version=verdict.verifier_version,
+            ),
+        )
+
+
+def _compute_advantages(
+    group: TrajectoryGroup, rewards: Sequence[float | None], spec: JobSpec
+) -> list[float | None]:
+    """Advantages as the learner would compute them; None for evaluations and for groups it would not
+    have trained on.
+    """
+    scored = sum(reward is not None for reward in rewards)
+    if group.purpose != Purpose.TRAIN.value or scored < MIN_SCORED:
+        return [None] * len(rewards)
+    return group_advantages(rewards, spec.rl.advantage)
+
+
+def _weigh_stored(trajectory: dict[str, Any], spec: JobSpec) -> float | None:
+    scores = (trajectory.get("verdict") or {}).get("rewards")
+    return _weigh(scores, spec.reward.graders) if scores else None
+
+
+def _weigh(scores: dict[str, float], graders: Sequence[GraderSpec]) -> float:
+    return sum(grader.weight * scores[grader.name] for grader in graders)

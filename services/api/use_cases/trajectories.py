@@ -1,0 +1,223 @@
+"""Stored groups of trajectories: selected, listed and shown."""
+
+from collections.abc import Generator, Mapping
+from contextlib import closing
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import Select, any_, func, literal, select, tuple_
+from sqlalchemy.orm import Session
+
+from services.api.adapters.tokenizers import token_texts, whole_text
+from services.api.db.jobs import get_job
+from services.api.db.record_tables import TrajectoryGroup
+from services.api.db.trajectories import GroupRow, without_arrays
+from services.api.schemas.trajectories import (
+    GroupQuery,
+    GroupView,
+    TrajectoryDetail,
+    TrajectoryQuery,
+    TrajectoryView,
+)
+from services.api.use_cases.control_plane import ControlPlane
+from services.common.errors import PlatformError
+from services.common.trajectory import Purpose
+
+_GROUPS_PER_READ = 10
+
+
+def list_groups(plane: ControlPlane, job_id: str, query: GroupQuery) -> list[GroupView]:
+    """Groups that were kept, newest step first; one more than the limit when there are more."""
+    place = tuple_(TrajectoryGroup.step, TrajectoryGroup.group_id)
+    statement = _select_groups(job_id, query)
+    if query.mixed:
+        outcomes = TrajectoryGroup.outcomes
+        others = func.array_remove(outcomes, outcomes[1])
+        statement = statement.where(func.cardinality(others) > 0)
+    with plane.database.begin() as session:
+        job = get_job(session, job_id)
+        if query.after is not None:
+            last = session.get(TrajectoryGroup, query.after)
+            if last is None:
+                raise PlatformError(
+                    "not_found",
+                    f"after={query.after!r} is not a group of this job.",
+                    param="after",
+                )
+            statement = statement.where(place < (last.step, last.group_id))
+        ordered = statement.order_by(TrajectoryGroup.step.desc(), TrajectoryGroup.group_id.desc())
+        rows = session.execute(without_arrays(ordered.limit(query.limit + 1))).all()
+    return [_to_group_view(row, job.model_path) for row in rows]
+
+
+def list_trajectories(
+    plane: ControlPlane, job_id: str, query: TrajectoryQuery
+) -> list[TrajectoryView]:
+    """Trajectories that were kept, by step, group and index; one more than the limit when there are
+    more.
+    """
+    statement = _select_groups(job_id, query)
+    if query.min_reward is not None:
+        statement = statement.where(TrajectoryGroup.max_reward >= query.min_reward)
+    with plane.database.begin() as session:
+        get_job(session, job_id)
+        with closing(_iter_views(session, statement, query.after)) as views:
+            return list(islice((view for view in views if _matches(query, view)), query.limit + 1))
+
+
+def read_trajectory(plane: ControlPlane, trajectory_id: str) -> TrajectoryDetail:
+    """One trajectory with everything that is stored of it; raises PlatformError("not_found")."""
+    with plane.database.begin() as session:
+        row, index = _find_group(session, trajectory_id)
+        model_path = get_job(session, row.job_id).model_path
+    group = row.payload["group"]
+    trajectory = group["trajectories"][index]
+    context = {name: group[name] for name in ("prompt_ids", "block_size", "mask_token_id")}
+    prompt = token_texts(model_path, group["prompt_ids"])
+    texts = {
+        "prompt": None if prompt is None else "".join(prompt),
+        "tokens": token_texts(model_path, trajectory["token_ids"]),
+    }
+    return TrajectoryDetail(**{**trajectory, **context, **texts, **_summarize(row, index)})
+
+
+def _select_groups(job_id: str, query: GroupQuery | TrajectoryQuery) -> Select[TrajectoryGroup]:
+    """Groups of a job that have what the query wants."""
+    table = TrajectoryGroup
+    statement = select(table).where(table.job_id == job_id)
+    if query.step is not None:
+        statement = statement.where(table.step == query.step)
+    if query.group_id is not None:
+        statement = statement.where(table.group_id == query.group_id)
+    if query.purpose is not None:
+        statement = statement.where(table.purpose == query.purpose)
+    if query.outcome is not None:
+        statement = statement.where(literal(query.outcome.value) == any_(table.outcomes))
+    return statement
+
+
+def _matches(query: TrajectoryQuery, view: TrajectoryView) -> bool:
+    """Whether this trajectory of a selected group is wanted."""
+    is_rewarded = query.min_reward is None or (
+        view.reward is not None and view.reward >= query.min_reward
+    )
+    return is_rewarded and (query.outcome is None or view.outcome == query.outcome)
+
+
+def _iter_views(
+    session: Session, statement: Select[TrajectoryGroup], after: str | None
+) -> Generator[TrajectoryView, None, None]:
+    """Every trajectory of the groups behind the cursor."""
+    place = tuple_(TrajectoryGroup.step, TrajectoryGroup.group_id)
+    skip_until = -1
+    if after is not None:
+        group, skip_until = _find_group(session, after)
+        statement = statement.where(place >= (group.step, group.group_id))
+    ordered = statement.order_by(TrajectoryGroup.step, TrajectoryGroup.group_id)
+    with closing(
+        session.execute(without_arrays(ordered), execution_options={"yield_per": _GROUPS_PER_READ})
+    ) as rows:
+        for row in rows:
+            first = skip_until + 1 if after is not None and _is_of_group(row, after) else 0
+            yield from (
+                TrajectoryView(**_summarize(row, index))
+                for index in range(first, len(row.outcomes))
+            )
+
+
+def _find_group(session: Session, trajectory_id: str) -> tuple[TrajectoryGroup, int]:
+    """The group of a trajectory, and its index there; ids of trajectories are made of both."""
+    name, _, index = trajectory_id.removeprefix("traj_").rpartition("_")
+    row = session.get(TrajectoryGroup, f"grp_{name}")
+    if row is None or not index.isdecimal() or int(index) >= len(row.outcomes):
+        raise PlatformError(
+            "not_found",
+            f"There is no trajectory {trajectory_id!r}, or it was not kept.",
+            hint="rl.logged_groups_per_step says how many groups of a step are kept.",
+        )
+    return row, int(index)
+
+
+def _is_of_group(row: GroupRow, trajectory_id: str) -> bool:
+    return trajectory_id.removeprefix("traj_").rpartition("_")[0] == row.group_id.removeprefix(
+        "grp_"
+    )
+
+
+def _summarize(row: GroupRow, index: int) -> dict[str, Any]:
+    group = row.payload["group"]
+    trajectory = group["trajectories"][index]
+    verdict = trajectory.get("verdict") or {}
+    rewards = verdict.get("rewards") or {}
+    advantages = row.payload.get("advantages") or []
+    copied = (
+        "response_index",
+        "text",
+        "visible_len",
+        "num_steps",
+        "num_forwards",
+        "finish_reason",
+        "weight_version",
+    )
+    return {
+        **{name: trajectory[name] for name in copied},
+        "id": trajectory["trajectory_id"],
+        "created_at": row.created_at,
+        "job_id": row.job_id,
+        "attempt": row.attempt,
+        "step": row.step,
+        "group_id": row.group_id,
+        "purpose": row.purpose,
+        "disposition": row.disposition,
+        "outcome": verdict.get("outcome"),
+        "reward": _read_reward(row.payload, index, rewards),
+        "rewards": rewards,
+        "advantage": advantages[index] if index < len(advantages) else None,
+        "gold": group["gold"],
+    }
+
+
+def _read_reward(
+    payload: Mapping[str, Any], index: int, rewards: Mapping[str, float]
+) -> float | None:
+    """The weighted sum that the learner used; of evaluations, which weigh nothing, the plain sum."""
+    stated: list[float | None] | None = payload.get("rewards")
+    if stated is not None:
+        return stated[index]
+    return sum(rewards.values()) if rewards else None
+
+
+def _to_group_view(row: GroupRow, model_path: str) -> GroupView:
+    group = row.payload["group"]
+    trajectories = group["trajectories"]
+    return GroupView(
+        id=row.group_id,
+        created_at=row.created_at,
+        job_id=row.job_id,
+        attempt=row.attempt,
+        step=row.step,
+        purpose=row.purpose,
+        disposition=row.disposition,
+        prompt=whole_text(model_path, group["prompt_ids"]),
+        gold=group["gold"],
+        trajectory_ids=[trajectory["trajectory_id"] for trajectory in trajectories],
+        outcomes=row.outcomes,
+        rewards=[_sum_rewards(trajectory) for trajectory in trajectories],
+        staleness=_measure_staleness(row, trajectories),
+        replica=group.get("replica"),
+        rollout_s=group.get("rollout_s"),
+        reward_s=group.get("reward_s"),
+    )
+
+
+def _sum_rewards(trajectory: dict[str, Any]) -> float | None:
+    rewards = (trajectory.get("verdict") or {}).get("rewards") or {}
+    return sum(rewards.values()) if rewards else None
+
+
+def _measure_staleness(row: GroupRow, trajectories: list[dict[str, Any]]) -> int | None:
+    """Step n trains the weights of version n - 1."""
+    if row.purpose != Purpose.TRAIN:
+        return None
+    oldest: int = min(trajectory["weight_version"] for trajectory in trajectories)
+    return row.step - 1 - oldest
