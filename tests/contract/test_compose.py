@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from services.api import health
+from services.api.operations import health
 from services.api.operations.certificates import installation_hosts
 from services.api.settings import ApiSettings
 from services.common.settings import CommonSettings
