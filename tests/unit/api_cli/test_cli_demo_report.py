@@ -1,27 +1,23 @@
 """The demo's figures from made-up events and evaluations."""
 
-from typing import Any
-
 import pytest
 
 from services.api.cli.demo_report import Accuracy, accuracy_after, largest_gap, stage_seconds
+from services.api.schemas.records import EvaluationView, EventView
+from tests.support.views import make_evaluation_view, make_event_view
 
 
-def _phase(time: float, stage: str, phase: str) -> dict[str, Any]:
-    return {
-        "type": "phase",
-        "time": time,
-        "data": {"phase": phase, "stage": stage, "waiting_for": None},
-    }
+def _phase(time: float, stage: str, phase: str) -> EventView:
+    return make_event_view("phase", {"phase": phase, "stage": stage, "waiting_for": None}, time)
 
 
-def _evaluation(stage: str, step: int, accuracy: float, attempt: int = 1) -> dict[str, Any]:
+def _evaluation(stage: str, step: int, accuracy: float, attempt: int = 1) -> EvaluationView:
     results = {
         "accuracy": accuracy,
         "accuracy_low": accuracy - 0.1,
         "accuracy_high": accuracy + 0.1,
     }
-    return {"stage": stage, "step": step, "attempt": attempt, "results": results}
+    return make_evaluation_view(stage, step, results, attempt)
 
 
 def test_every_second_belongs_to_one_stage_or_to_evaluation() -> None:
@@ -54,11 +50,9 @@ def test_the_jobs_own_decoding_counts_and_not_the_thresholds_measured_before_it(
 
 
 def test_the_gap_is_the_largest_of_all_steps_and_missing_when_none_was_measured() -> None:
-    def metrics(**values: float) -> dict[str, Any]:
-        return {
-            "type": "metrics",
-            "data": {"values": {f"train/{name}": value for name, value in values.items()}},
-        }
+    def metrics(**values: float) -> EventView:
+        named = {f"train/{name}": value for name, value in values.items()}
+        return make_event_view("metrics", {"values": named})
 
     assert (
         largest_gap(

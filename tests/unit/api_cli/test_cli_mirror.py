@@ -11,8 +11,11 @@ from services.api.cli import mirroring
 from services.api.cli.failure import CommandError
 from services.api.cli.mirroring import mirror_job
 from services.api.cli.trackers import open_tracker
+from services.api.schemas.jobs import JobView
+from services.api.schemas.records import EventView
+from tests.support.views import make_event_view, make_job_view
 
-JOB = {"id": "job_1", "spec": {}}
+JOB = make_job_view()
 
 
 class RunningJob:
@@ -24,20 +27,17 @@ class RunningJob:
         self.states = iter(["running", "succeeded"])
         self.ready = [_event(1, {"train/loss": 0.5})]
 
-    def job(self, job_id: str) -> dict[str, Any]:
-        return {**JOB, "state": next(self.states)}
+    def job(self, job_id: str) -> JobView:
+        return make_job_view(next(self.states))
 
-    def metrics_after(self, job_id: str, after: str | None) -> Iterator[dict[str, Any]]:
-        yield from (event for event in self.ready if after is None or event["id"] > after)
+    def metrics_after(self, job_id: str, after: str | None) -> Iterator[EventView]:
+        yield from (event for event in self.ready if after is None or event.id > after)
         self.ready = [*self.ready, _event(2, {"train/loss": 0.25, "eval/gsm8k/avg@8": None})][:2]
 
 
-def _event(step: int, values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "id": f"evt_{step}",
-        "time": 1_700_000_000.0 + step,
-        "data": {"step": step, "values": values},
-    }
+def _event(step: int, values: dict[str, Any]) -> EventView:
+    data = {"step": step, "values": values}
+    return make_event_view("metrics", data, 1_700_000_000.0 + step, step)
 
 
 def test_every_step_of_a_job_is_in_the_event_files_once(

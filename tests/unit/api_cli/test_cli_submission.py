@@ -7,7 +7,9 @@ import pytest
 
 from services.api.cli.failure import CommandError
 from services.api.cli.submission import read_spec, upload_files
+from services.api.schemas.files import FileView
 from services.common.errors import PlatformError, ProblemsError
+from tests.support.views import make_file_view
 
 SPEC = 'model = "model_1"\nmethod = "rl"\ntraining_file = "train.jsonl"\n[rl]\nsteps = 5\n'
 
@@ -18,9 +20,9 @@ class RecordingApi:
     def __init__(self) -> None:
         self.uploads: list[Path] = []
 
-    def upload(self, path: Path) -> dict[str, Any]:
+    def upload(self, path: Path) -> FileView:
         self.uploads.append(path)
-        return {"id": f"file_{len(self.uploads)}"}
+        return make_file_view(f"file_{len(self.uploads)}")
 
 
 @pytest.fixture
