@@ -27,7 +27,7 @@ NODE := $(shell node -e 'const [a, b] = process.versions.node.split("."); consol
 NO_NODE := "Node 20.19 or newer is not here: the dashboard is left out (the API says so at /)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto reference pins fmt check test test-all dashboard lmdeploy demo bench up images env
+.PHONY: help setup proto reference pins fmt check test test-all dashboard lmdeploy demo bench mutants up images env
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -120,6 +120,9 @@ else
 	@echo $(NO_NODE)
 endif
 	$(BIN)/dirl demo $(ARGS)
+
+mutants: $(STAMP) ## Mutation testing of the modules that pyproject.toml names; ARGS="--sample 200 FILE" for less
+	nice $(BIN)/python scripts/mutants.py $(ARGS)
 
 bench: $(STAMP) ## The benchmarks that need no GPU; results as JSON lines
 	set -e; for script in benchmarks/*.py; do echo "# $$script"; $(BIN)/python "$$script"; done
