@@ -218,3 +218,18 @@ def test_the_stored_form_grows_with_the_steps_not_with_the_prompts() -> None:
         ledger.close(record(step, tuple(ledger.issue(1000))))
 
     assert len(json.dumps(ledger.to_json())) < 100 * 30
+
+
+def test_the_next_place_is_of_the_file_that_is_furthest_behind_its_share() -> None:
+    order = MixedOrder("0:sft", [(10, 1.0), (10, 4.0)])
+
+    # At the third place 0.6 rows of the first file are due, and 2.4 - 2 of the second.
+    assert [order.row(position) // 10 for position in range(10)] == [1, 1, 0, 1, 1, 1, 1, 0, 1, 1]
+
+
+def test_there_is_no_order_without_rows_and_no_negative_place() -> None:
+    with pytest.raises(ValueError, match="at least one row"):
+        PromptOrder("0:rl", 0)
+    for order in (PromptOrder("0:rl", 3), MixedOrder("0:rl", [(3, 1.0)])):
+        with pytest.raises(ValueError, match="position -1 is negative"):
+            order.row(-1)

@@ -172,3 +172,24 @@ def test_attempts_that_never_trained_leave_no_trace(tmp_path: Path) -> None:
     records, undone = surviving_records(tmp_path, before_attempt=4, resumed_from=2)
 
     assert ([item.step for item in records], undone) == ([1, 2], [])
+
+
+def test_a_training_that_the_ledger_never_issued_is_counted_as_issued() -> None:
+    ledger, records = three_steps()
+    records[2] = record(3, (5, 6, 100), {101: "stale"})
+
+    certificate = certify(ledger, records)
+
+    assert (certificate.issued, certificate.trained) == (11, 7)
+    assert certificate.dropped == {"zero_variance": 1, "stale": 1}
+
+
+def test_the_certificate_of_a_job_is_the_sum_of_its_stages() -> None:
+    sft = Certificate(issued=10, trained=5, dropped={"a": 1}, open=2, lost=1, trained_twice=3)
+    rl = Certificate(
+        issued=20, trained=9, dropped={"a": 2, "b": 4}, open=3, lost=2, trained_twice=4
+    )
+
+    assert sft + rl == Certificate(
+        issued=30, trained=14, dropped={"a": 3, "b": 4}, open=5, lost=3, trained_twice=7
+    )
