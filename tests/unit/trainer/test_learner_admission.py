@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from services.common.errors import PlatformError
+from services.common.job_metrics import JobMetric
 from services.common.job_spec import RewardSpec, RlSpec
 from services.common.trajectory import PromptTask
 from services.trainer.learner.admission import Admission
@@ -34,7 +35,9 @@ class Plane:
         self.replicas = SimpleNamespace(
             renew=lambda weights: self.supplied.append(f"renew {weights.version}")
         )
-        self.report = SimpleNamespace(timed=lambda name: nullcontext())
+        self.waits: list[tuple[int, str, bool]] = []
+        self.timed: list[JobMetric] = []
+        self.report = SimpleNamespace(timed=self._note_timed)
         plane: Any = self
         prompts: Any = SimpleNamespace(issue=self._make_tasks)
         self.rl = RlSpec(
@@ -67,10 +70,15 @@ class Plane:
         self, group_id: str, weights: WeightSnapshot, phase: str, *, overlapped: bool
     ) -> GradedGroup:
         self.taken += 1
+        self.waits.append((weights.version, phase, overlapped))
         position, issued_under = self.sampled[group_id]
         version = self.stale.get(position, issued_under)
         responses = [trajectory(weight_version=version, response_index=index) for index in (0, 1)]
         return graded_group(responses, group_id=group_id, ledger_position=position)
+
+    def _note_timed(self, metric: JobMetric) -> nullcontext[None]:
+        self.timed.append(metric)
+        return nullcontext()
 
     def _make_tasks(self, count: int) -> list[PromptTask]:
         self.next += count
@@ -99,6 +107,19 @@ def test_asynchronous_no_more_is_in_flight_than_admitted_and_nothing_gets_too_ol
     assert plane.most_in_flight == (staleness + 1) * PROMPTS_PER_STEP
     assert ages == [min(version, staleness) for version in range(6)]
     assert plane.supplied == ["ready 0", *(f"renew {version}" for version in range(1, 6))]
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_wait_says_for_which_weights_and_whether_training_goes_on_meanwhile(
+    staleness: int,
+) -> None:
+    plane = Plane(staleness)
+    plane.version = 4
+
+    plane.step(count=2)
+
+    assert plane.waits == [(4, "rollout", staleness > 0)] * 2
+    assert plane.timed == [JobMetric.TIME_WAIT_FOR_BATCH_S] * 3
 
 
 def test_the_last_steps_issue_nothing_beyond_themselves() -> None:
