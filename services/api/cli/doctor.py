@@ -82,9 +82,9 @@ def _print(check: Check) -> None:
 
 def _python() -> Check:
     detail = f"{sys.version.split()[0]} ({sys.executable})"
-    if (3, 11) <= sys.version_info < (3, 13):
+    if (3, 11) <= sys.version_info < (3, 15):
         return Check("Python", "ok", detail)
-    return Check("Python", "missing", detail, "install Python 3.11 or 3.12 and run `make setup`")
+    return Check("Python", "missing", detail, "install Python 3.11 to 3.14 and run `make setup`")
 
 
 def _memory() -> Check:
