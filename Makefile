@@ -27,7 +27,7 @@ NODE := $(shell node -e 'const [a, b] = process.versions.node.split("."); consol
 NO_NODE := "Node 20.19 or newer is not here: the dashboard is left out (the API says so at /)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto reference docs dist pins fmt check test test-all dashboard lmdeploy demo bench up images env
+.PHONY: help setup proto reference docs dist pins fmt check test test-all dashboard lmdeploy demo bench up images env mutants
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

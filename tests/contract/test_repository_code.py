@@ -67,9 +67,7 @@ def test_every_broad_except_that_neither_raises_nor_logs_gives_its_reason() -> N
 
 
 def test_actions_are_pinned_to_commits_and_workflows_have_least_permissions_and_timeouts() -> None:
-    workflows = {
-        path: path.read_text() for path in (ROOT / ".github" / "workflows").glob("*.yml")
-    }
+    workflows = {path: path.read_text() for path in (ROOT / ".github" / "workflows").glob("*.yml")}
     uses = [line for text in workflows.values() for line in re.findall(r"uses: (.*)", text)]
 
     assert len(workflows) == 5
