@@ -26,7 +26,7 @@ from torch import Tensor
 
 from services.common.model.attention import IMPLEMENTATION
 from services.common.model.forward import attended_states, hidden_states, token_logprobs
-from services.common.model.index import RowIndex, visible
+from services.common.model.index import RowIndex, visibility_mask
 from services.common.model.loading import LoadedModel
 from services.common.model.sdar import SDARConfig, SDARForCausalLM
 from services.common.model.tiny import character_tokenizer
@@ -98,7 +98,7 @@ def step(loaded: LoadedModel, rows: list[Row], *, dense: bool) -> None:
     """Forward and backward of all rows, one after the other."""
     for token_ids, index, loss_at, targets in rows:
         if dense:
-            attend = DenseAttend(visible(index, index))
+            attend = DenseAttend(visibility_mask(index, index))
             hidden = attended_states(loaded.model, token_ids[None], index.position[None], attend)[0]
         else:
             hidden = hidden_states(loaded.model, token_ids, index)

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from services.common.model.attention import IMPLEMENTATION
 from services.common.model.forward import attended_states, hidden_states, token_logprobs
-from services.common.model.index import RowIndex, visible
+from services.common.model.index import RowIndex, visibility_mask
 from services.common.model.loading import LoadedModel
 from services.common.model.sdar import SDARConfig, SDARForCausalLM
 from services.common.model.tiny import character_tokenizer
@@ -163,7 +163,7 @@ def ours(loaded: LoadedModel, sample: Sample) -> tuple[int, float]:
 
 def reference(loaded: LoadedModel, sample: Sample) -> tuple[int, float]:
     """Row after row under a dense mask."""
-    mask = visible(*[next(reference_rows(sample)).index] * 2)
+    mask = visibility_mask(*[next(reference_rows(sample)).index] * 2)
     return _row_by_row(loaded, sample, DenseAttend(mask))
 
 
@@ -191,7 +191,7 @@ def _row_by_row(
 def reference_batch(loaded: LoadedModel, sample: Sample) -> tuple[int, float]:
     """All rows at once, no backward."""
     rows = list(reference_rows(sample))
-    attend = DenseAttend(visible(rows[0].index, rows[0].index))
+    attend = DenseAttend(visibility_mask(rows[0].index, rows[0].index))
     token_ids = torch.stack([row.token_ids for row in rows])
     hidden = attended_states(
         loaded.model, token_ids, rows[0].index.position.expand(len(rows), -1), attend

@@ -1,1 +1,1 @@
-"""Reading and writing checkpoint directories."""
+"""Read and write checkpoint directories."""

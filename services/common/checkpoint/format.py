@@ -1,7 +1,7 @@
 """The checkpoint directory: names, manifest, verification. Reads only; imports no torch.
 
-A directory counts as a checkpoint when its manifest verifies, and the newest one is the one with
-the greatest step: modification times are never looked at. docs/checkpoint-format.md describes the
+A directory is a checkpoint if its manifest verifies. The newest one has the greatest step;
+modification times are ignored, since copies change them. docs/checkpoint-format.md describes the
 format for other programs.
 """
 
@@ -37,7 +37,7 @@ class FileEntry(Frozen):
 
 
 class CheckpointHeader(Frozen):
-    """What a checkpoint is, apart from its files."""
+    """Metadata of a checkpoint."""
 
     job_id: str
     attempt: int = Field(ge=1)
@@ -49,37 +49,35 @@ class CheckpointHeader(Frozen):
     weight_digest: str
     """services.common.weights.weight_digest of the tensors."""
     parent: str | None
-    """Name of the checkpoint before it in the same lineage; None for the first."""
+    """Name of the previous checkpoint of the lineage; None for the first."""
     model: dict[str, Any]
-    """The model's values that matter to a reader: model_type, block_size, mask_token_id,
-    vocab_size, max_positions.
-    """
+    """model_type, block_size, mask_token_id, vocab_size and max_positions of the model."""
     diffusion: dict[str, Any]
     """`diffusion` of the job spec."""
     created_at: float
-    """Unix seconds; for people, never used to choose a checkpoint."""
+    """Unix seconds; for display only, never used to select a checkpoint."""
 
 
 class CheckpointManifest(CheckpointHeader):
-    """manifest.json: written last, so its presence says that every other file is whole."""
+    """manifest.json. It is written last, so all other files are complete if it exists."""
 
     format_version: int
     files: dict[str, FileEntry]
     """By path relative to the directory, POSIX separators; every file but the manifest."""
     manifest_sha256: str = ""
-    """Over the canonical JSON of all other fields."""
+    """Digest of the canonical JSON of all other fields."""
 
     @property
     def total_bytes(self) -> int:
         """Size of all files listed."""
         return sum(entry.bytes for entry in self.files.values())
 
-    def sealed(self) -> "CheckpointManifest":
-        """The same manifest with its own digest filled in."""
+    def seal(self) -> "CheckpointManifest":
+        """Return the manifest with its own digest."""
         return self.model_copy(update={"manifest_sha256": self._own_digest()})
 
     def is_sealed(self) -> bool:
-        """Whether the digest it carries is its own."""
+        """Whether the digest matches the other fields."""
         return self.manifest_sha256 == self._own_digest()
 
     def _own_digest(self) -> str:
@@ -90,11 +88,11 @@ class CheckpointManifest(CheckpointHeader):
 
 
 ORIGIN: Final = "origin"
-"""Directory of a forked job with what it goes on from: `checkpoints/` and `journal/` of its parent."""
+"""Directory of a forked job with the `checkpoints/` and `journal/` of its parent."""
 
 
 def checkpoint_name(global_step: int) -> str:
-    """Directory name of a step, e.g. `step-000042`."""
+    """Return the directory name of a step, e.g. `step-000042`."""
     return f"step-{global_step:06d}"
 
 
@@ -108,9 +106,7 @@ def file_sha256(path: Path) -> str:
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
-    """Directories named like a checkpoint, by ascending step; verified or not. Empty when
-    `directory` is missing.
-    """
+    """Return directories named like a checkpoint, by ascending step and without verification."""
     if not directory.is_dir():
         return []
     found = [
@@ -122,28 +118,22 @@ def list_checkpoints(directory: Path) -> list[Path]:
 
 
 def read_manifest(path: Path) -> CheckpointManifest:
-    """The manifest of a checkpoint, its own digest checked but not the files'; raises
-    `checkpoint_invalid`.
-    """
+    """Read the manifest and check its digest, but not those of the files; raises `checkpoint_invalid`."""
     file = path / MANIFEST
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise _invalid(
-            path, f"{MANIFEST} is missing, so the directory was never completed"
-        ) from None
+        raise _invalid(path, f"{MANIFEST} is missing, so the checkpoint is incomplete") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise _invalid(path, f"{MANIFEST} cannot be read: {error}") from None
     manifest = _parse_manifest(path, data)
     if not manifest.is_sealed():
-        raise _invalid(
-            path, f"{MANIFEST} does not have the digest it states ({manifest.manifest_sha256})"
-        )
+        raise _invalid(path, f"{MANIFEST} does not match its digest {manifest.manifest_sha256}")
     return manifest
 
 
 def verify(path: Path) -> CheckpointManifest:
-    """Read every file of a checkpoint and compare it with the manifest.
+    """Compare every file of a checkpoint with the manifest.
 
     Raises PlatformError `checkpoint_invalid` naming the first file that differs, with both digests.
     """
@@ -156,9 +146,7 @@ def verify(path: Path) -> CheckpointManifest:
 
 
 def newest_valid(directory: Path) -> tuple[Path, CheckpointManifest] | None:
-    """The checkpoint with the greatest step that verifies, or None; each invalid one passed over is
-    logged.
-    """
+    """Return the valid checkpoint with the greatest step, or None; logs invalid ones."""
     for path in reversed(list_checkpoints(directory)):
         try:
             return path, verify(path)
@@ -195,9 +183,9 @@ def _verify_file(path: Path, name: str, entry: FileEntry) -> None:
         )
 
 
-def _invalid(path: Path, fault: str) -> PlatformError:
+def _invalid(path: Path, reason: str) -> PlatformError:
     return PlatformError(
         "checkpoint_invalid",
-        f"Cannot use the checkpoint {path}: {fault}. Every file must be exactly as it was written.",
-        hint="Use an older checkpoint, or restore this one from a copy.",
+        f"Cannot use the checkpoint {path}: {reason}. Files of a checkpoint must not be changed.",
+        hint="Use an older checkpoint, or restore this one from a backup.",
     )

@@ -1,7 +1,7 @@
-"""Pins: checkpoints that somebody reads. Retention leaves them until the pin has run out.
+"""Pins protect checkpoints that a process reads from retention.
 
-A pin is an empty file `checkpoints/.pins/step-000042~holder` whose modification time is its end, so
-that every process that shares the volume sees it and none has to take it back.
+A pin is an empty file `checkpoints/.pins/step-000042~holder` whose modification time is its expiry,
+so that every process on the shared volume sees it, and pins of a crashed process expire.
 """
 
 import os
@@ -16,17 +16,17 @@ _BY: Final = "~"
 
 
 def pin(checkpoint: Path, holder: str, seconds: float) -> None:
-    """Keep the checkpoint for at least so long from now; a longer pin of the holder stays.
+    """Protect the checkpoint for at least `seconds`; a longer pin of the same holder is kept.
 
-    Raises PlatformError("checkpoint_invalid") when it is not there.
+    Raises PlatformError("checkpoint_invalid") if the checkpoint does not exist.
     """
     if not checkpoint.is_dir():
         raise PlatformError(
             "checkpoint_invalid",
-            f"Checkpoint {checkpoint} was to be read, but its directory is gone.",
-            hint="Take another checkpoint of the job, or put the directory back.",
+            f"Cannot read checkpoint {checkpoint}: its directory does not exist.",
+            hint="Use another checkpoint of the job, or restore the directory.",
         )
-    file = _file(checkpoint, holder)
+    file = _pin_file(checkpoint, holder)
     file.parent.mkdir(exist_ok=True)
     end = time.time() + seconds
     if not file.exists() or file.stat().st_mtime < end:
@@ -35,12 +35,12 @@ def pin(checkpoint: Path, holder: str, seconds: float) -> None:
 
 
 def unpin(checkpoint: Path, holder: str) -> None:
-    """Take a pin back before its time."""
-    _file(checkpoint, holder).unlink(missing_ok=True)
+    """Remove a pin before it expires."""
+    _pin_file(checkpoint, holder).unlink(missing_ok=True)
 
 
-def pinned(directory: Path) -> set[str]:
-    """Names of the checkpoints in `directory` that must stay; pins that have run out are removed."""
+def list_pinned(directory: Path) -> set[str]:
+    """Return the names of pinned checkpoints in `directory`; deletes expired pins."""
     names = set()
     for file in (directory / _PINS).glob("*"):
         if file.stat().st_mtime > time.time():
@@ -50,5 +50,5 @@ def pinned(directory: Path) -> set[str]:
     return names
 
 
-def _file(checkpoint: Path, holder: str) -> Path:
+def _pin_file(checkpoint: Path, holder: str) -> Path:
     return checkpoint.parent / _PINS / f"{checkpoint.name}{_BY}{holder}"

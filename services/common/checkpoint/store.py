@@ -1,9 +1,9 @@
-"""Writing checkpoint directories: all of it or nothing. One writer per directory; imports no torch.
+"""Write checkpoint directories atomically. One writer per directory; imports no torch.
 
-Payload and manifest go into a hidden directory beside the target; every file is fsynced and
-digested, the manifest is written last, one rename makes the checkpoint visible, and the parent
-directory is fsynced. A crash at any moment leaves the previous checkpoints untouched and at most a
-hidden directory, which the next writer removes.
+Payload and manifest are written to a hidden directory next to the target. Every file is fsynced and
+hashed, the manifest is written last, one rename publishes the checkpoint, and the parent directory
+is fsynced. A crash leaves the previous checkpoints unchanged, and at most a hidden directory, which
+the next writer deletes.
 """
 
 import errno
@@ -26,7 +26,7 @@ from services.common.checkpoint.format import (
     file_sha256,
     list_checkpoints,
 )
-from services.common.checkpoint.pins import pinned
+from services.common.checkpoint.pins import list_pinned
 from services.common.errors import PlatformError
 from services.common.job_spec import CheckpointSpec
 
@@ -42,14 +42,14 @@ def write_checkpoint(
 ) -> tuple[Path, CheckpointManifest]:
     """Write one checkpoint atomically; returns its path and manifest.
 
-    `write_payload` fills the directory it is given. A directory of the same step is replaced (only
-    an invalid one can be there: a learner never writes a step twice). Raises PlatformError
-    `disk_full` when the space or quota is exhausted, `checkpoint_failed` for any other OSError;
-    nothing half-written stays.
+    `write_payload` writes the other files to the given directory. A directory of the same step is
+    replaced; it can only be an invalid one, since a learner never writes a step twice. Raises
+    PlatformError `disk_full` when the disk or quota is full, `checkpoint_failed` for other
+    OSErrors; partial files are deleted.
     """
     name = checkpoint_name(header.global_step)
     partial, target = directory / f"{_PARTIAL}{name}", directory / name
-    with _translated(f"write the checkpoint {target}"), _removed_on_failure(partial):
+    with _translating_errors(f"write the checkpoint {target}"), _deleting_on_failure(partial):
         remove_leftovers(directory)
         partial.mkdir(parents=True)
         write_payload(partial)
@@ -59,56 +59,56 @@ def write_checkpoint(
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Delete what an interrupted writer left; only the directory's one writer may call it."""
+    """Delete the files of an interrupted writer. Only the writer of the directory may call it."""
     for pattern in (f"{_PARTIAL}*", f"{_REPLACED}*"):
         for path in directory.glob(pattern):
             log.info("leftover removed", path=str(path))
             shutil.rmtree(path)
 
 
-def beyond_retention(names: Sequence[str], rules: CheckpointSpec, best: str | None) -> list[str]:
-    """Of checkpoints by ascending step, those that are neither among the newest `keep_last`, nor a
-    multiple of `keep_every`, nor the one named `best`.
+def select_expired(names: Sequence[str], rules: CheckpointSpec, best: str | None) -> list[str]:
+    """Select checkpoints to delete, given names by ascending step.
+
+    Kept are the newest `keep_last`, multiples of `keep_every`, and the one named `best`.
     """
-    return [
-        name
-        for name in names[: -rules.keep_last]
-        if name != best and not _kept_for_good(name, rules.keep_every)
-    ]
+
+    def is_milestone(name: str) -> bool:
+        return rules.keep_every is not None and int(name[len("step-") :]) % rules.keep_every == 0
+
+    return [name for name in names[: -rules.keep_last] if name != best and not is_milestone(name)]
 
 
 def apply_retention(directory: Path, rules: CheckpointSpec, best: str | None = None) -> list[Path]:
-    """Delete what `rules` no longer keep, unless it is pinned: somebody reads it. Returns what was
-    deleted.
-    """
+    """Delete checkpoints beyond `rules`, except pinned ones; returns the deleted paths."""
     checkpoints = {path.name: path for path in list_checkpoints(directory)}
-    kept = pinned(directory)
-    doomed = [
+    kept = list_pinned(directory)
+    expired = [
         checkpoints[name]
-        for name in beyond_retention(list(checkpoints), rules, best)
+        for name in select_expired(list(checkpoints), rules, best)
         if name not in kept
     ]
-    with _translated(f"delete old checkpoints in {directory}"):
-        for path in doomed:
-            _retire(path)
-    return doomed
+    with _translating_errors(f"delete old checkpoints in {directory}"):
+        for path in expired:
+            # Hidden before it is deleted, so that no reader sees a partly deleted checkpoint.
+            hidden = path.with_name(f"{_REPLACED}{path.name}")
+            path.rename(hidden)
+            shutil.rmtree(hidden)
+    return expired
 
 
 def write_file_durably(path: Path, data: bytes) -> None:
-    """Replace a small file atomically: written beside, fsynced, renamed, parent fsynced. Raises
-    OSError.
-    """
-    beside = path.with_name(f".{path.name}.partial")
-    with beside.open("wb") as file:
+    """Replace a small file atomically and durably; raises OSError."""
+    temporary = path.with_name(f".{path.name}.partial")
+    with temporary.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
+    temporary.replace(path)
     fsync_path(path.parent)
 
 
 def fsync_path(path: Path) -> None:
-    """Force a file's or directory's content to disk."""
+    """Flush a file or directory to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -116,17 +116,12 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def _kept_for_good(name: str, keep_every: int | None) -> bool:
-    step = int(name.removeprefix("step-"))
-    return keep_every is not None and step % keep_every == 0
-
-
 def _seal(partial: Path, header: CheckpointHeader) -> CheckpointManifest:
-    """fsync and digest every file, then write the manifest."""
-    files = {path.relative_to(partial).as_posix(): _entry(path) for path in _files_of(partial)}
+    """Flush and hash every file, then write the manifest."""
+    files = {path.relative_to(partial).as_posix(): _hash_file(path) for path in _files_of(partial)}
     manifest = CheckpointManifest(
         **header.model_dump(), format_version=FORMAT_VERSION, files=files
-    ).sealed()
+    ).seal()
     (partial / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     fsync_path(partial / MANIFEST)
     for folder in {path.parent for path in _files_of(partial)}:
@@ -138,7 +133,7 @@ def _files_of(directory: Path) -> Iterable[Path]:
     return [path for path in sorted(directory.rglob("*")) if path.is_file()]
 
 
-def _entry(path: Path) -> FileEntry:
+def _hash_file(path: Path) -> FileEntry:
     fsync_path(path)
     return FileEntry(sha256=file_sha256(path), bytes=path.stat().st_size)
 
@@ -153,15 +148,8 @@ def _publish(partial: Path, target: Path) -> None:
         shutil.rmtree(replaced)
 
 
-def _retire(path: Path) -> None:
-    """Hidden before it is deleted, so that no reader meets a checkpoint that is half gone."""
-    hidden = path.with_name(f"{_REPLACED}{path.name}")
-    path.rename(hidden)
-    shutil.rmtree(hidden)
-
-
 @contextmanager
-def _removed_on_failure(partial: Path) -> Iterator[None]:
+def _deleting_on_failure(partial: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
@@ -170,7 +158,7 @@ def _removed_on_failure(partial: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _translated(action: str) -> Iterator[None]:
+def _translating_errors(action: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -1,1 +1,1 @@
-"""Block grid, unmasking rules and the decoding configuration; no model, no framework but arrays."""
+"""Unmasking rules, sampling and the decoding configuration; independent of the model."""

@@ -1,4 +1,4 @@
-"""How a block is denoised: the one description that rollout, training and evaluation share."""
+"""Configuration of decoding, shared by rollout, training and evaluation."""
 
 from enum import StrEnum
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class UnmaskingStrategy(StrEnum):
-    """Which masked positions a denoising step commits."""
+    """Rule that selects the masked positions that a denoising step commits."""
 
     LOW_CONFIDENCE_STATIC = "low_confidence_static"
     """The B // denoising_steps most confident ones."""
@@ -21,12 +21,12 @@ class UnmaskingStrategy(StrEnum):
 
     @property
     def counts_steps(self) -> bool:
-        """Whether denoising_steps governs it."""
+        """Whether denoising_steps has an effect on the rule."""
         return self in (self.LOW_CONFIDENCE_STATIC, self.SEQUENTIAL)
 
 
 class Selection(StrEnum):
-    """What the confidence of a position is."""
+    """Definition of the confidence of a position."""
 
     MAX = "max"
     """Its largest probability: which positions are committed is a function of the state alone."""
@@ -35,19 +35,19 @@ class Selection(StrEnum):
 
 
 class Frozen(BaseModel):
-    """Immutable; unknown keys are refused."""
+    """Base of immutable models that reject unknown keys."""
 
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
         allow_inf_nan=False,
-        # The schema says what a key means in the words that stand under it.
+        # The docstring under a field is its description in the schema.
         use_attribute_docstrings=True,
     )
 
 
 class DecodingConfig(Frozen):
-    """Everything that decides how one prompt is decoded, with ids resolved from the model."""
+    """Everything that determines how a prompt is decoded, with ids resolved from the model."""
 
     block_size: int = Field(gt=0)
     denoising_steps: int = Field(gt=0)
@@ -64,7 +64,7 @@ class DecodingConfig(Frozen):
     max_new_tokens: int = Field(gt=0)
     stop_token_ids: tuple[int, ...]
     record_candidates: bool = False
-    """Whether a trajectory also carries what its steps sampled and did not commit."""
+    """Whether trajectories also contain the candidates that were sampled but not committed."""
 
     @property
     def tokens_per_step(self) -> int:

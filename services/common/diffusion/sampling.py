@@ -1,4 +1,4 @@
-"""Candidates for masked positions: a draw by inverse CDF, or the argmax.
+"""Sample candidates for masked positions by inverse transform sampling, or greedily.
 
 Legend: S responses, B positions, V vocabulary.
 """
@@ -10,32 +10,32 @@ from services.common.diffusion.config import DecodingConfig
 
 
 def scaled_logprobs(config: DecodingConfig, logits: Tensor) -> Tensor:
-    """Log-softmax [S, B, V] after temperature; greedy decoding (temperature 0) reports at
-    temperature 1.
-    """
+    """Log-softmax [S, B, V] after temperature; greedy decoding reports those at temperature 1."""
     scaled = logits if config.temperature in (0, 1) else logits / config.temperature
     return torch.log_softmax(scaled, dim=-1)
 
 
 def sample_candidates(config: DecodingConfig, logprobs: Tensor, uniforms: Tensor) -> Tensor:
-    """One token id per position [S, B] from log-probabilities [S, B, V] and uniform numbers [S, B]
-    in (0, 1).
+    """Sample a token id per position [S, B] from log-probabilities [S, B, V] and uniforms [S, B].
 
-    A token of probability zero, a banned one for instance, is never chosen.
+    Tokens of probability 0, such as banned ones, are never sampled.
     """
     if config.temperature == 0:
         return logprobs.argmax(-1)
+    # In fp32 the rounding errors of a cumulative sum over 10^5 tokens exceed the probabilities of rare
+    # ones.
     cdf = truncate(config, logprobs).exp().double().cumsum(-1)
+    # Scaled by the total: after truncation, or by rounding, it is not exactly 1.
     target = uniforms[..., None] * cdf[..., -1:]
+    # right=True skips entries equal to the target, i.e. tokens that add no probability.
     return torch.searchsorted(cdf, target, right=True)[..., 0]
 
 
 def truncate(config: DecodingConfig, logprobs: Tensor) -> Tensor:
-    """Top-k, then nucleus truncation [S, B, V]: what is cut stands at -inf, the rest is not
-    renormalised.
+    """Apply top-k, then top-p [S, B, V]: removed tokens get -inf, the others are not renormalised.
 
-    The nucleus keeps a token while the probability before it is at most top_p (of what top-k kept);
-    at least one.
+    Top-p keeps a token if the probability of all more likely ones is at most top_p, so it keeps at
+    least one. Probabilities are relative to the tokens that top-k kept.
     """
     if 0 < config.top_k < logprobs.shape[-1]:
         least = logprobs.topk(config.top_k).values[..., -1:]

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from services.common.diffusion.config import Frozen
-from services.common.exactness import with_exact_settings
+from services.common.exactness import apply_exact_settings
 from services.common.job_spec.notes import CONFIGURATION, PAPER, notes
 from services.common.job_spec.training import OptimSpec
 
@@ -104,7 +104,7 @@ class RlSpec(Frozen):
     @classmethod
     def _preset(cls, data: Any) -> Any:
         return (
-            with_exact_settings(data)
+            apply_exact_settings(data)
             if isinstance(data, dict) and data.get("preset") == "exact"
             else data
         )

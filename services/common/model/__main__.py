@@ -1,4 +1,4 @@
-"""Make model directories: `python -m services.common.model make|convert …`."""
+"""Create model directories: `python -m services.common.model make|convert …`."""
 
 import argparse
 import sys
@@ -9,8 +9,8 @@ from services.common.model.tiny import make_tiny_model
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status 0, or 1 with the reason on standard error."""
-    options = vars(_parser().parse_args(arguments))
+    """Return exit status 0, or 1 with the reason on standard error."""
+    options = vars(_make_parser().parse_args(arguments))
     command = options.pop("command")
     out = options.pop("out")
     try:
@@ -25,8 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    """Commands and their options."""
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m services.common.model", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("make", help="a tiny model with random weights")
@@ -36,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--heads", type=int, default=4)
     make.add_argument("--moe", action="store_true", help="mixture-of-experts feed-forward layers")
     convert = commands.add_parser(
-        "convert", help="a decoder, given a mask token and a block length"
+        "convert", help="a decoder, with a mask token and a block length added"
     )
     convert.add_argument(
         "--source", required=True, metavar="PATH", help="Hugging Face directory or GGUF file"

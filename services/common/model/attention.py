@@ -1,8 +1,8 @@
-"""Attention of packed rows, registered with transformers as one more implementation.
+"""Attention of packed rows, registered with transformers as an attention implementation.
 
-Transformers hands every extra keyword of a model's forward to the attention function. The keyword
-`attend` carries an object that knows which keys a query sees: `packed_attention(index)` here, the
-cache of the rollout engine there.
+Transformers passes every extra keyword of a model's forward to the attention function. The keyword
+`attend` carries an object that knows which keys a query sees: `packed_attention(index)` for packed
+rows, or the KV cache of the rollout engine.
 """
 
 import functools
@@ -16,13 +16,13 @@ from transformers import AttentionInterface
 
 from services.common.errors import PlatformError
 from services.common.model.document_attention import DocumentAttend
-from services.common.model.index import RowIndex, allowed
+from services.common.model.index import RowIndex, is_visible
 
 IMPLEMENTATION: Final = "block_diffusion"
 """Name under which the attention function is registered with transformers."""
 
 LENGTH_BUCKET: Final = 512
-"""Tokens; a multiple of FlexAttention's own block of 128. Padding sees padding only."""
+"""Tokens; a multiple of the 128 tokens of a FlexAttention block. Padding attends to padding only."""
 
 UNSUPPORTED_OPTIONS: Final = ("softcap", "s_aux", "sliding_window")
 
@@ -51,12 +51,12 @@ def _attention(
     scaling: float,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Adapter to the signature of transformers, which wants [N, T, heads, D] back."""
-    refused = [name for name in UNSUPPORTED_OPTIONS if options.get(name) is not None]
-    if refused:
+    """Adapt `attend` to the signature of transformers, which expects [N, T, heads, D]."""
+    unsupported = [name for name in UNSUPPORTED_OPTIONS if options.get(name) is not None]
+    if unsupported:
         raise PlatformError(
             "model_invalid",
-            f"The model's attention uses {', '.join(refused)}, which block-diffusion attention does not have.",
+            f"The attention of the model uses {', '.join(unsupported)}, which block-diffusion attention lacks.",
             hint="Use a decoder with plain softmax attention over all earlier positions (Qwen3, Llama).",
         )
     layer: int = module.layer_idx  # type: ignore[assignment]  # nn.Module types every attribute as Tensor | Module
@@ -69,33 +69,34 @@ AttentionInterface.register(IMPLEMENTATION, _attention)
 
 
 def packed_attention(index: RowIndex) -> Attend:
-    """Attention over one packed row: FlexAttention on CUDA, documents one by one elsewhere."""
+    """Return the attention over one packed row: FlexAttention on CUDA, document by document elsewhere."""
     return FlexAttend(index, compiled=True) if index.position.is_cuda else DocumentAttend(index)
 
 
 def row_padding(length: int, device: torch.device) -> int:
-    """Positions that the attention of a packed row computes beside its tokens."""
+    """Number of padding positions that the attention of a packed row computes."""
     return -length % LENGTH_BUCKET if device.type == "cuda" else 0
 
 
 class FlexAttend:
-    """FlexAttention under the index-vector mask, which is built once per row and used by every
-    layer.
+    """FlexAttention with the index-vector mask, which is built once per row for all layers.
 
-    Rows are padded to whole LENGTH_BUCKETs, so that the kernels see few lengths. `compiled` is
-    False only where no compiler is wanted (comparison with the SDPA path).
+    Rows are padded to a multiple of LENGTH_BUCKET, so that the kernels see few different lengths.
+    `compiled` is False only in comparisons with the SDPA path.
     """
 
     def __init__(self, index: RowIndex, *, compiled: bool) -> None:
         self._length, self._padding = len(index), -len(index) % LENGTH_BUCKET
+        # -1 differs from every index, so no token attends to padding, and padding attends to itself: a
+        # row of the softmax without any key would be NaN.
         block, copy, document = (F.pad(field, (0, self._padding), value=-1)
                                  for field in (index.block, index.copy, index.document))  # fmt: skip
 
         def mask_mod(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            return allowed(block[q], copy[q], document[q], block[k], copy[k], document[k])
+            return is_visible(block[q], copy[q], document[q], block[k], copy[k], document[k])
 
-        self._flex_attention = _compiled(flex_attention) if compiled else flex_attention
-        make_mask = _compiled(create_block_mask) if compiled else create_block_mask
+        self._flex_attention = _compile_once(flex_attention) if compiled else flex_attention
+        make_mask = _compile_once(create_block_mask) if compiled else create_block_mask
         self._block_mask = make_mask(
             mask_mod, None, None, len(block), len(block), device=block.device
         )
@@ -119,6 +120,6 @@ class FlexAttend:
 
 
 @functools.cache
-def _compiled(function: Any) -> Any:
-    """Compiled once per process; row lengths differ from call to call, so shapes are dynamic."""
+def _compile_once(function: Any) -> Any:
+    """Compile once per process; shapes are dynamic, because row lengths differ between calls."""
     return torch.compile(function, dynamic=True)

@@ -1,4 +1,4 @@
-"""Turn a decoder into a block-diffusion model: a mask token, a block length, and nothing else."""
+"""Convert a decoder to a block-diffusion model by adding a mask token and a block length."""
 
 from pathlib import Path
 from typing import Final
@@ -15,8 +15,8 @@ from services.common.model.tiny import MASK_TOKEN
 from services.common.model_card import read_config
 
 EMBEDDING_ROWS_MULTIPLE: Final = 64
-"""An embedding that must grow grows to a multiple of this: odd sizes are slow on a GPU and cannot
-be split.
+"""Embeddings are resized to a multiple of this, because odd sizes are slow on a GPU and cannot be
+sharded.
 """
 
 
@@ -24,25 +24,25 @@ def convert_model(source: Path | str, out: Path | str, block_size: int) -> None:
     """Write `source` to `out` with a mask token and a block length; raises
     PlatformError("model_invalid").
 
-    `source` is a Hugging Face directory, a GGUF file, or a directory that holds one. Weights are
-    kept bit for bit, in their dtype (quantised ones as fp32). A mask token that the model has is
-    used. A new one takes the first row of the embedding that no token has; where there is none the
-    embedding grows. Its row starts at the mean of all tokens'.
+    `source` is a Hugging Face directory, a GGUF file, or a directory with one GGUF file. Weights are
+    kept bit for bit in their dtype (quantised ones as fp32). An existing mask token is used. A new
+    one takes the first unused row of the embedding, which is resized if there is none; the row is
+    initialised to the mean of all tokens.
     """
     if block_size < 1:
         raise PlatformError(
             "invalid_request",
-            f"A block length of {block_size} was asked for; it must be at least 1.",
+            f"Cannot convert to a block length of {block_size}; it must be at least 1.",
         )
     model, tokenizer = _load(Path(source))
-    mask_token_id = _mask_token(model, tokenizer)
+    mask_token_id = _ensure_mask_token(model, tokenizer)
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token  # fills the last block of an answer
+        tokenizer.pad_token = tokenizer.eos_token  # pads the last block of a response
     save_model(assemble(model, tokenizer, block_size, mask_token_id), out)
 
 
 def _load(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model, under SDAR's config class where there is one, and tokenizer."""
+    """Return the model, with the config class of SDAR if the family has one, and the tokenizer."""
     file = _gguf_file(source)
     if file is not None:
         return read_gguf(file)
@@ -51,7 +51,7 @@ def _load(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def _gguf_file(source: Path) -> Path | None:
-    """The GGUF file that is meant, or None for a Hugging Face directory."""
+    """Return the GGUF file to read, or None for a Hugging Face directory."""
     if source.suffix == ".gguf":
         return source
     if (source / "config.json").is_file():
@@ -60,14 +60,14 @@ def _gguf_file(source: Path) -> Path | None:
     if len(files) > 1:
         raise PlatformError(
             "model_invalid",
-            f"{source} holds {len(files)} GGUF files ({', '.join(file.name for file in files[:5])}); which one?",
-            hint="Name the file itself.",
+            f"{source} has {len(files)} GGUF files: {', '.join(file.name for file in files[:5])}.",
+            hint="Give the path of one file.",
         )
     return files[0] if files else None
 
 
-def _mask_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Id of the mask token, added where there is none."""
+def _ensure_mask_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id of the mask token; adds one if the tokenizer has none."""
     known = len(tokenizer)
     stated = getattr(model.config, "mask_token_id", None)
     if tokenizer.mask_token_id is None and stated is not None and stated < known:
@@ -75,34 +75,34 @@ def _mask_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> i
     if tokenizer.mask_token_id is None:
         tokenizer.add_special_tokens({"mask_token": MASK_TOKEN})
     mask = int(tokenizer.mask_token_id)
-    _refuse_contradiction(tokenizer, mask, stated)
+    _require_unambiguous_mask(tokenizer, mask, stated)
     if mask >= known:
-        _start_at_mean(model, known, mask)
+        _initialise_at_mean(model, known, mask)
     return mask
 
 
-def _refuse_contradiction(
+def _require_unambiguous_mask(
     tokenizer: PreTrainedTokenizerBase, mask: int, stated: int | None
 ) -> None:
-    """One mask token, which is nothing else besides."""
+    """Require that config and tokenizer agree on a mask token that has no other role."""
     others = {"end-of-sequence": tokenizer.eos_token_id, "padding": tokenizer.pad_token_id}
     same = [name for name, number in others.items() if number == mask]
     if stated not in (None, mask) or same:
         said = (
             f"config.json names {stated}"
             if not same
-            else f"that is its {' and '.join(same)} token too"
+            else f"it is also the {' and '.join(same)} token"
         )
         raise PlatformError(
             "model_invalid",
-            f"The tokenizer's mask token is {tokenizer.mask_token!r} (id {mask}), but {said}; a mask token stands for "
-            "an unknown token and nothing else.",
+            f"The tokenizer's mask token is {tokenizer.mask_token!r} (id {mask}), but {said}. A mask token must have "
+            "no other role.",
             hint="Correct mask_token in tokenizer_config.json or mask_token_id in config.json.",
         )
 
 
-def _start_at_mean(model: PreTrainedModel, known: int, mask: int) -> None:
-    """Give a new token the mean of the first `known` rows; rows that must be added start there too."""
+def _initialise_at_mean(model: PreTrainedModel, known: int, mask: int) -> None:
+    """Set the row of a new token, and all added rows, to the mean of the first `known` rows."""
     rows = model.get_input_embeddings().get_parameter("weight").shape[0]
     if mask >= rows:
         model.resize_token_embeddings(

@@ -1,7 +1,7 @@
-"""GGUF files (llama.cpp): a decoder and its tokenizer in one file, the weights quantised or not.
+"""Read GGUF files (llama.cpp), which hold a decoder and its tokenizer.
 
-Transformers dequantises the weights and rebuilds config and tokenizer; what it would pass over in
-silence is refused here, and pre-tokenizers that it does not know are set.
+Transformers dequantises the weights and rebuilds config and tokenizer. This module rejects
+everything that transformers would drop silently, and sets pre-tokenizers that it does not know.
 """
 
 import json
@@ -23,11 +23,11 @@ from transformers import (
 )
 
 from services.common.errors import PlatformError
-from services.common.model.loading import blank_model, check_report, reading
+from services.common.model.loading import blank_model, check_report, translating_errors
 from services.common.model.sdar import block_diffusion_config
 
 PACKAGES: Final = ("gguf", "accelerate")
-"""What transformers needs to read the format."""
+"""Packages that transformers needs to read the format."""
 
 _ATTENTION: Final = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm")
 _DENSE: Final = (*_ATTENTION, "ffn_gate", "ffn_up", "ffn_down")
@@ -40,9 +40,7 @@ LAYER_TENSORS: Final[Mapping[str, frozenset[str]]] = {
     "qwen3": frozenset(f"{name}.weight" for name in (*_DENSE, *_NORMS)),
     "qwen3moe": frozenset(f"{name}.weight" for name in (*_MIXTURE, *_NORMS)),
 }
-"""Tensors of a layer by architecture (Mistral calls itself llama). Any other one would be left out
-of the model.
-"""
+"""Tensors of a layer by architecture (Mistral files use llama). Transformers ignores any other one."""
 _OUTER_TENSORS: Final = frozenset({"token_embd.weight", "output.weight", "output_norm.weight"})
 _LAYER: Final = re.compile(r"blk\.\d+\.")
 
@@ -50,9 +48,9 @@ _NUM_TOKENS: Final = "tokenizer.ggml.num_tokens"
 _PRE_TOKENIZERS: Final = frozenset(
     {"gpt-2", "llama-bpe", "llama3", "llama-v3", "qwen2", "tekken", "deepseek-r1-qwen"}
 )
-"""`tokenizer.ggml.pre` of byte-level vocabularies that transformers splits as they were trained."""
+"""`tokenizer.ggml.pre` of byte-level vocabularies that transformers reproduces."""
 _SINGLE_DIGITS: Final = frozenset({"smollm"})
-"""Those whose digits stand alone; transformers does not know them."""
+"""Pre-tokenizers that split digits, which transformers does not know."""
 
 
 def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -60,10 +58,10 @@ def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     `preflight_failed` without gguf.
     """
     _require_packages(file)
-    with reading(file):
-        fields, tensors = _metadata(file)
-        _refuse_loss(file, fields, tensors)
-        return _model(file), _tokenizer(file, fields)
+    with translating_errors(file):
+        fields, tensors = _read_metadata(file)
+        _require_lossless(file, fields, tensors)
+        return _load_model(file), _load_tokenizer(file, fields)
 
 
 def _require_packages(file: Path) -> None:
@@ -76,8 +74,8 @@ def _require_packages(file: Path) -> None:
         )
 
 
-def _metadata(file: Path) -> tuple[dict[str, Any], list[str]]:
-    """Plain values by key, of the arrays only the number of tokens, and the names of the tensors."""
+def _read_metadata(file: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return scalar fields by key, with the number of tokens, and the names of the tensors."""
     from gguf import GGUFReader, GGUFValueType  # noqa: PLC0415 - an extra; its absence is reported above
 
     reader = GGUFReader(file)
@@ -93,11 +91,11 @@ def _metadata(file: Path) -> tuple[dict[str, Any], list[str]]:
     ]
 
 
-def _refuse_loss(file: Path, fields: Mapping[str, Any], tensors: list[str]) -> None:
-    """Whatever of the file would not arrive in the model or its tokenizer."""
+def _require_lossless(file: Path, fields: Mapping[str, Any], tensors: list[str]) -> None:
+    """Reject a file with content that would be missing from the model or its tokenizer."""
     architecture = str(fields.get("general.architecture"))
     if architecture not in LAYER_TENSORS:
-        raise _refused(
+        raise _invalid_file(
             file,
             f"is of architecture {architecture!r}",
             f"supported are {', '.join(LAYER_TENSORS)}",
@@ -107,34 +105,36 @@ def _refuse_loss(file: Path, fields: Mapping[str, Any], tensors: list[str]) -> N
         name for name in tensors if name not in _OUTER_TENSORS and _LAYER.sub("", name) not in known
     ]
     if lost:
-        raise _refused(
-            file, f"has tensors {', '.join(lost[:3])}", f"{architecture} has none of that name here"
+        raise _invalid_file(
+            file, f"has tensors {', '.join(lost[:3])}", f"which {architecture} does not have"
         )
     window = fields.get(f"{architecture}.attention.sliding_window")
     if window:
-        raise _refused(
+        raise _invalid_file(
             file,
             f"has a sliding window of {window}",
             "block-diffusion attention sees all earlier blocks",
         )
     scaling = fields.get(f"{architecture}.rope.scaling.type", "none")
     if scaling != "none":
-        raise _refused(file, f"scales its rotary positions ({scaling})", "that is not carried over")
-    _refuse_tokenizer(file, fields)
+        raise _invalid_file(
+            file, f"scales its rotary positions ({scaling})", "which transformers does not import"
+        )
+    _require_known_tokenizer(file, fields)
 
 
-def _refuse_tokenizer(file: Path, fields: Mapping[str, Any]) -> None:
+def _require_known_tokenizer(file: Path, fields: Mapping[str, Any]) -> None:
     kind, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
     if kind != "gpt2" or pre not in _PRE_TOKENIZERS | _SINGLE_DIGITS:
         known = ", ".join(sorted(_PRE_TOKENIZERS | _SINGLE_DIGITS))
-        raise _refused(
+        raise _invalid_file(
             file,
             f"has a tokenizer of kind {kind!r} with pre-tokenizer {pre!r}",
-            f"rebuilt exactly are byte-level ones ('gpt2') with one of {known}",
+            f"supported are byte-level tokenizers ('gpt2') with one of {known}",
         )
 
 
-def _refused(file: Path, fault: str, rule: str) -> PlatformError:
+def _invalid_file(file: Path, fault: str, rule: str) -> PlatformError:
     return PlatformError(
         "model_invalid",
         f"Cannot convert {file}: it {fault}; {rule}.",
@@ -142,8 +142,8 @@ def _refused(file: Path, fault: str, rule: str) -> PlatformError:
     )
 
 
-def _model(file: Path) -> PreTrainedModel:
-    """A model without traces of quantisation, so that it can be saved."""
+def _load_model(file: Path) -> PreTrainedModel:
+    """Load the model without its quantisation config, so that it can be saved."""
     place: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
     config: PreTrainedConfig = AutoConfig.from_pretrained(file.parent, **place)
     plain = {key: value for key, value in config.to_dict().items() if key != "quantization_config"}
@@ -159,10 +159,8 @@ def _model(file: Path) -> PreTrainedModel:
     return model
 
 
-def _tokenizer(file: Path, fields: Mapping[str, Any]) -> PreTrainedTokenizerBase:
-    """The file's tokenizer without the tokens that transformers makes up for it (its defaults for
-    GPT-2).
-    """
+def _load_tokenizer(file: Path, fields: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    """Load the tokenizer without the special tokens of GPT-2, which transformers adds by default."""
     built: Any = PreTrainedTokenizerFast.from_pretrained(
         file.parent, gguf_file=file.name, local_files_only=True
     )

@@ -1,7 +1,8 @@
-"""The index of a packed row and the attention predicate of block diffusion, written once.
+"""The index of a packed row and the attention mask of block diffusion.
 
-A row holds documents one after the other; a document is a clean copy of its tokens and any number
-of noisy states of single blocks. Legend: T tokens of a row, Tq queries, Tk keys, B block length.
+Rollout and training share this one definition. A row is a sequence of documents; a document is a
+clean copy of its tokens and any number of noisy states of single blocks. Legend: T tokens of a row,
+Tq queries, Tk keys, B block length.
 """
 
 from dataclasses import dataclass
@@ -12,10 +13,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class RowIndex:
-    """Where each token of a row stands; all fields are int64 [T]."""
+    """Position of each token of a row; all fields are int64 [T]."""
 
     position: Tensor
-    """Absolute position in its document, from 0; feeds the rotary embedding."""
+    """Absolute position in its document, from 0; used by the rotary embedding."""
     block: Tensor
     """position // B"""
     copy: Tensor
@@ -27,7 +28,7 @@ class RowIndex:
         return int(self.position.shape[0])
 
     def to(self, device: torch.device | str) -> "RowIndex":
-        """The same index on a device."""
+        """Copy the index to a device."""
         return RowIndex(
             *(field.to(device) for field in (self.position, self.block, self.copy, self.document))
         )
@@ -40,7 +41,7 @@ class RowIndex:
         return RowIndex(position, position // block_size, zeros, zeros)
 
 
-def allowed(
+def is_visible(
     block_q: Tensor,
     copy_q: Tensor,
     document_q: Tensor,
@@ -48,20 +49,21 @@ def allowed(
     copy_k: Tensor,
     document_k: Tensor,
 ) -> Tensor:
-    """Elementwise predicate: a query sees its own block of its own copy, and every earlier clean
-    block.
+    """Whether a query sees a key: in its own block of its own copy, or in an earlier clean block.
 
-    The three-part mask of block diffusion (BD3-LM) over index vectors instead of a dense matrix;
-    arguments broadcast.
+    This is the three-part mask of BD3-LM (arXiv 2503.09573) over index vectors instead of a dense
+    matrix; arguments broadcast.
     """
+    # Noisy states never see each other, nor the clean copy of their own block: that is what decoding
+    # sees, where only earlier blocks are committed.
     own_block = (copy_q == copy_k) & (block_q == block_k)
     earlier_clean_block = (copy_k == 0) & (block_k < block_q)
     return (document_q == document_k) & (own_block | earlier_clean_block)
 
 
-def visible(q: RowIndex, k: RowIndex) -> Tensor:
-    """Which keys each query sees, bool [Tq, Tk]."""
-    return allowed(
+def visibility_mask(q: RowIndex, k: RowIndex) -> Tensor:
+    """Keys that each query sees, bool [Tq, Tk]."""
+    return is_visible(
         q.block[:, None],
         q.copy[:, None],
         q.document[:, None],

@@ -1,5 +1,6 @@
-"""Model directories in the Hugging Face layout, to and from memory. Nothing is ever silently
-initialised.
+"""Load and save model directories in the Hugging Face layout.
+
+Missing weights are an error, never initialised at random.
 """
 
 import contextlib
@@ -40,16 +41,14 @@ DTYPES: Final[Mapping[str, torch.dtype]] = {
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A block-diffusion model with everything that decoding and training need to know about it."""
+    """A block-diffusion model with the metadata that decoding and training need."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     block_size: int
     mask_token_id: int
     stop_token_ids: tuple[int, ...]
-    """End-of-sequence ids of the generation config and the config, and the tokenizer's end of turn;
-    ascending.
-    """
+    """End-of-sequence ids of both configs and end-of-turn id of the tokenizer, ascending."""
     sampleable: Tensor
     """bool [V] on the model's device (the CPU for a meta model): False for the mask id and for rows
     of the embedding beyond the tokenizer.
@@ -59,36 +58,34 @@ class LoadedModel:
 def load_model(
     path: Path | str, dtype: torch.dtype | str, device: torch.device | str
 ) -> LoadedModel:
-    """Model, tokenizer and diffusion facts of a directory; raises PlatformError("model_invalid")."""
+    """Load a model directory; raises PlatformError("model_invalid")."""
     read_model_card(path)
-    model = read_weights(path, as_dtype(dtype))
-    return _complete(path, model.to(device))  # type: ignore[arg-type]  # stubs know the device as a class only
+    model = read_weights(path, to_dtype(dtype))
+    return _assemble_from(path, model.to(device))  # type: ignore[arg-type]  # stubs know the device as a class only
 
 
 def load_skeleton(
     path: Path | str, dtype: torch.dtype | str, device: torch.device | str
 ) -> LoadedModel:
-    """Like load_model, but from config and tokenizer only: all weights are zero until they are
-    pushed.
-    """
+    """Load config and tokenizer only; all weights are zero until they are pushed."""
     read_model_card(path)
     _check_family(path)
-    with reading(path):
+    with translating_errors(path):
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         _check_attention(path, config)
-        model = blank_model(config, as_dtype(dtype), device)
+        model = blank_model(config, to_dtype(dtype), device)
         if (Path(path) / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(path, local_files_only=True)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-    return _complete(path, model)
+    return _assemble_from(path, model)
 
 
 def blank_model(
     config: PreTrainedConfig, dtype: torch.dtype, device: torch.device | str
 ) -> PreTrainedModel:
-    """A model whose weights hold whatever the memory held."""
+    """Create a model with uninitialised weights."""
     with no_init_weights(), torch.device(device):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, dtype=dtype, attn_implementation=IMPLEMENTATION
@@ -100,11 +97,10 @@ def blank_model(
 def save_model(
     loaded: LoadedModel, path: Path | str, state: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Write a complete directory: config, generation config, tokenizer and safetensors under
-    checkpoint names.
+    """Write a complete model directory: configs, tokenizer and safetensors.
 
-    `state` replaces the weights; its names are those of own_state (gathered from several ranks,
-    say).
+    `state` replaces the weights, e.g. with those gathered from several ranks; its names are those
+    of own_state.
     """
     model = loaded.model
     model.config.block_size = loaded.block_size
@@ -112,28 +108,28 @@ def save_model(
     with _no_progress_bar():
         model.save_pretrained(path, state_dict=None if state is None else dict(state))
     loaded.tokenizer.save_pretrained(path)
-    _add_older_names(Path(path) / "config.json")
+    _add_sdar_keys(Path(path) / "config.json")
 
 
-def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """A dtype, given as such or by name."""
+def to_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """Convert the name of a dtype; a dtype is returned as it is."""
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype not in DTYPES:
         raise PlatformError(
-            "invalid_request", f"dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}."
+            "invalid_request", f"Unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}."
         )
     return DTYPES[dtype]
 
 
 def read_weights(path: Path | str, dtype: torch.dtype | str, **options: Any) -> PreTrainedModel:
-    """Model of a directory on the CPU, every weight of it and no other read; raises
-    PlatformError("model_invalid").
+    """Load the model of a directory on the CPU; raises PlatformError("model_invalid").
 
-    `options` go to from_pretrained; a dtype "auto" keeps that of the file.
+    Files with missing or unexpected weights are rejected. `options` are passed to from_pretrained;
+    the dtype "auto" keeps that of the file.
     """
     _check_family(path)
-    with reading(path):
+    with translating_errors(path):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=dtype,
@@ -151,16 +147,16 @@ def read_weights(path: Path | str, dtype: torch.dtype | str, **options: Any) -> 
 
 
 def read_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
-    """Tokenizer of a directory; raises PlatformError("model_invalid")."""
-    with reading(path):
+    """Load the tokenizer of a directory; raises PlatformError("model_invalid")."""
+    with translating_errors(path):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path, local_files_only=True, trust_remote_code=False
         )
     return tokenizer
 
 
-def _complete(path: Path | str, model: PreTrainedModel) -> LoadedModel:
-    """Add what the card, the tokenizer and the generation config say."""
+def _assemble_from(path: Path | str, model: PreTrainedModel) -> LoadedModel:
+    """Add the model card and the tokenizer."""
     card = read_model_card(path)
     return assemble(model.eval(), read_tokenizer(path), card.block_size, card.mask_token_id)
 
@@ -168,7 +164,7 @@ def _complete(path: Path | str, model: PreTrainedModel) -> LoadedModel:
 def assemble(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, block_size: int, mask_token_id: int
 ) -> LoadedModel:
-    """A LoadedModel of its parts."""
+    """Create a LoadedModel from its parts."""
     head = model.get_output_embeddings().weight
     ids = torch.arange(head.shape[0], device="cpu" if head.is_meta else head.device)
     return LoadedModel(
@@ -182,7 +178,7 @@ def assemble(
 
 
 def _stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Every id that ends a response."""
+    """Collect the ids that end a response."""
     ids = set(end_of_turn_ids(tokenizer))
     for config in (model.config, model.generation_config):
         eos = getattr(config, "eos_token_id", None)
@@ -190,25 +186,25 @@ def _stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     if not ids:
         raise PlatformError(
             "model_invalid",
-            "The model names no end-of-sequence id, so no response could ever end.",
+            "The model has no end-of-sequence id, so no response would ever end.",
             hint="Set eos_token_id in generation_config.json.",
         )
     return tuple(sorted(ids))
 
 
 def _check_family(path: Path | str) -> None:
-    """Only architectures whose forward was checked."""
+    """Require an architecture whose forward was verified."""
     family = read_config(path).get("model_type")
     if family not in FAMILIES:
         raise PlatformError(
             "model_invalid",
             f"{path} is a model of type {family!r}; supported are the decoders {', '.join(FAMILIES)}.",
-            hint="Other architectures are added in services/common/model/sdar.py, once their forward was checked.",
+            hint="Other architectures are added in services/common/model/sdar.py, after verifying their forward.",
         )
 
 
 def _check_attention(path: Path | str, config: PreTrainedConfig) -> None:
-    """What block-diffusion attention does not reproduce is refused."""
+    """Reject sliding windows and dropout, which block-diffusion attention does not reproduce."""
     window, dropout = (
         getattr(config, "sliding_window", None),
         getattr(config, "attention_dropout", 0.0),
@@ -223,40 +219,40 @@ def _check_attention(path: Path | str, config: PreTrainedConfig) -> None:
 
 
 def check_report(path: Path | str, report: Mapping[str, Any]) -> None:
-    """Weights on disk must be exactly the model's; raises PlatformError("model_invalid")."""
-    faults = {
+    """Require that the weights on disk match the model; raises PlatformError("model_invalid")."""
+    mismatches = {
         kind: report.get(kind)
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
     }
     named = [
         f"{kind.replace('_', ' ')}: {sorted(map(str, found))[:5]}"
-        for kind, found in faults.items()
+        for kind, found in mismatches.items()
         if found
     ]
     if named:
         raise PlatformError(
             "model_invalid",
             f"The weights in {path} do not fit its config.json: {'; '.join(named)}.",
-            hint="The directory is incomplete or of another architecture; fetch or export it again.",
+            hint="The directory is incomplete or has another architecture; download or export it again.",
         )
 
 
 @contextlib.contextmanager
-def reading(path: Path | str) -> Iterator[None]:
-    """Faults of the directory become PlatformError("model_invalid")."""
+def translating_errors(path: Path | str) -> Iterator[None]:
+    """Convert errors of reading a directory to PlatformError("model_invalid")."""
     try:
         with _no_progress_bar():
             yield
     except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
         raise PlatformError(
             "model_invalid",
-            f"The model directory {path} was to be loaded, but that failed: {error}",
+            f"Cannot load the model directory {path}: {error}",
         ) from error
 
 
 @contextlib.contextmanager
 def _no_progress_bar() -> Iterator[None]:
-    """Transformers draws bars on standard error; services log there."""
+    """Disable the progress bars of transformers, which would break the log on standard error."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -266,8 +262,8 @@ def _no_progress_bar() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _add_older_names(file: Path) -> None:
-    """Add the keys that readers of the SDAR layout know and transformers 5 has renamed."""
+def _add_sdar_keys(file: Path) -> None:
+    """Add keys that other SDAR implementations read and transformers 5 renamed."""
     config = json.loads(file.read_text(encoding="utf-8"))
     rope = config.get("rope_parameters") or {}
     if "rope_theta" in rope:

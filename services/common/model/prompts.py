@@ -1,4 +1,4 @@
-"""Text to token ids: the prompt through the chat template, the answer with its end of turn."""
+"""Encode prompts with the chat template, and completions with an end-of-turn token."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -14,13 +14,11 @@ END_OF_TURN_TOKENS: Final = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
 def encode_prompt(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]
 ) -> list[int]:
-    """Token ids of the turns, with the assistant's turn opened; raises
-    PlatformError("model_invalid").
-    """
+    """Encode the turns, followed by the generation prompt; raises PlatformError("model_invalid")."""
     if tokenizer.chat_template is None:
         raise PlatformError(
             "model_invalid",
-            "A prompt was to be encoded, but the model's tokenizer has no chat template.",
+            "Cannot encode a prompt: the tokenizer of the model has no chat template.",
             hint="Add chat_template.jinja to the model directory.",
         )
     text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
@@ -29,17 +27,14 @@ def encode_prompt(
 
 
 def encode_completion(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of an answer, closed by the end of turn."""
+    """Encode a completion, followed by the end-of-turn token."""
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return [*ids, end_of_turn_ids(tokenizer)[0]]
 
 
 def end_of_turn_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The id that ends a turn, then the tokenizer's end-of-sequence id; raises
-    PlatformError("model_invalid").
-    """
-    # One by one: the whole vocabulary is a dictionary built anew, too slow for every row of a data
-    # set.
+    """Return the end-of-turn id, then the end-of-sequence id; raises PlatformError("model_invalid")."""
+    # Looked up one by one: get_vocab() builds a new dictionary, which is too slow for every row.
     found: list[Any] = [tokenizer.convert_tokens_to_ids(token) for token in END_OF_TURN_TOKENS]
     ids: list[int] = [number for number in found if number not in (None, tokenizer.unk_token_id)]
     if tokenizer.eos_token_id is not None:

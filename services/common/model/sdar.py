@@ -1,8 +1,8 @@
-"""The SDAR families, registered with transformers: Qwen3 and Qwen3-MoE with a block length and a
+"""The SDAR model types, registered with transformers: Qwen3 and Qwen3-MoE with a block length and a
 mask id.
 
-The architecture is Qwen3's; what differs is the attention (services.common.model.attention).
-Checkpoints load and save under their own model types and weight names; no remote code is run.
+The architecture is that of Qwen3 with another attention (services.common.model.attention), so no
+remote code is needed to load a checkpoint.
 """
 
 from collections.abc import Mapping
@@ -55,24 +55,20 @@ AutoConfig.register("sdar", SDARConfig)
 AutoConfig.register("sdar_moe", SDARMoeConfig)
 AutoModelForCausalLM.register(SDARConfig, SDARForCausalLM)
 AutoModelForCausalLM.register(SDARMoeConfig, SDARMoeForCausalLM)
-# In memory the experts are fused; on disk and on the wire they stand one by one.
+# Transformers fuses the experts in memory; checkpoints and pushed weights have one tensor per expert.
 register_checkpoint_conversion_mapping("sdar_moe", get_checkpoint_conversion_mapping("qwen3_moe"))
 
 FAMILIES: Final = ("sdar", "sdar_moe", "qwen3", "qwen3_moe", "qwen2", "llama", "mistral")
-"""Model types whose forward was checked to reproduce, under block length 1, their own causal
-forward.
-"""
+"""Model types for which a forward with block length 1 was verified to equal the causal forward."""
 
 _SDAR_CONFIGS: Final[Mapping[str, type[PreTrainedConfig]]] = {
     "qwen3": SDARConfig,
     "qwen3_moe": SDARMoeConfig,
 }
-"""Architectures that are SDAR's own once they have a mask token; others keep their model type."""
+"""Architectures that become SDAR models with a mask token; others keep their model type."""
 
 
 def block_diffusion_config(written: Mapping[str, Any]) -> PreTrainedConfig | None:
-    """The config of a decoder as that of a block-diffusion model; None when the family keeps its
-    own.
-    """
+    """Convert the config of a decoder to that of SDAR; None if the family keeps its own type."""
     config_class = _SDAR_CONFIGS.get(str(written.get("model_type")))
     return None if config_class is None else config_class.from_dict(dict(written))

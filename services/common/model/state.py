@@ -1,7 +1,7 @@
-"""Weights under their checkpoint names: what is stored, sent and loaded is one and the same set.
+"""Weights by checkpoint name: stored, pushed and loaded weights have the same set of names.
 
-Transformers fuses the experts of a mixture in memory; checkpoints and the wire name every expert's
-matrices. Tied weights appear once.
+Transformers fuses the experts of a mixture in memory; checkpoints and pushed weights have one tensor
+per expert. Tied weights appear once.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,28 +18,30 @@ SHOWN_NAMES = 5
 def export_state(
     model: PreTrainedModel, state: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """The weights by checkpoint name, as views of the model's own tensors.
+    """Return the weights by checkpoint name, as views of the tensors of the model.
 
-    `state` replaces the tensors (gathered from several ranks, say); its names are those of
-    `own_state(model)`.
+    `state` replaces the tensors, e.g. with those gathered from several ranks; its names are those
+    of `own_state(model)`.
     """
     own = own_state(model) if state is None else state
     return {
-        part: view for name, tensor in own.items() for part, view in _unfused(name, tensor.detach())
+        part: view
+        for name, tensor in own.items()
+        for part, view in _split_experts(name, tensor.detach())
     }
 
 
 def own_state(model: PreTrainedModel) -> dict[str, Tensor]:
-    """`model.state_dict()` with each tied weight once."""
+    """Return `model.state_dict()` with each tied weight once."""
     once = {name for name, _ in model.named_parameters()} | {
         name for name, _ in model.named_buffers()
     }
     return {name: tensor for name, tensor in model.state_dict().items() if name in once}
 
 
-def _unfused(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Fused experts one by one (gate and up [experts, 2 I, H], down [experts, H, I]); anything else
-    as it is.
+def _split_experts(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Yield fused experts one by one (gate and up [experts, 2 I, H], down [experts, H, I]); other
+    tensors are not changed.
     """
     prefix, _, kind = name.rpartition(".")
     if not prefix.endswith(".experts") or kind not in ("gate_up_proj", "down_proj"):
@@ -57,8 +59,8 @@ def _unfused(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
 def import_state(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> None:
     """Copy weights, given by checkpoint name, into the model in place, cast to its dtype.
 
-    Raises PlatformError("model_invalid"), before anything is written, unless names and shapes are
-    exactly the model's.
+    Raises PlatformError("model_invalid"), before anything is written, unless names and shapes equal
+    those of the model.
     """
     own = export_state(model)
     check_state(own, tensors)
@@ -68,7 +70,7 @@ def import_state(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> None:
 
 
 def drop_weights(model: PreTrainedModel) -> Callable[[], None]:
-    """Free the memory of all weights; what is returned takes it again, with undefined values."""
+    """Free the memory of all weights; the returned function allocates it again, uninitialised."""
     shapes = [(parameter, parameter.shape) for parameter in model.parameters()]
     for parameter, _ in shapes:
         parameter.data = parameter.data.new_empty(0)
@@ -81,25 +83,25 @@ def drop_weights(model: PreTrainedModel) -> Callable[[], None]:
 
 
 def check_state(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Raises PlatformError("model_invalid") unless names and shapes are exactly the model's own."""
+    """Raise PlatformError("model_invalid") unless names and shapes equal those of the model."""
     _check_names(own, given)
     _check_shapes(own, given)
 
 
 def _check_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Every name once, and no other."""
+    """Require equal sets of names."""
     missing, unexpected = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
     if missing or unexpected:
         raise PlatformError(
             "model_invalid",
-            f"Weights were to be loaded into a model of {len(own)} tensors, but {len(missing)} are missing"
+            f"Cannot load weights into a model of {len(own)} tensors: {len(missing)} are missing"
             f"{_names(missing)} and {len(unexpected)} are unexpected{_names(unexpected)}.",
-            hint="Send exactly what services.common.model.state.export_state gives.",
+            hint="Send the tensors of services.common.model.state.export_state.",
         )
 
 
 def _names(names: list[str]) -> str:
-    """The first few names in brackets."""
+    """Format the first few names in brackets."""
     return (
         f" ({', '.join(names[:SHOWN_NAMES])}{', …' if len(names) > SHOWN_NAMES else ''})"
         if names
@@ -108,7 +110,7 @@ def _names(names: list[str]) -> str:
 
 
 def _check_shapes(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Shapes must agree."""
+    """Require equal shapes."""
     wrong = [
         f"{name} {list(given[name].shape)} instead of {list(own[name].shape)}"
         for name in own
@@ -117,5 +119,5 @@ def _check_shapes(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Non
     if wrong:
         raise PlatformError(
             "model_invalid",
-            f"Weights were to be loaded, but shapes differ: {'; '.join(wrong[:SHOWN_NAMES])}.",
+            f"Cannot load weights of other shapes: {'; '.join(wrong[:SHOWN_NAMES])}.",
         )

@@ -1,4 +1,4 @@
-"""Tiny models with random weights: a complete SDAR directory that trains on a laptop's CPU."""
+"""Tiny models with random weights: a complete SDAR directory that can be trained on a CPU."""
 
 import math
 from pathlib import Path
@@ -24,7 +24,7 @@ MASK_TOKEN: Final = "<|MASK|>"
 UNKNOWN_TOKEN: Final = "\N{REPLACEMENT CHARACTER}"
 SPECIAL_TOKENS: Final = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", MASK_TOKEN)
 WORDS: Final = ("user", "assistant", "system", "\\boxed{")
-"""Strings that stand in every conversation; one token each keeps rows short."""
+"""Strings of every conversation; encoding each as one token keeps rows short."""
 CHARACTERS: Final = ("\n", *(chr(code) for code in range(32, 127)))
 CHATML: Final = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -42,14 +42,13 @@ def make_tiny_model(
     block_size: int = 4,
     moe: bool = False,
 ) -> None:
-    """Write a model directory: about 0.36 million parameters by default, a token per character,
-    ChatML.
+    """Write a model directory with a character-level tokenizer and a ChatML template.
 
-    The same arguments give the same bytes of weights. `moe` makes the feed-forward layers mixtures
-    of four experts.
+    The defaults give about 0.36 million parameters. Equal arguments give equal bytes of weights.
+    `moe` replaces the feed-forward layers by mixtures of four experts.
     """
     tokenizer = character_tokenizer()
-    config = _config(tokenizer, hidden_size, layers, heads, block_size, moe)
+    config = _make_config(tokenizer, hidden_size, layers, heads, block_size, moe)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, attn_implementation=IMPLEMENTATION)
@@ -64,9 +63,7 @@ def make_tiny_model(
 
 
 def character_tokenizer() -> PreTrainedTokenizerFast:
-    """A token per printable ASCII character, newline and word of WORDS; other characters become one
-    unknown token.
-    """
+    """Create a tokenizer with a token per printable ASCII character, newline and word of WORDS."""
     symbols = [*CHARACTERS, UNKNOWN_TOKEN, *WORDS, *SPECIAL_TOKENS]
     vocabulary = {symbol: number for number, symbol in enumerate(symbols)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=UNKNOWN_TOKEN))
@@ -84,7 +81,7 @@ def character_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def _config(
+def _make_config(
     tokenizer: PreTrainedTokenizerFast,
     hidden_size: int,
     layers: int,
@@ -92,9 +89,7 @@ def _config(
     block_size: int,
     moe: bool,
 ) -> PreTrainedConfig:
-    """Qwen3's proportions, scaled down; two query heads share a key-value head where they come in
-    pairs.
-    """
+    """Create a config with the proportions of Qwen3; pairs of query heads share a key-value head."""
     common: dict[str, Any] = {
         "vocab_size": math.ceil(len(tokenizer) / 8) * 8,
         "hidden_size": hidden_size,
@@ -123,7 +118,7 @@ def _config(
 
 
 def _initialise(model: PreTrainedModel) -> None:
-    """Variance-preserving weights (1 / fan-in), residual outputs scaled by 1 / sqrt(2 layers) as in
+    """Initialise with variance 1 / fan-in; residual outputs are scaled by 1 / sqrt(2 layers), as in
     GPT-2.
     """
     residual_scale = 1 / math.sqrt(2 * model.config.num_hidden_layers)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from services.common.checkpoint.pins import pin, pinned, unpin
+from services.common.checkpoint.pins import list_pinned, pin, unpin
 from services.common.checkpoint.store import apply_retention
 from services.common.job_spec import CheckpointSpec
 from tests.unit.common.test_checkpoint_store import write
@@ -30,4 +30,4 @@ def test_the_longest_pin_counts(tmp_path: Path) -> None:
 
     pin(path, "chat", -60)
 
-    assert pinned(tmp_path) == {"step-000001"}
+    assert list_pinned(tmp_path) == {"step-000001"}

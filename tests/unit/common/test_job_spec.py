@@ -196,9 +196,9 @@ def test_a_spec_with_the_exact_preset_survives_its_own_json() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"rl": {"preset": "exact", "advantage": "std"}}, "which {'advantage': 'std'} contradicts"),
-        ({"rl": {"preset": "exact", "kl_beta": 0.1}}, "contradicts"),
-        ({"rl": {"preset": "exact", "num_iterations": 2}}, "contradicts"),
+        ({"rl": {"preset": "exact", "advantage": "std"}}, "conflicts with {'advantage': 'std'}"),
+        ({"rl": {"preset": "exact", "kl_beta": 0.1}}, "conflicts with"),
+        ({"rl": {"preset": "exact", "num_iterations": 2}}, "conflicts with"),
         (
             {"rl": {"preset": "exact"}, "sampling": {"temperature": 0.9}},
             "needs sampling.temperature 1",

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from services.common.errors import PlatformError
 from services.common.model.attention import IMPLEMENTATION, FlexAttend
-from services.common.model.attention_plan import CHUNK_TOKENS, Plan, cut
+from services.common.model.attention_plan import CHUNK_TOKENS, Plan, cut_row
 from services.common.model.document_attention import DocumentAttend
 from services.common.model.forward import hidden_states
-from services.common.model.index import RowIndex, visible
+from services.common.model.index import RowIndex, visibility_mask
 from tests.support.tiny_models import tiny_model
 
 BLOCK = 4
@@ -53,9 +53,9 @@ def _projections(num_tokens: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor
 
 def _dense(index: RowIndex, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     scores = q @ k.repeat_interleave(2, 1).transpose(-1, -2) * 0.3
-    return scores.masked_fill(~visible(index, index), -torch.inf).softmax(-1) @ v.repeat_interleave(
-        2, 1
-    )
+    return scores.masked_fill(~visibility_mask(index, index), -torch.inf).softmax(
+        -1
+    ) @ v.repeat_interleave(2, 1)
 
 
 LONG = _document(
@@ -124,14 +124,14 @@ def test_many_short_documents_cost_their_own_squares_only() -> None:
     many = _joined([_document(number, 8, []) for number in range(1000)])
 
     # A mask over the whole row would have 64 million entries.
-    plan = Plan(many, cut(many), 4, 4, torch.float32)
+    plan = Plan(many, cut_row(many), 4, 4, torch.float32)
 
     assert sum(bias.numel() for bias in plan.biases) == 1000 * 64
     assert plan.prefixes == []
 
 
 def test_the_masks_of_a_long_document_grow_with_its_length_and_not_its_square() -> None:
-    plan = Plan(LONG, cut(LONG), 4, 4, torch.float32)
+    plan = Plan(LONG, cut_row(LONG), 4, 4, torch.float32)
 
     assert sum(bias.numel() for bias in plan.biases) <= len(LONG) * (CHUNK_TOKENS + 3 * BLOCK)
     assert len(plan.prefixes) == 2

@@ -167,7 +167,7 @@ def test_a_mask_token_that_also_ends_sequences_is_refused(tmp_path: Path) -> Non
     tokenizer.mask_token = tokenizer.eos_token
     tokenizer.save_pretrained(source)
 
-    with pytest.raises(PlatformError, match="its end-of-sequence and padding token too"):
+    with pytest.raises(PlatformError, match="also the end-of-sequence and padding token"):
         convert_model(source, tmp_path / "out", 4)
 
 

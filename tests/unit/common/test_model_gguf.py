@@ -133,7 +133,7 @@ def test_a_tensor_that_the_model_has_no_place_for_is_refused(tmp_path: Path) -> 
     )
 
     with pytest.raises(
-        PlatformError, match=r"has tensors blk\.0\.rope_frqs\.weight; llama has none"
+        PlatformError, match=r"has tensors blk\.0\.rope_frqs\.weight; which llama does not have"
     ):
         convert_model(file, tmp_path / "out", 4)
 
@@ -141,7 +141,7 @@ def test_a_tensor_that_the_model_has_no_place_for_is_refused(tmp_path: Path) -> 
 def test_a_file_that_is_not_in_the_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"PK\x03\x04" + bytes(100))
 
-    with pytest.raises(PlatformError, match=r"model\.gguf was to be loaded, but that failed"):
+    with pytest.raises(PlatformError, match=r"Cannot load the model directory .*model\.gguf"):
         convert_model(tmp_path, tmp_path / "out", 4)
 
 
@@ -149,7 +149,7 @@ def test_several_files_in_a_directory_must_be_chosen_from(tmp_path: Path) -> Non
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).touch()
 
-    with pytest.raises(PlatformError, match=r"2 GGUF files \(a\.gguf, b\.gguf\)"):
+    with pytest.raises(PlatformError, match=r"2 GGUF files: a\.gguf, b\.gguf"):
         convert_model(tmp_path, tmp_path / "out", 4)
 
 

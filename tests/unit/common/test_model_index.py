@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from services.common.model.index import RowIndex, visible
+from services.common.model.index import RowIndex, visibility_mask
 
 
 def _noisy_and_clean(num_tokens: int, block_size: int) -> RowIndex:
@@ -14,7 +14,10 @@ def _noisy_and_clean(num_tokens: int, block_size: int) -> RowIndex:
 
 
 def _picture(index: RowIndex) -> list[str]:
-    return ["".join("#" if seen else "." for seen in row) for row in visible(index, index).tolist()]
+    return [
+        "".join("#" if seen else "." for seen in row)
+        for row in visibility_mask(index, index).tolist()
+    ]
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
         ({"block_size": 0}, "block_size 0"),
         ({"num_hidden_layers": 3, "layer_types": ...}, "missing keys.*model.layers.2"),
         ({"num_hidden_layers": 1, "layer_types": ...}, "unexpected keys.*model.layers.1"),
-        ({"intermediate_size": 8}, "failed|do not fit"),
+        ({"intermediate_size": 8}, "Cannot load|do not fit"),
         ({"attention_dropout": 0.1}, "attention dropout 0.1"),
         ({"model_type": "gemma3_text"}, "gemma3_text"),
         ({"model_type": "unheard_of"}, "unheard_of"),
@@ -234,11 +234,11 @@ def test_missing_and_unknown_weights_are_refused(tmp_path: Path) -> None:
 def test_a_directory_without_weights_or_with_broken_ones_is_refused(tmp_path: Path) -> None:
     weights = _tiny(tmp_path) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    _refused(tmp_path, "that failed")
+    _refused(tmp_path, "Cannot load the model directory")
 
     weights.unlink()
 
-    _refused(tmp_path, "that failed")
+    _refused(tmp_path, "Cannot load the model directory")
 
 
 def _written(config: PreTrainedConfig, path: Path) -> Path:
@@ -296,5 +296,5 @@ def test_logprobs_are_fp32_of_half_precision_models_and_fp64_of_double_ones(tmp_
 
 
 def test_an_unknown_dtype_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PlatformError, match="'int8' is not known"):
+    with pytest.raises(PlatformError, match="Unknown dtype 'int8'"):
         load_model(_tiny(tmp_path), "int8", "cpu")

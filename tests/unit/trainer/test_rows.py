@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.errors import PlatformError
-from services.common.model.index import visible
+from services.common.model.index import visibility_mask
 from services.common.trajectory import Candidates
 from services.trainer.training.sft import NoisyExample
 from services.trainer.training.trajectory_rows import PackedRow, Sample, rl_rows, sft_rows
@@ -88,7 +88,9 @@ def test_a_row_shows_each_state_as_the_golden_example_says(case: dict[str, Any])
 
 
 def _picture(row: PackedRow, block_size: int) -> list[str]:
-    lines = ["".join(".#"[int(bit)] for bit in query) for query in visible(row.index, row.index)]
+    lines = [
+        "".join(".#"[int(bit)] for bit in query) for query in visibility_mask(row.index, row.index)
+    ]
     assert all(len(set(lines[i : i + block_size])) == 1 for i in range(0, len(lines), block_size))
     return [f"{line}  x{block_size}" for line in lines[::block_size]]
 
