@@ -10,7 +10,7 @@ import pytest
 from openai.types.fine_tuning import FineTuningJob
 
 from services.api.db.database import Database
-from services.api.db.jobs import lock_job, transition
+from services.api.db.jobs import append_event, lock_job, transition
 from services.api.domain.job_state import JobState
 from services.common.model.tiny import make_tiny_model
 from tests.support.control_plane import (
@@ -170,6 +170,26 @@ def test_jobs_and_events_are_listed_page_by_page(world: World) -> None:
     assert jobs.retrieve(ids[0]).status == "cancelled"
     assert len(list(jobs.list_events(ids[0], limit=1))) == 3
     assert list(jobs.checkpoints.list(ids[0])) == []
+
+
+def test_an_event_is_of_the_type_metrics_when_it_has_a_steps_metrics_and_else_a_message(
+    world: World,
+) -> None:
+    job = world.create(method={"type": "supervised"})
+    metrics = {"step": 3, "values": {"train/loss": 0.5, "reward/mean": None}}
+    warning = {"level": "warning", "code": "slow", "message": "Disk is slow."}
+    with world.database.begin() as session:
+        append_event(session, lock_job(session, job.id), "metrics", metrics)
+        append_event(session, lock_job(session, job.id), "log", warning)
+
+    events = world.client.fine_tuning.jobs.list_events(job.id).data
+
+    assert [(event.type, event.level, event.message, event.data) for event in events[:2]] == [
+        ("message", "warn", "Disk is slow.", warning),
+        ("metrics", "info", "Step 3.", {"step": 3, "train/loss": 0.5, "reward/mean": None}),
+    ]
+    assert events[2].type == "message"
+    assert events[2].message == "The job went from validating_files to queued."
 
 
 def test_an_unknown_job_is_the_packages_own_not_found_error(world: World) -> None:

@@ -173,7 +173,7 @@ def test_without_its_database_the_system_page_still_says_who_is_up(
 
     assert (services["postgres"]["state"], services["redis"]["state"]) == ("down", "up")
     assert "refused" in services["postgres"]["error"]
-    assert services["scheduler"]["error"] == "No sign of life in the database."
+    assert services["scheduler"]["error"] == "No heartbeat in the database."
 
 
 def test_prometheus_metrics_count_requests_and_jobs(

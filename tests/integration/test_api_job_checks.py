@@ -1,0 +1,206 @@
+"""Every way to a job passes the same checks: submission, fork, rerun, rewind, OpenAI's alias."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.api.db.job_tables import Job
+from services.api.domain.job_state import JobState
+from tests.support.control_plane import write_rows
+from tests.support.job_api import Api, job_api
+from tests.support.servers import Postgres
+
+
+@pytest.fixture
+def api(postgres_server: Postgres, redis_url: str, tmp_path: Path) -> Iterator[Api]:
+    """An API without any other service."""
+    with job_api(postgres_server, redis_url, tmp_path) as api:
+        yield api
+
+
+def upload(api: Api) -> str:
+    """Id of a file that every stage can use."""
+    with write_rows(api.directory / "upload.jsonl").open("rb") as content:
+        answer = api.http.post("/v1/files", files={"file": ("rows.jsonl", content)})
+    return str(answer.json()["id"])
+
+
+def problem_paths(answer: Any) -> list[str]:
+    """Places of the problems of a refusal."""
+    assert answer.status_code == 400, answer.text
+    return [problem["path"] for problem in answer.json()["error"]["problems"]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"sampling.max_new_tokens": 4096}, "sampling.max_new_tokens"),
+        ({"sampling": {"max_new_tokens": 4096}}, "sampling.max_new_tokens"),
+        ({"resources.rollout_replicas": 50}, "resources.rollout_replicas"),
+        ({"resources": {"rollout_replicas": 50}}, "resources.rollout_replicas"),
+        ({"sft": {"training_file": "OTHER"}}, "sft.training_file"),
+        ({"sft.training_file": "OTHER"}, "sft.training_file"),
+        ({"rl": {"training_file": "OTHER"}}, "rl.training_file"),
+        (
+            {"training_file": None, "training_mixture": [{"file": "OTHER", "weight": 1.0}]},
+            "training_mixture",
+        ),
+        ({"sft.validation_file": "/nowhere/rows.jsonl"}, "sft.validation_file"),
+    ],
+)
+def test_a_fork_that_could_not_be_submitted_is_refused_and_leaves_nothing(
+    api: Api, changes: dict[str, Any], path: str
+) -> None:
+    parent = api.run()
+    api.add_checkpoints(parent, 2)
+    other = str(write_rows(api.directory / "other.jsonl"))
+    before = sorted((api.directory / "data" / "jobs").iterdir())
+
+    refused = api.http.post(
+        f"/v1/jobs/{parent}/fork", json={"changes": _replace_other(changes, other)}
+    )
+
+    assert path in problem_paths(refused)
+    assert [job["id"] for job in api.http.get("/v1/jobs").json()["data"]] == [parent]
+    assert sorted((api.directory / "data" / "jobs").iterdir()) == before
+
+
+def _replace_other(value: Any, other: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _replace_other(item, other) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_replace_other(item, other) for item in value]
+    return other if value == "OTHER" else value
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"nope": 1}, "nope: unknown key"),
+        ({"nope.deeper": 1}, "'nope' is not a key"),
+        ({"optim.lr.deeper": 1}, "'optim.lr' is a single value"),
+        ({"rl.steps.a.b": 1}, "'rl.steps' is a single value"),
+        ({"reward.graders.0.weight": 2}, "'reward.graders' is a list"),
+        ({"": 1}, "ends in no key"),
+        ({"optim.": 1}, "ends in no key"),
+        ({".": 1}, "'' is not a key"),
+        ({"lora.rank.deeper": 1}, "'lora.rank' is not a key"),
+        ({"optim": None}, "optim"),
+        ({"optim": 3}, "optim"),
+        ({"optim.lr": {"deeper": 1}}, "optim.lr"),
+    ],
+)
+def test_a_bad_path_in_the_changes_is_refused_by_name(
+    api: Api, changes: dict[str, Any], said: str
+) -> None:
+    parent = api.run()
+    api.add_checkpoints(parent, 2)
+
+    forked = api.http.post(f"/v1/jobs/{parent}/fork", json={"changes": changes})
+    changed = api.http.patch(f"/v1/jobs/{parent}", json={"hyperparameters": changes})
+
+    assert (forked.status_code, forked.json()["error"]["code"]) == (400, "spec_invalid")
+    assert said in forked.json()["error"]["message"]
+    assert (changed.status_code, changed.json()["error"]["code"]) == (400, "spec_invalid")
+
+
+def test_a_stage_without_optimizer_settings_gets_the_jobs_with_the_change(api: Api) -> None:
+    parent = api.run(optim={"lr": 1e-4, "weight_decay": 0.5})
+    api.add_checkpoints(parent, 2)
+
+    child = api.http.post(f"/v1/jobs/{parent}/fork", json={"changes": {"rl.optim.lr": 1e-6}}).json()
+
+    assert (child["spec"]["rl"]["optim"]["lr"], child["spec"]["rl"]["optim"]["weight_decay"]) == (
+        1e-6,
+        0.5,
+    )
+
+
+def test_a_fork_that_is_longer_tells_its_replicas_so(api: Api) -> None:
+    parent = api.run()
+    api.add_checkpoints(parent, 2)
+
+    child = api.http.post(
+        f"/v1/jobs/{parent}/fork", json={"changes": {"sampling.max_new_tokens": 1024}}
+    ).json()
+
+    with api.database.begin() as session:
+        lengths = [session.get_one(Job, each).max_sequence_tokens for each in (parent, child["id"])]
+    assert lengths[1] > lengths[0]
+
+
+def test_a_fork_inherits_a_priority_that_was_raised_later(api: Api) -> None:
+    parent = api.run()
+    api.add_checkpoints(parent, 2)
+    api.http.patch(f"/v1/jobs/{parent}", json={"priority": 7})
+
+    child = api.http.post(f"/v1/jobs/{parent}/fork", json={}).json()
+    lowered = api.http.post(f"/v1/jobs/{parent}/fork", json={"changes": {"priority": -3}}).json()
+
+    assert (child["priority"], lowered["priority"]) == (7, -3)
+
+
+def test_a_fork_of_a_full_project_is_refused(
+    postgres_server: Postgres, redis_url: str, tmp_path: Path
+) -> None:
+    with job_api(postgres_server, redis_url, tmp_path, project_quota_bytes=9) as api:
+        parent = api.run()
+        api.add_checkpoints(parent, 2)  # nine bytes
+        api.move(parent, JobState.FAILED)
+
+        codes = [
+            api.http.post(f"/v1/jobs/{parent}/{verb}", json={}).json()["error"]["code"]
+            for verb in ("fork", "rerun")
+        ]
+
+    assert codes == ["quota_exceeded"] * 2
+
+
+@pytest.mark.parametrize("verb", ["rerun", "rewind"])
+def test_a_job_whose_file_was_deleted_is_not_queued_again(api: Api, verb: str) -> None:
+    file_id = upload(api)
+    job_id = api.run(training_file=file_id)
+    ids = api.add_checkpoints(job_id, 2, 4)
+    api.move(job_id, JobState.FAILED)
+    assert api.http.delete(f"/v1/files/{file_id}").status_code == 200
+
+    refused = api.http.post(f"/v1/jobs/{job_id}/{verb}", json={"checkpoint": ids[2]})
+
+    assert problem_paths(refused) == ["training_file", "training_file"]
+    assert file_id in refused.json()["error"]["message"]
+    assert api.http.get(f"/v1/jobs/{job_id}").json()["state"] == "failed"
+    names = sorted(path.name for path in (api.job_dir(job_id) / "checkpoints").iterdir())
+    assert names == ["step-000002", "step-000004"]
+
+
+@pytest.mark.parametrize("verb", ["resume", "rerun"])
+def test_a_job_whose_replicas_are_gone_is_not_queued_again(
+    api: Api, postgres_server: Postgres, redis_url: str, verb: str
+) -> None:
+    job_id = api.run()
+    states = (JobState.PAUSING, JobState.PAUSED) if verb == "resume" else (JobState.FAILED,)
+    api.move(job_id, *states)
+    with api.database.begin() as session:
+        job = session.get_one(Job, job_id)
+        # As if it had been submitted when the installation had more replicas.
+        job.spec = {**job.spec, "resources": {**job.spec["resources"], "rollout_replicas": 3}}
+
+    refused = api.http.post(f"/v1/jobs/{job_id}/{verb}")
+
+    assert problem_paths(refused) == ["resources.rollout_replicas"]
+
+
+def test_a_job_of_openais_alias_passes_the_same_checks(api: Api) -> None:
+    refused = api.http.post(
+        "/v1/fine_tuning/jobs",
+        json={
+            "model": str(api.directory / "absent"),
+            "training_file": "file_absent",
+            "method": {"type": "reinforcement", "reinforcement": {}},
+            "resources": {"rollout_replicas": 50},
+        },
+    )
+
+    assert set(problem_paths(refused)) == {"model", "training_file", "resources.rollout_replicas"}
