@@ -1,6 +1,14 @@
-"""Who gets which service."""
+"""Whose turn it is, and which services a job gets."""
 
-from services.api.domain.placement import FreeServices, Need, Placement, Waiting, place_all
+from services.api.domain.placement import (
+    FreeServices,
+    Need,
+    Placement,
+    Waiter,
+    Waiting,
+    fair_order,
+    place_all,
+)
 
 
 def test_a_job_gets_the_first_free_trainer_and_as_many_replicas_as_it_needs() -> None:
@@ -44,3 +52,18 @@ def test_services_go_to_the_oldest_job_first() -> None:
         Placement("old", "t1", ("r1",)),
         Waiting("young", "trainer"),
     ]
+
+
+def test_keys_take_turns_and_a_running_job_counts() -> None:
+    waiting = [Waiter(f"a{n}", 0, "a") for n in range(3)] + [
+        Waiter(f"b{n}", 0, "b") for n in range(2)
+    ]
+
+    assert fair_order(waiting, {}) == ["a0", "b0", "a1", "b1", "a2"]
+    assert fair_order(waiting, {"a": 1}) == ["b0", "a0", "b1", "a1", "a2"]
+
+
+def test_a_higher_priority_goes_first_whatever_its_owner_has() -> None:
+    waiting = [Waiter("old", 0, "a"), Waiter("urgent", 5, "b"), Waiter("later", -1, "c")]
+
+    assert fair_order(waiting, {"b": 9}) == ["urgent", "old", "later"]

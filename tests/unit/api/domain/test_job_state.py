@@ -17,7 +17,7 @@ from services.api.domain.job_state import (
 from services.common.attempt_result import AttemptResult, AttemptState
 from services.common.errors import PlatformError
 
-LIFECYCLE = Path(__file__).parents[3] / "docs" / "job-lifecycle.md"
+LIFECYCLE = Path(__file__).parents[4] / "docs" / "job-lifecycle.md"
 
 SUCCEEDED = AttemptResult(AttemptState.SUCCEEDED)
 STOPPED = AttemptResult(AttemptState.STOPPED)
