@@ -128,8 +128,8 @@ def job_spec_page() -> str:
     ]
     return page(
         "Job spec",
-        "What a job is asked to do, as TOML or JSON. Unknown keys are rejected. *Source* says where a default comes "
-        "from; a default without one is a choice of this platform. The recipes in `examples/dirl-*.toml` state the "
+        "What a job is asked to do, as TOML or JSON. Unknown keys are rejected. A default without a source is a choice "
+        "of this platform. The recipes in `examples/dirl-*.toml` state the "
         "source of every value they set.",
         *sections,
         "## Graders",
@@ -171,8 +171,7 @@ def to_section(root: Schema, path: str, model: Schema) -> str:
         for name, key in model["properties"].items()
         if not (name == "type" and "const" in key)
     ]
-    header = ("Key", "Type", "Default", "Range", "Unit", "Meaning", "Source")
-    return f"{model.get('description', '')}\n\n{table(header, rows)}"
+    return f"{model.get('description', '')}\n\n{table(('Key', 'Type', 'Default', 'Meaning'), rows)}"
 
 
 def to_key_row(
@@ -184,26 +183,26 @@ def to_key_row(
     if not meaning:
         raise SystemExit(f"{path}.{name} has no description: give it an attribute docstring")
     dotted = f"{path}.{name}".lstrip(".")
-    default = (
-        "required"
-        if is_required
-        else ""
-        if section is not None
-        else to_default(key.get("default", {}))
-    )
+    if dotted in STEERABLE:
+        meaning += " Can be changed while the job runs."
+    if "source" in key:
+        meaning += f" *Source of the default: {key['source']}.*"
+    if path and name == "optim":
+        kind = "as [`optim`](#optim)"
+    else:
+        kind = f"[section](#{anchor(dotted)})" if section else to_type(root, key)
+    default = "" if section else to_default(key.get("default", {}))
     return (
         f"`{name}`",
-        "as [`optim`](#optim)"
-        if path and name == "optim"
-        else f"[section](#{anchor(dotted)})"
-        if section is not None
-        else to_type(root, key),
-        default,
-        to_range(key),
-        key.get("unit", ""),
-        meaning + (" Can be changed while the job runs." if dotted in STEERABLE else ""),
-        key.get("source", ""),
+        join_type(kind, to_range(key), key.get("unit", "")),
+        "required" if is_required else default,
+        meaning,
     )
+
+
+def join_type(kind: str, bounds: str, unit: str) -> str:
+    """Return type, range and unit in one cell."""
+    return "; ".join(part for part in (kind, bounds, unit) if part)
 
 
 def anchor(dotted: str) -> str:
@@ -292,14 +291,16 @@ def to_variables(settings: type[CommonSettings], left_out: set[str]) -> str:
         rows.append(
             (
                 f"`{PREFIX}{name.upper()}`",
-                to_type(schema, key).replace(" or none", "").replace("password", "secret"),
+                join_type(
+                    to_type(schema, key).replace(" or none", "").replace("password", "secret"),
+                    to_range(key),
+                    next((unit for end, unit in UNITS.items() if name.upper().endswith(end)), ""),
+                ),
                 to_variable_default(name, field.get_default()),
-                to_range(key),
-                next((unit for end, unit in UNITS.items() if name.upper().endswith(end)), ""),
                 field.description,
             )
         )
-    return table(("Variable", "Type", "Default", "Range", "Unit", "Meaning"), rows)
+    return table(("Variable", "Type", "Default", "Meaning"), rows)
 
 
 def to_variable_default(name: str, default: Any) -> str:
@@ -383,8 +384,7 @@ def errors_page() -> str:
     rows = [
         (
             f"`{code}`",
-            str(kind.http_status),
-            f"`{kind.grpc_status}`",
+            f"{kind.http_status}, `{kind.grpc_status}`",
             "yes" if kind.retryable else "no",
             kind.meaning,
             kind.remedy,
@@ -396,7 +396,7 @@ def errors_page() -> str:
         "`error.code` of a failed request, of a failed or paused job, and of an attempt. *Retryable* says whether "
         "another attempt of the same job may succeed: the scheduler then starts one by itself, up to three failed "
         "attempts since the last checkpoint. `error.message` names the value and the rule; `error.param` the field.",
-        table(("Code", "HTTP", "gRPC", "Retryable", "Meaning", "How to fix it"), rows),
+        table(("Code", "HTTP and gRPC status", "Retryable", "Meaning", "How to fix it"), rows),
     )
 
 
