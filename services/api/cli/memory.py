@@ -2,6 +2,8 @@
 
 import os
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Final, Self
 
 import psutil
@@ -17,8 +19,13 @@ class PeakMemory:
     half a second can be missed.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, measure: Callable[[], int] | None = None, *, interval_s: float = _INTERVAL_S
+    ) -> None:
+        """`measure` returns the bytes in use now; None measures this process and its descendants."""
         self.peak_bytes = 0
+        self._measure = measure or partial(tree_bytes, os.getpid())
+        self._interval_s = interval_s
         self._ended = threading.Event()
         self._sampler = threading.Thread(target=self._sample, name="memory", daemon=True)
 
@@ -31,8 +38,8 @@ class PeakMemory:
         self._sampler.join()
 
     def _sample(self) -> None:
-        while not self._ended.wait(_INTERVAL_S):
-            self.peak_bytes = max(self.peak_bytes, tree_bytes(os.getpid()))
+        while not self._ended.wait(self._interval_s):
+            self.peak_bytes = max(self.peak_bytes, self._measure())
 
 
 def tree_bytes(pid: int) -> int:
