@@ -47,20 +47,23 @@ def measure(
     convert_model(smollm2_file(), model_dir, BLOCK_SIZE)
     converted = time.perf_counter()
     loaded = load_model(model_dir, "float32", "cpu")
-    trainee = PolicyModel(loaded, _spec(data, batch_size))
+    policy_model = PolicyModel(loaded, _spec(data, batch_size))
     prepared = time.perf_counter()
 
     training, held_out = (
         load_examples(
-            _first_rows(data / name, count, model_dir.parent), loaded, trainee.spec.prompt, LIMITS
+            _first_rows(data / name, count, model_dir.parent),
+            loaded,
+            policy_model.spec.prompt,
+            LIMITS,
         ).items
         for name, count in (("train.jsonl", steps * batch_size), ("test.jsonl", held_out_rows))
     )
-    before = trainee.sft_loss(held_out)
+    before = policy_model.sft_loss(held_out)
     trained = time.perf_counter()
-    train_losses = _train(trainee, training, steps, batch_size)
+    train_losses = _train(policy_model, training, steps, batch_size)
     seconds_per_step = (time.perf_counter() - trained) / steps
-    after = trainee.sft_loss(held_out)
+    after = policy_model.sft_loss(held_out)
     return {
         "held_out_loss_before": before,
         "held_out_loss_after": after,
@@ -87,13 +90,13 @@ def _first_rows(file: Path, count: int, directory: Path) -> Path:
 
 
 def _train(
-    trainee: PolicyModel, examples: tuple[SftExample, ...], steps: int, batch_size: int
+    policy_model: PolicyModel, examples: tuple[SftExample, ...], steps: int, batch_size: int
 ) -> list[float]:
-    trainee.begin("sft", None, None)
-    lr = trainee.spec.optim.lr
+    policy_model.begin_stage("sft", None, None)
+    lr = policy_model.spec.optim.lr
     batches = [examples[step * batch_size : (step + 1) * batch_size] for step in range(steps)]
     return [
-        trainee.train_sft(batch, step + 1, lr)[JobMetric.TRAIN_LOSS]
+        policy_model.train_sft(batch, step + 1, lr)[JobMetric.TRAIN_LOSS]
         for step, batch in enumerate(batches)
     ]
 

@@ -314,7 +314,7 @@ def step(bench: Bench, shape: Shape) -> dict[str, Any]:
     """One reinforcement step by phase, trainer and LMDeploy time-sharing the device."""
     path, prompts, generations = bench.model(shape), 2 if bench.dry else 8, 4 if bench.dry else 8
     precision = "fp32" if bench.dry else "bf16"
-    trainee = _trainee(load_model(path, "float32", bench.device), precision, shape)
+    policy_model = _trainee(load_model(path, "float32", bench.device), precision, shape)
     requests = _requests(shape, [shape.prompt] * (prompts * generations), shape.response)
     seconds: dict[str, float] = {}
     with bench.engine("lmdeploy", path, shape.prompt + shape.response, len(requests)) as engine:
@@ -325,11 +325,11 @@ def step(bench: Bench, shape: Shape) -> dict[str, Any]:
         seconds["sleep"] = _timed(bench, engine.sleep)
         metrics: dict[str, float] = {}
         seconds["train"] = _timed(
-            bench, lambda: metrics.update(trainee.train_rl(_samples(requests, done), 1e-6))
+            bench, lambda: metrics.update(policy_model.train_rl(_samples(requests, done), 1e-6))
         )
         if not bench.dry:
             torch.cuda.empty_cache()
-        tensors = {name: tensor.to("cpu") for name, tensor in trainee.tensors().items()}
+        tensors = {name: tensor.to("cpu") for name, tensor in policy_model.export_weights().items()}
         seconds["wake_and_update"] = _timed(bench, lambda: engine.load_weights(tensors))
     tokens = sum(len(each.token_ids) for each in done)
     gap = metrics.get(JobMetric.TRAIN_LOGPROB_GAP_MAX)
@@ -346,9 +346,9 @@ def _trainee(loaded: LoadedModel, precision: str, shape: Shape) -> PolicyModel:
         enable = getattr(loaded.model, "activation_checkpointing_enable", None)
         (enable or loaded.model.gradient_checkpointing_enable)({"use_reentrant": False})
     loaded.model.train()
-    trainee = PolicyModel(loaded, spec)
-    trainee.begin("rl", None, None)
-    return trainee
+    policy_model = PolicyModel(loaded, spec)
+    policy_model.begin_stage("rl", None, None)
+    return policy_model
 
 
 def _samples(requests: Sequence[GenerationRequest], done: Sequence[Response]) -> list[Sample]:

@@ -81,7 +81,7 @@ def measure(loaded: LoadedModel, requests: Sequence[GenerationRequest]) -> dict[
     computed = np.concatenate(response_logprobs(policy, samples)).astype(np.float64)
     recorded = np.concatenate([each.response.logprobs for each in samples]).astype(np.float64)
     gaps = np.abs(computed - recorded) / np.maximum(1, np.abs(recorded))
-    _, train_s = _timed(lambda: _descend(policy, samples))
+    _, train_s = _timed(lambda: _forward_backward(policy, samples))
     return {
         "tokens": len(gaps),
         "gap_max": float(gaps.max()),
@@ -91,7 +91,7 @@ def measure(loaded: LoadedModel, requests: Sequence[GenerationRequest]) -> dict[
     }
 
 
-def _descend(policy: Policy, samples: Sequence[Sample]) -> None:
+def _forward_backward(policy: Policy, samples: Sequence[Sample]) -> None:
     for row in rl_rows(samples, **policy.layout):
         policy.score(row, 1.0)[0].sum().backward()  # type: ignore[no-untyped-call]
 

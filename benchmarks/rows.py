@@ -158,7 +158,7 @@ def reference_rows(sample: Sample) -> Iterator[ReferenceRow]:
 def ours(loaded: LoadedModel, sample: Sample) -> tuple[int, float]:
     """Tokens and loss of a step."""
     (row,) = rl_rows([sample], block_size=BLOCK, mask_token_id=MASK, max_tokens=1)
-    return len(row.token_ids), _descend(score_row(loaded, row, 1.0)[0])
+    return len(row.token_ids), _forward_backward(score_row(loaded, row, 1.0)[0])
 
 
 def reference(loaded: LoadedModel, sample: Sample) -> tuple[int, float]:
@@ -184,7 +184,7 @@ def _row_by_row(
                 loaded.model, row.token_ids[None], row.index.position[None], attend
             )[0]
         tokens += len(row.token_ids)
-        loss += _descend(_logprobs(loaded, hidden, row))
+        loss += _forward_backward(_logprobs(loaded, hidden, row))
     return tokens, loss
 
 
@@ -206,7 +206,7 @@ def _logprobs(loaded: LoadedModel, hidden: Tensor, row: ReferenceRow) -> Tensor:
     return token_logprobs(loaded, hidden[row.loss_at], 1.0).gather(1, row.targets[:, None])
 
 
-def _descend(logprobs: Tensor) -> float:
+def _forward_backward(logprobs: Tensor) -> float:
     loss = -logprobs.sum()
     loss.backward()  # type: ignore[no-untyped-call]
     return float(loss.detach())

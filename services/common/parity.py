@@ -38,7 +38,7 @@ class ParityProbe:
     tolerance: float
 
     def gap(self, logprobs: Sequence[Float32s]) -> float:
-        """Largest |difference| / max(1, |learner's|) of other log-probabilities; infinite when one is no number."""
+        """Largest |difference| / max(1, |learner's|) of other log-probabilities; infinite when one is not a number."""
         ours, theirs = (
             np.concatenate(list(each)).astype(np.float64) for each in (self.logprobs, logprobs)
         )

@@ -1,4 +1,4 @@
-"""What a user asks of a running learner: changed hyperparameters and checkpoints, as files in the
+"""Requests of a user to a running learner: changed hyperparameters and checkpoints, as files in the
 job's directory.
 
 The control plane writes them, the learner reads them between two steps. A file is there or not, so
@@ -49,7 +49,7 @@ class Revision:
     number: int
     """From 1."""
     changes: dict[str, Any]
-    """By dotted key, e.g. {"optim.lr": 1e-5}."""
+    """Values by dotted key, e.g. {"optim.lr": 1e-5}."""
 
 
 def with_changes(spec: JobSpec, changes: Mapping[str, Any]) -> JobSpec:
@@ -96,13 +96,13 @@ def check_steerable(changes: Mapping[str, Any]) -> None:
     if fixed:
         rule = f"cannot be changed while the job runs; these can: {', '.join(sorted(STEERABLE))}"
         raise ProblemsError(
-            "spec_invalid", "The job cannot be changed so", [Problem(key, rule) for key in fixed]
+            "spec_invalid", "Cannot change the running job", [Problem(key, rule) for key in fixed]
         )
 
 
 def write_revision(job_dir: Path, revision: Revision) -> None:
     """Have the learner apply a revision; raises OSError."""
-    path = _wishes(job_dir) / f"revision-{revision.number:04d}.json"
+    path = _requests_dir(job_dir) / f"revision-{revision.number:04d}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file_durably(path, json.dumps(revision.changes).encode())
 
@@ -121,22 +121,22 @@ def read_revisions(job_dir: Path, after: int) -> list[Revision]:
     ]
 
 
-def ask_for_checkpoint(job_dir: Path, name: str) -> None:
-    """Have the learner write a checkpoint after the step that it makes; raises OSError."""
-    path = _wishes(job_dir) / f"{_CHECKPOINT}{name}"
+def write_checkpoint_request(job_dir: Path, name: str) -> None:
+    """Have the learner write a checkpoint after its current step; raises OSError."""
+    path = _requests_dir(job_dir) / f"{_CHECKPOINT}{name}"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
 
 
-def checkpoint_wishes(job_dir: Path) -> list[Path]:
-    """Checkpoints that were asked for; to be deleted once one is written."""
+def checkpoint_requests(job_dir: Path) -> list[Path]:
+    """Files of the checkpoints that were requested; to be deleted once one is written."""
     return [path for path in _files(job_dir) if path.name.startswith(_CHECKPOINT)]
 
 
-def _wishes(job_dir: Path) -> Path:
-    return job_dir / "wishes"
+def _requests_dir(job_dir: Path) -> Path:
+    return job_dir / "requests"
 
 
 def _files(job_dir: Path) -> list[Path]:
-    directory = _wishes(job_dir)
+    directory = _requests_dir(job_dir)
     return sorted(directory.iterdir()) if directory.is_dir() else []

@@ -2,7 +2,7 @@
 events.
 
 Every entry has one field, `m`, with the message's bytes. Streams are disposable: losing Redis costs
-an attempt, never a fact. Prompts are leased: an entry stays pending until it is answered, and one
+an attempt, never recorded data. Prompts are leased: an entry stays pending until it is answered, and one
 whose consumer has not renewed it for the length of a lease is given to another consumer.
 """
 
@@ -34,8 +34,8 @@ _CONNECT_S: Final = 5.0
 # Longer than any blocking read.
 _SOCKET_S: Final = 30.0
 
-# One replica's answer counts: whoever acknowledges the entry first appends the group, in the same
-# atomic step.
+# The first answer counts: the replica that acknowledges the entry appends the group in the same
+# atomic step, and a second one appends nothing.
 _ANSWER: Final = """
 if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 0 end
 redis.call('XDEL', KEYS[1], ARGV[2])
@@ -278,7 +278,7 @@ class GroupConsumer:
     def take(self, block_ms: int) -> list[ScoredGroup]:
         """The next groups in order of arrival; waits up to `block_ms` milliseconds for the first.
 
-        What is returned is deleted: a dead learner's attempt is never continued, so nobody else
+        What is returned is deleted: a dead learner's attempt is never continued, so no other process
         needs it. Raises `queue_unavailable` also for a server that was restarted: the attempt's
         prompts are gone, and no group would ever come.
         """
@@ -347,7 +347,7 @@ class EventConsumer:
         """Up to `count` events, unacknowledged ones of the past first; waits up to `block_ms` ms
         for the first.
 
-        An entry that is no event is logged and deleted: were it an event once, the journal has it.
+        An entry that is not an event is logged and deleted: if it was one, the journal still has it.
         """
         leased: list[Leased[Event]] = []
         for entry_id, fields in self._group.take(count, block_ms):
@@ -355,7 +355,7 @@ class EventConsumer:
                 leased.append(Leased(entry_id.decode(), Event.model_validate_json(fields[_FIELD])))
             except (KeyError, ValidationError) as error:
                 log.warning(
-                    "entry of the events stream dropped: it is no event",
+                    "entry of the events stream dropped: it is not an event",
                     entry_id=entry_id,
                     reason=str(error),
                 )

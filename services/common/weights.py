@@ -82,16 +82,16 @@ def _chunks(
 ) -> Iterator[rollout_pb2.WeightChunk]:
     yield rollout_pb2.WeightChunk(manifest=manifest)
     pieces: list[memoryview] = []
-    room = MAX_CHUNK_BYTES
+    free = MAX_CHUNK_BYTES
     for spec in manifest.tensors:
         data = _bytes_of(version.tensors[spec.name])
         while data:
-            piece, data = data[:room], data[room:]
+            piece, data = data[:free], data[free:]
             pieces.append(piece)
-            room -= len(piece)
-            if room == 0:
+            free -= len(piece)
+            if free == 0:
                 yield rollout_pb2.WeightChunk(data=b"".join(pieces))
-                pieces, room = [], MAX_CHUNK_BYTES
+                pieces, free = [], MAX_CHUNK_BYTES
     if pieces:
         yield rollout_pb2.WeightChunk(data=b"".join(pieces))
     yield rollout_pb2.WeightChunk(digest=version.digest())

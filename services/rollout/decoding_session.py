@@ -1,4 +1,4 @@
-"""One attempt on one replica: takes prompts, decodes them side by side, has them graded, answers
+"""One attempt on one replica: takes prompts, decodes them in one batch, has them graded, answers
 them.
 
 Belongs to the engine thread; only the properties for the status are read by others. A prompt is in
@@ -28,7 +28,7 @@ log = get_logger()
 
 
 class Grading(Protocol):
-    """What grades decoded groups; services.rollout.grading.GradingClient."""
+    """Grades decoded groups; services.rollout.grading.GradingClient."""
 
     def grade(
         self,
@@ -84,7 +84,7 @@ class DecodingSession:
         self._renew_at = 0.0
         self._queue_retry_at = 0.0
         self.queue_error = ""
-        """Why Redis cannot be used at the moment; decoding goes on meanwhile."""
+        """Why Redis cannot be used at the moment; decoding continues meanwhile."""
 
     @property
     def is_decoding(self) -> bool:

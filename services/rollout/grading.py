@@ -1,4 +1,4 @@
-"""Decoded groups become scored groups: detokenise, ask the reward service, never invent a number."""
+"""Decoded groups become scored groups: detokenise, call the reward service, never invent a number."""
 
 import threading
 import time
@@ -32,7 +32,7 @@ _RETRY_WINDOW_S: Final = 60.0
 # They fill the window: a reward service that is being restarted must not turn responses into
 # unverifiable ones.
 _BACKOFFS_S: Final = (0.25, 0.5, 1.0, 2.0, *(4.0,) * 14)
-# What a call may take beside the verifications themselves.
+# Time of a call in addition to the verifications themselves.
 _CALL_MARGIN_S: Final = 10.0
 _PROFILES: Final = {Purpose.TRAIN: "rl", Purpose.EVAL: "eval"}
 
@@ -57,7 +57,7 @@ ABORTED_RESPONSE: Final = Response(
 
 
 class GradingClient:
-    """Grades groups side by side, one batch per group. Belongs to one assignment."""
+    """Grades groups in parallel, one batch per group. Belongs to one assignment."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class GradingClient:
                 if not error.retryable or backoff_s is None or time.monotonic() > give_up_at:
                     raise
                 pause_s = max(backoff_s, error.retry_after_s or 0.0)
-                log.info("verification is repeated", code=error.code, pause_s=pause_s)
+                log.info("verification is retried", code=error.code, pause_s=pause_s)
             if self._closing.wait(min(pause_s, max(0.0, give_up_at - time.monotonic()))):
                 break
         raise PlatformError(

@@ -52,7 +52,7 @@ class WeightUpdate:
 
 @dataclass(frozen=True)
 class WorkTotals:
-    """What the replica did since it started."""
+    """Work of the replica since it started."""
 
     generated_tokens: int = 0
     busy_s: float = 0.0
@@ -112,7 +112,7 @@ class RolloutWorker:
         already.
 
         Raises PlatformError: "stale_attempt", "conflict", "model_invalid", or "deadline_exceeded"
-        after `timeout_s` seconds (loading goes on then; assign again to wait for it).
+        after `timeout_s` seconds (loading continues then; assign again to wait for it).
         """
         self._wait(
             self._post(partial(self._assign, assignment)), timeout_s, f"assigning {assignment}"
@@ -233,7 +233,9 @@ class RolloutWorker:
         try:
             session = self._session or self._reopen()
             session.engine.load_weights(update.tensors)
-            weights = replace(update.weights, parity_gap=_probed(session.engine, update))
+            weights = replace(
+                update.weights, parity_gap=_measure_parity_gap(session.engine, update)
+            )
         except Exception as error:
             # The model may hold parts of both versions.
             self._become_unhealthy(error)
@@ -285,7 +287,7 @@ class RolloutWorker:
         try:
             session.close()
         except Exception:
-            # Whatever it still holds, the thread goes on, or nobody would hear of it.
+            # The thread must survive, whatever the session still holds: no other thread reports the failure.
             log.exception("engine not closed")
         del session
         gc.collect()
@@ -300,7 +302,7 @@ class RolloutWorker:
 
 
 def _free_bytes() -> int:
-    """Of the device, after what was freed was given back; without one, less what this process
+    """Free bytes of the device, after what was freed was given back; without one, less what this process
     holds.
     """
     if not torch.cuda.is_available():
@@ -309,7 +311,7 @@ def _free_bytes() -> int:
     return int(torch.cuda.mem_get_info()[0])
 
 
-def _probed(engine: RolloutEngine, update: WeightUpdate) -> float | None:
+def _measure_parity_gap(engine: RolloutEngine, update: WeightUpdate) -> float | None:
     """How far the loaded weights' log-probabilities are from the learner's; None without a probe.
 
     Raises PlatformError("parity_violation") beyond the probe's tolerance.
@@ -329,7 +331,7 @@ def _probed(engine: RolloutEngine, update: WeightUpdate) -> float | None:
 
 
 def _resolve(command: _Command) -> None:
-    """Run a command for whoever waits for it; a cancelled one is skipped."""
+    """Run a command and give its result to the waiting caller; a cancelled one is skipped."""
     future = command.future
     if not future.set_running_or_notify_cancel():
         return

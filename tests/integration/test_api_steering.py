@@ -11,7 +11,7 @@ import pytest
 
 from services.api.db.job_tables import Job
 from services.api.domain.job_state import JobState
-from services.common.steering import checkpoint_wishes, read_revisions
+from services.common.steering import checkpoint_requests, read_revisions
 from tests.support.job_api import Api, job_api
 from tests.support.servers import Postgres
 
@@ -92,7 +92,7 @@ def test_a_checkpoint_on_demand_is_a_wish_that_the_learner_finds(api: Api) -> No
 
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "illegal_transition")
     assert asked.status_code == 202
-    assert len(checkpoint_wishes(api.job_dir(running))) == 1
+    assert len(checkpoint_requests(api.job_dir(running))) == 1
 
 
 def test_a_failed_job_is_rerun_and_its_earlier_failures_are_excluded(api: Api) -> None:

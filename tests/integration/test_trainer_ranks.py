@@ -36,26 +36,30 @@ def _work(ranks: Ranks, directory: Path, spec: dict[str, Any]) -> None:
     """
     loaded = tiny_loaded(vocab_size=7, block_size=4)
     if "lora" in spec:
-        lora.attach(loaded, parse_spec(spec).lora, seed=0)  # type: ignore[arg-type]
+        lora.attach_adapter(loaded, parse_spec(spec).lora, seed=0)  # type: ignore[arg-type]
         loaded.model.to(torch.float64)
-    trainee = PolicyModel(loaded, parse_spec(spec), ranks)
+    policy_model = PolicyModel(loaded, parse_spec(spec), ranks)
     if ranks.rank > 0:
-        trainee.follow()
+        policy_model.follow_leader()
         return
     samples = random_samples(loaded, 5)
     examples = [
         SftExample(prompt_ids=s.prompt_ids, token_ids=s.response.token_ids) for s in samples
     ]
-    trainee.begin("sft", None, None)
-    metrics = [trainee.train_sft(examples, step, 1e-2) for step in (1, 2)]
-    save_file(dict(trainee.snapshot().moments), directory / "moments.safetensors")
-    trainee.begin("sft", directory / "moments.safetensors", None)
-    metrics += [trainee.train_sft(examples, 3, 1e-2), {"held_out": trainee.sft_loss(examples[:1])}]
-    trainee.begin("rl", None, None)
-    metrics.append(trainee.train_rl(samples, 1e-2))
-    torch.save(metrics, directory / "metrics.pt")
+    policy_model.begin_stage("sft", None, None)
+    metrics = [policy_model.train_sft(examples, step, 1e-2) for step in (1, 2)]
+    save_file(dict(policy_model.take_snapshot().moments), directory / "moments.safetensors")
+    policy_model.begin_stage("sft", directory / "moments.safetensors", None)
+    metrics += [
+        policy_model.train_sft(examples, 3, 1e-2),
+        {"held_out": policy_model.sft_loss(examples[:1])},
+    ]
+    policy_model.begin_stage("rl", None, None)
+    metrics.append(policy_model.train_rl(samples, 1e-2))
+    named = [{str(name): value for name, value in each.items()} for each in metrics]
+    torch.save(named, directory / "metrics.pt")
     save_file(
-        {name: tensor.contiguous() for name, tensor in trainee.tensors().items()},
+        {name: tensor.contiguous() for name, tensor in policy_model.export_weights().items()},
         directory / "weights",
     )
     ranks.dismiss()
@@ -119,11 +123,11 @@ def test_ranks_change_neither_weights_nor_the_state_of_the_optimizer(
 
 
 def test_rows_are_shared_out_once_each_and_every_rank_makes_equally_many_passes() -> None:
-    shares = [Ranks(rank, 3).share("abcd") for rank in range(3)]
+    shares = [Ranks(rank, 3).share_rows("abcd") for rank in range(3)]
 
     assert shares == [
         [("a", True), ("d", True)],
         [("b", True), ("a", False)],
         [("c", True), ("a", False)],
     ]
-    assert Ranks(1, 3).share("") == []
+    assert Ranks(1, 3).share_rows("") == []

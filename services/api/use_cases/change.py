@@ -14,10 +14,10 @@ from services.common.ids import new_id
 from services.common.job_spec import JobSpec
 from services.common.steering import (
     Revision,
-    ask_for_checkpoint,
     check_steerable,
     read_revisions,
     with_changes,
+    write_checkpoint_request,
     write_revision,
 )
 from services.common.telemetry.logs import get_logger
@@ -77,7 +77,7 @@ def request_checkpoint(plane: ControlPlane, job_id: str) -> CheckpointRequest:
     with plane.database.begin() as session:
         job = get_job(session, job_id)
     require_state(job_id, "write a checkpoint of", job.job_state, frozenset({JobState.RUNNING}))
-    ask_for_checkpoint(plane.job_dir(job_id), new_id("ckpt"))
+    write_checkpoint_request(plane.job_dir(job_id), new_id("ckpt"))
     return CheckpointRequest(job_id=job_id, after_step=(job.progress or {"step": 0})["step"])
 
 

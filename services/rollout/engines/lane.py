@@ -137,7 +137,7 @@ class Lane:
         rows: list[int] = done.nonzero()[:, 0].tolist()
         visible = (slots.starts + stops + 1 - slots.prompt_lengths).tolist()
         finished = dict(
-            slots.finished(slot, visible[slot] if stopped[slot] else None) for slot in rows
+            slots.take_response(slot, visible[slot] if stopped[slot] else None) for slot in rows
         )
         self._release(rows)
         return finished

@@ -173,7 +173,7 @@ class SlotTable:
         self.starts += committed * self.block_size
         self.masked |= committed[:, None]
 
-    def finished(self, slot: int, visible_len: int | None) -> tuple[str, Response]:
+    def take_response(self, slot: int, visible_len: int | None) -> tuple[str, Response]:
         """Request id and response of a slot; `visible_len` is None when no stop token was produced."""
         request = self.requests[slot]
         if request is None:

@@ -2,5 +2,5 @@
 ledger and journal.
 
 `python -m services.trainer.learner REQUEST.json` reads its request, runs the stages of the job spec
-from the newest valid checkpoint on, and leaves a result file beside the request.
+from the newest valid checkpoint on, and leaves a result file next to the request.
 """

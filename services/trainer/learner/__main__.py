@@ -68,8 +68,8 @@ def _follow(request: LearnerRequest, rank: int) -> bool:
         ranks = _join(request, rank)
         if request.torch_threads is not None:
             torch.set_num_threads(request.torch_threads)
-        checkpoint: Path | None = ranks.from_leader()
-        PolicyModel.load(request.model_path, request.spec, checkpoint, ranks).follow()
+        checkpoint: Path | None = ranks.broadcast()
+        PolicyModel.load(request.model_path, request.spec, checkpoint, ranks).follow_leader()
         ranks.leave()
     except Exception as error:
         failure = as_platform_error(error)

@@ -1,5 +1,5 @@
-"""Copies an attempt's checkpoints to the object store beside training; a store that is away costs a
-warning.
+"""Copies an attempt's checkpoints to the object store while training continues; a store that cannot
+be reached costs a warning.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ _PIN_S: Final = 3600.0
 
 
 class Archiver:
-    """One thread that copies, in the order of the steps; the learner's thread says how it went."""
+    """One thread that copies, in the order of the steps; the learner's thread reports failures."""
 
     def __init__(self, archive: Archive, rules: CheckpointSpec, journal: Journal) -> None:
         self._archive, self._rules, self._journal = archive, rules, journal
@@ -71,11 +71,11 @@ class Archiver:
             self._journal.say(
                 "warning",
                 error.code,
-                f"{error.message} The next checkpoint or attempt tries again.",
+                f"{error.message} It is retried with the next checkpoint or attempt.",
             )
 
 
-def restored(archive: Archive, journal: Journal) -> bool:
+def restore_newest(archive: Archive, journal: Journal) -> bool:
     """Whether the newest copy could be fetched, for a volume that has no checkpoint of the job (any
     more).
     """

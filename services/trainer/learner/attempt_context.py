@@ -1,4 +1,4 @@
-"""What the parts of a running attempt share: the job, the model, the counters and the way out."""
+"""What the parts of a running attempt share: the job, the model, the counters and the stop signal."""
 
 import resource
 import sys
@@ -32,7 +32,7 @@ class AttemptContext:
 
     request: LearnerRequest
     spec: JobSpec
-    trainee: PolicyModel
+    policy_model: PolicyModel
     state: RunState
     report: Reporter
     stop: StopSignal
@@ -55,7 +55,7 @@ class AttemptContext:
     @property
     def loaded(self) -> LoadedModel:
         """The model under training, with its tokenizer and block length."""
-        return self.trainee.loaded
+        return self.policy_model.loaded
 
     def weights(self) -> WeightSnapshot:
         """The current weights under checkpoint names, with their probe; the version is the global
@@ -63,8 +63,8 @@ class AttemptContext:
         """
         version = self.state.global_step
         if self._weights is None or self._weights.version != version:
-            probe = None if self.gate is None else self.gate.probe(self.trainee)
-            self._weights = WeightSnapshot(version, self.trainee.tensors(), probe)
+            probe = None if self.gate is None else self.gate.probe(self.policy_model)
+            self._weights = WeightSnapshot(version, self.policy_model.export_weights(), probe)
         return self._weights
 
     def progress(self, stage: str) -> None:
@@ -86,7 +86,7 @@ def training_performance(session: AttemptContext, answer_tokens: int) -> dict[st
     seconds = max(session.report.seconds(JobMetric.TIME_TRAIN_S), 1e-9)
     return {
         JobMetric.PERF_TRAINER_TOKENS_PER_S: answer_tokens / seconds,
-        **session.trainee.take_work().metrics(seconds),
+        **session.policy_model.take_work().metrics(seconds),
     }
 
 

@@ -20,7 +20,7 @@ def certify_resume(session: AttemptContext, checkpoint: Path) -> None:
     """State what the resumed attempt builds on; raises `checkpoint_invalid` when the loaded weights
     are other ones.
     """
-    undone = _undone(session)
+    undone = _undone_steps(session)
     before, after = _state(session, checkpoint, "resume")
     if undone:
         steps = f"steps {undone[0]} to {undone[-1]}"
@@ -53,11 +53,11 @@ def _state(session: AttemptContext, checkpoint: Path, moment: Moment) -> tuple[s
     certificate = _certificate(session)
     before, after = (
         read_manifest(checkpoint).weight_digest,
-        weight_digest(session.trainee.tensors()),
+        weight_digest(session.policy_model.export_weights()),
     )
-    facts = {"moment": moment, "resumed_from": session.resumed_from, **certificate.to_json()}
+    fields = {"moment": moment, "resumed_from": session.resumed_from, **certificate.to_json()}
     session.report.journal.emit(
-        EventType.CERTIFICATE, {**facts, "digest_before": before, "digest_after": after}
+        EventType.CERTIFICATE, {**fields, "digest_before": before, "digest_after": after}
     )
     if not certificate.holds:
         message = f"The prompt ledger does not match the step log: {certificate}."
@@ -77,7 +77,7 @@ def _certificate(session: AttemptContext) -> Certificate:
     return certificate
 
 
-def _undone(session: AttemptContext) -> list[int]:
+def _undone_steps(session: AttemptContext) -> list[int]:
     request = session.request
     _, undone = surviving_records(
         request.job_dir, before_attempt=request.attempt, resumed_from=session.resumed_from

@@ -1,4 +1,4 @@
-"""Checkpoints of the learner: what goes into the directory, and how training goes on from it."""
+"""Checkpoints of the learner: what goes into the directory, and how training resumes from it."""
 
 import errno
 import re
@@ -83,11 +83,11 @@ class Checkpointer:
         """Global step of the newest checkpoint of this lineage; 0 when there is none."""
         return 0 if self._parent is None else int(self._parent.name.removeprefix("step-"))
 
-    def save(self, trainee: PolicyModel, state: RunState) -> SavedCheckpoint:
+    def save(self, policy_model: PolicyModel, state: RunState) -> SavedCheckpoint:
         """Write the current step and apply retention; raises `nan_loss`, `disk_full` or
         `checkpoint_failed`.
         """
-        snapshot = trainee.snapshot()
+        snapshot = policy_model.take_snapshot()
         parts = {OPTIMIZER: snapshot.moments, ADAPTER: snapshot.adapter}
         _require_finite(snapshot.weights, state.global_step)
         self._require_space(
@@ -97,14 +97,14 @@ class Checkpointer:
 
         def write_payload(directory: Path) -> None:
             with _safetensors_errors():
-                save_model(trainee.loaded, directory, snapshot.weights)
+                save_model(policy_model.loaded, directory, snapshot.weights)
                 for name, tensors in parts.items():
                     if tensors:
                         save_file(dict(tensors), directory / name)
             (directory / STATE).write_text(stored, encoding="utf-8")
 
         header = self._header(
-            state, weight_digest(export_state(trainee.loaded.model, snapshot.weights))
+            state, weight_digest(export_state(policy_model.loaded.model, snapshot.weights))
         )
         path, manifest = write_checkpoint(self._request.checkpoints, header, write_payload)
         self._parent = path

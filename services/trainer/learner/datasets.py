@@ -68,7 +68,7 @@ def load_examples(
     """Examples for supervised fine-tuning; raises `dataset_invalid` when none can be used."""
     rows = read_rows(path, "sft")
     examples = [_encode_example(row, loaded, prompt, trace) for row in rows]
-    return _dataset(
+    return _make_dataset(
         path, examples, [example for example in examples if _example_fits(example, limits)], limits
     )
 
@@ -102,10 +102,10 @@ def load_prompts(
     kept = [
         item for item in prompts if _prompt_fits(item, limits, max_new_tokens, loaded.block_size)
     ]
-    return _dataset(path, prompts, kept, limits)
+    return _make_dataset(path, prompts, kept, limits)
 
 
-def mixed(parts: Sequence[tuple[Dataset[Item], float]]) -> Dataset[Item]:
+def mix_datasets(parts: Sequence[tuple[Dataset[Item], float]]) -> Dataset[Item]:
     """Files with their weights as one data set, in the order given; a single file stays what it is."""
     datasets = [dataset for dataset, _ in parts]
     if len(datasets) == 1:
@@ -122,12 +122,12 @@ def mixed(parts: Sequence[tuple[Dataset[Item], float]]) -> Dataset[Item]:
 def _encode_example(row: Row, loaded: LoadedModel, prompt: PromptSpec, trace: bool) -> SftExample:
     assert row.completion is not None  # read_rows refuses rows without one
     if trace:
-        tokens, steps = (_recorded(row, name) for name in ("token_ids", "unmask_step"))
+        tokens, steps = (_read_recorded(row, name) for name in ("token_ids", "unmask_step"))
         return encode_trace(loaded, messages_of(row, prompt), tokens, steps)
     return encode_example(loaded, messages_of(row, prompt), row.completion)
 
 
-def _recorded(row: Row, name: str) -> list[int]:
+def _read_recorded(row: Row, name: str) -> list[int]:
     """A list of integers that a rollout recorded."""
     values = row.metadata.get(name)
     if not isinstance(values, list) or not all(type(value) is int for value in values):
@@ -161,7 +161,7 @@ def _prompt_fits(
     return prompt <= limits.max_prompt_tokens and whole_blocks <= limits.max_sequence_tokens
 
 
-def _dataset(
+def _make_dataset(
     path: Path, encoded: Sequence[Item], kept: Sequence[Item], limits: TokenBudget
 ) -> Dataset[Item]:
     if not kept:

@@ -18,9 +18,9 @@ from services.trainer.learner.graded_group import GradedGroup
 from services.trainer.learner.prompt_tasks import VALIDATION, make_prompt_task
 from services.trainer.learner.rollouts import Rollouts
 from services.trainer.learner.trajectory_statistics import (
-    completed,
+    drop_aborted,
+    drop_missing,
     outcome_shares,
-    present,
     steps_per_block,
     tokens_per_step,
     trajectories_of,
@@ -74,7 +74,7 @@ class EvaluationRunner:
         self.last_version = version
 
     def _other_decodings(self) -> Iterator[dict[str, Any]]:
-        """What replaces values of the job's decoding: a threshold, or steps per block and the rule
+        """Replacements for values of the job's decoding: a threshold, or steps per block and the rule
         that counts them.
         """
         wanted, own = self.session.spec.eval, self.decoding.unmasking_strategy
@@ -107,16 +107,16 @@ class EvaluationRunner:
         if stage != "sft" or not self.held_out:
             return {}
         with self.session.report.timed(JobMetric.TIME_EVAL_S):
-            return {"loss": self.session.trainee.sft_loss(self.held_out)}
+            return {"loss": self.session.policy_model.sft_loss(self.held_out)}
 
     def _state(self, stage: str, results: dict[str, Any]) -> None:
-        facts = {
+        fields = {
             "step": self.session.state.global_step,
             "stage": stage,
             "dataset": VALIDATION,
             "results": results,
         }
-        self.session.report.journal.emit(EventType.EVALUATION, facts)
+        self.session.report.journal.emit(EventType.EVALUATION, fields)
 
     def _report(self, stage: str, results: dict[str, Any], groups: Sequence[GradedGroup]) -> None:
         report, step = self.session.report, self.session.state.global_step
@@ -144,7 +144,7 @@ def evaluation_metrics(results: dict[str, Any]) -> dict[str, float]:
 
 
 def evaluation_results(groups: Sequence[GradedGroup]) -> dict[str, Any]:
-    """What an EVALUATION event states.
+    """Results of an EVALUATION event.
 
     `accuracy` is the mean over prompts of the share of correct responses, with its 95 % Wilson
     interval for as many trials as prompts (responses to one prompt are not independent), which over
@@ -164,7 +164,7 @@ def evaluation_results(groups: Sequence[GradedGroup]) -> dict[str, Any]:
     low, high = wilson_interval(sum(shares), len(shares))
     solved = sum(share > 0 for share in shares)
     pass_low, pass_high = wilson_interval(solved, len(shares))
-    finished = completed(trajectories)
+    finished = drop_aborted(trajectories)
     measured = {
         "tokens_per_step": tokens_per_step(finished),
         "steps_per_block": steps_per_block(groups),
@@ -187,7 +187,7 @@ def evaluation_results(groups: Sequence[GradedGroup]) -> dict[str, Any]:
         "num_unverifiable": sum(not outcome.is_scored for outcome in outcomes),
         "num_prompts_scored": len(shares),
         "outcomes": outcome_shares(trajectories),
-        **present(measured),
+        **drop_missing(measured),
     }
 
 

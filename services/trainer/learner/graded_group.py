@@ -1,5 +1,5 @@
-"""A prompt that was answered: the learner's own task joined with the scored group, and what a training
-step makes of it.
+"""A graded group: the learner's own task joined with the scored group of the same id, and its rewards
+and advantages in a training step.
 """
 
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ class GradedGroup:
     """One prompt and its graded responses."""
 
     task: PromptTask
-    """As the learner issued it."""
+    """The task as the learner issued it."""
     scored: ScoredGroup
     rewards: list[float | None] = field(default_factory=list)
     """In the order of the responses, None for one that could not be graded; empty before
     assess_group.
     """
     advantages: list[float | None] = field(default_factory=list)
-    """As `rewards`."""
+    """Advantage of each response; None and empty as for `rewards`."""
     dropped: DropReason | None = None
     """None when the group is trained on, or only evaluated."""
 
@@ -49,7 +49,7 @@ class GradedGroup:
         return [trajectory.outcome for trajectory in self.trajectories]
 
     def samples(self) -> list[Sample]:
-        """What the group gives to the mini-batch: its graded responses."""
+        """Samples of the mini-batch: one for each response that could be graded."""
         return [
             Sample(
                 trajectory_id=trajectory.trajectory_id,
@@ -111,6 +111,7 @@ def drop_reason(outcomes: Sequence[Outcome], *, dynamic_sampling: bool) -> DropR
     error: fewer than two responses could be scored. zero_variance: dynamic sampling found no
     signal.
     """
+    # The advantage is relative to the other responses of the group: one alone has none.
     if sum(outcome.is_scored for outcome in outcomes) < MIN_SCORED:
         return "error"
     return "zero_variance" if dynamic_sampling and not has_signal(outcomes) else None
@@ -124,6 +125,7 @@ def _reward(trajectory: Trajectory, graders: Sequence[GraderSpec]) -> float | No
             f"Cannot compute the reward of trajectory {trajectory.trajectory_id}: it was never graded; a scored group"
             " carries a verdict for every response.",
         )
+    # Our failure to grade is not the model's failure to answer: it leaves the group's statistics.
     if not verdict.outcome.is_scored:
         return None
     return sum(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from services.common.job_metrics import JobMetric
 from services.trainer.learner.replicas import Replicas
-from services.trainer.learner.trajectory_statistics import present
+from services.trainer.learner.trajectory_statistics import drop_missing
 
 Mark = tuple[float, float]
 """Engines' busy seconds, and the clock."""
@@ -51,7 +51,7 @@ class Idleness:
             else idle / (now[1] - begun[1])
         )
         waited = None if last is None else self._idle(last, now)
-        return present(
+        return drop_missing(
             {JobMetric.PERF_ROLLOUT_IDLE_RATIO: ratio, JobMetric.TIME_WAIT_FOR_TRAINER_S: waited}
         )
 

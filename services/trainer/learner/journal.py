@@ -1,6 +1,6 @@
-"""The journal: every event of an attempt, numbered from 1, in a file beside the checkpoints.
+"""The journal: every event of an attempt, numbered from 1, in a file next to the checkpoints.
 
-The file is the fact; the Redis stream is the quick way to the recorder. Line n of
+The file is authoritative; the Redis stream delivers events to the recorder quickly. Line n of
 `journal/attempt-0001.jsonl` is event n, so a reader that misses events asks for the lines after the
 last one it has.
 """
@@ -18,7 +18,7 @@ from services.common.errors import PlatformError
 from services.common.events import Event, EventType
 
 DEFAULT_LIMIT: Final = 1000
-_MAX_ANSWER_BYTES: Final = 32 << 20
+_MAX_RESPONSE_BYTES: Final = 32 << 20
 """Half of what a message may hold."""
 _PIECE_BYTES: Final = 1 << 16
 _PREFIX_BYTES: Final = 1 << 12
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 
 class EventSink(Protocol):
-    """Where events are sent besides the file; services.common.streams.EventQueue."""
+    """Where events are sent in addition to the file; services.common.streams.EventQueue."""
 
     def send(self, event: Event) -> None:
         """Raises PlatformError `queue_unavailable`."""
@@ -69,8 +69,8 @@ class Journal:
         return self._seq
 
     def emit(self, kind: EventType, data: dict[str, Any]) -> None:
-        """Write one event to the file, then send it; a stream that is away costs a warning, not the
-        job.
+        """Write one event to the file, then send it; a stream that cannot be reached costs a
+        warning, not the job.
         """
         self._seq += 1
         event = Event(
@@ -98,7 +98,7 @@ class Journal:
         self._file.close()
 
     def _send(self, event: Event) -> None:
-        # While the stream is away each send may wait for a connection; one try every few seconds is
+        # While the stream cannot be reached each send may wait for a connection; one try every few seconds is
         # enough, the recorder fetches the rest.
         if self._clock() < self._send_after:
             return
@@ -140,12 +140,12 @@ def read_events(job_dir: Path, attempt: int, after_seq: int, limit: int) -> list
     if not path.exists():
         return []
     events: list[str] = []
-    room = _MAX_ANSWER_BYTES
+    free = _MAX_RESPONSE_BYTES
     with path.open("rb") as file:
         file.seek(_offset_after(file, path.stat().st_size, after_seq))
         for line in islice(file, limit or DEFAULT_LIMIT):
-            room -= len(line)
-            if not line.endswith(b"\n") or (events and room < 0):
+            free -= len(line)
+            if not line.endswith(b"\n") or (events and free < 0):
                 break
             events.append(line.decode("utf-8").rstrip("\n"))
     return events

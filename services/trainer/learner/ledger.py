@@ -1,4 +1,4 @@
-"""The prompt ledger: which place of the seeded prompt order was trained, dropped or is open; and
+"""The prompt ledger: which position of the seeded prompt order was trained, dropped or is open; and
 its certificate.
 
 A position is a place in the order, not a row: epochs are further permutations of the same rows, so
@@ -42,11 +42,14 @@ class PromptOrder:
         if position < 0:
             raise ValueError(f"position {position} is negative")
         epoch, place = divmod(position, self._num_rows)
+        # Positions are asked for nearly in order: one cached permutation is enough.
         if epoch != self._epoch:
             self._epoch, self._permutation = epoch, self._permute(epoch)
         return self._permutation[place]
 
     def _permute(self, epoch: int) -> list[int]:
+        # A hash and not a generator's shuffle: NumPy and Python may change theirs between releases,
+        # and a resumed job would train on other rows without noticing.
         def rank(row: int) -> bytes:
             return hashlib.blake2b(f"{self._key}:{epoch}:{row}".encode(), digest_size=16).digest()
 
@@ -77,12 +80,15 @@ class MixedOrder:
         """Row at a position; raises ValueError for a negative one."""
         if position < 0:
             raise ValueError(f"position {position} is negative")
+        # The mixture depends on all earlier positions, so the table is filled up to this one; a resumed
+        # attempt fills it from 0 and gets the same.
         while len(self._places) <= position:
             self._places.append(self._next())
         part, place = self._places[position]
         return self._offsets[part] + self._orders[part].row(place)
 
     def _next(self) -> tuple[int, int]:
+        # Ties go to the first file: the order depends on nothing but the weights.
         due = len(self._places) + 1
         behind = [
             share * due - taken for share, taken in zip(self._shares, self._taken, strict=True)
@@ -94,7 +100,7 @@ class MixedOrder:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one optimizer step logged about its prompts, apart from the ledger."""
+    """The prompts of one optimizer step, as it logged them apart from the ledger."""
 
     stage: str
     step: int
@@ -106,7 +112,7 @@ class StepRecord:
 
 
 class PromptLedger:
-    """What became of every position that was issued."""
+    """State of every position that was issued: open, trained or dropped."""
 
     def __init__(self) -> None:
         self._next = 0
@@ -124,6 +130,8 @@ class PromptLedger:
         """The next `count` positions: those a former attempt left open first, then new ones; all
         are open now.
         """
+        # Repeated first and in order, so that the next attempt gathers the batch that the last one
+        # was gathering when it ended.
         again, self._reissue = self._reissue[:count], self._reissue[count:]
         fresh = list(range(self._next, self._next + count - len(again)))
         self._next += len(fresh)
@@ -144,15 +152,15 @@ class PromptLedger:
             self._close(position)
             self._dropped[position] = reason
 
-    def trained(self) -> dict[int, int]:
+    def step_by_position(self) -> dict[int, int]:
         """Global step by position."""
         return dict(self._trained)
 
-    def dropped(self) -> dict[int, str]:
+    def reason_by_position(self) -> dict[int, str]:
         """Reason by position."""
         return dict(self._dropped)
 
-    def open(self) -> frozenset[int]:
+    def open_positions(self) -> frozenset[int]:
         """Positions issued and neither trained nor dropped."""
         return frozenset(self._open)
 
@@ -161,11 +169,12 @@ class PromptLedger:
         return {
             "next": self._next,
             "trained": [
-                [step, to_ranges(group)] for step, group in sorted(_grouped(self._trained).items())
+                [step, to_ranges(group)]
+                for step, group in sorted(_positions_by_value(self._trained).items())
             ],
             "dropped": {
                 reason: to_ranges(group)
-                for reason, group in sorted(_grouped(self._dropped).items())
+                for reason, group in sorted(_positions_by_value(self._dropped).items())
             },
             "open": to_ranges(self._open),
         }
@@ -189,6 +198,7 @@ class PromptLedger:
             raise PlatformError(
                 "checkpoint_invalid", f"Cannot read the prompt ledger: {error!r}."
             ) from error
+        # Open positions stay open: they are issued again, not issued anew, so none is counted twice.
         ledger._open = set(ledger._reissue)
         return ledger
 
@@ -209,8 +219,8 @@ class Certificate:
     dropped: dict[str, int]
     open: int
     lost: int
-    """Positions below the ledger's cursor that nobody accounts for, and such as the ledger closed
-    without a step.
+    """Positions below the ledger's cursor that no step and no open position accounts for, such as
+    the ones that the ledger closed without a step.
     """
     trained_twice: int
     """Surplus trainings: logged more than once, or logged and still open (they would be trained
@@ -247,9 +257,12 @@ def certify(ledger: PromptLedger, records: Sequence[StepRecord]) -> Certificate:
     Trained and dropped are counted from `records` alone; of the ledger only the cursor and the open
     positions are taken, so a duplicate or loss in either shows.
     """
+    # Two witnesses that are written apart: the ledger lies in the checkpoint, the records in the step
+    # log. A fault in either makes them disagree.
     trainings = Counter(position for record in records for position in record.trained)
     drops = {position: reason for record in records for position, reason in record.dropped.items()}
-    still_open = ledger.open()
+    still_open = ledger.open_positions()
+    # Records may name positions beyond the cursor when the ledger lost them; they count as issued.
     issued = set(range(ledger.next_position)) | set(trainings) | set(drops)
     surplus = sum(count - 1 for count in trainings.values())
     again = len(still_open & set(trainings)) + len(set(drops) & set(trainings))
@@ -281,7 +294,7 @@ def from_ranges(ranges: Ranges) -> list[int]:
     return [position for first, last in ranges for position in range(first, last + 1)]
 
 
-def _grouped(values: Mapping[int, _Value]) -> dict[_Value, list[int]]:
+def _positions_by_value(values: Mapping[int, _Value]) -> dict[_Value, list[int]]:
     groups: dict[_Value, list[int]] = {}
     for position, value in values.items():
         groups.setdefault(value, []).append(position)

@@ -29,9 +29,9 @@ class ParityGate:
     paths: tuple[DenoisingPath, ...]
     tolerance: float
 
-    def probe(self, trainee: PolicyModel) -> ParityProbe:
+    def probe(self, policy_model: PolicyModel) -> ParityProbe:
         """The paths with their log-probabilities under the current weights."""
-        logprobs = trainee.logprobs(
+        logprobs = policy_model.compute_logprobs(
             [_sample(number, path) for number, path in enumerate(self.paths)]
         )
         return ParityProbe(paths=self.paths, logprobs=tuple(logprobs), tolerance=self.tolerance)

@@ -40,5 +40,5 @@ def _write(session: AttemptContext, path: Path) -> None:
     partial = path.with_name(f".{DIRECTORY}.partial")
     for leftover in (partial, path):
         shutil.rmtree(leftover, ignore_errors=True)
-    save_model(session.trainee.loaded, partial)
+    save_model(session.policy_model.loaded, partial)
     partial.rename(path)

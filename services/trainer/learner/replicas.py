@@ -22,7 +22,7 @@ _STATUS_TIMEOUT_S: Final = 5.0
 _SLEEP_TIMEOUT_S: Final = 60.0
 _CHECK_EVERY_S: Final = 3.0
 _ALL_GONE_S: Final = 60.0
-_NOTHING_MOVES_S: Final = 600.0
+_NO_PROGRESS_S: Final = 600.0
 _MAX_FAILED_PUSHES: Final = 5
 
 Status = rollout_pb2.GetRolloutStatusResponse
@@ -50,7 +50,7 @@ class Replicas:
         self._addresses, self._job_id, self._attempt = tuple(addresses), job_id, attempt
         self._report, self._clock, self._all_gone_s = report, clock, all_gone_s
         self._channels = {address: channel(address) for address in self._addresses}
-        self._last_alive = self._last_motion = clock()
+        self._last_alive = self._last_progress = clock()
         self._next_check = 0.0
         self._holding = 0
         self._failed_pushes = 0
@@ -59,7 +59,7 @@ class Replicas:
         self._decoding = 0
         self._ours: frozenset[str] = frozenset()
         """Replicas that were assigned to this attempt and answering when last asked."""
-        self._unlike: dict[str, int] = {}
+        self._failed_parity: dict[str, int] = {}
         """Weight version whose probe a replica did not reproduce, by address; it waits for the next
         one.
         """
@@ -76,7 +76,7 @@ class Replicas:
         version. Raises `parity_violation` when that leaves none, the replica's own error once every
         push has failed several times in a row, and what `watch` raises.
         """
-        self._settle()
+        self._finish_push()
         statuses = self._statuses()
         lacking = self._lacking(statuses, weights.version)
         holding = sum(_holds(status, weights.version) for status in statuses.values())
@@ -84,9 +84,9 @@ class Replicas:
             self._report.phase("weight_sync")
             with self._report.timed(JobMetric.TIME_WEIGHT_SYNC_S):
                 publication = self._publish(lacking, weights)
-            self._note(publication)
+            self._record_publication(publication)
             holding += len(publication.loaded)
-        self._require_motion()
+        self._require_progress()
         return holding
 
     def renew(self, weights: WeightSnapshot) -> int:
@@ -97,15 +97,16 @@ class Replicas:
         decode, under whatever version.
         """
         if self._pushing is None or self._pushing.done():
-            self._settle()
+            self._finish_push()
             statuses = self._statuses()
             self._decoding = sum(status.state == "ready" for status in statuses.values())
+            # Cloned: the optimizer changes the parameters in place while the copy is on the wire.
             if lacking := self._lacking(statuses, weights.version):
                 copied = replace(
                     weights, tensors={name: each.clone() for name, each in weights.tensors.items()}
                 )
                 self._pushing = self._pusher.submit(self._publish, lacking, copied)
-        self._require_motion()
+        self._require_progress()
         return self._decoding
 
     def watch(self, weights: WeightSnapshot, *, overlapped: bool) -> int:
@@ -142,9 +143,9 @@ class Replicas:
         """Ask every replica for its status; raises `rollout_unavailable` like `watch`."""
         self._statuses()
 
-    def moved(self) -> None:
-        """A group arrived, or prompts were issued: the wait for motion starts anew."""
-        self._last_motion = self._clock()
+    def note_progress(self) -> None:
+        """A group arrived, or prompts were issued: the wait for progress starts anew."""
+        self._last_progress = self._clock()
 
     @property
     def count(self) -> int:
@@ -166,18 +167,19 @@ class Replicas:
             addresses, self._job_id, self._attempt, weights.version, weights.tensors, weights.probe
         )
 
-    def _settle(self) -> None:
+    def _finish_push(self) -> None:
         """Wait for what is being pushed in the background, and note how it went."""
+        # One push at a time: two would race to load different versions into one replica.
         pushing, self._pushing = self._pushing, None
         if pushing is not None:
-            self._note(pushing.result())
+            self._record_publication(pushing.result())
 
     def _lacking(self, statuses: Mapping[str, Status], version: int) -> list[str]:
         """Replicas that can take the version, do not hold it, and did not fail to reproduce its
         probe.
         """
         wanting = [address for address, status in statuses.items() if _wants(status, version)]
-        return [address for address in wanting if self._unlike.get(address) != version]
+        return [address for address in wanting if self._failed_parity.get(address) != version]
 
     def _statuses(self) -> dict[str, Status]:
         """Status of every replica that answers and is assigned to this attempt."""
@@ -217,24 +219,24 @@ class Replicas:
         now = self._clock()
         for address, status in ours.items():
             if status.generated_tokens != self._generated.get(address):
-                self._last_motion = now
+                self._last_progress = now
             self._generated[address] = status.generated_tokens
             self._busy[address] = status.busy_s
         if ours:
             self._last_alive = now
         elif now - self._last_alive > self._all_gone_s:
-            raise self._gone(now - self._last_alive)
+            raise self._unreachable_error(now - self._last_alive)
 
-    def _require_motion(self) -> None:
-        seconds = self._clock() - self._last_motion
-        if seconds > _NOTHING_MOVES_S:
+    def _require_progress(self) -> None:
+        seconds = self._clock() - self._last_progress
+        if seconds > _NO_PROGRESS_S:
             raise PlatformError(
                 "deadline_exceeded",
                 f"Waited {seconds:.0f} s for rollouts while no replica generated a token.",
                 hint="Look at the rollout service's log; the next attempt continues from the newest checkpoint.",
             )
 
-    def _note(self, publication: Publication) -> None:
+    def _record_publication(self, publication: Publication) -> None:
         self.last_publication = publication
         self._failed_pushes = 0 if publication.loaded else self._failed_pushes + 1
         for address, error in publication.failed.items():
@@ -245,9 +247,9 @@ class Replicas:
                 "error" if unlike else "warning", error.code, message, replica=address
             )
             if unlike:
-                self._unlike[address] = publication.weight_version
+                self._failed_parity[address] = publication.weight_version
         if self._ours and all(
-            self._unlike.get(address) == publication.weight_version for address in self._ours
+            self._failed_parity.get(address) == publication.weight_version for address in self._ours
         ):
             raise next(iter(publication.failed.values()))
         if self._failed_pushes >= _MAX_FAILED_PUSHES:
@@ -261,7 +263,7 @@ class Replicas:
                 seconds=round(publication.seconds, 3),
             )
 
-    def _gone(self, seconds: float) -> PlatformError:
+    def _unreachable_error(self, seconds: float) -> PlatformError:
         last = "" if self._last_error is None else f" Last failure: {self._last_error.message}"
         return PlatformError(
             "rollout_unavailable",

@@ -1,4 +1,4 @@
-"""What a learner is told, and what it leaves behind when it ends; both are files in the job's
+"""The request of a learner and the result it writes when it ends; both are files in the job's
 directory.
 """
 
@@ -76,8 +76,8 @@ class LearnerRequest(Frozen):
         return self.job_dir / "checkpoints"
 
     def save(self) -> Path:
-        """Write the request into the job's directory, for the owner's eyes: the Redis URL may hold
-        a password.
+        """Write the request into the job's directory, readable by the owner alone: the Redis URL may hold a
+        password.
         """
         path = request_path(self.job_dir, self.attempt)
         path.parent.mkdir(parents=True, exist_ok=True)

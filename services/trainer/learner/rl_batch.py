@@ -40,8 +40,8 @@ class RlBatch:
         return [sample for group in self.kept for sample in group.samples()]
 
     def to_record(self, step: int) -> StepRecord:
-        """What the ledger closes for global step `step`: each position exactly once, stale ones
-        included, or they would stay open and be trained on by the next attempt.
+        """The positions that the ledger closes for global step `step`: each one exactly once, stale
+        ones included, or they would stay open and be trained on by the next attempt.
         """
         stale: dict[int, str] = dict.fromkeys(self.stale, "stale")
         dropped = {group.position: group.dropped for group in self.groups if group.dropped}
@@ -87,6 +87,8 @@ def gather_batch(
         rounds += 1
     if kept < rl.min_groups_per_step:
         raise _no_signal(rl, groups, kept)
+    # By position, not by arrival: rows, and so the rounding of sums, do not depend on which replica
+    # was faster.
     return RlBatch(sorted(groups, key=lambda group: group.position), rounds, stale)
 
 

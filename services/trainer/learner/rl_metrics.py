@@ -10,9 +10,9 @@ from services.common.trajectory import Outcome, Trajectory
 from services.trainer.learner.graded_group import GradedGroup
 from services.trainer.learner.rl_batch import RlBatch
 from services.trainer.learner.trajectory_statistics import (
-    completed,
+    drop_aborted,
+    drop_missing,
     outcome_shares,
-    present,
     steps_per_block,
     tokens_per_step,
     trajectories_of,
@@ -27,7 +27,7 @@ def batch_metrics(
     the policy.
     """
     trajectories = trajectories_of(batch.groups)
-    finished = completed(trajectories)
+    finished = drop_aborted(trajectories)
     diffusion: dict[str, float | None] = {
         JobMetric.DIFFUSION_TOKENS_PER_STEP: tokens_per_step(finished),
         JobMetric.DIFFUSION_STEPS_PER_BLOCK: steps_per_block(batch.groups),
@@ -38,7 +38,7 @@ def batch_metrics(
     }
     return {
         **_reward_metrics(batch.groups),
-        **present(
+        **drop_missing(
             {
                 GRADER_MEAN.format_name(grader=grader.name): _score(trajectories, grader.name)
                 for grader in graders
@@ -47,7 +47,7 @@ def batch_metrics(
         **{OUTCOME_METRICS[name]: share for name, share in outcome_shares(trajectories).items()},
         **_latencies(trajectories),
         **_rollout_metrics(batch, finished),
-        **present(diffusion),
+        **drop_missing(diffusion),
     }
 
 
@@ -85,7 +85,7 @@ def _reward_metrics(groups: Sequence[GradedGroup]) -> dict[str, float]:
         JobMetric.REWARD_FRAC_ALL_WRONG: _mean([count == 0 for count in correct_by_group]),
         JobMetric.REWARD_FRAC_ZERO_STD: _mean([_has_equal_rewards(group) for group in groups]),
     }
-    return present(values)
+    return drop_missing(values)
 
 
 def _rollout_metrics(batch: RlBatch, finished: Sequence[Trajectory]) -> dict[str, float]:
@@ -101,7 +101,7 @@ def _rollout_metrics(batch: RlBatch, finished: Sequence[Trajectory]) -> dict[str
         JobMetric.ROLLOUT_TRUNCATION_RATE: truncation_rate(finished),
         JobMetric.ROLLOUT_UNIQUE_RATIO: _mean([_unique_ratio(group) for group in batch.groups]),
     }
-    return present(values)
+    return drop_missing(values)
 
 
 def _latencies(trajectories: Sequence[Trajectory]) -> dict[str, float]:
@@ -109,7 +109,7 @@ def _latencies(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     values: dict[str, float | None] = {
         metric: _percentile(seconds, percent) for percent, metric in LATENCY_PERCENTILES.items()
     }
-    return present(values)
+    return drop_missing(values)
 
 
 def _score(trajectories: Sequence[Trajectory], grader: str) -> float | None:

@@ -16,7 +16,7 @@ from services.trainer.learner.rl_batch import RlBatch, gather_batch
 from services.trainer.learner.rl_metrics import batch_metrics, staleness_metrics
 from services.trainer.learner.rollouts import Rollouts
 from services.trainer.learner.stage import StepOutcome
-from services.trainer.learner.trajectory_statistics import present
+from services.trainer.learner.trajectory_statistics import drop_missing
 from services.trainer.learner.validation import Validation
 from services.trainer.learner.verifiability import report_unverifiable
 from services.trainer.training.schedule import learning_rate
@@ -84,7 +84,7 @@ class RlStage:
         )
         session.report.phase("train")
         with session.report.timed(JobMetric.TIME_TRAIN_S):
-            return {**session.trainee.train_rl(batch.samples(), lr), **given_back}
+            return {**session.policy_model.train_rl(batch.samples(), lr), **given_back}
 
     def _sleep(self) -> int:
         with self._session.report.timed(JobMetric.TIME_SLEEP_S):
@@ -113,7 +113,7 @@ class RlStage:
         """Response tokens a second over all ranks and replicas, each of which is taken to have one
         GPU.
         """
-        devices = self._session.trainee.ranks.size + self._rollouts.replicas.count
+        devices = self._session.policy_model.ranks.size + self._rollouts.replicas.count
         return (
             {JobMetric.PERF_TOKENS_PER_S_PER_GPU: tokens_per_s / devices}
             if torch.cuda.is_available()
@@ -128,5 +128,5 @@ class RlStage:
             JobMetric.WEIGHTS_SYNC_BYTES: float(publication.num_bytes),
             JobMetric.WEIGHTS_SYNC_S: publication.seconds,
             JobMetric.WEIGHTS_DIGEST_OK: float(not publication.failed),
-            **present({JobMetric.WEIGHTS_PARITY_GAP: publication.parity_gap}),
+            **drop_missing({JobMetric.WEIGHTS_PARITY_GAP: publication.parity_gap}),
         }

@@ -50,7 +50,7 @@ class Rollouts:
 
     def wait_until_ready(self, weights: WeightSnapshot) -> None:
         """Wait until a replica holds the weights. Raises what Replicas.supply raises."""
-        self.replicas.moved()
+        self.replicas.note_progress()
         while self.replicas.supply(weights) == 0:
             self.report.phase("waiting", waiting_for="rollout")
             self._stop.check()
@@ -61,9 +61,9 @@ class Rollouts:
         follows.
         """
         if not self._in_flight:
-            self.replicas.moved()
+            self.replicas.note_progress()
         self._pending.extend(tasks)
-        self._feed()
+        self._send_pending()
 
     def take(
         self, group_id: str, weights: WeightSnapshot, phase: str, *, overlapped: bool = False
@@ -78,7 +78,9 @@ class Rollouts:
         while group_id not in self._arrived:
             self._stop.check()
             self._receive()
-            self._feed()
+            self._send_pending()
+            # A wait may last hours: replicas that were restarted get their weights meanwhile, and the
+            # user sees whether any is there.
             is_alive = self.replicas.watch(weights, overlapped=overlapped) > 0
             self.report.phase(
                 phase if is_alive else "waiting", waiting_for=None if is_alive else "rollout"
@@ -112,7 +114,8 @@ class Rollouts:
             self.issue([task])
         raise PlatformError("stale_weights", f"{message} It was refused {_MAX_REFUSALS + 1} times.")
 
-    def _feed(self) -> None:
+    def _send_pending(self) -> None:
+        """Fill the stream up to its bound, in the order of issue."""
         while self._pending and len(self._in_flight) < _MAX_OUTSTANDING:
             task = self._pending.popleft()
             self._in_flight[task.group_id] = task
@@ -120,7 +123,7 @@ class Rollouts:
 
     def _receive(self) -> None:
         for scored in self._groups.take(_POLL_MS):
-            self.replicas.moved()
+            self.replicas.note_progress()
             task = self._in_flight.pop(scored.group_id, None)
             if task is None:
                 self._drop_unexpected(scored)

@@ -38,7 +38,7 @@ log = structlog.get_logger()
 
 
 def run_attempt(request: LearnerRequest, stop: StopSignal, ranks: Ranks = ALONE) -> AttemptResult:
-    """Run the job's stages; never raises for what happens to the job, the result says it."""
+    """Run the job's stages; never raises for a failure of the job: the result states it."""
     client = connect(request.redis_url)
     journal = Journal(request.job_dir, request.job_id, request.attempt, EventQueue(client))
     try:
@@ -124,7 +124,7 @@ def _enter(session: AttemptContext, index: int) -> None:
 def _train(prepared: Prepared, evaluation: EvaluationRunner | None) -> None:
     session = prepared.session
     stage = _training_stage(prepared)
-    session.trainee.begin(
+    session.policy_model.begin_stage(
         stage.name, _optimizer_file(prepared, stage.name), reference_of(session, stage.name)
     )
     if evaluation is not None and stage.name == "rl" and session.state.stage_step == 0:
@@ -162,7 +162,7 @@ def _training_stage(prepared: Prepared) -> TrainingStage:
 
 
 def _optimizer_file(prepared: Prepared, stage: Literal["sft", "rl"]) -> Path | None:
-    """The stored state of the optimizer when the attempt goes on within a stage; else none."""
+    """The stored state of the optimizer when the attempt resumes within a stage; else none."""
     resume = prepared.resume
     if resume is None or resume.manifest.stage != stage or prepared.session.state.stage_step == 0:
         return None

@@ -21,7 +21,7 @@ from services.common.job_decoding import resolve_decoding
 from services.common.job_spec import JobSpec
 from services.common.model.loading import LoadedModel
 from services.common.model_card import read_model_card
-from services.trainer.learner.archiving import Archiver, restored
+from services.trainer.learner.archiving import Archiver, restore_newest
 from services.trainer.learner.attempt_context import AttemptContext
 from services.trainer.learner.certificate import certify_resume
 from services.trainer.learner.checkpointing import (
@@ -37,7 +37,7 @@ from services.trainer.learner.datasets import (
     load_examples,
     load_held_out,
     load_prompts,
-    mixed,
+    mix_datasets,
     token_budget_of,
 )
 from services.trainer.learner.lifecycle import StopSignal
@@ -93,7 +93,7 @@ def prepare(
     """
     spec = request.spec
     report.phase("loading")
-    _refuse_impossible(request, spec)
+    _require_feasible(request, spec)
     if request.torch_threads is not None:
         torch.set_num_threads(request.torch_threads)
     archive = archive_of(request.object_store_url, request.job_id, request.job_dir)
@@ -102,14 +102,14 @@ def prepare(
         resume is None
         and archive is not None
         and request.attempt > 1
-        and restored(archive, report.journal)
+        and restore_newest(archive, report.journal)
     ):
         resume = find_resume_point(request, spec)
-    ranks.from_leader(None if resume is None else resume.path)
-    trainee = PolicyModel.load(
+    ranks.broadcast(None if resume is None else resume.path)
+    policy_model = PolicyModel.load(
         request.model_path, spec, None if resume is None else resume.path, ranks
     )
-    loaded = trainee.loaded
+    loaded = policy_model.loaded
     train_decoding, eval_decoding = (
         _decoding(spec, loaded, evaluation) for evaluation in (False, True)
     )
@@ -117,20 +117,20 @@ def prepare(
     session = AttemptContext(
         request=request,
         spec=spec,
-        trainee=trainee,
+        policy_model=policy_model,
         state=RunState() if resume is None else resume.state,
         report=report,
         stop=stop,
         checkpointer=_checkpointer(request, spec, resume),
         step_log=_step_log(request, resume, resources),
-        rollouts=_rollouts(request, client, report, stop, resources)
+        rollouts=_make_rollouts(request, client, report, stop, resources)
         if spec.needs_rollout()
         else None,
         resumed_from=0 if resume is None else resume.manifest.global_step,
-        gate=_gate(
+        gate=_make_parity_gate(
             spec, loaded, data, min(train_decoding.max_new_tokens, eval_decoding.max_new_tokens)
         ),
-        stage_steps=_stage_steps(spec, data),
+        stage_steps=_count_stage_steps(spec, data),
         archiver=None if archive is None else _archiver(archive, spec, report, resources),
     )
     _enter_ledgers(session, data)
@@ -166,7 +166,7 @@ def _archiver(archive: Archive, spec: JobSpec, report: Reporter, resources: Exit
     return resources.enter_context(closing(Archiver(archive, spec.checkpoint, report.journal)))
 
 
-def _refuse_impossible(request: LearnerRequest, spec: JobSpec) -> None:
+def _require_feasible(request: LearnerRequest, spec: JobSpec) -> None:
     if PLACEHOLDER not in spec.prompt.template:
         raise PlatformError(
             "spec_invalid",
@@ -213,7 +213,7 @@ def _load_data(
     held_out: tuple[SftExample, ...] = ()
     if "sft" in stages:
         trace = spec.sft.noise == "trace"
-        sft = _mixed(
+        sft = _load_mixture(
             request,
             spec,
             "sft",
@@ -222,7 +222,7 @@ def _load_data(
         )
     if "rl" in stages:
         longest = spec.sampling.max_new_tokens
-        rl = _mixed(
+        rl = _load_mixture(
             request,
             spec,
             "rl",
@@ -230,13 +230,13 @@ def _load_data(
             lambda p: load_prompts(p, "rl", loaded, spec.prompt, limits, longest),
         )
     if spec.validation_file is not None:
-        path = _file(request, spec.validation_file)
+        path = _path_of_file(request, spec.validation_file)
         validation = load_prompts(path, "eval", loaded, spec.prompt, limits, eval_new_tokens)
-        _tell_dropped(report, path, validation)
+        _report_dropped(report, path, validation)
         evaluation = validation.items[: spec.eval.num_samples]
     held_out_file = spec.sft_validation_file() if "sft" in stages else None
     if held_out_file is not None:
-        path, trace = _file(request, held_out_file), spec.sft.noise == "trace"
+        path, trace = _path_of_file(request, held_out_file), spec.sft.noise == "trace"
         needs: Needs = "eval" if held_out_file == spec.validation_file else "sft"
         held_out = load_held_out(path, needs, loaded, spec.prompt, limits, trace=trace)[
             : spec.eval.num_samples
@@ -245,7 +245,7 @@ def _load_data(
     return Data(sft, rl, evaluation, held_out)
 
 
-def _mixed(
+def _load_mixture(
     request: LearnerRequest,
     spec: JobSpec,
     stage: Literal["sft", "rl"],
@@ -255,11 +255,11 @@ def _mixed(
     """The stage's files as one data set."""
     parts = []
     for part in spec.training_files_of(stage):
-        path = _file(request, part.file)
+        path = _path_of_file(request, part.file)
         dataset = load(path)
-        _tell_dropped(report, path, dataset)
+        _report_dropped(report, path, dataset)
         parts.append((dataset, part.weight))
-    return mixed(parts)
+    return mix_datasets(parts)
 
 
 def _require_held_out(spec: JobSpec, held_out: tuple[SftExample, ...]) -> None:
@@ -273,7 +273,7 @@ def _require_held_out(spec: JobSpec, held_out: tuple[SftExample, ...]) -> None:
         )
 
 
-def _file(request: LearnerRequest, name: str) -> Path:
+def _path_of_file(request: LearnerRequest, name: str) -> Path:
     if name not in request.files:
         raise PlatformError(
             "dataset_invalid",
@@ -283,7 +283,7 @@ def _file(request: LearnerRequest, name: str) -> Path:
     return request.files[name]
 
 
-def _tell_dropped(report: Reporter, path: Path, dataset: Dataset[Item]) -> None:
+def _report_dropped(report: Reporter, path: Path, dataset: Dataset[Item]) -> None:
     if dataset.too_long:
         kept = len(dataset.items)
         report.journal.say(
@@ -296,7 +296,7 @@ def _tell_dropped(report: Reporter, path: Path, dataset: Dataset[Item]) -> None:
         )
 
 
-def _rollouts(
+def _make_rollouts(
     request: LearnerRequest,
     client: redis.Redis,
     report: Reporter,
@@ -308,7 +308,9 @@ def _rollouts(
     return Rollouts(request, client, report, stop, replicas)
 
 
-def _gate(spec: JobSpec, loaded: LoadedModel, data: Data, max_new_tokens: int) -> ParityGate | None:
+def _make_parity_gate(
+    spec: JobSpec, loaded: LoadedModel, data: Data, max_new_tokens: int
+) -> ParityGate | None:
     items = data.evaluation if data.rl is None else data.rl.items
     if items is None:
         return None
@@ -319,7 +321,7 @@ def _gate(spec: JobSpec, loaded: LoadedModel, data: Data, max_new_tokens: int) -
     )
 
 
-def _stage_steps(spec: JobSpec, data: Data) -> dict[str, int]:
+def _count_stage_steps(spec: JobSpec, data: Data) -> dict[str, int]:
     steps: dict[str, int] = {}
     if data.sft is not None:
         steps["sft"] = sft_steps(

@@ -48,7 +48,7 @@ class SftStage:
         ]
         report.phase("train")
         with report.timed(JobMetric.TIME_TRAIN_S):
-            metrics = self._session.trainee.train_sft(
+            metrics = self._session.policy_model.train_sft(
                 examples, state.global_step, self._learning_rate()
             )
         record = StepRecord(
@@ -63,7 +63,7 @@ class SftStage:
         """The next batch of the order; the last one of the last epoch may be smaller."""
         sft = self._session.spec.sft
         left = len(self._dataset.items) * sft.epochs - self._prompts.ledger.next_position
-        left += len(self._prompts.ledger.open())
+        left += len(self._prompts.ledger.open_positions())
         return self._prompts.ledger.issue(min(sft.batch_size, left))
 
     def _learning_rate(self) -> float:

@@ -1,4 +1,4 @@
-"""What the training stages have in common: the loop of steps, and what is due after a step."""
+"""The loop of steps that all training stages share, and the work that is due after a step."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import structlog
 
 from services.common.events import EventType
 from services.common.job_metrics import JobMetric
-from services.common.steering import checkpoint_wishes
+from services.common.steering import checkpoint_requests
 from services.trainer.learner.attempt_context import AttemptContext, peak_memory_gib
 from services.trainer.learner.checkpointing import best_name
 from services.trainer.learner.evaluation import EvaluationRunner
@@ -21,7 +21,7 @@ from services.trainer.learner.verifiability import UnverifiableError
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What one optimizer step did."""
+    """Results of one optimizer step."""
 
     record: StepRecord
     group_ids: list[str]
@@ -52,8 +52,8 @@ def run_training_stage(
     """Train from where the state stands to the stage's last step; checkpoints and evaluations as
     they fall due.
 
-    Asked to stop, or kept from going on by a failing verifier (UnverifiableError), it writes a
-    checkpoint and raises.
+    Asked to stop, or stopped by a failing verifier (UnverifiableError), it writes a checkpoint and
+    raises.
     """
     session.progress(stage.name)
     try:
@@ -74,7 +74,7 @@ def save_checkpoint(session: AttemptContext, stage: TrainingStage) -> None:
         return
     report.phase("checkpoint")
     with report.timed(JobMetric.TIME_CHECKPOINT_S):
-        saved = session.checkpointer.save(session.trainee, state)
+        saved = session.checkpointer.save(session.policy_model, state)
     report.journal.emit(
         EventType.CHECKPOINT,
         {
@@ -118,14 +118,15 @@ def _after_step(
 ) -> None:
     step, spec = session.state.global_step, session.spec
     ended = session.state.stage_step == stage.num_steps
-    wishes = checkpoint_wishes(session.request.job_dir)
+    # Read before the checkpoint is written: one that arrives meanwhile is for the next step.
+    requests = checkpoint_requests(session.request.job_dir)
     best = stage.validation is not None and stage.validation.run_when_due()
-    if ended or wishes or best or step % spec.checkpoint.interval_steps == 0:
+    if ended or requests or best or step % spec.checkpoint.interval_steps == 0:
         save_checkpoint(session, stage)
     if best and stage.validation is not None:
         stage.validation.mark_best()
-    for wish in wishes:
-        wish.unlink(missing_ok=True)
+    for request in requests:
+        request.unlink(missing_ok=True)
     interval = spec.eval.interval_steps
     if evaluation is not None and interval is not None and step % interval == 0 and not ended:
         evaluation.run(stage.name)

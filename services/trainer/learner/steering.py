@@ -9,7 +9,7 @@ def apply_revisions(session: AttemptContext) -> None:
     """Apply every revision that this attempt has not applied yet; reports REVISION of each."""
     for revision in read_revisions(session.request.job_dir, session.revision):
         session.spec = with_changes(session.spec, revision.changes)
-        session.trainee.revise(session.spec)
+        session.policy_model.revise(session.spec)
         session.revision = revision.number
         session.report.journal.emit(
             EventType.REVISION,

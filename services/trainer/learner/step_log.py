@@ -59,7 +59,7 @@ class StepLog:
 def surviving_records(
     job_dir: Path, *, before_attempt: int, resumed_from: int
 ) -> tuple[list[StepRecord], list[int]]:
-    """What a resume from global step `resumed_from` builds on, and what it undoes.
+    """Steps that a resume from global step `resumed_from` builds on, and steps that it undoes.
 
     Returns the steps of earlier attempts that are part of the loaded weights, in order, and the
     global steps that were still part of the job until now and no longer are.
@@ -75,15 +75,13 @@ def surviving_records(
         records = [step for step in steps if step.step <= resumed_from] + records
         undone = [step.step for step in steps if step.step > resumed_from] + undone
         known = min(known, lines[0]["resumed_from"])
-    return _inherited(job_dir) + [
+    return _parent_records(job_dir) + [
         record for record in records if record.step <= resumed_from
     ], undone
 
 
-def _inherited(job_dir: Path) -> list[StepRecord]:
-    """Of a forked job, the steps that its parent made up to the checkpoint that the job goes on
-    from.
-    """
+def _parent_records(job_dir: Path) -> list[StepRecord]:
+    """Steps that the parent of a forked job made up to the checkpoint that the job started from."""
     checkpoints = list_checkpoints(job_dir / ORIGIN / "checkpoints")
     if not checkpoints:
         return []

@@ -24,7 +24,7 @@ def outcome_shares(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     return {outcome.value: counts[outcome] / len(trajectories) for outcome in Outcome}
 
 
-def completed(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+def drop_aborted(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
     """Without those that were abandoned: their length and speed say nothing."""
     return [trajectory for trajectory in trajectories if not trajectory.response.is_aborted]
 
@@ -43,7 +43,7 @@ def steps_per_block(groups: Sequence[GradedGroup]) -> float | None:
     blocks = steps = 0
     for group in groups:
         prompt, size = len(group.task.prompt_ids), group.task.decoding.block_size
-        for trajectory in completed(group.trajectories):
+        for trajectory in drop_aborted(group.trajectories):
             blocks += (prompt + len(trajectory.response.token_ids)) // size - prompt // size
             steps += trajectory.response.num_steps
     return steps / blocks if blocks else None
@@ -55,6 +55,6 @@ def truncation_rate(trajectories: Sequence[Trajectory]) -> float | None:
     return float(np.mean(ends)) if ends else None
 
 
-def present(values: dict[str, float | None]) -> dict[str, float]:
+def drop_missing(values: dict[str, float | None]) -> dict[str, float]:
     """A number that cannot be computed is left out, not reported as zero."""
     return {name: value for name, value in values.items() if value is not None}

@@ -36,7 +36,7 @@ class Validation:
         if interval is None or (state.stage_step % interval and state.stage_step != self.num_steps):
             return False
         with self.session.report.timed(JobMetric.TIME_EVAL_S):
-            loss = self.session.trainee.sft_loss(self.held_out)
+            loss = self.session.policy_model.sft_loss(self.held_out)
         self.session.report.metrics(state.global_step, {JobMetric.EVAL_LOSS: loss})
         if state.best is not None and state.best.loss <= loss:
             return False

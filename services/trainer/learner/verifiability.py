@@ -47,7 +47,7 @@ def require_verifiable(groups: Sequence[GradedGroup], limit: float, what: str) -
 @contextmanager
 def report_unverifiable(report: Reporter, step: int, reward: RewardSpec) -> Iterator[None]:
     """Within the block, an UnverifiableError shows its first groups as TRAJECTORIES events before it
-    goes on to pause the job.
+    pauses the job.
     """
     try:
         yield

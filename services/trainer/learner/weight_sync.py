@@ -1,4 +1,4 @@
-"""Publishing a weight version: the same tensors to every replica, side by side, each transfer with
+"""Publishing a weight version: the same tensors to every replica, in parallel, each transfer with
 a deadline.
 """
 
@@ -26,12 +26,12 @@ class Publication:
     weight_version: int
     weight_digest: str
     num_bytes: int
-    """Of one copy."""
+    """Bytes of one copy."""
     seconds: float
     loaded: tuple[str, ...]
     """Addresses that hold the version."""
     failed: dict[str, PlatformError]
-    """By address."""
+    """Errors by address."""
     parity_gap: float | None = None
     """Largest one of the replicas that loaded the version; None without a probe."""
 
@@ -44,8 +44,8 @@ def publish(
     tensors: Mapping[str, Tensor],
     probe: ParityProbe | None = None,
 ) -> Publication:
-    """Send a version to all addresses; a replica that fails is reported, never raised: others may
-    go on without it.
+    """Send a version to all addresses; a replica that fails is reported, never raised: others
+    continue without it.
 
     A replica that answers with another digest than the sender's counts as failed
     (`weight_digest_mismatch`).

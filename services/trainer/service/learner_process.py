@@ -86,7 +86,7 @@ class LearnerProcess:
         return not self._watcher.is_alive()
 
     def rss_bytes(self) -> int:
-        """Resident memory of the learner and its descendants; 0 once it is gone."""
+        """Resident memory of the learner and its descendants; 0 once it has ended."""
         try:
             root = psutil.Process(self.pid)
             return sum(_rss(process) for process in (root, *root.children(recursive=True)))
@@ -100,8 +100,8 @@ class LearnerProcess:
             _kill_group(self.pid, number)
 
     def _watch(self) -> None:
-        """Wait without reaping, clear the group, then reap: until then nobody else can get the
-        group's id.
+        """Wait without reaping, clear the group, then reap: until then no other process
+        can get the group's id.
         """
         os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         fallen = (

@@ -1,4 +1,4 @@
-"""What a trainer tells Prometheus: the supervisor's own state, and the newest values in its
+"""Metrics of a trainer for Prometheus: the supervisor's own state, and the newest values in its
 learner's journal.
 
 The learner is another process and serves nothing; what it reports is read from its journal when
@@ -59,7 +59,7 @@ class JournalTail:
 
 
 class TrainerCollector(Collector):
-    """State of the supervisor and the last words of its learner."""
+    """State of the supervisor and the newest metrics of its learner."""
 
     def __init__(self, supervisor: LearnerSupervisor) -> None:
         self._supervisor = supervisor
@@ -67,7 +67,7 @@ class TrainerCollector(Collector):
         self._lock = Lock()
 
     def collect(self) -> Iterator[Metric]:
-        """Of the attempt last started; nothing of a job before the first."""
+        """Metrics of the attempt last started; none of a job before the first."""
         status = self._supervisor.status()
         states = exported.TRAINER_STATE.new_family()
         for state in _STATES:
@@ -105,7 +105,7 @@ class TrainerCollector(Collector):
 
 
 def trainer_registry(supervisor: LearnerSupervisor) -> CollectorRegistry:
-    """Everything that a trainer tells."""
+    """Registry with every metric of a trainer."""
     registry = new_registry()
     registry.register(TrainerCollector(supervisor))
     return registry

@@ -35,7 +35,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     def StartJob(
         self, request: trainer_pb2.StartJobRequest, context: grpc.ServicerContext
     ) -> trainer_pb2.StartJobResponse:
-        """Returns when the process exists; loading goes on in it."""
+        """Returns when the process exists; it loads the job after that."""
         return trainer_pb2.StartJobResponse(
             pid=self._supervisor.start(_learner_request(request, self._settings))
         )
@@ -58,7 +58,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     def GetStatus(
         self, request: trainer_pb2.GetTrainerStatusRequest, context: grpc.ServicerContext
     ) -> trainer_pb2.GetTrainerStatusResponse:
-        """Of the attempt asked about, or last started."""
+        """Status of the attempt asked about, or last started."""
         if request.job_id:
             status = self._supervisor.status_of(
                 request.job_id, request.attempt, Path(request.job_dir)
@@ -83,7 +83,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     def GetEvents(
         self, request: trainer_pb2.GetEventsRequest, context: grpc.ServicerContext
     ) -> trainer_pb2.GetEventsResponse:
-        """From the journal, whoever wrote it."""
+        """Events of the journal, whichever trainer wrote it."""
         events = read_events(
             Path(request.job_dir), request.attempt, request.after_seq, request.limit
         )

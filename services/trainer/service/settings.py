@@ -29,7 +29,7 @@ class WorkerHostSettings(CommonSettings):
 
     trainer_head: HostPort = "127.0.0.1:50053"
     """gRPC address of the trainer."""
-    trainer_peer_index: int = Field(0, ge=0)
+    trainer_worker_host_index: int = Field(0, ge=0)
     """Place of this host: 0 for the one whose ranks follow the trainer's own, 1 for the next."""
     trainer_head_lost_after_s: float = Field(30.0, gt=0)
     """Seconds without an answer of the trainer after which this host ends its ranks."""

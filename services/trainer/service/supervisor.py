@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class SupervisorStatus:
-    """What the supervisor knows about the attempt last started."""
+    """Status of the attempt last started."""
 
     job_id: str
     """Empty when none was."""

@@ -1,5 +1,5 @@
-"""`python -m services.trainer.service.worker_host`: lends this host's ranks to the learners of a trainer on
-another host.
+"""`python -m services.trainer.service.worker_host`: joins a trainer on another host as a worker
+host: runs this host's ranks of its learners.
 
 It asks the trainer what runs, and for every attempt with more ranks than a host has, starts its
 share of them: the same learner program as there, on the same shared volume. It decides nothing:
@@ -48,7 +48,7 @@ class HostRanks:
         self._file.write(ours.model_dump_json())
         self._file.flush()
         self._processes = [self._spawn(rank) for rank in ranks]
-        log.info("ranks lent", job_id=attempt[0], attempt=attempt[1], ranks=list(ranks))
+        log.info("ranks started", job_id=attempt[0], attempt=attempt[1], ranks=list(ranks))
 
     def _spawn(self, rank: int) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
@@ -58,7 +58,7 @@ class HostRanks:
             env={**os.environ, RANK_VARIABLE: str(rank)},
         )
 
-    def fell(self) -> bool:
+    def has_failed(self) -> bool:
         """Whether one of them ended badly."""
         return any(process.poll() not in (None, 0) for process in self._processes)
 
@@ -77,10 +77,10 @@ class WorkerHost:
 
     def __init__(self, settings: WorkerHostSettings) -> None:
         self._settings = settings
-        self._lent: HostRanks | None = None
+        self._ranks: HostRanks | None = None
         self._over: Attempt | None = None
         """The attempt that was joined last; it is joined once."""
-        self._heard_at = time.monotonic()
+        self._last_heartbeat_at = time.monotonic()
 
     def run(self, ended: threading.Event) -> None:
         """Follow until `ended`; nothing is left then."""
@@ -101,17 +101,18 @@ class WorkerHost:
             )
         except PlatformError as error:
             if (
-                self._lent is not None
-                and time.monotonic() - self._heard_at > self._settings.trainer_head_lost_after_s
+                self._ranks is not None
+                and time.monotonic() - self._last_heartbeat_at
+                > self._settings.trainer_head_lost_after_s
             ):
                 log.warning("trainer lost", reason=error.message)
                 self._end()
             return
-        self._heard_at = time.monotonic()
+        self._last_heartbeat_at = time.monotonic()
         running = (status.job_id, status.attempt) if status.state == "running" else None
-        if self._lent is not None and (self._lent.attempt != running or self._lent.fell()):
+        if self._ranks is not None and (self._ranks.attempt != running or self._ranks.has_failed()):
             self._end()
-        if self._lent is None and running is not None and running != self._over:
+        if self._ranks is None and running is not None and running != self._over:
             self._join(running)
 
     def _join(self, attempt: Attempt) -> None:
@@ -128,20 +129,20 @@ class WorkerHost:
             )
             return
         self._over = attempt
-        ranks = request.ranks_of_host(self._settings.trainer_peer_index + 1)
+        ranks = request.ranks_of_host(self._settings.trainer_worker_host_index + 1)
         if ranks:
-            self._lent = HostRanks(attempt, request, ranks)
+            self._ranks = HostRanks(attempt, request, ranks)
 
     def _end(self) -> None:
-        if self._lent is not None:
-            self._lent.end()
-            self._lent = None
+        if self._ranks is not None:
+            self._ranks.end()
+            self._ranks = None
 
 
 def main() -> None:
-    """Lend ranks until SIGTERM or SIGINT."""
+    """Contribute ranks until SIGTERM or SIGINT."""
     settings = read_settings(WorkerHostSettings)
-    configure_logging("trainer-peer", settings.log_level, settings.log_format)
+    configure_logging("trainer-worker", settings.log_level, settings.log_format)
     ended = threading.Event()
 
     def end(_signal: int, _frame: FrameType | None) -> None:
@@ -149,9 +150,11 @@ def main() -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    log.info("peer ready", head=settings.trainer_head, index=settings.trainer_peer_index)
+    log.info(
+        "worker host ready", head=settings.trainer_head, index=settings.trainer_worker_host_index
+    )
     WorkerHost(settings).run(ended)
-    log.info("peer stopped")
+    log.info("worker host stopped")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""What training asks of a device: tokens, padding and model FLOPs of packed rows, and what of its
-peak that is.
+"""Work of training on a device: tokens, padding and model FLOPs of packed rows, and the share of the
+device's peak.
 
 FLOPs are those that the model needs, whatever is recomputed: a multiplication and an addition per
 parameter and token forward, twice as many backward (the count of PaLM, arXiv 2204.02311, appendix
@@ -24,11 +24,11 @@ PEAK_FLOPS: Final = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 
 @dataclass
 class Work:
-    """Of one process, added up over rows."""
+    """Work of one process, added up over rows."""
 
     tokens: int = 0
     padding: int = 0
-    """Positions that attention computes beside the tokens."""
+    """Positions that attention computes in addition to the tokens."""
     flops: float = 0.0
 
     def add(self, loaded: LoadedModel, row: PackedRow) -> None:
@@ -38,7 +38,7 @@ class Work:
         self.flops += model_flops(loaded, row.index, len(row.loss_at))
 
     def metrics(self, seconds: float) -> dict[str, float]:
-        """By their public names; the utilisation is left out where the device's peak is not known."""
+        """Metrics by their public names; the utilisation is left out where the device's peak is not known."""
         peak = peak_flops()
         return {
             JobMetric.PERF_PADDING_RATIO: self.padding / (self.tokens + self.padding),
@@ -47,10 +47,11 @@ class Work:
 
 
 def model_flops(loaded: LoadedModel, index: RowIndex, num_losses: int) -> float:
-    """Of a forward and backward pass over one row."""
+    """FLOPs of a forward and backward pass over one row."""
     body, head = _parameters_used(loaded.model)
     config = loaded.model.config
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    # QK^T and the weighted sum of V: 2 x 2 FLOPs per pair and channel forward, twice that backward.
     per_pair = 12 * config.num_hidden_layers * config.num_attention_heads * width
     pairs = int(
         (loaded.block_size * (index.block + 1)).sum()
@@ -59,7 +60,7 @@ def model_flops(loaded: LoadedModel, index: RowIndex, num_losses: int) -> float:
 
 
 def peak_flops() -> float | None:
-    """Of this process's device; None on a CPU, or for a device that is not in the table."""
+    """Peak FLOPs per second of this process's device; None on a CPU, or for a device that is not in the table."""
     if not torch.cuda.is_available():
         return None
     name = torch.cuda.get_device_name()

@@ -1,7 +1,7 @@
 """LoRA (arXiv 2106.09685) through peft: small trainable matrices beside frozen linear layers, W +
 (alpha / rank) B A.
 
-Whoever serves, stores or exports the model sees merged weights under the model's own names. With
+Serving, checkpoints and exports see merged weights under the model's own names. With
 the adapter off the model is its base, which is the reference policy of reinforcement learning.
 """
 
@@ -23,7 +23,7 @@ _BASE: Final = ".base_layer"
 _ADAPTER: Final = ".lora_"
 
 
-def attach(loaded: LoadedModel, lora: LoraSpec, seed: int) -> None:
+def attach_adapter(loaded: LoadedModel, lora: LoraSpec, seed: int) -> None:
     """Freeze the model and put an adapter beside its linear layers; B starts at 0, so nothing
     changes yet.
 
@@ -35,7 +35,7 @@ def attach(loaded: LoadedModel, lora: LoraSpec, seed: int) -> None:
     if unknown:
         raise PlatformError(
             "spec_invalid",
-            f"Cannot attach the LoRA adapter: {', '.join(unknown)} in lora.target_modules is no linear layer of the "
+            f"Cannot attach the LoRA adapter: {', '.join(unknown)} in lora.target_modules is not a linear layer of the "
             f"decoder's blocks; they have {', '.join(known)}.",
             hint="Name some of these, or leave it out for all of them.",
             param="lora.target_modules",
@@ -47,6 +47,8 @@ def attach(loaded: LoadedModel, lora: LoraSpec, seed: int) -> None:
         lora_dropout=0.0,
         bias="none",
     )
+    # A is random: the same on every rank and in every attempt, and without moving the generator that
+    # others draw from.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, loaded.model)
@@ -65,8 +67,8 @@ def linear_layers(model: nn.Module) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def merged(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """WeightSnapshot under the model's own names, the adapter added in; `state` is by the names of the
+def merge_adapter(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under the model's own names, the adapter added in; `state` is by the names of the
     model with adapter.
 
     The product is summed rank by rank, elementwise: a matrix product would round differently on
@@ -75,9 +77,10 @@ def merged(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     whole = {
         name.replace(_BASE, ""): tensor for name, tensor in state.items() if _ADAPTER not in name
     }
-    for name, layer in _modules(model).items():
+    for name, layer in model.named_modules():
         if isinstance(layer, LoraLinear):
             down, up = (state[f"{name}.lora_{part}.{_NAME}.weight"] for part in "AB")
+            # W + (alpha / rank) B A, equation 3 of the paper.
             delta = torch.zeros_like(whole[f"{name}.weight"])
             for row, column in zip(down, up.T, strict=True):
                 delta += column[:, None] * row[None, :]
@@ -90,7 +93,7 @@ def adapter_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if _ADAPTER in name}
 
 
-def restore(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def restore_adapter(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copy stored adapter tensors into the model; raises PlatformError("checkpoint_invalid") unless
     names agree.
     """
@@ -108,10 +111,11 @@ def restore(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 @contextmanager
-def adapter_off(model: nn.Module) -> Iterator[None]:
+def disable_adapter(model: nn.Module) -> Iterator[None]:
     """The base model's weights for the time of the block, without gradient: the reference policy."""
     layers = [part for part in model.modules() if isinstance(part, LoraLinear)]
     with torch.no_grad():
+        # peft freezes a disabled adapter; enabling it again below restores its gradient.
         for layer in layers:
             layer.enable_adapters(False)
         try:
@@ -119,7 +123,3 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
         finally:
             for layer in layers:
                 layer.enable_adapters(True)
-
-
-def _modules(model: nn.Module) -> dict[str, nn.Module]:
-    return dict(model.named_modules())

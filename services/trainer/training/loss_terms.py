@@ -1,4 +1,4 @@
-"""Documents cut into blocks, and what the loss of a batch is over.
+"""Documents cut into blocks, and the terms of a batch's loss.
 
 Legend: M blocks of all documents together, B block length, D documents, N terms of the loss, R
 response tokens.
@@ -33,7 +33,7 @@ class Blocks:
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """What the loss is over, N tokens of a batch."""
+    """The tokens of a batch that have a loss, N of them."""
 
     block: Int64s
     """[N] among all blocks."""
@@ -49,7 +49,9 @@ class Terms:
     """[N] whether its step committed it."""
 
 
-def cut(documents: Sequence[tuple[Int32s, Int32s, NDArray[np.generic]]], block_size: int) -> Blocks:
+def cut_blocks(
+    documents: Sequence[tuple[Int32s, Int32s, NDArray[np.generic]]], block_size: int
+) -> Blocks:
     """Blocks of (prompt, response, step of each response token) documents; step 0 is never masked."""
     tokens = np.concatenate(
         [part for prompt, response, _ in documents for part in (prompt, response)]
@@ -66,17 +68,19 @@ def cut(documents: Sequence[tuple[Int32s, Int32s, NDArray[np.generic]]], block_s
     blocks = total // block_size
     return Blocks(
         tokens=tokens.reshape(-1, block_size).astype(np.int64),
-        rank=_ranks(steps.reshape(-1, block_size)),
+        rank=_to_ranks(steps.reshape(-1, block_size)),
         document=np.repeat(np.arange(len(documents)), blocks),
         number=count_within(blocks),
         prompt_len=prompt_len,
     )
 
 
-def _ranks(steps: Int64s) -> Int64s:
+def _to_ranks(steps: Int64s) -> Int64s:
     """[M, B] steps to ranks: the index of a step among the distinct positive steps of its row, from
     1; 0 for step 0.
     """
+    # Ranks, because steps are counted over the response: those of a later block do not begin at 1.
+    # A rank grows where the sorted steps do; step 0 never opens one.
     order = np.argsort(steps, axis=1, kind="stable")
     ascending = np.take_along_axis(steps, order, axis=1)
     opens = np.diff(ascending, axis=1, prepend=0) > 0
@@ -85,8 +89,9 @@ def _ranks(steps: Int64s) -> Int64s:
     return ranks
 
 
-def committed(blocks: Blocks) -> Terms:
+def committed_terms(blocks: Blocks) -> Terms:
     """Every masked token, in the state of its rank."""
+    # Row-major: terms of a document stand in the order of its tokens, which `number` counts.
     block, offset = np.nonzero(blocks.rank)
     position = blocks.number[block] * blocks.rank.shape[1] + offset
     return Terms(
@@ -99,7 +104,7 @@ def committed(blocks: Blocks) -> Terms:
     )
 
 
-def rejected(blocks: Blocks, document: int, steps: Int32s, candidates: Candidates) -> Terms:
+def rejected_terms(blocks: Blocks, document: int, steps: Int32s, candidates: Candidates) -> Terms:
     """Every rejected candidate of a document, in the state of its step: that of the tokens which
     the step committed.
 
@@ -108,9 +113,12 @@ def rejected(blocks: Blocks, document: int, steps: Int32s, candidates: Candidate
     """
     block_size, prompt_len = blocks.rank.shape[1], int(blocks.prompt_len[document])
     position = prompt_len + candidates.position.astype(np.int64)
+    # Blocks of all documents are numbered through; a document's first one is found by bisection.
     first = int(np.searchsorted(blocks.document, document))
     block, offset = first + position // block_size, position % block_size
     all_steps = np.concatenate([np.zeros(prompt_len, np.int64), steps]).reshape(-1, block_size)
+    # The state of a step is the rank of the tokens it committed; a step that committed nothing in
+    # this block has no state to score a candidate in.
     same_step = all_steps[block - first] == candidates.step[:, None]
     copy = (same_step * blocks.rank[block]).max(axis=1, initial=0)
     if np.any((copy == 0) | (copy >= blocks.rank[block, offset])):
@@ -127,7 +135,8 @@ def rejected(blocks: Blocks, document: int, steps: Int32s, candidates: Candidate
     )
 
 
-def joined(parts: Sequence[Terms]) -> Terms:
+def concatenate_terms(parts: Sequence[Terms]) -> Terms:
+    """One batch of terms from several, in order."""
     return Terms(
         **{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Terms)}
     )

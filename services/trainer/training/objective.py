@@ -49,8 +49,8 @@ class PolicyStatistics:
     """Sums and maxima over tokens, added up over micro-batches; `*_max` are maxima."""
 
     tokens: float = 0.0
-    surprise: float = 0.0
-    """-log π."""
+    nll: float = 0.0
+    """-log π, in nats."""
     clipped: float = 0.0
     capped: float = 0.0
     """Importance weights that the cap cut."""
@@ -100,13 +100,14 @@ def token_weights(
     normaliser: Literal["token", "response", "constant"],
     max_response_tokens: int,
 ) -> torch.Tensor:
-    """What one token of each response weighs: [S] response lengths of the whole mini-batch to [S]
+    """Weight of one token of each response: [S] response lengths of the whole mini-batch to [S]
     float64.
 
     token: 1 / all tokens. response: 1 / (S · own length), the mean of per-response means (GRPO).
     constant: 1 / (S · max_response_tokens), the same for every token whatever was sampled (Dr.
     GRPO, arXiv 2503.20783).
     """
+    # float64: the sum over a hundred thousand terms of such weights must be 1.
     lengths = lengths.to(torch.float64)
     if normaliser == "token":
         return (1.0 / lengths.sum()).expand(len(lengths))
@@ -126,16 +127,22 @@ def policy_loss(
     advantage, weight = terms.advantage.to(logprobs), terms.weight.to(logprobs)
     behaviour = terms.behaviour.to(logprobs)
     proximal = behaviour if terms.proximal is None else terms.proximal.to(logprobs)
+    # Between two records, so a constant: it corrects for the engine's numerics and for staleness
+    # without ever being clipped against. The cap trades its variance for a bias.
     importance = ratio_of(proximal - behaviour)
     correction = 1.0 if terms.proximal is None else importance.clamp(max=rl.importance_cap)
     ratio = ratio_of(logprobs - proximal)
     clipped = ratio.clamp(1 - rl.clip_low, 1 + rl.clip_high)
+    # PPO's pessimistic bound: where the clipped term is the smaller one, the gradient is zero.
     surrogate = torch.minimum(ratio * advantage, clipped * advantage)
     loss = -(weight * correction * surrogate).sum()
     with torch.no_grad():
         statistics = _statistics(logprobs, behaviour)
+        # Counts where the clip took the gradient away, not where the ratio merely left the range: with
+        # the other sign of the advantage min keeps the unclipped term.
         statistics.clipped = float((clipped * advantage < ratio * advantage).sum())
         statistics.capped = float((importance > rl.importance_cap).sum())
+    # In the loss, not in the reward: the reward stays comparable between runs with other kl_beta.
     if terms.reference is not None:
         kl = KL_ESTIMATORS[rl.kl_estimator](logprobs - terms.reference.to(logprobs))
         kl_loss = rl.kl_beta * (weight * kl).sum()
@@ -153,7 +160,7 @@ def _statistics(logprobs: torch.Tensor, behaviour: torch.Tensor) -> PolicyStatis
     diff, ratio = (logprobs - behaviour).abs(), ratio_of(logprobs - behaviour)
     return PolicyStatistics(
         tokens=len(logprobs),
-        surprise=-float(logprobs.sum()),
+        nll=-float(logprobs.sum()),
         ratio=float(ratio.sum()),
         ratio_max=float(ratio.max()),
         mismatch_kl=float(kl_k3(behaviour - logprobs).sum()),
@@ -170,6 +177,7 @@ def kl_k3(log_ratio: torch.Tensor) -> torch.Tensor:
     Estimator k3 of Schulman, "Approximating KL divergence" (2020). Its value is unbiased; its
     gradient is not the KL's.
     """
+    # ratio_of and not exp: beyond its limit the linear term still grows, the estimate stays finite.
     return ratio_of(-log_ratio) - 1 + log_ratio
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from services.common.errors import PlatformError
-from services.trainer.training.sharding import placed_like, whole
+from services.trainer.training.sharding import gather_full, place_like
 
 _SEPARATOR = "/"
 
@@ -20,7 +20,7 @@ def export_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict
     Collective where the model is sharded: every rank gets the whole.
     """
     return {
-        f"{name}{_SEPARATOR}{quantity}": whole(value.detach()).contiguous().cpu()
+        f"{name}{_SEPARATOR}{quantity}": gather_full(value.detach()).contiguous().cpu()
         for name, parameter in model.named_parameters()
         for quantity, value in optimizer.state.get(parameter, {}).items()
     }
@@ -41,7 +41,7 @@ def import_optimizer(
                 f"Cannot load the optimizer: it has state for {parameter_name!r}, which the model does not have.",
             )
         parameter = parameters[parameter_name]
-        # AdamW counts steps on the CPU; the moments lie beside the parameter, sharded as it is.
+        # AdamW counts steps on the CPU; the moments are on the parameter's device, sharded as it is.
         optimizer.state[parameter][quantity] = (
-            tensor if quantity == "step" else placed_like(tensor, parameter)
+            tensor if quantity == "step" else place_like(tensor, parameter)
         )

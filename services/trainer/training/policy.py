@@ -24,11 +24,11 @@ from services.common.model.forward import hidden_states, token_logprobs
 from services.common.model.loading import LoadedModel
 from services.common.trajectory import Float32s
 from services.trainer.training.device_work import Work
-from services.trainer.training.lora import adapter_off
+from services.trainer.training.lora import disable_adapter
 from services.trainer.training.ranks import ALONE, Ranks
 from services.trainer.training.reference_policy import ReferencePolicy
 from services.trainer.training.sft import NoisyExample, SftExample, add_noise, denoising_loss
-from services.trainer.training.sharding import shard, whole
+from services.trainer.training.sharding import gather_full, shard
 from services.trainer.training.trajectory_rows import PackedRow, Sample, rl_rows, sft_rows
 
 LOGITS_PER_CHUNK: Final = 2**25
@@ -36,10 +36,9 @@ LOGITS_PER_CHUNK: Final = 2**25
 a device.
 """
 
-_EXPLODED: Final = 4.0
-"""Times the nats of a uniform guess at which a model's mean surprise says that it has exploded: no
-model that anybody starts from is near, and one whose weights blew up passes it within a step or
-two.
+_EXPLOSION_FACTOR: Final = 4.0
+"""A model has exploded when the mean NLL of its targets exceeds that of a uniform guess this many
+times: no initial model is near, and one whose weights blew up passes it within a step or two.
 """
 
 
@@ -53,7 +52,7 @@ class Policy:
     reference: ReferencePolicy | None = None
     """What rl.kl_beta is the weight of the divergence from; needed when it is above 0."""
     work: Work = field(default_factory=Work)
-    """What this rank computed with gradient since somebody last put a new one here."""
+    """Passes with gradient of this rank since PolicyModel.take_work last reset it."""
 
     def __post_init__(self) -> None:
         """With several ranks the weights are sharded, and a pass gathers them layer by layer."""
@@ -69,6 +68,7 @@ class Policy:
     ) -> tuple[torch.Tensor, float]:
         """score_row of a row from the host, its matrix products in the precision of the job."""
         device = self.loaded.model.device
+        # Reference and probe passes run without gradient; they are not part of the training work.
         if torch.is_grad_enabled():
             self.work.add(self.loaded, row)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.trainer.precision == "bf16"):
@@ -100,9 +100,9 @@ def train_sft_batch(
     """
     noisy = add_noise(examples, sft, policy.loaded.block_size, generator)
     optimizer.zero_grad(set_to_none=True)
-    loss, surprise = _sft_loss(policy, noisy, backward=True)
+    loss, nll = _sft_loss(policy, noisy, backward=True)
     masked = float(sum((example.state > 0).sum() for example in noisy))
-    metrics = optimizer_step(policy, optimizer, loss, surprise, optim.max_grad_norm)
+    metrics = optimizer_step(policy, optimizer, loss, nll, optim.max_grad_norm)
     return {**metrics, JobMetric.DIFFUSION_MASKED_TOKENS_TRAINED: masked}
 
 
@@ -149,11 +149,14 @@ def score_row(
     states = hidden_states(loaded.model, row.token_ids, row.index)
     if observe is not None:
         observe(states.detach())
+    # Only masked positions that a step committed have a loss: logits of the clean copy, most of the
+    # row, would cost memory for nothing.
     hidden = states[row.loss_at]
     size = max(1, logits_per_chunk // len(loaded.sampleable))
     if len(hidden) <= size:
         logprobs, entropy = _score(loaded, hidden, row.targets, temperature)
         return logprobs, float(entropy)
+    # Without recomputation the backward pass would keep float32 logits [N, V] of the whole row.
     parts = [
         checkpoint(_score, loaded, chunk, targets, temperature, use_reentrant=False)
         for chunk, targets in zip(
@@ -166,14 +169,14 @@ def score_row(
 
 
 class AdapterOffReferencePolicy:
-    """The base of a model with a LoRA adapter; see services.trainer.reference.ReferencePolicy."""
+    """The base of a model with a LoRA adapter; see services.trainer.training.reference_policy.ReferencePolicy."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
 
     def logprobs(self, row: PackedRow, temperature: float) -> torch.Tensor:
         """See ReferencePolicy."""
-        with adapter_off(self._policy.loaded.model):
+        with disable_adapter(self._policy.loaded.model):
             return self._policy.score(row, temperature)[0]
 
 
@@ -195,6 +198,7 @@ def _score(
     loaded: LoadedModel, hidden: torch.Tensor, targets: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     logprobs = token_logprobs(loaded, hidden, temperature)
+    # entr(0) = 0, so ids that are never sampled (log-prob -inf) add nothing. Reported only: detached.
     entropy = torch.special.entr(logprobs.detach().exp()).sum()
     return logprobs.gather(1, targets[:, None]).squeeze(1), entropy
 
@@ -202,42 +206,43 @@ def _score(
 def _sft_loss(
     policy: Policy, noisy: Sequence[NoisyExample], *, backward: bool
 ) -> tuple[float, float]:
-    """The batch's loss and its targets' mean surprise over all ranks; `backward` adds this rank's
+    """The batch's loss and the mean NLL of its targets over all ranks; `backward` adds this rank's
     gradient.
     """
     lengths = torch.tensor([len(example.token_ids) for example in noisy])
     first = lengths.cumsum(0) - lengths
     weight = torch.from_numpy(np.concatenate([example.weight for example in noisy]))
-    own, own_surprise, own_targets = 0.0, 0.0, 0
-    for row, counts in policy.ranks.share(sft_rows(noisy, **policy.layout)):
+    own, own_nll, own_targets = 0.0, 0.0, 0
+    for row, counts in policy.ranks.share_rows(sft_rows(noisy, **policy.layout)):
         logprobs, _ = policy.score(row, temperature=1.0)
+        # A row that only keeps the ranks' collective passes in step has weight 0.
         weight_of_row = float(counts) * weight[first[row.sample] + row.token].to(logprobs.device)
+        # The denominator is of the whole batch, not of the row: the sum over rows and ranks is the
+        # loss of one large batch, however it was packed.
         loss = denoising_loss(logprobs, weight_of_row, int(lengths.sum()))
         if backward:
             loss.backward()  # type: ignore[no-untyped-call]
         own += float(loss.detach())
-        own_surprise -= counts * float(logprobs.detach().sum())
+        own_nll -= counts * float(logprobs.detach().sum())
         own_targets += counts * len(logprobs)
-    losses, surprises, targets = zip(
-        *policy.ranks.collect((own, own_surprise, own_targets)), strict=True
-    )
-    return sum(losses), sum(surprises) / max(1, sum(targets))
+    losses, nlls, targets = zip(*policy.ranks.all_gather((own, own_nll, own_targets)), strict=True)
+    return sum(losses), sum(nlls) / max(1, sum(targets))
 
 
 def optimizer_step(
     policy: Policy,
     optimizer: torch.optim.Optimizer,
     loss: float,
-    surprise: float,
+    nll: float,
     max_grad_norm: float,
 ) -> dict[str, float]:
     """Clip the accumulated gradient and step once; the norm returned is the one before clipping.
 
-    `surprise` is the mean of -log p of the update's targets, in nats. Raises
+    `nll` is the mean of -log p of the update's targets, in nats. Raises
     PlatformError("nan_loss").
     """
     norm = float(
-        whole(torch.nn.utils.clip_grad_norm_(policy.loaded.model.parameters(), max_grad_norm))
+        gather_full(torch.nn.utils.clip_grad_norm_(policy.loaded.model.parameters(), max_grad_norm))
     )
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise PlatformError(
@@ -245,12 +250,14 @@ def optimizer_step(
             f"Cannot update the weights: the loss is {loss} and the gradient norm {norm}; both must be finite.",
             hint="The weights were not changed. Resume from the last checkpoint with a lower optim.lr.",
         )
-    limit = _EXPLODED * math.log(len(policy.loaded.sampleable))
-    if surprise > limit:
+    # A finite loss does not show it: the advantages of a group sum to zero, so the policy loss stays
+    # near zero whatever the log-probs are.
+    limit = _EXPLOSION_FACTOR * math.log(len(policy.loaded.sampleable))
+    if nll > limit:
         raise PlatformError(
             "nan_loss",
-            f"Cannot update the weights: the model has exploded. Its targets have {surprise:.1f} nats on the mean, "
-            f"and a uniform guess has {limit / _EXPLODED:.1f}.",
+            f"Cannot update the weights: the model has exploded. The mean NLL of its targets is {nll:.1f} nats, "
+            f"that of a uniform guess {limit / _EXPLOSION_FACTOR:.1f}.",
             hint="The weights were not changed. Rewind to a checkpoint before the rise of train/loss, with a lower "
             "optim.lr.",
         )

@@ -39,30 +39,30 @@ from services.trainer.training.reference_policy import FrozenReferencePolicy, Re
 from services.trainer.training.rl_update import RlRules, train_rl_batch
 from services.trainer.training.schedule import make_optimizer, set_learning_rate
 from services.trainer.training.sft import SftExample, noise_generator
-from services.trainer.training.sharding import local_device, whole
+from services.trainer.training.sharding import gather_full, local_device
 from services.trainer.training.trajectory_rows import Sample
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _on_every_rank(
+def _run_on_every_rank(
     method: Callable[Concatenate["PolicyModel", P], R],
 ) -> Callable[Concatenate["PolicyModel", P], R]:
     """Announce the call to the ranks that follow, then make it."""
 
     @wraps(method)
-    def announced(trainee: "PolicyModel", /, *args: P.args, **kwargs: P.kwargs) -> R:
-        if trainee.ranks.rank == 0:
-            trainee.ranks.from_leader((method.__name__, args, kwargs))
-        return method(trainee, *args, **kwargs)
+    def call_on_every_rank(policy_model: "PolicyModel", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        if policy_model.ranks.rank == 0:
+            policy_model.ranks.broadcast((method.__name__, args, kwargs))
+        return method(policy_model, *args, **kwargs)
 
-    return announced
+    return call_on_every_rank
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a checkpoint holds of a trainee."""
+    """What a checkpoint holds of a policy model."""
 
     weights: Mapping[str, Tensor]
     """By the names of services.common.model.state.own_state, an adapter merged in."""
@@ -91,40 +91,43 @@ class PolicyModel:
         """The job's initial model, or where a checkpoint left it; with LoRA that is the initial
         model plus the stored adapter.
         """
+        # With LoRA a checkpoint's weights are merged ones; the adapter must lie on the initial model.
         path = model_path if checkpoint is None or spec.lora is not None else checkpoint
+        # Master weights are float32 also where products are bf16 (autocast in Policy.score): updates
+        # of 1e-6 vanish in bf16.
         loaded = load_model(path, "float32", local_device(ranks))
         if spec.trainer.gradient_checkpointing:
             _recompute_activations(loaded.model)
         if spec.lora is not None:
-            lora.attach(loaded, spec.lora, spec.seed)
+            lora.attach_adapter(loaded, spec.lora, spec.seed)
             if checkpoint is not None:
-                lora.restore(loaded.model, _adapter_tensors(checkpoint))
+                lora.restore_adapter(loaded.model, _adapter_tensors(checkpoint))
         return cls(loaded, spec, ranks, path)
 
-    @_on_every_rank
-    def begin(
+    @_run_on_every_rank
+    def begin_stage(
         self, stage: Literal["sft", "rl"], optimizer_file: Path | None, reference: Path | None
     ) -> None:
         """A stage's optimizer: a fresh one, or with the state in a checkpoint's file when the stage
-        goes on.
+        resumes.
 
         `reference` is the directory of the model that the stage is not to stray far from, where it
         needs one.
         """
-        self._policy.reference = None if reference is None else self._reference(reference)
+        self._policy.reference = None if reference is None else self._load_reference(reference)
         self._optimizer = make_optimizer(self.loaded.model, self.spec.optim_of(stage))
         if optimizer_file is not None:
             import_optimizer(self.loaded.model, self._optimizer, load_file(optimizer_file))
 
-    @_on_every_rank
+    @_run_on_every_rank
     def train_sft(self, examples: Sequence[SftExample], step: int, lr: float) -> dict[str, float]:
         """One supervised step; `step` chooses the noise. Returns what train_sft_batch does."""
         optim, generator = self.spec.optim_of("sft"), noise_generator(self.spec.seed, step)
         return train_sft_batch(
-            self._policy, self._at(lr), examples, generator, self.spec.sft, optim
+            self._policy, self._optimizer_at(lr), examples, generator, self.spec.sft, optim
         )
 
-    @_on_every_rank
+    @_run_on_every_rank
     def train_rl(self, samples: Sequence[Sample], lr: float) -> dict[str, float]:
         """One reinforcement step; returns what train_rl_batch does."""
         spec, loaded = self.spec, self.loaded
@@ -138,12 +141,12 @@ class PolicyModel:
         rules = RlRules(
             rl=spec.rl, sampling=spec.sampling, optim=spec.optim_of("rl"), decoding=decoding
         )
-        metrics = train_rl_batch(self._policy, self._at(lr), samples, rules)
+        metrics = train_rl_batch(self._policy, self._optimizer_at(lr), samples, rules)
         if spec.resources.colocate:
             torch.cuda.empty_cache()  # replicas on this device take their memory again; nothing without one
         return metrics
 
-    @_on_every_rank
+    @_run_on_every_rank
     def sft_loss(self, examples: Sequence[SftExample]) -> float:
         """Supervised loss of held-out examples, with the same draw of noise every time, so that it
         can be compared.
@@ -152,66 +155,67 @@ class PolicyModel:
             self._policy, examples, noise_generator(self.spec.seed, 0), self.spec.sft
         )
 
-    @_on_every_rank
+    @_run_on_every_rank
     def revise(self, spec: JobSpec) -> None:
-        """Go by another revision of the spec from now on."""
+        """Use another revision of the spec from now on."""
         self.spec = spec
 
-    @_on_every_rank
-    def logprobs(self, samples: Sequence[Sample]) -> list[Float32s]:
-        """What response_logprobs returns."""
+    @_run_on_every_rank
+    def compute_logprobs(self, samples: Sequence[Sample]) -> list[Float32s]:
+        """Log-probabilities [R] of given responses at temperature 1."""
         return response_logprobs(self._policy, samples)
 
-    @_on_every_rank
-    def tensors(self) -> dict[str, Tensor]:
+    @_run_on_every_rank
+    def export_weights(self) -> dict[str, Tensor]:
         """The weights by checkpoint name, an adapter merged in; they may be views, valid until the
         next step.
         """
-        return export_state(self.loaded.model, self._weights(self._state()))
+        return export_state(self.loaded.model, self._merge_adapter(self._gather_state()))
 
-    @_on_every_rank
-    def snapshot(self) -> Snapshot:
-        """Everything that a checkpoint holds of the trainee."""
-        state = self._state()
+    @_run_on_every_rank
+    def take_snapshot(self) -> Snapshot:
+        """Everything that a checkpoint holds of the model and its optimizer."""
+        state = self._gather_state()
         moments = (
             {} if self._optimizer is None else export_optimizer(self.loaded.model, self._optimizer)
         )
-        return Snapshot(self._weights(state), lora.adapter_tensors(state), moments)
+        return Snapshot(self._merge_adapter(state), lora.adapter_tensors(state), moments)
 
     def take_work(self) -> Work:
-        """What this rank computed since the last call."""
+        """Work of this rank since the last call."""
         work, self._policy.work = self._policy.work, Work()
         return work
 
-    def follow(self) -> None:
-        """Do what rank 0 does until it dismisses the ranks."""
+    def follow_leader(self) -> None:
+        """Make the calls that rank 0 makes, until it dismisses the ranks."""
         call: tuple[str, Any, Any] | None
-        while (call := self.ranks.from_leader()) is not None:
+        while (call := self.ranks.broadcast()) is not None:
             name, args, kwargs = call
             getattr(self, name)(*args, **kwargs)
 
-    def _reference(self, path: Path) -> ReferencePolicy:
+    def _load_reference(self, path: Path) -> ReferencePolicy:
         """With LoRA on top of the reference itself, the adapter need only be switched off."""
         if self.spec.lora is not None and path == self._base:
             return AdapterOffReferencePolicy(self._policy)
-        return FrozenReferencePolicy(self._frozen(path))
+        return FrozenReferencePolicy(self._load_frozen(path))
 
-    def _frozen(self, path: Path) -> LoadedModel:
+    def _load_frozen(self, path: Path) -> LoadedModel:
         weight = next(self.loaded.model.parameters())
         frozen = load_model(path, weight.dtype, weight.device)
         frozen.model.requires_grad_(False)
         return frozen
 
-    def _state(self) -> dict[str, Tensor]:
+    def _gather_state(self) -> dict[str, Tensor]:
         """The model's tensors, gathered from all ranks."""
         return {
-            name: whole(tensor.detach()) for name, tensor in own_state(self.loaded.model).items()
+            name: gather_full(tensor.detach())
+            for name, tensor in own_state(self.loaded.model).items()
         }
 
-    def _weights(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return state if self.spec.lora is None else lora.merged(self.loaded.model, state)
+    def _merge_adapter(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return state if self.spec.lora is None else lora.merge_adapter(self.loaded.model, state)
 
-    def _at(self, lr: float) -> torch.optim.Optimizer:
+    def _optimizer_at(self, lr: float) -> torch.optim.Optimizer:
         assert self._optimizer is not None, "a stage begins before it trains"
         set_learning_rate(self._optimizer, lr)
         return self._optimizer

@@ -32,19 +32,21 @@ class Ranks:
     rank: int = 0
     size: int = 1
 
-    def share(self, rows: Sequence[T]) -> list[tuple[T, bool]]:
+    def share_rows(self, rows: Sequence[T]) -> list[tuple[T, bool]]:
         """This rank's rows, and whether each counts.
 
         Every rank gets equally many, because each pass over a sharded model is collective: where
         rows do not divide evenly, some ranks repeat one that does not count.
         """
+        # Round-robin, not in runs: rows come longest first, so every round has rows of similar length
+        # and no rank waits long for another.
         rounds = -(-len(rows) // self.size)
         numbers = range(self.rank, rounds * self.size, self.size)
         return [
             (rows[number], True) if number < len(rows) else (rows[0], False) for number in numbers
         ]
 
-    def collect(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """The value of every rank, by rank; collective."""
         if self.size == 1:
             return [value]
@@ -52,7 +54,7 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
-    def from_leader(self, value: Any = None) -> Any:
+    def broadcast(self, value: Any = None) -> Any:
         """Rank 0's value; the others' is ignored. Collective."""
         box: list[Any] = [value]
         if self.size > 1:
@@ -60,8 +62,8 @@ class Ranks:
         return box[0]
 
     def dismiss(self) -> None:
-        """Rank 0: let the ranks that follow end (services.trainer.learner.trainee.PolicyModel.follow)."""
-        self.from_leader(None)
+        """Rank 0: let the ranks that follow end (PolicyModel.follow_leader)."""
+        self.broadcast(None)
 
     def leave(self) -> None:
         """Close the connections to the other ranks: a process that ends with them open may abort as
@@ -91,11 +93,13 @@ def join(rendezvous: str, rank: int, size: int, here: range) -> Ranks:
             hint="Lower resources.trainer_ranks.",
             param="resources.trainer_ranks",
         )
+    # NCCL needs a device per rank before the group forms. Python objects go through gloo on the CPU
+    # either way.
     if gpus:
         torch.cuda.set_device(rank - here.start)
     if len(here) == size:
-        # torch.distributed pickles what ranks tell each other: where they share a machine, nobody
-        # else may take part.
+        # torch.distributed unpickles what other ranks send: where all share a machine, only the
+        # loopback interface is listened on.
         for backend in ("GLOO", "NCCL"):
             os.environ.setdefault(f"{backend}_SOCKET_IFNAME", _LOOPBACK)
     dist.init_process_group(

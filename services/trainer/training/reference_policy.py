@@ -1,5 +1,5 @@
-"""The reference policy: the weights that a reinforcement stage began with, from which it is not to
-stray far.
+"""The reference policy: the weights that a reinforcement stage began with; rl.kl_beta weighs the
+divergence from them.
 """
 
 from typing import Protocol

@@ -29,21 +29,21 @@ Score = Callable[[PackedRow, float], torch.Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class RlRules:
-    """What a reinforcement step goes by."""
+    """Parts of the job spec and the decoding that an update depends on."""
 
     rl: RlSpec
     sampling: SamplingSpec
     optim: OptimSpec
     decoding: DecodingConfig | None = None
-    """Under which the samples were selected; None leaves the selection drift out."""
+    """Rule that selected the positions of the samples; None leaves the selection drift out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Update:
-    """What one optimizer step did."""
+    """Results of one optimizer step."""
 
     metrics: dict[str, float]
-    """Those of the optimizer step."""
+    """Loss, gradient norm and learning rate."""
     statistics: PolicyStatistics
 
 
@@ -58,7 +58,7 @@ def train_rl_batch(
     """
     if not samples:
         raise ValueError("a mini-batch needs at least one sample")
-    samples = _anchored(policy, samples, rules)
+    samples = _add_fixed_logprobs(policy, samples, rules)
     updates = [
         _update(policy, optimizer, part, rules)
         for _ in range(rules.rl.num_iterations)
@@ -69,6 +69,8 @@ def train_rl_batch(
 
 def split_groups(samples: Sequence[Sample], parts: int) -> list[list[Sample]]:
     """Mini-batches of whole groups, in order, their numbers of groups as equal as they can be."""
+    # Groups stay whole: advantages are relative to the group's own mean, so that a part of a group
+    # could push all of its responses the same way.
     groups = list(dict.fromkeys(sample.group for sample in samples))
     part_of = {group: index * parts // len(groups) for index, group in enumerate(groups)}
     split: list[list[Sample]] = [[] for _ in range(parts)]
@@ -77,8 +79,10 @@ def split_groups(samples: Sequence[Sample], parts: int) -> list[list[Sample]]:
     return [part for part in split if part]
 
 
-def _anchored(policy: Policy, samples: Sequence[Sample], rules: RlRules) -> list[Sample]:
-    """The samples with what is scored once, before the weights move."""
+def _add_fixed_logprobs(policy: Policy, samples: Sequence[Sample], rules: RlRules) -> list[Sample]:
+    """The samples with the log-probs that stay fixed while the weights move: those under the weights
+    before the step, and those under the reference policy.
+    """
     rl, temperature = rules.rl, rules.sampling.temperature
     # With a single update the weights before the step are the current ones: the row's own pass
     # gives their log-probs.
@@ -107,11 +111,11 @@ def _logprobs_of(
     ends = np.cumsum([sample.num_terms for sample in samples])
     first, found = np.concatenate([[0], ends[:-1]]), np.empty(ends[-1])
     own = []
-    for row, counts in policy.ranks.share(rl_rows(samples, **policy.layout)):
+    for row, counts in policy.ranks.share_rows(rl_rows(samples, **policy.layout)):
         logprobs = score(row, temperature).double().cpu().numpy()
-        if counts:
+        if counts:  # else another rank collects this row; the pass only kept the ranks in step
             own.append((first[row.sample.numpy()] + row.token.numpy(), logprobs))
-    for part in policy.ranks.collect(own):
+    for part in policy.ranks.all_gather(own):
         for at, logprobs in part:
             found[at] = logprobs
     return np.split(found, ends[:-1])
@@ -121,21 +125,23 @@ def _update(
     policy: Policy, optimizer: torch.optim.Optimizer, samples: Sequence[Sample], rules: RlRules
 ) -> _Update:
     """One optimizer step on a mini-batch."""
+    # Weights of tokens are fixed before the first row: gradient accumulation then equals one large
+    # batch exactly.
     batch = _Minibatch(samples, rules, policy.loaded.model.device)
     optimizer.zero_grad(set_to_none=True)
     own_loss, own_statistics = 0.0, PolicyStatistics()
-    for row, counts in policy.ranks.share(rl_rows(samples, **policy.layout)):
+    for row, counts in policy.ranks.share_rows(rl_rows(samples, **policy.layout)):
         if not counts:
-            _keep_company(policy, row)
+            _dummy_forward_backward(policy, row)
             continue
-        row_loss, row_statistics = _descend(policy, row, batch)
+        row_loss, row_statistics = _forward_backward(policy, row, batch)
         own_loss += row_loss
         own_statistics.add(row_statistics)
-    loss, statistics = sum(policy.ranks.collect(own_loss)), PolicyStatistics()
-    for part in policy.ranks.collect(own_statistics):
-        statistics.add(part)
-    surprise = statistics.surprise / statistics.tokens
-    metrics = optimizer_step(policy, optimizer, loss, surprise, rules.optim.max_grad_norm)
+    loss, statistics = sum(policy.ranks.all_gather(own_loss)), PolicyStatistics()
+    for part in policy.ranks.all_gather(own_statistics):
+        statistics.add(part)  # FSDP sums gradients over ranks; numbers are summed here
+    nll = statistics.nll / statistics.tokens
+    metrics = optimizer_step(policy, optimizer, loss, nll, rules.optim.max_grad_norm)
     return _Update(
         metrics={**metrics, JobMetric.TRAIN_POLICY_LOSS: loss - statistics.kl_loss},
         statistics=statistics,
@@ -163,20 +169,23 @@ def _metrics(updates: Sequence[_Update], rl: RlSpec) -> dict[str, float]:
 
 
 class _Minibatch:
-    """The constants of a mini-batch, looked up per term of a row."""
+    """The constants of a mini-batch, looked up per term of a row.
+
+    Legend: S samples; T terms of all samples, one sample after the other; N terms of a row.
+    """
 
     def __init__(self, samples: Sequence[Sample], rules: RlRules, device: torch.device) -> None:
         self.samples, self.rules = samples, rules
         lengths = torch.tensor([sample.num_terms for sample in samples])
-        self._first = (lengths.cumsum(0) - lengths).to(device)
+        self._first = (lengths.cumsum(0) - lengths).to(device)  # [S] place of a sample's first term
         recorded = [
             part
             for sample in samples
             for part in (sample.response.logprobs, sample.response.rejected.logprobs)
         ]
         self._behaviour = torch.from_numpy(np.concatenate(recorded)).to(device)
-        self._proximal = _joined([sample.proximal for sample in samples], device)
-        self._reference = _joined([sample.reference for sample in samples], device)
+        self._proximal = _concatenate([sample.proximal for sample in samples], device)
+        self._reference = _concatenate([sample.reference for sample in samples], device)
         self._advantage = torch.tensor(
             [sample.advantage for sample in samples], dtype=torch.float64, device=device
         )
@@ -185,10 +194,12 @@ class _Minibatch:
         ).to(device)
 
     def terms(self, row: PackedRow, logprobs: torch.Tensor) -> TokenTerms:
-        """Of a row with the given log-probs under the current weights."""
+        """Constants of a row's N terms; `logprobs` [N] are those under the current weights."""
         at = self._first[row.sample] + row.token
         proximal = None
         if self.rules.rl.ratio == "proximal":
+            # A single update: the weights before the step are the current ones, so the ratio is 1
+            # and its gradient that of log π.
             proximal = logprobs.detach() if self._proximal is None else self._proximal[at]
         return TokenTerms(
             behaviour=self._behaviour[at],
@@ -199,21 +210,28 @@ class _Minibatch:
         )
 
 
-def _joined(parts: Sequence[Floats | None], device: torch.device) -> torch.Tensor | None:
+def _concatenate(parts: Sequence[Floats | None], device: torch.device) -> torch.Tensor | None:
     given = [part for part in parts if part is not None]
     return torch.from_numpy(np.concatenate(given)).to(device) if given else None
 
 
-def _keep_company(policy: Policy, row: PackedRow) -> None:
-    """A pass that adds nothing to the gradient, while other ranks compute a row that counts."""
+def _dummy_forward_backward(policy: Policy, row: PackedRow) -> None:
+    """A pass that adds nothing to the gradient, while other ranks compute a row that counts.
+
+    Multiplied by zero and not skipped: a sharded model gathers weights and reduces gradients in
+    collective calls that wait for every rank.
+    """
     (0.0 * policy.score(row, 1.0)[0]).sum().backward()  # type: ignore[no-untyped-call]
 
 
-def _descend(policy: Policy, row: PackedRow, batch: _Minibatch) -> tuple[float, PolicyStatistics]:
-    """Add one row's gradient; its loss and statistics."""
+def _forward_backward(
+    policy: Policy, row: PackedRow, batch: _Minibatch
+) -> tuple[float, PolicyStatistics]:
+    """Forward and backward pass of one row; returns its part of the loss, and its statistics."""
     rules, seen = batch.rules, PolicyStatistics()
     row = row.to(policy.loaded.model.device)
     observe = None
+    # On-policy the weights are those that selected, so nothing can have drifted.
     if rules.decoding is not None and rules.rl.off_policy:
         observe = drift_observer(policy.loaded, row, rules.decoding, seen, LOGITS_PER_CHUNK)
     logprobs, entropy = policy.score(row, rules.sampling.temperature, observe)
@@ -230,6 +248,8 @@ def _descend(policy: Policy, row: PackedRow, batch: _Minibatch) -> tuple[float, 
 def _require_finite(
     logprobs: torch.Tensor, row: PackedRow, samples: Sequence[Sample], where: str
 ) -> None:
+    # Before the loss, where a NaN could no longer be traced to a token; -inf would become a ratio of
+    # 0 and pass unseen.
     broken = (~logprobs.isfinite()).nonzero()
     if len(broken) == 0:
         return

@@ -28,6 +28,7 @@ def learning_rate(config: OptimSpec, step: int, num_steps: int) -> float:
         raise ValueError(f"step {step} is outside the stage's steps 1 … {num_steps}")
     if step < config.warmup_steps:
         return config.lr * step / config.warmup_steps
+    # Anchored at the last warm-up step, which has the full rate.
     peak = min(max(config.warmup_steps, 1), num_steps)
     progress = (step - peak) / (num_steps - peak + 1)
     decay = {

@@ -30,6 +30,7 @@ def drift_observer(
     None where drift cannot be computed: rules that look at sampled candidates need the rejected
     ones as well.
     """
+    # Copy 0 is the clean one, where a mask token can only be a prompt's own text.
     masked = ((row.token_ids == loaded.mask_token_id) & (row.index.copy > 0)).view(
         -1, loaded.block_size
     )
@@ -48,15 +49,16 @@ def drift_observer(
             tensor.view(len(states), loaded.block_size, *tensor.shape[1:])[states]
             for tensor in (hidden, masked.flatten(), committed, candidates)
         ]
+        # Logits of all states at once would fill a device, as in policy.score_row.
         size = max(1, logits_per_chunk // (loaded.block_size * len(loaded.sampleable)))
         for part in zip(*(torch.split(tensor, size) for tensor in in_states), strict=True):
-            statistics.drifted += _drifted(loaded, decoding, *part)
+            statistics.drifted += _count_drifted(loaded, decoding, *part)
         statistics.steps += int(states.sum())
 
     return observe
 
 
-def _drifted(
+def _count_drifted(
     loaded: LoadedModel,
     decoding: DecodingConfig,
     hidden: torch.Tensor,
@@ -64,9 +66,14 @@ def _drifted(
     committed: torch.Tensor,
     candidates: torch.Tensor,
 ) -> int:
-    """Of states with hidden states [S, B, H], bools [S, B] and candidate ids [S, B]."""
+    """How many of the given states the rule would now commit other positions of.
+
+    hidden [S, B, H]; masked and committed, bool [S, B]; candidates, ids [S, B].
+    """
     logprobs = token_logprobs(loaded, hidden.flatten(0, 1), decoding.temperature).view(
         *masked.shape, -1
     )
+    # The engine's own rule on the learner's log-probs; candidates stay those that were recorded,
+    # because drift asks about the selection, not about the sampling.
     now = commit_mask(decoding, masked, confidences(decoding, logprobs, candidates), logprobs)
     return int((now != committed).any(1).sum())

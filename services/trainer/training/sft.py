@@ -60,6 +60,7 @@ def encode_example(
     """
     prompt_ids = encode_prompt(loaded.tokenizer, messages)
     answer_ids = encode_completion(loaded.tokenizer, completion)
+    # The grid starts at the prompt's first token, as in decoding, not at the answer.
     padding = -(len(prompt_ids) + len(answer_ids)) % loaded.block_size
     return SftExample(
         prompt_ids=np.array(prompt_ids, dtype=np.int32),
@@ -123,24 +124,27 @@ def add_noise(
     recorded trajectory per token.
     """
     if config.noise == "trace":
-        return [_traced(example) for example in examples]
-    return [_add_noise(example, config, block_size, generator) for example in examples]
+        return [_follow_recorded_order(example) for example in examples]
+    return [_mask_at_random(example, config, block_size, generator) for example in examples]
 
 
-def _traced(example: SftExample) -> NoisyExample:
+def _follow_recorded_order(example: SftExample) -> NoisyExample:
     assert example.unmask_step is not None  # encode_trace gave it
     return NoisyExample(
         prompt_ids=example.prompt_ids,
         token_ids=example.token_ids,
         state=example.unmask_step,
+        # Every token is learnt exactly once, from one state: nothing to correct for.
         weight=np.ones(len(example.token_ids)),
     )
 
 
-def _add_noise(
+def _mask_at_random(
     example: SftExample, config: SftSpec, block_size: int, generator: np.random.Generator
 ) -> NoisyExample:
     start, length = len(example.prompt_ids), len(example.token_ids)
+    # One rate per document (as DiRL's own SFT, arXiv 2512.22234) or per block, numbered from the
+    # prompt's first token.
     unit = (
         np.arange(start, start + length) // block_size
         if config.noise == "block"
@@ -151,6 +155,7 @@ def _add_noise(
         prompt_ids=example.prompt_ids,
         token_ids=example.token_ids,
         state=(generator.random(length) < rate).astype(np.int32),
+        # 1/t makes the expectation over draws the bound on the likelihood; rate >= min_noise bounds it.
         weight=1.0 / rate,
     )
 

@@ -1,4 +1,4 @@
-"""WeightSnapshot sharded over ranks (FSDP2): each rank holds a slice of every tensor, and a pass gathers a
+"""Weights sharded over ranks (FSDP2): each rank holds a slice of every tensor, and a pass gathers a
 layer at a time.
 """
 
@@ -22,6 +22,7 @@ def shard(root: nn.Module, model: PreTrainedModel, ranks: Ranks) -> None:
     """
     mesh = init_device_mesh(model.device.type, (ranks.size,))
     layers: Any = model.base_model.layers  # nn.Module types every attribute as Tensor | Module
+    # Layers before the root: FSDP2 gives a module the parameters that none inside it has taken.
     for layer in layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(root, mesh=mesh)
@@ -31,12 +32,12 @@ def shard(root: nn.Module, model: PreTrainedModel, ranks: Ranks) -> None:
             module.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor; collective when it is sharded."""
+def gather_full(tensor: Tensor) -> Tensor:
+    """The whole of a tensor; collective when it is sharded."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def placed_like(tensor: Tensor, parameter: Tensor) -> Tensor:
+def place_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """A whole tensor on the parameter's device, and sharded like it; collective when it is."""
     if isinstance(parameter, DTensor):
         local = tensor.to(parameter.device)

@@ -35,11 +35,11 @@ from services.trainer.training.loss_terms import (
     Blocks,
     Int64s,
     Terms,
-    committed,
+    committed_terms,
+    concatenate_terms,
     count_within,
-    cut,
-    joined,
-    rejected,
+    cut_blocks,
+    rejected_terms,
 )
 from services.trainer.training.sft import NoisyExample
 
@@ -104,12 +104,12 @@ class PackedRow:
 
 @dataclass(frozen=True, kw_only=True)
 class _Parts:
-    """Copies of blocks: what a row is made of."""
+    """Copies of blocks that make up a row, Q of them."""
 
     block: Int64s
-    """Among all blocks."""
+    """[Q] which of all blocks."""
     copy: Int64s
-    """0 for the clean one, else the state."""
+    """[Q] 0 for the clean copy, else the state."""
 
 
 def rl_rows(
@@ -123,14 +123,18 @@ def rl_rows(
     """
     for sample in samples:
         _require_whole(sample, block_size)
-    blocks = cut(
+    blocks = cut_blocks(
         [(s.prompt_ids, s.response.token_ids, s.response.unmask_step) for s in samples], block_size
     )
     terms = [
-        committed(blocks),
-        *(_rejected(blocks, i, s) for i, s in enumerate(samples) if len(s.response.rejected.step)),
+        committed_terms(blocks),
+        *(
+            _rejected_terms_of(blocks, i, s)
+            for i, s in enumerate(samples)
+            if len(s.response.rejected.step)
+        ),
     ]
-    return _pack(blocks, joined(terms), mask_token_id, max_tokens)
+    return _pack(blocks, concatenate_terms(terms), mask_token_id, max_tokens)
 
 
 def sft_rows(
@@ -142,8 +146,8 @@ def sft_rows(
     An example of which nothing is masked adds no row: it has no loss, yet counts in the loss's
     denominator.
     """
-    blocks = cut([(e.prompt_ids, e.token_ids, e.state) for e in examples], block_size)
-    return _pack(blocks, committed(blocks), mask_token_id, max_tokens)
+    blocks = cut_blocks([(e.prompt_ids, e.token_ids, e.state) for e in examples], block_size)
+    return _pack(blocks, committed_terms(blocks), mask_token_id, max_tokens)
 
 
 def _require_whole(sample: Sample, block_size: int) -> None:
@@ -165,9 +169,11 @@ def _require_whole(sample: Sample, block_size: int) -> None:
         )
 
 
-def _rejected(blocks: Blocks, document: int, sample: Sample) -> Terms:
+def _rejected_terms_of(blocks: Blocks, document: int, sample: Sample) -> Terms:
     try:
-        return rejected(blocks, document, sample.response.unmask_step, sample.response.rejected)
+        return rejected_terms(
+            blocks, document, sample.response.unmask_step, sample.response.rejected
+        )
     except ValueError as error:
         message = f"Cannot train on trajectory {sample.trajectory_id}: {error}."
         raise PlatformError("internal", message) from None
@@ -175,6 +181,7 @@ def _rejected(blocks: Blocks, document: int, sample: Sample) -> Terms:
 
 def _pack(blocks: Blocks, terms: Terms, mask_token_id: int, max_tokens: int) -> list[PackedRow]:
     """Lay the documents out and pack them; documents without any state are left out."""
+    # Only states that were visited: a block that was committed in two steps has two, whatever B is.
     num_states = blocks.rank.max(axis=1)
     block = np.concatenate(
         [np.arange(len(num_states)), np.repeat(np.arange(len(num_states)), num_states)]
@@ -187,6 +194,8 @@ def _pack(blocks: Blocks, terms: Terms, mask_token_id: int, max_tokens: int) -> 
     parts = np.split(np.argsort(owner, kind="stable"), np.cumsum(sizes)[:-1])
     with_states = np.flatnonzero(sizes > np.bincount(blocks.document))
     lengths = sizes * blocks.tokens.shape[1]
+    # Parts are all clean blocks, then the states of block after block: state k of block b is the
+    # (k - 1)-th behind the states of the blocks before it.
     part_of_term = (
         len(num_states) + (np.cumsum(num_states) - num_states)[terms.block] + terms.copy - 1
     )
@@ -209,16 +218,17 @@ def _first_fit_decreasing(documents: list[int], lengths: list[int], budget: int)
     """Documents grouped into rows of at most `budget` tokens, or of one longer document;
     deterministic.
     """
+    # Longest first leaves the least unused; ties by number, so that every rank packs the same rows.
     rows: list[list[int]] = []
-    room: list[int] = []
+    free: list[int] = []
     for document in sorted(documents, key=lambda d: (-lengths[d], d)):
-        row = next((i for i, left in enumerate(room) if lengths[document] <= left), None)
+        row = next((i for i, left in enumerate(free) if lengths[document] <= left), None)
         if row is None:
             row = len(rows)
             rows.append([])
-            room.append(budget)
+            free.append(budget)
         rows[row].append(document)
-        room[row] -= lengths[document]
+        free[row] -= lengths[document]
     return rows
 
 
@@ -227,11 +237,14 @@ def _row(
 ) -> PackedRow:
     """The row of some parts in order, with the loss of the terms `mine` at the offsets `loss_at`."""
     block_size = blocks.tokens.shape[1]
+    # A state shows what was committed before its step; the clean copy shows everything.
     shown = (parts.copy[:, None] == 0) | (blocks.rank[parts.block] < parts.copy[:, None])
     number, document = blocks.number[parts.block], blocks.document[parts.block]
     return PackedRow(
         token_ids=_flat(np.where(shown, blocks.tokens[parts.block], mask_token_id)),
         index=RowIndex(
+            # Both copies of a token have its position in the document (RoPE), and block numbers
+            # count from the prompt's first token, as the engine's grid does.
             position=_flat(number[:, None] * block_size + np.arange(block_size)),
             block=_flat(np.repeat(number, block_size)),
             copy=_flat(np.repeat(parts.copy, block_size)),

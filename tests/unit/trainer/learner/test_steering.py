@@ -12,7 +12,12 @@ from services.common.attempt_result import AttemptResult
 from services.common.checkpoint.format import list_checkpoints, newest_valid, read_manifest
 from services.common.events import EventType
 from services.common.model.tiny import make_tiny_model
-from services.common.steering import Revision, ask_for_checkpoint, checkpoint_wishes, write_revision
+from services.common.steering import (
+    Revision,
+    checkpoint_requests,
+    write_checkpoint_request,
+    write_revision,
+)
 from services.trainer.learner.step_log import surviving_records
 from tests.support.learners import StopAfterSteps, journal_of, learner_request, run_here
 from tests.support.trainer import of_kind, write_rows
@@ -81,8 +86,8 @@ def test_a_revision_holds_for_the_attempts_that_follow(
 def test_a_checkpoint_that_was_asked_for_is_written_once_after_the_next_step(
     tmp_path: Path, model: Path, rows: Path
 ) -> None:
-    ask_for_checkpoint(tmp_path, "ckpt_1")
-    ask_for_checkpoint(tmp_path, "ckpt_2")
+    write_checkpoint_request(tmp_path, "ckpt_1")
+    write_checkpoint_request(tmp_path, "ckpt_2")
 
     run(tmp_path, model, rows)
 
@@ -90,7 +95,7 @@ def test_a_checkpoint_that_was_asked_for_is_written_once_after_the_next_step(
         1,
         STEPS,
     ]
-    assert checkpoint_wishes(tmp_path) == []
+    assert checkpoint_requests(tmp_path) == []
 
 
 def test_a_fork_goes_on_with_the_parents_ledger_and_the_certificate_counts_its_steps(
@@ -121,7 +126,7 @@ def test_a_fork_goes_on_with_the_parents_ledger_and_the_certificate_counts_its_s
 def test_a_rewound_job_goes_on_from_the_checkpoint_that_is_left(
     tmp_path: Path, model: Path, rows: Path
 ) -> None:
-    ask_for_checkpoint(tmp_path, "ckpt_1")
+    write_checkpoint_request(tmp_path, "ckpt_1")
     run(tmp_path, model, rows)
     digest = _final_digest(tmp_path)
 

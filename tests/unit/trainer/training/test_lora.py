@@ -36,7 +36,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path: Path) -> LoadedModel:
 @pytest.fixture
 def trained(loaded: LoadedModel) -> LoadedModel:
     """The model after a few steps of its adapter."""
-    lora.attach(loaded, LORA, seed=1)
+    lora.attach_adapter(loaded, LORA, seed=1)
     optimizer = make_optimizer(loaded.model, OptimSpec(lr=1e-2))
     examples = [
         SftExample(prompt_ids=s.prompt_ids, token_ids=s.response.token_ids)
@@ -70,9 +70,9 @@ def test_a_new_adapter_changes_nothing(loaded: LoadedModel) -> None:
         {name: tensor.clone() for name, tensor in own_state(loaded.model).items()},
     )
 
-    lora.attach(loaded, LORA, seed=1)
+    lora.attach_adapter(loaded, LORA, seed=1)
 
-    merged = lora.merged(loaded.model, own_state(loaded.model))
+    merged = lora.merge_adapter(loaded.model, own_state(loaded.model))
     assert merged.keys() == weights.keys()
     assert all(torch.equal(merged[name], weights[name]) for name in weights)
     assert torch.equal(_scores(loaded), before)
@@ -93,7 +93,7 @@ def test_training_moves_the_adapter_alone(
         if ".lora_" not in name
     }
     assert all(torch.equal(kept[name], base[name]) for name in kept)
-    merged = lora.merged(trained.model, own_state(trained.model))
+    merged = lora.merge_adapter(trained.model, own_state(trained.model))
     assert not torch.equal(
         merged["model.layers.0.self_attn.q_proj.weight"],
         base["model.layers.0.self_attn.q_proj.weight"],
@@ -103,7 +103,7 @@ def test_training_moves_the_adapter_alone(
 def test_the_merged_directory_computes_what_the_adapter_does(
     trained: LoadedModel, tmp_path: Path
 ) -> None:
-    merged = lora.merged(trained.model, own_state(trained.model))
+    merged = lora.merge_adapter(trained.model, own_state(trained.model))
 
     save_model(trained, tmp_path / "out", merged)
 
@@ -118,7 +118,7 @@ def test_with_the_adapter_off_the_base_answers(trained: LoadedModel, tmp_path: P
     base = load_model(tmp_path / "tiny", "float32", "cpu")
     with_adapter = _scores(trained)
 
-    with lora.adapter_off(trained.model):
+    with lora.disable_adapter(trained.model):
         off = _scores(trained)
 
     assert torch.equal(off, _scores(base))
@@ -135,13 +135,13 @@ def test_a_stored_adapter_is_restored_bit_for_bit(trained: LoadedModel, tmp_path
         for name, tensor in lora.adapter_tensors(own_state(trained.model)).items()
     }
     again = load_model(tmp_path / "tiny", "float32", "cpu")
-    lora.attach(again, LORA, seed=2)
+    lora.attach_adapter(again, LORA, seed=2)
 
-    lora.restore(again.model, stored)
+    lora.restore_adapter(again.model, stored)
 
     assert torch.equal(_scores(again), _scores(trained))
     with pytest.raises(PlatformError, match="Cannot load the adapter"):
-        lora.restore(again.model, dict(list(stored.items())[1:]))
+        lora.restore_adapter(again.model, dict(list(stored.items())[1:]))
 
 
 @pytest.mark.parametrize(
@@ -151,5 +151,5 @@ def test_target_modules_that_are_no_linear_layers_are_refused(
     loaded: LoadedModel, targets: tuple[str, ...]
 ) -> None:
     with pytest.raises(PlatformError, match="Cannot attach the LoRA adapter") as caught:
-        lora.attach(loaded, LoraSpec(target_modules=targets), seed=0)
+        lora.attach_adapter(loaded, LoraSpec(target_modules=targets), seed=0)
     assert caught.value.param == "lora.target_modules"

@@ -16,7 +16,7 @@ from services.trainer.training.trajectory_rows import PackedRow, Sample, rl_rows
 from tests.support.numerics import response_of
 
 MASK = 99
-GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "trajectory_rows.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[3] / "golden" / "trajectory_rows.json").read_text())
 
 
 def _sample(prompt: list[int], response: list[int], steps: list[int], **fields: Any) -> Sample:

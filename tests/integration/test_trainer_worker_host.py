@@ -1,5 +1,5 @@
-"""One learner on two hosts: a trainer with two of its three ranks, a peer with the third, and what
-ends them.
+"""One learner on two hosts: a trainer with two of its three ranks, a worker host with the third, and
+what ends them.
 """
 
 import os
@@ -69,7 +69,7 @@ def trainer() -> Iterator[tuple[LearnerSupervisor, str, RpcServer]]:
 
 
 @contextmanager
-def peer(head: str, data_dir: Path) -> Iterator[psutil.Process]:
+def worker_host(head: str, data_dir: Path) -> Iterator[psutil.Process]:
     environment = {**os.environ, "DIRL_TRAINER_HEAD": head, "DIRL_DATA_DIR": str(data_dir)}
     with subprocess.Popen(
         [sys.executable, "-m", "services.trainer.service.worker_host"], env=environment
@@ -81,28 +81,30 @@ def peer(head: str, data_dir: Path) -> Iterator[psutil.Process]:
             assert process.wait(20) == 0
 
 
-def lent(process: psutil.Process) -> list[int]:
+def ranks_of(process: psutil.Process) -> list[int]:
     return [child.pid for child in process.children()]
 
 
-def test_a_peer_joins_every_attempt_and_the_loss_of_its_rank_ends_one(tmp_path: Path) -> None:
+def test_a_worker_host_joins_every_attempt_and_the_loss_of_its_rank_ends_one(
+    tmp_path: Path,
+) -> None:
     make_tiny_model(tmp_path / "tiny", seed=0, hidden_size=16, layers=1, heads=2)
     checkpoints = tmp_path / "jobs" / "job_1" / "checkpoints"
     rendezvous = free_address()
-    with trainer() as (supervisor, head, _), peer(head, tmp_path) as process:
+    with trainer() as (supervisor, head, _), worker_host(head, tmp_path) as process:
         supervisor.start(request(tmp_path, 1, rendezvous))
         wait_until(lambda: bool(list_checkpoints(checkpoints)), "a step of three ranks", 120)
-        (first,) = lent(process)
+        (first,) = ranks_of(process)
         os.kill(first, signal.SIGKILL)
         wait_until(lambda: supervisor.status().state != "running", "the end of the attempt", 60)
         lost = supervisor.status()
-        wait_until(lambda: not lent(process), "the peer has ended its ranks", 20)
+        wait_until(lambda: not ranks_of(process), "the worker host has ended its ranks", 20)
 
         supervisor.start(request(tmp_path, 2, rendezvous))
-        wait_until(lambda: bool(lent(process)), "the peer joins again", 60)
+        wait_until(lambda: bool(ranks_of(process)), "the worker host joins again", 60)
         wait_until(lambda: supervisor.status().state != "running", "the end of the job", 240)
         ended = supervisor.status()
-        wait_until(lambda: not lent(process), "the peer is free", 20)
+        wait_until(lambda: not ranks_of(process), "the worker host is free", 20)
 
     assert (lost.state, lost.result.error_code, lost.result.retryable) == (
         "failed",
@@ -116,15 +118,15 @@ def test_a_peer_joins_every_attempt_and_the_loss_of_its_rank_ends_one(tmp_path: 
     assert not is_alive(first)
 
 
-def test_a_peer_ends_its_ranks_when_its_trainer_is_silent(
+def test_a_worker_host_ends_its_ranks_when_its_trainer_is_siranks_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_tiny_model(tmp_path / "tiny", seed=0, hidden_size=16, layers=1, heads=2)
     monkeypatch.setenv("DIRL_TRAINER_HEAD_LOST_AFTER_S", "1")
-    with trainer() as (supervisor, head, server), peer(head, tmp_path) as process:
+    with trainer() as (supervisor, head, server), worker_host(head, tmp_path) as process:
         supervisor.start(request(tmp_path, 1, free_address()))
-        wait_until(lambda: bool(lent(process)), "the peer joins", 60)
-        (rank,) = lent(process)
+        wait_until(lambda: bool(ranks_of(process)), "the worker host joins", 60)
+        (rank,) = ranks_of(process)
 
         server.stop(lambda: None)
 

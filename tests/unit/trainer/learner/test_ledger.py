@@ -156,9 +156,9 @@ def test_whatever_steps_and_resumes_come_every_position_is_closed_once_or_open(
             ledger = resumed(ledger)
 
     assert all(count == 1 for count in closed.values())
-    assert set(range(ledger.next_position)) == set(closed) | ledger.open()
-    assert set(closed) == set(ledger.trained()) | set(ledger.dropped())
-    assert not ledger.open() & set(closed)
+    assert set(range(ledger.next_position)) == set(closed) | ledger.open_positions()
+    assert set(closed) == set(ledger.step_by_position()) | set(ledger.reason_by_position())
+    assert not ledger.open_positions() & set(closed)
 
 
 def test_positions_left_open_are_issued_first_after_a_resume() -> None:
@@ -189,7 +189,7 @@ def test_what_was_trained_and_dropped_survives_the_checkpoint() -> None:
 
     again = resumed(ledger)
 
-    assert (again.trained(), again.dropped(), again.open()) == (
+    assert (again.step_by_position(), again.reason_by_position(), again.open_positions()) == (
         {0: 3, 4: 3},
         {2: "error"},
         frozenset({1, 3}),

@@ -342,16 +342,16 @@ def test_a_loss_that_blows_up_ends_the_job_with_sound_checkpoints_in_place(
 def test_weights_that_are_not_finite_are_not_written(
     tmp_path: Path, model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ruined(trainee: PolicyModel) -> Snapshot:
-        snapshot = intact(trainee)
+    def ruined(policy_model: PolicyModel) -> Snapshot:
+        snapshot = intact(policy_model)
         name = next(iter(snapshot.weights))
         return replace(
             snapshot, weights={**snapshot.weights, name: snapshot.weights[name] * float("inf")}
         )
 
     run(tmp_path, model, rows, stop_after=2)
-    intact = PolicyModel.snapshot
-    monkeypatch.setattr(PolicyModel, "snapshot", ruined)
+    intact = PolicyModel.take_snapshot
+    monkeypatch.setattr(PolicyModel, "take_snapshot", ruined)
     result = run(tmp_path, model, rows, attempt=2)
 
     assert (result.state, result.error_code) == ("failed", "nan_loss")
