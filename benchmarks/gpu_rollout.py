@@ -314,7 +314,7 @@ def step(bench: Bench, shape: Shape) -> dict[str, Any]:
     """One reinforcement step by phase, trainer and LMDeploy time-sharing the device."""
     path, prompts, generations = bench.model(shape), 2 if bench.dry else 8, 4 if bench.dry else 8
     precision = "fp32" if bench.dry else "bf16"
-    policy_model = _trainee(load_model(path, "float32", bench.device), precision, shape)
+    policy_model = _policy_model(load_model(path, "float32", bench.device), precision, shape)
     requests = _requests(shape, [shape.prompt] * (prompts * generations), shape.response)
     seconds: dict[str, float] = {}
     with bench.engine("lmdeploy", path, shape.prompt + shape.response, len(requests)) as engine:
@@ -337,7 +337,7 @@ def step(bench: Bench, shape: Shape) -> dict[str, Any]:
             "published_seconds": PUBLISHED_S}  # fmt: skip
 
 
-def _trainee(loaded: LoadedModel, precision: str, shape: Shape) -> PolicyModel:
+def _policy_model(loaded: LoadedModel, precision: str, shape: Shape) -> PolicyModel:
     spec = parse_spec({
         "model": "x", "method": "rl", "training_file": "x",
         "trainer": {"precision": precision, "seq_len": shape.prompt + shape.response, "gradient_checkpointing": True},

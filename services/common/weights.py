@@ -168,7 +168,8 @@ class WeightAssembler:
         elif part == "data":
             self._fill(memoryview(chunk.data))
         elif part == "digest":
-            self._end(chunk.digest)
+            _ = self.manifest  # refuses a digest before the manifest
+            self._sent_digest = chunk.digest
         else:
             raise PlatformError(
                 "invalid_request", "An empty message came in a weight stream; send each part set."
@@ -247,10 +248,6 @@ class WeightAssembler:
             if self._filled == size:
                 self._current, self._filled = self._current + 1, 0
                 self._enter_tensor()
-
-    def _end(self, digest: str) -> None:
-        _ = self.manifest  # refuses a digest before the manifest
-        self._sent_digest = digest
 
 
 def _check_manifest(manifest: rollout_pb2.WeightManifest) -> None:

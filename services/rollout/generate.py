@@ -34,7 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit status 0, or 1 with the reason on standard error."""
     options = _parser().parse_args(arguments)
     try:
-        loaded = load_model(resolve_model(options.model), options.dtype, _device())
+        loaded = load_model(
+            resolve_model(options.model),
+            options.dtype,
+            "cuda" if torch.cuda.is_available() else "cpu",
+        )
         response = _generate_response(loaded, options)
     except PlatformError as error:
         sys.stderr.write(f"{error}\n")
@@ -70,11 +74,6 @@ def _parser() -> argparse.ArgumentParser:
         help="one JSON object with tokens, steps and log-probabilities",
     )
     return parser
-
-
-def _device() -> str:
-    """The machine's accelerator, if it has one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _generate_response(loaded: LoadedModel, options: argparse.Namespace) -> Response:

@@ -29,7 +29,7 @@ class Admission:
 
     def renew(self, weights: WeightSnapshot) -> None:
         """Get the weights to the replicas; overlapped, only the first version is waited for."""
-        with self._rollouts.report.timed(JobMetric.TIME_WAIT_FOR_BATCH_S):
+        with self._rollouts.report.record_time(JobMetric.TIME_WAIT_FOR_BATCH_S):
             if self._has_begun and self._overlapped:
                 self._rollouts.replicas.renew(weights)
             else:
@@ -41,7 +41,7 @@ class Admission:
 
         Raises what Rollouts.take raises.
         """
-        with self._rollouts.report.timed(JobMetric.TIME_WAIT_FOR_BATCH_S):
+        with self._rollouts.report.record_time(JobMetric.TIME_WAIT_FOR_BATCH_S):
             tasks = self._prompts.issue(max(0, limit - len(self._in_flight)))
             self._in_flight.extend(task.group_id for task in tasks)
             self._rollouts.issue(tasks)

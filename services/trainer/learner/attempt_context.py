@@ -81,12 +81,12 @@ class AttemptContext:
         )
 
 
-def training_performance(session: AttemptContext, answer_tokens: int) -> dict[str, float]:
+def training_performance(context: AttemptContext, answer_tokens: int) -> dict[str, float]:
     """Rate and use of the device of the step's updates, which trained on so many answer tokens."""
-    seconds = max(session.report.seconds(JobMetric.TIME_TRAIN_S), 1e-9)
+    seconds = max(context.report.seconds(JobMetric.TIME_TRAIN_S), 1e-9)
     return {
         JobMetric.PERF_TRAINER_TOKENS_PER_S: answer_tokens / seconds,
-        **session.policy_model.take_work().metrics(seconds),
+        **context.policy_model.take_work().metrics(seconds),
     }
 
 

@@ -16,15 +16,18 @@ from services.trainer.learner.step_log import surviving_records
 Moment = Literal["resume", "end"]
 
 
-def certify_resume(session: AttemptContext, checkpoint: Path) -> None:
+def certify_resume(context: AttemptContext, checkpoint: Path) -> None:
     """State what the resumed attempt builds on; raises `checkpoint_invalid` when the loaded weights
     are other ones.
     """
-    undone = _undone_steps(session)
-    before, after = _state(session, checkpoint, "resume")
+    request = context.request
+    _, undone = surviving_records(
+        request.job_dir, before_attempt=request.attempt, resumed_from=context.resumed_from
+    )
+    before, after = _emit_certificate(context, checkpoint, "resume")
     if undone:
         steps = f"steps {undone[0]} to {undone[-1]}"
-        session.report.journal.say(
+        context.report.journal.say(
             "warning",
             "steps_undone",
             f"{steps} came after the last checkpoint and are repeated.",
@@ -39,35 +42,35 @@ def certify_resume(session: AttemptContext, checkpoint: Path) -> None:
         )
 
 
-def certify_end(session: AttemptContext) -> None:
+def certify_end(context: AttemptContext) -> None:
     """State what the finished attempt leaves behind, in its newest checkpoint."""
-    checkpoint = session.checkpointer.newest
+    checkpoint = context.checkpointer.newest
     if checkpoint is not None:
-        _state(session, checkpoint, "end")
+        _emit_certificate(context, checkpoint, "end")
 
 
-def _state(session: AttemptContext, checkpoint: Path, moment: Moment) -> tuple[str, str]:
+def _emit_certificate(context: AttemptContext, checkpoint: Path, moment: Moment) -> tuple[str, str]:
     """Emit the certificate; returns the digest that the checkpoint states and the one of the
     weights in memory.
     """
-    certificate = _certificate(session)
+    certificate = _certify_stages(context)
     before, after = (
         read_manifest(checkpoint).weight_digest,
-        weight_digest(session.policy_model.export_weights()),
+        weight_digest(context.policy_model.export_weights()),
     )
-    fields = {"moment": moment, "resumed_from": session.resumed_from, **certificate.to_json()}
-    session.report.journal.emit(
+    fields = {"moment": moment, "resumed_from": context.resumed_from, **certificate.to_json()}
+    context.report.journal.emit(
         EventType.CERTIFICATE, {**fields, "digest_before": before, "digest_after": after}
     )
     if not certificate.holds:
         message = f"The prompt ledger does not match the step log: {certificate}."
-        session.report.journal.say("error", "certificate_broken", message)
+        context.report.journal.say("error", "certificate_broken", message)
     return before, after
 
 
-def _certificate(session: AttemptContext) -> Certificate:
+def _certify_stages(context: AttemptContext) -> Certificate:
     """Over all stages and attempts up to the step that the weights in memory are of."""
-    request, state = session.request, session.state
+    request, state = context.request, context.state
     records, _ = surviving_records(
         request.job_dir, before_attempt=request.attempt + 1, resumed_from=state.global_step
     )
@@ -75,11 +78,3 @@ def _certificate(session: AttemptContext) -> Certificate:
     for name, stage in state.stages.items():
         certificate += certify(stage.ledger, [record for record in records if record.stage == name])
     return certificate
-
-
-def _undone_steps(session: AttemptContext) -> list[int]:
-    request = session.request
-    _, undone = surviving_records(
-        request.job_dir, before_attempt=request.attempt, resumed_from=session.resumed_from
-    )
-    return undone

@@ -26,7 +26,6 @@ from services.common.checkpoint.format import (
 )
 from services.common.checkpoint.store import apply_retention, write_checkpoint
 from services.common.errors import PlatformError
-from services.common.job_spec import JobSpec
 from services.common.model.loading import save_model
 from services.common.model.state import export_state
 from services.common.model_card import ModelCard
@@ -46,7 +45,7 @@ class SavedCheckpoint:
     path: Path
     manifest: CheckpointManifest
     deleted: list[Path]
-    """What retention removed."""
+    """Checkpoints that retention removed."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +65,9 @@ class ResumePoint:
 class Checkpointer:
     """Writes the checkpoints of one attempt."""
 
-    def __init__(
-        self, request: LearnerRequest, spec: JobSpec, card: ModelCard, parent: Path | None
-    ) -> None:
+    def __init__(self, request: LearnerRequest, card: ModelCard, parent: Path | None) -> None:
         """`parent` is the checkpoint that the attempt resumed from."""
-        self._request, self._spec, self._card = request, spec, card
+        self._request, self._spec, self._card = request, request.spec, card
         self._parent = parent
 
     @property
@@ -108,10 +105,10 @@ class Checkpointer:
         )
         path, manifest = write_checkpoint(self._request.checkpoints, header, write_payload)
         self._parent = path
-        return SavedCheckpoint(path, manifest, self._retire(state))
-
-    def _retire(self, state: RunState) -> list[Path]:
-        return apply_retention(self._request.checkpoints, self._spec.checkpoint, best_name(state))
+        deleted = apply_retention(
+            self._request.checkpoints, self._spec.checkpoint, best_name(state)
+        )
+        return SavedCheckpoint(path, manifest, deleted)
 
     def _header(self, state: RunState, digest: str) -> CheckpointHeader:
         return CheckpointHeader(
@@ -157,7 +154,7 @@ def best_name(state: RunState) -> str | None:
     return None if state.best is None else checkpoint_name(state.best.step)
 
 
-def find_resume_point(request: LearnerRequest, spec: JobSpec) -> ResumePoint | None:
+def find_resume_point(request: LearnerRequest) -> ResumePoint | None:
     """The newest checkpoint of the job that verifies, else the one it was forked from, or None.
 
     Raises `checkpoint_invalid` for another job's.
@@ -174,7 +171,7 @@ def find_resume_point(request: LearnerRequest, spec: JobSpec) -> ResumePoint | N
             "of its own.",
         )
     return ResumePoint(
-        path, manifest, parse_state((path / STATE).read_text(encoding="utf-8"), spec)
+        path, manifest, parse_state((path / STATE).read_text(encoding="utf-8"), request.spec)
     )
 
 

@@ -45,7 +45,7 @@ _CURVES: Final = {
 class EvaluationRunner:
     """The job's validation set; each version of the weights is evaluated once."""
 
-    session: AttemptContext
+    context: AttemptContext
     rollouts: Rollouts
     prompts: Sequence[EncodedPrompt]
     held_out: Sequence[SftExample]
@@ -63,21 +63,24 @@ class EvaluationRunner:
         At the end of a stage by the spec's other decodings first: the last evaluation is always the
         job's own.
         """
-        version = self.session.state.global_step
+        version = self.context.state.global_step
         if version == self.last_version:
             return
         for other in self._other_decodings() if ends_stage else ():
             results, _ = self._measure(self.decoding.model_copy(update=other))
-            self._state(stage, {**results, "decoding": other})
+            self._emit_results(stage, {**results, "decoding": other})
         results, groups = self._measure(self.decoding)
-        self._report(stage, {**results, **self._loss(stage)}, groups)
+        if stage == "sft" and self.held_out:
+            with self.context.report.record_time(JobMetric.TIME_EVAL_S):
+                results["loss"] = self.context.policy_model.sft_loss(self.held_out)
+        self._report(stage, results, groups)
         self.last_version = version
 
     def _other_decodings(self) -> Iterator[dict[str, Any]]:
         """Replacements for values of the job's decoding: a threshold, or steps per block and the rule
         that counts them.
         """
-        wanted, own = self.session.spec.eval, self.decoding.unmasking_strategy
+        wanted, own = self.context.spec.eval, self.decoding.unmasking_strategy
         for threshold in wanted.confidence_thresholds:
             yield {"confidence_threshold": threshold}
         rule = own if own.counts_steps else UnmaskingStrategy.LOW_CONFIDENCE_STATIC
@@ -86,41 +89,35 @@ class EvaluationRunner:
 
     def _measure(self, decoding: DecodingConfig) -> tuple[dict[str, Any], Sequence[GradedGroup]]:
         """The numbers of one evaluation, and the groups they were made from."""
-        session, started = self.session, time.monotonic()
+        context, started = self.context, time.monotonic()
         tasks = [
-            make_prompt_task(session, prompt, position, Purpose.EVAL, self.done, decoding)
+            make_prompt_task(context, prompt, position, Purpose.EVAL, self.done, decoding)
             for position, prompt in enumerate(self.prompts)
         ]
-        with session.report.timed(JobMetric.TIME_EVAL_S):
-            groups = self.rollouts.collect(tasks, session.weights(), "eval")
+        with context.report.record_time(JobMetric.TIME_EVAL_S):
+            groups = self.rollouts.collect(tasks, context.weights(), "eval")
         # As for training: an accuracy over the few that could be graded says nothing.
-        with report_unverifiable(session.report, session.state.global_step, session.spec.reward):
-            require_verifiable(groups, session.spec.reward.max_unverifiable_rate, "evaluate")
+        with report_unverifiable(context.report, context.state.global_step, context.spec.reward):
+            require_verifiable(groups, context.spec.reward.max_unverifiable_rate, "evaluate")
         self.done += 1
         measured = {
-            "weight_version": session.state.global_step,
+            "weight_version": context.state.global_step,
             "seconds": time.monotonic() - started,
         }
         return {**evaluation_results(groups), **measured}, groups
 
-    def _loss(self, stage: str) -> dict[str, float]:
-        if stage != "sft" or not self.held_out:
-            return {}
-        with self.session.report.timed(JobMetric.TIME_EVAL_S):
-            return {"loss": self.session.policy_model.sft_loss(self.held_out)}
-
-    def _state(self, stage: str, results: dict[str, Any]) -> None:
+    def _emit_results(self, stage: str, results: dict[str, Any]) -> None:
         fields = {
-            "step": self.session.state.global_step,
+            "step": self.context.state.global_step,
             "stage": stage,
             "dataset": VALIDATION,
             "results": results,
         }
-        self.session.report.journal.emit(EventType.EVALUATION, fields)
+        self.context.report.journal.emit(EventType.EVALUATION, fields)
 
     def _report(self, stage: str, results: dict[str, Any], groups: Sequence[GradedGroup]) -> None:
-        report, step = self.session.report, self.session.state.global_step
-        self._state(stage, results)
+        report, step = self.context.report, self.context.state.global_step
+        self._emit_results(stage, results)
         report.metrics(
             step,
             evaluation_metrics(results),

@@ -126,7 +126,7 @@ def last_seq(job_dir: Path, attempt: int) -> int:
         if end < 0:
             return 0
         file.seek(_last_newline(file, end) + 1)
-        return _seq_at(file)
+        return _seq_of(file.read(_PREFIX_BYTES))
 
 
 def read_events(job_dir: Path, attempt: int, after_seq: int, limit: int) -> list[str]:
@@ -158,7 +158,7 @@ def _offset_after(file: BinaryIO, size: int, after_seq: int) -> int:
     low, high = 0, size
     while low < high:
         middle = (low + high) // 2
-        start = _line_start(file, middle)
+        start = _last_newline(file, middle) + 1
         file.seek(start)
         line = file.readline()
         if not line.endswith(b"\n") or _seq_of(line) > after_seq:
@@ -166,11 +166,6 @@ def _offset_after(file: BinaryIO, size: int, after_seq: int) -> int:
         else:
             low = start + len(line)
     return low
-
-
-def _line_start(file: BinaryIO, offset: int) -> int:
-    """Start of the line that the byte at `offset` belongs to."""
-    return _last_newline(file, offset) + 1
 
 
 def _last_newline(file: BinaryIO, before: int) -> int:
@@ -183,10 +178,6 @@ def _last_newline(file: BinaryIO, before: int) -> int:
             return start + found
         before = start
     return -1
-
-
-def _seq_at(file: BinaryIO) -> int:
-    return _seq_of(file.read(_PREFIX_BYTES))
 
 
 def _seq_of(line: bytes) -> int:

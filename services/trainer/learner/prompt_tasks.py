@@ -17,7 +17,7 @@ VALIDATION: Final = "validation"
 
 
 def make_prompt_task(
-    session: AttemptContext,
+    context: AttemptContext,
     prompt: EncodedPrompt,
     position: int,
     purpose: Purpose,
@@ -29,7 +29,7 @@ def make_prompt_task(
     `position` is its ledger position, or its place in the evaluation set; `round_` tells issues of
     the same position apart (see services.common.ids.group_id).
     """
-    request, spec = session.request, session.spec
+    request, spec = context.request, context.spec
     is_training = purpose is Purpose.TRAIN
     return PromptTask(
         job_id=request.job_id,
@@ -43,7 +43,7 @@ def make_prompt_task(
         gold_type=prompt.gold_type,
         num_generations=spec.rl.num_generations if is_training else spec.eval.num_generations,
         seed=spec.seed,
-        min_weight_version=session.state.global_step,
+        min_weight_version=context.state.global_step,
         decoding=decoding,
         graders=tuple(map(grader_text, spec.reward.graders)),
         grading_timeout_s=spec.reward.timeout_s,
@@ -55,17 +55,17 @@ def make_prompt_task(
 class TrainingPrompts:
     """The prompts of a reinforcement stage, in the order of its ledger."""
 
-    session: AttemptContext
+    context: AttemptContext
     dataset: Dataset[EncodedPrompt]
     ledger: StageLedger
     decoding: DecodingConfig
 
     def issue(self, count: int) -> list[PromptTask]:
         """Tasks of the next `count` positions, which are open in the ledger from now on."""
-        step = self.session.state.global_step + 1
+        step = self.context.state.global_step + 1
         return [
             make_prompt_task(
-                self.session,
+                self.context,
                 self.dataset.items[self.ledger.order.row(position)],
                 position,
                 Purpose.TRAIN,

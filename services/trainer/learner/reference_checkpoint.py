@@ -14,31 +14,31 @@ DIRECTORY: Final = "reference"
 """In the job's directory."""
 
 
-def reference_of(session: AttemptContext, stage: Literal["sft", "rl"]) -> Path | None:
+def reference_of(context: AttemptContext, stage: Literal["sft", "rl"]) -> Path | None:
     """Model directory of the stage's reference policy, written when the stage begins; None where
     none is needed.
 
     Raises PlatformError `checkpoint_invalid` when a resumed stage finds none.
     """
-    if stage != "rl" or session.spec.rl.kl_beta == 0:
+    if stage != "rl" or context.spec.rl.kl_beta == 0:
         return None
-    path = session.request.job_dir / DIRECTORY
-    if session.state.stage_step == 0:
-        _write(session, path)
+    path = context.request.job_dir / DIRECTORY
+    if context.state.stage_step == 0:
+        _write(context, path)
     elif not path.is_dir():
         raise PlatformError(
             "checkpoint_invalid",
-            f"Cannot resume the stage rl: rl.kl_beta is {session.spec.rl.kl_beta}, but the reference weights in {path}"
+            f"Cannot resume the stage rl: rl.kl_beta is {context.spec.rl.kl_beta}, but the reference weights in {path}"
             " are gone.",
             hint="Restore the directory, or submit a new job that starts from the exported checkpoint.",
         )
     return path
 
 
-def _write(session: AttemptContext, path: Path) -> None:
+def _write(context: AttemptContext, path: Path) -> None:
     """Replace what an earlier attempt left: only a directory that is whole has the name."""
     partial = path.with_name(f".{DIRECTORY}.partial")
     for leftover in (partial, path):
         shutil.rmtree(leftover, ignore_errors=True)
-    save_model(session.policy_model.loaded, partial)
+    save_model(context.policy_model.loaded, partial)
     partial.rename(path)

@@ -82,7 +82,7 @@ class Replicas:
         holding = sum(_holds(status, weights.version) for status in statuses.values())
         if lacking:
             self._report.phase("weight_sync")
-            with self._report.timed(JobMetric.TIME_WEIGHT_SYNC_S):
+            with self._report.record_time(JobMetric.TIME_WEIGHT_SYNC_S):
                 publication = self._publish(lacking, weights)
             self._record_publication(publication)
             holding += len(publication.loaded)
@@ -178,7 +178,12 @@ class Replicas:
         """Replicas that can take the version, do not hold it, and did not fail to reproduce its
         probe.
         """
-        wanting = [address for address, status in statuses.items() if _wants(status, version)]
+        wanting = [
+            address
+            for address, status in statuses.items()
+            # A replica that still builds its model takes no weights yet.
+            if status.state not in ("idle", "loading") and not _holds(status, version)
+        ]
         return [address for address in wanting if self._failed_parity.get(address) != version]
 
     def _statuses(self) -> dict[str, Status]:
@@ -186,13 +191,14 @@ class Replicas:
         with ThreadPoolExecutor(
             max_workers=max(1, len(self._addresses)), thread_name_prefix="status"
         ) as pool:
-            answers = dict(
+            responses = dict(
                 zip(self._addresses, pool.map(self._status, self._addresses), strict=True)
             )
         ours = {
             address: status
-            for address, status in answers.items()
-            if status is not None and self._is_ours(status)
+            for address, status in responses.items()
+            if status is not None
+            and (status.job_id, status.attempt) == (self._job_id, self._attempt)
         }
         self._ours = frozenset(ours)
         self._note_alive(ours)
@@ -211,9 +217,6 @@ class Replicas:
         except PlatformError as error:
             self._last_error = error
             return None
-
-    def _is_ours(self, status: Status) -> bool:
-        return (status.job_id, status.attempt) == (self._job_id, self._attempt)
 
     def _note_alive(self, ours: dict[str, Status]) -> None:
         now = self._clock()
@@ -271,11 +274,6 @@ class Replicas:
             f"{self._job_id} attempt {self._attempt} and answering for {seconds:.0f} s.{last}",
             hint="Start the rollout service; the next attempt continues from the newest checkpoint.",
         )
-
-
-def _wants(status: Status, weight_version: int) -> bool:
-    """A replica that still builds its model takes no weights yet."""
-    return status.state not in ("idle", "loading") and not _holds(status, weight_version)
 
 
 def _holds(status: Status, weight_version: int) -> bool:

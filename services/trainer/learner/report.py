@@ -47,7 +47,7 @@ class Reporter:
         self._report_unregistered(values.keys() - registered.keys() - self._refused)
 
     @contextmanager
-    def timed(self, metric: JobMetric) -> Iterator[None]:
+    def record_time(self, metric: JobMetric) -> Iterator[None]:
         """Add the wall time of the block to a metric in seconds."""
         started = time.monotonic()
         try:

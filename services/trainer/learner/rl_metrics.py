@@ -83,7 +83,9 @@ def _reward_metrics(groups: Sequence[GradedGroup]) -> dict[str, float]:
         JobMetric.REWARD_PASS_AT_K: _mean([count > 0 for count in correct_by_group]),
         JobMetric.REWARD_FRAC_ALL_CORRECT: _mean(all_correct),
         JobMetric.REWARD_FRAC_ALL_WRONG: _mean([count == 0 for count in correct_by_group]),
-        JobMetric.REWARD_FRAC_ZERO_STD: _mean([_has_equal_rewards(group) for group in groups]),
+        JobMetric.REWARD_FRAC_ZERO_STD: _mean(
+            [len({r for r in group.rewards if r is not None}) < 2 for group in groups]
+        ),
     }
     return drop_missing(values)
 
@@ -125,10 +127,6 @@ def _num_scored(group: GradedGroup) -> int:
 
 def _num_correct(group: GradedGroup) -> int:
     return group.outcomes.count(Outcome.CORRECT)
-
-
-def _has_equal_rewards(group: GradedGroup) -> bool:
-    return len({reward for reward in group.rewards if reward is not None}) < 2
 
 
 def _unique_ratio(group: GradedGroup) -> float:

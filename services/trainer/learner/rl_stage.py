@@ -29,33 +29,33 @@ class RlStage:
     validation: Validation | None = None
 
     def __init__(
-        self, session: AttemptContext, rollouts: Rollouts, prompts: TrainingPrompts
+        self, context: AttemptContext, rollouts: Rollouts, prompts: TrainingPrompts
     ) -> None:
-        self._session, self._rollouts, self._prompts = session, rollouts, prompts
-        self.num_steps = session.spec.rl.steps
-        overlapped = session.spec.rl.max_staleness > 0
+        self._context, self._rollouts, self._prompts = context, rollouts, prompts
+        self.num_steps = context.spec.rl.steps
+        overlapped = context.spec.rl.max_staleness > 0
         self._admission = Admission(rollouts, prompts, overlapped=overlapped)
         self._idleness = Idleness(rollouts.replicas, overlapped=overlapped)
 
     def step(self) -> StepOutcome:
         """Gather a batch under the current weights and train on it once."""
-        session, spec = self._session, self._session.spec
-        started, step = time.monotonic(), session.state.global_step + 1
+        context, spec = self._context, self._context.spec
+        started, step = time.monotonic(), context.state.global_step + 1
         self._idleness.begin()
         with (
-            session.report.timed(JobMetric.TIME_ROLLOUT_S),
-            report_unverifiable(session.report, step, spec.reward),
+            context.report.record_time(JobMetric.TIME_ROLLOUT_S),
+            report_unverifiable(context.report, step, spec.reward),
         ):
-            steps_left = self.num_steps - session.state.stage_step
+            steps_left = self.num_steps - context.state.stage_step
             batch = gather_batch(
-                self._admission, spec.rl, spec.reward, session.weights(), steps_left
+                self._admission, spec.rl, spec.reward, context.weights(), steps_left
             )
         idle = self._idleness.end()
         threshold = self._prompts.decoding.confidence_threshold
         metrics = {
             **self._train(batch),
             **batch_metrics(batch, spec.reward.graders, threshold),
-            **staleness_metrics(batch, session.state.global_step),
+            **staleness_metrics(batch, context.state.global_step),
         }
         return StepOutcome(
             record=batch.to_record(step),
@@ -75,23 +75,20 @@ class RlStage:
         )
 
     def _train(self, batch: RlBatch) -> dict[str, float]:
-        session, spec = self._session, self._session.spec
-        lr = learning_rate(spec.optim_of("rl"), session.state.stage_step + 1, self.num_steps)
-        given_back: dict[str, float] = (
-            {JobMetric.PERF_ROLLOUT_BYTES_GIVEN_BACK: float(self._sleep())}
-            if spec.resources.colocate
-            else {}
-        )
-        session.report.phase("train")
-        with session.report.timed(JobMetric.TIME_TRAIN_S):
-            return {**session.policy_model.train_rl(batch.samples(), lr), **given_back}
-
-    def _sleep(self) -> int:
-        with self._session.report.timed(JobMetric.TIME_SLEEP_S):
-            return self._rollouts.replicas.sleep()
+        """Update on the batch; colocated replicas give their memory back first."""
+        context, spec = self._context, self._context.spec
+        lr = learning_rate(spec.optim_of("rl"), context.state.stage_step + 1, self.num_steps)
+        freed: dict[str, float] = {}
+        if spec.resources.colocate:
+            with context.report.record_time(JobMetric.TIME_SLEEP_S):
+                num_bytes = self._rollouts.replicas.sleep()
+            freed[JobMetric.PERF_ROLLOUT_BYTES_GIVEN_BACK] = float(num_bytes)
+        context.report.phase("train")
+        with context.report.record_time(JobMetric.TIME_TRAIN_S):
+            return {**context.policy_model.train_rl(batch.samples(), lr), **freed}
 
     def _performance(self, batch: RlBatch, started: float) -> dict[str, float]:
-        report = self._session.report
+        report = self._context.report
         tokens = sum(len(t.response.token_ids) for g in batch.groups for t in g.trajectories)
         trained = sum(len(sample.response.token_ids) for sample in batch.samples())
         rollout_s, step_s = (
@@ -101,7 +98,7 @@ class RlStage:
         grading = [group.scored.reward_s for group in batch.groups]
         return {
             JobMetric.PERF_ROLLOUT_TOKENS_PER_S: tokens / rollout_s,
-            **training_performance(self._session, trained),
+            **training_performance(self._context, trained),
             **self._per_gpu(tokens / step_s),
             JobMetric.PERF_TRAINER_IDLE_RATIO: rollout_s / step_s,
             # A mean per group, not a sum: groups are graded while others decode, so that the sum
@@ -113,7 +110,7 @@ class RlStage:
         """Response tokens a second over all ranks and replicas, each of which is taken to have one
         GPU.
         """
-        devices = self._session.policy_model.ranks.size + self._rollouts.replicas.count
+        devices = self._context.policy_model.ranks.size + self._rollouts.replicas.count
         return (
             {JobMetric.PERF_TOKENS_PER_S_PER_GPU: tokens_per_s / devices}
             if torch.cuda.is_available()

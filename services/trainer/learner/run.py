@@ -76,7 +76,7 @@ def as_platform_error(error: Exception) -> PlatformError:
             f"Training ran out of memory: {error}",
             hint="Lower trainer.max_tokens_per_microbatch or trainer.seq_len.",
         )
-    if _is_lost_rank(error):
+    if isinstance(error, RuntimeError) and _RANK_LOST.search(str(error)):
         return PlatformError(
             "worker_lost",
             f"A rank of the learner was lost: {error}",
@@ -93,77 +93,73 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and _CPU_ALLOCATION_FAILED.search(str(error)) is not None
 
 
-def _is_lost_rank(error: Exception) -> bool:
-    return isinstance(error, RuntimeError) and _RANK_LOST.search(str(error)) is not None
-
-
 def _run_stages(
     request: LearnerRequest, client: redis.Redis, journal: Journal, stop: StopSignal, ranks: Ranks
 ) -> None:
     with ExitStack() as resources:
         prepared = prepare(request, client, Reporter(journal), stop, resources, ranks)
-        session, evaluation = prepared.session, _evaluation(prepared)
-        stages = session.spec.method.stages
-        for index in range(session.state.stage_index, len(stages)):
-            _enter(session, index)
+        context, evaluation = prepared.context, _make_evaluation(prepared)
+        stages = context.spec.method.stages
+        for index in range(context.state.stage_index, len(stages)):
+            _enter_stage(context, index)
             if stages[index] != "eval":
-                _train(prepared, evaluation)
+                _run_stage(prepared, evaluation)
             if evaluation is not None and _evaluates_at_end(prepared, index):
                 evaluation.run(stages[index], ends_stage=True)
-        certify_end(session)
+        certify_end(context)
 
 
-def _enter(session: AttemptContext, index: int) -> None:
-    state = session.state
+def _enter_stage(context: AttemptContext, index: int) -> None:
+    state = context.state
     if index != state.stage_index:
         state.stage_index, state.stage_step = index, 0
-    session.report.stage = session.spec.method.stages[index]
-    session.stop.check()
+    context.report.stage = context.spec.method.stages[index]
+    context.stop.check()
 
 
-def _train(prepared: Prepared, evaluation: EvaluationRunner | None) -> None:
-    session = prepared.session
-    stage = _training_stage(prepared)
-    session.policy_model.begin_stage(
-        stage.name, _optimizer_file(prepared, stage.name), reference_of(session, stage.name)
+def _run_stage(prepared: Prepared, evaluation: EvaluationRunner | None) -> None:
+    context = prepared.context
+    stage = _make_stage(prepared)
+    context.policy_model.begin_stage(
+        stage.name, _optimizer_file(prepared, stage.name), reference_of(context, stage.name)
     )
-    if evaluation is not None and stage.name == "rl" and session.state.stage_step == 0:
+    if evaluation is not None and stage.name == "rl" and context.state.stage_step == 0:
         evaluation.run(stage.name)  # what reinforcement is compared with
-    run_training_stage(session, stage, evaluation)
+    run_training_stage(context, stage, evaluation)
 
 
 def _evaluates_at_end(prepared: Prepared, index: int) -> bool:
     """A stage ends with an evaluation, unless an evaluation stage follows with the same weights."""
-    stages = prepared.session.spec.method.stages
+    stages = prepared.context.spec.method.stages
     return index + 1 == len(stages) or stages[index + 1] != "eval"
 
 
-def _evaluation(prepared: Prepared) -> EvaluationRunner | None:
-    rollouts, prompts = prepared.session.rollouts, prepared.data.evaluation
+def _make_evaluation(prepared: Prepared) -> EvaluationRunner | None:
+    rollouts, prompts = prepared.context.rollouts, prepared.data.evaluation
     if rollouts is None or prompts is None:
         return None
     return EvaluationRunner(
-        prepared.session, rollouts, prompts, prepared.data.held_out, prepared.eval_decoding
+        prepared.context, rollouts, prompts, prepared.data.held_out, prepared.eval_decoding
     )
 
 
-def _training_stage(prepared: Prepared) -> TrainingStage:
+def _make_stage(prepared: Prepared) -> TrainingStage:
     """The stage that the state stands in."""
-    session, data, state = prepared.session, prepared.data, prepared.session.state
-    if session.spec.method.stages[state.stage_index] == "sft":
+    context, data, state = prepared.context, prepared.data, prepared.context.state
+    if context.spec.method.stages[state.stage_index] == "sft":
         assert data.sft is not None
         return SftStage(
-            session, data.sft, state.stages["sft"], session.stage_steps["sft"], data.held_out
+            context, data.sft, state.stages["sft"], context.stage_steps["sft"], data.held_out
         )
     assert data.rl is not None
-    assert session.rollouts is not None
-    prompts = TrainingPrompts(session, data.rl, state.stages["rl"], prepared.train_decoding)
-    return RlStage(session, session.rollouts, prompts)
+    assert context.rollouts is not None
+    prompts = TrainingPrompts(context, data.rl, state.stages["rl"], prepared.train_decoding)
+    return RlStage(context, context.rollouts, prompts)
 
 
 def _optimizer_file(prepared: Prepared, stage: Literal["sft", "rl"]) -> Path | None:
     """The stored state of the optimizer when the attempt resumes within a stage; else none."""
     resume = prepared.resume
-    if resume is None or resume.manifest.stage != stage or prepared.session.state.stage_step == 0:
+    if resume is None or resume.manifest.stage != stage or prepared.context.state.stage_step == 0:
         return None
     return resume.optimizer_file

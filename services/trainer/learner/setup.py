@@ -1,4 +1,4 @@
-"""From a request to a session that can train: files, model or checkpoint, ledger, replicas; checked
+"""From a request to an attempt that can train: files, model or checkpoint, ledger, replicas; checked
 before any step.
 """
 
@@ -69,9 +69,9 @@ class Data:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A session with its data and decoding."""
+    """An attempt with its data and decoding."""
 
-    session: AttemptContext
+    context: AttemptContext
     data: Data
     train_decoding: DecodingConfig
     eval_decoding: DecodingConfig
@@ -93,80 +93,76 @@ def prepare(
     """
     spec = request.spec
     report.phase("loading")
-    _require_feasible(request, spec)
+    _require_feasible(request)
     if request.torch_threads is not None:
         torch.set_num_threads(request.torch_threads)
     archive = archive_of(request.object_store_url, request.job_id, request.job_dir)
-    resume = find_resume_point(request, spec)
-    if (
-        resume is None
-        and archive is not None
-        and request.attempt > 1
-        and restore_newest(archive, report.journal)
-    ):
-        resume = find_resume_point(request, spec)
-    ranks.broadcast(None if resume is None else resume.path)
-    policy_model = PolicyModel.load(
-        request.model_path, spec, None if resume is None else resume.path, ranks
-    )
+    resume = _find_or_restore(request, archive, report)
+    resumed_path = None if resume is None else resume.path
+    resumed_from = 0 if resume is None else resume.manifest.global_step
+    ranks.broadcast(resumed_path)
+    policy_model = PolicyModel.load(request.model_path, spec, resumed_path, ranks)
     loaded = policy_model.loaded
     train_decoding, eval_decoding = (
-        _decoding(spec, loaded, evaluation) for evaluation in (False, True)
+        resolve_decoding(
+            spec,
+            block_size=loaded.block_size,
+            mask_token_id=loaded.mask_token_id,
+            stop_token_ids=loaded.stop_token_ids,
+            evaluation=evaluation,
+        )
+        for evaluation in (False, True)
     )
-    data = _load_data(request, spec, loaded, report, eval_decoding.max_new_tokens)
-    session = AttemptContext(
+    data = _load_data(request, loaded, report, eval_decoding.max_new_tokens)
+    shorter = min(train_decoding.max_new_tokens, eval_decoding.max_new_tokens)
+    context = AttemptContext(
         request=request,
         spec=spec,
         policy_model=policy_model,
         state=RunState() if resume is None else resume.state,
         report=report,
         stop=stop,
-        checkpointer=_checkpointer(request, spec, resume),
-        step_log=_step_log(request, resume, resources),
+        checkpointer=Checkpointer(
+            request, read_model_card(resumed_path or request.model_path), resumed_path
+        ),
+        step_log=resources.enter_context(
+            closing(StepLog(request.job_dir, request.attempt, resumed_from=resumed_from))
+        ),
         rollouts=_make_rollouts(request, client, report, stop, resources)
         if spec.needs_rollout()
         else None,
-        resumed_from=0 if resume is None else resume.manifest.global_step,
-        gate=_make_parity_gate(
-            spec, loaded, data, min(train_decoding.max_new_tokens, eval_decoding.max_new_tokens)
-        ),
+        resumed_from=resumed_from,
+        gate=_make_parity_gate(spec, loaded, data, shorter),
         stage_steps=_count_stage_steps(spec, data),
-        archiver=None if archive is None else _archiver(archive, spec, report, resources),
+        archiver=None
+        if archive is None
+        else resources.enter_context(closing(Archiver(archive, spec.checkpoint, report.journal))),
     )
-    _enter_ledgers(session, data)
+    _enter_ledgers(context, data)
     if resume is not None:
-        certify_resume(session, resume.path)
-    if session.archiver is not None:
-        session.archiver.catch_up(
-            request.checkpoints, session.resumed_from, best_name(session.state)
+        certify_resume(context, resume.path)
+    if context.archiver is not None:
+        context.archiver.catch_up(
+            request.checkpoints, context.resumed_from, best_name(context.state)
         )
-    _warn_approximate(session)
-    return Prepared(session, data, train_decoding, eval_decoding, resume)
+    _warn_approximate(context)
+    return Prepared(context, data, train_decoding, eval_decoding, resume)
 
 
-def _model_path(request: LearnerRequest, resume: ResumePoint | None) -> Path:
-    return request.model_path if resume is None else resume.path
+def _find_or_restore(
+    request: LearnerRequest, archive: Archive | None, report: Reporter
+) -> ResumePoint | None:
+    """The checkpoint to resume from; from the object store where the volume of a later attempt has
+    none.
+    """
+    resume = find_resume_point(request)
+    if resume is not None or archive is None or request.attempt == 1:
+        return resume
+    return find_resume_point(request) if restore_newest(archive, report.journal) else None
 
 
-def _checkpointer(
-    request: LearnerRequest, spec: JobSpec, resume: ResumePoint | None
-) -> Checkpointer:
-    card = read_model_card(_model_path(request, resume))
-    return Checkpointer(request, spec, card, None if resume is None else resume.path)
-
-
-def _step_log(request: LearnerRequest, resume: ResumePoint | None, resources: ExitStack) -> StepLog:
-    resumed_from = 0 if resume is None else resume.manifest.global_step
-    return resources.enter_context(
-        closing(StepLog(request.job_dir, request.attempt, resumed_from=resumed_from))
-    )
-
-
-def _archiver(archive: Archive, spec: JobSpec, report: Reporter, resources: ExitStack) -> Archiver:
-    return resources.enter_context(closing(Archiver(archive, spec.checkpoint, report.journal)))
-
-
-def _require_feasible(request: LearnerRequest, spec: JobSpec) -> None:
+def _require_feasible(request: LearnerRequest) -> None:
+    spec = request.spec
     if PLACEHOLDER not in spec.prompt.template:
         raise PlatformError(
             "spec_invalid",
@@ -190,23 +186,10 @@ def _require_feasible(request: LearnerRequest, spec: JobSpec) -> None:
         )
 
 
-def _decoding(spec: JobSpec, loaded: LoadedModel, evaluation: bool) -> DecodingConfig:
-    return resolve_decoding(
-        spec,
-        block_size=loaded.block_size,
-        mask_token_id=loaded.mask_token_id,
-        stop_token_ids=loaded.stop_token_ids,
-        evaluation=evaluation,
-    )
-
-
 def _load_data(
-    request: LearnerRequest,
-    spec: JobSpec,
-    loaded: LoadedModel,
-    report: Reporter,
-    eval_new_tokens: int,
+    request: LearnerRequest, loaded: LoadedModel, report: Reporter, eval_new_tokens: int
 ) -> Data:
+    spec = request.spec
     limits = token_budget_of(spec, loaded.model.config.max_position_embeddings)
     stages = spec.method.stages
     sft = rl = evaluation = None
@@ -215,7 +198,6 @@ def _load_data(
         trace = spec.sft.noise == "trace"
         sft = _load_mixture(
             request,
-            spec,
             "sft",
             report,
             lambda p: load_examples(p, loaded, spec.prompt, limits, trace=trace),
@@ -224,7 +206,6 @@ def _load_data(
         longest = spec.sampling.max_new_tokens
         rl = _load_mixture(
             request,
-            spec,
             "rl",
             report,
             lambda p: load_prompts(p, "rl", loaded, spec.prompt, limits, longest),
@@ -247,14 +228,13 @@ def _load_data(
 
 def _load_mixture(
     request: LearnerRequest,
-    spec: JobSpec,
     stage: Literal["sft", "rl"],
     report: Reporter,
     load: Callable[[Path], Dataset[Item]],
 ) -> Dataset[Item]:
     """The stage's files as one data set."""
     parts = []
-    for part in spec.training_files_of(stage):
+    for part in request.spec.training_files_of(stage):
         path = _path_of_file(request, part.file)
         dataset = load(path)
         _report_dropped(report, path, dataset)
@@ -332,7 +312,7 @@ def _count_stage_steps(spec: JobSpec, data: Data) -> dict[str, int]:
     return {stage: steps.get(stage, 0) for stage in spec.method.stages}
 
 
-def _enter_ledgers(session: AttemptContext, data: Data) -> None:
+def _enter_ledgers(context: AttemptContext, data: Data) -> None:
     for name, dataset in (("sft", data.sft), ("rl", data.rl)):
         if dataset is not None:
             rows = StoredRows(
@@ -340,12 +320,12 @@ def _enter_ledgers(session: AttemptContext, data: Data) -> None:
                 num_rows=len(dataset.items),
                 mixture=dataset.mixture,
             )
-            session.state.enter_stage(name, session.spec, rows)
+            context.state.enter_stage(name, context.spec, rows)
 
 
-def _warn_approximate(session: AttemptContext) -> None:
-    sampling = session.spec.sampling
-    if session.spec.method.type in ("rl", "pipeline") and (
+def _warn_approximate(context: AttemptContext) -> None:
+    sampling = context.spec.sampling
+    if context.spec.method.type in ("rl", "pipeline") and (
         sampling.temperature,
         sampling.top_p,
         sampling.top_k,
@@ -354,7 +334,7 @@ def _warn_approximate(session: AttemptContext) -> None:
         1,
         0,
     ):
-        session.report.journal.say(
+        context.report.journal.say(
             "warning",
             "approximate_ratios",
             f"sampling is temperature {sampling.temperature}, top_p {sampling.top_p}, top_k {sampling.top_k}; only "

@@ -29,44 +29,39 @@ class SftStage:
 
     def __init__(
         self,
-        session: AttemptContext,
+        context: AttemptContext,
         dataset: Dataset[SftExample],
         prompts: StageLedger,
         num_steps: int,
         held_out: Sequence[SftExample],
     ) -> None:
-        self._session, self._dataset, self._prompts = session, dataset, prompts
+        self._context, self._dataset, self._prompts = context, dataset, prompts
         self.num_steps = num_steps
-        self.validation = Validation(session, held_out, num_steps) if held_out else None
+        self.validation = Validation(context, held_out, num_steps) if held_out else None
 
     def step(self) -> StepOutcome:
         """Train on the next batch."""
-        state, report = self._session.state, self._session.report
+        state, report = self._context.state, self._context.report
         positions = self._next_positions()
         examples = [
             self._dataset.items[self._prompts.order.row(position)] for position in positions
         ]
+        optim = self._context.spec.optim_of("sft")
+        lr = learning_rate(optim, state.stage_step + 1, self.num_steps)
         report.phase("train")
-        with report.timed(JobMetric.TIME_TRAIN_S):
-            metrics = self._session.policy_model.train_sft(
-                examples, state.global_step, self._learning_rate()
-            )
+        with report.record_time(JobMetric.TIME_TRAIN_S):
+            metrics = self._context.policy_model.train_sft(examples, state.global_step, lr)
         record = StepRecord(
             stage=self.name, step=state.global_step + 1, trained=tuple(positions), dropped={}
         )
         performance = training_performance(
-            self._session, sum(len(example.token_ids) for example in examples)
+            self._context, sum(len(example.token_ids) for example in examples)
         )
         return StepOutcome(record, [], {**metrics, **performance})
 
     def _next_positions(self) -> list[int]:
         """The next batch of the order; the last one of the last epoch may be smaller."""
-        sft = self._session.spec.sft
+        sft = self._context.spec.sft
         left = len(self._dataset.items) * sft.epochs - self._prompts.ledger.next_position
         left += len(self._prompts.ledger.open_positions())
         return self._prompts.ledger.issue(min(sft.batch_size, left))
-
-    def _learning_rate(self) -> float:
-        return learning_rate(
-            self._session.spec.optim_of("sft"), self._session.state.stage_step + 1, self.num_steps
-        )

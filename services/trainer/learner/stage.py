@@ -47,7 +47,7 @@ class TrainingStage(Protocol):
 
 
 def run_training_stage(
-    session: AttemptContext, stage: TrainingStage, evaluation: EvaluationRunner | None
+    context: AttemptContext, stage: TrainingStage, evaluation: EvaluationRunner | None
 ) -> None:
     """Train from where the state stands to the stage's last step; checkpoints and evaluations as
     they fall due.
@@ -55,26 +55,26 @@ def run_training_stage(
     Asked to stop, or stopped by a failing verifier (UnverifiableError), it writes a checkpoint and
     raises.
     """
-    session.progress(stage.name)
+    context.progress(stage.name)
     try:
-        while session.state.stage_step < stage.num_steps:
-            session.stop.check()
-            apply_revisions(session)
-            _one_step(session, stage)
-            _after_step(session, stage, evaluation)
+        while context.state.stage_step < stage.num_steps:
+            context.stop.check()
+            apply_revisions(context)
+            _one_step(context, stage)
+            _after_step(context, stage, evaluation)
     except (StopRequestedError, UnverifiableError):
-        save_checkpoint(session, stage)
+        save_checkpoint(context, stage)
         raise
 
 
-def save_checkpoint(session: AttemptContext, stage: TrainingStage) -> None:
+def save_checkpoint(context: AttemptContext, stage: TrainingStage) -> None:
     """Write the current step, unless it is written already; reports CHECKPOINT."""
-    state, report = session.state, session.report
-    if session.checkpointer.last_step == state.global_step:
+    state, report = context.state, context.report
+    if context.checkpointer.last_step == state.global_step:
         return
     report.phase("checkpoint")
-    with report.timed(JobMetric.TIME_CHECKPOINT_S):
-        saved = session.checkpointer.save(session.policy_model, state)
+    with report.record_time(JobMetric.TIME_CHECKPOINT_S):
+        saved = context.checkpointer.save(context.policy_model, state)
     report.journal.emit(
         EventType.CHECKPOINT,
         {
@@ -87,20 +87,20 @@ def save_checkpoint(session: AttemptContext, stage: TrainingStage) -> None:
             "deleted": [str(path) for path in saved.deleted],
         },
     )
-    if session.archiver is not None:
-        session.archiver.submit(saved.path, best_name(state))
+    if context.archiver is not None:
+        context.archiver.submit(saved.path, best_name(state))
 
 
-def _one_step(session: AttemptContext, stage: TrainingStage) -> None:
-    state, report = session.state, session.report
+def _one_step(context: AttemptContext, stage: TrainingStage) -> None:
+    state, report = context.state, context.report
     structlog.contextvars.bind_contextvars(step=state.global_step + 1)
-    with report.timed(JobMetric.TIME_STEP_S):
+    with report.record_time(JobMetric.TIME_STEP_S):
         outcome = stage.step()
     state.global_step += 1
     state.stage_step += 1
     # Logged before the ledger is closed and long before a checkpoint: what enters one is in the
     # log.
-    session.step_log.append(outcome.record, outcome.group_ids)
+    context.step_log.append(outcome.record, outcome.group_ids)
     state.stages[stage.name].ledger.close(outcome.record)
     for data in outcome.events:
         report.journal.emit(EventType.TRAJECTORIES, data)
@@ -110,19 +110,19 @@ def _one_step(session: AttemptContext, stage: TrainingStage) -> None:
         JobMetric.PERF_PEAK_MEMORY_GIB: peak_memory_gib(),
     }
     report.metrics(state.global_step, {**outcome.metrics, **counters})
-    session.progress(stage.name)
+    context.progress(stage.name)
 
 
 def _after_step(
-    session: AttemptContext, stage: TrainingStage, evaluation: EvaluationRunner | None
+    context: AttemptContext, stage: TrainingStage, evaluation: EvaluationRunner | None
 ) -> None:
-    step, spec = session.state.global_step, session.spec
-    ended = session.state.stage_step == stage.num_steps
+    step, spec = context.state.global_step, context.spec
+    ended = context.state.stage_step == stage.num_steps
     # Read before the checkpoint is written: one that arrives meanwhile is for the next step.
-    requests = checkpoint_requests(session.request.job_dir)
+    requests = checkpoint_requests(context.request.job_dir)
     best = stage.validation is not None and stage.validation.run_when_due()
     if ended or requests or best or step % spec.checkpoint.interval_steps == 0:
-        save_checkpoint(session, stage)
+        save_checkpoint(context, stage)
     if best and stage.validation is not None:
         stage.validation.mark_best()
     for request in requests:

@@ -5,17 +5,17 @@ from services.common.steering import read_revisions, with_changes
 from services.trainer.learner.attempt_context import AttemptContext
 
 
-def apply_revisions(session: AttemptContext) -> None:
+def apply_revisions(context: AttemptContext) -> None:
     """Apply every revision that this attempt has not applied yet; reports REVISION of each."""
-    for revision in read_revisions(session.request.job_dir, session.revision):
-        session.spec = with_changes(session.spec, revision.changes)
-        session.policy_model.revise(session.spec)
-        session.revision = revision.number
-        session.report.journal.emit(
+    for revision in read_revisions(context.request.job_dir, context.revision):
+        context.spec = with_changes(context.spec, revision.changes)
+        context.policy_model.revise(context.spec)
+        context.revision = revision.number
+        context.report.journal.emit(
             EventType.REVISION,
             {
                 "revision": revision.number,
-                "step": session.state.global_step,
+                "step": context.state.global_step,
                 "changes": revision.changes,
             },
         )

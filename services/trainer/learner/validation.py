@@ -21,7 +21,7 @@ BEST_FILE: Final = "best.json"
 class Validation:
     """The held-out examples of one supervised stage."""
 
-    session: AttemptContext
+    context: AttemptContext
     held_out: Sequence[SftExample]
     num_steps: int
 
@@ -32,12 +32,12 @@ class Validation:
         WeightSnapshot of the lowest loss so far are the caller's to store; `mark_best` names their
         checkpoint.
         """
-        state, interval = self.session.state, self.session.spec.sft.validation_interval_steps
+        state, interval = self.context.state, self.context.spec.sft.validation_interval_steps
         if interval is None or (state.stage_step % interval and state.stage_step != self.num_steps):
             return False
-        with self.session.report.timed(JobMetric.TIME_EVAL_S):
-            loss = self.session.policy_model.sft_loss(self.held_out)
-        self.session.report.metrics(state.global_step, {JobMetric.EVAL_LOSS: loss})
+        with self.context.report.record_time(JobMetric.TIME_EVAL_S):
+            loss = self.context.policy_model.sft_loss(self.held_out)
+        self.context.report.metrics(state.global_step, {JobMetric.EVAL_LOSS: loss})
         if state.best is not None and state.best.loss <= loss:
             return False
         state.best = Best(step=state.global_step, loss=loss)
@@ -47,12 +47,12 @@ class Validation:
         """Name the best checkpoint in `checkpoints/best.json`, for people and programs that choose
         one.
         """
-        best = self.session.state.best
+        best = self.context.state.best
         assert best is not None
         name = checkpoint_name(best.step)
         text = json.dumps({"checkpoint": name, **best.model_dump()}, indent=2)
-        write_file_durably(self.session.request.checkpoints / BEST_FILE, f"{text}\n".encode())
-        self.session.report.journal.say(
+        write_file_durably(self.context.request.checkpoints / BEST_FILE, f"{text}\n".encode())
+        self.context.report.journal.say(
             "info",
             "best_checkpoint",
             f"{name} has the lowest validation loss so far, {best.loss:.4f}; it is kept until a better one exists.",

@@ -68,7 +68,7 @@ class ExportProcesses:
             return ExportStatus("running")
 
     def status(self, export_id: str) -> ExportStatus:
-        """How the export is going; `unknown` for one that this process did not start."""
+        """State of the export; `unknown` for one that this process did not start."""
         with self._lock:
             return self._look(export_id)
 
@@ -92,17 +92,16 @@ class ExportProcesses:
         ended = (
             ExportStatus("succeeded")
             if process.returncode == 0
-            else ExportStatus("failed", _reason(process, message))
+            else ExportStatus(
+                "failed",
+                message.strip() or f"the export process ended with status {process.returncode}",
+            )
         )
         log.info("export ended", export_id=export_id, state=ended.state, reason=ended.error_message)
         if len(self._ended) >= _MAX_REMEMBERED:
             del self._ended[next(iter(self._ended))]
         self._ended[export_id] = ended
         return ended
-
-
-def _reason(process: "subprocess.Popen[str]", message: str) -> str:
-    return message.strip() or f"the export process ended with status {process.returncode}"
 
 
 def _reap(process: "subprocess.Popen[str]") -> None:

@@ -68,7 +68,11 @@ class LearnerSupervisor:
         another learner runs, `worker_lost` for an attempt that a former supervisor started.
         """
         with self._lock:
-            if self._learner is not None and _is_same(self._learner.request, request):
+            if (
+                self._learner is not None
+                and self._learner.request.job_id == request.job_id
+                and self._learner.request.attempt == request.attempt
+            ):
                 return self._learner.pid
             self._refuse_stale(request)
             if self._learner is not None and self._learner.result is None:
@@ -164,10 +168,6 @@ class LearnerSupervisor:
                 "already. Attempts are numbered upwards.",
                 hint="The caller's view of the job is out of date; read the job's state again.",
             )
-
-
-def _is_same(one: LearnerRequest, other: LearnerRequest) -> bool:
-    return (one.job_id, one.attempt) == (other.job_id, other.attempt)
 
 
 def _busy(learner: LearnerProcess, request: LearnerRequest) -> PlatformError:

@@ -194,16 +194,14 @@ class PolicyModel:
             getattr(self, name)(*args, **kwargs)
 
     def _load_reference(self, path: Path) -> ReferencePolicy:
-        """With LoRA on top of the reference itself, the adapter need only be switched off."""
+        # With LoRA on top of the reference itself, the adapter need only be switched off: no second
+        # copy of the weights.
         if self.spec.lora is not None and path == self._base:
             return AdapterOffReferencePolicy(self._policy)
-        return FrozenReferencePolicy(self._load_frozen(path))
-
-    def _load_frozen(self, path: Path) -> LoadedModel:
         weight = next(self.loaded.model.parameters())
         frozen = load_model(path, weight.dtype, weight.device)
         frozen.model.requires_grad_(False)
-        return frozen
+        return FrozenReferencePolicy(frozen)
 
     def _gather_state(self) -> dict[str, Tensor]:
         """The model's tensors, gathered from all ranks."""

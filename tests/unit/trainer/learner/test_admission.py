@@ -36,8 +36,8 @@ class Plane:
             renew=lambda weights: self.supplied.append(f"renew {weights.version}")
         )
         self.waits: list[tuple[int, str, bool]] = []
-        self.timed: list[JobMetric] = []
-        self.report = SimpleNamespace(timed=self._note_timed)
+        self.record_time: list[JobMetric] = []
+        self.report = SimpleNamespace(record_time=self._note_timed)
         plane: Any = self
         prompts: Any = SimpleNamespace(issue=self._make_tasks)
         self.rl = RlSpec(
@@ -77,7 +77,7 @@ class Plane:
         return graded_group(responses, group_id=group_id, ledger_position=position)
 
     def _note_timed(self, metric: JobMetric) -> nullcontext[None]:
-        self.timed.append(metric)
+        self.record_time.append(metric)
         return nullcontext()
 
     def _make_tasks(self, count: int) -> list[PromptTask]:
@@ -119,7 +119,7 @@ def test_a_wait_says_for_which_weights_and_whether_training_goes_on_meanwhile(
     plane.step(count=2)
 
     assert plane.waits == [(4, "rollout", staleness > 0)] * 2
-    assert plane.timed == [JobMetric.TIME_WAIT_FOR_BATCH_S] * 3
+    assert plane.record_time == [JobMetric.TIME_WAIT_FOR_BATCH_S] * 3
 
 
 def test_the_last_steps_issue_nothing_beyond_themselves() -> None:

@@ -35,7 +35,7 @@ def events(directory: Path) -> list[dict[str, Any]]:
 def test_a_times_sum_is_reported_once(journal: Journal, tmp_path: Path) -> None:
     report = Reporter(journal)
     for _ in range(2):
-        with report.timed(JobMetric.TIME_TRAIN_S):
+        with report.record_time(JobMetric.TIME_TRAIN_S):
             pass
     measured = report.seconds(JobMetric.TIME_TRAIN_S)
 
