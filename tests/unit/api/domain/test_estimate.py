@@ -119,6 +119,9 @@ def objections(
 
 def test_a_pass_that_does_not_fit_beside_the_weights_is_an_objection() -> None:
     assert objections() == []
+    assert [text.split(":")[0] for text in objections(disk_free_bytes=359)] == [
+        "checkpoint.keep_last"
+    ]
     [text] = objections(memory_total_bytes=199)
     assert text.startswith("trainer.max_tokens_per_microbatch: ")
     assert "40 bytes" in text

@@ -54,6 +54,9 @@ def test_nothing_more_is_the_default() -> None:
     require_quota("p", usage(81))
 
     assert quota_message("p", usage(100)) == quota_message("p", usage(100), 0)
+    with pytest.raises(PlatformError) as raised:
+        require_quota("p", usage(80))
+    assert raised.value.message.startswith(quota_message("p", usage(80), 0))
 
 
 @pytest.mark.parametrize(("quota", "more"), [(None, 10**12), (81, 0), (90, 10), (100, 20)], ids=str)
