@@ -10,12 +10,22 @@ from pathlib import Path
 import pytest
 
 from services.common.job_metrics import PATTERNS, JobMetric, find_metric
+from services.common.telemetry import exported_metrics as exported
 from services.common.telemetry.exported_metrics import EXPORTED_METRICS
 
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = ROOT / "services" / "common" / "job_metrics.py"
 EXPORTED = ROOT / "services" / "common" / "telemetry" / "exported_metrics.py"
 FAMILIES = sorted({name.split("/")[0] for name in JobMetric})
+FOLDERS = {
+    "api": "services/api/http",
+    "scheduler": "services/api/scheduler",
+    "recorder": "services/api/recorder",
+    "trainer": "services/trainer",
+    "rollout": "services/rollout",
+    "reward": "services/reward",
+}
+"""Process to the folder of its metrics."""
 NAME = re.compile(rf"(?:{'|'.join(FAMILIES)})/[a-z0-9_]+(?:[/@][a-z0-9_]+)*")
 IN_TEXT = re.compile(rf"`({NAME.pattern})`")
 IN_SOURCE = re.compile(rf"[\"']({NAME.pattern})[\"']")
@@ -61,6 +71,20 @@ def test_no_module_names_an_exported_metric_beside_the_list() -> None:
 
     assert len(names) == len(EXPORTED_METRICS) > 20
     assert found == set()
+
+
+def test_every_listed_metric_is_exported_by_its_process_and_by_no_other() -> None:
+    listed = {
+        name: value.process for name, value in vars(exported).items() if value in EXPORTED_METRICS
+    }
+    uses = {
+        (name, process)
+        for process, folder in FOLDERS.items()
+        for path in python_files(folder)
+        for name in re.findall(r"\bexported\.([A-Z_]+)\b", path.read_text())
+    }
+
+    assert uses == set(listed.items())
 
 
 @pytest.mark.parametrize(

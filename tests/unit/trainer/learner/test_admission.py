@@ -156,6 +156,15 @@ def test_replicas_that_never_get_new_weights_end_the_attempt() -> None:
     plane = Plane(max_staleness=1)
     plane.version, plane.stale = 2, dict.fromkeys(range(100), 0)
 
-    with pytest.raises(PlatformError, match="under version 0") as caught:
+    with pytest.raises(
+        PlatformError, match=r"train version 2: 10 groups .*under version 0"
+    ) as caught:
         plane.step()
     assert caught.value.code == "stale_weights"
+
+
+def test_as_many_stale_groups_as_three_batches_are_replaced() -> None:
+    plane = Plane(max_staleness=1)
+    plane.version, plane.stale = 2, dict.fromkeys(range(3 * PROMPTS_PER_STEP), 0)
+
+    assert plane.step() == [9, 10, 11]
