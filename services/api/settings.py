@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from services.common.settings import CommonSettings, HostPort, HostPorts, not_the_example
+from services.common.settings import CommonSettings, HostPort, HostPorts, reject_example_password
 
 
 def _postgres_url(value: str) -> str:
@@ -22,7 +22,9 @@ def _postgres_url(value: str) -> str:
 class ApiSettings(CommonSettings):
     """Every environment variable of the control plane, DIRL_ before each name."""
 
-    database_url: Annotated[str, AfterValidator(_postgres_url), AfterValidator(not_the_example)]
+    database_url: Annotated[
+        str, AfterValidator(_postgres_url), AfterValidator(reject_example_password)
+    ]
     """PostgreSQL, as postgresql+psycopg://user:password@host/database."""
     api_listen: HostPort = "127.0.0.1:8000"
     """Address of the REST API and the dashboard. Beyond loopback every request needs an API key."""

@@ -1,9 +1,8 @@
-"""Events of a job: what the learner says, journalled beside the checkpoints and sent through the
-stream dirl:events.
+"""Events of a job, which the learner writes to its journal and to the stream dirl:events.
 
-The learner numbers its events per attempt from 1. A reader that sees a gap asks the trainer for the
-missing ones, so losing the stream loses no fact; (job_id, attempt, seq) is unique, so reading one
-twice changes nothing.
+The learner numbers its events per attempt from 1. A reader that sees a gap requests the missing ones
+from the trainer, so no event is lost with the stream. (job_id, attempt, seq) is unique, so reading an
+event twice has no effect.
 """
 
 from enum import StrEnum
@@ -17,7 +16,7 @@ EVENTS_STREAM: Final = "dirl:events"
 
 
 class EventType(StrEnum):
-    """Kinds of event; `data` of each is given here."""
+    """Types of events, with the fields of their `data`."""
 
     PHASE = "phase"
     """{phase: str, stage: str, waiting_for: str | None}"""
@@ -48,7 +47,7 @@ class EventType(StrEnum):
 
 
 class Event(Frozen):
-    """One fact about an attempt."""
+    """An event of an attempt."""
 
     job_id: str
     attempt: int = Field(ge=1)

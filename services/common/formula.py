@@ -1,5 +1,6 @@
-"""Arithmetic over named numbers: how a `multi` grader combines its parts. No powers, so no formula
-is expensive.
+"""Arithmetic formulas over named numbers, with which a `multi` grader combines scores.
+
+There are no powers, so that no formula is expensive.
 """
 
 import ast
@@ -23,7 +24,7 @@ FUNCTIONS: Final[Mapping[str, Callable[..., float]]] = {
 
 
 class Formula:
-    """A checked formula; `Formula(text, names)` raises ValueError for what is no arithmetic over
+    """A validated formula; `Formula(text, names)` raises ValueError for anything but arithmetic over
     `names`.
     """
 
@@ -35,14 +36,14 @@ class Formula:
         try:
             self._root = ast.parse(text, mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
-            raise ValueError(f"{text!r} is no formula") from None
+            raise ValueError(f"{text!r} is not a formula") from None
         self._check(self._root, names)
 
     def evaluate(self, values: Mapping[str, float]) -> float:
-        """The formula's value; raises ArithmeticError or ValueError where it has none."""
+        """Evaluate the formula; raises ArithmeticError or ValueError if it has no value."""
         value = float(self._value(self._root, values))
         if not math.isfinite(value):
-            raise ArithmeticError(f"the formula's value is {value}")
+            raise ArithmeticError(f"the value of the formula is {value}")
         return value
 
     def _check(self, node: ast.expr, names: set[str]) -> None:
@@ -57,7 +58,7 @@ class Formula:
         )
         if used - names:
             raise ValueError(
-                f"the formula names {sorted(used - names)}; the names are {sorted(names)}"
+                f"unknown names {sorted(used - names)}; the formula may use {sorted(names)}"
             )
 
     def _value(self, node: ast.expr, values: Mapping[str, float]) -> float:

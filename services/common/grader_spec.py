@@ -1,8 +1,8 @@
-"""What responses are graded by: one model per kind of grader, told apart by `type`.
+"""Specs of graders: one model per kind, distinguished by `type`.
 
-A grader that is named after its kind needs no `type`: `{"name": "format"}`. On the wire a grader is
-its JSON, and a grader with nothing but its kind's name is that name. Their scores are numbers;
-where a grader cannot give one, the response is unverifiable.
+A grader with the name of its kind needs no `type`: `{"name": "format"}`. Graders are sent as JSON, or
+as the name of the kind if there are no other fields. A score is a number; a response for which a
+grader returns none is unverifiable.
 """
 
 import ast
@@ -20,7 +20,7 @@ from services.common.formula import FUNCTIONS, Formula
 _NAME: Final = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
 _VARIABLE: Final = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
 VARIABLES: Final = ("sample.output_text", "sample.answer", "item.reference_answer")
-"""What a template may name: the response, the answer extracted from it, the gold answer."""
+"""Variables of templates: the response, the extracted answer, the reference answer."""
 _MAX_SOURCE_CHARS: Final = 65_536
 _MAX_PARTS: Final = 16
 
@@ -120,7 +120,7 @@ class StringCheckGrader(_Named):
         unknown = [name for name in named if name not in VARIABLES]
         if unknown:
             raise ValueError(
-                f"{{{{{unknown[0]}}}}} is no variable; the variables are {', '.join(VARIABLES)}"
+                f"{{{{{unknown[0]}}}}} is not a variable; the variables are {', '.join(VARIABLES)}"
             )
         return self
 
@@ -143,7 +143,7 @@ class PythonGrader(_Named):
         try:
             body = ast.parse(self.source).body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise ValueError(f"source is no Python: {error}") from None
+            raise ValueError(f"source is not valid Python: {error}") from None
         defined = [
             node for node in body if isinstance(node, ast.FunctionDef) and node.name == "grade"
         ]
@@ -169,7 +169,7 @@ class MultiGrader(_Named):
 
     @model_validator(mode="before")
     @classmethod
-    def _parts_bear_their_keys(cls, data: Any) -> Any:
+    def _name_parts_by_key(cls, data: Any) -> Any:
         if not isinstance(data, Mapping) or not isinstance(data.get("graders"), Mapping):
             return data
         parts = {
@@ -183,15 +183,13 @@ class MultiGrader(_Named):
         for part in self.graders.values():
             if isinstance(part, MultiGrader):
                 raise ValueError(
-                    f"part {part.name!r} is a multi grader; its parts belong into this one"
+                    f"part {part.name!r} is a multi grader; move its parts to this one"
                 )
             if part.weight != 1:
-                raise ValueError(
-                    f"part {part.name!r} has a weight; calculate_output says what it counts"
-                )
+                raise ValueError(f"part {part.name!r} has a weight; set it in calculate_output")
         taken = set(self.graders) & set(FUNCTIONS)
         if taken:
-            raise ValueError(f"{sorted(taken)} are names of functions; give the parts other keys")
+            raise ValueError(f"{sorted(taken)} are names of functions; use other keys")
         Formula(self.calculate_output, set(self.graders))
         return self
 
@@ -203,7 +201,7 @@ _Kind = (
 
 
 def _with_type(value: Any) -> Any:
-    """The name is the type where no type is given."""
+    """Use the name as the type if no type is given."""
     if isinstance(value, str):
         return {"name": value, "type": value}
     if isinstance(value, Mapping) and "type" not in value and "name" in value:
@@ -218,48 +216,47 @@ _ADAPTER: Final[TypeAdapter[_Kind]] = TypeAdapter(GraderSpec)
 
 
 def parse_grader(value: Any) -> _Kind:
-    """A grader from its object, its JSON text or its kind's name.
+    """Parse a grader from an object, JSON text or the name of its kind.
 
-    Raises PlatformError("invalid_request") that names every fault, and the known kinds for an
-    unknown one.
+    Raises PlatformError("invalid_request") with all problems, and the known kinds for an unknown
+    one.
     """
+    is_json = isinstance(value, str) and value.lstrip().startswith("{")
     try:
-        return _ADAPTER.validate_python(json.loads(value) if _is_json(value) else value)
+        return _ADAPTER.validate_python(json.loads(value) if is_json else value)
     except ValidationError as error:
-        faults = "; ".join(
-            _fault(item["loc"], item["msg"]) for item in error.errors(include_url=False)
+        problems = "; ".join(
+            _describe_problem(item["loc"], item["msg"]) for item in error.errors(include_url=False)
         )
         raise PlatformError(
-            "invalid_request", f"The grader cannot be used: {faults}.", param="grader"
+            "invalid_request", f"The grader cannot be used: {problems}.", param="grader"
         ) from None
     except ValueError as error:
         raise PlatformError(
-            "invalid_request", f"The grader is no JSON: {error}.", param="grader"
+            "invalid_request", f"The grader is not valid JSON: {error}.", param="grader"
         ) from None
 
 
 def parse_graders(values: Sequence[Any]) -> tuple[_Kind, ...]:
-    """Several graders, each with a name of its own; raises what parse_grader raises."""
+    """Parse graders with distinct names; raises like parse_grader."""
     graders = tuple(parse_grader(value) for value in values)
-    require_own_names(graders)
+    require_distinct_names(graders)
     return graders
 
 
-def require_own_names(graders: Sequence[_Kind]) -> None:
-    """Raises PlatformError("invalid_request") when two graders would report under one name."""
+def require_distinct_names(graders: Sequence[_Kind]) -> None:
+    """Raise PlatformError("invalid_request") if two graders have the same name."""
     names = [grader.name for grader in graders]
     if len(set(names)) < len(names):
         raise PlatformError(
             "invalid_request",
-            f"Graders must have names of their own, got {names}.",
+            f"Graders must have distinct names, got {names}.",
             param="graders",
         )
 
 
 def grader_text(grader: _Kind) -> str:
-    """The grader as it travels: its kind's name when that says all, else its JSON. The weight stays
-    behind.
-    """
+    """Encode a grader: the name of its kind if there are no other fields, else JSON without weight."""
     fields = grader.model_dump(mode="json", exclude_defaults=True, exclude={"weight"})
     if set(fields) == {"name", "type"} and fields["name"] == fields["type"]:
         return grader.type
@@ -267,14 +264,10 @@ def grader_text(grader: _Kind) -> str:
 
 
 def fill_in(template: str, values: Mapping[str, str]) -> str:
-    """A template with its variables replaced."""
+    """Replace the variables of a template."""
     return _VARIABLE.sub(lambda match: values[match.group(1)], template)
 
 
-def _is_json(value: Any) -> bool:
-    return isinstance(value, str) and value.lstrip().startswith("{")
-
-
-def _fault(location: tuple[int | str, ...], message: str) -> str:
+def _describe_problem(location: tuple[int | str, ...], message: str) -> str:
     path = ".".join(str(part) for part in location)
     return f"{path}: {message}" if path else message

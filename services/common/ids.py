@@ -1,5 +1,5 @@
-"""Identifiers: a prefix that names the kind, then 24 random hex digits; group and trajectory ids
-are derived.
+"""Identifiers: a prefix for the type and 24 random hex digits; ids of groups and trajectories are
+derived.
 """
 
 import secrets
@@ -9,14 +9,14 @@ PREFIXES: Final = frozenset({"job", "file", "ckpt", "model", "att", "evt", "key"
 
 
 def new_id(prefix: str) -> str:
-    """A fresh id, e.g. `job_3f…`."""
+    """Create a new id, e.g. `job_3f…`."""
     if prefix not in PREFIXES:
-        raise ValueError(f"{prefix!r} is no id prefix; the prefixes are {sorted(PREFIXES)}")
+        raise ValueError(f"{prefix!r} is not an id prefix; the prefixes are {sorted(PREFIXES)}")
     return f"{prefix}_{secrets.token_hex(12)}"
 
 
 def group_id(job_id: str, attempt: int, purpose: str, round_: int, position: int) -> str:
-    """Id of one issue of one prompt: unique within the job, equal when derived again.
+    """Derive the id of one use of a prompt, which is unique within the job.
 
     `round_` is the global step (train) or the number of the evaluation (eval); `position` the
     ledger position.
@@ -25,5 +25,5 @@ def group_id(job_id: str, attempt: int, purpose: str, round_: int, position: int
 
 
 def trajectory_id(group: str, response_index: int) -> str:
-    """Id of one response of a group."""
+    """Derive the id of a response of a group."""
     return f"traj_{group.removeprefix('grp_')}_{response_index}"

@@ -1,6 +1,4 @@
-"""The one description of decoding that rollout, training and evaluation use: of the job spec and
-the checkpoint.
-"""
+"""Resolve the decoding configuration from the job spec and the checkpoint."""
 
 from services.common.diffusion.config import DecodingConfig
 from services.common.errors import Problem, ProblemsError
@@ -15,12 +13,11 @@ def resolve_decoding(
     stop_token_ids: tuple[int, ...],
     evaluation: bool,
 ) -> DecodingConfig:
-    """The decoding of training rollouts or of evaluation, completed from the checkpoint's own
-    values.
+    """Return the decoding of training rollouts or of evaluation, with defaults of the checkpoint.
 
-    Raises ProblemsError when spec and checkpoint contradict each other.
+    Raises ProblemsError if spec and checkpoint contradict each other.
     """
-    _refuse_contradictions(spec, block_size, mask_token_id)
+    _require_consistency(spec, block_size, mask_token_id)
     diffusion = spec.diffusion
     budget = (spec.eval.max_new_tokens if evaluation else None) or spec.sampling.max_new_tokens
     return DecodingConfig(
@@ -40,7 +37,7 @@ def resolve_decoding(
     )
 
 
-def _refuse_contradictions(spec: JobSpec, block_size: int, mask_token_id: int) -> None:
+def _require_consistency(spec: JobSpec, block_size: int, mask_token_id: int) -> None:
     diffusion = spec.diffusion
     pairs = (
         ("block_size", diffusion.block_size, block_size),
@@ -49,7 +46,7 @@ def _refuse_contradictions(spec: JobSpec, block_size: int, mask_token_id: int) -
     problems = [
         Problem(
             f"diffusion.{name}",
-            f"is {asked} but the checkpoint was made with {own}; leave it out to take the checkpoint's",
+            f"is {asked}, but the checkpoint has {own}; remove it to use the value of the checkpoint",
         )
         for name, asked, own in pairs
         if asked is not None and asked != own

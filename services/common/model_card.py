@@ -1,4 +1,4 @@
-"""What config.json of a model directory says; readable without torch."""
+"""Read config.json of a model directory, without torch."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from services.common.errors import PlatformError
 
 @dataclass(frozen=True)
 class ModelCard:
-    """The facts about a checkpoint that a job is checked against."""
+    """Properties of a model against which a job is validated."""
 
     model_type: str
     block_size: int
@@ -34,22 +34,23 @@ AS_PUBLISHED: Final[Mapping[str, Mapping[str, int]]] = {
     "sdar": {"block_size": 4, "mask_token_id": 151669},
     "sdar_moe": {"block_size": 4, "mask_token_id": 151669},
 }
-"""What published SDAR checkpoints have and their config.json does not say (LMDeploy and SGLang have
-it in their code). Those of another block length, named …-b8 to …-b64, must have it written into
-their config.json.
+"""Values of published SDAR checkpoints that their config.json lacks (LMDeploy and SGLang have them in
+their code). Checkpoints with another block length, named …-b8 to …-b64, need it in config.json.
 """
 
 
 def read_model_card(path: Path | str) -> ModelCard:
-    """Card of a model directory; raises PlatformError("model_invalid")."""
+    """Read the card of a model directory; raises PlatformError("model_invalid")."""
     written = read_config(path)
     config = {**AS_PUBLISHED.get(str(written.get("model_type")), {}), **written}
-    faults = [f"{key} {_fault(config, key)}" for key in _KEYS if _fault(config, key)]
+    faults = [
+        f"{key} {_describe_problem(config, key)}" for key in _KEYS if _describe_problem(config, key)
+    ]
     if faults:
         raise PlatformError(
             "model_invalid",
             f"{Path(path) / 'config.json'} does not describe a block-diffusion model: {'; '.join(faults)}.",
-            hint="Make one of a decoder: python -m services.common.model convert --source DIR --out DIR --block-size B",
+            hint="Convert a decoder: python -m services.common.model convert --source DIR --out DIR --block-size B",
         )
     card = ModelCard(*(config[key] for key in _KEYS))
     _check_values(card, path)
@@ -57,25 +58,25 @@ def read_model_card(path: Path | str) -> ModelCard:
 
 
 def read_config(path: Path | str) -> dict[str, Any]:
-    """config.json of a model directory; raises PlatformError("model_invalid")."""
+    """Read config.json of a model directory; raises PlatformError("model_invalid")."""
     file = Path(path) / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PlatformError(
             "model_invalid",
-            f"The model directory {path} was to be read, but its config.json could not be: {error}.",
+            f"Cannot read config.json of the model directory {path}: {error}.",
             hint="Give a directory in the Hugging Face layout (config.json, tokenizer, safetensors).",
         ) from error
     if not isinstance(config, dict):
         raise PlatformError(
-            "model_invalid", f"{file} holds a {type(config).__name__}; it must hold an object."
+            "model_invalid", f"{file} is a {type(config).__name__}; it must be an object."
         )
     return config
 
 
-def _fault(config: dict[str, Any], key: str) -> str | None:
-    """What is wrong with one key, or None."""
+def _describe_problem(config: dict[str, Any], key: str) -> str | None:
+    """Describe the problem of a key, or return None."""
     if key not in config:
         return "is missing"
     value = config[key]
@@ -85,7 +86,7 @@ def _fault(config: dict[str, Any], key: str) -> str | None:
 
 
 def _check_values(card: ModelCard, path: Path | str) -> None:
-    """Block length and mask id must be usable."""
+    """Require a valid block length and mask id."""
     if card.block_size < 1 or not 0 <= card.mask_token_id < card.vocab_size:
         raise PlatformError(
             "model_invalid",

@@ -1,6 +1,7 @@
-"""An S3-compatible store for what must outlive the shared volume. Credentials and endpoint are
-those of boto3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY (or a role), AWS_ENDPOINT_URL_S3,
-AWS_REGION.
+"""Client of an S3-compatible object store.
+
+Credentials and endpoint are those of boto3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY (or a role),
+AWS_ENDPOINT_URL_S3, AWS_REGION.
 """
 
 from collections.abc import Iterable, Iterator
@@ -35,20 +36,20 @@ class ObjectStore:
         self._client: Any = boto3.client("s3", config=_CONFIG)
 
     def put(self, key: str, file: Path) -> None:
-        """Store a file, in parts when it is large; what reads sees the old object or the new one."""
-        with self._translated(f"store {key}"):
+        """Store a file, in parts if it is large; readers see the old or the new object."""
+        with self._translating_errors(f"store {key}"):
             self._client.upload_file(str(file), self._bucket, self._prefix + key)
 
     def get(self, key: str, file: Path) -> None:
-        """Fetch an object into a file, whose directory is made."""
+        """Download an object to a file; creates its directory."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        with self._translated(f"fetch {key}"):
+        with self._translating_errors(f"fetch {key}"):
             self._client.download_file(self._bucket, self._prefix + key, str(file))
 
     def sizes(self, prefix: str) -> dict[str, int]:
-        """Bytes of every object whose key begins with `prefix`."""
+        """Return the sizes in bytes of all objects whose keys start with `prefix`."""
         pages = self._client.get_paginator("list_objects_v2")
-        with self._translated(f"list {prefix}"):
+        with self._translating_errors(f"list {prefix}"):
             listed = [
                 entry
                 for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
@@ -57,17 +58,17 @@ class ObjectStore:
         return {entry["Key"].removeprefix(self._prefix): entry["Size"] for entry in listed}
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete objects, in the order given; those that are gone already are no error."""
+        """Delete objects in the given order; missing objects are not an error."""
         named = [{"Key": self._prefix + key} for key in keys]
         for start in range(0, len(named), _KEYS_PER_CALL):
-            with self._translated("delete objects"):
+            with self._translating_errors("delete objects"):
                 batch = {"Objects": named[start : start + _KEYS_PER_CALL], "Quiet": True}
-                answer = self._client.delete_objects(Bucket=self._bucket, Delete=batch)
-            if answer.get("Errors"):
-                raise self._unavailable("delete objects", answer["Errors"][0]["Message"])
+                response = self._client.delete_objects(Bucket=self._bucket, Delete=batch)
+            if response.get("Errors"):
+                raise self._unavailable("delete objects", response["Errors"][0]["Message"])
 
     @contextmanager
-    def _translated(self, what: str) -> Iterator[None]:
+    def _translating_errors(self, what: str) -> Iterator[None]:
         try:
             yield
         except (Boto3Error, BotoCoreError, ClientError) as error:

@@ -1,4 +1,4 @@
-"""The release that this process runs."""
+"""The release of the running process."""
 
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
@@ -7,7 +7,7 @@ _DISTRIBUTION: Final = "dirl-platform"
 
 
 def release() -> str:
-    """Version of the installed distribution; "unreleased" in a source tree that was not installed."""
+    """Return the version of the installed distribution; "unreleased" in a plain source tree."""
     try:
         return version(_DISTRIBUTION)
     except PackageNotFoundError:

@@ -1,6 +1,4 @@
-"""Settings of a process: read from the environment (prefix DIRL_), every problem reported before
-anything starts.
-"""
+"""Settings of a process, read from the environment (prefix DIRL_) and validated at the start."""
 
 import re
 import sys
@@ -39,16 +37,16 @@ EXAMPLE_SECRET: Final = "change-me"
 """Value of every secret in example files; a process refuses to start with it."""
 
 
-def not_the_example(url: str) -> str:
-    """The URL, unless its password is the example's."""
+def reject_example_password(url: str) -> str:
+    """Reject a URL with the password of the example files."""
     if urlsplit(url).password == EXAMPLE_SECRET:
-        raise ValueError(f"its password is still the example's, {EXAMPLE_SECRET!r}; {_ANOTHER}")
+        raise ValueError(f"its password is the example {EXAMPLE_SECRET!r}; {_ANOTHER}")
     return url
 
 
-def _not_the_example(secret: SecretStr | None) -> SecretStr | None:
+def _reject_example_secret(secret: SecretStr | None) -> SecretStr | None:
     if secret is not None and secret.get_secret_value() == EXAMPLE_SECRET:
-        raise ValueError(f"is still the example's; {_ANOTHER}")
+        raise ValueError(f"is the value of the example files; {_ANOTHER}")
     return secret
 
 
@@ -66,7 +64,7 @@ ObjectStoreUrl = Annotated[str, AfterValidator(_s3_url)]
 
 
 class CommonSettings(BaseSettings):
-    """What every process of one installation shares; services derive from it."""
+    """Settings that all processes of an installation share; services derive from it."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -76,7 +74,7 @@ class CommonSettings(BaseSettings):
         use_attribute_docstrings=True,  # read by the reference page of the environment
     )
 
-    redis_url: Annotated[str, AfterValidator(not_the_example)] = "redis://127.0.0.1:6379/0"
+    redis_url: Annotated[str, AfterValidator(reject_example_password)] = "redis://127.0.0.1:6379/0"
     """Redis or Valkey server of the streams and of the Celery broker; `rediss://` for TLS."""
     data_dir: Path = Path("/var/lib/dirl")
     """Directory that all services of one installation share: files, models, checkpoints, journals."""
@@ -96,7 +94,7 @@ class CommonSettings(BaseSettings):
     """Address where this process serves Prometheus metrics at /metrics. Unset, it serves none; the
     API always serves them on its own address.
     """
-    rpc_token: Annotated[SecretStr | None, AfterValidator(_not_the_example)] = None
+    rpc_token: Annotated[SecretStr | None, AfterValidator(_reject_example_secret)] = None
     """Secret that all services of one installation share and send with every gRPC call."""
     rpc_tls_dir: Path | None = None
     """Directory with `ca.pem` (the authority of all services' certificates), `cert.pem` and
@@ -107,10 +105,10 @@ class CommonSettings(BaseSettings):
 _SECRETS: Final = re.compile(r"(://)[^/@\s]*@|(sk-dirl-|whsec_)[\w+/=-]+")
 
 
-def redacted(text: str) -> str:
-    """The text without passwords of URLs, API keys and secrets of webhooks.
+def redact(text: str) -> str:
+    """Remove passwords of URLs, API keys and webhook secrets.
 
-    >>> redacted("redis://:secret@host/0")
+    >>> redact("redis://:secret@host/0")
     'redis://…@host/0'
     """
     return _SECRETS.sub(lambda match: f"{match[1]}…@" if match[1] else f"{match[2]}…", text)
@@ -120,7 +118,7 @@ SettingsT = TypeVar("SettingsT", bound=CommonSettings)
 
 
 def read_settings(settings: type[SettingsT]) -> SettingsT:
-    """The process's settings; ends the process with all problems on stderr when there are any.
+    """Read the settings; ends the process with all problems on stderr if there are any.
 
     >>> read_settings(CommonSettings).log_format
     'json'
@@ -129,7 +127,7 @@ def read_settings(settings: type[SettingsT]) -> SettingsT:
         return settings()
     except ValidationError as error:
         problems = "\n".join(
-            f"  {PREFIX}{'.'.join(map(str, item['loc'])).upper()}: {item['msg']} (got {redacted(repr(item['input']))})"
+            f"  {PREFIX}{'.'.join(map(str, item['loc'])).upper()}: {item['msg']} (got {redact(repr(item['input']))})"
             for item in error.errors(include_url=False)
         )
         sys.exit(f"The environment cannot be used: {error.error_count()} problem(s)\n{problems}")

@@ -15,7 +15,7 @@ def load_spec(path: Path) -> JobSpec:
 
 
 def read_spec_file(path: Path) -> dict[str, Any]:
-    """The mapping in a .toml or .json file; raises ProblemsError for unreadable or malformed files."""
+    """Read a .toml or .json file; raises ProblemsError for unreadable or malformed files."""
     try:
         text = path.read_text(encoding="utf-8")
         data = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)

@@ -17,13 +17,13 @@ from services.common.answers.gold_types import GoldType, gold_type
 from services.common.answers.normalisation import Normalised, normalise
 from services.common.answers.rationals import (
     Rational,
+    is_same_number,
     parse_decimal_comma,
     parse_rational,
-    same_number,
 )
-from services.common.answers.sequences import parse_sequence, same_sequence
+from services.common.answers.sequences import is_same_sequence, parse_sequence
 from services.common.answers.statements import gold_answer
-from services.common.answers.units import canonical, units_conflict
+from services.common.answers.units import canonical, has_unit_conflict
 from services.common.trajectory import Outcome
 from services.reward.extraction import Extraction, Profile
 from services.reward.guard import MAX_CHARS, find_violation
@@ -114,7 +114,7 @@ def _compare_units(pair: Pair) -> _Decision | None:
         answer_unit = canonical(guess.group(2))
     return (
         _to_decision(False, reason="unit_differs")
-        if units_conflict(pair.gold.unit, answer_unit)
+        if has_unit_conflict(pair.gold.unit, answer_unit)
         else None
     )
 
@@ -225,7 +225,7 @@ def _compare_numbers(pair: Pair) -> _Decision | None:
         _to_readings(number, factor, scaled=None not in factors)
         for number, factor in zip((gold, answer), factors, strict=True)
     )
-    return _to_decision(any(same_number(one, other) for one in golds for other in answers), path)
+    return _to_decision(any(is_same_number(one, other) for one in golds for other in answers), path)
 
 
 def _to_readings(number: Rational, factor: Fraction | None, scaled: bool) -> list[Rational]:
@@ -257,7 +257,7 @@ def _reject_variables(pair: Pair) -> _Decision | None:
 def _compare_sequences(pair: Pair) -> _Decision | None:
     # The comparator reads lists as sets: it accepts `1,1,2` for `1,2`.
     gold, answer = parse_sequence(pair.gold.text), parse_sequence(pair.answer.text)
-    equal = same_sequence(gold, answer) if gold and answer else None
+    equal = is_same_sequence(gold, answer) if gold and answer else None
     return None if equal is None else _to_decision(equal, "rational")
 
 

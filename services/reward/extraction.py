@@ -14,7 +14,7 @@ from services.common.answers.statements import (
     final_statement,
     find_stated,
     is_bare,
-    joined_boxes,
+    join_boxes,
     last_value,
 )
 from services.common.data.boxed import Box, innermost, outer_boxes
@@ -79,4 +79,4 @@ def _extract_box(final: str, boxes: list[Box]) -> Extraction:
     text = innermost(last.content)
     if not text:
         return Extraction(failure="empty_box")
-    return Extraction(text=text, method="boxed", listed=joined_boxes(final, boxes))
+    return Extraction(text=text, method="boxed", listed=join_boxes(final, boxes))

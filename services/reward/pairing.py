@@ -10,7 +10,7 @@ from typing import Final
 from services.common.answers.gold_types import GoldType
 from services.common.answers.normalisation import Normalised
 from services.common.answers.rationals import parse_rational
-from services.common.answers.sequences import UNORDERED, as_interval, parse_sequence, split_outside
+from services.common.answers.sequences import UNORDERED, parse_sequence, split_outside, to_interval
 from services.reward.extraction import Profile
 
 _SPACE_BESIDE_SIGN: Final = re.compile(r" ?([^\w ]) ?")
@@ -90,7 +90,7 @@ def _to_interval(pair: Pair) -> Pair:
 
     The comparator handles inequalities that are not solved for a variable.
     """
-    solved = as_interval(pair.answer.text) if pair.kind in _MAYBE_INTERVALS else None
+    solved = to_interval(pair.answer.text) if pair.kind in _MAYBE_INTERVALS else None
     return pair if solved is None else _replace_answer(pair, solved)
 
 

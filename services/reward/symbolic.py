@@ -14,7 +14,7 @@ from typing import Any, Final
 import sympy
 from math_verify import LatexExtractionConfig, parse, verify
 
-from services.common.answers.rationals import Rational, parse_rational, same_number
+from services.common.answers.rationals import Rational, is_same_number, parse_rational
 
 _CONFIG: Final = LatexExtractionConfig(
     boxed_match_priority=0,
@@ -150,7 +150,7 @@ def _is_rounded(gold_text: str, answer_text: str, golds: list[Any], answers: lis
             continue
         value = sympy.N(other, _DIGITS)
         if value.is_real and value.is_finite:
-            return same_number(Rational(Fraction(str(value))), decimal)
+            return is_same_number(Rational(Fraction(str(value))), decimal)
     return False
 
 

@@ -129,7 +129,7 @@ def test_everything_that_contradicts_the_installation_is_said_at_once(api: Api) 
         "resources.rollout_replicas",
         "model_revision",
     }
-    assert "validation_file: row 2: has no gold answer" in error["message"]
+    assert "validation_file: row 2: has no reference answer" in error["message"]
     assert api.count() == 0
 
 
@@ -147,7 +147,7 @@ def test_every_file_of_a_mixture_is_checked(api: Api) -> None:
     job = api.submit(method="rl", **mixture(good, write_rows(api.directory / "more.jsonl")))
 
     assert [problem["path"] for problem in error["problems"]] == ["training_mixture"]
-    assert "has no gold answer" in error["problems"][0]["message"]
+    assert "has no reference answer" in error["problems"][0]["message"]
     assert [part["weight"] for part in job["spec"]["training_mixture"]] == [2.0, 2.0]
 
 

@@ -1,3 +1,1 @@
-"""Answers as text: one spelling for equal ones, exact values of plain numbers, types of golds. No
-sympy, no torch.
-"""
+"""Answers as text: normal forms, exact values of plain numbers, answer types. No sympy, no torch."""

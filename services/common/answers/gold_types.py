@@ -1,7 +1,7 @@
-"""What kind of answer a gold is; how answers are compared with it hangs on that.
+"""Types of reference answers, which select the rules of comparison.
 
-Typed once, when a data file comes in, from the text alone. A row whose gold can be read in two ways
-(`(1,2)` is a point and an interval) says which with its field `answer_type`.
+The type is inferred once per data file, from the text. A row with an ambiguous reference answer
+(`(1,2)` is a point or an interval) can set it with its field `gold_type`.
 """
 
 import re
@@ -16,7 +16,7 @@ from services.common.answers.statements import gold_answer
 
 
 class GoldType(StrEnum):
-    """Kinds of gold answer."""
+    """Types of reference answers."""
 
     INTEGER = "integer"
     RATIONAL = "rational"
@@ -25,13 +25,13 @@ class GoldType(StrEnum):
     TIME = "time"
     """Times of day, durations and ratios: numbers between colons."""
     BASE_N = "base_n"
-    """`52_8`."""
+    """Numbers with a base, such as `52_8`."""
     CHOICE = "choice"
-    """One letter of A-J."""
+    """A letter from A to J."""
     TUPLE = "tuple"
-    """Points and vectors: ordered."""
+    """Points and vectors, whose order matters."""
     LIST = "list"
-    """Several values, as a list or set: unordered, counted."""
+    """Several values as a list or set: unordered, with multiplicity."""
     INTERVAL = "interval"
     """Intervals and unions of them."""
     INEQUALITY = "inequality"
@@ -55,14 +55,9 @@ _HALF_OPEN: Final = re.compile(r"\\infty|\\cup|\\cap")
 
 
 def gold_type(gold: str) -> GoldType:
-    """The type that the gold's text suggests."""
+    """Infer the type from the text of the reference answer."""
     normal = normalise(gold_answer(gold))
     return next((kind for kind, fits in _TESTS if fits(normal)), GoldType.EXPRESSION)
-
-
-def _is_integer(normal: Normalised) -> bool:
-    number = parse_rational(normal.text)
-    return number is not None and number.is_integer
 
 
 def _is_interval(normal: Normalised) -> bool:
@@ -70,11 +65,6 @@ def _is_interval(normal: Normalised) -> bool:
     if sequence is None or sequence.brackets == UNORDERED or len(sequence.elements) > 2:
         return sequence is None and r"\cup" in normal.text
     return sequence.brackets != "()" or bool(_HALF_OPEN.search(normal.text))
-
-
-def _is_ordered(normal: Normalised) -> bool:
-    sequence = parse_sequence(normal.text)
-    return sequence is not None and sequence.brackets != UNORDERED
 
 
 def _matches(pattern: re.Pattern[str]) -> Callable[[Normalised], object]:
@@ -85,17 +75,24 @@ def _contains(pattern: re.Pattern[str]) -> Callable[[Normalised], object]:
     return lambda normal: pattern.search(normal.text)
 
 
+# The first match decides: `5%` is a percentage before it is a rational, `(1,2)` a point before a list.
 _TESTS: Final[tuple[tuple[GoldType, Callable[[Normalised], object]], ...]] = (
     (GoldType.PERCENT, lambda normal: normal.unit == "%"),
     (GoldType.CHOICE, _matches(_CHOICE)),
-    (GoldType.INTEGER, _is_integer),
+    (
+        GoldType.INTEGER,
+        lambda normal: (number := parse_rational(normal.text)) and number.is_integer,
+    ),
     (GoldType.RATIONAL, lambda normal: parse_rational(normal.text)),
     (GoldType.TEXT, _matches(_WORDS)),
     (GoldType.BASE_N, _matches(_BASED)),
     (GoldType.TIME, _matches(_CLOCK)),
     (GoldType.MATRIX, _contains(_MATRIX)),
     (GoldType.INTERVAL, _is_interval),
-    (GoldType.TUPLE, _is_ordered),
+    (
+        GoldType.TUPLE,
+        lambda normal: (found := parse_sequence(normal.text)) and found.brackets != UNORDERED,
+    ),
     (GoldType.LIST, lambda normal: parse_sequence(normal.text)),
     (GoldType.INEQUALITY, _contains(_RELATION)),
     (GoldType.EQUATION, _contains(_EQUALS)),

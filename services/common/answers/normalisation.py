@@ -1,7 +1,7 @@
-r"""One spelling for equal answers: notation, spacing, wrappers and units; the meaning is kept.
+r"""Normalise notation, spacing, wrappers and units of answers without changing their meaning.
 
-Runs in the serving process on answers that may be hostile: every pattern is linear, or the input is
-bounded by the guard's length limit.
+It runs in the serving process on answers that may be hostile: every pattern takes linear time, or
+its input is bounded by the length limit of the guard.
 """
 
 import re
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
-from services.common.answers.notation import TEXT, one_notation
-from services.common.answers.number_words import words_value
+from services.common.answers.notation import TEXT, unify_notation
+from services.common.answers.number_words import parse_words
 from services.common.answers.units import canonical as canonical_unit
 from services.common.answers.units import is_known, split_unit
 
@@ -53,7 +53,7 @@ _PHRASES: Final = (
 
 @dataclass(frozen=True)
 class Normalised:
-    """An answer in normal form, its trailing unit apart."""
+    """An answer in normal form, without its trailing unit."""
 
     text: str
     unit: str = ""
@@ -61,19 +61,22 @@ class Normalised:
 
 
 def normalise(answer: str) -> Normalised:
-    """Bring an answer or gold into normal form."""
-    text = _trim(one_notation(answer))
+    """Convert an answer or reference answer to its normal form."""
+    text = _trim(unify_notation(answer))
     lead = _LEAD.match(text)
     text = _trim(_FOR_ALL.sub("", text[lead.end() :] if lead else text))
     words = _plain_words(text)
     if words is None:
-        return _with_unit(text)
+        return _strip_unit(text)
     phrase = next((canonical for pattern, canonical in _PHRASES if pattern.fullmatch(words)), None)
-    return Normalised(phrase) if phrase else _number_in_words(words) or _with_number(words)
+    if phrase:
+        return Normalised(phrase)
+    number = _parse_number_words(words)
+    return number or (_strip_unit(words) if words[:1].isdigit() else Normalised(words))
 
 
 def _plain_words(text: str) -> str | None:
-    r"""The words of `\text{Evelyn}`, `\text{July }4` or of what has no markup; None for formulas."""
+    r"""Return the words of `\text{Evelyn}`, `\text{July }4` or plain text; None for formulas."""
     whole = _WHOLE_TEXT.fullmatch(text)
     if whole:
         return _trim(whole.group(1))
@@ -82,21 +85,19 @@ def _plain_words(text: str) -> str | None:
     return text if _WORDS.fullmatch(text) else None
 
 
-def _number_in_words(words: str) -> Normalised | None:
-    """`forty-two`, `forty-two (42)` and `seven days` with digits; None when the words are no
-    number.
-    """
+def _parse_number_words(words: str) -> Normalised | None:
+    """Convert `forty-two`, `forty-two (42)` and `seven days` to digits; None for other words."""
     if both := _COUNTED_WORDS.fullmatch(words):
         spelled, digits = both.group(1) or both.group(4), both.group(2) or both.group(3)
-        value = words_value(spelled)
+        value = parse_words(spelled)
         if value is not None and digits in (None, str(value)):
-            return Normalised(_digits(value))
+            return Normalised(_to_digits(value))
     amount, _, unit = words.rpartition(" ")
-    value = words_value(amount) if is_known(unit) else None
-    return None if value is None else Normalised(_digits(value), canonical_unit(unit))
+    value = parse_words(amount) if is_known(unit) else None
+    return None if value is None else Normalised(_to_digits(value), canonical_unit(unit))
 
 
-def _digits(value: Fraction) -> str:
+def _to_digits(value: Fraction) -> str:
     return (
         str(value)
         if value.denominator == 1
@@ -104,19 +105,13 @@ def _digits(value: Fraction) -> str:
     )
 
 
-def _with_number(words: str) -> Normalised:
-    return _with_unit(words) if words[:1].isdigit() else Normalised(words)
-
-
-def _with_unit(text: str) -> Normalised:
+def _strip_unit(text: str) -> Normalised:
     body, unit = split_unit(text)
     return Normalised(_restore(_trim(body)), unit)
 
 
 def _trim(text: str) -> str:
-    """Blanks collapsed; trailing punctuation, stray backslashes and one pair of enclosing braces
-    gone.
-    """
+    """Collapse blanks; strip trailing punctuation, stray backslashes and enclosing braces."""
     text = re.sub(r"\s+", " ", text).lstrip(_LEFT_EDGE).rstrip(_RIGHT_EDGE + "\\")
     if text.startswith("{") and text.endswith("}") and _closes_at_end(text):
         return _trim(text[1:-1])
@@ -133,8 +128,6 @@ def _closes_at_end(text: str) -> bool:
 
 
 def _restore(text: str) -> str:
-    """Degrees and percents that are no trailing unit, as the library spells them; letters without
-    their dress.
-    """
+    """Spell inner degrees and percents as sympy reads them, and unwrap styled letters."""
     text = text.replace(r"\text{degree}", r"^{\circ}").replace(r"\text{percent}", r"\%")
     return _LETTER.sub(r"\1", text)

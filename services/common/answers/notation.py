@@ -1,8 +1,7 @@
-r"""One notation for each thing that is written in many: Unicode, plain-text functions, binomials,
-bases, degrees.
+r"""Rewrite equivalent notations to one: Unicode, plain-text functions, binomials, bases, degrees.
 
-Every rewrite keeps the meaning. Patterns are linear, or their input is bounded by the guard's
-length limit: answers may be hostile.
+Every rewrite keeps the meaning. Patterns take linear time, or their input is bounded by the length
+limit of the guard, since answers may be hostile.
 """
 
 import re
@@ -10,7 +9,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from services.common.answers.number_words import words_value
+from services.common.answers.number_words import parse_words
 
 Rewrite = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
 
@@ -18,7 +17,7 @@ TEXT: Final = (
     r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mbox|mathrm|mathbf|mathit|mathsf|operatorname|bold"
     r"|boldsymbol|underline|emph|bm|pmb)\*?"
 )
-"""Commands that only say how their argument looks."""
+"""Commands that only style their argument."""
 
 _CHARACTERS: Final = str.maketrans(
     {
@@ -49,13 +48,13 @@ def _pattern(expression: str) -> re.Pattern[str]:
     return re.compile(expression, re.DOTALL)
 
 
-def _choose(match: re.Match[str]) -> str:
+def _rewrite_binomial(match: re.Match[str]) -> str:
     above, below = (group for group in match.groups() if group is not None)
     return rf"\binom{{{above.strip()}}}{{{below.strip()}}}"
 
 
-def _choose_indexed(match: re.Match[str]) -> str:
-    """`C_n^k` and `C^k_n`; of two numbers the larger is the set, and `C_1^2` is a constant squared."""
+def _rewrite_indexed_binomial(match: re.Match[str]) -> str:
+    """Rewrite `C_n^k` and `C^k_n`; the larger number is n, and `C_1^2` is the square of a constant."""
     low, high = (group for group in match.groups() if group is not None)
     if match.group().lstrip("C ").startswith("^"):
         low, high = high, low
@@ -64,30 +63,30 @@ def _choose_indexed(match: re.Match[str]) -> str:
     return rf"\binom{{{low}}}{{{high}}}"
 
 
-def _arrange(match: re.Match[str]) -> str:
+def _rewrite_permutation(match: re.Match[str]) -> str:
     of, some = (group for group in match.groups() if group is not None)
     return rf"\frac{{({of})!}}{{({of}-{some})!}}"
 
 
-def _based(match: re.Match[str]) -> str:
-    """`52_{eight}` and `52 (base 8)` as `52_{8}`; other subscripts stay."""
+def _rewrite_base(match: re.Match[str]) -> str:
+    """Rewrite `52_{eight}` and `52 (base 8)` to `52_{8}`; other subscripts are not changed."""
     base = match.group("base")
-    value = words_value(base)
+    value = parse_words(base)
     return match.group() if value is None else f"{match.group('digits')}_{{{value}}}"
 
 
-def _exact_exponent(match: re.Match[str]) -> str:
+def _rewrite_decimal_exponent(match: re.Match[str]) -> str:
     sign, whole, digits = match.groups()
     return rf"^{{{sign}\frac{{{int((whole or '0') + digits)}}}{{{10 ** len(digits)}}}}}"
 
 
-def _in_radians(match: re.Match[str]) -> str:
-    r"""Degrees in the argument of a trigonometric function as multiples of \pi."""
-    text = _PLAIN_DEGREES.sub(lambda plain: _as_fraction(plain.group(1)), match.group())
+def _to_radians(match: re.Match[str]) -> str:
+    r"""Rewrite degrees in the argument of a trigonometric function to multiples of \pi."""
+    text = _PLAIN_DEGREES.sub(lambda plain: _degrees_to_fraction(plain.group(1)), match.group())
     return _OTHER_DEGREES.sub(rf"\1{_RADIANS}", text)
 
 
-def _as_fraction(degrees: str) -> str:
+def _degrees_to_fraction(degrees: str) -> str:
     whole, _, digits = degrees.partition(".")
     return rf"\frac{{{whole}{digits}\pi}}{{{180 * 10 ** len(digits)}}}"
 
@@ -109,7 +108,10 @@ _LAYOUT: Final[tuple[Rewrite, ...]] = (
         _pattern(r"(?<!\\)\\\\(?=(?:begin|end|[dtc]?frac|sqrt|left|right|cdot|text)(?![a-z]))"),
         r"\\",
     ),
-    (_pattern(r"\A\s*\\\$\s*([-\d.,{}!\\ ]*\d)\s*\Z"), r"\1 \\text{dollars}"),  # no cents
+    (
+        _pattern(r"\A\s*\\\$\s*([-\d.,{}!\\ ]*\d)\s*\Z"),
+        r"\1 \\text{dollars}",
+    ),  # `\$` and `¢` are different units
     (_pattern(r"\\\$|\\?\""), ""),
     (_pattern(r"\$|(?<!\\)\\[()\[\]]"), " "),
     (_pattern(r"\\[hv]space\*?\s*\{[^{}]*\}"), " "),
@@ -192,25 +194,25 @@ _PLAIN_NAMES: Final[tuple[Rewrite, ...]] = (
     ),
 )
 _COUNTING: Final[tuple[Rewrite, ...]] = (
-    (_pattern(rf"(?:\{{\s*\}})?\s*[_^]\s*{_TOKEN}\s*C\s*_\s*{_TOKEN}"), _choose),
-    (_pattern(rf"(?:\{{\s*\}})?\s*[_^]\s*{_TOKEN}\s*P\s*_\s*{_TOKEN}"), _arrange),
+    (_pattern(rf"(?:\{{\s*\}})?\s*[_^]\s*{_TOKEN}\s*C\s*_\s*{_TOKEN}"), _rewrite_binomial),
+    (_pattern(rf"(?:\{{\s*\}})?\s*[_^]\s*{_TOKEN}\s*P\s*_\s*{_TOKEN}"), _rewrite_permutation),
     (
         _pattern(rf"(?<![a-zA-Z\\}}])C\s*(?:_\s*{_TOKEN}\s*\^|\^\s*{_TOKEN}\s*_)\s*{_TOKEN}"),
-        _choose_indexed,
+        _rewrite_indexed_binomial,
     ),
 )
 _BASES: Final[tuple[Rewrite, ...]] = (
     (_pattern(TEXT + r"\s*\{\s*([0-9A-F]*\d[0-9A-F]*)\s*\}(?=\s*_)"), r"\1"),
     (_pattern(r"(?<=\d)" + TEXT + r"\s*\{\s*([A-F]+)\s*\}(?=\s*_)"), r"\1"),
     (_pattern(r"_\s*\{\s*(?:" + TEXT + r"\s*\{)?\s*base[\s-]*\}?\s*(\w+)\s*\}?\s*\}"), r"_{\1}"),
-    (_pattern(r"(?P<digits>[\dA-F)])\s*_\s*\{(?P<base>[a-z]{3,9})\}"), _based),
+    (_pattern(r"(?P<digits>[\dA-F)])\s*_\s*\{(?P<base>[a-z]{3,9})\}"), _rewrite_base),
     (
         _pattern(
             r"(?P<digits>[\dA-F)])\s*,?\s*(?:"
             + TEXT
             + r"\s*\{)?[\s(]*(?:in\s+)?base[\s-]*\}?\s*(?P<base>\w+)[\s)}]*\Z"
         ),
-        _based,
+        _rewrite_base,
     ),
 )
 _NUMBERS: Final[tuple[Rewrite, ...]] = (
@@ -220,9 +222,9 @@ _NUMBERS: Final[tuple[Rewrite, ...]] = (
     (
         _pattern(r"(?<=[\w)}])!=(?!=)"),
         "! =",
-    ),  # a factorial; with a blank before it, the sign of programs
+    ),  # a factorial in an equation; ` !=` with a blank is the operator of programming languages
     (_pattern(r"\*\*"), "^"),
-    (_pattern(r"\^\s*\{?\s*(-?)(\d{0,3})\.(\d{1,3})(?![\d.])\s*\}?"), _exact_exponent),
+    (_pattern(r"\^\s*\{?\s*(-?)(\d{0,3})\.(\d{1,3})(?![\d.])\s*\}?"), _rewrite_decimal_exponent),
     (_pattern(r"\s*\*\s*"), r"\\cdot "),
     (_pattern(r"(?<![a-zA-Z\\_^{])i(?=\()"), r"i\\cdot "),
     (_pattern(r"(?<=_)\s*(?:\{\s*\\odot\s*\}|\\odot(?![a-z]))"), r"{o}"),
@@ -244,53 +246,55 @@ _SUBSCRIPTS: Final[tuple[Rewrite, ...]] = (
 )
 _ANGLES: Final[tuple[Rewrite, ...]] = (
     (_pattern(TEXT + r"\s*\{\s*degrees?\s*\}|(?<=\d)\s*degrees?(?![a-z])"), r"\\text{degree}"),
-    (_pattern(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])(?!\s*\^\s*\{?\s*-)[^=,]*"), _in_radians),
+    (_pattern(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])(?!\s*\^\s*\{?\s*-)[^=,]*"), _to_radians),
 )
 _LISTS: Final = _pattern(r"\[\s*\[([^\[\]]*)\](?:\s*,\s*\[[^\[\]]*\])*\s*\]")
 _ROW: Final = _pattern(r"\[([^\[\]]+)\]")
 _OUTWARD: Final = _pattern(r"([\[\]])([^\[\](){}]+[,;][^\[\](){}]+)([\[\]])")
 
 
-def one_notation(answer: str) -> str:
-    """The answer with every rewrite applied."""
-    text = unicodedata.normalize("NFKC", _spelled_out(answer)).translate(_CHARACTERS).strip()
-    text = rewrite(_unquoted(text), (*_DIGIT_GROUPS, *_LAYOUT, *_COMMANDS, *_ROOTS, *_PLAIN_NAMES))
+def unify_notation(answer: str) -> str:
+    """Apply every rewrite to an answer."""
+    text = unicodedata.normalize("NFKC", _spell_out(answer)).translate(_CHARACTERS).strip()
+    text = rewrite(
+        _strip_quotes(text), (*_DIGIT_GROUPS, *_LAYOUT, *_COMMANDS, *_ROOTS, *_PLAIN_NAMES)
+    )
     text = rewrite(text, (*_SUBSCRIPTS, *_COUNTING, *_BASES, *_ANGLES, *_NUMBERS))
-    return _brackets(text)
+    return _rewrite_brackets(text)
 
 
 def rewrite(text: str, rewrites: Sequence[Rewrite]) -> str:
-    """Apply each in turn, everywhere."""
+    """Apply the rewrites in order, at every match."""
     for pattern, replacement in rewrites:
         text = pattern.sub(replacement, text)
     return text
 
 
-def _spelled_out(text: str) -> str:
+def _spell_out(text: str) -> str:
     """Characters that compatibility normalisation would change in meaning: `x²` to `x2`, `2⅗` to
     `23/5`.
     """
     text = text.translate(_CHARACTERS)
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+", lambda run: f"^{{{run.group().translate(_RAISED)}}}", text)
     text = re.sub("[₀₁₂₃₄₅₆₇₈₉ₙₖ]+", lambda run: f"_{{{run.group().translate(_LOWERED)}}}", text)
-    return re.sub("[¼-¾⅐-⅞]", _vulgar_fraction, text)
+    return re.sub("[¼-¾⅐-⅞]", _rewrite_vulgar_fraction, text)
 
 
-def _vulgar_fraction(match: re.Match[str]) -> str:
+def _rewrite_vulgar_fraction(match: re.Match[str]) -> str:
     above, _, below = unicodedata.normalize("NFKC", match.group()).partition("⁄")
     return rf"\frac{{{above}}}{{{below}}}"
 
 
-def _unquoted(text: str) -> str:
-    """Without the marks of Markdown and quotation around the whole."""
+def _strip_quotes(text: str) -> str:
+    """Strip Markdown and quotation marks around the whole answer."""
     for mark in ("**", "*", "`", '"', "'"):
         if len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark):
             text = text[len(mark) : -len(mark)].strip()
     return text.removeprefix("**").removesuffix("**")
 
 
-def _brackets(text: str) -> str:
-    r"""`[[1,2],[3,4]]` as a matrix, `]a,b[` as `(a,b)`."""
+def _rewrite_brackets(text: str) -> str:
+    r"""Rewrite `[[1,2],[3,4]]` to a matrix and `]a,b[` to `(a,b)`."""
     if _LISTS.fullmatch(text):
         rows = r" \\ ".join(row.replace(",", " & ") for row in _ROW.findall(text[1:-1]))
         return rf"\begin{{pmatrix}} {rows} \end{{pmatrix}}"

@@ -22,8 +22,8 @@ _MAX_WORDS: Final = 12
 _WORDS: Final = re.compile(r"[a-zA-Z]+(?:[ -]+[a-zA-Z]+)*")
 
 
-def words_value(text: str) -> Fraction | None:
-    """The value of a number in words or of a plain integer; None for anything else."""
+def parse_words(text: str) -> Fraction | None:
+    """Parse a number in words or a plain integer; None for anything else."""
     text = text.strip()
     if text.isdecimal():
         return Fraction(int(text[:400]))
@@ -31,16 +31,14 @@ def words_value(text: str) -> Fraction | None:
     if not 0 < len(words) <= _MAX_WORDS:
         return None
     if len(words) > 1 and words[-1] in _PARTS:
-        whole = _integer(words[:-1])
+        whole = _parse_integer(words[:-1])
         return None if whole is None else Fraction(whole, _PARTS[words[-1]])
-    value = _integer(words)
+    value = _parse_integer(words)
     return None if value is None else Fraction(value)
 
 
-def _integer(words: list[str]) -> int | None:
-    """Groups of hundreds, each with its scale; None when a word is no number or stands in no place
-    for one.
-    """
+def _parse_integer(words: list[str]) -> int | None:
+    """Add up groups of hundreds, each with its scale; None for unknown or misplaced words."""
     total = group = 0
     last = ""
     for word in words:

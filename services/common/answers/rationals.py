@@ -1,6 +1,4 @@
-r"""Exact values of answers that are plain numbers: integers, decimals, fractions, mixed numbers,
-powers of ten.
-"""
+r"""Exact values of plain numbers: integers, decimals, fractions, mixed numbers, powers of ten."""
 
 import re
 from dataclasses import dataclass
@@ -29,11 +27,11 @@ _RELATIVE: Final = Fraction(1, 10**6)
 
 @dataclass(frozen=True)
 class Rational:
-    """A number, and with how many decimal places it was written."""
+    """A number and the number of decimal places with which it was written."""
 
     value: Fraction
     places: int | None = None
-    """None when written exactly, as an integer or a fraction."""
+    """None if it was written exactly, as an integer or fraction."""
 
     @property
     def is_integer(self) -> bool:
@@ -42,18 +40,20 @@ class Rational:
 
 
 def parse_rational(text: str) -> Rational | None:
-    """The value of a normalised answer; None when it is no plain number."""
+    """Parse a normalised answer; None if it is not a plain number."""
     if len(text) > _MAX_DIGITS:
         return None
-    sign, body = _sign(text.strip())
-    number = _unsigned(body)
+    text = text.strip()
+    sign = -1 if text.startswith("-") else 1
+    number = _parse_unsigned(text[1:].lstrip() if text.startswith(("-", "+")) else text)
     return number and Rational(sign * number.value, number.places)
 
 
-def same_number(gold: Rational, answer: Rational) -> bool:
-    """Exact equality, or a decimal of at least six places that is the other number rounded or cut.
+def is_same_number(gold: Rational, answer: Rational) -> bool:
+    """Whether the numbers are equal, or one is a decimal of at least six places and the other
+    rounded or truncated to it.
 
-    The relative error must be at most 1e-6 as well, so that tiny numbers do not collapse.
+    The relative error must also be at most 1e-6, so that different tiny numbers are not equal.
     """
     difference = abs(gold.value - answer.value)
     if difference == 0:
@@ -67,54 +67,48 @@ def same_number(gold: Rational, answer: Rational) -> bool:
 
 
 def parse_decimal_comma(text: str) -> Rational | None:
-    """`1000,99` read the continental way; None for anything else."""
+    """Parse a decimal comma as in `1000,99`; None for anything else."""
     match = _DECIMAL_COMMA.fullmatch(text)
     return parse_rational(f"{match.group(1)}.{match.group(2)}") if match else None
 
 
-def _sign(text: str) -> tuple[int, str]:
-    if text.startswith(("-", "+")):
-        return (-1 if text[0] == "-" else 1), text[1:].lstrip()
-    return 1, text
-
-
-def _unsigned(text: str) -> Rational | None:
+def _parse_unsigned(text: str) -> Rational | None:
     if _INTEGER.fullmatch(text):
         return Rational(Fraction(int(text)))
     if _GROUPED.fullmatch(text):
-        return _unsigned(text.replace(",", ""))
+        return _parse_unsigned(text.replace(",", ""))
     if match := _DECIMAL.fullmatch(text):
-        return _decimal(match.group(1) or match.group(3) or "0", match.group(2) or "")
+        return _from_decimal(match.group(1) or match.group(3) or "0", match.group(2) or "")
     if match := _REPEATING.fullmatch(text):
         whole, fixed, *period = (group or "" for group in match.groups())
-        return _repeating(whole or "0", fixed, "".join(period))
+        return _from_repeating(whole or "0", fixed, "".join(period))
     if match := _MIXED.fullmatch(text):
         whole, *parts = (int(group) for group in match.groups() if group is not None)
-        return _quotient(whole * parts[1] + parts[0], parts[1])
+        return _from_quotient(whole * parts[1] + parts[0], parts[1])
     if match := _FRACTION.fullmatch(text):
         numerator, denominator = (int(group) for group in match.groups() if group is not None)
-        return _quotient(numerator, denominator)
+        return _from_quotient(numerator, denominator)
     if match := _SCIENTIFIC.fullmatch(text):
-        return _scientific(match.group(1) or "1", int(match.group(2) or match.group(3)))
+        return _from_scientific(match.group(1) or "1", int(match.group(2) or match.group(3)))
     return None
 
 
-def _decimal(whole: str, digits: str) -> Rational:
+def _from_decimal(whole: str, digits: str) -> Rational:
     value = Fraction(int(whole + digits), 10 ** len(digits))
     return Rational(value, len(digits)) if value.denominator != 1 else Rational(value)
 
 
-def _repeating(whole: str, fixed: str, period: str) -> Rational:
-    """`0.1\\overline{6}`: exact."""
+def _from_repeating(whole: str, fixed: str, period: str) -> Rational:
+    """Return the exact value of `0.1\\overline{6}`."""
     repeated = Fraction(int(period), 10 ** len(period) - 1)
     return Rational((int(whole + fixed) + repeated) / 10 ** len(fixed))
 
 
-def _quotient(numerator: int, denominator: int) -> Rational | None:
+def _from_quotient(numerator: int, denominator: int) -> Rational | None:
     return Rational(Fraction(numerator, denominator)) if denominator != 0 else None
 
 
-def _scientific(mantissa: str, power: int) -> Rational | None:
+def _from_scientific(mantissa: str, power: int) -> Rational | None:
     if abs(power) > _MAX_POWER_OF_TEN:
         return None
     digits = len(mantissa.partition(".")[2])

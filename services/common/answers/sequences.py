@@ -1,12 +1,10 @@
-r"""Answers that are several values: `1,2`, `\{1,2\}`, `(1,2)`, `[0,1)`; compared exactly when all
-are plain numbers.
-"""
+r"""Parse and compare answers with several values: `1,2`, `\{1,2\}`, `(1,2)`, `[0,1)`."""
 
 import re
 from dataclasses import dataclass
 from typing import Final
 
-from services.common.answers.rationals import Rational, parse_rational, same_number
+from services.common.answers.rationals import Rational, is_same_number, parse_rational
 
 _SET: Final = re.compile(r"\\\{(.*)\\\}", re.DOTALL)
 _UNLIKE_ELEMENTS: Final = ("=", r"\pm", r"\mp", r"\cup", "<", ">", r"\in")
@@ -29,14 +27,14 @@ UNORDERED: Final = "{}"
 
 @dataclass(frozen=True)
 class Sequence:
-    """Values between brackets; `{}` stands for sets and bare lists, whose order means nothing."""
+    """Values in brackets; `{}` for sets and bare lists, which are unordered."""
 
     brackets: str
     elements: tuple[str, ...]
 
 
 def parse_sequence(text: str) -> Sequence | None:
-    """Read a normalised answer as a sequence; None when it is a single value."""
+    """Parse a normalised answer as a sequence; None if it is a single value."""
     whole = _SET.fullmatch(text)
     if whole:
         return Sequence(UNORDERED, split_outside(whole.group(1)))
@@ -47,22 +45,21 @@ def parse_sequence(text: str) -> Sequence | None:
     return Sequence(UNORDERED, elements) if len(elements) > 1 else None
 
 
-def as_interval(text: str) -> str | None:
-    r"""`2 < x \le 5` and `\{x : 2 < x \le 5\}` as `(2,5]`, `x > 2` as `(2,\infty)`, several as a
-    union.
+def to_interval(text: str) -> str | None:
+    r"""Convert `2 < x \le 5` and `\{x : 2 < x \le 5\}` to `(2,5]`, `x > 2` to `(2,\infty)`.
 
-    None for anything else.
+    Several inequalities become a union. None for anything else.
     """
     builder = _BUILDER.fullmatch(text)
     condition = builder.group(1) if builder else text
     if hole := _HOLE.fullmatch(condition):
         return rf"(-\infty,{hole.group(1)}) \cup ({hole.group(1)},\infty)"
-    parts = [_one_interval(part) for part in split_outside(condition)]
+    parts = [_to_single_interval(part) for part in split_outside(condition)]
     known = [part for part in parts if part is not None]
     return r" \cup ".join(known) if len(known) == len(parts) else None
 
 
-def _one_interval(text: str) -> str | None:
+def _to_single_interval(text: str) -> str | None:
     if _BRACKETED.fullmatch(text):
         return text
     if chain := _RISING.fullmatch(text):
@@ -80,19 +77,18 @@ def _one_interval(text: str) -> str | None:
     return rf"{'(' if sign in _STRICT else '['}{end},\infty)"
 
 
-def same_sequence(gold: Sequence, answer: Sequence) -> bool | None:
-    """Whether the sequences are equal, unordered ones as multisets; None when text and numbers
-    cannot decide.
+def is_same_sequence(gold: Sequence, answer: Sequence) -> bool | None:
+    """Whether the sequences are equal, unordered ones as multisets; None if not all elements are
+    plain numbers.
 
-    The comparator turns lists into sets, so that `1,1,2` would equal `1,2`: counts are compared
-    here.
+    Compared here because the comparator reads lists as sets, so that `1,1,2` would equal `1,2`.
     """
     if gold.brackets != answer.brackets:
         return None
     if gold.brackets == UNORDERED and all(element.startswith("(") for element in gold.elements):
-        # Solutions of a system: naming one twice adds nothing.
-        gold, answer = _distinct(gold), _distinct(answer)
-    golds, answers = _numbers(gold), _numbers(answer)
+        # Solutions of a system of equations: repeating one does not change the answer.
+        gold, answer = _drop_duplicates(gold), _drop_duplicates(answer)
+    golds, answers = _parse_numbers(gold), _parse_numbers(answer)
     if golds is None or answers is None:
         plain = not any(
             sign in element
@@ -103,24 +99,24 @@ def same_sequence(gold: Sequence, answer: Sequence) -> bool | None:
     if gold.brackets == UNORDERED:
         golds.sort(key=lambda number: number.value)
         answers.sort(key=lambda number: number.value)
-    return len(golds) == len(answers) and all(map(same_number, golds, answers))
+    return len(golds) == len(answers) and all(map(is_same_number, golds, answers))
 
 
-def _distinct(sequence: Sequence) -> Sequence:
+def _drop_duplicates(sequence: Sequence) -> Sequence:
     return Sequence(
         sequence.brackets,
         tuple({element.replace(" ", ""): element for element in sequence.elements}.values()),
     )
 
 
-def _numbers(sequence: Sequence) -> list[Rational] | None:
+def _parse_numbers(sequence: Sequence) -> list[Rational] | None:
     numbers = [parse_rational(element) for element in sequence.elements]
     known = [number for number in numbers if number is not None]
     return known if len(known) == len(numbers) else None
 
 
 def split_outside(text: str) -> tuple[str, ...]:
-    """Parts between the commas and semicolons that stand outside all brackets."""
+    """Split at commas and semicolons outside brackets."""
     parts, depth, start = [], 0, 0
     for place, char in enumerate(text):
         depth += (char in "([{") - (char in ")]}")

@@ -1,12 +1,10 @@
-r"""Answers that stand in prose: `The answer is 5.`, `so $x=5$`, `#### 5`; for golds, and for
-benchmarks.
-"""
+r"""Find answers in prose: `The answer is 5.`, `so $x=5$`, `#### 5`."""
 
 import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from services.common.answers.number_words import words_value
+from services.common.answers.number_words import parse_words
 from services.common.data.boxed import Box, innermost, outer_boxes
 
 _ANSWER_TAG: Final = re.compile(r"<answer>([^<]*)</answer>")
@@ -53,33 +51,30 @@ class _Formula(NamedTuple):
 
 
 def gold_answer(gold: str) -> str:
-    r"""The answer in a gold that is a sentence or a solution: its last box or boxes, or what it
-    states.
+    r"""Return the answer of a reference that is a sentence or a solution: its last boxes, or its
+    statement.
     """
     boxes = [box for box in outer_boxes(gold) if box.closed]
     if boxes:
-        return joined_boxes(gold, boxes) or innermost(boxes[-1].content)
+        return join_boxes(gold, boxes) or innermost(boxes[-1].content)
     announced = None if is_bare(gold) else find_stated(gold)
     return announced[1] if announced else gold.strip()
 
 
-def joined_boxes(text: str, boxes: Sequence[Box]) -> str:
-    r"""The contents of a last run such as `\boxed{3} and \boxed{5}`, joined by commas; empty when
-    there is no run.
-    """
+def join_boxes(text: str, boxes: Sequence[Box]) -> str:
+    r"""Join the last boxes of a list such as `\boxed{3} and \boxed{5}` by commas; "" for one box."""
     first = len(boxes) - 1
-    while first > 0 and _is_list_gap(text[boxes[first - 1].end : boxes[first].start]):
+    while first > 0:
+        gap = text[boxes[first - 1].end : boxes[first].start]
+        if len(gap) > _MAX_BOX_GAP or _GAP.sub("", gap) not in ("", "and", "or"):
+            break
         first -= 1
     run = [innermost(box.content) for box in boxes[max(first, 0) :]]
     return ",".join(run) if len(run) > 1 else ""
 
 
-def _is_list_gap(gap: str) -> bool:
-    return len(gap) <= _MAX_BOX_GAP and _GAP.sub("", gap) in ("", "and", "or")
-
-
 def find_stated(text: str) -> tuple[str, str] | None:
-    """How the text states its answer (answer_tag | hashes | phrase), and what it states; None when it does not."""
+    """Return the form of a statement (answer_tag | hashes | phrase) and its answer; None without one."""
     for method, pattern in (("answer_tag", _ANSWER_TAG), ("hashes", _HASHES), ("phrase", _PHRASE)):
         found = [part.strip() for part in pattern.findall(text) if part.strip()]
         if found:
@@ -88,17 +83,15 @@ def find_stated(text: str) -> tuple[str, str] | None:
 
 
 def final_statement(text: str) -> str:
-    """What `the final answer is` announces, the last time; empty without it."""
+    """Return the answer after the last `the final answer is`; "" without one."""
     found = _FINAL.findall(text)
     return _first_statement(found[-1].strip()) if found else ""
 
 
 def is_bare(text: str) -> bool:
-    """Whether the text is an answer and nothing else: one formula, a number with a unit, a word or
-    two.
-    """
+    """Whether the text is only an answer: one formula, a number with a unit, or at most two words."""
     text = text.strip()
-    formulas = _formulas(text)
+    formulas = _find_formulas(text)
     if len(formulas) == 1 and (formulas[0].start, formulas[0].end) == (0, len(text)):
         return True
     if len(text) > _MAX_BARE_CHARS or not text:
@@ -110,15 +103,15 @@ def is_bare(text: str) -> bool:
         (not words and "\n" not in text)
         or _NUMBER_AND_UNIT.fullmatch(text)
         or _RATIO_OR_BASE.fullmatch(text)
-        or words_value(text)
+        or parse_words(text)
     ):
         return True
     return len(words) <= 2 and not re.search(r"\d", text)
 
 
 def last_value(text: str) -> tuple[str, str] | None:
-    """The last formula (last_formula) or the last number after it (last_number)."""
-    formulas = [formula for formula in _formulas(text) if not _is_prose(formula.content)]
+    """Return the last formula (last_formula), or the last number after it (last_number)."""
+    formulas = [formula for formula in _find_formulas(text) if not _is_prose(formula.content)]
     numbers = list(_NUMBER.finditer(text))
     if numbers and (not formulas or numbers[-1].start() >= formulas[-1].end):
         return "last_number", numbers[-1].group().rstrip(",")
@@ -126,10 +119,8 @@ def last_value(text: str) -> tuple[str, str] | None:
 
 
 def _first_statement(line: str) -> str:
-    """The formula that a line begins with, else its first sentence; of long ones the value that it
-    ends with.
-    """
-    formulas = _formulas(line)
+    """Return the leading formula of a line, else its first sentence, or the last value of a long one."""
+    formulas = _find_formulas(line)
     if formulas and formulas[0].start == 0:
         return formulas[0].content
     sentence = _SENTENCE_END.split(line, maxsplit=1)[0].lstrip("}").strip()
@@ -141,10 +132,8 @@ def _is_prose(text: str) -> bool:
     return len(_WORD.findall(_COMMAND.sub(" ", text))) > _MAX_WORDS
 
 
-def _formulas(text: str) -> list[_Formula]:
-    r"""What stands in `$…$`, `\(…\)` and `\[…\]`, in one pass; an opening that is never closed
-    opens nothing.
-    """
+def _find_formulas(text: str) -> list[_Formula]:
+    r"""Find `$…$`, `\(…\)` and `\[…\]` in one pass; ignores delimiters that are not closed."""
     found: list[_Formula] = []
     opening, start, inside = "", 0, 0
     for token in _DELIMITER.finditer(text):

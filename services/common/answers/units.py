@@ -1,6 +1,4 @@
-r"""The unit at the end of an answer: `5\text{ cm}`, `9.8\,\mathrm{m/s^2}`, `72 km/h`, `12 red
-marbles`, `45\%`.
-"""
+r"""Units at the end of answers: `5\text{ cm}`, `9.8\,\mathrm{m/s^2}`, `12 red marbles`, `45\%`."""
 
 import re
 from collections import Counter
@@ -30,7 +28,7 @@ _SYMBOLS: Final = {
     "A": "A", "C": "C", "T": "T", "F": "F", "Pa": "Pa", "Omega": "Omega", "M": "M",
     "mg": "mg", "ms": "ms", "nm": "nm",
 }  # fmt: skip
-"""Units that are variables unless they stand in \\text{} or beside another unit."""
+"""Units that are variables unless they are in \\text{} or next to another unit."""
 _RATES: Final = {
     "mph": {"mile": 1, "hour": -1},
     "kph": {"km": 1, "hour": -1},
@@ -61,7 +59,7 @@ _PROPERTIES: Final = frozenset(
         "multiple", "factor",
     }
 )  # fmt: skip
-"""What says which values a variable takes, and is no unit of it."""
+"""Words that restrict the values of a variable and are not units."""
 
 _POWER: Final = r"(?: ?\^ ?(?:\{ ?-?\d ?\}|-?\d))?"
 _GROUP: Final = TEXT + r" ?\{(?:[^{}\\]|\{[^{}\\]*\})*\}" + _POWER
@@ -78,7 +76,7 @@ _BARE: Final = re.compile(
     rf"{_BODY}(?P<unit>{_NAME}{_POWER}(?:(?:{_JOIN}| ){_ANY}{_POWER})*"
     rf"|(?<= )[mJNWV]{_POWER}(?:{_JOIN}{_ANY}{_POWER})+|(?<= ){_SYMBOL}{_POWER}{_JOIN}{_NAME}{_POWER})"
 )
-"""`2g/h` may be a formula: letters alone need a blank before them, and company."""
+"""`2g/h` may be a formula, so single letters need a blank before them and another unit."""
 _COUNTED: Final = re.compile(
     r"(?P<body>.*(?:[\d})]|\\pi)) (?P<unit>[A-Za-z][a-z-]+(?: [a-z-]+){0,3})\.?"
 )
@@ -88,9 +86,7 @@ _WORD: Final = re.compile(r"(?P<name>[a-zA-Z]+)|\^ ?\{? ?(?P<power>-?\d)|(?P<per
 
 
 def split_unit(text: str) -> tuple[str, str]:
-    """What stands before the trailing unit, and the unit in canonical form; empty when there is
-    none.
-    """
+    """Split off the trailing unit in canonical form; "" if there is none."""
     marked = _MARKED.search(text)
     if marked:
         body = text[: marked.start()]
@@ -113,7 +109,7 @@ def split_unit(text: str) -> tuple[str, str]:
 
 
 def _is_unit(names: str, body: str) -> bool:
-    """Words that say neither which values are meant nor how many; letters alone only after a
+    """Whether the words are a unit: no quantifiers or properties, and single letters only after a
     number.
     """
     words = re.findall(r"[a-zA-Z]+", names)
@@ -132,13 +128,13 @@ def _is_closed(body: str) -> bool:
 
 
 def is_known(word: str) -> bool:
-    """Whether the word is a unit in itself."""
+    """Whether the word is a known unit."""
     lower = word.lower()
     return bool({lower, lower.removesuffix("s")} & _NAMES.keys())
 
 
 def canonical(names: str) -> str:
-    """`m/s^2`, `metres per second squared` and `m s^{-2}` as one text; unknown words as they are."""
+    """Convert `m/s^2`, `metres per second squared` and `m s^{-2}` to one text; keeps unknown words."""
     exponents: Counter[str] = Counter()
     sign, coming, last = 1, 1, ""
     for token in _WORD.finditer(names):
@@ -150,7 +146,7 @@ def canonical(names: str) -> str:
         elif name in _BEFORE:
             coming = _BEFORE[name]
         else:
-            rate = _RATES.get(name) or {_name(token.group("name")): 1}
+            rate = _RATES.get(name) or {_canonical_name(token.group("name")): 1}
             last = next(iter(rate))
             exponents.update({part: sign * coming * power for part, power in rate.items()})
             sign = coming = 1
@@ -163,17 +159,15 @@ def canonical(names: str) -> str:
     )
 
 
-def _name(word: str) -> str:
+def _canonical_name(word: str) -> str:
     if word in _SYMBOLS:
         return _SYMBOLS[word]
     lower = word.lower()
     return _NAMES.get(lower) or _NAMES.get(lower.removesuffix("s")) or lower
 
 
-def units_conflict(first: str, second: str) -> bool:
-    """Whether both units are known measures and differ; a missing or unknown unit is no
-    contradiction.
-    """
+def has_unit_conflict(first: str, second: str) -> bool:
+    """Whether both units are known measures and differ; missing or unknown units do not conflict."""
     if first == second or not (_is_measure(first) and _is_measure(second)):
         return False
     return not ("degree" in (first, second) and {first, second} <= _ANGLES)

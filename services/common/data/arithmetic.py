@@ -10,8 +10,8 @@ from typing import Final
 
 from services.common.errors import PlatformError
 
-# Every word of a slot has the same length: operands stand at fixed positions, which a small model
-# learns in minutes.
+# All words of a slot have the same length, so that operands have fixed positions, which a small
+# model learns in minutes.
 _NAMES: Final = ("Tom", "Ann", "Ben", "Eva", "Sam", "Mia", "Leo", "Zoe")
 _THINGS: Final = ("figs", "nuts", "eggs", "pies", "buns", "yams", "tofu", "rice")
 _VERBS: Final = ("got", "won", "dug")
@@ -34,32 +34,34 @@ def make_arithmetic(path_dir: Path, *, seed: int, num_train: int, num_test: int)
 
     Rows are {"id","prompt","completion","answer"}, e.g. "Tom had 27 figs, got 45" with the
     completion "27+45=\boxed{72}". Prompts are 23 characters long, completions at most 19. A fifth
-    of the unordered pairs of two-digit operands is kept for the test file. Raises
+    of the unordered pairs of two-digit operands is reserved for the test file. Raises
     PlatformError("invalid_request") for counts below 1.
     """
     if num_train < 1 or num_test < 1:
         raise PlatformError(
             "invalid_request",
-            f"Cannot make {num_train} training and {num_test} test problems; both counts must be at least 1.",
+            f"Cannot create {num_train} training and {num_test} test problems; both must be at least 1.",
         )
     pairs = list(itertools.combinations_with_replacement(_OPERANDS, 2))
     random.Random(f"{seed}-pairs").shuffle(pairs)
     reserved = int(len(pairs) * _MAX_TEST_PAIR_SHARE)
     path_dir.mkdir(parents=True, exist_ok=True)
     files = ArithmeticFiles(train=path_dir / "train.jsonl", test=path_dir / "test.jsonl")
-    _write(files.train, _rows("train", seed, pairs[reserved:], num_train))
-    _write(files.test, _rows("test", seed, pairs[:reserved], num_test))
+    _write(files.train, _make_rows("train", seed, pairs[reserved:], num_train))
+    _write(files.test, _make_rows("test", seed, pairs[:reserved], num_test))
     return files
 
 
-def _rows(split: str, seed: int, pairs: Sequence[Pair], count: int) -> Iterator[dict[str, str]]:
-    """Rows that use every pair once before any is used again."""
+def _make_rows(
+    split: str, seed: int, pairs: Sequence[Pair], count: int
+) -> Iterator[dict[str, str]]:
+    """Yield rows that use every pair once before repeating one."""
     rng = random.Random(f"{seed}-{split}")
     for index, pair in zip(range(count), itertools.cycle(pairs), strict=False):
-        yield {"id": f"arithmetic-{split}-{seed}-{index:06d}", **_problem(pair, rng)}
+        yield {"id": f"arithmetic-{split}-{seed}-{index:06d}", **_make_problem(pair, rng)}
 
 
-def _problem(pair: Pair, rng: random.Random) -> dict[str, str]:
+def _make_problem(pair: Pair, rng: random.Random) -> dict[str, str]:
     a, b = rng.sample(pair, 2)
     prompt = f"{rng.choice(_NAMES)} had {a} {rng.choice(_THINGS)}, {rng.choice(_VERBS)} {b}"
     return {"prompt": prompt, "completion": f"{a}+{b}=\\boxed{{{a + b}}}", "answer": str(a + b)}

@@ -1,8 +1,8 @@
-r"""Which fields of a data row hold the prompt, the gold answer and the completion.
+r"""Find the prompt, the reference answer and the completion in the fields of a data row.
 
-The layouts that are read: chat `messages`; `prompt` with `completion` and/or `answer` (TRL);
-`question/answer` (GSM8K, where the gold stands after `####`); `question/ground_truth_answer`
-(dLLM-RL); `problem/solution/answer` (MATH; without `answer` the gold is the last `\boxed{}` of the
+Supported layouts: chat `messages`; `prompt` with `completion` and/or `answer` (TRL);
+`question/answer` (GSM8K, with the reference answer after `####`); `question/ground_truth_answer`
+(dLLM-RL); `problem/solution/answer` (MATH; without `answer`, the last `\boxed{}` of the
 solution); `problem/expected_answer` (NeMo-Skills' AIME); `question/final_answer` (OlympiadBench, a
 list); `reward_model.ground_truth` (verl); `Body/Question/Answer` (SVAMP).
 """
@@ -31,7 +31,7 @@ _GSM8K_GOLD: Final = re.compile(r"(?:^|\n)####[ \t]*([^\n]*?)\s*$")
 
 
 class FieldError(ValueError):
-    """A row that cannot be read; the message says why and what to do."""
+    """A row that cannot be read; the message says why and how to fix it."""
 
 
 @dataclass(frozen=True)
@@ -44,65 +44,68 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class Fields:
-    """What a row says, before it gets its id."""
+    """Content of a row without its id."""
 
     messages: tuple[Message, ...]
     answer: str | None
     completion: str | None
     used: tuple[str, ...]
-    """Names of the fields that were read."""
+    """Names of the fields read."""
 
 
 def read_fields(record: Mapping[str, Any]) -> Fields:
-    """Prompt, gold and completion of one JSON object; empty golds and completions are absent;
-    raises FieldError.
+    """Read prompt, reference answer and completion of a JSON object; raises FieldError.
+
+    Empty reference answers and completions count as missing.
     """
-    messages, completion, prompt_used = _prompt(record)
-    gold, gold_used = _gold(record)
+    messages, completion, prompt_used = _read_prompt(record)
+    gold, gold_used = _read_gold(record)
     if completion is None:
-        completion, completion_used = _completion(record)
+        completion, completion_used = _read_completion(record)
     else:
         completion_used = ()
     if gold is not None and completion is None and (split := _GSM8K_GOLD.search(gold)):
         completion = f"{gold[: split.start()]}\n\\boxed{{{split.group(1)}}}".lstrip()
         gold = split.group(1)
     if not gold and completion is not None:
-        gold = _boxed_gold(completion)
+        gold = _find_box(completion)
     if not messages[-1].content.strip():
         raise FieldError("the prompt is empty")
     used = tuple(dict.fromkeys((*prompt_used, *gold_used, *completion_used)))
     return Fields(
-        messages=messages, answer=_nonempty(gold), completion=_nonempty(completion), used=used
+        messages=messages,
+        answer=_none_if_blank(gold),
+        completion=_none_if_blank(completion),
+        used=used,
     )
 
 
 def render_gold(value: Any) -> str:
-    """A gold answer as text: whole floats lose their `.0`, lists are joined by commas; raises
-    FieldError.
+    """Convert a reference answer to text; raises FieldError.
+
+    Whole floats lose their `.0`, lists are joined by commas.
     """
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, list) and value:
-        return ", ".join(_without_dollars(render_gold(part)) for part in value)
+        return ", ".join(render_gold(part).replace("$", "").strip() for part in value)
     if isinstance(value, float) and not math.isfinite(value):
-        raise FieldError(f"the gold answer is {value}, which is no number")
+        raise FieldError(f"the reference answer is {value}, which is not a number")
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     raise FieldError(
-        f"the gold answer is {value!r}; it must be a string, a number or a list of these"
+        f"the reference answer is {value!r}; it must be a string, a number or a list of these"
     )
 
 
-def _without_dollars(text: str) -> str:
-    return text.replace("$", "").strip()
-
-
-def _prompt(record: Mapping[str, Any]) -> tuple[tuple[Message, ...], str | None, tuple[str, ...]]:
-    """Prompt turns, the completion when the conversation holds it, and the fields read."""
+def _read_prompt(
+    record: Mapping[str, Any],
+) -> tuple[tuple[Message, ...], str | None, tuple[str, ...]]:
+    """Return prompt turns, the completion if the conversation has it, and the fields read."""
     if "Body" in record and "Question" in record:
-        text = f"{_text(record, 'Body')} {_text(record, 'Question')}"
+        text = f"{_read_text(record, 'Body')} {_read_text(record, 'Question')}"
         return (Message("user", text),), None, ("Body", "Question")
     present = [name for name in PROMPT_FIELDS[:-1] if record.get(name) is not None]
     if not present:
@@ -112,35 +115,35 @@ def _prompt(record: Mapping[str, Any]) -> tuple[tuple[Message, ...], str | None,
     values = [record[name] for name in present]
     if any(value != values[0] for value in values[1:]):
         raise FieldError(
-            f"the fields {' and '.join(present)} disagree about the prompt; keep one of them"
+            f"the fields {' and '.join(present)} have different prompts; keep one of them"
         )
     if isinstance(values[0], list):
-        return *_conversation(values[0], present[0]), tuple(present)
-    text = _text(record, present[0])
+        return *_read_conversation(values[0], present[0]), tuple(present)
+    text = _read_text(record, present[0])
     context = record.get("context")
     if isinstance(context, str) and context.strip():
         return (Message("user", f"{context}\n{text}"),), None, (*present, "context")
     return (Message("user", text),), None, tuple(present)
 
 
-def _text(record: Mapping[str, Any], name: str) -> str:
+def _read_text(record: Mapping[str, Any], name: str) -> str:
     value = record[name]
     if not isinstance(value, str):
         raise FieldError(f"the field {name} is {type(value).__name__}; it must be a string")
     return value
 
 
-def _conversation(turns: list[Any], name: str) -> tuple[tuple[Message, ...], str | None]:
-    messages = tuple(_message(turn, f"{name}[{place}]") for place, turn in enumerate(turns))
+def _read_conversation(turns: list[Any], name: str) -> tuple[tuple[Message, ...], str | None]:
+    messages = tuple(_read_message(turn, f"{name}[{place}]") for place, turn in enumerate(turns))
     completion = None
     if messages and messages[-1].role == "assistant":
         messages, completion = messages[:-1], messages[-1].content
     if not messages or messages[-1].role != "user":
-        raise FieldError(f"{name} has no user turn before the answer; the prompt must end with one")
+        raise FieldError(f"{name} has no user turn before the response; a prompt must end with one")
     return messages, completion
 
 
-def _message(turn: Any, place: str) -> Message:
+def _read_message(turn: Any, place: str) -> Message:
     if not isinstance(turn, dict) or set(turn) != {"role", "content"}:
         raise FieldError(f"{place} must be an object with exactly the fields role and content")
     if turn["role"] not in ROLES:
@@ -152,7 +155,7 @@ def _message(turn: Any, place: str) -> Message:
     return Message(turn["role"], turn["content"])
 
 
-def _gold(record: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
+def _read_gold(record: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
     golds = {
         name: render_gold(record[name]) for name in GOLD_FIELDS if record.get(name) is not None
     }
@@ -161,12 +164,12 @@ def _gold(record: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
         golds["reward_model"] = render_gold(verl["ground_truth"])
     if len(set(golds.values())) > 1:
         raise FieldError(
-            f"the fields {' and '.join(golds)} disagree about the gold answer; keep one of them"
+            f"the fields {' and '.join(golds)} have different reference answers; keep one of them"
         )
     return next(iter(golds.values()), None), tuple(golds)
 
 
-def _completion(record: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
+def _read_completion(record: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
     name = next((name for name in COMPLETION_FIELDS if record.get(name) is not None), None)
     if name is None:
         return None, ()
@@ -174,7 +177,7 @@ def _completion(record: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]
     if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
         value = value[0]  # OlympiadBench lists alternative solutions
     elif isinstance(value, list) and len(value) == 1:
-        value = _message(value[0], f"{name}[0]").content
+        value = _read_message(value[0], f"{name}[0]").content
     if not isinstance(value, str):
         raise FieldError(
             f"the field {name} is {type(value).__name__}; it must be a string or one assistant message"
@@ -182,11 +185,11 @@ def _completion(record: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]
     return value, (name,)
 
 
-def _boxed_gold(completion: str) -> str | None:
+def _find_box(completion: str) -> str | None:
     box = last_box(completion)
     return innermost(box.content) if box is not None and box.closed else None
 
 
-def _nonempty(text: str | None) -> str | None:
-    """Public files leave unknown golds and solutions empty: that is having none."""
+def _none_if_blank(text: str | None) -> str | None:
+    """Return None for blank text, with which public files mark missing values."""
     return text if text and text.strip() else None

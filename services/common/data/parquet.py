@@ -1,4 +1,4 @@
-"""Rows of a Parquet file as the JSON objects that they stand for; read batch by batch, never whole."""
+"""Read the rows of a Parquet file as JSON objects, in batches."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,26 +12,25 @@ from services.common.data.fields import FieldError
 MAGIC: Final = b"PAR1"
 _BATCH_ROWS: Final = 1024
 _MAX_GROUP_BYTES: Final = 2 * 2**30
-"""Uncompressed, by the file's own word: a small file may unfold into one that no memory holds."""
+"""Uncompressed size that the file declares. A small file may decompress to more than the memory."""
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether the file begins as Parquet does; raises OSError."""
+    """Whether the file starts with the magic bytes of Parquet; raises OSError."""
     with path.open("rb") as file:
         return file.read(len(MAGIC)) == MAGIC
 
 
 def iter_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    """Every row as plain values; fields without a value are absent, as they are from a line of
-    JSON.
+    """Yield the rows as plain values, without null fields.
 
-    Raises FieldError for a file that is damaged or unfolds too far.
+    Raises FieldError for a file that is damaged or too large when decompressed.
     """
     try:
         with ParquetFile(path) as file:
             _require_bounded(file)
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-                yield from (_without_nulls(row) for row in batch.to_pylist())
+                yield from (_drop_nulls(row) for row in batch.to_pylist())
     except (ArrowException, OSError, ValueError) as error:
         raise FieldError(f"cannot be read as Parquet: {error}; write the file again") from None
 
@@ -41,14 +40,14 @@ def _require_bounded(file: ParquetFile) -> None:
     largest = max((file.metadata.row_group(index).total_byte_size for index in groups), default=0)
     if largest > _MAX_GROUP_BYTES:
         raise ValueError(
-            f"a row group unfolds to {largest} bytes, and {_MAX_GROUP_BYTES} are taken"
+            f"a row group decompresses to {largest} bytes; the limit is {_MAX_GROUP_BYTES}"
         )
 
 
-def _without_nulls(value: Any) -> Any:
-    """Parquet has one schema for all rows, so a row's absent fields come as nulls, at every depth."""
+def _drop_nulls(value: Any) -> Any:
+    """Drop nulls at every depth: Parquet has one schema, so missing fields of a row are nulls."""
     if isinstance(value, dict):
-        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+        return {name: _drop_nulls(item) for name, item in value.items() if item is not None}
     if isinstance(value, list):
-        return [_without_nulls(item) for item in value]
+        return [_drop_nulls(item) for item in value]
     return value

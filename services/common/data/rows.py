@@ -1,5 +1,6 @@
-"""Rows of a data file (JSON lines or Parquet): read, checked, refused with every problem's place;
-none is skipped.
+"""Read and validate the rows of a data file (JSON Lines or Parquet).
+
+No row is skipped: a file with an invalid row is rejected with the position of every problem.
 """
 
 import hashlib
@@ -25,25 +26,23 @@ __all__ = ["FileReport", "Message", "Needs", "Row", "check_file", "iter_rows", "
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row: a prompt with its gold answer, its completion, or both."""
+    """A prompt with a reference answer, a completion, or both."""
 
     row_id: str
-    """The row's own id, else the sha256 of the canonical row (equal rows share it)."""
+    """Id of the row, else the SHA-256 of its canonical JSON (equal rows share it)."""
     number: int
     """Line or row of the file, 1-based."""
     messages: tuple[Message, ...]
-    """Prompt turns; the last one is the user's."""
+    """Prompt turns; the last one is a user turn."""
     answer: str | None
-    """Gold answer."""
+    """Reference answer."""
     gold_type: GoldType | None
-    """What the row's field `gold_type` says, else what the gold's text suggests; None without a
-    gold.
-    """
+    """Field `gold_type` of the row, else inferred from the reference answer; None without one."""
     completion: str | None
-    """Text to learn by supervised fine-tuning."""
+    """Target of supervised fine-tuning."""
     data_source: str
     metadata: dict[str, Any]
-    """The row's `metadata`, and every field that was not read."""
+    """Field `metadata` of the row and all fields that were not read."""
 
     @property
     def prompt_chars(self) -> int:
@@ -53,19 +52,19 @@ class Row:
 
 @dataclass(kw_only=True)
 class FileReport:
-    """What a file holds and what is wrong with it."""
+    """Content and problems of a file."""
 
     path: Path
     rows: int = 0
-    """Rows that can be read."""
+    """Valid rows."""
     sft_rows: int = 0
     """Rows with a completion."""
     rl_rows: int = 0
-    """Rows with a gold answer."""
+    """Rows with a reference answer."""
     eval_rows: int = 0
-    """Rows with a gold answer."""
+    """Rows with a reference answer."""
     format: str = ""
-    """Names of the fields read, e.g. `question/answer`; `mixed` when rows differ."""
+    """Names of the fields read, e.g. `question/answer`; `mixed` if rows differ."""
     longest_prompt_chars: int = 0
     longest_completion_chars: int = 0
     problems: list[Problem] = field(default_factory=list)
@@ -79,18 +78,16 @@ class FileReport:
 
 
 def read_rows(path: Path, needs: Needs) -> list[Row]:
-    """All rows of the file; every row must have a prompt and what `needs` asks: `sft` a completion,
-    else a gold answer.
+    """Read all rows. Each must have a prompt, and a completion (`sft`) or a reference answer.
 
-    Raises ProblemsError("dataset_invalid") with row numbers and reasons when any row cannot be
-    used.
+    Raises ProblemsError("dataset_invalid") with row numbers and reasons if a row is invalid.
     """
     rows: list[Row] = []
     problems: list[Problem] = []
     for item in _scan(path):
-        lacking = item if isinstance(item, Problem) else _lacking(item, needs)
-        if lacking is not None:
-            problems.append(lacking)
+        missing = item if isinstance(item, Problem) else _find_missing(item, needs)
+        if missing is not None:
+            problems.append(missing)
         elif isinstance(item, Row):
             rows.append(item)
     if problems:
@@ -102,25 +99,23 @@ def read_rows(path: Path, needs: Needs) -> list[Row]:
 
 
 def iter_rows(path: Path) -> Iterator[Row]:
-    """Every row that can be read, in order; for files that were checked."""
+    """Yield the valid rows in order; for files that were validated."""
     return (item for item in _scan(path) if isinstance(item, Row))
 
 
 def check_file(path: Path) -> FileReport:
-    """Read the whole file once and report; raises ProblemsError("dataset_invalid") only when it
-    cannot be opened.
-    """
+    """Validate the whole file; raises ProblemsError("dataset_invalid") only if it cannot be opened."""
     report = FileReport(path=path)
     for item, layout in _scan_with_layout(path):
         if isinstance(item, Problem):
             report.num_problems += 1
             report.problems += [item] * (len(report.problems) < MAX_PROBLEMS_SHOWN)
         else:
-            _count(report, item, layout)
+            _count_row(report, item, layout)
     return report
 
 
-def _count(report: FileReport, row: Row, layout: str) -> None:
+def _count_row(report: FileReport, row: Row, layout: str) -> None:
     report.rows += 1
     report.sft_rows += row.completion is not None
     report.rl_rows += row.answer is not None
@@ -132,16 +127,16 @@ def _count(report: FileReport, row: Row, layout: str) -> None:
     )
 
 
-def _lacking(row: Row, needs: Needs) -> Problem | None:
+def _find_missing(row: Row, needs: Needs) -> Problem | None:
     if needs == "sft" and row.completion is None:
         return _problem(
             row.number,
-            "has no completion; sft learns `completion`, `solution` or a last assistant turn",
+            "has no completion; sft needs `completion`, `solution` or a last assistant turn",
         )
     if needs != "sft" and row.answer is None:
         return _problem(
             row.number,
-            rf"has no gold answer; {needs} compares with `answer`, or the solution's last \boxed{{}}",
+            rf"has no reference answer; {needs} needs `answer`, or a solution with \boxed{{}}",
         )
     return None
 
@@ -151,7 +146,7 @@ def _scan(path: Path) -> Iterator[Row | Problem]:
 
 
 def _scan_with_layout(path: Path) -> Iterator[tuple[Row | Problem, str]]:
-    """Every row or what is wrong with it, and the names of the fields it used."""
+    """Yield each row, or its problem, with the names of the fields read."""
     empty = True
     try:
         for item in _parquet_rows(path) if is_parquet(path) else _json_rows(path):
@@ -166,7 +161,7 @@ def _scan_with_layout(path: Path) -> Iterator[tuple[Row | Problem, str]]:
             "dataset_invalid", "The data file cannot be opened", [problem]
         ) from None
     if empty:
-        yield Problem(str(path), "the file holds no rows; write one JSON object per line"), ""
+        yield Problem(str(path), "the file has no rows; write one JSON object per line"), ""
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[Row | Problem, str]]:
@@ -180,11 +175,10 @@ def _parquet_rows(path: Path) -> Iterator[tuple[Row | Problem, str]]:
 
 def _json_rows(path: Path) -> Iterator[tuple[Row | Problem, str]]:
     for number, line in _lines(path):
-        if number == 1 and (kind := _foreign(line)):
+        kind = next((kind for magic, kind in _MAGIC.items() if line.startswith(magic)), None)
+        if number == 1 and kind:
             yield (
-                _problem(
-                    1, f"the file is {kind}; JSON lines are needed, one object per line, or Parquet"
-                ),
+                _problem(1, f"the file is {kind}; supported are JSON Lines and Parquet"),
                 "",
             )
             return
@@ -192,9 +186,7 @@ def _json_rows(path: Path) -> Iterator[tuple[Row | Problem, str]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines; blank lines at the end of the file are left out, others kept so that they are
-    reported.
-    """
+    """Yield numbered lines without trailing blank ones; other blank lines are reported as problems."""
     blank: list[tuple[int, bytes]] = []
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -206,24 +198,22 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-def _foreign(line: bytes) -> str | None:
-    return next((kind for magic, kind in _MAGIC.items() if line.startswith(magic)), None)
-
-
 def _row_or_problem(number: int, source: bytes | dict[str, Any]) -> tuple[Row | Problem, str]:
-    """A line of JSON, or an object that was read already."""
+    """Parse a line of JSON, or check an object from Parquet."""
     try:
-        record = _record(source) if isinstance(source, bytes) else _storable(source)
+        record = _parse_json(source) if isinstance(source, bytes) else _require_json(source)
         fields = read_fields(record)
-        return _row(number, record, fields), "/".join(fields.used)
+        return _make_row(number, record, fields), "/".join(fields.used)
     except FieldError as error:
         return _problem(number, str(error)), ""
 
 
-def _record(line: bytes) -> dict[str, Any]:
+def _parse_json(line: bytes) -> dict[str, Any]:
     try:
         text = line.decode("utf-8").rstrip("\r\n")
-        record = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique_keys)
+        record = json.loads(
+            text, parse_constant=_reject_constant, object_pairs_hook=_require_unique_keys
+        )
         json.dumps(record, ensure_ascii=False).encode("utf-8")
     except FieldError:
         raise
@@ -233,44 +223,44 @@ def _record(line: bytes) -> dict[str, Any]:
         ) from None
     except UnicodeEncodeError:
         raise FieldError(
-            "holds half of a surrogate pair, which is no character; remove the \\uD8xx escape"
+            "has an unpaired surrogate, which is not a character; remove the \\uD8xx escape"
         ) from None
     except json.JSONDecodeError as error:
-        raise FieldError(_json_fault(error, text, line)) from None
+        raise FieldError(_describe_json_error(error, text, line)) from None
     except (ValueError, RecursionError) as error:
-        raise FieldError(f"is JSON that cannot be read: {error}") from None
+        raise FieldError(f"is not readable JSON: {error}") from None
     if not isinstance(record, dict):
         raise FieldError(
-            f"is {_shown(record)}, not a JSON object; write one object per line, without a list around them"
+            f"is {_shorten(record)}, not a JSON object; write one object per line, without a list around them"
         )
     return record
 
 
-def _storable(record: dict[str, Any]) -> dict[str, Any]:
-    """The record, when JSON could say it: dates, bytes and the like have no one way to be told."""
+def _require_json(record: dict[str, Any]) -> dict[str, Any]:
+    """Require values that JSON has; dates, bytes and the like have no unique representation."""
     try:
         json.dumps(record, allow_nan=False, ensure_ascii=False).encode("utf-8")
     except (TypeError, ValueError) as error:
         raise FieldError(
-            f"holds a value that JSON does not have ({error}); store it as text or number"
+            f"has a value that JSON does not support ({error}); store it as text or number"
         ) from None
     return record
 
 
-def _json_fault(error: json.JSONDecodeError, text: str, line: bytes) -> str:
+def _describe_json_error(error: json.JSONDecodeError, text: str, line: bytes) -> str:
     if not text.strip():
         return "is empty; remove the blank line"
     if error.pos >= len(text.rstrip()) or "Unterminated" in error.msg:
-        cut = "" if line.endswith(b"\n") else " and so does the file: it was cut off"
+        cut = "" if line.endswith(b"\n") else ", and the file is truncated"
         return f"is truncated JSON: it ends in the middle of a value{cut}"
-    return f"is not JSON: {error.msg} at character {error.pos + 1}, near {_shown(text[error.pos : error.pos + 20])}"
+    return f"is not JSON: {error.msg} at character {error.pos + 1}, near {_shorten(text[error.pos : error.pos + 20])}"
 
 
-def _no_constant(name: str) -> Any:
-    raise FieldError(f"holds {name}, which is not JSON")
+def _reject_constant(name: str) -> Any:
+    raise FieldError(f"has {name}, which is not valid JSON")
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _require_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -280,7 +270,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
-def _row(number: int, record: dict[str, Any], fields: Fields) -> Row:
+def _make_row(number: int, record: dict[str, Any], fields: Fields) -> Row:
     own_id = next((name for name in ID_FIELDS if record.get(name) is not None), None)
     source = next(
         (name for name in ("data_source", "source") if isinstance(record.get(name), str)), None
@@ -294,21 +284,21 @@ def _row(number: int, record: dict[str, Any], fields: Fields) -> Row:
     }
     given = record.get("metadata")
     if given is not None and not isinstance(given, dict):
-        raise FieldError(f"the field metadata is {_shown(given)}; it must be an object")
+        raise FieldError(f"the field metadata is {_shorten(given)}; it must be an object")
     rest = {name: value for name, value in record.items() if name not in read}
     return Row(
-        row_id=_digest(record) if own_id is None else str(record[own_id]),
+        row_id=_hash_record(record) if own_id is None else str(record[own_id]),
         number=number,
         messages=fields.messages,
         answer=fields.answer,
-        gold_type=_gold_type(record, fields),
+        gold_type=_read_gold_type(record, fields),
         completion=fields.completion,
         data_source="" if source is None else record[source],
         metadata={**rest, **(given or {})},
     )
 
 
-def _gold_type(record: dict[str, Any], fields: Fields) -> GoldType | None:
+def _read_gold_type(record: dict[str, Any], fields: Fields) -> GoldType | None:
     if fields.answer is None:
         return None
     stated = record.get("gold_type")
@@ -316,17 +306,17 @@ def _gold_type(record: dict[str, Any], fields: Fields) -> GoldType | None:
         return gold_type(fields.answer)
     if stated not in list(GoldType):
         raise FieldError(
-            f"the field gold_type is {_shown(stated)}; the types are {', '.join(GoldType)}"
+            f"the field gold_type is {_shorten(stated)}; the types are {', '.join(GoldType)}"
         )
     return GoldType(stated)
 
 
-def _digest(record: dict[str, Any]) -> str:
+def _hash_record(record: dict[str, Any]) -> str:
     canonical = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _shown(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _MAX_VALUE_SHOWN else text[:_MAX_VALUE_SHOWN] + "…"
 

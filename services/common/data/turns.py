@@ -1,4 +1,4 @@
-"""How a row of a data file becomes the turns of a prompt."""
+"""Convert rows of a data file to the turns of a prompt."""
 
 from typing import Final
 
@@ -6,13 +6,11 @@ from services.common.data.rows import Row
 from services.common.job_spec import PromptSpec
 
 PLACEHOLDER: Final = "{prompt}"
-"""Where the row's problem stands in `prompt.template`."""
+"""Placeholder of the problem in `prompt.template`."""
 
 
 def messages_of(row: Row, prompt: PromptSpec) -> list[dict[str, str]]:
-    """Turns of a row's prompt: the template around the last user turn, the system turn before all
-    unless it has one.
-    """
+    """Return the turns of a prompt: the last user turn in the template, after the system turn."""
     turns = [{"role": message.role, "content": message.content} for message in row.messages]
     turns[-1] = {**turns[-1], "content": prompt.template.replace(PLACEHOLDER, turns[-1]["content"])}
     if prompt.system is not None and turns[0]["role"] != "system":

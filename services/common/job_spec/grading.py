@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from services.common.diffusion.config import Frozen
 from services.common.errors import PlatformError
-from services.common.grader_spec import GraderSpec, parse_grader, require_own_names
+from services.common.grader_spec import GraderSpec, parse_grader, require_distinct_names
 from services.common.job_spec.notes import notes
 
 
@@ -31,7 +31,7 @@ class RewardSpec(Frozen):
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
         try:
-            require_own_names(self.graders)
+            require_distinct_names(self.graders)
         except PlatformError as error:
             raise ValueError(error.message) from None
         return self

@@ -1,4 +1,4 @@
-"""Calls with a deadline; failures come back as the PlatformError that the server raised."""
+"""gRPC calls with a deadline; failures raise the PlatformError that the server raised."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol, TypeVar, cast
@@ -31,7 +31,7 @@ _CODE_OF_STATUS: Final[Mapping[grpc.StatusCode, str]] = {
 
 
 class Method(Protocol[Request, Response]):
-    """A method of a stub that answers with one message."""
+    """A unary method of a stub."""
 
     def __call__(
         self,
@@ -45,9 +45,9 @@ class Method(Protocol[Request, Response]):
 
 
 def channel(address: str) -> grpc.Channel:
-    """Channel to host:port: messages up to 64 MiB, keepalive; connects lazily and again.
+    """Open a channel to host:port with keepalive; it connects lazily and reconnects.
 
-    Raises PlatformError("permission_denied") for another machine without TLS.
+    Raises PlatformError("permission_denied") for a remote host without TLS.
     """
     return open_channel(address, CHANNEL_OPTIONS)
 
@@ -65,7 +65,7 @@ def call(
     10.0.0.7:50053".
 
     Raises PlatformError: with the server's code when it sent one, `unavailable_code` when it cannot
-    be reached, `deadline_code` after `timeout_s` seconds, else by gRPC status.
+    be reached, `deadline_code` after `timeout_s` seconds, otherwise a code for the gRPC status.
     """
     bound = structlog.contextvars.get_contextvars().get("request_id")
     metadata = ((REQUEST_ID_METADATA, str(bound)),) if bound else None
@@ -87,7 +87,7 @@ def call_stream(
     what: str,
     unavailable_code: str = "worker_lost",
 ) -> Iterator[Streamed]:
-    """Call a method that streams its answer; fails as `call` does, whenever that happens."""
+    """Call a server-streaming method; raises like `call`, also while the stream is read."""
     bound = structlog.contextvars.get_contextvars().get("request_id")
     metadata = ((REQUEST_ID_METADATA, str(bound)),) if bound else None
     try:
@@ -116,7 +116,7 @@ def _platform_error(
 
 
 def probe(address: str, timeout_s: float) -> bool:
-    """Whether the server at host:port answers SERVING to grpc.health.v1 within `timeout_s` seconds."""
+    """Whether the server at host:port reports SERVING (grpc.health.v1) within `timeout_s` seconds."""
     with channel(address) as connection:
         stub = health_pb2_grpc.HealthStub(connection)
         try:

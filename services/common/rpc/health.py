@@ -1,7 +1,6 @@
-"""`python -m services.common.rpc.health HOST:PORT`: ends with status 0 when the gRPC server there
-says SERVING.
+"""`python -m services.common.rpc.health HOST:PORT`: exit status 0 if the gRPC server is SERVING.
 
-For probes of containers: the probe that Kubernetes has built in cannot show a certificate.
+Used by container probes, because the gRPC probe of Kubernetes cannot present a certificate.
 """
 
 import sys
@@ -14,4 +13,4 @@ _TIMEOUT_S: Final = 3.0
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m services.common.rpc.health HOST:PORT")
-    sys.exit(0 if probe(sys.argv[1], _TIMEOUT_S) else f"{sys.argv[1]} does not say SERVING")
+    sys.exit(0 if probe(sys.argv[1], _TIMEOUT_S) else f"{sys.argv[1]} is not SERVING")

@@ -1,4 +1,4 @@
-"""The one place where a server's exceptions become gRPC statuses; refuses calls without a deadline."""
+"""Convert exceptions of handlers to gRPC statuses; reject calls without a token or deadline."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,8 +24,8 @@ log = get_logger()
 
 
 class ErrorInterceptor(grpc.ServerInterceptor):
-    """PlatformError → its status, with the code in trailing metadata; a pydantic ValidationError →
-    invalid_request; anything else → INTERNAL, logged with its traceback.
+    """Converts PlatformError to its status, with the code in trailing metadata, and ValidationError
+    to invalid_request; other exceptions become INTERNAL and are logged with their traceback.
     """
 
     def intercept_service(
@@ -44,40 +44,40 @@ class ErrorInterceptor(grpc.ServerInterceptor):
         }
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(
-                _guarded(method, handler.unary_unary), **coders
+                _guard(method, handler.unary_unary), **coders
             )
         if handler.stream_unary is not None:
             return grpc.stream_unary_rpc_method_handler(
-                _guarded(method, handler.stream_unary), **coders
+                _guard(method, handler.stream_unary), **coders
             )
         if handler.unary_stream is not None:
             return grpc.unary_stream_rpc_method_handler(
-                _guarded_stream(method, handler.unary_stream), **coders
+                _guard_stream(method, handler.unary_stream), **coders
             )
         raise NotImplementedError(
-            f"{method} streams in both directions; ErrorInterceptor does not cover that"
+            f"ErrorInterceptor does not support {method}, which streams in both directions"
         )
 
 
-def _guarded(method: str, behaviour: Behaviour) -> Behaviour:
-    def guarded(request: Any, context: grpc.ServicerContext) -> Any:
-        with _translated(method, context):
+def _guard(method: str, behaviour: Behaviour) -> Behaviour:
+    def handle(request: Any, context: grpc.ServicerContext) -> Any:
+        with _translating_errors(method, context):
             return behaviour(request, context)
 
-    return guarded
+    return handle
 
 
-def _guarded_stream(method: str, behaviour: Behaviour) -> Behaviour:
-    def guarded(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        with _translated(method, context):
+def _guard_stream(method: str, behaviour: Behaviour) -> Behaviour:
+    def handle(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        with _translating_errors(method, context):
             yield from behaviour(request, context)
 
-    return guarded
+    return handle
 
 
 @contextmanager
-def _translated(method: str, context: grpc.ServicerContext) -> Iterator[None]:
-    """What a handler raises becomes a status; the call's names are bound for its logs."""
+def _translating_errors(method: str, context: grpc.ServicerContext) -> Iterator[None]:
+    """Convert exceptions to statuses; bind method and request id for logs of the handler."""
     metadata = dict(context.invocation_metadata())
     structlog.contextvars.bind_contextvars(method=method)
     if REQUEST_ID_METADATA in metadata:
@@ -87,12 +87,12 @@ def _translated(method: str, context: grpc.ServicerContext) -> Iterator[None]:
         _require_deadline(method, context)
         yield
     except PlatformError as error:
-        _refuse(context, error)
+        _abort(context, error)
     except ValidationError as error:
-        _refuse(context, PlatformError("invalid_request", f"{method}: {error}"))
+        _abort(context, PlatformError("invalid_request", f"{method}: {error}"))
     except Exception as error:
         log.exception("rpc failed")
-        _refuse(
+        _abort(
             context, PlatformError("internal", f"{method} failed: {type(error).__name__}: {error}")
         )
 
@@ -102,14 +102,14 @@ def _require_deadline(method: str, context: grpc.ServicerContext) -> None:
     if remaining is None or remaining > _LONGEST_DEADLINE_S:
         raise PlatformError(
             "invalid_request",
-            f"{method} was called without a deadline; every call must have one of at most {_LONGEST_DEADLINE_S:.0f} s.",
+            f"{method} was called without a deadline; the limit is {_LONGEST_DEADLINE_S:.0f} s.",
             hint="Call it with a timeout.",
         )
 
 
-def _refuse(context: grpc.ServicerContext, error: PlatformError) -> NoReturn:
+def _abort(context: grpc.ServicerContext, error: PlatformError) -> NoReturn:
     if error.code != "internal":
-        log.warning("rpc refused", code=error.code, error=str(error))
+        log.warning("rpc rejected", code=error.code, error=str(error))
     retry = (
         ()
         if error.retry_after_s is None
@@ -125,5 +125,5 @@ def _clip(text: str) -> str:
         return text
     return (
         data[:_MAX_DETAILS_BYTES].decode(errors="ignore")
-        + " … (cut; the server's log has all of it)"
+        + " … (truncated; see the log of the server)"
     )

@@ -1,4 +1,4 @@
-"""What client and server agree on beside the messages."""
+"""Options and metadata keys that client and server share."""
 
 from typing import Final
 
@@ -16,23 +16,21 @@ _SHARED: Final = (
 )
 CHANNEL_OPTIONS: Final = (
     *_SHARED,
-    # A restarted service is found again within a second instead of after gRPC's backoff of up to
-    # two minutes.
+    # Reconnect to a restarted service within a second; the default backoff grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # A container that was made anew has another address, which gRPC would look up after half a
-    # minute.
+    # A recreated container has a new address; by default gRPC resolves a name every 30 seconds.
     ("grpc.dns_min_time_between_resolutions_ms", 1000),
-    # A name with several addresses, as the reward service has in a cluster: its pods take turns.
+    # The name of the reward service resolves to all its pods in a cluster; balance over them.
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
 )
 SERVER_OPTIONS: Final = (
     *_SHARED,
-    # Without it a second server would share a taken port and get half of the calls.
+    # By default a second server can bind a used port and would get half of the calls.
     ("grpc.so_reuseport", 0),
-    # Clients look up the name again now and then, and so find replicas that were added. Running
-    # calls are not cut off.
+    # Closing old connections makes clients resolve the name again and find new replicas. Running
+    # calls are not interrupted.
     ("grpc.max_connection_age_ms", _CONNECTION_MS),
-    # Or the server would hang up on our clients for pinging too often.
+    # The default minimum is five minutes; the server would close connections with our keepalive.
     ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
 )

@@ -1,4 +1,4 @@
-"""A gRPC server as a process: health service, readiness line, clean end on SIGTERM."""
+"""Run a gRPC server as a process, with a health service and a graceful shutdown on SIGTERM."""
 
 import signal
 import sys
@@ -23,9 +23,7 @@ log = get_logger()
 
 
 class RpcServer:
-    """Listens from construction to `stop`; `address` is where (the port is the system's choice when
-    0 was asked).
-    """
+    """Listens from construction to `stop`. `address` has the actual port if port 0 was requested."""
 
     def __init__(
         self, listen: str, register: Callable[[grpc.Server], None], service_names: Sequence[str]
@@ -45,9 +43,7 @@ class RpcServer:
         self._server.start()
 
     def stop(self, on_stop: Callable[[], None]) -> None:
-        """Say NOT_SERVING, accept nothing new, run `on_stop`, give running calls a few seconds,
-        return.
-        """
+        """Report NOT_SERVING, reject new calls, run `on_stop`, and wait a few seconds for running calls."""
         self._health.enter_graceful_shutdown()
         stopped = self._server.stop(_DRAIN_S)
         on_stop()
@@ -64,8 +60,8 @@ def run_server(
     """Serve until SIGTERM or SIGINT; logs "<name> ready" with the address.
 
     `register` adds the servicers; `service_names` are their full names, for the health service;
-    `on_stop` ends what the process started, within seconds, and unblocks handlers that wait for it.
-    Ends the process when the address cannot be bound.
+    `on_stop` ends the work of the process within seconds and unblocks waiting handlers. Ends the
+    process if the address cannot be bound.
     """
     ended = threading.Event()
 

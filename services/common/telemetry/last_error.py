@@ -1,4 +1,4 @@
-"""The last error that this process logged, for those who look at the process and not at its log."""
+"""The last error that this process logged, for its status."""
 
 import logging
 import sys
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from services.common.settings import redacted
+from services.common.settings import redact
 
 _MAX_CHARS: Final = 500
 
 
 @dataclass(frozen=True)
 class LoggedError:
-    """One line of the log, level error or above, without its traceback."""
+    """A log line of level error or above, without its traceback."""
 
     message: str
     at: datetime
@@ -25,20 +25,18 @@ class _Memory(logging.Handler):
         self.newest: LoggedError | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        facts = record.msg if isinstance(record.msg, dict) else {"event": record.getMessage()}
+        fields = record.msg if isinstance(record.msg, dict) else {"event": record.getMessage()}
         parts = (
-            facts["event"],
-            facts.get("reason"),
-            _raised(facts.get("exc_info") or record.exc_info),
+            fields["event"],
+            fields.get("reason"),
+            _describe_exception(fields.get("exc_info") or record.exc_info),
         )
-        message = redacted(": ".join(str(part) for part in parts if part))
+        message = redact(": ".join(str(part) for part in parts if part))
         self.newest = LoggedError(message[:_MAX_CHARS], datetime.fromtimestamp(record.created, UTC))
 
 
-def _raised(exc_info: Any) -> str | None:
-    """What logging calls exc_info: True for the exception being handled, a triple or the exception
-    itself.
-    """
+def _describe_exception(exc_info: Any) -> str | None:
+    """Describe the exc_info of logging: True for the current exception, a triple, or an exception."""
     error = (
         sys.exception()
         if exc_info is True
@@ -54,5 +52,5 @@ MEMORY: Final = _Memory()
 
 
 def last_error() -> LoggedError | None:
-    """The newest error since the process began to log; None when there was none."""
+    """Return the newest error since the process started; None if there is none."""
     return MEMORY.newest

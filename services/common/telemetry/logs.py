@@ -1,6 +1,4 @@
-"""Structured logs: one line per fact on stderr, JSON or console, for our loggers and those of
-libraries alike.
-"""
+"""Structured logs on stderr, as JSON or text, for the loggers of the platform and of libraries."""
 
 import logging
 import sys
@@ -9,22 +7,20 @@ from typing import Any, Literal
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from services.common.settings import redacted
+from services.common.settings import redact
 from services.common.telemetry.last_error import MEMORY
 
 LogFormat = Literal["json", "console"]
 
 
 def get_logger() -> structlog.stdlib.BoundLogger:
-    """A logger: `log.info("policy published", weight_version=13, seconds=0.84)`."""
+    """Return a logger: `log.info("policy published", weight_version=13, seconds=0.84)`."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger()
     return logger
 
 
 def configure_logging(service: str, level: str, format: LogFormat) -> None:
-    """Send everything at or above `level` to stderr, each line with time, level and service; the
-    last error is kept.
-    """
+    """Log everything at or above `level` to stderr, and remember the last error."""
 
     def add_service(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         return {"service": service, **event}
@@ -58,7 +54,7 @@ def _renderers(format: LogFormat) -> list[Processor]:
             remove,
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(),
-                # Drawn frames with all locals take seconds and may print secrets.
+                # Rich tracebacks with locals take seconds and may print secrets.
                 exception_formatter=structlog.dev.plain_traceback,
             ),
             _redact,
@@ -72,5 +68,5 @@ def _renderers(format: LogFormat) -> list[Processor]:
 
 
 def _redact(_logger: WrappedLogger, _method: str, line: Any) -> str:
-    """No secret stands in a log, whatever a library put into its message."""
-    return redacted(line)
+    """Remove secrets that a library put into its message."""
+    return redact(line)

@@ -1,4 +1,4 @@
-"""Where Prometheus asks a process for its numbers."""
+"""Serve Prometheus metrics of a process."""
 
 import sys
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from services.common.settings import HostPort
 
 
 def new_registry() -> CollectorRegistry:
-    """A registry with memory, CPU seconds and open files of this process."""
+    """Create a registry with memory, CPU seconds and open files of this process."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     return registry
@@ -18,9 +18,9 @@ def new_registry() -> CollectorRegistry:
 
 @contextmanager
 def serving_metrics(listen: HostPort | None, registry: CollectorRegistry) -> Iterator[None]:
-    """GET /metrics at `listen` while the block runs; nothing when it is None.
+    """Serve GET /metrics at `listen` while the block runs; does nothing if it is None.
 
-    Ends the process when the address cannot be bound.
+    Ends the process if the address cannot be bound.
     """
     if listen is None:
         yield
@@ -30,7 +30,7 @@ def serving_metrics(listen: HostPort | None, registry: CollectorRegistry) -> Ite
         server, thread = start_http_server(int(port), host, registry)
     except OSError as error:
         sys.exit(
-            f"Metrics cannot be served on {listen}: {error}. Free the port or set another DIRL_METRICS_LISTEN."
+            f"Cannot serve metrics on {listen}: {error}. Free the port or change DIRL_METRICS_LISTEN."
         )
     try:
         yield

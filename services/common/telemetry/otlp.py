@@ -1,6 +1,4 @@
-"""OpenTelemetry's SDK and its instrumentation of gRPC, for `tracing`; imported only where an
-endpoint is configured.
-"""
+"""Set up the OpenTelemetry SDK; imported by `tracing` only if an endpoint is configured."""
 
 import atexit
 from importlib import import_module
@@ -24,9 +22,7 @@ _CELERY: Final = "opentelemetry.instrumentation.celery"
 
 
 def install(service: str, endpoint: str) -> None:
-    """Instrument gRPC, and Celery where the process has it; spans leave in batches, the last ones
-    at the end.
-    """
+    """Instrument gRPC, and Celery if installed; spans are sent in batches and flushed at exit."""
     resource = Resource.create({"service.name": f"dirl-{service}", "service.version": release()})
     provider = TracerProvider(resource=resource)
     exporter = OTLPSpanExporter(endpoint=endpoint, insecure=not endpoint.startswith("https://"))

@@ -1,14 +1,14 @@
-"""Traces, where an endpoint is configured; without one nothing of OpenTelemetry is imported."""
+"""Traces, if an endpoint is configured; OpenTelemetry is not imported otherwise."""
 
 import sys
 from importlib import import_module
 
 
 def configure_tracing(service: str, endpoint: str | None) -> None:
-    """Send spans of requests, tasks and calls to the OTLP/gRPC endpoint; nothing when it is None.
+    """Send spans of requests, tasks and calls to the OTLP/gRPC endpoint; does nothing if it is None.
 
-    Ends the process when OpenTelemetry is not installed. To be called before servers and channels
-    are made.
+    Ends the process if OpenTelemetry is not installed. Must be called before servers and channels
+    are created.
     """
     if endpoint is None:
         return

@@ -2,7 +2,7 @@ from fractions import Fraction
 
 import pytest
 
-from services.common.answers.number_words import words_value
+from services.common.answers.number_words import parse_words
 
 
 @pytest.mark.parametrize(
@@ -13,15 +13,15 @@ from services.common.answers.number_words import words_value
     ],
 )  # fmt: skip
 def test_numbers_in_words_have_their_value(words: str, value: int) -> None:
-    assert words_value(words) == value
+    assert parse_words(words) == value
 
 
 def test_fractions_in_words_have_their_value() -> None:
-    assert words_value("two-thirds") == Fraction(2, 3)
+    assert parse_words("two-thirds") == Fraction(2, 3)
 
 
 @pytest.mark.parametrize(
     "words", ["", "hundred", "ten two", "twenty ten", "two and", "one way", "third", "forty two x"]
 )
 def test_other_words_are_no_numbers(words: str) -> None:
-    assert words_value(words) is None
+    assert parse_words(words) is None

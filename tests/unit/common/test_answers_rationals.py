@@ -4,9 +4,9 @@ import pytest
 
 from services.common.answers.rationals import (
     Rational,
+    is_same_number,
     parse_decimal_comma,
     parse_rational,
-    same_number,
 )
 
 
@@ -67,8 +67,8 @@ def test_decimals_must_be_the_number_to_six_places(gold: str, answer: str, same:
     first, second = parse_rational(gold), parse_rational(answer)
     assert first is not None
     assert second is not None
-    assert same_number(first, second) is same
-    assert same_number(second, first) is same
+    assert is_same_number(first, second) is same
+    assert is_same_number(second, first) is same
 
 
 def test_a_decimal_comma_is_read_on_request() -> None:

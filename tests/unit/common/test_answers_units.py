@@ -1,6 +1,6 @@
 import pytest
 
-from services.common.answers.units import canonical, split_unit, units_conflict
+from services.common.answers.units import canonical, has_unit_conflict, split_unit
 
 
 @pytest.mark.parametrize(
@@ -62,4 +62,4 @@ def test_writings_of_one_unit_are_one(one: str, other: str) -> None:
 def test_only_two_known_measures_contradict_each_other(
     first: str, second: str, conflict: bool
 ) -> None:
-    assert units_conflict(first, second) is conflict
+    assert has_unit_conflict(first, second) is conflict

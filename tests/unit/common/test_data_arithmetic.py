@@ -57,5 +57,5 @@ def test_ids_are_unique_even_when_pairs_repeat(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("num_train", "num_test"), [(0, 5), (5, 0), (-1, 1)])
 def test_empty_files_are_refused(tmp_path: Path, num_train: int, num_test: int) -> None:
-    with pytest.raises(PlatformError, match="both counts must be at least 1"):
+    with pytest.raises(PlatformError, match="both must be at least 1"):
         make_arithmetic(tmp_path, seed=0, num_train=num_train, num_test=num_test)

@@ -57,7 +57,7 @@ def test_a_faulty_row_is_named_by_its_number_across_batches(tmp_path: Path) -> N
 def test_a_value_that_json_does_not_have_is_refused(tmp_path: Path) -> None:
     day = datetime.date(2026, 1, 1)
     path = write(tmp_path / "rows.parquet", [{"prompt": "q", "answer": "1", "day": day}])
-    with pytest.raises(ProblemsError, match="row 1: holds a value that JSON does not have"):
+    with pytest.raises(ProblemsError, match="row 1: has a value that JSON does not support"):
         read_rows(path, "rl")
 
 
@@ -72,7 +72,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
 def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     parquet.write_table(pyarrow.table({"prompt": pyarrow.array([], pyarrow.string())}), path)
-    with pytest.raises(ProblemsError, match="holds no rows"):
+    with pytest.raises(ProblemsError, match="has no rows"):
         read_rows(path, "sft")
 
 
@@ -81,5 +81,5 @@ def test_a_file_that_would_unfold_beyond_the_bound_is_not_unfolded(
 ) -> None:
     path = write(tmp_path / "rows.parquet", [{"prompt": "x" * 1000, "answer": "1"}] * 500)
     monkeypatch.setattr(reader, "_MAX_GROUP_BYTES", 100)
-    with pytest.raises(ProblemsError, match="a row group unfolds to"):
+    with pytest.raises(ProblemsError, match="a row group decompresses to"):
         read_rows(path, "rl")

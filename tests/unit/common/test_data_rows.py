@@ -151,18 +151,21 @@ def test_fields_that_are_not_read_are_kept_as_metadata(write: Write) -> None:
         (b'{"prompt": "q", "prompt": "r", "answer": "1"}', "'prompt' twice"),
         (b'{"prompt": "\xe9", "answer": "1"}', "is not UTF-8"),
         (b'{"prompt": "\\ud800", "answer": "1"}', "surrogate"),
-        (b'{"prompt": "q", "answer": true}', "the gold answer is True"),
+        (b'{"prompt": "q", "answer": true}', "the reference answer is True"),
         (b'{"prompt": "q", "answer": {"a": 1}}', "must be a string, a number or a list"),
         (b'{"prompt": "q", "answer": []}', "must be a string, a number or a list"),
         (b'{"prompt": "  ", "answer": "1"}', "the prompt is empty"),
-        (b'{"prompt": "q", "answer": ""}', "has no gold answer"),
-        (b'{"prompt": "q", "completion": "no box"}', "has no gold answer"),
+        (b'{"prompt": "q", "answer": ""}', "has no reference answer"),
+        (b'{"prompt": "q", "completion": "no box"}', "has no reference answer"),
         (b'{"text": "q", "answer": "1"}', "has no prompt"),
         (b'{"prompt": 3, "answer": "1"}', "the field prompt is int"),
-        (b'{"prompt": "q", "question": "r", "answer": "1"}', "prompt and question disagree"),
+        (
+            b'{"prompt": "q", "question": "r", "answer": "1"}',
+            "prompt and question have different prompts",
+        ),
         (
             b'{"prompt": "q", "answer": "1", "expected_answer": "2"}',
-            "disagree about the gold answer",
+            "have different reference answers",
         ),
         (b'{"prompt": [{"role": "bot", "content": "q"}], "answer": "1"}', "role is 'bot'"),
         (
@@ -172,8 +175,8 @@ def test_fields_that_are_not_read_are_kept_as_metadata(write: Write) -> None:
         (b'{"messages": [{"role": "assistant", "content": "q"}], "answer": "1"}', "no user turn"),
         (b'{"messages": [], "answer": "1"}', "no user turn"),
         (b'{"prompt": "q", "answer": "1", "metadata": 3}', "the field metadata is 3"),
-        (b"[" * 100_000, "cannot be read"),
-        (b'{"prompt": "q", "answer": ' + b"9" * 5000 + b"}", "cannot be read"),
+        (b"[" * 100_000, "not readable JSON"),
+        (b'{"prompt": "q", "answer": ' + b"9" * 5000 + b"}", "not readable JSON"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named_with_its_reason(
@@ -219,7 +222,7 @@ def test_what_a_row_needs_depends_on_the_use(write: Write) -> None:
     path = write({"prompt": "q", "completion": "c"})
     assert [row.completion for row in read_rows(path, "sft")] == ["c"]
     for use in ("rl", "eval"):
-        with pytest.raises(ProblemsError, match="row 1: has no gold answer"):
+        with pytest.raises(ProblemsError, match="row 1: has no reference answer"):
             read_rows(path, use)
     with pytest.raises(ProblemsError, match="row 1: has no completion"):
         read_rows(write({"prompt": "q", "answer": "1"}), "sft")
@@ -229,7 +232,7 @@ def test_what_a_row_needs_depends_on_the_use(write: Write) -> None:
 def test_an_empty_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(content)
-    with pytest.raises(ProblemsError, match="holds no rows"):
+    with pytest.raises(ProblemsError, match="has no rows"):
         read_rows(path, "sft")
     assert not check_file(path).usable_for("sft")
 

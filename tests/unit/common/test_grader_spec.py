@@ -45,11 +45,11 @@ def test_a_grader_survives_its_travel_but_for_its_weight(grader: Any) -> None:
         ({"name": "accuracy", "weight": float("nan")}, "finite"),
         ({**PYTHON, "source": "def grad(s, i): return 1"}, "must define grade"),
         ({**PYTHON, "source": "def grade(s): return 1"}, "must define grade"),
-        ({**PYTHON, "source": "def grade("}, "source is no Python"),
-        ({**PYTHON, "source": "(" * 5000}, "source is no Python"),
+        ({**PYTHON, "source": "def grade("}, "source is not valid Python"),
+        ({**PYTHON, "source": "(" * 5000}, "source is not valid Python"),
         (
             {**CHECK, "input": "{{ item.gold }}"},
-            "item.gold}} is no variable; the variables are sample.output_text",
+            "item.gold}} is not a variable; the variables are sample.output_text",
         ),
         (
             {"name": "m", "type": "multi", "graders": PARTS, "calculate_output": "a + c"},
@@ -60,7 +60,7 @@ def test_a_grader_survives_its_travel_but_for_its_weight(grader: Any) -> None:
             "names of functions",
         ),
         ({"name": "m", "type": "multi", "graders": {}, "calculate_output": "1"}, "at least 1"),
-        ('{"name": ', "no JSON"),
+        ('{"name": ', "not valid JSON"),
     ],
 )
 def test_a_faulty_grader_is_refused_with_the_rule(grader: Any, message: str) -> None:

@@ -72,7 +72,7 @@ def test_all_problems_are_reported_at_once_each_with_its_path() -> None:
             {"rl": {"prompts_per_step": 2, "min_groups_per_step": 3}},
             "min_groups_per_step=3 exceeds",
         ),
-        ({"reward": {"graders": [{"name": "format"}, {"name": "format"}]}}, "names of their own"),
+        ({"reward": {"graders": [{"name": "format"}, {"name": "format"}]}}, "distinct names"),
         ({"reward": {"graders": [{"name": "judge"}]}}, "'judge'"),
         ({"optim": {"lr": float("nan")}}, "finite"),
         ({"training_mixture": [{"file": "a"}]}, "exclude each other"),

@@ -205,4 +205,4 @@ def test_the_commands_write_models_and_say_where(
 def test_a_command_that_fails_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", "--source", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
 
-    assert "config.json could not be" in capsys.readouterr().err
+    assert "Cannot read config.json" in capsys.readouterr().err

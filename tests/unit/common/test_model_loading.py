@@ -193,7 +193,7 @@ def test_weights_that_are_not_the_models_are_refused_before_anything_is_written(
 
 
 def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
-    _refused(tmp_path / "none", "config.json could not be")
+    _refused(tmp_path / "none", "Cannot read config.json")
 
 
 @pytest.mark.parametrize(

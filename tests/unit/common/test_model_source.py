@@ -16,7 +16,7 @@ def test_a_directory_is_itself(tmp_path: Path) -> None:
 
 
 def test_a_directory_has_no_revision(tmp_path: Path) -> None:
-    with pytest.raises(PlatformError, match="is a directory, but revision 'v1'"):
+    with pytest.raises(PlatformError, match="is a directory and has no revision 'v1'"):
         resolve_model(str(tmp_path), "v1")
 
 
@@ -27,7 +27,7 @@ def test_a_name_that_cannot_be_fetched_is_refused(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
 
-    with pytest.raises(PlatformError, match=f"{name}.*is no directory here") as caught:
+    with pytest.raises(PlatformError, match=f"{name}.*is not a directory") as caught:
         resolve_model(name)
 
     assert (caught.value.code, caught.value.param) == ("model_invalid", "model")

@@ -173,7 +173,7 @@ def test_unknown_graders_are_refused_with_the_known_ones() -> None:
 
 
 def test_two_graders_under_one_name_are_refused() -> None:
-    with pytest.raises(PlatformError, match="names of their own"):
+    with pytest.raises(PlatformError, match="distinct names"):
         make_graders(["accuracy", "accuracy"])
 
 
