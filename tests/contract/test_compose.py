@@ -96,7 +96,7 @@ def test_nothing_of_ours_starts_with_the_secrets_of_the_example_file(
     example = _compose(_example())
 
     for _name, service in ours(example):
-        with pytest.raises(ValueError, match="the (value of the )?example"):
+        with pytest.raises(ValueError, match=r"the (value of the )?example"):
             settings_of(service, monkeypatch)
     assert "change-me" in example["services"]["postgres"]["entrypoint"][-1]
 

@@ -320,7 +320,7 @@ def test_the_examples_secrets_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
     for name, value in (line.split("=", 1) for line in lines if line.startswith("DIRL_")):
         monkeypatch.setenv(name, value)
 
-    with pytest.raises(ValueError, match="the (value of the )?example") as raised:
+    with pytest.raises(ValueError, match=r"the (value of the )?example") as raised:
         ApiSettings()
     assert {error["loc"][0] for error in raised.value.errors()} == {
         "database_url",
