@@ -66,7 +66,7 @@ def test_a_terminal_shows_masked_positions_as_they_are_filled(
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--model", "/nonexistent/model", "2+2?"], "no directory here"),
+        (["--model", "/nonexistent/model", "2+2?"], "is not a directory"),
         (["--threshold", "2", "2+2?"], "not decoded"),
     ],
 )
