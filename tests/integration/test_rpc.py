@@ -140,7 +140,7 @@ def test_a_message_longer_than_metadata_allows_still_arrives(peer: Peer) -> None
     error = peer.error_of_call()
 
     assert error.code == "dataset_invalid"
-    assert str(error).endswith("(cut; the server's log has all of it)")
+    assert str(error).endswith("(truncated; see the log of the server)")
 
 
 def test_the_request_id_travels_to_the_servers_log_context(peer: Peer) -> None:
