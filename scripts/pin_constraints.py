@@ -1,7 +1,7 @@
 """Write constraints.txt: an exact pin of everything that pyproject.toml declares, transitively, as
 installed here.
 
-LMDeploy wants an older torch and has pins of its own, lmdeploy-constraints.txt.
+LMDeploy needs an older torch and has separate pins, lmdeploy-constraints.txt.
 """
 
 import re
@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = """\
 # Exact versions of everything that pyproject.toml declares, transitively. Written by `make pins`.
-# torch stands without its local tag, so that pip takes the build that its index offers.
+# torch is pinned without its local tag, so that pip takes the build that its index offers.
 """
 
 
