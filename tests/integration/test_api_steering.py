@@ -84,7 +84,7 @@ def test_a_change_that_a_stages_own_settings_would_override_is_refused(api: Api)
     assert taken.json()["spec"]["rl"]["optim"]["lr"] == 1e-6
 
 
-def test_a_checkpoint_on_demand_is_a_wish_that_the_learner_finds(api: Api) -> None:
+def test_a_checkpoint_on_demand_is_a_request_that_the_learner_finds(api: Api) -> None:
     queued, running = api.submit(), api.run()
 
     refused = api.http.post(f"/v1/jobs/{queued}/checkpoints")

@@ -517,11 +517,11 @@ def test_a_silent_learner_makes_its_job_stalled_with_a_dump_of_its_stacks_until_
     world: World,
 ) -> None:
     job_id = world.run()
-    _last_heard(world, job_id, seconds_ago=1000)
+    _set_last_heartbeat(world, job_id, seconds_ago=1000)
     reconcile(world.context, job_id)
     reconcile(world.context, job_id)
     stalled = world.job(job_id).stalled
-    _last_heard(world, job_id, seconds_ago=1)
+    _set_last_heartbeat(world, job_id, seconds_ago=1)
     reconcile(world.context, job_id)
 
     assert stalled is not None
@@ -538,7 +538,7 @@ def test_a_learner_that_stays_silent_is_stopped_and_the_next_attempt_tries_again
     world: World,
 ) -> None:
     job_id = world.run()
-    _last_heard(world, job_id, seconds_ago=5000)
+    _set_last_heartbeat(world, job_id, seconds_ago=5000)
 
     reconcile(world.context, job_id)
 
@@ -548,7 +548,7 @@ def test_a_learner_that_stays_silent_is_stopped_and_the_next_attempt_tries_again
     assert world.trainer.stops[-1].grace_s == 0.0
 
 
-def _last_heard(world: World, job_id: str, *, seconds_ago: float) -> None:
+def _set_last_heartbeat(world: World, job_id: str, *, seconds_ago: float) -> None:
     with world.context.database.begin() as session:
         lock_job(session, job_id).last_heartbeat_at = utc_now() - timedelta(seconds=seconds_ago)
 

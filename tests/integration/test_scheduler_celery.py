@@ -146,5 +146,5 @@ def test_the_health_commands_say_what_is_not_there(postgres_server: Postgres) ->
         assert api in health("api", environment)
 
 
-def test_a_hint_that_cannot_be_sent_is_no_error() -> None:
+def test_a_wake_up_that_cannot_be_sent_is_not_an_error() -> None:
     Wakeups(f"redis://{free_address()}/0").dispatch()

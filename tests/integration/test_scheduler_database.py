@@ -91,7 +91,7 @@ def test_a_schema_of_a_later_release_is_used_and_not_touched(
     migrate(database_url)
     wait_for_schema(database_url)
 
-    with pytest.raises(PlatformError, match="Cannot take the schema back to '0002'"):
+    with pytest.raises(PlatformError, match="Cannot downgrade the schema to '0002'"):
         downgrade(database_url, "0002")
     with database.engine.connect() as connection:
         assert revision_of(connection) == "9999"

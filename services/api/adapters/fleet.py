@@ -40,9 +40,9 @@ _THREADS: Final = 16
 UNREACHABLE_CODES: Final = frozenset(
     {"trainer_unavailable", "rollout_unavailable", "deadline_exceeded", "worker_lost"}
 )
-"""Codes after which nobody knows whether the call was carried out."""
+"""Codes after which it is unknown whether the call was carried out."""
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 def reads_same_spec(status: trainer_pb2.GetTrainerStatusResponse) -> bool:
@@ -72,20 +72,18 @@ class Fleet:
             self._channels.clear()
 
     def ask_all(
-        self, ask: Callable[[str], Answer], addresses: Iterable[str]
-    ) -> dict[str, Answer | PlatformError]:
-        """What each address answers, asked side by side; an error stands in the place of its
-        answer.
-        """
+        self, ask: Callable[[str], Result], addresses: Iterable[str]
+    ) -> dict[str, Result | PlatformError]:
+        """Result of each address, asked concurrently; an error takes the place of its result."""
 
-        def answer(address: str) -> Answer | PlatformError:
+        def ask_one(address: str) -> Result | PlatformError:
             try:
                 return ask(address)
             except PlatformError as error:
                 return error
 
         wanted = list(addresses)
-        return dict(zip(wanted, self._pool.map(answer, wanted), strict=True))
+        return dict(zip(wanted, self._pool.map(ask_one, wanted), strict=True))
 
     def reward_is_up(self) -> bool:
         """Whether the reward service serves."""
@@ -115,14 +113,14 @@ class Fleet:
 
     def audit_golds(self, golds: Sequence[reward_pb2.Gold]) -> Sequence[reward_pb2.GoldAudit]:
         """What the reward service says of each gold."""
-        answer = call(
+        response = call(
             self._reward().AuditGolds,
             reward_pb2.AuditGoldsRequest(golds=golds),
             timeout_s=_AUDIT_TIMEOUT_S,
             what=f"AuditGolds on reward service {self.reward}",
             unavailable_code="verifier_unavailable",
         )
-        return answer.audits
+        return response.audits
 
     def trainer_status(self, address: str) -> trainer_pb2.GetTrainerStatusResponse:
         """What the trainer is doing."""
@@ -171,7 +169,7 @@ class Fleet:
         )
 
     def release(self, address: str, job_id: str, attempt: int) -> None:
-        """Take the replica from an attempt; one that has gone on to another is left alone."""
+        """Take the replica from an attempt; one that belongs to another attempt is left alone."""
         call(
             self._rollout(address).Release,
             rollout_pb2.ReleaseRequest(job_id=job_id, attempt=attempt),
@@ -183,7 +181,7 @@ class Fleet:
     def generate(
         self, address: str, request: rollout_pb2.GenerateRequest
     ) -> Iterator[rollout_pb2.GenerateResponse]:
-        """The answer to a question, as its blocks are finished."""
+        """Pieces of a response, as its blocks are finished."""
         return call_stream(
             self._rollout(address).Generate,
             request,
@@ -238,14 +236,14 @@ class Fleet:
         request = trainer_pb2.GetEventsRequest(
             job_dir=str(job_dir), attempt=attempt, after_seq=after_seq, limit=_EVENTS_PER_CALL
         )
-        answer = call(
+        response = call(
             self._trainer(address).GetEvents,
             request,
             timeout_s=_EVENTS_TIMEOUT_S,
             what=f"GetEvents of trainer {address}",
             unavailable_code="trainer_unavailable",
         )
-        return [_event(text, address) for text in answer.events]
+        return [_parse_event(text, address) for text in response.events]
 
     def start_export(
         self, address: str, export_id: str, checkpoint_path: str, output_path: str
@@ -306,7 +304,7 @@ class Fleet:
             return self._channels[address]
 
 
-def _event(text: str, address: str) -> Event:
+def _parse_event(text: str, address: str) -> Event:
     try:
         return Event.model_validate_json(text)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What all tables share: types, time, the columns of a lock."""
+"""Types and columns that all tables share."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +10,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from services.api.domain.failure import Failure
 
 NEVER_LOCKED = datetime(1970, 1, 1, tzinfo=UTC)
-"""Expiry of a lock that nobody holds."""
+"""Expiry of a lock that is not held."""
 
 
 def utc_now() -> datetime:

@@ -51,23 +51,23 @@ class Job(Lockable, Failable, Base):
     revision: Mapped[int] = mapped_column(default=0, server_default="0")
     """Number of changes of the spec since the submission."""
     forked_from: Mapped[str | None]
-    """Checkpoint that the job goes on from, of another job."""
+    """Checkpoint of another job that the job started from."""
 
     state: Mapped[str] = mapped_column(default=JobState.VALIDATING_FILES)
     attempt: Mapped[int] = mapped_column(default=0)
     """Number of the newest attempt; 0 before the first."""
     excluded_attempts: Mapped[int] = mapped_column(default=0, server_default="0")
-    """Attempts up to this number are not counted as failures: the user queued the job anew after
-    them.
+    """Attempts up to this number are excluded from the retry budget: the user queued the job again
+    after them, or a later one wrote a checkpoint.
     """
     phase: Mapped[str | None]
     stage: Mapped[str | None]
     waiting_for: Mapped[str | None]
     """Service that the scheduler sees missing."""
     shortage: Mapped[dict[str, Any] | None]
-    """services.api.domain.space.Shortage, while the job runs short of room."""
+    """services.api.domain.space.Shortage, while the job is short of storage space."""
     learner_waiting_for: Mapped[str | None]
-    """What the learner itself says that it waits for."""
+    """Service that the learner reports to wait for."""
     last_heartbeat_at: Mapped[datetime | None]
     """When the learner's newest event was recorded, or the attempt started."""
     stalled: Mapped[dict[str, Any] | None]
@@ -176,7 +176,7 @@ class IdempotencyKey(Created, Base):
 
 
 class Heartbeat(Base):
-    """When a process without a port was last seen working, and what it said of itself."""
+    """Newest heartbeat of a process without a port."""
 
     __tablename__ = "heartbeats"
 

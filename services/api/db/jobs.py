@@ -74,7 +74,7 @@ def find_checkpoint(session: Session, job_id: str, checkpoint_id: str) -> Checkp
 
 
 def mentions(word: str) -> ColumnElement[bool]:
-    """Whether a job has the word, in either case, in what people know it by."""
+    """Whether a job has the word, in either case, in id, suffix, model, method, state or metadata."""
     spec = (Job.spec["suffix"].astext, Job.spec["model"].astext)
     return func.concat_ws(
         " ", Job.id, *spec, Job.method, Job.state, cast(Job.labels, Text)
@@ -93,7 +93,7 @@ def lock_job(session: Session, job_id: str) -> Job:
 
 
 def append_event(session: Session, job: Job, kind: str, data: dict[str, Any]) -> None:
-    """Record a fact of the control plane; the job's row must be locked."""
+    """Record an event of the control plane; the job's row must be locked."""
     append_numbered_event(session, job, kind, data, attempt=job.attempt, seq=None, time=utc_now())
 
 
@@ -107,7 +107,7 @@ def append_numbered_event(
     seq: int | None,
     time: datetime,
 ) -> None:
-    """Record a fact; the job's row must be locked, so that positions are dense and in commit order."""
+    """Record an event; the job's row must be locked, so that positions are dense and in commit order."""
     job.event_count += 1
     session.add(
         JobEvent(
@@ -145,8 +145,8 @@ def transition(
 
 
 def queue_again(session: Session, job: Job) -> None:
-    """Queue a job that no learner works on: it goes on from its newest checkpoint, earlier failures
-    forgiven.
+    """Queue a job that no learner works on: it resumes from its newest checkpoint, with a fresh retry
+    budget.
     """
     transition(session, job, JobState.QUEUED)
     job.excluded_attempts = job.attempt
@@ -173,7 +173,7 @@ def newest_checkpoint(session: Session, job_id: str) -> str | None:
 
 
 def set_waiting(session: Session, job: Job, service: str | None) -> None:
-    """Say which service the scheduler sees missing; an event only when it changes."""
+    """Store which service the job waits for, with an event when it changes."""
     if job.waiting_for != service:
         job.waiting_for = service
         append_event(session, job, WAITING_EVENT, {"waiting_for": service})
@@ -187,7 +187,7 @@ def running_attempt(session: Session, job_id: str) -> Attempt | None:
 
 
 def awaiting_placement(session: Session) -> Sequence[Job]:
-    """Jobs without services that want some, oldest first."""
+    """Jobs that wait for services, oldest first."""
     has_attempt = (
         select(Attempt.id).where(Attempt.job_id == Job.id, Attempt.ended_at.is_(None)).exists()
     )
@@ -258,11 +258,11 @@ def open_attempt(
 
 
 def close_attempt(session: Session, job: Job, attempt: Attempt, end: AttemptResult) -> int:
-    """End an attempt and give its services back; returns how many failed before it since the job
-    last got on.
+    """End an attempt and release its services; return how many failed before it within the
+    retry budget.
 
-    A job gets on when the user queues it, and with every attempt that writes a checkpoint: trainers
-    that are restarted again and again over weeks do not end a job.
+    The budget starts anew when the user queues the job, and with every attempt that writes a
+    checkpoint: trainers that are restarted repeatedly over weeks do not end a job.
     """
     attempt.state = end.state
     attempt.ended_at = utc_now()

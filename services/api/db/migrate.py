@@ -1,4 +1,4 @@
-"""Bring a database to a schema, and wait until somebody has."""
+"""Migrate a database, and wait for another process to migrate it."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -32,38 +32,35 @@ def migrate(url: str) -> None:
 
     A schema that this release does not know, a newer one's, is left alone.
     """
-    with _locked(url) as config:
+    with _lock_and_configure(url) as config:
         if not _is_newer(config):
             command.upgrade(config, "head")
 
 
 def downgrade(url: str, revision: str) -> None:
-    """Take back what came after the revision, in one transaction; what the columns taken away held
-    is lost.
+    """Downgrade to the revision in one transaction; the content of dropped columns is lost.
 
-    Raises PlatformError("invalid_request") for a revision that there is not, or when this release
-    does not know the schema and so cannot take it back.
+    Raises PlatformError("invalid_request") for an unknown revision, or when this release does
+    not know the schema and so cannot downgrade it.
     """
     try:
-        with _locked(url) as config:
+        with _lock_and_configure(url) as config:
             command.downgrade(config, revision)
     except CommandError as error:
         raise PlatformError(
             "invalid_request",
-            f"Cannot take the schema back to {revision!r}: {error}.",
+            f"Cannot downgrade the schema to {revision!r}: {error}.",
             hint="Name a revision before the present one, from the release that knows both.",
         ) from error
 
 
 def wait_for_schema(url: str) -> None:
-    """Return when the database answers and has this release's schema or a newer one; says in the
-    log what it misses.
-    """
+    """Return when the database answers and has this release's schema or a newer one; logs what is missing."""
     _wait(url, _has_schema, "waiting for the schema: run `python -m services.api.db`")
 
 
 def wait_for_database(url: str) -> None:
-    """Return when the database answers; says in the log that it waits."""
+    """Return when the database answers; logs that it waits."""
     _wait(url, lambda _connection: True, "")
 
 
@@ -112,7 +109,7 @@ def _scripts() -> ScriptDirectory:
 
 
 @contextmanager
-def _locked(url: str) -> Iterator[Config]:
+def _lock_and_configure(url: str) -> Iterator[Config]:
     """Alembic's configuration on a connection that holds the lock until its transaction ends."""
     engine = create_engine(url)
     try:

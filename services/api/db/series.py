@@ -63,7 +63,9 @@ def read_series(session: Session, wanted: Wanted, resumed_from: Mapping[int, int
     names = _names(wanted)
     # One series after the other: each is sorted in memory and by numbers alone, all together on
     # disk and by name.
-    series = _as_arrays(_thinned(_surviving(wanted, names, resumed_from), wanted.limit)).lateral()
+    series = _as_arrays(
+        _downsample(_surviving(wanted, names, resumed_from), wanted.limit)
+    ).lateral()
     rows = select(names.c.name, *series.c).where(series.c.total.is_not(None)).order_by(names.c.name)
     return [Series(*row) for row in session.execute(rows)]
 
@@ -115,8 +117,8 @@ def _not_undone(resumed_from: Mapping[int, int]) -> ColumnElement[bool]:
     return or_(Metric.attempt > max(limits, default=0), *bounded) if limits else true()
 
 
-def _thinned(rows: Select[*tuple[Any, ...]], limit: int | None) -> Select[*tuple[Any, ...]]:
-    counted = _counted(rows)
+def _downsample(rows: Select[*tuple[Any, ...]], limit: int | None) -> Select[*tuple[Any, ...]]:
+    counted = _number_points(rows)
     columns = (counted.c.step, counted.c.value, counted.c.attempt, counted.c.total)
     if limit is None:
         return select(*columns)
@@ -130,7 +132,7 @@ def _thinned(rows: Select[*tuple[Any, ...]], limit: int | None) -> Select[*tuple
     return first.order_by(ranged.c.stretch, ranged.c.value, ranged.c.step)
 
 
-def _counted(rows: Select[*tuple[Any, ...]]) -> Subquery:
+def _number_points(rows: Select[*tuple[Any, ...]]) -> Subquery:
     """The points with their places, from 1, and with how many there are."""
     points = rows.subquery()
     whole: dict[str, Any] = {

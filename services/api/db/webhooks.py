@@ -1,5 +1,5 @@
-"""Telling webhooks about jobs: messages are stored with what they tell of, in one transaction, and
-sent afterwards.
+"""Messages to webhooks: stored in one transaction with the change that they report, and sent
+afterwards.
 """
 
 import json
@@ -18,9 +18,9 @@ from services.api.domain.webhooks import WebhookEvent, wait_before_retry_s
 from services.common.ids import new_id
 
 _LEASE: Final = timedelta(seconds=60)
-"""A sender that died before it could say how it went is followed by another one after so long."""
+"""A message whose sender died is claimed by another one after so long."""
 _AT_ONCE: Final = 20
-"""Messages under way; a webhook that answers slowly must not take every worker."""
+"""Messages in flight; a slow webhook must not occupy every worker."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ def due_deliveries(session: Session) -> Sequence[str]:
     return session.scalars(due).all()
 
 
-def take_letter(session: Session, delivery_id: str) -> Letter | None:
-    """A message that is due, put off for whoever asks next; None when another sender has it."""
+def claim_letter(session: Session, delivery_id: str) -> Letter | None:
+    """A message that is due, claimed for a minute; None when another sender has it."""
     taken = (
         update(Delivery)
         .where(Delivery.id == delivery_id, Delivery.due_at <= func.now())
@@ -101,8 +101,8 @@ def take_letter(session: Session, delivery_id: str) -> Letter | None:
     return Letter(delivery_id, webhook.url, webhook.secret, row.body)
 
 
-def settle(session: Session, delivery_id: str, error: str | None) -> None:
-    """Note how a try went; a message whose webhook was deleted meanwhile is gone."""
+def store_result(session: Session, delivery_id: str, error: str | None) -> None:
+    """Store the result of a try; does nothing when the webhook was deleted meanwhile."""
     row = session.get(Delivery, delivery_id, with_for_update=True)
     if row is None:
         return

@@ -15,7 +15,7 @@ job does.
 
 
 PAUSING_CODES: Final = frozenset({"disk_full", "reward_error_rate"})
-"""Failures that somebody must attend to before another attempt can do better: the job is paused,
+"""Failures that an operator must fix before another attempt can succeed: the job is paused,
 not failed.
 """
 

@@ -73,7 +73,7 @@ def benchmark_spec(model: str, validation_file: str, decoding: str) -> dict[str,
         "validation_file": validation_file,
         "suffix": f"eval-{decoding}",
         "prompt": {"template": PROMPT, "max_prompt_tokens": MAX_PROMPT_TOKENS},
-        # The engine that the figures come from compares the probability of the sampled candidate.
+        # The engine of the published results compares the probability of the sampled candidate.
         "diffusion": {**DECODING[decoding], "selection": "sampled"},
         "eval": {
             "num_generations": 16,

@@ -18,7 +18,7 @@ _GRADING_DOMINATES: Final = 0.5
 
 
 @dataclass(frozen=True)
-class Facts:
+class JobSnapshot:
     """What is known of a job at the moment."""
 
     state: JobState
@@ -45,13 +45,13 @@ class Diagnosis:
     """Values for keys of the job spec; empty when there is nothing to change."""
 
 
-def diagnose(facts: Facts) -> Diagnosis:
+def diagnose(job: JobSnapshot) -> Diagnosis:
     """The first finding that applies, gravest first."""
-    return next(found for check in _CHECKS if (found := check(facts)) is not None)
+    return next(found for check in _CHECKS if (found := check(job)) is not None)
 
 
-def _stuck(facts: Facts) -> Diagnosis | None:
-    stall = facts.stalled
+def _diagnose_stall(job: JobSnapshot) -> Diagnosis | None:
+    stall = job.stalled
     if stall is None:
         return None
     waits = f", waiting for {stall['waiting_for']}" if stall["waiting_for"] else ""
@@ -61,43 +61,43 @@ def _stuck(facts: Facts) -> Diagnosis | None:
     )
 
 
-def _ended(facts: Facts) -> Diagnosis | None:
-    if facts.error_code is not None:
-        return Diagnosis("failed", f"{facts.state}: {facts.error_code}. {facts.error_message}")
-    if facts.state.is_terminal or facts.state is JobState.PAUSED:
-        return Diagnosis("finished", f"The job is {facts.state}; nothing runs.")
+def _diagnose_end(job: JobSnapshot) -> Diagnosis | None:
+    if job.error_code is not None:
+        return Diagnosis("failed", f"{job.state}: {job.error_code}. {job.error_message}")
+    if job.state.is_terminal or job.state is JobState.PAUSED:
+        return Diagnosis("finished", f"The job is {job.state}; nothing runs.")
     return None
 
 
-def _waiting(facts: Facts) -> Diagnosis | None:
-    if facts.waiting_for is not None:
-        code = "queued" if facts.state is JobState.QUEUED else "waiting"
+def _diagnose_wait(job: JobSnapshot) -> Diagnosis | None:
+    if job.waiting_for is not None:
+        code = "queued" if job.state is JobState.QUEUED else "waiting"
         return Diagnosis(
             code,
-            f"The job waits for a {facts.waiting_for} service; GET /v1/system says what each does.",
+            f"The job waits for a {job.waiting_for} service; GET /v1/system says what each does.",
         )
-    if facts.state is not JobState.RUNNING:
-        return Diagnosis("starting", f"The job is {facts.state}.")
+    if job.state is not JobState.RUNNING:
+        return Diagnosis("starting", f"The job is {job.state}.")
     return None
 
 
-def _verifier_failing(facts: Facts) -> Diagnosis | None:
-    rate = facts.metrics.get(JobMetric.REWARD_OUTCOME_UNVERIFIABLE, 0.0)
+def _diagnose_verifier(job: JobSnapshot) -> Diagnosis | None:
+    rate = job.metrics.get(JobMetric.REWARD_OUTCOME_UNVERIFIABLE, 0.0)
     if rate <= _UNVERIFIABLE:
         return None
-    timeout = facts.spec["reward"]["timeout_s"]
+    timeout = job.spec["reward"]["timeout_s"]
     return Diagnosis(
         "verifier_failing",
-        f"{rate:.0%} of the last step's responses could not be judged; they are left out, never counted as wrong.",
+        f"{rate:.0%} of the last step's responses could not be graded; they are left out, never counted as wrong.",
         {"reward.timeout_s": min(60.0, 2 * timeout)},
     )
 
 
-def _starved(facts: Facts) -> Diagnosis | None:
-    rate = facts.metrics.get(JobMetric.REWARD_FRAC_ZERO_STD, 0.0)
+def _diagnose_starvation(job: JobSnapshot) -> Diagnosis | None:
+    rate = job.metrics.get(JobMetric.REWARD_FRAC_ZERO_STD, 0.0)
     if rate < _STARVED:
         return None
-    generations = facts.spec["rl"]["num_generations"]
+    generations = job.spec["rl"]["num_generations"]
     return Diagnosis(
         "starved",
         f"{rate:.0%} of the groups have equal rewards and teach nothing: the prompts are too easy or too hard.",
@@ -105,11 +105,11 @@ def _starved(facts: Facts) -> Diagnosis | None:
     )
 
 
-def _truncated(facts: Facts) -> Diagnosis | None:
-    rate = facts.metrics.get(JobMetric.ROLLOUT_TRUNCATION_RATE, 0.0)
+def _diagnose_truncation(job: JobSnapshot) -> Diagnosis | None:
+    rate = job.metrics.get(JobMetric.ROLLOUT_TRUNCATION_RATE, 0.0)
     if rate < _TRUNCATED:
         return None
-    tokens = facts.spec["sampling"]["max_new_tokens"]
+    tokens = job.spec["sampling"]["max_new_tokens"]
     return Diagnosis(
         "truncation_limited",
         f"{rate:.0%} of the responses were cut at {tokens} tokens before they came to an answer.",
@@ -117,9 +117,9 @@ def _truncated(facts: Facts) -> Diagnosis | None:
     )
 
 
-def _bound(facts: Facts) -> Diagnosis | None:
+def _diagnose_bottleneck(job: JobSnapshot) -> Diagnosis | None:
     """Which phase takes most of a step."""
-    times = {metric: facts.metrics.get(metric, 0.0) for metric in _BOUND}
+    times = {metric: job.metrics.get(metric, 0.0) for metric in _BOUND}
     total = sum(times.values())
     if total <= 0:
         return None
@@ -127,22 +127,22 @@ def _bound(facts: Facts) -> Diagnosis | None:
     share = times[slowest] / total
     if share < _DOMINATES:
         return None
-    return _BOUND[slowest](facts, share)
+    return _BOUND[slowest](job, share)
 
 
-def _rollout_bound(facts: Facts, share: float) -> Diagnosis:
+def _rollout_bound(job: JobSnapshot, share: float) -> Diagnosis:
     grading, rollout = (
-        facts.metrics.get(JobMetric.TIME_REWARD_S, 0.0),
-        facts.metrics[JobMetric.TIME_ROLLOUT_S],
+        job.metrics.get(JobMetric.TIME_REWARD_S, 0.0),
+        job.metrics[JobMetric.TIME_ROLLOUT_S],
     )
-    idle = facts.metrics.get(JobMetric.PERF_ROLLOUT_IDLE_RATIO, 0.0)
+    idle = job.metrics.get(JobMetric.PERF_ROLLOUT_IDLE_RATIO, 0.0)
     if grading > _GRADING_DOMINATES * rollout and idle > _GRADING_DOMINATES:
         return Diagnosis(
             "verifier_bound",
             f"Replicas idle {idle:.0%} of the rollout phase while a group is graded for {grading:.1f} s: give the "
             "reward service more workers (DIRL_REWARD_WORKERS).",
         )
-    replicas = facts.spec["resources"]["rollout_replicas"]
+    replicas = job.spec["resources"]["rollout_replicas"]
     return Diagnosis(
         "rollout_bound",
         f"Decoding takes {share:.0%} of a step while the trainer waits; more replicas shorten it.",
@@ -150,15 +150,15 @@ def _rollout_bound(facts: Facts, share: float) -> Diagnosis:
     )
 
 
-def _sync_bound(_facts: Facts, share: float) -> Diagnosis:
+def _sync_bound(_job: JobSnapshot, share: float) -> Diagnosis:
     return Diagnosis(
         "sync_bound",
         f"Sending weights to the replicas takes {share:.0%} of a step; look at the network.",
     )
 
 
-def _trainer_bound(facts: Facts, share: float) -> Diagnosis:
-    tokens = facts.spec["trainer"]["max_tokens_per_microbatch"]
+def _trainer_bound(job: JobSnapshot, share: float) -> Diagnosis:
+    tokens = job.spec["trainer"]["max_tokens_per_microbatch"]
     return Diagnosis(
         "trainer_bound",
         f"Training takes {share:.0%} of a step; larger micro-batches use the device better when memory allows.",
@@ -166,24 +166,24 @@ def _trainer_bound(facts: Facts, share: float) -> Diagnosis:
     )
 
 
-def _balanced(facts: Facts) -> Diagnosis:
-    if not facts.metrics:
-        return Diagnosis("starting", f"No step is done yet; phase {facts.phase or 'unknown'}.")
+def _diagnose_balance(job: JobSnapshot) -> Diagnosis:
+    if not job.metrics:
+        return Diagnosis("starting", f"No step is done yet; phase {job.phase or 'unknown'}.")
     return Diagnosis("balanced", "No phase dominates and nothing waits.")
 
 
-_BOUND: Final[Mapping[JobMetric, Callable[[Facts, float], Diagnosis]]] = {
+_BOUND: Final[Mapping[JobMetric, Callable[[JobSnapshot, float], Diagnosis]]] = {
     JobMetric.TIME_ROLLOUT_S: _rollout_bound,
     JobMetric.TIME_TRAIN_S: _trainer_bound,
     JobMetric.TIME_WEIGHT_SYNC_S: _sync_bound,
 }
-_CHECKS: Final[Sequence[Callable[[Facts], Diagnosis | None]]] = (
-    _stuck,
-    _ended,
-    _waiting,
-    _verifier_failing,
-    _starved,
-    _truncated,
-    _bound,
-    _balanced,
+_CHECKS: Final[Sequence[Callable[[JobSnapshot], Diagnosis | None]]] = (
+    _diagnose_stall,
+    _diagnose_end,
+    _diagnose_wait,
+    _diagnose_verifier,
+    _diagnose_starvation,
+    _diagnose_truncation,
+    _diagnose_bottleneck,
+    _diagnose_balance,
 )

@@ -1,6 +1,4 @@
-"""The states of a job and the transitions between them; docs/job-lifecycle.md says what happens at
-each.
-"""
+"""The states of a job and the transitions between them, described in docs/job-lifecycle.md."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -79,11 +77,11 @@ def check_transition(job_id: str, current: JobState, target: JobState) -> None:
     )
 
 
-def require_state(job_id: str, wish: str, current: JobState, allowed: frozenset[JobState]) -> None:
-    """Raise PlatformError("illegal_transition") when a wish of the user does not fit the state."""
+def require_state(job_id: str, verb: str, current: JobState, allowed: frozenset[JobState]) -> None:
+    """Raise PlatformError("illegal_transition") when a request does not fit the state."""
     if current not in allowed:
         states = ", ".join(sorted(allowed))
         raise PlatformError(
             "illegal_transition",
-            f"Cannot {wish} job {job_id}: it is {current}, and must be one of: {states}.",
+            f"Cannot {verb} job {job_id}: it is {current}, and must be one of: {states}.",
         )

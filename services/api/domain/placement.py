@@ -63,7 +63,7 @@ def fair_order(waiting: Sequence[Waiter], running: Mapping[str, int]) -> list[st
     services by owner.
 
     A higher priority goes first. Among equals the owner with the fewest jobs so far, running or
-    ahead in the queue, so that a hundred jobs of one key hold nobody up; then the oldest.
+    ahead in the queue, so that a hundred jobs of one key do not delay others; then the oldest.
     """
     turn = Counter(running)
     ranked: list[tuple[int, int, int, str]] = []

@@ -1,4 +1,4 @@
-"""How much room a project and the disk have left, and when somebody should know."""
+"""Storage space that a project and the disk have left, and when to warn."""
 
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -31,7 +31,7 @@ class StorageUsage:
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing more is taken."""
+        """Whether the quota is used up."""
         return self.quota is not None and self.total >= self.quota
 
 
@@ -45,7 +45,7 @@ class Disk:
 
 @dataclass(frozen=True)
 class Shortage:
-    """Room that is running out."""
+    """Storage space that is running out."""
 
     of: Literal["quota", "disk"]
     used_bytes: int
@@ -75,14 +75,16 @@ def require_quota(project: str, usage: StorageUsage, more: int = 0) -> None:
     if usage.quota is None or (not usage.is_full and usage.total + more <= usage.quota):
         return
     raise PlatformError(
-        "quota_exceeded", quota_message(project, usage, more), hint="Delete jobs, files or models."
+        "quota_exceeded",
+        quota_message(project, usage, more),
+        hint="Delete jobs, files or models, or raise the quota.",
     )
 
 
 def quota_message(project: str, usage: StorageUsage, more: int = 0) -> str:
-    """What is kept, and the bound."""
-    wanted = f", {more} more were to be added" if more else ""
+    """Used bytes and the quota, as a sentence."""
+    wanted = f", {more} more were to be stored" if more else ""
     return (
-        f"Project {project} keeps {usage.total} bytes (files {usage.files}, checkpoints {usage.checkpoints}, models "
+        f"Project {project} stores {usage.total} bytes (files {usage.files}, checkpoints {usage.checkpoints}, models "
         f"{usage.models}){wanted}; its quota is {usage.quota} (DIRL_PROJECT_QUOTA_BYTES)."
     )

@@ -26,7 +26,7 @@ from services.api.http import (
     routes_trajectories,
     routes_webhooks,
 )
-from services.api.http.auth import authorise
+from services.api.http.auth import authorize
 from services.api.http.errors import install_error_handlers
 from services.api.http.middleware import BodyLimitMiddleware, RequestMiddleware
 from services.api.http.pages import DASHBOARD, dashboard_router
@@ -55,7 +55,7 @@ _ROUTES: Final = (
     routes_queues,
 )
 _GZIP_BYTES: Final = 4096
-"""Smaller answers are not worth compressing. Event streams never are."""
+"""Smaller responses are not worth compressing. Event streams never are."""
 _GZIP_LEVEL: Final = 4
 _MAX_BODY_BYTES: Final = 4 * 2**20
 _MULTIPART_BYTES: Final = 64 * 2**10
@@ -73,7 +73,7 @@ def create_app(resources: Resources, *, dashboard: Path = DASHBOARD) -> FastAPI:
         version=resources.version,
         description=_DESCRIPTION,
         generate_unique_id_function=_operation_id,
-        dependencies=[Depends(authorise)],
+        dependencies=[Depends(authorize)],
         responses={"default": {"model": ErrorEnvelope, "description": "An error."}},
     )
     app.state.resources = resources

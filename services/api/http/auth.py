@@ -1,4 +1,4 @@
-"""Who makes a request, whether they may, and a line in the audit log for what is to change
+"""Authentication and authorisation of requests, and an audit entry for each that is to change
 something.
 
 On a loopback address every user of the machine is trusted and needs no key; elsewhere every request
@@ -38,7 +38,7 @@ _bearer: Final = HTTPBearer(
 )
 
 
-async def authorise(
+async def authorize(
     request: Request,
     resources: Res,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
@@ -71,13 +71,14 @@ async def authorise(
         raise
     finally:
         if request.method not in _READING:
-            await run_sync(_note, request, resources, caller, outcome)
+            await run_sync(_write_audit_entry, request, resources, caller, outcome)
 
 
 def _local_caller(
     request: Request, resources: Resources, credentials: HTTPAuthorizationCredentials | None
 ) -> Caller | None:
-    """The local user, on loopback and without a key of ours; OpenAI's clients must send some key."""
+    """The local user, on loopback and without an API key of this platform; OpenAI's clients send
+    some other key."""
     if not is_loopback(resources.settings.api_listen):
         return None
     if credentials is not None and credentials.credentials.startswith(SECRET_PREFIX):
@@ -176,7 +177,9 @@ def _require_ownership(resources: Resources, caller: Caller, named: Mapping[str,
                 raise PlatformError("not_found", f"There is no {value!r}.", param=parameter)
 
 
-def _note(request: Request, resources: Resources, caller: Caller, outcome: str) -> None:
+def _write_audit_entry(
+    request: Request, resources: Resources, caller: Caller, outcome: str
+) -> None:
     with resources.database.begin() as session:
         session.add(
             AuditEntry(

@@ -22,66 +22,67 @@ _CODE_OF_STATUS: Final[Mapping[int, str]] = {404: "not_found", 413: "payload_too
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Answer every exception with an envelope."""
-    app.add_exception_handler(PlatformError, _platform_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(HTTPException, _http_exception)
-    app.add_exception_handler(OperationalError, _database_error)
-    app.add_exception_handler(DataError, _unstorable)
-    app.add_exception_handler(Exception, _unexpected)
+    """Register a handler for every kind of exception."""
+    app.add_exception_handler(PlatformError, _handle_platform_error)
+    app.add_exception_handler(RequestValidationError, _handle_validation_error)
+    app.add_exception_handler(HTTPException, _handle_http_exception)
+    app.add_exception_handler(OperationalError, _handle_database_error)
+    app.add_exception_handler(DataError, _handle_data_error)
+    app.add_exception_handler(Exception, _handle_unexpected)
 
 
-def _platform_error(request: Request, error: Exception) -> JSONResponse:
+def _handle_platform_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, PlatformError)
-    return _answer(request, error)
+    return _to_response(request, error)
 
 
-def _validation_error(request: Request, error: Exception) -> JSONResponse:
+def _handle_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    problems = [_problem(item["loc"], item["msg"]) for item in error.errors()]
-    return _answer(
+    problems = [_to_problem(item["loc"], item["msg"]) for item in error.errors()]
+    return _to_response(
         request, ProblemsError("invalid_request", "The request cannot be used", problems)
     )
 
 
-def _problem(location: tuple[int | str, ...], message: str) -> Problem:
+def _to_problem(location: tuple[int | str, ...], message: str) -> Problem:
     _place, *path = location
     return Problem(".".join(str(part) for part in path) or "body", message)
 
 
-def _http_exception(request: Request, error: Exception) -> JSONResponse:
+def _handle_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     code = _CODE_OF_STATUS.get(error.status_code, "invalid_request")
     message = f"{request.method} {request.url.path}: {error.detail}."
-    return _answer(
+    return _to_response(
         request, PlatformError(code, message), status=error.status_code, headers=error.headers
     )
 
 
-def _database_error(request: Request, error: Exception) -> JSONResponse:
+def _handle_database_error(request: Request, error: Exception) -> JSONResponse:
     log.error("database unavailable", reason=str(error))
     message = (
-        "The database does not answer; nothing was changed. Try again, and check DIRL_DATABASE_URL."
+        "The database does not answer; nothing was changed. Repeat the request; if it fails again,"
+        " check that the server of DIRL_DATABASE_URL is up."
     )
-    return _answer(request, PlatformError("busy", message))
+    return _to_response(request, PlatformError("busy", message))
 
 
-def _unstorable(request: Request, error: Exception) -> JSONResponse:
+def _handle_data_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, DataError)
     message = f"The request holds a value that the database cannot hold: {error.orig}."
-    return _answer(request, PlatformError("invalid_request", message))
+    return _to_response(request, PlatformError("invalid_request", message))
 
 
-def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    # The server logs the traceback: Starlette raises the exception again after this answer.
+def _handle_unexpected(request: Request, error: Exception) -> JSONResponse:
+    # The server logs the traceback: Starlette raises the exception again after this response.
     message = f"{type(error).__name__} in {request.method} {request.url.path}; the server's log has the traceback."
-    answer = _answer(request, PlatformError("internal", message))
-    # This handler alone runs outside the middleware that names every answer.
-    answer.headers[REQUEST_ID_HEADER] = request.scope["state"]["request_id"]
-    return answer
+    response = _to_response(request, PlatformError("internal", message))
+    # This handler alone runs outside the middleware that names every response.
+    response.headers[REQUEST_ID_HEADER] = request.scope["state"]["request_id"]
+    return response
 
 
-def _answer(
+def _to_response(
     request: Request,
     error: PlatformError,
     *,

@@ -1,4 +1,4 @@
-"""What every request gets: an id, a bound on its body, a line in the log, a count."""
+"""Middleware of every request: an id, a bound on its body, a log line, a count."""
 
 import re
 import secrets
@@ -22,7 +22,7 @@ log = get_logger()
 
 
 class RequestMiddleware:
-    """Names the request, binds the name for logs and calls, and reports how it went."""
+    """Names the request, binds the name for logs and calls, and reports its status and time."""
 
     def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
         self._app = app
@@ -38,7 +38,7 @@ class RequestMiddleware:
         scope.setdefault("state", {})["request_id"] = request_id
         began = time.monotonic()
 
-        async def answer(message: Message) -> None:
+        async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message.setdefault("headers", []).append(
                     (REQUEST_ID_HEADER.encode(), request_id.encode())
@@ -47,7 +47,7 @@ class RequestMiddleware:
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
-            await self._app(scope, receive, answer)
+            await self._app(scope, receive, send_named)
 
     def _report(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
@@ -88,7 +88,7 @@ class BodyLimitMiddleware:
         limit = self._uploads.get(scope["path"], self._max_bytes)
         received = 0
 
-        async def bounded() -> Message:
+        async def receive_bounded() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
@@ -98,4 +98,4 @@ class BodyLimitMiddleware:
                 )
             return message
 
-        await self._app(scope, bounded, send)
+        await self._app(scope, receive_bounded, send)

@@ -33,7 +33,7 @@ _PLAIN_PAGE: Final = """<!doctype html>
 
 
 def dashboard_router(directory: Path) -> APIRouter:
-    """Serves the files of `directory`; paths that are no file are the dashboard's own and get its
+    """Serve the files of `directory`; every other path is a page of the dashboard and gets its
     index.
     """
     router = APIRouter(include_in_schema=False)

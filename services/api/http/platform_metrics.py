@@ -1,6 +1,4 @@
-"""What the API tells Prometheus about the installation: jobs, queues and processes that listen
-nowhere, when asked.
-"""
+"""Metrics of the installation for Prometheus: jobs, queues, and processes without a port."""
 
 from collections.abc import Iterator
 
@@ -21,8 +19,8 @@ from services.common.telemetry import exported_metrics as exported
 
 
 class PlatformCollector(Collector):
-    """One look at the database and at Redis per question. Where Redis is away, its series are
-    missing, not zero.
+    """Reads the database and Redis once per scrape. While Redis is down its series are missing,
+    not zero.
     """
 
     def __init__(
@@ -32,11 +30,11 @@ class PlatformCollector(Collector):
         registry.register(self)
 
     def describe(self) -> list[Metric]:
-        """Nothing, so that registering asks neither."""
+        """Return nothing, so that registering reads neither."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Jobs by state, stalled ones, signs of life, streams."""
+        """Yield jobs by state, stalled jobs, heartbeats and streams."""
         with self._database.begin() as session:
             counts = dict(
                 session.execute(select(Job.state, func.count()).group_by(Job.state)).all()
@@ -55,12 +53,12 @@ class PlatformCollector(Collector):
             seen.add_metric([name], beat.seen_at.timestamp())
         yield seen
         try:
-            yield from _queues(read_queues(self._database, self._redis))
+            yield from _iter_queue_metrics(read_queues(self._database, self._redis))
         except PlatformError:
             return
 
 
-def _queues(views: list[QueueView]) -> Iterator[Metric]:
+def _iter_queue_metrics(views: list[QueueView]) -> Iterator[Metric]:
     depth = exported.QUEUE_DEPTH.new_family()
     size = exported.QUEUE_BYTES.new_family()
     age = exported.QUEUE_OLDEST_AGE.new_family()

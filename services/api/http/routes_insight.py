@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from services.api.adapters.job_logs import LEARNER, JobLog, LogLine, job_log
 from services.api.db.job_tables import Job
 from services.api.db.jobs import get_job
-from services.api.domain.diagnosis import Facts, diagnose
+from services.api.domain.diagnosis import JobSnapshot, diagnose
 from services.api.domain.event_ids import parse_position
 from services.api.http.paging import to_page
 from services.api.http.resources import Limit, Res, Resources
@@ -30,14 +30,14 @@ def get_diagnosis(resources: Res, job_id: str) -> DiagnosisView:
     """One sentence on what limits the job, and a change that helps."""
     with resources.database.begin() as session:
         job = get_job(session, job_id)
-    found = diagnose(_facts(job))
+    found = diagnose(_to_snapshot(job))
     return DiagnosisView(
         job_id=job_id, code=found.code, sentence=found.sentence, suggestion=found.suggestion
     )
 
 
-def _facts(job: Job) -> Facts:
-    return Facts(
+def _to_snapshot(job: Job) -> JobSnapshot:
+    return JobSnapshot(
         state=job.job_state,
         phase=job.phase,
         waiting_for=job.awaited_service,
@@ -54,7 +54,7 @@ def list_log_lines(
     resources: Res,
     job_id: str,
     service: Annotated[
-        str, Query(description="learner, or a service that runs beside the API.")
+        str, Query(description="learner, or a service on the API's machine.")
     ] = LEARNER,
     attempt: Annotated[int | None, Query(ge=1, description="The newest by default.")] = None,
     after: Annotated[str | None, Query(description="Id of the last line that is known.")] = None,

@@ -3,8 +3,8 @@ installation.
 
 Writes `ca.pem`, `cert.pem` and `key.pem` into DIRL_RPC_TLS_DIR, good for every host that
 DIRL_ROLLOUT_ADDRESSES, DIRL_TRAINER_ADDRESSES and DIRL_REWARD_ADDRESS name, and for this machine;
-keeps what is good for these hosts. The authority's key is thrown away, so nobody can sign another
-one; where services shall have certificates of their own, an authority of yours makes them.
+keeps what is good for these hosts. The authority's key is discarded, so it cannot sign another
+one; for separate certificates per service use your own authority.
 """
 
 import ipaddress

@@ -74,7 +74,7 @@ def _attempt(session: Session, job_id: str, number: int) -> Attempt:
     if attempt is None:
         raise PlatformError(
             "not_found",
-            f"Events of attempt {number} of job {job_id} came, but there is no such attempt.",
+            f"Events of attempt {number} of job {job_id} cannot be recorded: the database has no such attempt.",
         )
     return attempt
 
@@ -128,7 +128,7 @@ def _apply(to: _Recording, event: Event) -> None:
     data: dict[str, Any] = storable(event.data)
     to.append_event(
         event.type.value,
-        _shown(event.type, data),
+        _to_event_data(event.type, data),
         event.seq,
         datetime.fromtimestamp(event.time, UTC),
     )
@@ -149,7 +149,7 @@ def _apply(to: _Recording, event: Event) -> None:
         to.append_event(EventType.LOG, _misunderstood(event, error), None, utc_now())
 
 
-def _shown(kind: EventType, data: dict[str, Any]) -> dict[str, Any]:
+def _to_event_data(kind: EventType, data: dict[str, Any]) -> dict[str, Any]:
     """The event's data as listed; trajectories are in a table of their own and too large to be said
     twice.
     """

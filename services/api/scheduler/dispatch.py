@@ -1,8 +1,8 @@
-"""Gives waiting jobs their services: looks who is free, decides, leases.
+"""Gives waiting jobs their services: finds what is free, decides, leases.
 
 Repeatable: a job is placed in one transaction that checks again, under the row's lock, that it
 still waits, and takes the leases, of which each address has one. A process that dies before the
-commit has done nothing; one that dies after it has lost only the hint to start the learner, which
+commit has done nothing; one that dies after it has lost only the wake-up that starts the learner, which
 the beat repeats.
 """
 
@@ -41,26 +41,26 @@ log = get_logger()
 
 
 def dispatch(context: SchedulerContext) -> None:
-    """Place every waiting job that can be placed, in a fair order; say of the others what they wait
-    for.
+    """Place every waiting job that can be placed, in a fair order; store for the others what they
+    wait for.
     """
     with context.database.begin() as session:
         beat(session, "scheduler")
-        needs = _needs(session)
+        needs = _list_needs(session)
         leased = set(session.scalars(select(ServiceLease.address)))
     if not needs:
         return
 
-    free = _free_services(context, leased)
+    free = _find_free_services(context, leased)
 
     for outcome in place_all(needs, free):
         if isinstance(outcome, Waiting):
-            _note_waiting(context, outcome)
-        elif _take(context, outcome):
+            _store_waiting(context, outcome)
+        elif _lease_services(context, outcome):
             context.wakeups.reconcile(outcome.job_id)
 
 
-def _needs(session: Session) -> list[Need]:
+def _list_needs(session: Session) -> list[Need]:
     """Of waiting jobs, in the order of their turn."""
     jobs = {job.id: job for job in awaiting_placement(session)}
     waiting = [Waiter(job.id, job.priority, job.key_id or "") for job in jobs.values()]
@@ -68,7 +68,7 @@ def _needs(session: Session) -> list[Need]:
     return [Need(job_id, jobs[job_id].rollout_replicas) for job_id in order]
 
 
-def _free_services(context: SchedulerContext, leased: set[str]) -> FreeServices:
+def _find_free_services(context: SchedulerContext, leased: set[str]) -> FreeServices:
     fleet = context.fleet
     trainers = fleet.ask_all(fleet.trainer_status, [a for a in fleet.trainers if a not in leased])
     replicas = fleet.ask_all(fleet.rollout_status, [a for a in fleet.replicas if a not in leased])
@@ -106,8 +106,8 @@ def _trainer_is_free(
 def _stop_orphan(
     context: SchedulerContext, address: str, status: trainer_pb2.GetTrainerStatusResponse
 ) -> None:
-    """End a learner whose attempt was given up while its trainer could not be reached: nobody reads
-    what it does.
+    """End a learner whose attempt was given up while its trainer could not be reached: its results
+    are not read any more.
     """
     with context.database.begin() as session:
         belongs = select(Attempt.id).where(
@@ -133,18 +133,18 @@ def _replica_is_free(status: rollout_pb2.GetRolloutStatusResponse | PlatformErro
     return not isinstance(status, PlatformError) and (status.state == "idle" or status.job_id != "")
 
 
-def _note_waiting(context: SchedulerContext, waiting: Waiting) -> None:
+def _store_waiting(context: SchedulerContext, waiting: Waiting) -> None:
     with context.database.begin() as session:
         job = lock_job(session, waiting.job_id)
-        if _waits(job.job_state):
+        if _is_waiting(job.job_state):
             set_waiting(session, job, waiting.service)
 
 
-def _take(context: SchedulerContext, placement: Placement) -> bool:
-    """Lease; False when the job no longer waits or another dispatcher was quicker."""
+def _lease_services(context: SchedulerContext, placement: Placement) -> bool:
+    """Lease; False when the job no longer waits or another dispatcher was faster."""
     with context.database.begin() as session:
         job = lock_job(session, placement.job_id)
-        if not _waits(job.job_state) or running_attempt(session, job.id) is not None:
+        if not _is_waiting(job.job_state) or running_attempt(session, job.id) is not None:
             return False
         attempt = open_attempt(session, job, placement.trainer, placement.replicas)
     if attempt is not None:
@@ -158,5 +158,5 @@ def _services(attempt: Attempt) -> dict[str, str | Sequence[str]]:
     return {"trainer": attempt.trainer_address, "replicas": attempt.rollout_addresses}
 
 
-def _waits(state: JobState) -> bool:
+def _is_waiting(state: JobState) -> bool:
     return state in (JobState.QUEUED, JobState.PROVISIONING)

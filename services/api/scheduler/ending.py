@@ -22,19 +22,19 @@ def end_attempt(
     attempt: Attempt,
     end: AttemptResult,
     *,
-    trainer_answers: bool,
+    trainer_is_up: bool,
 ) -> None:
     """Take the attempt's services back and move its job on.
 
     The events come first: a job is not over before its last metrics are there. When the trainer
     that reported the end does not answer any more, the end is put off. The journal of an attempt
-    whose trainer is lost is read when one answers again (services.api.scheduler.prune).
+    whose trainer is lost is read once a trainer answers (services.api.scheduler.prune).
     """
     unread = context.journals.catch_up(claimed.job.id, attempt.number)
-    if unread is not None and unread.code in UNREACHABLE_CODES and trainer_answers:
+    if unread is not None and unread.code in UNREACHABLE_CODES and trainer_is_up:
         release_claim(context, claimed)
         return
-    _give_back(context, claimed.job.id, attempt)
+    _release_services(context, claimed.job.id, attempt)
 
     with context.database.begin() as session:
         job = open_locked(session, Job, claimed.job.id, claimed.token)
@@ -43,7 +43,7 @@ def end_attempt(
         failed_before = close_attempt(session, job, row, end)
         states = decide(job.job_state, end, failed_before).states
         for state in states:
-            transition(session, job, state, end if _is_told(state, end) else None)
+            transition(session, job, state, end if _shows_error(state, end) else None)
     log.info(
         "attempt ended",
         job_id=claimed.job.id,
@@ -55,23 +55,23 @@ def end_attempt(
     context.wakeups.dispatch()
 
 
-def _is_told(state: JobState, end: AttemptResult) -> bool:
+def _shows_error(state: JobState, end: AttemptResult) -> bool:
     """Whether the job shows the attempt's error: it is why it failed, or why it was paused."""
     return state is JobState.FAILED or (
         state is JobState.PAUSED and end.error_code in PAUSING_CODES
     )
 
 
-def _give_back(context: SchedulerContext, job_id: str, attempt: Attempt) -> None:
+def _release_services(context: SchedulerContext, job_id: str, attempt: Attempt) -> None:
     """Release replicas and delete streams; what cannot be reached now is replaced or pruned later."""
-    answers = context.fleet.ask_all(
+    results = context.fleet.ask_all(
         lambda address: context.fleet.release(address, job_id, attempt.number),
         attempt.rollout_addresses,
     )
-    for address, answer in answers.items():
-        if isinstance(answer, PlatformError):
+    for address, result in results.items():
+        if isinstance(result, PlatformError):
             log.warning(
-                "replica not released", replica=address, job_id=job_id, reason=answer.message
+                "replica not released", replica=address, job_id=job_id, reason=result.message
             )
     try:
         delete_streams(context.redis, job_id, attempt.number)

@@ -49,30 +49,30 @@ def advance_export(context: SchedulerContext, export_id: str) -> None:
         export = session.get_one(Export, export_id)
         checkpoint = session.get_one(Checkpoint, export.checkpoint_id)
     if export.state not in _OPEN:
-        _keep(context, export, token)
+        _release(context, export, token)
         return
 
     try:
-        address, answer = _ask(context, export, checkpoint)
-        card = read_model_card(export.output_path) if answer.state == "succeeded" else None
+        address, response = _request_export(context, export, checkpoint)
+        card = read_model_card(export.output_path) if response.state == "succeeded" else None
     except PlatformError as error:
-        _not_answered(context, export, token, error)
+        _handle_error(context, export, token, error)
         return
 
     if card is not None:
         _register(context, export, token, checkpoint, card)
-    elif answer.state == "failed":
-        _fail(
+    elif response.state == "failed":
+        _store_failure(
             context,
             export,
             token,
-            PlatformError("internal", answer.error_message or "the trainer gave no reason"),
+            PlatformError("internal", response.error_message or "the trainer gave no reason"),
         )
     else:
-        _running(context, export, token, address, restart=answer.state == "unknown")
+        _store_progress(context, export, token, address, restart=response.state == "unknown")
 
 
-def _ask(
+def _request_export(
     context: SchedulerContext, export: Export, checkpoint: Checkpoint
 ) -> tuple[str, trainer_pb2.GetExportResponse]:
     """Where the export is, and how it goes there; raises PlatformError."""
@@ -90,24 +90,27 @@ def _ask(
     return address, fleet.start_export(address, export.id, checkpoint.path, export.output_path)
 
 
-def _not_answered(
+def _handle_error(
     context: SchedulerContext, export: Export, token: str, error: PlatformError
 ) -> None:
-    """Wait for a service that does not answer, but not for ever."""
+    """Retry while a service does not answer, up to the deadline."""
     waited_s = (utc_now() - export.created_at).total_seconds()
     if error.code in UNREACHABLE_CODES | {"busy"} and waited_s < _DEADLINE_S:
         log.warning("export waits", export_id=export.id, reason=error.message)
-        _keep(context, export, token)
+        _release(context, export, token)
     else:
-        _fail(context, export, token, error)
+        _store_failure(context, export, token, error)
 
 
-def _running(
+def _store_progress(
     context: SchedulerContext, export: Export, token: str, address: str, *, restart: bool
 ) -> None:
     if restart and export.starts >= _MAX_STARTS:
-        message = f"Trainer {address} lost the export {export.starts} times; it seems to be restarted again and again."
-        _fail(context, export, token, PlatformError("worker_lost", message))
+        message = (
+            f"Trainer {address} lost the export {export.starts} times: its process is restarted"
+            " repeatedly. Check its log."
+        )
+        _store_failure(context, export, token, PlatformError("worker_lost", message))
         return
     with context.database.begin() as session:
         row = open_locked(session, Export, export.id, token)
@@ -140,7 +143,9 @@ def _register(
     )
 
 
-def _fail(context: SchedulerContext, export: Export, token: str, error: PlatformError) -> None:
+def _store_failure(
+    context: SchedulerContext, export: Export, token: str, error: PlatformError
+) -> None:
     with context.database.begin() as session:
         row = open_locked(session, Export, export.id, token)
         row.state, row.finished_at = "failed", utc_now()
@@ -148,6 +153,6 @@ def _fail(context: SchedulerContext, export: Export, token: str, error: Platform
     log.error("export failed", export_id=export.id, code=error.code, reason=error.message)
 
 
-def _keep(context: SchedulerContext, export: Export, token: str) -> None:
+def _release(context: SchedulerContext, export: Export, token: str) -> None:
     with context.database.begin() as session:
         open_locked(session, Export, export.id, token)

@@ -16,8 +16,8 @@ class SchedulerMetrics:
         self._seconds = exported.SCHEDULER_TASK_SECONDS.register(self.registry)
 
     @contextmanager
-    def observed(self, task: str) -> Iterator[None]:
-        """Count and time the block; what it raises counts as failed and goes on."""
+    def observe(self, task: str) -> Iterator[None]:
+        """Count and time the block; an exception counts as failed and is raised again."""
         with self._seconds.labels(task).time():
             try:
                 yield

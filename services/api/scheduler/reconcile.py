@@ -80,7 +80,7 @@ def _watch(context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt) -> 
     if end is None:
         _still_running(context, claimed, attempt, status.last_event_seq)
     else:
-        end_attempt(context, claimed, attempt, end, trainer_answers=True)
+        end_attempt(context, claimed, attempt, end, trainer_is_up=True)
 
 
 def _status(
@@ -107,7 +107,7 @@ def _ask_to_stop(context: SchedulerContext, claimed: ClaimedJob, attempt: Attemp
 
 
 def _end_of(status: trainer_pb2.GetTrainerStatusResponse, attempt: Attempt) -> AttemptResult | None:
-    """How the attempt ended by its trainer's word; None while it runs."""
+    """How the attempt ended, as reported by its trainer; None while it runs."""
     if (status.job_id, status.attempt) != (attempt.job_id, attempt.number):
         message = f"Trainer {attempt.trainer_address} knows nothing of attempt {attempt.number}: it was restarted."
         return AttemptResult(AttemptState.FAILED, "worker_lost", message, retryable=True)
@@ -135,7 +135,7 @@ def _unreachable(
         message = f"Trainer {attempt.trainer_address} did not answer for {silent_s:.0f} s. {error.message}"
         lost = AttemptResult(AttemptState.FAILED, "worker_lost", message, retryable=True)
         end_attempt(
-            context, claimed, attempt, _left_behind(context, attempt) or lost, trainer_answers=False
+            context, claimed, attempt, _left_behind(context, attempt) or lost, trainer_is_up=False
         )
         return
     with context.database.begin() as session:
@@ -149,8 +149,8 @@ def _left_behind(context: SchedulerContext, attempt: Attempt) -> AttemptResult |
     it.
     """
     others = [address for address in context.fleet.trainers if address != attempt.trainer_address]
-    answers = context.fleet.ask_all(lambda address: _status(context, attempt, address), others)
-    told = (status for status in answers.values() if not isinstance(status, PlatformError))
+    statuses = context.fleet.ask_all(lambda address: _status(context, attempt, address), others)
+    told = (status for status in statuses.values() if not isinstance(status, PlatformError))
     return next(
         (_end_of(status, attempt) for status in told if status.job_id == attempt.job_id), None
     )
@@ -165,7 +165,7 @@ def _still_running(
         # The recorder had a whole round to apply them: they will not come through the stream.
         context.journals.catch_up(claimed.job.id, attempt.number)
     if give_up := watch_for_stall(context, claimed.job, attempt):
-        end_attempt(context, claimed, attempt, give_up, trainer_answers=True)
+        end_attempt(context, claimed, attempt, give_up, trainer_is_up=True)
         return
     with context.database.begin() as session:
         job = open_locked(session, Job, claimed.job.id, claimed.token)

@@ -1,7 +1,6 @@
-"""Warns running jobs of room that is running out, and pauses those of a project that has none left.
+"""Warns running jobs of low storage space, and pauses those of a project that has used its quota.
 
-A disk that is full pauses its jobs by itself: the learner does not begin a checkpoint that does not
-fit.
+A full disk needs no check here: the learner pauses its job before a checkpoint that does not fit.
 """
 
 import shutil
@@ -25,7 +24,7 @@ log = get_logger()
 
 
 def watch_space(context: SchedulerContext) -> None:
-    """One look at every running job."""
+    """Check every running job once."""
     usage = shutil.disk_usage(context.data_dir)
     disk = Disk(usage.free, usage.total)
     with context.database.begin() as session:
@@ -33,10 +32,10 @@ def watch_space(context: SchedulerContext) -> None:
             select(Job.id).where(Job.state == JobState.RUNNING, Job.finished_at.is_(None))
         ).all()
     for job_id in running:
-        _watch(context, job_id, disk)
+        _check_job(context, job_id, disk)
 
 
-def _watch(context: SchedulerContext, job_id: str, disk: Disk) -> None:
+def _check_job(context: SchedulerContext, job_id: str, disk: Disk) -> None:
     with context.database.begin() as session:
         job = lock_job(session, job_id)
         if job.job_state is not JobState.RUNNING:

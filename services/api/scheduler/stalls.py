@@ -1,8 +1,8 @@
-"""The watchdog: a running job whose learner is silent for longer than its phase may be is said to
-be stalled.
+"""The watchdog: a running job whose learner is silent for longer than its phase may be counts as
+stalled.
 
 Its learner writes the stacks of its threads to its log. When it stays silent, its attempt is ended
-and the next one tries again; when it speaks again, the condition is lifted.
+and the next one starts; at its next event the condition is cleared.
 """
 
 from datetime import UTC, datetime
@@ -29,7 +29,7 @@ log = get_logger()
 
 
 def watch_for_stall(context: SchedulerContext, job: Job, attempt: Attempt) -> AttemptResult | None:
-    """Note whether the job is stalled; returns how its attempt ends when it is to be given up."""
+    """Store whether the job is stalled; return how its attempt ends when it is to be given up."""
     if job.job_state is not JobState.RUNNING or job.last_heartbeat_at is None:
         return None
     now = utc_now()
@@ -41,7 +41,7 @@ def watch_for_stall(context: SchedulerContext, job: Job, attempt: Attempt) -> At
         context.settings.stall_budgets_s,
     )
     if (stall is None) != (job.stalled is None):
-        _note(context, job.id, stall, now)
+        _store_stall(context, job.id, stall, now)
         if stall is not None:
             _dump_stacks(context, attempt)
     if stall is None or not must_give_up(stall, now.timestamp()):
@@ -54,7 +54,9 @@ def watch_for_stall(context: SchedulerContext, job: Job, attempt: Attempt) -> At
     return AttemptResult(AttemptState.FAILED, "deadline_exceeded", message, retryable=True)
 
 
-def _note(context: SchedulerContext, job_id: str, stall: Stall | None, now: datetime) -> None:
+def _store_stall(
+    context: SchedulerContext, job_id: str, stall: Stall | None, now: datetime
+) -> None:
     with context.database.begin() as session:
         job = lock_job(session, job_id)
         if stall is not None:

@@ -20,8 +20,8 @@ from services.common.streams import stream_names
 from services.common.telemetry.logs import get_logger
 
 _PATIENCE_S: Final = 60.0
-"""How long an attempt tries to start on services that do not answer, before the next one looks for
-others.
+"""Seconds for which an attempt retries to start on services that do not answer; then the next
+attempt gets others.
 """
 _DTYPES: Final = {"fp32": "float32"}
 
@@ -37,7 +37,7 @@ def start_attempt(context: SchedulerContext, claimed: ClaimedJob, attempt: Attem
         service = "trainer"
         context.fleet.start_job(attempt.trainer_address, _start_request(context, claimed, attempt))
     except PlatformError as error:
-        _not_started(context, claimed, attempt, service, error)
+        _handle_start_error(context, claimed, attempt, service, error)
         return
     with context.database.begin() as session:
         job = open_locked(session, Job, claimed.job.id, claimed.token)
@@ -57,7 +57,7 @@ def start_attempt(context: SchedulerContext, claimed: ClaimedJob, attempt: Attem
     )
 
 
-def _not_started(
+def _handle_start_error(
     context: SchedulerContext,
     claimed: ClaimedJob,
     attempt: Attempt,
@@ -70,7 +70,7 @@ def _not_started(
     tried_s = (utc_now() - attempt.created_at).total_seconds()
     if error.code not in UNREACHABLE_CODES | {"busy"} or tried_s > _PATIENCE_S:
         end = AttemptResult.from_error(error)
-        end_attempt(context, claimed, attempt, end, trainer_answers=False)
+        end_attempt(context, claimed, attempt, end, trainer_is_up=False)
         return
     with context.database.begin() as session:
         job = open_locked(session, Job, claimed.job.id, claimed.token)
@@ -78,28 +78,28 @@ def _not_started(
 
 
 def replica_missing(context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt) -> bool:
-    """Whether a replica of the attempt cannot be reached; one that forgot its assignment gets it
-    again.
+    """Whether a replica of the attempt cannot be reached; one that was restarted
+    is assigned again.
     """
     statuses = context.fleet.ask_all(context.fleet.rollout_status, attempt.rollout_addresses)
     silent = [address for address, status in statuses.items() if isinstance(status, PlatformError)]
-    forgetful = [
+    restarted = [
         address
         for address, status in statuses.items()
         if not isinstance(status, PlatformError)
         and (status.job_id, status.attempt) != (attempt.job_id, attempt.number)
     ]
     try:
-        _assign(context, claimed, attempt, forgetful)
+        _assign(context, claimed, attempt, restarted)
     except PlatformError as error:
         log.warning("replica not assigned again", job_id=attempt.job_id, reason=error.message)
         return True
-    if forgetful:
+    if restarted:
         log.info(
             "replicas assigned again",
             job_id=attempt.job_id,
             attempt=attempt.number,
-            replicas=forgetful,
+            replicas=restarted,
         )
     return bool(silent)
 
@@ -109,12 +109,12 @@ def _assign(
 ) -> None:
     """Assign side by side; raises the first error."""
     request = _assign_request(context, claimed, attempt)
-    answers = context.fleet.ask_all(
+    results = context.fleet.ask_all(
         lambda address: context.fleet.assign(address, request), addresses
     )
-    for answer in answers.values():
-        if isinstance(answer, PlatformError):
-            raise answer
+    for result in results.values():
+        if isinstance(result, PlatformError):
+            raise result
 
 
 def _assign_request(

@@ -1,7 +1,7 @@
 """The task boundary: Celery's messages to the scheduler's actions. Arguments are ids.
 
-What a task could not finish is found again by the beat, so an error is logged and the task counts
-as failed, no more.
+The beat sends again what a task could not finish, so an error is logged and the task counts as
+failed.
 """
 
 from collections.abc import Callable
@@ -36,8 +36,8 @@ log = get_logger()
 
 
 def reconcile_all(context: SchedulerContext) -> None:
-    """One task for every job, export and message that is due, so that a slow one keeps nobody
-    waiting.
+    """One task for every job, export and message that is due, so that a slow one does
+    not delay the others.
     """
     for job_id in active_jobs(context):
         context.wakeups.reconcile(job_id)
@@ -89,7 +89,7 @@ def _task(
 
     def run(*ids: str) -> None:
         try:
-            with metrics.observed(short):
+            with metrics.observe(short):
                 action(contexts.get(), *ids)
         except StaleTokenError as error:
             log.warning("result dropped", task=name, reason=str(error))

@@ -1,6 +1,6 @@
-"""Sends what webhooks are to be told, until it is taken or has been tried for more than a day.
+"""Sends messages to webhooks until they are accepted, for a little more than a day.
 
-Repeatable: a message is taken by one sender at a time, and a receiver knows a repeated one by its
+Repeatable: one sender at a time claims a message, and a receiver recognises a repeated one by its
 `webhook-id`.
 """
 
@@ -10,7 +10,7 @@ from typing import Final
 
 import httpx
 
-from services.api.db.webhooks import Letter, due_deliveries, settle, take_letter
+from services.api.db.webhooks import Letter, claim_letter, due_deliveries, store_result
 from services.api.domain.webhooks import signed_headers
 from services.api.scheduler.context import SchedulerContext
 from services.common.telemetry.logs import get_logger
@@ -29,12 +29,12 @@ def open_deliveries(context: SchedulerContext) -> Sequence[str]:
 def deliver(context: SchedulerContext, delivery_id: str) -> None:
     """Try a message once."""
     with context.database.begin() as session:
-        letter = take_letter(session, delivery_id)
+        letter = claim_letter(session, delivery_id)
     if letter is None:
         return
     error = _send(letter)
     with context.database.begin() as session:
-        settle(session, delivery_id, error)
+        store_result(session, delivery_id, error)
     if error is not None:
         log.warning("webhook not delivered", delivery_id=delivery_id, reason=error)
 
@@ -48,8 +48,8 @@ def _send(letter: Letter) -> str | None:
     try:
         with (
             httpx.Client(timeout=_TIMEOUT_S, trust_env=False) as client,
-            client.stream("POST", letter.url, content=letter.body, headers=headers) as answer,
+            client.stream("POST", letter.url, content=letter.body, headers=headers) as response,
         ):
-            return None if answer.is_success else f"the receiver answered {answer.status_code}"
+            return None if response.is_success else f"the receiver answered {response.status_code}"
     except httpx.HTTPError as error:
         return f"{type(error).__name__}: {error}"

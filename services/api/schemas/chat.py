@@ -10,7 +10,7 @@ _MAX_TEXT: Final = 200_000
 
 
 class DecodingOptions(RequestBody):
-    """What both routes take beside the prompt. Unknown keys are refused: none is silently ignored."""
+    """Options of both routes. Unknown keys are refused: none is silently ignored."""
 
     model: str = Field(
         min_length=1,
@@ -56,7 +56,7 @@ class CompletionRequest(DecodingOptions):
 
 
 class ChatUsage(View):
-    """What the answer took."""
+    """Tokens of the request and the response."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -72,7 +72,7 @@ class ChatAnswer(View):
 
 
 class ChatChoice(View):
-    """The answer."""
+    """The response."""
 
     index: int = 0
     message: ChatAnswer

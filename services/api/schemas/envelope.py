@@ -18,7 +18,7 @@ class Page(View, Generic[Item]):
 
 
 class ProblemBody(View):
-    """One of several faults, with its place."""
+    """One of several problems, with the path of its field."""
 
     path: str
     message: str
@@ -38,10 +38,10 @@ class ErrorBody(View):
     """Path of the offending field, when there is one."""
     request_id: str
     problems: list[ProblemBody] | None = None
-    """Every fault, where several were found together."""
+    """Every problem, where several were found together."""
 
 
 class ErrorEnvelope(View):
-    """Body of every answer that is no success."""
+    """Body of every response that reports an error."""
 
     error: ErrorBody

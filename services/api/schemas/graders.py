@@ -12,7 +12,7 @@ Grader = Annotated[
 
 
 class ValidateBody(RequestBody):
-    """A grader to look at."""
+    """A grader to be validated."""
 
     grader: Grader
 
@@ -24,11 +24,11 @@ class ValidatedGrader(View):
 
 
 class ReferenceAnswer(RequestBody):
-    """What the answer is compared with."""
+    """The answer that the response is compared with."""
 
     reference_answer: str
     gold_type: str = ""
-    """Empty lets the gold's text say it."""
+    """Empty derives the type from the text."""
 
 
 class RunBody(RequestBody):
@@ -54,7 +54,7 @@ class GraderErrors(View):
 
 
 class RunMetadata(View):
-    """How the grader went."""
+    """How the grader ran."""
 
     name: str
     type: str
@@ -64,7 +64,7 @@ class RunMetadata(View):
 
 
 class RunResult(View):
-    """What the grader says of the response."""
+    """Result of a grader for one response."""
 
     reward: float | None
     """Null when the response cannot be scored; never 0 for that."""
@@ -75,7 +75,7 @@ class RunResult(View):
 
 
 class RescoreQuery(RequestBody):
-    """What is judged, and by what."""
+    """Which trajectories are graded, and by which graders."""
 
     graders: list[Any] | None = Field(
         None, min_length=1, max_length=16, description="Default: the job's own."
@@ -88,7 +88,7 @@ class RescoreQuery(RequestBody):
 
 
 class VerdictView(View):
-    """One side of the comparison."""
+    """A verdict with its reward and advantage, before or after."""
 
     outcome: str | None
     reason: str
@@ -111,7 +111,7 @@ class Flip(View):
 
 
 class RescoreReport(View):
-    """What a second judgement changes."""
+    """What grading again changes."""
 
     object: Literal["rescore"] = "rescore"
     job_id: str
@@ -120,7 +120,7 @@ class RescoreReport(View):
     flipped: int
     """Trajectories whose outcome changed."""
     unverifiable: int
-    """Trajectories that could not be judged now."""
+    """Trajectories that could not be graded now."""
     rewards_changed: int
     advantages_changed: int
     mean_abs_advantage_change: float | None

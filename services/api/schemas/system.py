@@ -16,26 +16,26 @@ class Alive(View):
 
 
 class Readiness(View):
-    """What the API itself cannot do without."""
+    """Whether the services that the API depends on are up."""
 
     ready: bool
     dependencies: dict[str, ServiceState]
 
 
 class VerifierPoolView(View):
-    """The processes that compare answers."""
+    """The worker processes of the verifier."""
 
     workers: int
-    """Live ones."""
+    """Live workers."""
     max_workers: int
     waiting: int
-    """Comparisons that no worker has begun."""
+    """Comparisons in the queue."""
     kills: int
     """Workers killed since the service's start, for whatever reason."""
 
 
 class DatabaseView(View):
-    """What PostgreSQL tells of itself; its memory is not among it."""
+    """Numbers that PostgreSQL reports of itself; its memory is not among them."""
 
     size_bytes: int
     """The platform's database on disk, indexes included."""
@@ -53,11 +53,11 @@ class ServiceView(View):
     address: str | None
     state: ServiceState
     activity: str | None = None
-    """What a trainer or replica says that it is doing."""
+    """Current activity of a trainer or replica, as reported by itself."""
     job_id: str | None = None
-    """Job that it works for, by its own word."""
+    """Job that it works for, as reported by itself."""
     leased_to: str | None = None
-    """Job that it belongs to, by the scheduler's."""
+    """Job that it is leased to, by the scheduler's table."""
     version: str | None = None
     weight_version: Annotated[
         int | None, Field(description="Loaded weights of a replica; null before the first.")
@@ -93,7 +93,7 @@ class QueueView(View):
     job_id: str | None
     attempt: int | None
     entries: int
-    """Not yet answered (prompts), consumed (groups) or recorded (events)."""
+    """Entries not yet decoded (prompts), consumed (groups) or recorded (events)."""
     pending: int
     """Of these, those that a consumer holds."""
     oldest_age_s: float | None

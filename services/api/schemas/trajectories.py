@@ -21,11 +21,11 @@ class GroupView(View):
     disposition: str
     """trained | evaluated | dropped, with the reason"""
     prompt: str | None
-    """Special tokens left out; null when the model's tokenizer is gone."""
+    """Special tokens left out; null when the model's tokenizer does not exist any more."""
     gold: str
     trajectory_ids: list[str]
     outcomes: list[str]
-    """Of every response; "ungraded" where there is no verdict."""
+    """Outcome of every response; "ungraded" without a verdict."""
     rewards: list[float | None]
     """Sum of the graders' scores of every response; null where the outcome carries no number."""
     staleness: int | None
@@ -83,11 +83,12 @@ class TrajectoryDetail(TrajectoryView):
     model_config = ConfigDict(extra="allow")
 
     prompt: str | None
-    """What the model was given, special tokens included; null when the model's tokenizer is gone."""
+    """What the model was given, special tokens included; null when the model's tokenizer does not exist any more."""
     prompt_ids: list[int]
     tokens: list[str] | None
     """Text of every token; one that is only part of a character is empty, and the one that
-    completes it has it all. Null when the model's tokenizer is gone.
+    completes it has it all. Null when the model's tokenizer
+    does not exist any more.
     """
     block_size: int
     mask_token_id: int

@@ -1,5 +1,5 @@
-"""The one way to make a job, whoever asks for it: a submission, a fork, a rerun of the demo, OpenAI's
-fine-tuning API. Nothing else constructs a Job row.
+"""The one way to make a job, for submissions, forks, the demo and OpenAI's fine-tuning API. Nothing
+else constructs a Job row.
 """
 
 from collections.abc import Iterator

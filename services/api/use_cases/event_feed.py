@@ -1,5 +1,5 @@
-"""What followers of events read, shared between them: two hundred streams of a job cost the
-database what one does.
+"""Events for streams of a job, read once for all of them: two hundred streams cost the database as
+much as one.
 
 A stream first asks for a job's head, which is read at most a few times a second; only when there is
 something behind its position does it ask for events, and streams at the same place share the

@@ -82,7 +82,7 @@ def _translate(
 
 
 def _to_grader(grader: Any, problems: list[Problem]) -> dict[str, Any]:
-    """A grader of OpenAI's is one of ours; it is named after its type where it has no name."""
+    """A grader of the spec from one of OpenAI's, named after its type where it has no name."""
     if not isinstance(grader, dict) or not isinstance(grader.get("type"), str):
         problems.append(
             Problem("method.reinforcement.grader", "must be an object whose `type` names a grader")

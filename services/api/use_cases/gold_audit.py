@@ -1,8 +1,7 @@
 """Gold answers of an uploaded file: typed, verified against themselves, and kept beside the file.
 
 `.golds.jsonl` has a line for every row with a gold, `.golds.json` is the summary that the API
-shows. A reward service that does not answer leaves the golds typed and not audited; the file says
-so.
+shows. Without a reward service the golds are typed and not audited, which the summary shows.
 """
 
 import json
@@ -34,8 +33,8 @@ Gold = tuple[str, str]
 
 
 def audit_file(fleet: Fleet, path: Path) -> None:
-    """Type and audit the golds of a checked file, and keep both beside it; nothing when it has
-    none.
+    """Type and audit the golds of a checked file, and store both beside it; does nothing without
+    golds.
     """
     golds = {(row.answer or "", row.gold_type or "") for row in _rows_with_gold(path)}
     if not golds:

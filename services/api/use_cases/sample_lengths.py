@@ -46,8 +46,8 @@ def measure_lengths(
     )
     if prompts is None:
         return None
-    answers = completions or [spec.sampling.max_new_tokens] * len(rows)
-    samples = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+    responses = completions or [spec.sampling.max_new_tokens] * len(rows)
+    samples = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
     return Lengths(
         measured=len(rows),
         longest_prompt=max(prompts, default=0),

@@ -1,10 +1,10 @@
-"""What holds a job up, from the figures that it reports; and when silence is a stall."""
+"""What limits a job, from the metrics that it reports."""
 
 from typing import Any
 
 import pytest
 
-from services.api.domain.diagnosis import Facts, diagnose
+from services.api.domain.diagnosis import JobSnapshot, diagnose
 from services.api.domain.job_state import JobState
 
 SPEC = {
@@ -17,7 +17,7 @@ SPEC = {
 HEALTHY = {"time/rollout_s": 5.0, "time/train_s": 5.0, "time/weight_sync_s": 1.0}
 
 
-def facts(metrics: dict[str, float] | None = None, **values: Any) -> Facts:
+def snapshot(metrics: dict[str, float] | None = None, **values: Any) -> JobSnapshot:
     given = {
         "state": JobState.RUNNING,
         "phase": "rollout",
@@ -28,51 +28,55 @@ def facts(metrics: dict[str, float] | None = None, **values: Any) -> Facts:
         "metrics": HEALTHY if metrics is None else metrics and {**HEALTHY, **metrics},
         "spec": SPEC,
     }
-    return Facts(**{**given, **values})
+    return JobSnapshot(**{**given, **values})
 
 
 @pytest.mark.parametrize(
     ("seen", "code", "suggestion"),
     [
-        (facts(), "balanced", {}),
-        (facts({"time/rollout_s": 50.0}), "rollout_bound", {"resources.rollout_replicas": 2}),
+        (snapshot(), "balanced", {}),
+        (snapshot({"time/rollout_s": 50.0}), "rollout_bound", {"resources.rollout_replicas": 2}),
         (
-            facts({"time/rollout_s": 50.0, "time/reward_s": 40.0, "perf/rollout_idle_ratio": 0.8}),
+            snapshot(
+                {"time/rollout_s": 50.0, "time/reward_s": 40.0, "perf/rollout_idle_ratio": 0.8}
+            ),
             "verifier_bound",
             {},
         ),
         (
-            facts({"time/train_s": 50.0}),
+            snapshot({"time/train_s": 50.0}),
             "trainer_bound",
             {"trainer.max_tokens_per_microbatch": 2048},
         ),
-        (facts({"time/weight_sync_s": 50.0}), "sync_bound", {}),
-        (facts({"reward/frac_zero_std": 0.9}), "starved", {"rl.num_generations": 16}),
+        (snapshot({"time/weight_sync_s": 50.0}), "sync_bound", {}),
+        (snapshot({"reward/frac_zero_std": 0.9}), "starved", {"rl.num_generations": 16}),
         (
-            facts({"rollout/truncation_rate": 0.5}),
+            snapshot({"rollout/truncation_rate": 0.5}),
             "truncation_limited",
             {"sampling.max_new_tokens": 1024},
         ),
         (
-            facts({"reward/outcome/unverifiable": 0.2}),
+            snapshot({"reward/outcome/unverifiable": 0.2}),
             "verifier_failing",
             {"reward.timeout_s": 6.0},
         ),
-        (facts(stalled={"phase": "train", "waiting_for": None, "since": 1e9}), "stuck", {}),
-        (facts(state=JobState.QUEUED, waiting_for="trainer"), "queued", {}),
-        (facts(waiting_for="rollout"), "waiting", {}),
+        (snapshot(stalled={"phase": "train", "waiting_for": None, "since": 1e9}), "stuck", {}),
+        (snapshot(state=JobState.QUEUED, waiting_for="trainer"), "queued", {}),
+        (snapshot(waiting_for="rollout"), "waiting", {}),
         (
-            facts(state=JobState.FAILED, error_code="nan_loss", error_message="The loss is NaN."),
+            snapshot(
+                state=JobState.FAILED, error_code="nan_loss", error_message="The loss is NaN."
+            ),
             "failed",
             {},
         ),
-        (facts(state=JobState.SUCCEEDED), "finished", {}),
-        (facts(state=JobState.PROVISIONING), "starting", {}),
-        (facts(metrics={}, phase="loading"), "starting", {}),
+        (snapshot(state=JobState.SUCCEEDED), "finished", {}),
+        (snapshot(state=JobState.PROVISIONING), "starting", {}),
+        (snapshot(metrics={}, phase="loading"), "starting", {}),
     ],
 )
 def test_the_gravest_finding_is_told_with_what_helps(
-    seen: Facts, code: str, suggestion: dict[str, Any]
+    seen: JobSnapshot, code: str, suggestion: dict[str, Any]
 ) -> None:
     found = diagnose(seen)
 
@@ -81,6 +85,6 @@ def test_the_gravest_finding_is_told_with_what_helps(
 
 
 def test_a_failing_verifier_is_told_before_the_starvation_that_it_causes() -> None:
-    seen = facts({"reward/outcome/unverifiable": 0.2, "reward/frac_zero_std": 0.9})
+    seen = snapshot({"reward/outcome/unverifiable": 0.2, "reward/frac_zero_std": 0.9})
 
     assert diagnose(seen).code == "verifier_failing"

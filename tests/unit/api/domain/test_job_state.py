@@ -52,7 +52,7 @@ def test_the_final_states_are_the_three_ends_of_a_job_which_only_the_user_reopen
     assert all(TRANSITIONS[state] == {JobState.QUEUED} for state in final)
 
 
-def test_a_wish_that_does_not_fit_the_state_names_the_wish_and_both_states() -> None:
+def test_a_request_that_does_not_fit_the_state_names_itself_and_both_states() -> None:
     with pytest.raises(
         PlatformError, match=r"Cannot resume job job_1: it is running, and must be one of: paused"
     ) as e:

@@ -8,7 +8,7 @@ import pytest
 from services.api.domain.access import Caller, Scope, require_scope
 from services.api.domain.activations import Shape, activation_bytes, row_tokens
 from services.api.domain.attempt_end import decide
-from services.api.domain.diagnosis import Facts, diagnose
+from services.api.domain.diagnosis import JobSnapshot, diagnose
 from services.api.domain.job_state import JobState
 from services.api.domain.placement import (
     FreeServices,
@@ -34,7 +34,7 @@ def finding(metrics: dict[JobMetric, float], timeout_s: float = 3.0) -> str:
     return diagnose(running(metrics, timeout_s)).code
 
 
-def running(metrics: dict[JobMetric, float], timeout_s: float = 3.0) -> Facts:
+def running(metrics: dict[JobMetric, float], timeout_s: float = 3.0) -> JobSnapshot:
     spec = {
         "reward": {"timeout_s": timeout_s},
         "rl": {"num_generations": 8},
@@ -42,7 +42,7 @@ def running(metrics: dict[JobMetric, float], timeout_s: float = 3.0) -> Facts:
         "resources": {"rollout_replicas": 1},
         "trainer": {"max_tokens_per_microbatch": 1024},
     }
-    return Facts(
+    return JobSnapshot(
         state=JobState.RUNNING,
         phase="rollout",
         waiting_for=None,

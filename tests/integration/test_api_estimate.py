@@ -117,7 +117,7 @@ def test_a_probe_says_whether_the_base_model_can_learn_from_the_prompts(
     assert found["activation_bytes"] > 10_000
 
 
-def test_a_job_without_room_for_its_checkpoints_is_refused_by_the_forecast(
+def test_a_job_without_room_for_its_checkpoints_is_refused_by_the_estimate(
     postgres_server: Postgres, redis_url: str, tmp_path: Path, tiny: Path
 ) -> None:
     spec = body(tmp_path, tiny, checkpoint={"keep_last": 10**12})
@@ -135,7 +135,7 @@ def test_a_job_without_room_for_its_checkpoints_is_refused_by_the_forecast(
     assert refused.json()["error"]["param"] == "checkpoint.keep_last"
 
 
-def test_a_preflight_refuses_a_job_that_its_forecast_speaks_against(
+def test_a_preflight_refuses_a_job_that_its_estimate_speaks_against(
     postgres_server: Postgres, redis_url: str, tmp_path: Path, tiny: Path
 ) -> None:
     with verifier(0) as reward, api(postgres_server, redis_url, tmp_path, reward) as http:
@@ -192,7 +192,7 @@ def test_the_time_of_a_job_is_foretold_from_the_pace_of_an_earlier_one_also_of_a
     assert rough["parameters"] > found["parameters"]
 
 
-def test_a_spec_with_faults_gets_all_of_them_and_no_forecast(
+def test_a_spec_with_faults_gets_all_of_them_and_no_estimate(
     postgres_server: Postgres, redis_url: str, tmp_path: Path
 ) -> None:
     with api(postgres_server, redis_url, tmp_path, NOWHERE) as http:
