@@ -226,7 +226,7 @@ def test_what_a_rewind_undid_is_not_taken_for_the_newest(tmp_path: Path, model: 
     run(tmp_path, model)
     for path in list_checkpoints(tmp_path / "checkpoints"):
         if path.name != "step-000004":
-            path.rename(path.with_name(f"aside-0001-{path.name}"))
+            path.rename(path.with_name(f"archived-0001-{path.name}"))
 
     run(tmp_path, model, attempt=2, stop_after=1)
 

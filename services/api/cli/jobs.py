@@ -37,7 +37,7 @@ def submit(
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print a forecast as JSON; submit nothing.")
+        bool, typer.Option("--dry-run", help="Print an estimate as JSON; submit nothing.")
     ] = False,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     api_url: ApiUrlOption = None,
