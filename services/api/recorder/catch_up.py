@@ -27,7 +27,7 @@ class JournalReader:
         """
         try:
             trainer, after = self._position(job_id, attempt_number)
-            while events := self._journalled(job_id, attempt_number, trainer, after):
+            while events := self._read_journal(job_id, attempt_number, trainer, after):
                 with self._database.begin() as session:
                     applied = apply_events(session, job_id, attempt_number, events)
                 if applied.last_seq <= after:
@@ -51,7 +51,7 @@ class JournalReader:
             )
         return attempt.trainer_address, attempt.last_event_seq
 
-    def _journalled(
+    def _read_journal(
         self, job_id: str, attempt_number: int, trainer: str, after_seq: int
     ) -> list[Event]:
         """Asks the attempt's own trainer first; raises its error when none answers."""
