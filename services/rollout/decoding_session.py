@@ -226,7 +226,7 @@ def _requests(task: PromptTask) -> Sequence[GenerationRequest]:
 
 
 def _trajectories(group: _GroupInProgress) -> tuple[Trajectory, ...]:
-    """The group's trajectories in the order of their index, whatever the order of completion."""
+    """Make the group's trajectories in the order of their index, whatever the order of completion."""
     ids = [trajectory_id(group.task.group_id, index) for index in range(group.task.num_generations)]
     return tuple(
         Trajectory(

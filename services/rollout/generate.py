@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Options."""
+    """Define the options."""
     parser = argparse.ArgumentParser(
         prog="python -m services.rollout.generate", description=__doc__
     )
@@ -89,7 +89,7 @@ def _generate_response(loaded: LoadedModel, options: argparse.Namespace) -> Resp
 
 
 def _request(loaded: LoadedModel, options: argparse.Namespace) -> GenerationRequest:
-    """The question as a request of this model."""
+    """Make a request of the question."""
     prompt = encode_prompt(loaded.tokenizer, [{"role": "user", "content": options.question}])
     question = PlaygroundRequest(
         max_new_tokens=options.max_new_tokens,
@@ -105,7 +105,7 @@ def _decode(
     request: GenerationRequest,
     on_step: Callable[[DenoisingEvent], None] | None,
 ) -> Response:
-    """One response, alone."""
+    """Decode one response."""
     needed = len(request.prompt_ids) + request.decoding.max_new_tokens
     engine = TorchEngine(loaded, max_sequence_tokens=needed, max_batch_size=1, on_step=on_step)
     engine.submit([request])

@@ -141,8 +141,8 @@ class GradingClient:
         return verdicts
 
     def _verify(self, request: reward_pb2.VerifyRequest) -> reward_pb2.VerifyResponse:
-        """Ask until answered; gives up after the last backoff or the retry window, with the last
-        error.
+        """Call until the service responds; raises the last error after the last backoff or the
+        retry window.
         """
         give_up_at = time.monotonic() + _RETRY_WINDOW_S
         for backoff_s in (*self._backoffs_s, None):
@@ -169,7 +169,7 @@ class GradingClient:
 def verify_request(
     task: PromptTask, trajectories: Sequence[Trajectory]
 ) -> reward_pb2.VerifyRequest:
-    """The batch of one group; the last complete answer counts in training, fallbacks are allowed in
+    """Make the batch of one group; the last complete answer counts in training, fallbacks are allowed in
     evaluation.
     """
     items = [

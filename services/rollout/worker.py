@@ -1,8 +1,8 @@
 """The engine thread: the only one that touches model, engine and session. RPC handlers hand it
 commands and wait.
 
-LoadedWeights change only while nothing is decoded: an update stops the taking of prompts, what was taken
-is finished, the new version is loaded, taking resumes. So a trajectory has exactly one weight
+Weights change only while nothing is decoded: an update stops the taking of prompts, prompts in
+flight are finished, the new version is loaded, taking resumes. So a trajectory has exactly one weight
 version. An exception of the engine makes the replica unhealthy; its prompts go back to the stream,
 and the next full load of weights starts from a new model.
 """
@@ -60,7 +60,7 @@ class WorkTotals:
 
 @dataclass(frozen=True)
 class _Command:
-    """Something the engine thread is to do for a waiting caller."""
+    """A call that the engine thread makes for a waiting caller."""
 
     future: "Future[Any]"
     action: Callable[[], Any]
@@ -119,7 +119,9 @@ class RolloutWorker:
         )
 
     def release(self, job_id: str, attempt: int, timeout_s: float) -> bool:
-        """End the assignment to this attempt or an older one of the job; whether there was one."""
+        """End the assignment to this attempt or an older one of the job; returns whether there was
+        one.
+        """
         what = f"releasing {job_id} attempt {attempt}"
         return self._wait(self._post(partial(self._release, job_id, attempt)), timeout_s, what)
 
@@ -134,8 +136,7 @@ class RolloutWorker:
         return self._wait(future, timeout_s, f"loading weight version {update.weights.version}")
 
     def sleep(self, job_id: str, attempt: int, timeout_s: float) -> int:
-        """Give the memory of weights and cache back once what is being decoded is finished; bytes
-        given back.
+        """Release the memory of weights and cache once nothing is decoded; returns the bytes.
 
         Raises PlatformError: "stale_attempt", "deadline_exceeded".
         """
@@ -187,7 +188,7 @@ class RolloutWorker:
             )
 
     def _run_command(self) -> None:
-        """Run what was posted; wait for it a moment when nothing is being decoded."""
+        """Run a posted command; wait a moment for one when nothing is being decoded."""
         decoding = self._session is not None and self._session.is_decoding
         try:
             command = self._commands.get(timeout=0.0 if decoding else _POLL_S)

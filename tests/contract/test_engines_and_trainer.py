@@ -17,7 +17,7 @@ from services.common.trajectory import Float32s
 from services.rollout.engines.base import GenerationRequest
 from services.rollout.engines.torch_engine import TorchEngine
 from services.trainer.training.objective import PolicyStatistics
-from services.trainer.training.selection_drift import drift_observer
+from services.trainer.training.selection_drift import make_drift_observer
 from services.trainer.training.trajectory_rows import Sample, rl_rows
 from tests.support.tiny_models import decode, decoding, request, tiny_model
 
@@ -173,7 +173,7 @@ def test_no_selection_has_drifted_under_the_weights_that_sampled(
     (row,) = rl_rows(samples, block_size=4, mask_token_id=loaded.mask_token_id, max_tokens=10**6)
     statistics = PolicyStatistics()
 
-    observe = drift_observer(loaded, row, config, statistics, logits_per_chunk=5000)
+    observe = make_drift_observer(loaded, row, config, statistics, logits_per_chunk=5000)
     assert observe is not None
     observe(hidden_states(loaded.model, row.token_ids, row.index))
 
@@ -189,7 +189,9 @@ def test_drift_is_left_out_where_rejected_candidates_would_be_needed() -> None:
         _samples(loaded, config), block_size=4, mask_token_id=loaded.mask_token_id, max_tokens=10**6
     )
 
-    assert drift_observer(loaded, row, config, PolicyStatistics(), logits_per_chunk=5000) is None
+    assert (
+        make_drift_observer(loaded, row, config, PolicyStatistics(), logits_per_chunk=5000) is None
+    )
 
 
 @pytest.mark.parametrize("slots", [1, 5, 64])

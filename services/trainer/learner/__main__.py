@@ -45,8 +45,8 @@ def main(request_file: str) -> None:
 
 
 def _lead(request: LearnerRequest, stop: StopSignal) -> None:
-    """Rank 0: the attempt itself. The others are dismissed last, when no end of theirs can change
-    the result.
+    """Rank 0: the attempt itself. Dismisses the other ranks last, when their end can no longer
+    change the result.
     """
     try:
         ranks = _join(request, 0)
@@ -61,8 +61,8 @@ def _lead(request: LearnerRequest, stop: StopSignal) -> None:
 
 
 def _follow(request: LearnerRequest, rank: int) -> bool:
-    """Any other rank: whether it was dismissed. It heeds no stop of its own, rank 0 ends at a
-    step's end.
+    """Any other rank; returns whether rank 0 dismissed it. It ignores SIGTERM: rank 0 stops after
+    a step.
     """
     try:
         ranks = _join(request, rank)

@@ -28,7 +28,7 @@ class Admission:
         self._has_begun = False
 
     def renew(self, weights: WeightSnapshot) -> None:
-        """Get the weights to the replicas; overlapped, only the first version is waited for."""
+        """Send the weights to the replicas; overlapped, wait for the first version only."""
         with self._rollouts.report.record_time(JobMetric.TIME_WAIT_FOR_BATCH_S):
             if self._has_begun and self._overlapped:
                 self._rollouts.replicas.renew(weights)

@@ -30,15 +30,15 @@ class Archiver:
         self._failures: SimpleQueue[PlatformError] = SimpleQueue()
 
     def catch_up(self, directory: Path, resumed_from: int, best: str | None) -> None:
-        """Make the store as the attempt finds the volume: drop what a rewind undid, copy what could
-        not be before.
+        """Bring the store up to date with the volume: drop what a rewind undid, copy what failed
+        to be copied before.
         """
         self._thread.submit(self._try, partial(self._archive.drop_beyond, resumed_from))
         for checkpoint in list_checkpoints(directory):
             self.submit(checkpoint, best)
 
     def submit(self, checkpoint: Path, best: str | None) -> None:
-        """Copy a checkpoint that is complete, and report what failed until now."""
+        """Queue the copy of a complete checkpoint, and report earlier failures."""
         pin(checkpoint, _HOLDER, _PIN_S)
         self._thread.submit(self._try, partial(self._copy, checkpoint, best))
         self._report()
@@ -76,8 +76,8 @@ class Archiver:
 
 
 def restore_newest(archive: Archive, journal: Journal) -> bool:
-    """Whether the newest copy could be fetched, for a volume that has no checkpoint of the job (any
-    more).
+    """Fetch the newest copy onto a volume that has no checkpoint of the job; returns whether there
+    was one.
     """
     checkpoint = archive.restore()
     if checkpoint is not None:

@@ -68,7 +68,7 @@ class AttemptContext:
         return self._weights
 
     def progress(self, stage: str) -> None:
-        """PROGRESS of the running stage and of the job."""
+        """Emit PROGRESS of the running stage and of the job."""
         self.report.journal.emit(
             EventType.PROGRESS,
             {
@@ -82,7 +82,7 @@ class AttemptContext:
 
 
 def training_performance(context: AttemptContext, answer_tokens: int) -> dict[str, float]:
-    """Rate and use of the device of the step's updates, which trained on so many answer tokens."""
+    """Throughput and device utilisation of the step's updates on so many answer tokens."""
     seconds = max(context.report.seconds(JobMetric.TIME_TRAIN_S), 1e-9)
     return {
         JobMetric.PERF_TRAINER_TOKENS_PER_S: answer_tokens / seconds,

@@ -17,8 +17,8 @@ Moment = Literal["resume", "end"]
 
 
 def certify_resume(context: AttemptContext, checkpoint: Path) -> None:
-    """State what the resumed attempt builds on; raises `checkpoint_invalid` when the loaded weights
-    are other ones.
+    """Emit the certificate of a resumed attempt; raises `checkpoint_invalid` when the loaded
+    weights are not those of the checkpoint.
     """
     request = context.request
     _, undone = surviving_records(
@@ -43,7 +43,7 @@ def certify_resume(context: AttemptContext, checkpoint: Path) -> None:
 
 
 def certify_end(context: AttemptContext) -> None:
-    """State what the finished attempt leaves behind, in its newest checkpoint."""
+    """Emit the certificate of a finished attempt, for its newest checkpoint."""
     checkpoint = context.checkpointer.newest
     if checkpoint is not None:
         _emit_certificate(context, checkpoint, "end")
@@ -69,7 +69,7 @@ def _emit_certificate(context: AttemptContext, checkpoint: Path, moment: Moment)
 
 
 def _certify_stages(context: AttemptContext) -> Certificate:
-    """Over all stages and attempts up to the step that the weights in memory are of."""
+    """Certificate over all stages and attempts, up to the step of the weights in memory."""
     request, state = context.request, context.state
     records, _ = surviving_records(
         request.job_dir, before_attempt=request.attempt + 1, resumed_from=state.global_step

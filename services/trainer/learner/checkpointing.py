@@ -138,7 +138,9 @@ class Checkpointer:
 
 
 def _require_finite(weights: Mapping[str, Tensor], step: int) -> None:
-    """A checkpoint of broken weights would push sound ones out of those that are kept."""
+    """Refuse weights that are not finite: retention would delete sound checkpoints in favour of
+    broken ones.
+    """
     broken = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
     if broken:
         raise PlatformError(
@@ -177,8 +179,8 @@ def find_resume_point(request: LearnerRequest) -> ResumePoint | None:
 
 @contextmanager
 def _safetensors_errors() -> Iterator[None]:
-    """safetensors wraps the system's errors in its own; the number is what tells a full disk from a
-    broken one.
+    """Turn errors of safetensors back into the OSError they wrap: its number tells a full disk
+    from a broken one.
     """
     try:
         yield

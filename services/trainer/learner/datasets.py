@@ -35,7 +35,7 @@ Item = TypeVar("Item", EncodedPrompt, SftExample)
 
 @dataclass(frozen=True)
 class Dataset(Generic[Item]):
-    """What a file gives to a stage."""
+    """Encoded rows of a stage's file, or of its mixture."""
 
     items: tuple[Item, ...]
     too_long: int
@@ -50,22 +50,22 @@ class Dataset(Generic[Item]):
 
 @dataclass(frozen=True)
 class TokenBudget:
-    """Token budgets."""
+    """Largest prompt, and largest prompt and response together, in tokens."""
 
     max_prompt_tokens: int
     max_sequence_tokens: int
     """Prompt and response together."""
 
 
-def token_budget_of(spec: JobSpec, max_positions: int) -> TokenBudget:
-    """The spec's budgets, cut to what the model has positions for."""
+def to_token_budget(spec: JobSpec, max_positions: int) -> TokenBudget:
+    """Return the spec's budgets, limited to the positions of the model."""
     return TokenBudget(spec.prompt.max_prompt_tokens, min(spec.trainer.seq_len, max_positions))
 
 
 def load_examples(
     path: Path, loaded: LoadedModel, prompt: PromptSpec, limits: TokenBudget, *, trace: bool = False
 ) -> Dataset[SftExample]:
-    """Examples for supervised fine-tuning; raises `dataset_invalid` when none can be used."""
+    """Load examples for supervised fine-tuning; raises `dataset_invalid` when none can be used."""
     rows = read_rows(path, "sft")
     examples = [_encode_example(row, loaded, prompt, trace) for row in rows]
     return _make_dataset(
@@ -82,7 +82,7 @@ def load_held_out(
     *,
     trace: bool = False,
 ) -> tuple[SftExample, ...]:
-    """Examples among the rows of a validation file: those with a completion that fit. May be none."""
+    """Load the rows of a validation file that have a completion and fit; may be none."""
     rows = [row for row in read_rows(path, needs) if row.completion is not None]
     examples = [_encode_example(row, loaded, prompt, trace) for row in rows]
     return tuple(example for example in examples if _example_fits(example, limits))
@@ -106,7 +106,9 @@ def load_prompts(
 
 
 def mix_datasets(parts: Sequence[tuple[Dataset[Item], float]]) -> Dataset[Item]:
-    """Files with their weights as one data set, in the order given; a single file stays what it is."""
+    """Combine files and their weights into one data set, in the order given; a single file is
+    returned as it is.
+    """
     datasets = [dataset for dataset, _ in parts]
     if len(datasets) == 1:
         return datasets[0]

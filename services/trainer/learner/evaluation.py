@@ -1,4 +1,4 @@
-"""EvaluationRunner: the validation prompts through the rollout replicas, with the current weights."""
+"""Evaluation: the validation prompts through the rollout replicas, with the current weights."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -43,7 +43,7 @@ _CURVES: Final = {
 
 @dataclass
 class EvaluationRunner:
-    """The job's validation set; each version of the weights is evaluated once."""
+    """Evaluates the job's validation set; each version of the weights once."""
 
     context: AttemptContext
     rollouts: Rollouts
@@ -57,8 +57,8 @@ class EvaluationRunner:
     """Weight version evaluated last."""
 
     def run(self, stage: str, *, ends_stage: bool = False) -> None:
-        """Evaluate the current weights unless they were; reports EVALUATION, METRICS and the first
-        trajectories.
+        """Evaluate the current weights unless they were evaluated; reports EVALUATION, METRICS and
+        the first trajectories.
 
         At the end of a stage by the spec's other decodings first: the last evaluation is always the
         job's own.

@@ -75,7 +75,7 @@ class GradedGroup:
 
 
 def assess_group(group: GradedGroup, rl: RlSpec, reward: RewardSpec) -> GradedGroup:
-    """The group with its rewards and advantages, and whether a step trains on it.
+    """Return the group with its rewards and advantages, and whether a step trains on it.
 
     Raises PlatformError("internal") where group_rewards does.
     """

@@ -1,6 +1,4 @@
-"""For how long the rollout engines had nothing to do, from the busy seconds that the replicas
-report.
-"""
+"""Idle time of the rollout engines, from the busy seconds that the replicas report."""
 
 import time
 from collections.abc import Callable
@@ -31,12 +29,13 @@ class Idleness:
         self._gathered: Mark | None = None
 
     def begin(self) -> None:
-        """A step begins to gather its batch."""
+        """Note that a step begins to gather its batch."""
         if self._begun is None or not self._overlapped:
             self._begun = (self._replicas.busy_seconds(), self._clock())
 
     def end(self) -> dict[str, float]:
-        """The batch is complete. A number is left out when a replica was restarted since.
+        """Note that the batch is complete; returns metrics. One is left out when a replica was
+        restarted since.
 
         `perf/rollout_idle_ratio`: share of the gathering, or of the whole step, in which engines
         did not compute; `time/wait_for_trainer_s`: seconds per engine since the last batch was
@@ -56,6 +55,6 @@ class Idleness:
         )
 
     def _idle(self, since: Mark, now: Mark) -> float | None:
-        """Seconds per replica; None when busy seconds went back."""
+        """Idle seconds per replica; None when the busy seconds decreased."""
         busy, seconds = now[0] - since[0], now[1] - since[1]
         return max(0.0, seconds - busy / self._replicas.count) if busy > 0 else None

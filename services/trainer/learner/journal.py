@@ -88,7 +88,7 @@ class Journal:
     def say(
         self, level: Literal["info", "warning", "error"], code: str, message: str, **fields: Any
     ) -> None:
-        """A LOG event, and the same line in the process log."""
+        """Emit a LOG event, and write the same line to the process log."""
         say = {"info": log.info, "warning": log.warning, "error": log.error}[level]
         say(message, code=code, **fields)
         self.emit(EventType.LOG, {"level": level, "code": code, "message": message, **fields})

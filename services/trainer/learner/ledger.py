@@ -127,8 +127,8 @@ class PromptLedger:
         return self._next
 
     def issue(self, count: int) -> list[int]:
-        """The next `count` positions: those a former attempt left open first, then new ones; all
-        are open now.
+        """Open the next `count` positions and return them: those that a former attempt left open
+        first, then new ones.
         """
         # Repeated first and in order, so that the next attempt gathers the batch that the last one
         # was gathering when it ended.
@@ -229,7 +229,7 @@ class Certificate:
 
     @property
     def holds(self) -> bool:
-        """Nothing lost, nothing trained twice, and the sum is right."""
+        """Whether nothing was lost or trained twice, and the sum is right."""
         total = self.trained + sum(self.dropped.values()) + self.open
         return self.lost == 0 and self.trained_twice == 0 and self.issued == total
 

@@ -28,16 +28,16 @@ class StopSignal:
         self._requested = threading.Event()
 
     def listen(self) -> None:
-        """Take SIGTERM and SIGINT as the request."""
+        """Treat SIGTERM and SIGINT as the request."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
     def request(self) -> None:
-        """Ask for the end."""
+        """Request the end of the attempt."""
         self._requested.set()
 
     def check(self) -> None:
-        """Raises StopRequestedError once the end was asked for."""
+        """Raise StopRequestedError once the end was requested."""
         if self._requested.is_set():
             raise StopRequestedError
 
@@ -52,8 +52,8 @@ class StopSignal:
 def die_with_parent(supervisor_pid: int) -> None:
     """End this process at once when its supervisor dies: two learners must never write one job.
 
-    The kernel does it on Linux; elsewhere, and for a supervisor that died before the call, a thread
-    looks.
+    The kernel does it on Linux; elsewhere, and for a supervisor that died before the call, a
+    thread polls.
     """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)

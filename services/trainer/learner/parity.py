@@ -24,20 +24,20 @@ _STEPS_PER_BLOCK: Final = 3
 
 @dataclass(frozen=True)
 class ParityGate:
-    """Paths of a job and how far a replica may be off."""
+    """Denoising paths of a job, and the tolerated difference of log-probabilities."""
 
     paths: tuple[DenoisingPath, ...]
     tolerance: float
 
     def probe(self, policy_model: PolicyModel) -> ParityProbe:
-        """The paths with their log-probabilities under the current weights."""
+        """Return the paths with their log-probabilities under the current weights."""
         logprobs = policy_model.compute_logprobs(
             [_sample(number, path) for number, path in enumerate(self.paths)]
         )
         return ParityProbe(paths=self.paths, logprobs=tuple(logprobs), tolerance=self.tolerance)
 
 
-def parity_gate(
+def make_parity_gate(
     prompts: Sequence[Int32s],
     loaded: LoadedModel,
     *,
@@ -45,8 +45,8 @@ def parity_gate(
     max_new_tokens: int,
     tolerance: float,
 ) -> ParityGate:
-    """A gate of random responses, up to two blocks each, to the first prompts; the same for every
-    attempt of a job.
+    """Make a gate of random responses, up to two blocks each, to the first prompts; the same for
+    every attempt of a job.
     """
     rng = np.random.default_rng(seed)
     allowed = loaded.sampleable.nonzero()[:, 0].cpu().numpy()

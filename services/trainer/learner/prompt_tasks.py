@@ -1,4 +1,4 @@
-"""Prompt tasks: what the learner asks the rollout replicas, for training and for evaluation."""
+"""Prompt tasks: what the learner has the rollout replicas decode, for training and for evaluation."""
 
 import time
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ def make_prompt_task(
     round_: int,
     decoding: DecodingConfig,
 ) -> PromptTask:
-    """The task of one prompt under the current spec and weights.
+    """Make the task of one prompt under the current spec and weights.
 
     `position` is its ledger position, or its place in the evaluation set; `round_` tells issues of
     the same position apart (see services.common.ids.group_id).
@@ -61,7 +61,7 @@ class TrainingPrompts:
     decoding: DecodingConfig
 
     def issue(self, count: int) -> list[PromptTask]:
-        """Tasks of the next `count` positions, which are open in the ledger from now on."""
+        """Make tasks of the next `count` positions, which are open in the ledger from now on."""
         step = self.context.state.global_step + 1
         return [
             make_prompt_task(

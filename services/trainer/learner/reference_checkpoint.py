@@ -14,9 +14,9 @@ DIRECTORY: Final = "reference"
 """In the job's directory."""
 
 
-def reference_of(context: AttemptContext, stage: Literal["sft", "rl"]) -> Path | None:
-    """Model directory of the stage's reference policy, written when the stage begins; None where
-    none is needed.
+def prepare_reference(context: AttemptContext, stage: Literal["sft", "rl"]) -> Path | None:
+    """Return the model directory of the stage's reference policy, written when the stage begins;
+    None where none is needed.
 
     Raises PlatformError `checkpoint_invalid` when a resumed stage finds none.
     """
@@ -36,7 +36,7 @@ def reference_of(context: AttemptContext, stage: Literal["sft", "rl"]) -> Path |
 
 
 def _write(context: AttemptContext, path: Path) -> None:
-    """Replace what an earlier attempt left: only a directory that is whole has the name."""
+    """Replace what an earlier attempt left; the directory gets its name once it is complete."""
     partial = path.with_name(f".{DIRECTORY}.partial")
     for leftover in (partial, path):
         shutil.rmtree(leftover, ignore_errors=True)

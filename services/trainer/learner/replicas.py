@@ -1,5 +1,5 @@
-"""The leased rollout replicas: who is alive, who holds which weights, and getting them the current
-ones.
+"""The leased rollout replicas: which are alive, which weights they hold, and sending them the
+current ones.
 """
 
 import time
@@ -110,8 +110,8 @@ class Replicas:
         return self._decoding
 
     def watch(self, weights: WeightSnapshot, *, overlapped: bool) -> int:
-        """Every few seconds what `supply`, or `overlapped` with training what `renew` does; returns
-        what it returned last.
+        """Call `supply`, or `renew` when rollouts are `overlapped` with training, every few
+        seconds; returns the last result.
 
         A restarted replica gets its weights again in this way, and a wait that cannot end well
         ends.
@@ -122,8 +122,8 @@ class Replicas:
         return self._holding
 
     def sleep(self) -> int:
-        """Have every replica give its device memory back until weights are pushed again; bytes
-        given back by all.
+        """Have every replica release its device memory until weights are pushed again; returns the
+        bytes of all.
 
         Raises what the replicas answer, `rollout_unavailable` when one does not.
         """
@@ -144,7 +144,7 @@ class Replicas:
         self._statuses()
 
     def note_progress(self) -> None:
-        """A group arrived, or prompts were issued: the wait for progress starts anew."""
+        """Restart the wait for progress: a group arrived, or prompts were issued."""
         self._last_progress = self._clock()
 
     @property
@@ -168,7 +168,7 @@ class Replicas:
         )
 
     def _finish_push(self) -> None:
-        """Wait for what is being pushed in the background, and note how it went."""
+        """Wait for a push in the background, and record its result."""
         # One push at a time: two would race to load different versions into one replica.
         pushing, self._pushing = self._pushing, None
         if pushing is not None:

@@ -53,7 +53,7 @@ class LearnerRequest(Frozen):
 
     @property
     def ranks(self) -> int:
-        """Processes that train together."""
+        """Number of processes that train together."""
         return self.spec.resources.trainer_ranks
 
     def ranks_of_host(self, host: int) -> range:
@@ -102,6 +102,6 @@ def save_result(job_dir: Path, attempt: int, result: AttemptResult) -> None:
 
 
 def read_result(job_dir: Path, attempt: int) -> AttemptResult | None:
-    """The result of an attempt, or None when the learner left none."""
+    """Read the result of an attempt; None when the learner wrote none."""
     path = result_path(job_dir, attempt)
     return _RESULT.validate_json(path.read_bytes()) if path.exists() else None

@@ -52,9 +52,7 @@ def batch_metrics(
 
 
 def staleness_metrics(batch: RlBatch, version: int) -> dict[str, float]:
-    """How many weight versions the trajectories that are trained on lag behind the weights they
-    train.
-    """
+    """Weight versions by which the trajectories lag behind the weights that they train."""
     ages_of = [[version - t.weight_version for t in g.trajectories] for g in batch.kept]
     ages = [age for group in ages_of for age in group]
     return {

@@ -107,9 +107,7 @@ class RlStage:
         }
 
     def _per_gpu(self, tokens_per_s: float) -> dict[str, float]:
-        """Response tokens a second over all ranks and replicas, each of which is taken to have one
-        GPU.
-        """
+        """Response tokens per second and GPU, one GPU for each rank and replica."""
         devices = self._context.policy_model.ranks.size + self._rollouts.replicas.count
         return (
             {JobMetric.PERF_TOKENS_PER_S_PER_GPU: tokens_per_s / devices}

@@ -1,4 +1,4 @@
-"""One attempt from beginning to end: prepare, run the stages, say how it ended."""
+"""One attempt from start to end: prepare, run the stages, return the result."""
 
 import re
 from contextlib import ExitStack
@@ -20,7 +20,7 @@ from services.trainer.learner.evaluation import EvaluationRunner
 from services.trainer.learner.journal import Journal
 from services.trainer.learner.lifecycle import StopRequestedError, StopSignal
 from services.trainer.learner.prompt_tasks import TrainingPrompts
-from services.trainer.learner.reference_checkpoint import reference_of
+from services.trainer.learner.reference_checkpoint import prepare_reference
 from services.trainer.learner.report import Reporter
 from services.trainer.learner.request import LearnerRequest
 from services.trainer.learner.rl_stage import RlStage
@@ -65,7 +65,7 @@ def _failure(error: Exception, journal: Journal) -> AttemptResult:
 
 
 def as_platform_error(error: Exception) -> PlatformError:
-    """The code and message under which a failure of the attempt is reported."""
+    """Return the code and message under which a failure of the attempt is reported."""
     if isinstance(error, PlatformError):
         return error
     if isinstance(error, ValidationError):
@@ -121,7 +121,7 @@ def _run_stage(prepared: Prepared, evaluation: EvaluationRunner | None) -> None:
     context = prepared.context
     stage = _make_stage(prepared)
     context.policy_model.begin_stage(
-        stage.name, _optimizer_file(prepared, stage.name), reference_of(context, stage.name)
+        stage.name, _optimizer_file(prepared, stage.name), prepare_reference(context, stage.name)
     )
     if evaluation is not None and stage.name == "rl" and context.state.stage_step == 0:
         evaluation.run(stage.name)  # what reinforcement is compared with
@@ -144,7 +144,7 @@ def _make_evaluation(prepared: Prepared) -> EvaluationRunner | None:
 
 
 def _make_stage(prepared: Prepared) -> TrainingStage:
-    """The stage that the state stands in."""
+    """Make the stage that the state is in."""
     context, data, state = prepared.context, prepared.data, prepared.context.state
     if context.spec.method.stages[state.stage_index] == "sft":
         assert data.sft is not None
@@ -158,7 +158,7 @@ def _make_stage(prepared: Prepared) -> TrainingStage:
 
 
 def _optimizer_file(prepared: Prepared, stage: Literal["sft", "rl"]) -> Path | None:
-    """The stored state of the optimizer when the attempt resumes within a stage; else none."""
+    """Return the stored state of the optimizer when the attempt resumes within a stage; else None."""
     resume = prepared.resume
     if resume is None or resume.manifest.stage != stage or prepared.context.state.stage_step == 0:
         return None

@@ -38,15 +38,15 @@ from services.trainer.learner.datasets import (
     load_held_out,
     load_prompts,
     mix_datasets,
-    token_budget_of,
+    to_token_budget,
 )
 from services.trainer.learner.lifecycle import StopSignal
-from services.trainer.learner.parity import PROMPTS, TOLERANCES, ParityGate, parity_gate
+from services.trainer.learner.parity import PROMPTS, TOLERANCES, ParityGate, make_parity_gate
 from services.trainer.learner.replicas import Replicas
 from services.trainer.learner.report import Reporter
 from services.trainer.learner.request import LearnerRequest
 from services.trainer.learner.rollouts import Rollouts
-from services.trainer.learner.sft_stage import sft_steps
+from services.trainer.learner.sft_stage import count_sft_steps
 from services.trainer.learner.state import RunState, StoredRows
 from services.trainer.learner.step_log import StepLog
 from services.trainer.training.policy_model import PolicyModel
@@ -86,7 +86,8 @@ def prepare(
     resources: ExitStack,
     ranks: Ranks,
 ) -> Prepared:
-    """Load everything; raises PlatformError for whatever makes the job impossible, before any step.
+    """Load everything; raises PlatformError for anything that makes the job impossible, before any
+    step.
 
     What must be closed is entered into `resources`. Ranks that follow wait for the checkpoint that
     is chosen here.
@@ -152,8 +153,8 @@ def prepare(
 def _find_or_restore(
     request: LearnerRequest, archive: Archive | None, report: Reporter
 ) -> ResumePoint | None:
-    """The checkpoint to resume from; from the object store where the volume of a later attempt has
-    none.
+    """Return the checkpoint to resume from; fetched from the object store where the volume of a
+    later attempt has none.
     """
     resume = find_resume_point(request)
     if resume is not None or archive is None or request.attempt == 1:
@@ -190,7 +191,7 @@ def _load_data(
     request: LearnerRequest, loaded: LoadedModel, report: Reporter, eval_new_tokens: int
 ) -> Data:
     spec = request.spec
-    limits = token_budget_of(spec, loaded.model.config.max_position_embeddings)
+    limits = to_token_budget(spec, loaded.model.config.max_position_embeddings)
     stages = spec.method.stages
     sft = rl = evaluation = None
     held_out: tuple[SftExample, ...] = ()
@@ -232,7 +233,7 @@ def _load_mixture(
     report: Reporter,
     load: Callable[[Path], Dataset[Item]],
 ) -> Dataset[Item]:
-    """The stage's files as one data set."""
+    """Load the stage's files as one data set."""
     parts = []
     for part in request.spec.training_files_of(stage):
         path = _path_of_file(request, part.file)
@@ -296,7 +297,7 @@ def _make_parity_gate(
         return None
     prompts = [item.prompt_ids for item in items[:PROMPTS]]
     tolerance = spec.rl.parity_tolerance or TOLERANCES[spec.trainer.precision]
-    return parity_gate(
+    return make_parity_gate(
         prompts, loaded, seed=spec.seed, max_new_tokens=max_new_tokens, tolerance=tolerance
     )
 
@@ -304,7 +305,7 @@ def _make_parity_gate(
 def _count_stage_steps(spec: JobSpec, data: Data) -> dict[str, int]:
     steps: dict[str, int] = {}
     if data.sft is not None:
-        steps["sft"] = sft_steps(
+        steps["sft"] = count_sft_steps(
             len(data.sft.items), spec.sft.epochs, spec.sft.batch_size, spec.sft.max_steps
         )
     if data.rl is not None:

@@ -14,9 +14,9 @@ from services.trainer.training.schedule import learning_rate
 from services.trainer.training.sft import SftExample
 
 
-def sft_steps(num_rows: int, epochs: int, batch_size: int, max_steps: int | None) -> int:
-    """Optimizer steps of the stage: batches run on over the ends of epochs, only the last one may
-    be smaller.
+def count_sft_steps(num_rows: int, epochs: int, batch_size: int, max_steps: int | None) -> int:
+    """Count the optimizer steps of the stage: batches cross epoch boundaries, only the last one
+    may be smaller.
     """
     steps = -(-num_rows * epochs // batch_size)
     return steps if max_steps is None else min(steps, max_steps)
@@ -60,7 +60,7 @@ class SftStage:
         return StepOutcome(record, [], {**metrics, **performance})
 
     def _next_positions(self) -> list[int]:
-        """The next batch of the order; the last one of the last epoch may be smaller."""
+        """Open the positions of the next batch; the last one of the last epoch may be smaller."""
         sft = self._context.spec.sft
         left = len(self._dataset.items) * sft.epochs - self._prompts.ledger.next_position
         left += len(self._prompts.ledger.open_positions())

@@ -17,13 +17,13 @@ class StoredRows(Frozen):
     """The rows that a stage's ledger positions refer to."""
 
     file_sha256: str
-    """Of the file; of the digests of all files in a mixture."""
+    """sha256 of the file, or of the digests of all files in a mixture."""
     num_rows: int
     mixture: tuple[tuple[int, float], ...] = ()
     """(rows, weight) of each file, when there are several."""
 
     def order(self, seed: int, stage: str) -> PromptOrder | MixedOrder:
-        """In which the stage goes through them."""
+        """Return the order in which the stage visits the rows."""
         key = f"{seed}:{stage}"
         return MixedOrder(key, self.mixture) if self.mixture else PromptOrder(key, self.num_rows)
 
@@ -78,10 +78,10 @@ class RunState:
     """Steps of all stages that are done; also the version of the weights."""
     stages: dict[str, StageLedger] = field(default_factory=dict)
     best: Best | None = None
-    """Of the validations so far."""
+    """Lowest loss of the validations so far."""
 
     def to_stored(self, spec: JobSpec) -> StoredState:
-        """What is written into a checkpoint."""
+        """Return the state that is written into a checkpoint."""
         return StoredState(
             stage_index=self.stage_index,
             stage=spec.method.stages[self.stage_index],
@@ -96,7 +96,7 @@ class RunState:
         )
 
     def enter_stage(self, name: str, spec: JobSpec, rows: StoredRows) -> StageLedger:
-        """The stage's ledger: the resumed one, else a new one.
+        """Return the stage's ledger: the resumed one, else a new one.
 
         Raises PlatformError `dataset_invalid` when the resumed one was kept for other rows.
         """

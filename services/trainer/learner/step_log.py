@@ -106,8 +106,8 @@ def _path(job_dir: Path, attempt: int) -> Path:
 
 
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Lines of a file, without a last one that a killed writer left unfinished: its step is in no
-    checkpoint.
+    """Yield the complete lines of a file. A killed writer may leave a partial last one; its step
+    is in no checkpoint.
     """
     if not path.exists():
         return

@@ -25,7 +25,7 @@ def outcome_shares(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
 
 def drop_aborted(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
-    """Without those that were abandoned: their length and speed say nothing."""
+    """Leave out abandoned responses: their length and speed say nothing."""
     return [trajectory for trajectory in trajectories if not trajectory.response.is_aborted]
 
 
@@ -50,11 +50,11 @@ def steps_per_block(groups: Sequence[GradedGroup]) -> float | None:
 
 
 def truncation_rate(trajectories: Sequence[Trajectory]) -> float | None:
-    """Share that ended for lack of token budget."""
+    """Share of responses that ended because the token budget was used up."""
     ends = [trajectory.response.finish_reason is FinishReason.LENGTH for trajectory in trajectories]
     return float(np.mean(ends)) if ends else None
 
 
 def drop_missing(values: dict[str, float | None]) -> dict[str, float]:
-    """A number that cannot be computed is left out, not reported as zero."""
+    """Leave out numbers that cannot be computed: a zero would look like a result."""
     return {name: value for name, value in values.items() if value is not None}

@@ -29,7 +29,7 @@ class Validation:
         """Report the loss of the current weights at the interval and after the last step; True when
         it is the lowest.
 
-        WeightSnapshot of the lowest loss so far are the caller's to store; `mark_best` names their
+        The caller stores the weights of the lowest loss so far; `mark_best` names their
         checkpoint.
         """
         state, interval = self.context.state, self.context.spec.sft.validation_interval_steps

@@ -30,7 +30,7 @@ class UnverifiableError(PlatformError):
 
 
 def require_verifiable(groups: Sequence[GradedGroup], limit: float, what: str) -> None:
-    """Raises UnverifiableError when a greater share of the verdicts than `limit` is missing; `what`
+    """Raise UnverifiableError when a greater share of the verdicts than `limit` is missing; `what`
     is what cannot be done without them.
     """
     verdicts = [t.verdict for group in groups for t in group.trajectories if t.verdict is not None]

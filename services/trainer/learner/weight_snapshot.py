@@ -1,4 +1,4 @@
-"""The weights of one version, as the replicas get them."""
+"""The weights of one version, as they are sent to the replicas."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +14,6 @@ class WeightSnapshot:
 
     version: int
     tensors: Mapping[str, Tensor]
-    """By checkpoint name."""
+    """Weights by checkpoint name."""
     probe: ParityProbe | None = None
-    """What every replica must reproduce before it uses them."""
+    """Log-probabilities that every replica must reproduce before it uses the weights."""

@@ -21,7 +21,7 @@ _SLOWEST_BYTES_PER_S: Final = 20e6
 
 @dataclass(frozen=True)
 class Publication:
-    """How one version reached the replicas."""
+    """Result of sending one version to the replicas."""
 
     weight_version: int
     weight_digest: str

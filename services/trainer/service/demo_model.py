@@ -1,4 +1,4 @@
-"""The demo's model, made by a process of its own: the supervisor stays without tensors."""
+"""The demo's model, made by a separate process: the supervisor never loads torch."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from services.common.errors import PlatformError
 
 
 def make_demo_model(path: Path, seed: int, timeout_s: float) -> None:
-    """A tiny model with random weights at `path`; one that is there is kept.
+    """Write a tiny model with random weights to `path`; an existing one is kept.
 
     Raises PlatformError: "internal" with the reason when it cannot be made, "deadline_exceeded"
     after `timeout_s`.

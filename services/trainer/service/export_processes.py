@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class ExportStatus:
-    """How an export is going."""
+    """State of an export."""
 
     state: str
     """unknown | running | succeeded | failed"""
@@ -36,7 +36,7 @@ class ExportProcesses:
         self._ended: dict[str, ExportStatus] = {}
 
     def start(self, export_id: str, checkpoint: Path, output: Path) -> ExportStatus:
-        """Start an export unless it was; raises `busy` when as many run as may."""
+        """Start an export unless it was started; raises `busy` when too many run."""
         with self._lock:
             known = self._look(export_id)
             if known.state != "unknown":
@@ -73,7 +73,9 @@ class ExportProcesses:
             return self._look(export_id)
 
     def shutdown(self) -> None:
-        """End what runs; a partial output is hidden and replaced when the export is started again."""
+        """End the running exports; a partial output is hidden and replaced when the export is
+        started again.
+        """
         with self._lock:
             for process in self._running.values():
                 process.terminate()

@@ -1,5 +1,5 @@
-"""One learner as child processes, one per rank: a process group, watched until it is gone, never
-left behind.
+"""One learner as child processes, one per rank: a process group that never outlives its
+supervisor.
 """
 
 import os
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 
 class LearnerProcess:
-    """A running learner, or what became of it."""
+    """A running learner, or the result of one that ended."""
 
     def __init__(self, request: LearnerRequest, program: Sequence[str]) -> None:
         """Start `program` with the request's file as its argument.
@@ -61,11 +61,11 @@ class LearnerProcess:
 
     @property
     def result(self) -> AttemptResult | None:
-        """How it ended; None while it runs."""
+        """Result of the attempt; None while it runs."""
         return self._result
 
     def stop(self, grace_s: float) -> None:
-        """Ask it to end, and kill the whole group after `grace_s`; a second call may shorten the
+        """Send SIGTERM, and kill the whole group after `grace_s`; a second call may shorten the
         wait.
         """
         self._stop_asked = True
@@ -126,7 +126,7 @@ class LearnerProcess:
         )
 
     def _watch_follower(self, pid: int) -> None:
-        """The death of any rank is the end of all: the others would wait for it for good."""
+        """End all ranks when one fails: the others would wait for it forever."""
         status = _exit_status(pid)
         if status != 0:
             self._fallen = self._fallen or status
@@ -224,7 +224,7 @@ def _exit_status(pid: int) -> int:
 
 
 def _first_failure(processes: "Sequence[subprocess.Popen[bytes]]") -> int | None:
-    """Status of a process that has ended badly, or None."""
+    """Exit status of a process that failed, or None."""
     ended = [
         p.pid for p in processes if os.waitid(os.P_PID, p.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
     ]

@@ -25,7 +25,7 @@ SERVICE_NAME: Final = trainer_pb2.DESCRIPTOR.services_by_name["TrainerService"].
 
 
 class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
-    """Retry semantics stand in trainer.proto."""
+    """Serves TrainerService; trainer.proto documents the retry semantics."""
 
     def __init__(
         self, settings: TrainerSettings, supervisor: LearnerSupervisor, exporter: ExportProcesses
@@ -131,7 +131,9 @@ def serve(settings: TrainerSettings) -> None:
 def _learner_request(
     message: trainer_pb2.StartJobRequest, settings: TrainerSettings
 ) -> LearnerRequest:
-    """Raises pydantic.ValidationError, for the spec too: an impossible job is refused, not started."""
+    """Make the learner's request; raises pydantic.ValidationError, for the spec too: an invalid
+    job is refused, not started.
+    """
     return LearnerRequest(
         job_id=message.job_id,
         attempt=message.attempt,

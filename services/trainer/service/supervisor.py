@@ -1,5 +1,5 @@
-"""The supervisor: at most one learner at a time, fenced by attempt number, and nothing left when
-the service ends.
+"""The supervisor: at most one learner at a time, fenced by attempt number, and no process left
+when the service ends.
 
 It decides nothing about a job: it reports how a learner ended, and the control plane starts the
 next attempt.
@@ -84,7 +84,9 @@ class LearnerSupervisor:
         return learner.pid
 
     def stop(self, job_id: str, attempt: int, grace_s: float) -> bool:
-        """Ask the attempt's learner to end, killed after `grace_s`; False when it does not run."""
+        """Send the attempt's learner SIGTERM, and SIGKILL after `grace_s`; False when it does not
+        run.
+        """
         learner = self._running(job_id, attempt)
         if learner is not None:
             learner.stop(grace_s)
@@ -127,10 +129,10 @@ class LearnerSupervisor:
         )
 
     def status_of(self, job_id: str, attempt: int, job_dir: Path) -> SupervisorStatus:
-        """State of this attempt, also of one that another supervisor started, by what its learner
-        left behind.
+        """State of this attempt, also of one that another supervisor started, from the files of
+        its learner.
 
-        The status of the attempt last started where the learner of this one left nothing.
+        The status of the attempt last started where the learner of this one wrote no result.
         """
         own = self.status()
         if (own.job_id, own.attempt) == (job_id, attempt):

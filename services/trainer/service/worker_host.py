@@ -59,11 +59,11 @@ class HostRanks:
         )
 
     def has_failed(self) -> bool:
-        """Whether one of them ended badly."""
+        """Whether one of them failed."""
         return any(process.poll() not in (None, 0) for process in self._processes)
 
     def end(self) -> None:
-        """Kill what still runs, and wait for it."""
+        """Kill the ranks that still run, and wait for them."""
         for process in self._processes:
             process.kill()
         for process in self._processes:
@@ -83,7 +83,7 @@ class WorkerHost:
         self._last_heartbeat_at = time.monotonic()
 
     def run(self, ended: threading.Event) -> None:
-        """Follow until `ended`; nothing is left then."""
+        """Follow until `ended`; no rank is left then."""
         with channel(self._settings.trainer_head) as connection:
             stub = trainer_pb2_grpc.TrainerServiceStub(connection)
             while not ended.wait(_POLL_S):

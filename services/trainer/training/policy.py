@@ -95,7 +95,7 @@ def train_sft_batch(
 ) -> dict[str, float]:
     """One supervised step on all examples of a batch, at the optimizer's current learning rate.
 
-    `generator` is noise_generator(seed, step). Returns metrics by their public names. Raises
+    `generator` is make_noise_generator(seed, step). Returns metrics by their public names. Raises
     PlatformError("nan_loss") before the weights move.
     """
     noisy = add_noise(examples, sft, policy.loaded.block_size, generator)

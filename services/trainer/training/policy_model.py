@@ -38,7 +38,7 @@ from services.trainer.training.ranks import ALONE, Ranks
 from services.trainer.training.reference_policy import FrozenReferencePolicy, ReferencePolicy
 from services.trainer.training.rl_update import RlRules, train_rl_batch
 from services.trainer.training.schedule import make_optimizer, set_learning_rate
-from services.trainer.training.sft import SftExample, noise_generator
+from services.trainer.training.sft import SftExample, make_noise_generator
 from services.trainer.training.sharding import gather_full, local_device
 from services.trainer.training.trajectory_rows import Sample
 
@@ -122,7 +122,7 @@ class PolicyModel:
     @_run_on_every_rank
     def train_sft(self, examples: Sequence[SftExample], step: int, lr: float) -> dict[str, float]:
         """One supervised step; `step` chooses the noise. Returns what train_sft_batch does."""
-        optim, generator = self.spec.optim_of("sft"), noise_generator(self.spec.seed, step)
+        optim, generator = self.spec.optim_of("sft"), make_noise_generator(self.spec.seed, step)
         return train_sft_batch(
             self._policy, self._optimizer_at(lr), examples, generator, self.spec.sft, optim
         )
@@ -152,7 +152,7 @@ class PolicyModel:
         can be compared.
         """
         return evaluate_sft_loss(
-            self._policy, examples, noise_generator(self.spec.seed, 0), self.spec.sft
+            self._policy, examples, make_noise_generator(self.spec.seed, 0), self.spec.sft
         )
 
     @_run_on_every_rank

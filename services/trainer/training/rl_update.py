@@ -21,7 +21,7 @@ from services.trainer.training.objective import (
     token_weights,
 )
 from services.trainer.training.policy import LOGITS_PER_CHUNK, Policy, optimizer_step
-from services.trainer.training.selection_drift import drift_observer
+from services.trainer.training.selection_drift import make_drift_observer
 from services.trainer.training.trajectory_rows import Floats, PackedRow, Sample, rl_rows
 
 Score = Callable[[PackedRow, float], torch.Tensor]
@@ -68,7 +68,9 @@ def train_rl_batch(
 
 
 def split_groups(samples: Sequence[Sample], parts: int) -> list[list[Sample]]:
-    """Mini-batches of whole groups, in order, their numbers of groups as equal as they can be."""
+    """Split samples into mini-batches of whole groups, in order and of nearly equal numbers of
+    groups.
+    """
     # Groups stay whole: advantages are relative to the group's own mean, so that a part of a group
     # could push all of its responses the same way.
     groups = list(dict.fromkeys(sample.group for sample in samples))
@@ -107,7 +109,7 @@ def _add_fixed_logprobs(policy: Policy, samples: Sequence[Sample], rules: RlRule
 def _logprobs_of(
     policy: Policy, score: Score, samples: Sequence[Sample], temperature: float
 ) -> list[Floats]:
-    """Log-probs of every sample's terms; each rank scores its share of the rows."""
+    """Score every sample's terms; each rank scores its share of the rows."""
     ends = np.cumsum([sample.num_terms for sample in samples])
     first, found = np.concatenate([[0], ends[:-1]]), np.empty(ends[-1])
     own = []
@@ -149,7 +151,9 @@ def _update(
 
 
 def _metrics(updates: Sequence[_Update], rl: RlSpec) -> dict[str, float]:
-    """Means over the updates of what each reports, over tokens of what is counted."""
+    """Combine the updates' metrics: numbers per update are averaged over updates, numbers per
+    token over tokens.
+    """
     total = PolicyStatistics()
     for update in updates:
         total.add(update.statistics)
@@ -233,7 +237,7 @@ def _forward_backward(
     observe = None
     # On-policy the weights are those that selected, so nothing can have drifted.
     if rules.decoding is not None and rules.rl.off_policy:
-        observe = drift_observer(policy.loaded, row, rules.decoding, seen, LOGITS_PER_CHUNK)
+        observe = make_drift_observer(policy.loaded, row, rules.decoding, seen, LOGITS_PER_CHUNK)
     logprobs, entropy = policy.score(row, rules.sampling.temperature, observe)
     terms = batch.terms(row, logprobs)
     _require_finite(logprobs.detach(), row, batch.samples, "under the current weights")

@@ -17,7 +17,7 @@ from services.trainer.training.objective import PolicyStatistics
 from services.trainer.training.trajectory_rows import PackedRow
 
 
-def drift_observer(
+def make_drift_observer(
     loaded: LoadedModel,
     row: PackedRow,
     decoding: DecodingConfig,

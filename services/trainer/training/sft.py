@@ -106,7 +106,7 @@ def _pad_token_id(loaded: LoadedModel) -> int:
     return int(pad)
 
 
-def noise_generator(seed: int, step: int) -> np.random.Generator:
+def make_noise_generator(seed: int, step: int) -> np.random.Generator:
     """The randomness of one optimizer step: a function of seed and step alone, so that resuming
     repeats nothing.
     """

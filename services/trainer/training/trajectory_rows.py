@@ -115,7 +115,7 @@ class _Parts:
 def rl_rows(
     samples: Sequence[Sample], *, block_size: int, mask_token_id: int, max_tokens: int
 ) -> list[PackedRow]:
-    """Rows for the policy loss; every response token, and every rejected candidate, has its loss
+    """Pack rows for the policy loss; every response token, and every rejected candidate, has its loss
     exactly once.
 
     `max_tokens` is the target length of a row; a longer document gets a row of its own. Raises
@@ -140,7 +140,7 @@ def rl_rows(
 def sft_rows(
     examples: Sequence[NoisyExample], *, block_size: int, mask_token_id: int, max_tokens: int
 ) -> list[PackedRow]:
-    """Rows for the supervised loss: the states of every block in which anything is masked, loss on
+    """Pack rows for the supervised loss: the states of every block in which anything is masked, loss on
     the masked tokens.
 
     An example of which nothing is masked adds no row: it has no loss, yet counts in the loss's
@@ -215,7 +215,7 @@ def _pack(blocks: Blocks, terms: Terms, mask_token_id: int, max_tokens: int) -> 
 
 
 def _first_fit_decreasing(documents: list[int], lengths: list[int], budget: int) -> list[list[int]]:
-    """Documents grouped into rows of at most `budget` tokens, or of one longer document;
+    """Group documents into rows of at most `budget` tokens, or of one longer document;
     deterministic.
     """
     # Longest first leaves the least unused; ties by number, so that every rank packs the same rows.
@@ -235,7 +235,9 @@ def _first_fit_decreasing(documents: list[int], lengths: list[int], budget: int)
 def _row(
     blocks: Blocks, parts: _Parts, terms: Terms, mine: Int64s, loss_at: Int64s, mask_token_id: int
 ) -> PackedRow:
-    """The row of some parts in order, with the loss of the terms `mine` at the offsets `loss_at`."""
+    """Make the row of some parts in order, with the loss of the terms `mine` at the offsets
+    `loss_at`.
+    """
     block_size = blocks.tokens.shape[1]
     # A state shows what was committed before its step; the clean copy shows everything.
     shown = (parts.copy[:, None] == 0) | (blocks.rank[parts.block] < parts.copy[:, None])

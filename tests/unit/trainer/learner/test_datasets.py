@@ -10,7 +10,7 @@ from services.trainer.learner.datasets import (
     TokenBudget,
     load_examples,
     load_prompts,
-    token_budget_of,
+    to_token_budget,
 )
 from tests.support.tiny_models import tiny_model
 from tests.support.trainer import write_rows
@@ -89,5 +89,5 @@ def test_the_models_positions_bound_the_sequence() -> None:
         {"model": "m", "method": "sft", "training_file": "f", "trainer": {"seq_len": 4096}}
     )
 
-    assert token_budget_of(spec, 2048).max_sequence_tokens == 2048
-    assert token_budget_of(spec, 8192).max_sequence_tokens == 4096
+    assert to_token_budget(spec, 2048).max_sequence_tokens == 2048
+    assert to_token_budget(spec, 8192).max_sequence_tokens == 4096

@@ -9,7 +9,7 @@ from services.common.job_spec import parse_spec
 from services.common.model.loading import LoadedModel
 from services.common.parity import DenoisingPath, ParityProbe, probe_from_pb, probe_to_pb
 from services.rollout.engines.torch_engine import TorchEngine
-from services.trainer.learner.parity import ParityGate, parity_gate
+from services.trainer.learner.parity import ParityGate, make_parity_gate
 from services.trainer.training.policy_model import PolicyModel
 from tests.support.tiny_models import decode, decoding, request, tiny_model
 
@@ -18,7 +18,7 @@ PROMPTS = [np.arange(length, dtype=np.int32) for length in (1, 7, 16, 21)]
 
 
 def gate(loaded: LoadedModel, max_new_tokens: int = 100) -> ParityGate:
-    return parity_gate(PROMPTS, loaded, seed=3, max_new_tokens=max_new_tokens, tolerance=1e-4)
+    return make_parity_gate(PROMPTS, loaded, seed=3, max_new_tokens=max_new_tokens, tolerance=1e-4)
 
 
 def engine(loaded: LoadedModel) -> TorchEngine:

@@ -20,7 +20,7 @@ from services.trainer.training.policy import (
     train_sft_batch,
 )
 from services.trainer.training.schedule import make_optimizer
-from services.trainer.training.sft import SftExample, noise_generator
+from services.trainer.training.sft import SftExample, make_noise_generator
 from services.trainer.training.trajectory_rows import PackedRow, rl_rows
 from tests.support.numerics import random_samples
 
@@ -45,7 +45,7 @@ def trained(loaded: LoadedModel) -> LoadedModel:
     policy = Policy(loaded=loaded, trainer=TrainerSpec())
     for step in range(3):
         train_sft_batch(
-            policy, optimizer, examples, noise_generator(0, step), SftSpec(), OptimSpec()
+            policy, optimizer, examples, make_noise_generator(0, step), SftSpec(), OptimSpec()
         )
     return loaded
 

@@ -13,7 +13,7 @@ from services.common.model.tiny import make_tiny_model
 from services.trainer.training.policy import Policy, evaluate_sft_loss, score_row, train_sft_batch
 from services.trainer.training.rl_update import RlRules, train_rl_batch
 from services.trainer.training.schedule import make_optimizer
-from services.trainer.training.sft import SftExample, noise_generator
+from services.trainer.training.sft import SftExample, make_noise_generator
 from services.trainer.training.trajectory_rows import Sample, rl_rows
 from tests.support.numerics import gradient, random_samples, tiny_loaded, with_response
 
@@ -56,7 +56,7 @@ def _train_sft(
         policy,
         optimizer,
         examples,
-        noise_generator(0, 1),
+        make_noise_generator(0, 1),
         SftSpec(**spec),
         OptimSpec(max_grad_norm=1e9),
     )
@@ -269,14 +269,19 @@ def test_an_empty_mini_batch_is_refused(loaded: LoadedModel) -> None:
 
 def test_supervised_steps_lower_the_loss_on_held_out_noise(loaded: LoadedModel) -> None:
     examples, optimizer = _examples(loaded), make_optimizer(loaded.model, OptimSpec(lr=1e-2))
-    before = evaluate_sft_loss(_policy(loaded), examples, noise_generator(9, 0), SftSpec())
+    before = evaluate_sft_loss(_policy(loaded), examples, make_noise_generator(9, 0), SftSpec())
 
     for step in range(1, 31):
         metrics = train_sft_batch(
-            _policy(loaded), optimizer, examples, noise_generator(0, step), SftSpec(), OptimSpec()
+            _policy(loaded),
+            optimizer,
+            examples,
+            make_noise_generator(0, step),
+            SftSpec(),
+            OptimSpec(),
         )
 
-    after = evaluate_sft_loss(_policy(loaded), examples, noise_generator(9, 0), SftSpec())
+    after = evaluate_sft_loss(_policy(loaded), examples, make_noise_generator(9, 0), SftSpec())
     assert after < 0.7 * before
     assert metrics["train/lr"] == 1e-2
 
@@ -292,9 +297,9 @@ def test_the_supervised_loss_of_a_uniform_model_is_the_weighted_share_of_masked_
         )
     ]
 
-    loss = evaluate_sft_loss(_policy(loaded), [example], noise_generator(4, 4), SftSpec())
+    loss = evaluate_sft_loss(_policy(loaded), [example], make_noise_generator(4, 4), SftSpec())
 
-    generator = noise_generator(4, 4)
+    generator = make_noise_generator(4, 4)
     rate = generator.uniform(1e-3, 1.0)
     masked = (generator.random(6) < rate).sum()
     assert loss == pytest.approx(masked * np.log(6) / rate / 6)
@@ -311,7 +316,12 @@ def test_a_supervised_batch_in_which_nothing_is_masked_is_a_step_with_loss_zero(
     before = _weights(loaded)
 
     metrics = train_sft_batch(
-        _policy(loaded), optimizer, [example], noise_generator(quiet, 0), SftSpec(), OptimSpec()
+        _policy(loaded),
+        optimizer,
+        [example],
+        make_noise_generator(quiet, 0),
+        SftSpec(),
+        OptimSpec(),
     )
 
     assert (
@@ -323,7 +333,7 @@ def test_a_supervised_batch_in_which_nothing_is_masked_is_a_step_with_loss_zero(
 
 
 def _nothing_masked(seed: int) -> bool:
-    generator = noise_generator(seed, 0)
+    generator = make_noise_generator(seed, 0)
     rate = generator.uniform(1e-3, 1.0, size=1)
     return not bool((generator.random(1) < rate).any())
 
@@ -365,7 +375,7 @@ def test_the_loss_along_a_recorded_order_is_the_negative_log_likelihood_of_the_t
     ]
 
     loss = evaluate_sft_loss(
-        _policy(loaded), examples, noise_generator(0, 0), SftSpec(noise="trace")
+        _policy(loaded), examples, make_noise_generator(0, 0), SftSpec(noise="trace")
     )
 
     assert loss == pytest.approx(float(expected), rel=1e-12)

@@ -16,7 +16,7 @@ from services.trainer.training.sft import (
     denoising_loss,
     encode_example,
     encode_trace,
-    noise_generator,
+    make_noise_generator,
 )
 from tests.support.numerics import tiny_loaded
 from tests.support.tiny_models import tiny_model
@@ -44,7 +44,7 @@ def test_the_expected_weight_of_every_token_is_one() -> None:
     """Unbiased: E[masked / t] = 1 whatever t; drawing an empty mask again would raise it above 1."""
     examples = [_example(3, 5)] * 40_000
 
-    noisy = add_noise(examples, SftSpec(min_noise=0.05), 4, noise_generator(0, 0))
+    noisy = add_noise(examples, SftSpec(min_noise=0.05), 4, make_noise_generator(0, 0))
 
     terms = np.stack([example.state * example.weight for example in noisy])
     deviation = terms.std(axis=0) / np.sqrt(len(noisy))
@@ -55,7 +55,7 @@ def test_the_expected_weight_of_every_token_is_one() -> None:
 def test_a_draw_that_masks_nothing_is_kept() -> None:
     # With a rate t a single-token answer stays whole with probability 1 − t; over t ~ U(ε, 1) that
     # is about one half.
-    noisy = add_noise([_example(3, 1)] * 2_000, SftSpec(), 4, noise_generator(1, 0))
+    noisy = add_noise([_example(3, 1)] * 2_000, SftSpec(), 4, make_noise_generator(1, 0))
 
     unmasked = sum(not example.state.any() for example in noisy)
     assert 900 < unmasked < 1_100
@@ -63,8 +63,10 @@ def test_a_draw_that_masks_nothing_is_kept() -> None:
 
 def test_document_noise_has_one_rate_and_block_noise_one_per_block_of_the_grid() -> None:
     # Prompt of 3, blocks of 4: the first answer token shares the prompt's block.
-    (document,) = add_noise([_example(3, 9)], SftSpec(noise="document"), 4, noise_generator(0, 0))
-    (block,) = add_noise([_example(3, 9)], SftSpec(noise="block"), 4, noise_generator(0, 0))
+    (document,) = add_noise(
+        [_example(3, 9)], SftSpec(noise="document"), 4, make_noise_generator(0, 0)
+    )
+    (block,) = add_noise([_example(3, 9)], SftSpec(noise="block"), 4, make_noise_generator(0, 0))
 
     assert len(set(document.weight)) == 1
     assert [len(set(block.weight[part])) for part in (slice(0, 1), slice(1, 5), slice(5, 9))] == [
@@ -76,7 +78,9 @@ def test_document_noise_has_one_rate_and_block_noise_one_per_block_of_the_grid()
 
 
 def test_rates_stay_above_the_least_noise() -> None:
-    noisy = add_noise([_example(1, 3)] * 2_000, SftSpec(min_noise=0.5), 4, noise_generator(0, 0))
+    noisy = add_noise(
+        [_example(1, 3)] * 2_000, SftSpec(min_noise=0.5), 4, make_noise_generator(0, 0)
+    )
 
     rates = np.array([1 / example.weight[0] for example in noisy])
     assert rates.min() >= 0.5
@@ -88,7 +92,9 @@ def test_noise_is_a_function_of_seed_and_step() -> None:
     def masks(seed: int, step: int) -> list[list[bool]]:
         return [
             e.state.tolist()
-            for e in add_noise([_example(4, 20)] * 3, SftSpec(), 4, noise_generator(seed, step))
+            for e in add_noise(
+                [_example(4, 20)] * 3, SftSpec(), 4, make_noise_generator(seed, step)
+            )
         ]
 
     assert masks(1, 5) == masks(1, 5)
