@@ -73,6 +73,24 @@ def test_the_utilisation_is_what_the_device_could_have_done_and_is_left_out_wher
     assert done.metrics(2.0) == {"perf/padding_ratio": 0.1, "perf/mfu": pytest.approx(0.1)}
 
 
+@pytest.mark.parametrize(
+    ("has_gpu", "name", "flops"),
+    [
+        (True, "NVIDIA H200", 989e12),
+        (True, "NVIDIA A100-SXM4-80GB", 312e12),
+        (True, "NVIDIA GeForce RTX 4090", None),
+        (False, "NVIDIA H200", None),
+    ],
+)
+def test_the_peak_is_known_for_the_devices_of_the_table(
+    monkeypatch: pytest.MonkeyPatch, has_gpu: bool, name: str, flops: float | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
+
+    assert device_work.peak_flops() == flops
+
+
 def test_rows_are_padded_for_flex_attention_only() -> None:
     assert row_padding(LENGTH_BUCKET + 1, torch.device("cpu")) == 0
     assert row_padding(LENGTH_BUCKET + 1, torch.device("cuda")) == LENGTH_BUCKET - 1

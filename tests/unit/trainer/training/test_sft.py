@@ -148,6 +148,25 @@ def test_a_tokenizer_without_a_usable_pad_token_is_refused(
     assert caught.value.code == "model_invalid"
 
 
+def test_a_whole_trajectory_is_taken_as_it_was_recorded() -> None:
+    loaded = tiny_model()
+    content = next("x" * n for n in range(4) if not len(_prompt(loaded, "x" * n)) % 4)
+    messages = [{"role": "user", "content": content}]
+
+    example = encode_trace(loaded, messages, [20, 21, 22, 23], [2, 1, 1, 3])
+
+    assert example.unmask_step is not None
+    assert example.prompt_ids.tolist() == _prompt(loaded, content)
+    assert (example.token_ids.tolist(), example.unmask_step.tolist()) == (
+        [20, 21, 22, 23],
+        [2, 1, 1, 3],
+    )
+    arrays = (example.prompt_ids, example.token_ids, example.unmask_step)
+    assert {array.dtype for array in arrays} == {np.dtype(np.int32)}
+    with pytest.raises(PlatformError, match="Cannot follow a recorded order"):
+        encode_trace(loaded, messages, [20, 21, 22, loaded.mask_token_id], [2, 1, 1, 3])
+
+
 @pytest.mark.parametrize(
     ("tokens", "steps"),
     [
