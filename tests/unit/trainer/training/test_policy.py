@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from services.common.model.tiny import make_tiny_model
 from services.trainer.training.policy import Policy, evaluate_sft_loss, score_row, train_sft_batch
 from services.trainer.training.rl_update import RlRules, train_rl_batch
 from services.trainer.training.schedule import make_optimizer
-from services.trainer.training.sft import SftExample, make_noise_generator
+from services.trainer.training.sft import SftExample, add_noise, make_noise_generator
 from services.trainer.training.trajectory_rows import Sample, rl_rows
 from tests.support.numerics import gradient, random_samples, tiny_loaded, with_response
 
@@ -379,3 +380,57 @@ def test_the_loss_along_a_recorded_order_is_the_negative_log_likelihood_of_the_t
     )
 
     assert loss == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_every_masked_token_counts_with_the_weight_of_its_own_block(loaded: LoadedModel) -> None:
+    """A uniform model: each log-prob is -ln 6, so the loss is what the weights add up to."""
+    with torch.no_grad():
+        loaded.model.get_output_embeddings().weight.zero_()
+    examples, spec = _examples(loaded), SftSpec(noise="block")
+    noisy = add_noise(examples, spec, loaded.block_size, make_noise_generator(0, 1))
+    weights = [float(each.weight[each.state > 0].sum()) for each in noisy]
+    tokens = sum(len(each.token_ids) for each in noisy)
+
+    loss = evaluate_sft_loss(_policy(loaded), examples, make_noise_generator(0, 1), spec)
+
+    assert len({weight for each in noisy for weight in each.weight.tolist()}) > len(examples)
+    assert loss == pytest.approx(np.log(6) * sum(weights) / tokens)
+
+
+@pytest.mark.parametrize("max_tokens", ROW_BUDGETS)
+def test_a_model_that_guesses_far_worse_than_chance_stops_before_the_weights_move(
+    loaded: LoadedModel, max_tokens: int
+) -> None:
+    samples = random_samples(loaded, 5)
+    examples = [
+        SftExample(
+            prompt_ids=s.prompt_ids,
+            token_ids=s.response.token_ids,
+            unmask_step=s.response.unmask_step,
+        )
+        for s in samples
+    ]
+
+    def scale(factor: float) -> tuple[LoadedModel, float]:
+        """A model with its logits scaled, and the mean NLL of the recorded trajectories."""
+        scaled = copy.deepcopy(loaded)
+        with torch.no_grad():
+            scaled.model.get_output_embeddings().weight.mul_(factor)
+        trace = SftSpec(noise="trace")
+        return scaled, evaluate_sft_loss(_policy(scaled), examples, make_noise_generator(0, 0), trace)
+
+    # Four times the nats of a uniform guess among the seven ids.
+    limit = 4 * np.log(7)
+    sound, broken = scale(2.8), scale(3.0)
+    assert 0.9 * limit < sound[1] < limit < broken[1] < 1.1 * limit
+
+    _train_sft(sound[0], examples, max_tokens=max_tokens, noise="trace")
+    before = _weights(broken[0])
+    for train in (
+        lambda: _train_sft(broken[0], examples, max_tokens=max_tokens, noise="trace"),
+        lambda: _train_rl(broken[0], samples, max_tokens=max_tokens),
+    ):
+        with pytest.raises(PlatformError, match=f"is {broken[1]:.1f} nats, .* guess 1.9") as caught:
+            train()
+        assert caught.value.code == "nan_loss"
+    assert torch.equal(before, _weights(broken[0]))

@@ -126,6 +126,7 @@ def test_every_mini_batch_of_every_iteration_is_exactly_one_optimizer_step(
     assert len(seen) == 6
     assert len({tuple(weights.tolist()) for weights in seen}) == 6
     assert metrics["train/updates"] == 6.0
+    assert metrics["train/lr"] == pytest.approx(0.1)
 
 
 def test_mini_batches_equal_steps_on_their_groups_one_after_the_other(loaded: LoadedModel) -> None:
@@ -204,7 +205,8 @@ def test_the_divergence_from_the_reference_is_zero_at_the_start_and_pulls_back_l
 
     assert at_start["train/kl"] == pytest.approx(0.0, abs=1e-14)
     assert later["train/kl"] > 0.0
-    assert later["train/loss"] > later["train/policy_loss"]
+    penalty = later["train/loss"] - later["train/policy_loss"]
+    assert penalty == pytest.approx(0.2 * later["train/kl"], rel=1e-9)
     still = [dataclasses.replace(sample, advantage=0.0) for sample in samples]
     divergences = [_train(loaded, still, **settings)["train/kl"] for _ in range(6)]
     assert divergences == sorted(divergences, reverse=True)
@@ -288,6 +290,31 @@ def test_activation_checkpointing_changes_no_gradient() -> None:
     _train(sparing, samples)
 
     torch.testing.assert_close(_weights(sparing), _weights(plain), rtol=1e-12, atol=1e-14)
+
+
+def test_what_a_job_does_not_use_is_not_reported(loaded: LoadedModel) -> None:
+    samples = _groups(loaded)
+    plain = _train(copy.deepcopy(loaded), samples)
+    proximal = _train(copy.deepcopy(loaded), samples, ratio="proximal")
+
+    assert plain.keys() & {"train/kl", "train/is_capped_fraction"} == set()
+    assert proximal.keys() - plain.keys() == {"train/is_capped_fraction"}
+
+
+def test_updates_that_do_not_move_the_weights_report_the_same_means_as_one(
+    loaded: LoadedModel,
+) -> None:
+    policy = Policy(loaded=loaded, trainer=TrainerSpec())
+    still = torch.optim.SGD(loaded.model.parameters(), lr=0.0)
+    samples = _groups(loaded)
+
+    once, thrice = (
+        train_rl_batch(policy, still, samples, _rules(num_iterations=count)) for count in (1, 3)
+    )
+
+    for name in once.keys() - {"train/updates", "diffusion/masked_tokens_trained"}:
+        assert thrice[name] == pytest.approx(once[name]), name
+    assert thrice["diffusion/masked_tokens_trained"] == 3 * once["diffusion/masked_tokens_trained"]
 
 
 def test_selection_drift_is_reported_off_policy_only(loaded: LoadedModel) -> None:
