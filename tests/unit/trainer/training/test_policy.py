@@ -417,7 +417,9 @@ def test_a_model_that_guesses_far_worse_than_chance_stops_before_the_weights_mov
         with torch.no_grad():
             scaled.model.get_output_embeddings().weight.mul_(factor)
         trace = SftSpec(noise="trace")
-        return scaled, evaluate_sft_loss(_policy(scaled), examples, make_noise_generator(0, 0), trace)
+        return scaled, evaluate_sft_loss(
+            _policy(scaled), examples, make_noise_generator(0, 0), trace
+        )
 
     # Four times the nats of a uniform guess among the seven ids.
     limit = 4 * np.log(7)
