@@ -192,6 +192,20 @@ def test_a_rewind_that_crashed_and_is_not_repeated_is_finished_by_the_scheduler(
     assert_rewound_to_2(api, job_id)
 
 
+def test_a_later_checkpoint_of_the_same_step_is_not_taken_for_an_archived_one(api: Api) -> None:
+    job_id, ids = failed_job(api, 2, 4)
+    api.http.post(f"/v1/jobs/{job_id}/rewind", json={"checkpoint": ids[2]})
+    api.move(job_id, JobState.CANCELLING, JobState.CANCELLED)
+    directory = api.job_dir(job_id) / "checkpoints"
+    (directory / "archived-0001-step-000004").rename(api.directory / "moved away by hand")
+    api.add_checkpoints(job_id, 4)
+
+    run_scheduler(api)
+
+    assert checkpoint_names(api, job_id) == ["step-000002", "step-000004"]
+    assert api.http.post(f"/v1/jobs/{job_id}/rerun").json()["state"] == "queued"
+
+
 def assert_rewound_to_2(api: Api, job_id: str) -> None:
     """Disk and database agree that the checkpoints of steps 4 and 6 are archived."""
     archived = ["archived-0001-step-000004", "archived-0001-step-000006"]

@@ -37,14 +37,14 @@ def is_archiving(checkpoint: Path) -> bool:
     return (
         checkpoint.name.startswith(_ARCHIVED)
         and not checkpoint.exists()
-        and _original_path(checkpoint).exists()
+        and original_path(checkpoint).exists()
     )
 
 
 def finish_archiving(checkpoint: Path) -> None:
     """Rename the directory of a checkpoint to its archived path unless that was done."""
     if is_archiving(checkpoint):
-        _original_path(checkpoint).rename(checkpoint)
+        original_path(checkpoint).rename(checkpoint)
 
 
 def archive_checkpoints(job_dir: Path, beyond_step: int, attempt: int) -> None:
@@ -62,7 +62,7 @@ def adopt_checkpoint(checkpoint: Path, parent_dir: Path, job_dir: Path) -> None:
     """
     origin = job_dir / ORIGIN
     # Readers do not accept the name of an archived checkpoint.
-    target = origin / _CHECKPOINTS / _original_path(checkpoint).name
+    target = origin / _CHECKPOINTS / original_path(checkpoint).name
     shutil.copytree(checkpoint, target, copy_function=_link)
     shutil.copytree(
         parent_dir / _JOURNAL, origin / _JOURNAL, ignore=shutil.ignore_patterns("attempt-*")
@@ -81,7 +81,8 @@ def delete_job_directory(job_dir: Path) -> None:
     shutil.rmtree(job_dir, ignore_errors=True)
 
 
-def _original_path(checkpoint: Path) -> Path:
+def original_path(checkpoint: Path) -> Path:
+    """Path that the learner wrote a checkpoint to."""
     return checkpoint.with_name(checkpoint.name[checkpoint.name.index(_STEP) :])
 
 

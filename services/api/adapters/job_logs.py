@@ -4,7 +4,6 @@ it.
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -72,7 +71,8 @@ def job_log(data_dir: Path, job_id: str, service: str, attempt: int) -> JobLog:
         return JobLog(path, job_id, attempt, is_own=True)
     path = data_dir / "logs" / f"{service}.log"
     if not _SERVICE.fullmatch(service) or not path.is_file():
-        here = ", ".join((LEARNER, *_services(data_dir)))
+        services = sorted(path.stem for path in (data_dir / "logs").glob("*.log"))
+        here = ", ".join((LEARNER, *services))
         raise PlatformError(
             "not_found",
             f"There is no log of {service!r} on this machine; there are logs of: {here}.",
@@ -80,10 +80,6 @@ def job_log(data_dir: Path, job_id: str, service: str, attempt: int) -> JobLog:
             param="service",
         )
     return JobLog(path, job_id, attempt, is_own=False)
-
-
-def _services(data_dir: Path) -> Iterator[str]:
-    return (path.stem for path in sorted((data_dir / "logs").glob("*.log")))
 
 
 def _parse(text: str, offset: int) -> LogLine:

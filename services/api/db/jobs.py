@@ -138,7 +138,8 @@ def transition(
         job.error_code = None if error is None else error.error_code
         job.error_message = None if error is None else error.error_message
     if target.is_terminal:
-        _finish(session, job)
+        job.finished_at = utc_now()
+        job.result_checkpoint = newest_checkpoint(session, job.id)
     append_event(session, job, STATE_EVENT, data)
     if target in _ANNOUNCED:
         announce(session, job, _ANNOUNCED[target])
@@ -151,11 +152,6 @@ def queue_again(session: Session, job: Job) -> None:
     transition(session, job, JobState.QUEUED)
     job.excluded_attempts = job.attempt
     job.finished_at = job.result_checkpoint = None
-
-
-def _finish(session: Session, job: Job) -> None:
-    job.finished_at = utc_now()
-    job.result_checkpoint = newest_checkpoint(session, job.id)
 
 
 def _error_json(error: AttemptResult | None) -> dict[str, str] | None:

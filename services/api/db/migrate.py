@@ -33,7 +33,7 @@ def migrate(url: str) -> None:
     A schema that this release does not know, a newer one's, is left alone.
     """
     with _lock_and_configure(url) as config:
-        if not _is_newer(config):
+        if not _is_unknown(revision_of(config.attributes["connection"])):
             command.upgrade(config, "head")
 
 
@@ -55,7 +55,9 @@ def downgrade(url: str, revision: str) -> None:
 
 
 def wait_for_schema(url: str) -> None:
-    """Return when the database answers and has this release's schema or a newer one; logs what is missing."""
+    """Return when the database answers and has this release's schema or a newer one; logs what is
+    missing.
+    """
     _wait(url, _has_schema, "waiting for the schema: run `python -m services.api.db`")
 
 
@@ -91,10 +93,6 @@ def _has_schema(connection: Connection) -> bool:
 def revision_of(connection: Connection) -> str | None:
     """The database's revision; None before the first migration."""
     return MigrationContext.configure(connection).get_current_revision()
-
-
-def _is_newer(config: Config) -> bool:
-    return _is_unknown(revision_of(config.attributes["connection"]))
 
 
 def _is_unknown(revision: str | None) -> bool:

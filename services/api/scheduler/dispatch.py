@@ -6,8 +6,6 @@ commit has done nothing; one that dies after it has lost only the wake-up that s
 the beat repeats.
 """
 
-from collections.abc import Sequence
-
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -149,13 +147,13 @@ def _lease_services(context: SchedulerContext, placement: Placement) -> bool:
         attempt = open_attempt(session, job, placement.trainer, placement.replicas)
     if attempt is not None:
         log.info(
-            "job placed", job_id=placement.job_id, attempt=attempt.number, **_services(attempt)
+            "job placed",
+            job_id=placement.job_id,
+            attempt=attempt.number,
+            trainer=attempt.trainer_address,
+            replicas=attempt.rollout_addresses,
         )
     return attempt is not None
-
-
-def _services(attempt: Attempt) -> dict[str, str | Sequence[str]]:
-    return {"trainer": attempt.trainer_address, "replicas": attempt.rollout_addresses}
 
 
 def _is_waiting(state: JobState) -> bool:

@@ -63,10 +63,9 @@ def _read_left_journals(context: SchedulerContext) -> None:
 
 def _delete_left_streams(context: SchedulerContext) -> None:
     """Streams of attempts that have ended, left over when Redis could not be reached at their end."""
-    attempts = {
-        _attempt_of(key.decode())
-        for key in context.redis.scan_iter(match="dirl:job_*:*:*", count=1000)
-    }
+    keys = context.redis.scan_iter(match="dirl:job_*:*:*", count=1000)
+    parts = (key.decode().split(":") for key in keys)
+    attempts = {(job_id, int(number)) for _, job_id, number, _ in parts}
     if not attempts:
         return
     running = select(Attempt.job_id, Attempt.number).where(Attempt.ended_at.is_(None))
@@ -75,11 +74,6 @@ def _delete_left_streams(context: SchedulerContext) -> None:
     for job_id, number in attempts - needed:
         delete_streams(context.redis, job_id, number)
         log.info("streams pruned", job_id=job_id, attempt=number)
-
-
-def _attempt_of(key: str) -> tuple[str, int]:
-    _, job_id, attempt, _ = key.split(":")
-    return job_id, int(attempt)
 
 
 def _delete_broken_uploads(context: SchedulerContext) -> None:

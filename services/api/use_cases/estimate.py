@@ -3,6 +3,7 @@ free.
 """
 
 import json
+import math
 import shutil
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from services.api.domain.estimate import (
 from services.api.schemas.envelope import ProblemBody
 from services.api.schemas.estimates import FileEstimate, JobEstimate, ProbeEstimate
 from services.api.use_cases.control_plane import ControlPlane
-from services.api.use_cases.job_checks import CheckedSpec, FileUse
+from services.api.use_cases.job_checks import CheckedSpec
 from services.api.use_cases.sample_lengths import Lengths, find_length_problems, measure_lengths
 from services.common.data.rows import FileReport, Row, check_file, iter_rows
 from services.common.data.turns import messages_of
@@ -48,7 +49,12 @@ def estimate_job(plane: ControlPlane, caller: Caller, checked: CheckedSpec) -> J
     """Estimate a job whose spec was checked."""
     spec = checked.spec
     reports = {use.file: check_file(use.path) for use in checked.uses}
-    lengths = {use.file: _measure_lengths(use, checked) for use in checked.uses}
+    lengths = {
+        use.file: measure_lengths(
+            use.path, checked.model_path, spec, learns_completions=use.needs == "sft"
+        )
+        for use in checked.uses
+    }
     needed = _estimate_resources(plane, checked, lengths.values())
     probe, skipped = _probe_prompts(plane, checked)
     problems = [
@@ -117,12 +123,6 @@ def _activations(checked: CheckedSpec, longest_samples: Sequence[int]) -> int | 
     return activation_bytes(shape, checked.spec, row_tokens(checked.spec, max(longest_samples)))
 
 
-def _measure_lengths(use: FileUse, checked: CheckedSpec) -> Lengths | None:
-    return measure_lengths(
-        use.path, checked.model_path, checked.spec, learns_completions=use.needs == "sft"
-    )
-
-
 def _find_length_problems(
     checked: CheckedSpec, reports: Mapping[str, FileReport], lengths: Mapping[str, Lengths | None]
 ) -> Iterator[Problem]:
@@ -187,14 +187,9 @@ def _count_numbers(path: Path) -> int:
                 f"{path} is not a safetensors file: its header would be longer than the file.",
             )
         header = json.loads(file.read(length))
-    total = 0
-    for name, tensor in header.items():
-        if name != "__metadata__":
-            size = 1
-            for extent in tensor["shape"]:
-                size *= extent
-            total += size
-    return total
+    return sum(
+        math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"
+    )
 
 
 def _probe_prompts(plane: ControlPlane, checked: CheckedSpec) -> tuple[Probe | None, str | None]:

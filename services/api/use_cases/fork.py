@@ -37,9 +37,8 @@ def fork_job(plane: ControlPlane, caller: Caller, job_id: str, request: ForkRequ
     given = {"suffix": request.suffix, "metadata": request.metadata}
     own = {key: value for key, value in given.items() if value is not None}
     spec = with_changes(JobSpec.model_validate(parent.spec), {**request.changes, **own})
-    values = spec.model_dump(mode="json")
-    _require_same_rows(parent, values)
-    job = create_job(plane, caller, values, origin=origin)
+    _require_same_rows(parent, spec.model_dump(mode="json"))
+    job = create_job(plane, caller, spec, origin=origin)
     assert job is not None, "only a job with an idempotency key may exist already"
     plane.wakeups.dispatch()
     return job

@@ -68,13 +68,13 @@ class CheckedSpec:
 def check_spec(
     plane: ControlPlane, caller: Caller, body: Any, *, accepted: Job | None = None
 ) -> CheckedSpec:
-    """Parse and check a spec; raises PlatformError and ProblemsError with every problem found.
+    """Check a spec, which is parsed unless it was; raises PlatformError and ProblemsError with every problem found.
 
     `accepted` is a job whose files and model the caller may use because it was accepted with them:
     the parent of a fork, or the job itself when it is queued again. That they still exist is
     checked all the same.
     """
-    spec = parse_spec(body)
+    spec = body if isinstance(body, JobSpec) else parse_spec(body)
     known = _KnownNames(caller, accepted)
     if paths := list(_find_server_paths(spec, known)):
         raise ProblemsError("permission_denied", "The job cannot be accepted", paths)

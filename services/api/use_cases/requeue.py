@@ -14,6 +14,7 @@ from services.api.adapters.job_files import (
     finish_archiving,
     is_archived,
     is_archiving,
+    original_path,
 )
 from services.api.db.job_tables import Job
 from services.api.db.jobs import append_event, find_checkpoint, get_job, lock_job, queue_again
@@ -67,13 +68,9 @@ def settle_job_files(plane: ControlPlane, job_id: str) -> None:
     """Finish the renames and deletions of the job that an earlier request left behind."""
     finish_deletions(plane, job_id=job_id)
     with plane.database.begin() as session:
-        paths = session.scalars(
-            select(Checkpoint.path).where(
-                Checkpoint.job_id == job_id, Checkpoint.deleted_at.is_(None)
-            )
-        ).all()
-    for path in paths:
-        finish_archiving(Path(path))
+        archiving = _list_archiving(session, job_id)
+    for path in archiving:
+        finish_archiving(path)
 
 
 def _check_again(plane: ControlPlane, job_id: str, verb: str, allowed: frozenset[JobState]) -> None:
@@ -109,15 +106,22 @@ def _require_settled(session: Session, job_id: str) -> None:
     would resume from a checkpoint that is to be archived.
     """
     pending = select(PendingDeletion.path).where(PendingDeletion.job_id == job_id).limit(1)
-    paths = select(Checkpoint.path).where(
-        Checkpoint.job_id == job_id, Checkpoint.deleted_at.is_(None)
-    )
-    if session.scalar(pending) or any(is_archiving(Path(path)) for path in session.scalars(paths)):
+    if session.scalar(pending) or _list_archiving(session, job_id):
         raise PlatformError(
             "busy",
             f"Checkpoints of job {job_id} are still being archived or deleted.",
             hint="Repeat the request in a moment.",
         )
+
+
+def _list_archiving(session: Session, job_id: str) -> list[Path]:
+    """Archived paths whose directories are still to be renamed."""
+    kept = select(Checkpoint.path).where(
+        Checkpoint.job_id == job_id, Checkpoint.deleted_at.is_(None)
+    )
+    paths = [Path(path) for path in session.scalars(kept)]
+    # A directory with a row of its own is a later checkpoint of the same step.
+    return [path for path in paths if is_archiving(path) and original_path(path) not in paths]
 
 
 def _checkpoints_beyond(session: Session, job_id: str, step: int) -> list[Checkpoint]:

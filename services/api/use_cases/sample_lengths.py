@@ -40,7 +40,8 @@ def measure_lengths(
 ) -> Lengths | None:
     """Lengths of a file's longest rows; None when the model has no tokenizer to measure with."""
     rows = heapq.nlargest(_MEASURED, iter_rows(path), key=_count_chars)
-    prompts = count_tokens(model, [_prompt(row, spec) for row in rows])
+    turns = (messages_of(row, spec.prompt) for row in rows)
+    prompts = count_tokens(model, ["\n".join(turn["content"] for turn in each) for each in turns])
     completions = (
         count_tokens(model, [row.completion or "" for row in rows]) if learns_completions else None
     )
@@ -53,7 +54,8 @@ def measure_lengths(
         longest_prompt=max(prompts, default=0),
         longest_sample=max(samples, default=0),
         too_long=sum(
-            _exceeds(spec, prompt, sample) for prompt, sample in zip(prompts, samples, strict=True)
+            prompt > spec.prompt.max_prompt_tokens or sample > spec.trainer.seq_len
+            for prompt, sample in zip(prompts, samples, strict=True)
         ),
     )
 
@@ -67,11 +69,3 @@ def find_length_problems(param: str, lengths: Lengths, num_rows: int) -> Iterabl
 
 def _count_chars(row: Row) -> int:
     return row.prompt_chars + len(row.completion or "")
-
-
-def _prompt(row: Row, spec: JobSpec) -> str:
-    return "\n".join(turn["content"] for turn in messages_of(row, spec.prompt))
-
-
-def _exceeds(spec: JobSpec, prompt: int, sample: int) -> bool:
-    return prompt > spec.prompt.max_prompt_tokens or sample > spec.trainer.seq_len

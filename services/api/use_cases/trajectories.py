@@ -109,16 +109,17 @@ def _iter_views(
 ) -> Generator[TrajectoryView, None, None]:
     """Every trajectory of the groups behind the cursor."""
     place = tuple_(TrajectoryGroup.step, TrajectoryGroup.group_id)
-    skip_until = -1
+    cursor_group, skip_until = None, -1
     if after is not None:
         group, skip_until = _find_group(session, after)
+        cursor_group = group.group_id
         statement = statement.where(place >= (group.step, group.group_id))
     ordered = statement.order_by(TrajectoryGroup.step, TrajectoryGroup.group_id)
     with closing(
         session.execute(without_arrays(ordered), execution_options={"yield_per": _GROUPS_PER_READ})
     ) as rows:
         for row in rows:
-            first = skip_until + 1 if after is not None and _is_of_group(row, after) else 0
+            first = skip_until + 1 if row.group_id == cursor_group else 0
             yield from (
                 TrajectoryView(**_summarize(row, index))
                 for index in range(first, len(row.outcomes))
@@ -136,12 +137,6 @@ def _find_group(session: Session, trajectory_id: str) -> tuple[TrajectoryGroup, 
             hint="rl.logged_groups_per_step says how many groups of a step are kept.",
         )
     return row, int(index)
-
-
-def _is_of_group(row: GroupRow, trajectory_id: str) -> bool:
-    return trajectory_id.removeprefix("traj_").rpartition("_")[0] == row.group_id.removeprefix(
-        "grp_"
-    )
 
 
 def _summarize(row: GroupRow, index: int) -> dict[str, Any]:
