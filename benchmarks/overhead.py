@@ -21,13 +21,13 @@ from typing import Any
 
 from rich.console import Console
 
+from services.api.adapters.demo_inputs import make_demo_spec
 from services.api.cli.demo import make_model_here
 from services.api.cli.submission import upload_files
 from services.api.cli.watching import failure_of, watch_job
 from services.api.client import ApiClient
 from services.api.embedded.platform import LocalPlatform
 from services.api.schemas.jobs import JobView
-from services.api.use_cases.demo import make_demo_spec
 from services.common.job_metrics import JobMetric
 
 Interval = tuple[float, float]

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted(
     path for path in (ROOT / "examples").iterdir() if path.suffix in (".toml", ".json")
 )
-DEMO = ROOT / "services" / "api" / "use_cases" / "arithmetic.toml"
+DEMO = ROOT / "services" / "api" / "adapters" / "arithmetic.toml"
 
 
 @pytest.mark.parametrize("path", [*EXAMPLES, DEMO], ids=lambda path: path.name)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from services.api.adapters.demo_inputs import TEST_PROBLEMS, TRAIN_PROBLEMS, make_demo_spec
 from services.api.cli.demo_report import DemoReport, read_figures
 from services.api.cli.memory import PeakMemory
 from services.api.cli.options import JsonOption
@@ -20,7 +21,6 @@ from services.api.cli.watching import failure_of, watch_job
 from services.api.client import ApiClient
 from services.api.embedded.locations import default_data_dir
 from services.api.embedded.platform import LocalPlatform
-from services.api.use_cases.demo import TEST_PROBLEMS, TRAIN_PROBLEMS, make_demo_spec
 
 
 def demo(

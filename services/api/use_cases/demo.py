@@ -1,21 +1,10 @@
-"""The demo's job: generated arithmetic problems, a tiny model with random weights, and the spec
-that trains it.
-"""
+"""The demo's job on an installation that runs already."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Final
-
+from services.api.adapters.demo_inputs import make_demo_spec
 from services.api.db.job_tables import Job
 from services.api.domain.access import Caller
 from services.api.use_cases.control_plane import ControlPlane
 from services.api.use_cases.submit import submit_job
-from services.common.data.arithmetic import make_arithmetic
-from services.common.spec_file import read_spec_file
-
-TRAIN_PROBLEMS: Final = 4096
-TEST_PROBLEMS: Final = 500
-_SPEC: Final = Path(__file__).parent / "arithmetic.toml"
 
 
 def create_demo_job(plane: ControlPlane, caller: Caller, seed: int) -> Job:
@@ -23,24 +12,3 @@ def create_demo_job(plane: ControlPlane, caller: Caller, seed: int) -> Job:
     spec = make_demo_spec(plane.data_dir / "demo" / str(seed), seed, plane.fleet.make_tiny_model)
     job, _ = submit_job(plane, caller, spec)
     return job
-
-
-def make_demo_spec(
-    directory: Path, seed: int, make_model: Callable[[Path, int], None]
-) -> dict[str, Any]:
-    """Write data and model into the directory, whose model is kept if it has one, and return the
-    job's spec.
-
-    Raises what `make_model` raises.
-    """
-    files = make_arithmetic(directory, seed=seed, num_train=TRAIN_PROBLEMS, num_test=TEST_PROBLEMS)
-    model = directory / "model"
-    if not model.exists():
-        make_model(model, seed)
-    return {
-        **read_spec_file(_SPEC),
-        "model": str(model),
-        "training_file": str(files.train),
-        "validation_file": str(files.test),
-        "seed": seed,
-    }
