@@ -1,4 +1,4 @@
-"""The whole list for a GPU in one command: LMDeploy beside TorchEngine, weights, sleep, and one
+"""The whole list for a GPU in one command: LMDeploy and TorchEngine, weights, sleep, and one
 reinforcement step.
 
     python benchmarks/gpu_rollout.py --out gpu_rollout.json    # on a CUDA device with LMDeploy
@@ -390,7 +390,7 @@ def main() -> int:
     shape = SHAPES["tiny" if options.dry_run else options.shape]
     with tempfile.TemporaryDirectory() as directory:
         results = _run(Bench(Path(directory), dry=options.dry_run), shape)
-    report = {**_facts(options), "sections": results}
+    report = {**_fields(options), "sections": results}
     if options.out is not None:
         options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     _print_table(results)
@@ -430,7 +430,7 @@ def _run(bench: Bench, shape: Shape) -> dict[str, dict[str, Any]]:
     return results
 
 
-def _facts(options: argparse.Namespace) -> dict[str, Any]:
+def _fields(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "benchmark": "gpu_rollout",
         "dry_run": options.dry_run,

@@ -1,4 +1,4 @@
-"""How often the verdict is right: ours beside math-verify, plain and with the gold wrapped, in one run.
+"""How often the verdict is right: ours compared with math-verify, plain and with the gold wrapped, in one run.
 
 One JSON line per set and method: agreement with the labels, false accepts, false rejects. Sets: `verifier_cases`
 (labelled by other projects), `rewrites` (tests/golden/reward_cases.jsonl). Then for ours and wrapped math-verify: golds

@@ -1,4 +1,4 @@
-"""Answers graded per second: two workers beside plain math-verify in one process, on the same
+"""Answers graded per second: two workers compared with plain math-verify in one process, on the same
 pairs, in one run.
 
 Pairs are solutions of MATH-500 and GSM8K with their own gold (right) and with another problem's

@@ -50,7 +50,7 @@ def run(directory: Path, model: Path, redis_url: str, *addresses: str) -> Attemp
     return run_here(request, StopSignal())
 
 
-def test_a_corrupt_replica_answers_nothing_the_job_says_so_and_goes_on_with_the_other(
+def test_a_corrupt_replica_responds_to_nothing_the_job_reports_it_and_continues_with_the_other(
     redis_url: str, model: Path, tmp_path: Path
 ) -> None:
     with (

@@ -16,7 +16,7 @@ from services.common.model.tiny import make_tiny_model
 from services.common.trajectory import Outcome, PromptTask, Purpose, Trajectory
 from services.trainer.learner.lifecycle import StopSignal
 from tests.support.learners import journal_of, learner_request, run_here
-from tests.support.replicas import Judge, RealReplica, by_index, real_replica
+from tests.support.replicas import GradeResponse, RealReplica, by_index, real_replica
 from tests.support.trainer import of_kind, wait_until, write_rows
 
 STEPS = 2
@@ -89,9 +89,9 @@ def final_digest(directory: Path) -> str:
 
 
 def run_with(
-    redis_url: str, model: Path, judge: Judge, directory: Path, **changes: Any
+    redis_url: str, model: Path, grade_response: GradeResponse, directory: Path, **changes: Any
 ) -> AttemptResult:
-    with real_replica(redis_url, judge) as (replica, address):
+    with real_replica(redis_url, grade_response) as (replica, address):
         return Platform(replica, address, redis_url, model).run(directory, **changes)
 
 
@@ -108,7 +108,7 @@ def test_a_job_learns_drops_groups_without_signal_and_refills(
     positions = [
         (data["step"], data["group"]["ledger_position"], data["disposition"]) for data in groups
     ]
-    # Positions 2 and 5 are judged alike by `by_index`, so they are dropped and replaced by the next
+    # Positions 2 and 5 are graded alike by `by_index`, so they are dropped and replaced by the next
     # ones.
     assert positions == [
         (1, 0, "trained"),
@@ -118,7 +118,7 @@ def test_a_job_learns_drops_groups_without_signal_and_refills(
         (2, 4, "trained"),
     ]
     assert [data["advantages"] for data in groups[:2]] == [[1.0, -1.0], [1.0, -1.0]]
-    # The weights after the last step are in the checkpoint; nobody needed them on the replica.
+    # The weights after the last step are in the checkpoint; the replica did not need them.
     assert held is not None
     assert held.version == STEPS - 1
 
@@ -191,7 +191,7 @@ def test_a_job_whose_replicas_take_turns_with_the_learner_learns_the_same(
         state = replica.worker.replica.state
 
     assert result.state == "succeeded", result.error_message
-    assert state == "sleeping"  # nobody needed the last weights
+    assert state == "sleeping"  # no step needed the last weights
     assert final_digest(tmp_path / "together") == final_digest(tmp_path / "apart")
     metrics = of_kind(journal_of(tmp_path / "together" / "job"), EventType.METRICS)
     assert any("perf/rollout_bytes_given_back" in data["values"] for data in metrics)
@@ -258,7 +258,7 @@ def test_evaluation_reports_accuracy_with_its_interval_before_and_after(
     evaluations = of_kind(journal_of(tmp_path / "job"), EventType.EVALUATION)
     assert [(data["step"], data["stage"]) for data in evaluations] == [(0, "rl"), (STEPS, "rl")]
     results = evaluations[0]["results"]
-    # Three of six prompts could be judged, all of them right: Wilson's interval of 3/3.
+    # Three of six prompts could be graded, all of them right: Wilson's interval of 3/3.
     assert (results["accuracy"], results["num_unverifiable"], results["num_prompts_scored"]) == (
         1.0,
         3,
@@ -368,14 +368,14 @@ def test_a_job_that_cannot_learn_ends_with_its_reason(
     )
 
 
-def test_a_verifier_that_fails_ends_the_attempt_with_samples_and_a_checkpoint_to_go_on_from(
+def test_a_verifier_that_fails_ends_the_attempt_with_samples_and_a_checkpoint_to_resume_from(
     redis_url: str, model: Path, tmp_path: Path
 ) -> None:
-    def judge(task: PromptTask, _trajectory: Trajectory) -> Outcome:
+    def grade_response(task: PromptTask, _trajectory: Trajectory) -> Outcome:
         first_step = task.min_weight_version == 0
         return Outcome.UNVERIFIABLE if not first_step else by_index(task, _trajectory)
 
-    result = run_with(redis_url, model, judge, tmp_path)
+    result = run_with(redis_url, model, grade_response, tmp_path)
 
     assert (result.state, result.error_code) == ("failed", "reward_error_rate")
     events = journal_of(tmp_path / "job")
@@ -391,14 +391,14 @@ def test_a_verifier_that_fails_ends_the_attempt_with_samples_and_a_checkpoint_to
     assert [data["step"] for data in of_kind(events, EventType.METRICS)] == [1]
 
 
-def test_an_evaluation_that_few_could_judge_states_no_accuracy_but_samples(
+def test_an_evaluation_with_few_grades_has_samples_in_place_of_an_accuracy(
     redis_url: str, model: Path, tmp_path: Path
 ) -> None:
-    def judge(task: PromptTask, trajectory: Trajectory) -> Outcome:
+    def grade_response(task: PromptTask, trajectory: Trajectory) -> Outcome:
         return Outcome.UNVERIFIABLE if task.purpose is Purpose.EVAL else by_index(task, trajectory)
 
     validation = str(write_rows(tmp_path / "validation.jsonl", ROWS))
-    result = run_with(redis_url, model, judge, tmp_path, validation_file=validation)
+    result = run_with(redis_url, model, grade_response, tmp_path, validation_file=validation)
 
     assert (result.state, result.error_code) == ("failed", "reward_error_rate")
     assert result.error_message.startswith(f"Cannot evaluate: {len(ROWS)} of {len(ROWS)} responses")

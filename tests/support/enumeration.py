@@ -222,7 +222,7 @@ def expected_update(
 
 @dataclass(frozen=True)
 class Bias:
-    """An expected update beside the true gradient."""
+    """An expected update compared with the true gradient."""
 
     cosine: float
     length: float

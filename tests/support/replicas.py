@@ -93,7 +93,7 @@ def serving(replica: rollout_pb2_grpc.RolloutServiceServicer) -> Iterator[str]:
         server.stop(lambda: None)
 
 
-Judge = Callable[[PromptTask, Trajectory], Outcome]
+GradeResponse = Callable[[PromptTask, Trajectory], Outcome]
 
 
 def by_index(task: PromptTask, trajectory: Trajectory) -> Outcome:
@@ -104,9 +104,9 @@ def by_index(task: PromptTask, trajectory: Trajectory) -> Outcome:
 
 @dataclass
 class ScriptedGrader:
-    """Grades at once, by `judge`."""
+    """Grades at once, by `grade_response`."""
 
-    judge: Judge
+    grade_response: GradeResponse
     replica: str
 
     def grade(
@@ -136,7 +136,7 @@ class ScriptedGrader:
         """Nothing to close."""
 
     def _grade_one(self, task: PromptTask, trajectory: Trajectory) -> Trajectory:
-        outcome = self.judge(task, trajectory)
+        outcome = self.grade_response(task, trajectory)
         rewards = (
             {name: float(outcome is Outcome.CORRECT) for name in task.graders}
             if outcome.is_scored
@@ -157,9 +157,11 @@ class CorruptEngine(TorchEngine):
 class RealReplica:
     """Worker, engine, streams and transport of the rollout service; only the verdicts are scripted."""
 
-    def __init__(self, redis_url: str, judge: Judge, name: str, engine: type[TorchEngine]) -> None:
+    def __init__(
+        self, redis_url: str, grade_response: GradeResponse, name: str, engine: type[TorchEngine]
+    ) -> None:
         self._client = connect(redis_url)
-        self._judge, self._name, self._engine = judge, name, engine
+        self._grade_response, self._name, self._engine = grade_response, name, engine
         self.worker = RolloutWorker(self._open)
         self.servicer = RolloutServicer(self.worker, name, RolloutMetrics(self.worker, name))
 
@@ -196,18 +198,18 @@ class RealReplica:
             groups=GroupQueue(self._client, assignment.groups_stream),
             lease_s=LEASE_S,
         )
-        return DecodingSession(engine, 4, streams, ScriptedGrader(self._judge, self._name))
+        return DecodingSession(engine, 4, streams, ScriptedGrader(self._grade_response, self._name))
 
 
 @contextmanager
 def real_replica(
     redis_url: str,
-    judge: Judge = by_index,
+    grade_response: GradeResponse = by_index,
     name: str = "replica-0",
     engine: type[TorchEngine] = TorchEngine,
 ) -> Iterator[tuple[RealReplica, str]]:
     """A replica and its address."""
-    replica = RealReplica(redis_url, judge, name, engine)
+    replica = RealReplica(redis_url, grade_response, name, engine)
     try:
         with serving(replica.servicer) as address:
             yield replica, address

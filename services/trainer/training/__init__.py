@@ -1,4 +1,4 @@
 """The mathematics of training: rows, masks, objectives, estimators, optimizer and ranks.
 
-Knows no stream, journal, ledger or job; `services.trainer.learner` feeds it.
+Knows the job spec, but no stream, journal, ledger or request; `services.trainer.learner` feeds it.
 """

@@ -110,7 +110,7 @@ def test_asynchronous_no_more_is_in_flight_than_admitted_and_nothing_gets_too_ol
 
 
 @pytest.mark.parametrize("staleness", [0, 1])
-def test_a_wait_says_for_which_weights_and_whether_training_goes_on_meanwhile(
+def test_a_wait_says_for_which_weights_and_whether_training_continues_meanwhile(
     staleness: int,
 ) -> None:
     plane = Plane(staleness)

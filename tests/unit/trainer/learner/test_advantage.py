@@ -36,7 +36,7 @@ def test_equal_rewards_give_exactly_zero_although_their_computed_deviation_does_
 
 
 @pytest.mark.parametrize("baseline", ["std", "mean", "leave_one_out"])
-def test_unscored_responses_get_no_advantage_and_change_nobody_elses(baseline: str) -> None:
+def test_unscored_responses_get_no_advantage_and_change_no_other(baseline: str) -> None:
     with_holes = group_advantages([None, 1.0, None, 0.0, 0.0], baseline)  # type: ignore[arg-type]
     without = group_advantages([1.0, 0.0, 0.0], baseline)  # type: ignore[arg-type]
 

@@ -33,7 +33,7 @@ def test_the_interval_of_no_success_begins_at_zero_and_has_a_width() -> None:
     assert high == pytest.approx(0.1611252, abs=1e-6)
 
 
-def test_a_share_of_nothing_is_no_number() -> None:
+def test_a_share_of_nothing_is_not_a_number() -> None:
     with pytest.raises(ValueError, match="at least one trial"):
         wilson_interval(0, 0)
 

@@ -31,7 +31,7 @@ def test_the_reward_is_the_weighted_sum_of_the_specs_graders() -> None:
         _verdict(Outcome.INCORRECT, accuracy=0.0, boxed=1.0, format=9.0),
     )
 
-    # 1·1 + 0.2·0.5; 0 + 0.2·1, a score nobody asked for is not added
+    # 1·1 + 0.2·0.5; 0 + 0.2·1, a score that was not requested is not added
     assert group_rewards(group, graders) == pytest.approx([1.1, 0.2])
 
 

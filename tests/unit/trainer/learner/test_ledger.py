@@ -227,7 +227,7 @@ def test_the_next_place_is_of_the_file_that_is_furthest_behind_its_share() -> No
     assert [order.row(position) // 10 for position in range(10)] == [1, 1, 0, 1, 1, 1, 1, 0, 1, 1]
 
 
-def test_there_is_no_order_without_rows_and_no_negative_place() -> None:
+def test_an_order_needs_rows_and_positions_are_not_negative() -> None:
     with pytest.raises(ValueError, match="at least one row"):
         PromptOrder("0:rl", 0)
     for order in (PromptOrder("0:rl", 3), MixedOrder("0:rl", [(3, 1.0)])):

@@ -155,7 +155,7 @@ def test_an_attempt_that_falls_back_behind_an_earlier_resume_undoes_both(tmp_pat
     assert undone == [3, 4, 5, 6, 7]
 
 
-def test_a_line_that_a_killed_learner_left_unfinished_is_no_step(tmp_path: Path) -> None:
+def test_a_line_that_a_killed_learner_left_unfinished_is_not_a_step(tmp_path: Path) -> None:
     log_steps(tmp_path, 1, 0, range(1, 3))
     with (tmp_path / "journal" / "steps-0001.jsonl").open("a") as file:
         file.write('{"stage":"rl","step":3,"tra')

@@ -1,4 +1,4 @@
-"""What becomes of each outcome: a failure of the verifier is no number in rewards, advantages,
+"""Every outcome downstream: a failure of the verifier has no number in rewards, advantages,
 metrics, evaluations.
 """
 
@@ -55,14 +55,14 @@ def metrics(*outcomes: Outcome) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("outcome", SCORED)
-def test_what_the_answer_is_to_blame_for_has_a_reward(outcome: Outcome) -> None:
+def test_a_failure_of_the_answer_has_a_reward(outcome: Outcome) -> None:
     assert group_rewards(group(outcome).scored, GRADERS) == [
         1.5 if outcome is Outcome.CORRECT else 0.5
     ]
 
 
 @pytest.mark.parametrize("outcome", UNSCORED)
-def test_what_we_are_to_blame_for_has_none_and_moves_nobodys_advantage(outcome: Outcome) -> None:
+def test_a_failure_of_ours_has_no_reward_and_moves_no_advantage(outcome: Outcome) -> None:
     rewards = group_rewards(group(Outcome.CORRECT, outcome, Outcome.INCORRECT).scored, GRADERS)
     assert rewards == [1.5, None, 0.5]
     for baseline in ("std", "mean", "leave_one_out"):
@@ -72,7 +72,7 @@ def test_what_we_are_to_blame_for_has_none_and_moves_nobodys_advantage(outcome: 
 
 
 @pytest.mark.parametrize("outcome", UNSCORED)
-def test_it_is_no_sample_to_train_on(outcome: Outcome) -> None:
+def test_a_failure_of_ours_is_not_a_sample_to_train_on(outcome: Outcome) -> None:
     samples = batch(Outcome.CORRECT, outcome, Outcome.INCORRECT).samples()
     assert [sample.trajectory_id for sample in samples] == ["traj_0", "traj_2"]
 
@@ -115,6 +115,6 @@ def test_an_evaluation_leaves_it_out_of_the_accuracy(outcome: Outcome) -> None:
 @pytest.mark.parametrize(
     "outcome", [outcome for outcome in SCORED if outcome is not Outcome.CORRECT]
 )
-def test_what_the_answer_is_to_blame_for_counts_as_wrong_everywhere(outcome: Outcome) -> None:
+def test_a_failure_of_the_answer_counts_as_wrong_everywhere(outcome: Outcome) -> None:
     assert metrics(Outcome.CORRECT, outcome)["reward/accuracy"] == 0.5
     assert evaluation_results([group(outcome)])["accuracy"] == 0.0

@@ -79,7 +79,7 @@ def test_a_path_whose_steps_go_back_is_refused_instead_of_waited_for() -> None:
         engine(tiny_model()).replay([path])
 
 
-def test_a_logprob_that_is_no_number_is_infinitely_far_and_a_probe_survives_the_wire() -> None:
+def test_a_logprob_that_is_not_a_number_is_infinitely_far_and_a_probe_survives_the_wire() -> None:
     probe = ParityProbe(
         paths=gate(tiny_model()).paths[:1],
         logprobs=(np.array([-4.0, -0.5], np.float32),),

@@ -135,7 +135,7 @@ def test_a_replica_that_still_loads_is_waited_for(stack: ExitStack, tmp_path: Pa
     assert loading.pushed == []
 
 
-def test_one_replica_goes_on_while_another_one_is_gone(stack: ExitStack, tmp_path: Path) -> None:
+def test_one_replica_continues_while_another_one_is_lost(stack: ExitStack, tmp_path: Path) -> None:
     alive = ScriptedReplica()
     watcher = watched(stack, tmp_path, alive, None)
 

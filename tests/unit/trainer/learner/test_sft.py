@@ -394,7 +394,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_attempt_and_leaves_the_ear
     assert run(tmp_path, model, rows, attempt=3).state == "succeeded"
 
 
-def test_a_checkpoint_for_which_there_is_no_room_is_not_begun(
+def test_a_checkpoint_that_the_disk_cannot_hold_is_not_begun(
     tmp_path: Path, model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A full file system cannot be had in a test without the right to mount one.
@@ -434,7 +434,7 @@ def test_a_stopped_and_resumed_lora_job_ends_with_the_weights_of_an_uninterrupte
     assert certificate["digest_before"] == certificate["digest_after"]
 
 
-def test_a_lora_checkpoint_is_a_merged_model_with_the_adapter_and_its_optimizer_beside_it(
+def test_a_lora_checkpoint_is_a_merged_model_with_the_adapter_and_its_optimizer(
     tmp_path: Path, model: Path, rows: Path
 ) -> None:
     run(tmp_path, model, rows, lora={"rank": 2})

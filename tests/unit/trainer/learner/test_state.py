@@ -38,7 +38,7 @@ def fresh() -> tuple[nn.Module, torch.optim.AdamW]:
     return model, torch.optim.AdamW(model.parameters(), lr=0.1)
 
 
-def test_an_optimizer_goes_on_exactly_where_it_was() -> None:
+def test_an_optimizer_resumes_exactly_where_it_was() -> None:
     whole, whole_optimizer = fresh()
     trained(5, whole, whole_optimizer)
     model, optimizer = fresh()
@@ -106,7 +106,7 @@ def test_a_state_that_cannot_be_read_is_an_invalid_checkpoint() -> None:
         ("something else", errno.EIO),
     ],
 )
-def test_a_full_disk_is_told_apart_in_the_errors_of_safetensors(message: str, number: int) -> None:
+def test_a_full_disk_is_recognised_in_the_errors_of_safetensors(message: str, number: int) -> None:
     with pytest.raises(OSError, match=message.partition("(")[0]) as caught, _safetensors_errors():
         raise SafetensorError(message)
     assert caught.value.errno == number

@@ -1,4 +1,4 @@
-"""What the user asks of a job beside training it: revisions, checkpoints on demand, a fork with the
+"""Requests of the user to a running job: revisions, checkpoints on demand, a fork with the
 parent's ledger.
 """
 
@@ -98,7 +98,7 @@ def test_a_checkpoint_that_was_asked_for_is_written_once_after_the_next_step(
     assert checkpoint_requests(tmp_path) == []
 
 
-def test_a_fork_goes_on_with_the_parents_ledger_and_the_certificate_counts_its_steps(
+def test_a_fork_resumes_with_the_parents_ledger_and_the_certificate_counts_its_steps(
     tmp_path: Path, model: Path, rows: Path
 ) -> None:
     parent, child, grandchild = (tmp_path / name for name in ("parent", "child", "grandchild"))
@@ -123,7 +123,7 @@ def test_a_fork_goes_on_with_the_parents_ledger_and_the_certificate_counts_its_s
     assert _final_digest(grandchild) == _final_digest(parent)
 
 
-def test_a_rewound_job_goes_on_from_the_checkpoint_that_is_left(
+def test_a_rewound_job_resumes_from_the_checkpoint_that_is_left(
     tmp_path: Path, model: Path, rows: Path
 ) -> None:
     write_checkpoint_request(tmp_path, "ckpt_1")

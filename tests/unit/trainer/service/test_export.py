@@ -103,7 +103,7 @@ def test_what_a_killed_export_left_is_replaced(checkpoint: Path, tmp_path: Path)
     assert not left.exists()
 
 
-def test_exports_run_beside_the_service_and_tell_how_they_ended(
+def test_exports_run_apart_from_the_service_and_report_how_they_ended(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     exporter = ExportProcesses()

@@ -200,7 +200,7 @@ def test_the_whole_process_group_goes_with_the_learner(
 
 
 def _runs(pid: int) -> bool:
-    """A killed orphan may stay a zombie for as long as nobody reaps it."""
+    """A killed orphan may stay a zombie for as long as no process reaps it."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:

@@ -178,7 +178,7 @@ def test_a_whole_trajectory_is_taken_as_it_was_recorded() -> None:
     ],
     ids=["lengths differ", "no whole block", "a step of 0", "no token", "empty"],
 )
-def test_a_record_that_is_no_whole_trajectory_is_refused(
+def test_a_record_that_is_not_a_whole_trajectory_is_refused(
     tokens: list[int], steps: list[int]
 ) -> None:
     loaded = tiny_model()

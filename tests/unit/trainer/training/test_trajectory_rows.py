@@ -153,7 +153,7 @@ def _length(sample: Sample, block_size: int) -> int:
     return len(steps) + block_size * sum(len(block) for block in blocks)
 
 
-def test_documents_are_packed_longest_first_into_the_first_row_with_room() -> None:
+def test_documents_are_packed_longest_first_into_the_first_row_that_fits() -> None:
     # Lengths with one state per response block: 2 + 2·R → 4, 6 (R = 2), 10 (R = 4), 6.
     samples = [
         _sample([1, 2], list(range(r)), [1 + i // 2 for i in range(r)]) for r in (2, 2, 4, 2)

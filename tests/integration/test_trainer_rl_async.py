@@ -1,4 +1,4 @@
-"""Rollouts that run ahead of training: real learner processes, replica, engine and Redis; verdicts
+"""Asynchronous rollouts: real learner processes, replica, engine and Redis; verdicts
 are scripted.
 """
 
@@ -61,7 +61,7 @@ def kill_after_checkpoint(trainer: Trainer, wanted: Job, pid: int) -> None:
     wait_until(lambda: trainer.status().state != "running", "the killed learner's end")
 
 
-def test_a_killed_job_that_ran_ahead_goes_on_and_certifies_that_no_prompt_was_lost_or_trained_twice(
+def test_a_killed_asynchronous_job_resumes_and_certifies_that_no_prompt_was_lost_or_trained_twice(
     redis_url: str, model: Path, tmp_path: Path, replica: tuple[RealReplica, str]
 ) -> None:
     worker, address = replica
@@ -83,7 +83,7 @@ def test_a_killed_job_that_ran_ahead_goes_on_and_certifies_that_no_prompt_was_lo
             0,
             parts,
         )
-    # What was on the way for the next step when the checkpoint was written is open, and issued
+    # Prompts in flight for the next step when the checkpoint was written are open, and issued
     # again.
     assert resumed["open"] > 0
     assert last["trained"] == STEPS * PROMPTS_PER_STEP
@@ -91,7 +91,7 @@ def test_a_killed_job_that_ran_ahead_goes_on_and_certifies_that_no_prompt_was_lo
     assert len(trained) == len(set(trained))
     steps = steps_of(events)
     # The first step of an attempt has nothing to catch up on; later ones train what was decoded
-    # beside the one before.
+    # during the one before.
     assert steps[0]["staleness/max"] == 0
     assert {values["staleness/max"] for values in steps} == {0, 1}
     assert all(values["staleness/dropped_groups"] == 0 for values in steps)
