@@ -1,3 +1,1 @@
-"""The rollout service: answers prompts with graded groups. It never trains and never writes a
-checkpoint.
-"""
+"""The rollout service: generates and grades groups of responses. It never writes a checkpoint."""

@@ -1,4 +1,4 @@
-"""`python -m services.rollout`: one replica."""
+"""Run one rollout replica: `python -m services.rollout`."""
 
 import sys
 
@@ -14,23 +14,19 @@ from services.rollout.settings import RolloutSettings
 
 
 def main() -> None:
-    """Entry point."""
+    """Start the replica."""
     settings = read_settings(RolloutSettings)
     configure_logging("rollout", settings.log_level, settings.log_format)
     configure_tracing("rollout", settings.otlp_endpoint)
     if settings.torch_threads is not None:
         torch.set_num_threads(settings.torch_threads)
     if settings.rollout_engine == "lmdeploy":
-        _require_lmdeploy()
+        # Fail at the start, before a job waits for this replica.
+        try:
+            require_lmdeploy()
+        except PlatformError as error:
+            sys.exit(str(error))
     serve(settings)
-
-
-def _require_lmdeploy() -> None:
-    """End the process where LMDeploy cannot run, before anything waits for this replica."""
-    try:
-        require_lmdeploy()
-    except PlatformError as error:
-        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,4 @@
-"""What a replica is assigned to and how far it is: the state machine, as immutable values without
-any I/O.
-"""
+"""State machine of a replica, as immutable values without I/O."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,16 +16,16 @@ class ReplicaState(StrEnum):
     """States of a replica."""
 
     IDLE = "idle"
-    """Not assigned."""
+    """Not assigned to a job."""
     LOADING = "loading"
-    """Builds the model of its assignment."""
+    """Loading the model of its assignment."""
     WAITING_FOR_WEIGHTS = "waiting_for_weights"
     READY = "ready"
-    """Takes prompts."""
+    """Accepts prompts."""
     SLEEPING = "sleeping"
-    """Has given its memory back; takes no prompts until weights are loaded."""
+    """Has freed its memory; accepts no prompts until weights are loaded."""
     UNHEALTHY = "unhealthy"
-    """Takes no prompts until weights are loaded completely, or a new assignment comes."""
+    """Accepts no prompts until weights are loaded successfully or it is assigned again."""
 
 
 _S = ReplicaState
@@ -54,7 +52,7 @@ class Assignment(Frozen):
     max_sequence_tokens: int = Field(gt=0)
     """Longest prompt + response, in tokens."""
     max_batch_size: int = Field(ge=0)
-    """Responses decoded side by side; 0 lets the replica choose."""
+    """Responses decoded concurrently; 0 lets the replica choose."""
     dtype: Literal["float32", "bfloat16"]
 
     def __str__(self) -> str:
@@ -63,19 +61,19 @@ class Assignment(Frozen):
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """The version a replica has loaded."""
+    """The weight version that a replica has loaded."""
 
     version: int
     digest: str
     parity_gap: float | None = None
-    """Distance of its log-probabilities from the learner's on the probe; None when none came with
-    the weights.
+    """Difference of the log-probabilities from those of the learner on the probe; None without a
+    probe.
     """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Replica:
-    """What a replica is; one writer (the engine thread) swaps the value, everybody may read it."""
+    """State of a replica. Only the engine thread replaces the value; any thread may read it."""
 
     state: ReplicaState = ReplicaState.IDLE
     assignment: Assignment | None = None
@@ -83,8 +81,8 @@ class Replica:
     """None before the first load and after a failed one."""
     last_error: str = ""
 
-    def moved(self, state: ReplicaState, **changes: Any) -> Self:
-        """The replica in its next state; raises PlatformError("illegal_transition")."""
+    def move_to(self, state: ReplicaState, **changes: Any) -> Self:
+        """Return the replica in its next state; raises PlatformError("illegal_transition")."""
         if state not in TRANSITIONS[self.state]:
             allowed = ", ".join(sorted(TRANSITIONS[self.state]))
             raise PlatformError(
@@ -94,10 +92,10 @@ class Replica:
         return replace(self, state=state, **changes)
 
     def needs(self, wanted: Assignment) -> bool:
-        """Whether `wanted` must be loaded; False when it is already.
+        """Whether `wanted` must be loaded; False if it is already loaded.
 
         Raises PlatformError: "stale_attempt" for an older attempt of the assigned job, "conflict"
-        for the assigned attempt with other particulars.
+        for the assigned attempt with other values.
         """
         held = self.assignment
         if held is None or held.job_id != wanted.job_id or held.attempt < wanted.attempt:
@@ -105,26 +103,24 @@ class Replica:
         if held.attempt > wanted.attempt:
             raise PlatformError(
                 "stale_attempt",
-                f"Cannot assign {wanted}: the replica is assigned to attempt {held.attempt} already.",
+                f"Cannot assign {wanted}: the replica is already assigned to attempt {held.attempt}.",
             )
         if held != wanted:
             raise PlatformError(
                 "conflict",
-                f"Cannot assign {wanted} a second time with other particulars.",
+                f"Cannot assign {wanted} again with other values.",
                 hint="Release it first.",
             )
         return self.state is ReplicaState.UNHEALTHY
 
     def holds(self, job_id: str, attempt: int) -> bool:
-        """Whether releasing this attempt concerns the assignment; later attempts and other jobs are
-        left alone.
-        """
+        """Whether releasing this attempt ends the assignment; not for later attempts or other jobs."""
         return self.assignment is not None and (
             self.assignment.job_id == job_id and self.assignment.attempt <= attempt
         )
 
     def accepts(self, job_id: str, attempt: int, version: int) -> bool:
-        """Whether a weight version must be loaded; False when it is already.
+        """Whether a weight version must be loaded; False if it is already loaded.
 
         Raises PlatformError: "stale_attempt" for another job or attempt, "stale_weights" for an
         older version.
@@ -149,7 +145,7 @@ class Replica:
         )
 
     def may_sleep(self, job_id: str, attempt: int) -> bool:
-        """Whether there is memory to give back; False when it sleeps already or has no weights.
+        """Whether there is memory to free; False if the replica sleeps or has no weights.
 
         Raises PlatformError("stale_attempt") for another job or attempt than the assigned one.
         """
@@ -157,7 +153,7 @@ class Replica:
         if held is None or (held.job_id, held.attempt) != (job_id, attempt):
             raise PlatformError(
                 "stale_attempt",
-                f"Cannot let {job_id} attempt {attempt} send the replica to sleep: it is assigned to "
+                f"Cannot put the replica to sleep for {job_id} attempt {attempt}: it is assigned to "
                 f"{held or 'nothing'}.",
             )
         return self.state is ReplicaState.READY

@@ -24,7 +24,7 @@ from services.common.model_source import resolve_model
 from services.common.trajectory import Response
 from services.rollout.engines.base import DenoisingEvent, GenerationRequest
 from services.rollout.engines.torch_engine import TorchEngine
-from services.rollout.playground_request import PlaygroundRequest, request_of
+from services.rollout.playground_request import PlaygroundRequest, to_generation_request
 
 PLACEHOLDER: Final = "░"
 """Shown for a position that is not committed yet."""
@@ -97,7 +97,7 @@ def _request(loaded: LoadedModel, options: argparse.Namespace) -> GenerationRequ
         confidence_threshold=options.threshold,
         seed=options.seed,
     )
-    return request_of(loaded, prompt, question)
+    return to_generation_request(loaded, prompt, question)
 
 
 def _decode(

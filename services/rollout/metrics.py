@@ -1,4 +1,4 @@
-"""What a replica tells Prometheus, read from its worker when asked."""
+"""Prometheus metrics of a replica, read from its worker at every scrape."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from services.rollout.worker import RolloutWorker
 
 
 class RolloutMetrics:
-    """Numbers of one replica, in a registry of its own."""
+    """Metrics of one replica in their own registry."""
 
     def __init__(self, worker: RolloutWorker, replica: str) -> None:
         self.registry: CollectorRegistry = new_registry()
@@ -27,8 +27,8 @@ class _WorkerCollector(Collector):
         self._worker, self._name = worker, replica
 
     def collect(self) -> Iterator[Metric]:
-        """Never waits for the engine thread."""
-        yield self._states()
+        """Collect without waiting for the engine thread."""
+        yield self._collect_states()
         totals, own = self._worker.totals, [self._name]
         tokens = exported.ROLLOUT_GENERATED_TOKENS.new_family()
         tokens.add_metric(own, totals.generated_tokens)
@@ -36,17 +36,17 @@ class _WorkerCollector(Collector):
         busy = exported.ROLLOUT_BUSY_SECONDS.new_family()
         busy.add_metric(own, totals.busy_s)
         yield busy
-        yield from self._of_attempt()
+        yield from self._collect_attempt()
 
-    def _states(self) -> Metric:
+    def _collect_states(self) -> Metric:
         states = exported.ROLLOUT_STATE.new_family()
         current = self._worker.replica.state
         for state in ReplicaState:
             states.add_metric([self._name, state.value], float(state is current))
         return states
 
-    def _of_attempt(self) -> Iterator[Metric]:
-        """Of the assignment; no series while there is none."""
+    def _collect_attempt(self) -> Iterator[Metric]:
+        """Yield metrics of the assignment; no series without one."""
         inflight = exported.ROLLOUT_INFLIGHT_GROUPS.new_family()
         version = exported.ROLLOUT_WEIGHT_VERSION.new_family()
         replica = self._worker.replica

@@ -1,4 +1,4 @@
-"""From an assignment to a session: model skeleton, engine, streams and grader of one attempt."""
+"""Open the session of an assignment: model skeleton, engine, streams and grader."""
 
 from collections.abc import Callable
 
@@ -17,8 +17,9 @@ from services.rollout.settings import RolloutSettings
 
 
 def session_opener(settings: RolloutSettings) -> Callable[[Assignment], DecodingSession]:
-    """How this process opens sessions; the function raises PlatformError ("model_invalid",
-    "queue_unavailable").
+    """Return a function that opens sessions.
+
+    It raises PlatformError ("model_invalid", "queue_unavailable").
     """
     client = connect(settings.redis_url)
 

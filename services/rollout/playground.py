@@ -1,8 +1,7 @@
-"""Answers to single questions, for people who look at a model: decoded beside no job, streamed
-block by block.
+"""Generate responses to single requests of the playground, streamed block by block.
 
-The model of a question stays loaded for the next one and is dropped when the replica is assigned to
-a job.
+The model of a request stays loaded for the next one, and is freed when the replica is assigned to a
+job.
 """
 
 import threading
@@ -19,63 +18,59 @@ from services.common.telemetry.logs import get_logger
 from services.common.trajectory import Int32s, Response
 from services.rollout.engines.base import DenoisingEvent
 from services.rollout.engines.torch_engine import TorchEngine
-from services.rollout.playground_request import PlaygroundRequest, request_of
+from services.rollout.playground_request import PlaygroundRequest, to_generation_request
 
 _UNFINISHED: Final = "\ufffd"
-"""What a tokenizer gives for the first bytes of a character."""
+"""Text that a tokenizer returns for an incomplete character."""
 
 log = get_logger()
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What was added to the answer."""
+    """Text added to the response."""
 
     text: str
-    """Of the blocks that were finished since the last piece."""
+    """Text of the blocks that were finished since the last piece."""
     finish_reason: str = ""
-    """stop | length; of the last piece only."""
+    """stop | length; in the last piece only."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     num_steps: int = 0
-    """Denoising steps of the whole answer; of the last piece only, unless the question wants every
-    step.
-    """
+    """Denoising steps so far; in the last piece only, unless the request shows every step."""
     draft: tuple[str, ...] = ()
-    """Text of every token behind what was said, empty where it is still masked; where the question
-    wants steps.
-    """
+    """Text of every token of the block in progress, empty where masked, if the request shows steps."""
 
 
 class Playground:
-    """One question at a time."""
+    """Processes one request at a time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loaded: tuple[str, LoadedModel] | None = None
 
     def answer(
-        self, model_path: str, question: PlaygroundRequest, timeout_s: float
+        self, model_path: str, request: PlaygroundRequest, timeout_s: float
     ) -> Iterator[Piece]:
         """The answer, piece by piece.
 
-        Raises PlatformError: "model_invalid", "invalid_request", "busy" when earlier questions take
-        `timeout_s`.
+        Raises PlatformError: "model_invalid", "invalid_request", "busy" when earlier requests take
+        longer than `timeout_s`.
         """
         if not self._lock.acquire(timeout=timeout_s):
             raise PlatformError(
-                "busy", "The replica is answering other questions.", hint="Ask again later."
+                "busy", "The replica is processing other requests.", hint="Retry later."
             )
         try:
-            yield from _answer(self._model(model_path), question)
+            yield from _generate(self._load(model_path), request)
         finally:
             self._lock.release()
 
     def drop(self) -> None:
-        """Free the model; one that is answering goes on and is freed afterwards."""
+        """Free the model, after the current request has finished."""
         self._loaded = None
 
-    def _model(self, path: str) -> LoadedModel:
+    def _load(self, path: str) -> LoadedModel:
         held = self._loaded
         if held is not None and held[0] == path:
             return held[1]
@@ -86,34 +81,41 @@ class Playground:
         return loaded
 
 
-def _answer(loaded: LoadedModel, question: PlaygroundRequest) -> Iterator[Piece]:
-    prompt = _prompt(loaded, question)
-    request = request_of(loaded, prompt, question)
+def _generate(loaded: LoadedModel, request: PlaygroundRequest) -> Iterator[Piece]:
+    if request.messages:
+        prompt = encode_prompt(loaded.tokenizer, [dict(turn) for turn in request.messages])
+    else:
+        prompt = loaded.tokenizer(request.prompt, add_special_tokens=False)["input_ids"]
+    generation = to_generation_request(loaded, prompt, request)
     seen: list[DenoisingEvent] = []
-    needed = len(prompt) + question.max_new_tokens
+    needed = len(prompt) + request.max_new_tokens
     engine = TorchEngine(loaded, max_sequence_tokens=needed, max_batch_size=1, on_step=seen.append)
-    engine.submit([request])
-    told, finished = "", dict[str, Response]()
+    engine.submit([generation])
+    sent, finished = "", dict[str, Response]()
     while not finished:
         steps_before = len(seen)
         finished = engine.step()
         text = (
-            _text(loaded, _finished_blocks(loaded, prompt, seen[-1])[: question.max_new_tokens])
+            _decode(loaded, _finished_blocks(loaded, prompt, seen[-1])[: request.max_new_tokens])
             if seen
             else ""
         )
-        added = text[len(told) :] if text.startswith(told) else ""
-        is_news = bool(added) or (question.shows_steps and len(seen) > steps_before)
-        if is_news and not finished:
-            yield _piece(loaded, prompt, seen[-1], added) if question.shows_steps else Piece(added)
-            told += added
+        added = text[len(sent) :] if text.startswith(sent) else ""
+        has_update = bool(added) or (request.shows_steps and len(seen) > steps_before)
+        if has_update and not finished:
+            yield (
+                _make_piece(loaded, prompt, seen[-1], added)
+                if request.shows_steps
+                else Piece(added)
+            )
+            sent += added
     [response] = finished.values()
     visible = min(
-        response.visible_len, question.max_new_tokens
-    )  # the last block may reach beyond what was asked for
-    whole = _text(loaded, response.token_ids[:visible], cut=False)
+        response.visible_len, request.max_new_tokens
+    )  # the last block may exceed the budget
+    whole = _decode(loaded, response.token_ids[:visible], cut=False)
     yield Piece(
-        text=whole[len(told) :],
+        text=whole[len(sent) :],
         finish_reason=response.finish_reason.value,
         prompt_tokens=len(prompt),
         completion_tokens=visible,
@@ -121,9 +123,9 @@ def _answer(loaded: LoadedModel, question: PlaygroundRequest) -> Iterator[Piece]
     )
 
 
-def _piece(loaded: LoadedModel, prompt: list[int], event: DenoisingEvent, added: str) -> Piece:
-    """What was added, and the state of the block that is being written."""
-    open_from = _first_open(loaded, prompt, event.token_ids)
+def _make_piece(loaded: LoadedModel, prompt: list[int], event: DenoisingEvent, added: str) -> Piece:
+    """Create a piece with the state of the block in progress."""
+    open_from = _first_masked_block(loaded, prompt, event.token_ids)
     draft = event.token_ids[open_from:].tolist()
     texts = (
         "" if token == loaded.mask_token_id else str(loaded.tokenizer.decode([token]))
@@ -132,20 +134,13 @@ def _piece(loaded: LoadedModel, prompt: list[int], event: DenoisingEvent, added:
     return Piece(added, num_steps=event.step, draft=tuple(texts))
 
 
-def _prompt(loaded: LoadedModel, question: PlaygroundRequest) -> list[int]:
-    if question.messages:
-        return encode_prompt(loaded.tokenizer, [dict(turn) for turn in question.messages])
-    ids: list[int] = loaded.tokenizer(question.prompt, add_special_tokens=False)["input_ids"]
-    return ids
-
-
 def _finished_blocks(loaded: LoadedModel, prompt: list[int], event: DenoisingEvent) -> Int32s:
-    """Tokens of the blocks without a mask, up to the first token that ends the answer.
+    """Tokens of the blocks without a mask, up to the first stop token.
 
-    The block grid begins with the prompt, whose last block the answer may share.
+    The block grid starts with the prompt, so the first block of the response may contain prompt tokens.
     """
     token_ids = event.token_ids
-    end = _first_open(loaded, prompt, token_ids)
+    end = _first_masked_block(loaded, prompt, token_ids)
     stops = [
         place
         for place, token in enumerate(token_ids[:end].tolist())
@@ -154,8 +149,8 @@ def _finished_blocks(loaded: LoadedModel, prompt: list[int], event: DenoisingEve
     return token_ids[: stops[0] if stops else end]
 
 
-def _first_open(loaded: LoadedModel, prompt: list[int], token_ids: Int32s) -> int:
-    """Place of the first token of the first block that has a mask; the length when none has."""
+def _first_masked_block(loaded: LoadedModel, prompt: list[int], token_ids: Int32s) -> int:
+    """Return the index of the first block with a mask; the length if there is none."""
     masked = (token_ids == loaded.mask_token_id).nonzero()[0]
     if not len(masked):
         return len(token_ids)
@@ -163,7 +158,7 @@ def _first_open(loaded: LoadedModel, prompt: list[int], token_ids: Int32s) -> in
     return max(0, first - (len(prompt) + first) % loaded.block_size)
 
 
-def _text(loaded: LoadedModel, token_ids: Int32s, *, cut: bool = True) -> str:
-    """Text without special tokens; `cut` leaves out a last character that is not complete yet."""
+def _decode(loaded: LoadedModel, token_ids: Int32s, *, cut: bool = True) -> str:
+    """Decode without special tokens; `cut` removes an incomplete last character."""
     text = str(loaded.tokenizer.decode(token_ids.tolist(), skip_special_tokens=True))
     return text.rstrip(_UNFINISHED) if cut else text

@@ -1,4 +1,4 @@
-"""Transport of the rollout service: protobuf on one side, the worker on the other."""
+"""gRPC transport of the rollout service; the worker has the logic."""
 
 import time
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ _NO_VERSION: Final = -1
 
 
 class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
-    """Retry semantics stand in rollout.proto."""
+    """The servicer; rollout.proto documents retries."""
 
     def __init__(self, worker: RolloutWorker, name: str, metrics: RolloutMetrics) -> None:
         self._worker, self._name, self._metrics = worker, name, metrics
@@ -37,7 +37,7 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
     def Assign(
         self, request: rollout_pb2.AssignRequest, context: grpc.ServicerContext
     ) -> rollout_pb2.AssignResponse:
-        """Returns when the model is built."""
+        """Return when the model is built."""
         self._playground.drop()
         assignment = Assignment.model_validate(
             {name: getattr(request, name) for name in Assignment.model_fields}
@@ -48,16 +48,14 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
     def Release(
         self, request: rollout_pb2.ReleaseRequest, context: grpc.ServicerContext
     ) -> rollout_pb2.ReleaseResponse:
-        """Returns when model and cache are freed."""
+        """Return when model and cache are freed."""
         released = self._worker.release(request.job_id, request.attempt, context.time_remaining())
         return rollout_pb2.ReleaseResponse(released=released)
 
     def UpdateWeights(
         self, request_iterator: Iterator[rollout_pb2.WeightChunk], context: grpc.ServicerContext
     ) -> rollout_pb2.UpdateWeightsResponse:
-        """Assembles beside the engine thread, which goes on decoding; returns when the version is
-        in use.
-        """
+        """Assemble weights while the engine thread continues decoding; return when they are in use."""
         started = time.monotonic()
         assembler = WeightAssembler()
         assembler.feed(next(request_iterator, rollout_pb2.WeightChunk()))
@@ -90,7 +88,7 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
     def Sleep(
         self, request: rollout_pb2.SleepRequest, context: grpc.ServicerContext
     ) -> rollout_pb2.SleepResponse:
-        """Returns when the memory is given back."""
+        """Return when the memory is freed."""
         started = time.monotonic()
         freed = self._worker.sleep(request.job_id, request.attempt, context.time_remaining())
         return rollout_pb2.SleepResponse(freed_bytes=freed, seconds=time.monotonic() - started)
@@ -98,14 +96,14 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
     def Generate(
         self, request: rollout_pb2.GenerateRequest, context: grpc.ServicerContext
     ) -> Iterator[rollout_pb2.GenerateResponse]:
-        """One question at a time; none while a job has the replica."""
+        """Stream a response; raises "busy" while the replica is assigned to a job."""
         assignment = self._worker.replica.assignment
         if assignment is not None:
             raise PlatformError(
                 "busy",
-                f"The replica is assigned to {assignment}; it answers questions when no job has it.",
+                f"The replica is assigned to {assignment}; the playground uses idle replicas only.",
             )
-        question = PlaygroundRequest(
+        playground_request = PlaygroundRequest(
             messages=[{"role": turn.role, "content": turn.content} for turn in request.messages],
             prompt=request.prompt,
             max_new_tokens=request.max_new_tokens,
@@ -116,14 +114,14 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
             shows_steps=request.show_steps,
         )
         for piece in self._playground.answer(
-            request.model_path, question, context.time_remaining()
+            request.model_path, playground_request, context.time_remaining()
         ):
             yield rollout_pb2.GenerateResponse(**asdict(piece))
 
     def GetStatus(
         self, request: rollout_pb2.GetRolloutStatusRequest, context: grpc.ServicerContext
     ) -> rollout_pb2.GetRolloutStatusResponse:
-        """Never waits for the engine thread."""
+        """Return the status without waiting for the engine thread."""
         replica, totals = self._worker.replica, self._worker.totals
         assignment, weights = replica.assignment, replica.weights
         return rollout_pb2.GetRolloutStatusResponse(

@@ -204,24 +204,24 @@ class RolloutWorker:
             return
         self._close_session()
         structlog.contextvars.bind_contextvars(job_id=assignment.job_id, attempt=assignment.attempt)
-        self._replica = self._replica.moved(
+        self._replica = self._replica.move_to(
             ReplicaState.LOADING, assignment=assignment, weights=None, last_error=""
         )
         try:
             self._session = self._open_session(assignment)
         except Exception as error:
-            self._replica = self._replica.moved(
+            self._replica = self._replica.move_to(
                 ReplicaState.IDLE, assignment=None, last_error=_describe(error)
             )
             raise
-        self._replica = self._replica.moved(ReplicaState.WAITING_FOR_WEIGHTS)
+        self._replica = self._replica.move_to(ReplicaState.WAITING_FOR_WEIGHTS)
         log.info("assigned")
 
     def _release(self, job_id: str, attempt: int) -> bool:
         if not self._replica.holds(job_id, attempt):
             return False
         self._close_session()
-        self._replica = self._replica.moved(
+        self._replica = self._replica.move_to(
             ReplicaState.IDLE, assignment=None, weights=None, last_error=""
         )
         log.info("released")
@@ -241,7 +241,7 @@ class RolloutWorker:
             # The model may hold parts of both versions.
             self._become_unhealthy(error)
             raise
-        self._replica = self._replica.moved(ReplicaState.READY, weights=weights, last_error="")
+        self._replica = self._replica.move_to(ReplicaState.READY, weights=weights, last_error="")
         session.use(weights)
         log.info(
             "weights loaded",
@@ -262,7 +262,7 @@ class RolloutWorker:
             self._become_unhealthy(error)
             raise
         gc.collect()
-        self._replica = self._replica.moved(ReplicaState.SLEEPING)
+        self._replica = self._replica.move_to(ReplicaState.SLEEPING)
         return _free_bytes() - before
 
     def _reopen(self) -> DecodingSession:
@@ -275,7 +275,7 @@ class RolloutWorker:
     def _become_unhealthy(self, error: Exception) -> None:
         self._close_session()
         if self._replica.assignment is not None:
-            self._replica = self._replica.moved(
+            self._replica = self._replica.move_to(
                 ReplicaState.UNHEALTHY, weights=None, last_error=_describe(error)
             )
 

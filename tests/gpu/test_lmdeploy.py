@@ -18,14 +18,14 @@ from services.common.model.tiny import make_tiny_model
 from services.common.parity import DenoisingPath
 from services.common.trajectory import Response
 from services.rollout.engines.base import GenerationRequest, RolloutEngine
-from services.rollout.engines.lmdeploy_check import obstacles
+from services.rollout.engines.lmdeploy_check import find_obstacles
 from services.rollout.engines.torch_engine import TorchEngine
 from tests.support.tiny_models import decode, decoding, request
 
 TOLERANCE = 0.05
 """Mean |difference| of a log-probability between the engines: both round in bf16, at other places."""
 TOKENS = 128
-MISSING = obstacles()
+MISSING = find_obstacles()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(MISSING), reason="; ".join(MISSING))]
 
 

@@ -136,7 +136,7 @@ def test_the_command_for_probes_says_whether_a_server_serves() -> None:
     down = subprocess.run([*command, address], capture_output=True, text=True, check=False)
 
     assert (up.returncode, down.returncode) == (0, 1), up.stderr
-    assert f"{address} does not say SERVING" in down.stderr
+    assert f"{address} is not SERVING" in down.stderr
 
 
 def test_a_service_waits_for_certificates_that_are_not_there_yet(

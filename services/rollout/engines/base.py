@@ -1,4 +1,4 @@
-"""What a decoding engine takes and gives, whatever runs underneath.
+"""The interface of decoding engines.
 
 Legend: P prompt tokens, R response tokens (P + R is a whole number of blocks).
 """
@@ -16,9 +16,7 @@ from services.common.trajectory import Float32s, Int32s, Response
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
-    """One response to be decoded. Equal requests under equal weights give equal responses, whatever
-    runs beside.
-    """
+    """A response to decode. Equal requests and weights give equal responses, independent of the batch."""
 
     request_id: str
     prompt_ids: Int32s
@@ -27,7 +25,7 @@ class GenerationRequest:
     seed: int
     ledger_position: int
     response_index: int
-    """With seed and ledger_position the key of the randomness."""
+    """With seed and ledger_position the key of the random numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +35,13 @@ class DenoisingEvent:
     request_id: str
     step: int
     token_ids: Int32s
-    """Response tokens so far, whole blocks; the mask id where nothing is committed yet."""
+    """Response tokens so far, in whole blocks; the mask id at masked positions."""
     committed: Int32s
-    """Offsets into token_ids of what this step committed."""
+    """Indices in token_ids that this step committed."""
 
 
 class RolloutEngine(Protocol):
-    """Continuous batching: requests are submitted, steps are made, responses come back in the order
-    they finish.
-    """
+    """Continuous batching: requests are submitted, and `step` returns responses as they finish."""
 
     busy_s: float
     """Seconds spent in step() so far."""
@@ -57,36 +53,33 @@ class RolloutEngine(Protocol):
         """Whether a request is queued or being decoded."""
 
     def submit(self, requests: Sequence[GenerationRequest]) -> None:
-        """Queue requests; raises PlatformError("invalid_request"), and then queues none, if one
-        cannot be served.
-        """
+        """Queue all requests, or none if one is invalid; raises PlatformError("invalid_request")."""
 
     def step(self) -> dict[str, Response]:
-        """One forward for everything in flight; the responses that it finished, by request id."""
+        """Run one forward for all requests in flight; return finished responses by request id."""
 
     def replay(self, paths: Sequence[DenoisingPath]) -> list[Float32s]:
-        """Log-probabilities [R] of given responses at temperature 1, each token in the state it is
-        committed from.
+        """Return log-probabilities [R] of given responses at temperature 1, of each token in the
+        state before the step that committed it.
 
         Raises PlatformError("invalid_request") for a path that does not fit the model or the cache.
         """
 
     def abort_all(self) -> None:
-        """Forget everything queued and in flight."""
+        """Drop all requests, queued and in flight."""
 
     def sleep(self) -> None:
-        """Give the memory of weights and cache back until load_weights(); nothing is decoded
-        meanwhile.
+        """Free the memory of weights and cache until load_weights().
 
         Raises PlatformError("busy") while there is work.
         """
 
     def close(self) -> None:
-        """Give back what the engine holds beside memory of its own; it is not used again."""
+        """Free all resources; the engine cannot be used afterwards."""
 
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Replace the weights, given by checkpoint name.
 
-        Raises PlatformError: "busy" while there is work, "model_invalid" when names or shapes are
-        not the model's.
+        Raises PlatformError: "busy" while there is work, "model_invalid" if names or shapes
+        differ from those of the model.
         """

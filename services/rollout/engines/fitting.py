@@ -1,4 +1,4 @@
-"""Which requests an engine can serve at all."""
+"""Checks of requests and of the state of an engine."""
 
 from services.common.errors import PlatformError
 from services.common.model.loading import LoadedModel
@@ -7,14 +7,12 @@ from services.rollout.engines.slots import last_position
 
 
 def require_fits(request: GenerationRequest, loaded: LoadedModel, max_tokens: int) -> None:
-    """Raises PlatformError("invalid_request") for another block grid or mask, or more than
-    `max_tokens` positions.
-    """
+    """Raise PlatformError("invalid_request") for another block size or mask id, or too many tokens."""
     config = request.decoding
     if (config.block_size, config.mask_token_id) != (loaded.block_size, loaded.mask_token_id):
         raise PlatformError(
             "invalid_request",
-            f"Request {request.request_id} wants block size {config.block_size} and mask id "
+            f"Request {request.request_id} has block size {config.block_size} and mask id "
             f"{config.mask_token_id}; the model has {loaded.block_size} and {loaded.mask_token_id}.",
         )
     needed = last_position(request, loaded.block_size)
@@ -22,26 +20,26 @@ def require_fits(request: GenerationRequest, loaded: LoadedModel, max_tokens: in
         raise PlatformError(
             "invalid_request",
             f"Request {request.request_id} needs {needed} tokens (a prompt of {len(request.prompt_ids)} and "
-            f"up to {config.max_new_tokens} new ones, in whole blocks); the engine holds {max_tokens}.",
+            f"up to {config.max_new_tokens} new ones, in whole blocks); the limit of the engine is {max_tokens}.",
             hint="Shorten the prompt, lower max_new_tokens, or raise the sequence length.",
         )
 
 
 def require_awake(asleep: bool) -> None:
-    """Raises PlatformError("busy") for an engine whose weights were given back."""
+    """Raise PlatformError("busy") if the engine sleeps."""
     if asleep:
         raise PlatformError(
             "busy",
-            "Responses were asked of an engine that sleeps.",
-            hint="Load weights first; that wakes it.",
+            "Cannot decode: the engine sleeps.",
+            hint="Load weights first, which wakes it.",
         )
 
 
-def require_idle(has_work: bool, attempt: str) -> None:
-    """Raises PlatformError("busy") while responses are being decoded."""
+def require_idle(has_work: bool, action: str) -> None:
+    """Raise PlatformError("busy") while responses are being decoded."""
     if has_work:
         raise PlatformError(
             "busy",
-            f"{attempt} while responses are being decoded; each response has one weight version.",
+            f"Cannot {action} while responses are being decoded; each response has one weight version.",
             hint="Finish or abort them first.",
         )

@@ -1,4 +1,4 @@
-"""Keys and values of the clean blocks of every slot, and the attention that reads and writes them.
+"""KV cache of the clean blocks of every slot, and the attention that reads and writes it.
 
 Legend: S slots, L positions, B block length, P prompt tokens, W window.
 """
@@ -14,8 +14,8 @@ from services.common.model.attention import Attend
 from services.common.model.document_attention import wide_dtype
 
 WINDOW_STEP: Final = 64
-"""Attention reads a multiple of this many positions. Whole vectors of masked zeros change no sum,
-so the rounding that a response sees does not depend on how long its neighbours are.
+"""Attention reads a multiple of this many positions. Whole vectors of masked zeros do not change the
+order of a sum, so the rounding errors of a response do not depend on the lengths of other responses.
 """
 
 
@@ -30,7 +30,7 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self.max_tokens = _whole_windows(max_tokens)
+        self.max_tokens = _round_up_to_window(max_tokens)
         kv_heads, head_dim = kv_shape(config)
         shape = (config.num_hidden_layers, num_slots, self.max_tokens, kv_heads, head_dim)
         stored = cache_dtype(dtype, device)
@@ -44,13 +44,13 @@ class KVCache:
             self.values[layer, slots, : value.shape[0]] = value.to(self.values.dtype)
 
     def clear(self) -> None:
-        """Zero everything: masked keys must stay finite, and those of broken weights may not be."""
+        """Zero the cache. Masked keys must be finite, since 0 · inf is NaN, and broken weights may give inf."""
         self.keys.zero_()
         self.values.zero_()
 
 
 class Prefix:
-    """Records keys and values [P, kv_heads, head_dim] of every layer while a prompt is attended."""
+    """Records keys and values [P, kv_heads, head_dim] of every layer during a prefill."""
 
     def __init__(self, attend: Attend) -> None:
         self._attend = attend
@@ -65,18 +65,18 @@ class Prefix:
 
 
 class BlockAttend:
-    """One block of each slot: it sees the slot's clean blocks and itself.
+    """Attention of the current block of each slot to the clean blocks of the slot and to itself.
 
-    The block's own keys and values are written behind the clean ones at every forward; they count
-    only once the block is complete and the slot's start moves past them. A commit is therefore
-    nothing but the forward of a full block.
+    Every forward writes the keys and values of the block after the clean ones, where the next
+    forward overwrites them. They become part of the cache when the block is complete and the start
+    of the slot moves past them, so caching a block needs no extra code, only its last forward.
     """
 
     def __init__(self, cache: KVCache, starts: Tensor, block_size: int) -> None:
-        """`starts` [S]: first position of each slot's block."""
+        """`starts` [S] are the first positions of the blocks."""
         self._cache = cache
         ends = starts + block_size
-        self._window = _whole_windows(int(ends.max()))
+        self._window = _round_up_to_window(int(ends.max()))
         self._mask = (torch.arange(self._window, device=starts.device) < ends[:, None])[
             :, None, None
         ]
@@ -88,21 +88,19 @@ class BlockAttend:
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
         """[S, heads, B, head_dim]; see Attend."""
-        keys = self._written(self._cache.keys[layer], key)
-        values = self._written(self._cache.values[layer], value)
+        keys = self._write(self._cache.keys[layer], key)
+        values = self._write(self._cache.values[layer], value)
         num, heads, length, width = query.shape
-        # All queries of a slot see the same keys, so the query heads that share a key-value head
-        # stand side by side.
+        # All queries of a slot see the same keys, so query heads that share a key-value head can be
+        # additional queries of it, which avoids repeating keys and values.
         grouped = query.reshape(num, keys.shape[1], -1, width).to(keys.dtype)
         out = F.scaled_dot_product_attention(
             grouped, keys, values, attn_mask=self._mask, scale=scaling
         )
         return out.to(query.dtype).reshape(num, heads, length, width)
 
-    def _written(self, cached: Tensor, new: Tensor) -> Tensor:
-        """Write [S, kv_heads, B, head_dim] into [S, L, kv_heads, head_dim]; the window [S,
-        kv_heads, W, head_dim].
-        """
+    def _write(self, cached: Tensor, new: Tensor) -> Tensor:
+        """Write [S, kv_heads, B, head_dim] to the cache; return the window [S, kv_heads, W, head_dim]."""
         cached.flatten(0, 1).index_copy_(
             0, self._where, new.transpose(1, 2).flatten(0, 1).to(cached.dtype)
         )
@@ -110,24 +108,24 @@ class BlockAttend:
 
 
 def kv_shape(config: PreTrainedConfig) -> tuple[int, int]:
-    """Key-value heads and head dimension."""
+    """Return the number of key-value heads and the head dimension."""
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return kv_heads, head_dim
 
 
 def cache_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """Keys and values stand ready in the precision in which attention is summed."""
+    """Return the dtype in which attention is summed, so that cached values need no conversion."""
     return wide_dtype(dtype) if device.type == "cpu" else dtype
 
 
 def slot_bytes(config: PreTrainedConfig, max_tokens: int, dtype: torch.dtype) -> int:
-    """Memory of one slot of a cache of that precision."""
+    """Return the memory of one slot of a cache."""
     kv_heads, head_dim = kv_shape(config)
     layers: int = config.num_hidden_layers
-    return 2 * layers * _whole_windows(max_tokens) * kv_heads * head_dim * dtype.itemsize
+    return 2 * layers * _round_up_to_window(max_tokens) * kv_heads * head_dim * dtype.itemsize
 
 
-def _whole_windows(tokens: int) -> int:
-    """Rounded up to whole steps of the attention window."""
+def _round_up_to_window(tokens: int) -> int:
+    """Round up to a multiple of WINDOW_STEP."""
     return -(-tokens // WINDOW_STEP) * WINDOW_STEP

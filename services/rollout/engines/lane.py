@@ -1,7 +1,7 @@
 """A fixed number of slots that are decoded in one forward.
 
-A commit and a denoising step are the same forward: a slot whose block is complete on entry has its
-clean keys and values in the cache afterwards and goes on to the next block; any other slot has some
+Caching a block and denoising a block are the same forward: a slot whose block is complete has its
+clean keys and values in the cache afterwards and moves to the next block; any other slot has some
 masked positions committed. Legend: S slots, B block length, V vocabulary, n slots that denoise
 under one decoding configuration.
 """
@@ -26,7 +26,7 @@ from services.rollout.engines.slots import Commitments, SlotTable
 
 
 class Lane:
-    """Slots, their cache, and the step that moves them all."""
+    """Slots with their cache and their common step."""
 
     def __init__(
         self,
@@ -52,21 +52,21 @@ class Lane:
         return len(self.free_slots) < len(self._slots.requests)
 
     def seat(self, requests: Sequence[GenerationRequest], prefix: Prefix | None) -> None:
-        """Begin requests of one prompt, as many as there are free slots at most."""
+        """Assign requests with the same prompt to free slots."""
         taken, self.free_slots = self.free_slots[: len(requests)], self.free_slots[len(requests) :]
         self._slots.open(taken, requests)
         if prefix is not None:
             self._cache.write_prefix(torch.tensor(taken, device=self._slots.starts.device), prefix)
 
     def clear(self) -> None:
-        """Forget what is in flight, and the cache with it."""
+        """Drop requests in flight and clear the cache."""
         used = [slot for slot, request in enumerate(self._slots.requests) if request is not None]
         self._release(used)
         self._cache.clear()
 
     def step(self) -> tuple[dict[str, Response], int]:
-        """One forward; the responses that it finished, by request id, and the number of tokens that
-        it committed.
+        """Run one forward; return finished responses by request id, and the number of tokens that it
+        committed.
         """
         logits = self._forward()
         masked_before = self._slots.masked.clone()
@@ -85,8 +85,10 @@ class Lane:
         return finished, int(committed.sum())
 
     def _forward(self) -> Tensor:
-        """Logits [S, B, V] of every slot's block; inert slots included, so that the shape is always
-        the same.
+        """Return logits [S, B, V] of all slots.
+
+        Free slots are included: with a constant shape, kernels sum in the same order whatever the
+        load, and a response does not depend on the batch.
         """
         slots = self._slots
         attend = BlockAttend(self._cache, slots.starts, slots.block_size)
@@ -94,9 +96,9 @@ class Lane:
         return token_logits(self._loaded, hidden.flatten(0, 1)).view(*hidden.shape[:2], -1)
 
     def _denoise(self, config: DecodingConfig, rows: Tensor, logits: Tensor) -> None:
-        """One denoising step of slots [n] from their logits [n, B, V]."""
+        """Make one denoising step of slots [n] from their logits [n, B, V]."""
         slots = self._slots
-        _require_numbers(logits)
+        _require_no_nan(logits)
         logprobs = scaled_logprobs(config, logits)
         candidates = self._candidates(config, rows, logprobs)
         confidence = confidences(config, logprobs, candidates)
@@ -111,7 +113,7 @@ class Lane:
         )
 
     def _candidates(self, config: DecodingConfig, rows: Tensor, logprobs: Tensor) -> Tensor:
-        """A token for each position [n, B], from log-probabilities [n, B, V]."""
+        """Sample a token for each position [n, B] from log-probabilities [n, B, V]."""
         slots = self._slots
         return sample_candidates(
             config,
@@ -122,12 +124,14 @@ class Lane:
     def _commit(
         self, config: DecodingConfig, rows: Tensor, confidence: Tensor, logprobs: Tensor
     ) -> Tensor:
-        """Which positions the step commits, bool [n, B]."""
+        """Select the positions to commit, bool [n, B]."""
         return commit_mask(config, self._slots.masked[rows], confidence, logprobs)
 
     def _finish(self, denoising: Tensor) -> dict[str, Response]:
-        """Responses whose block is complete and holds a stop token or exhausts the budget; their
-        slots become free.
+        """Return responses whose block is complete and has a stop token or exhausts the budget.
+
+        Their slots become free. A stop token ends a response only when its block is complete,
+        because earlier positions may still be masked.
         """
         slots = self._slots
         stops = self._stop_offsets()
@@ -143,8 +147,9 @@ class Lane:
         return finished
 
     def _stop_offsets(self) -> Tensor:
-        """Place of the first stop token among the response positions of each block, B where there
-        is none; [S].
+        """Return the index of the first stop token of each block [S], B without one.
+
+        Stop tokens of the prompt, with which the first block may start, do not count.
         """
         slots = self._slots
         tokens, found = slots.block_tokens(), torch.zeros_like(slots.masked)
@@ -157,13 +162,13 @@ class Lane:
         return torch.where(found, offsets, slots.block_size).amin(1)
 
     def _release(self, rows: list[int]) -> None:
-        """Free slots, the lowest being taken first again."""
+        """Free slots; the lowest one is used first."""
         if rows:
             self._slots.close(rows)
             self.free_slots = sorted(self.free_slots + rows)
 
     def _report(self, denoising: Tensor, committed: Tensor) -> None:
-        """Tell of every response that was denoised."""
+        """Report the denoising step of every response."""
         if self._on_step is None:
             return
         slots = self._slots
@@ -191,8 +196,8 @@ class Lane:
             )
 
 
-def _require_numbers(logits: Tensor) -> None:
-    """A model that gives no numbers would never commit a token; raises PlatformError("internal")."""
+def _require_no_nan(logits: Tensor) -> None:
+    """Raise PlatformError("internal") for NaN, which would never commit a token."""
     if bool(logits.isnan().any()):
         raise PlatformError(
             "internal",

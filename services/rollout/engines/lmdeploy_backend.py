@@ -1,7 +1,6 @@
-"""LMDeploy's own engine on a CUDA device: in this process, one device, no server, no ray.
+"""The engine of LMDeploy on one CUDA device, in this process, without a server or Ray.
 
-Written against LMDeploy 0.18.0, some of whose private names it uses; `install` of the trace shim
-refuses any other.
+It uses private names of LMDeploy 0.18.0; `install` of the trace shim rejects any other version.
 """
 
 import asyncio
@@ -23,9 +22,9 @@ from services.common.model.loading import LoadedModel
 from services.rollout.engines.lmdeploy_trace import Tracer, install
 
 PAGE_TOKENS: Final = 64
-"""Tokens of a page of the cache; a multiple of the block length, and LMDeploy's own choice."""
+"""Tokens per page of the cache: the default of LMDeploy, and a multiple of the block length."""
 PREFILL_TOKENS: Final = 8192
-"""Tokens of one prefill forward at least."""
+"""Minimum number of tokens of a prefill forward."""
 
 
 class CudaBackend:
@@ -55,7 +54,7 @@ class CudaBackend:
         if status is not ResponseType.FINISH:
             raise PlatformError(
                 "internal",
-                f"LMDeploy ended session {session_id} with {status.name}; its log says why.",
+                f"LMDeploy ended session {session_id} with {status.name}; see its log.",
             )
 
     async def abort(self, session_id: int) -> None:
@@ -63,9 +62,7 @@ class CudaBackend:
         await self._instance.async_cancel(session_id)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """See Backend. Graphs that were captured stay valid unless a module replaced its
-        parameters.
-        """
+        """See Backend. Captured CUDA graphs stay valid, because parameters are updated in place."""
         agent = self._agent
         with torch.inference_mode(), agent.all_context():
             torch.cuda.synchronize()
@@ -97,7 +94,7 @@ class CudaBackend:
 def engine_config(
     loaded: LoadedModel, dtype: str, max_tokens: int, max_batch_size: int, cache_share: float
 ) -> PytorchEngineConfig:
-    """LMDeploy's settings for a model; the rule is set anew by every request.
+    """Return the settings of LMDeploy for a model; every request sets the unmasking rule.
 
     Raises PlatformError("model_invalid") for a block length that does not divide a page of the
     cache, and "invalid_request" for a dtype that LMDeploy has no kernels for.
@@ -105,14 +102,14 @@ def engine_config(
     if PAGE_TOKENS % loaded.block_size:
         raise PlatformError(
             "model_invalid",
-            f"The model has blocks of {loaded.block_size} tokens; LMDeploy's cache has pages of {PAGE_TOKENS}, which "
-            "must hold whole blocks.",
+            f"The model has blocks of {loaded.block_size} tokens; the pages of LMDeploy's cache have {PAGE_TOKENS}, "
+            "which must be whole blocks.",
             hint="Use the engine torch.",
         )
     if dtype not in ("bfloat16", "float16"):
         raise PlatformError(
             "invalid_request",
-            f"Rollouts in {dtype} were asked of LMDeploy, which computes in bfloat16 or float16.",
+            f"LMDeploy does not support {dtype}; it supports bfloat16 and float16.",
             hint='Set trainer.precision = "bf16", or use the engine torch.',
         )
     return PytorchEngineConfig(
@@ -133,33 +130,32 @@ def engine_config(
 def open_backend(path: Path | str, loaded: LoadedModel, config: PytorchEngineConfig) -> CudaBackend:
     """Start LMDeploy on a model directory, whose weights it reads; `loaded` may be a skeleton.
 
-    Raises PlatformError: "preflight_failed" for an unknown LMDeploy, "oom_rollout" when the cache
-    that fits is smaller than one response.
+    Raises PlatformError: "preflight_failed" for an unknown version of LMDeploy, "oom_rollout" if the
+    cache is too small for one response.
     """
     tracer = install(loaded.mask_token_id)
-    _log_where_we_log()
-    envs.enable_check_env = (
-        False  # it checks in a child process and ends ours when it does not like what it finds
-    )
+    _redirect_logs()
+    # The check runs in a child process and ends this one when it fails.
+    envs.enable_check_env = False
     try:
         engine = Engine.from_pretrained(os.fspath(path), config)
     except SystemExit as error:
         raise PlatformError(
-            "internal", f"LMDeploy refused to start on {path} ({error}); its log says why."
+            "internal", f"LMDeploy did not start with {path} ({error}); see its log."
         ) from error
     if engine.max_session_len < config.session_len:
         held = engine.max_session_len
         engine.close()
         raise PlatformError(
             "oom_rollout",
-            f"LMDeploy's cache holds {held} tokens; one response may need {config.session_len}.",
+            f"The cache of LMDeploy has {held} tokens; one response may need {config.session_len}.",
             hint="Lower sampling.max_new_tokens or prompt.max_prompt_tokens, or give the replica more memory.",
         )
     return CudaBackend(engine, tracer)
 
 
-def _log_where_we_log() -> None:
-    """LMDeploy writes every request to standard output otherwise."""
+def _redirect_logs() -> None:
+    """Send logs of LMDeploy to the root logger; by default it prints every request to standard output."""
     logger = logging.getLogger("lmdeploy")
     logger.handlers.clear()
     logger.propagate = True

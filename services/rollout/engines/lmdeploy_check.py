@@ -1,7 +1,6 @@
-"""`python -m services.rollout.engines.lmdeploy_check`: why LMDeploy cannot run here, as a JSON
-list.
+"""`python -m services.rollout.engines.lmdeploy_check`: reasons why LMDeploy cannot run, as JSON.
 
-Imports no LMDeploy before it is known to be there.
+Imports LMDeploy only if it is installed.
 """
 
 import importlib
@@ -18,8 +17,8 @@ from services.common.errors import PlatformError
 INSTALL: Final = "pip install --no-deps -r lmdeploy-constraints.txt"
 
 
-def obstacles() -> list[str]:
-    """Every reason, in the words of a user; empty when LMDeploy can run in this process."""
+def find_obstacles() -> list[str]:
+    """Return all reasons why LMDeploy cannot run in this process; empty if it can."""
     found = (
         []
         if torch.cuda.is_available()
@@ -33,12 +32,12 @@ def obstacles() -> list[str]:
 
 
 def require_lmdeploy() -> None:
-    """Raises PlatformError("preflight_failed") with every reason."""
-    found = obstacles()
+    """Raise PlatformError("preflight_failed") with all reasons."""
+    found = find_obstacles()
     if found:
         raise PlatformError(
             "preflight_failed",
-            f"The engine lmdeploy was chosen (DIRL_ROLLOUT_ENGINE), but {'; and '.join(found)}.",
+            f"Cannot use the engine lmdeploy (DIRL_ROLLOUT_ENGINE): {'; '.join(found)}.",
             hint="Run the rollout service on a machine with an NVIDIA GPU (docs/lmdeploy.md says how to install "
             "LMDeploy there), or leave DIRL_ROLLOUT_ENGINE at torch.",
         )
@@ -47,7 +46,7 @@ def require_lmdeploy() -> None:
 def _import_problems() -> list[str]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what it would like to have beside
+            warnings.simplefilter("ignore")  # about optional dependencies
             importlib.import_module("services.rollout.engines.lmdeploy_trace").require_known()
             importlib.import_module("lmdeploy.pytorch.engine")
     except ImportError as error:
@@ -58,4 +57,4 @@ def _import_problems() -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(obstacles()) + "\n")
+    sys.stdout.write(json.dumps(find_obstacles()) + "\n")

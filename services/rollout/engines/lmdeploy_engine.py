@@ -1,8 +1,8 @@
-"""LMDeploy behind the engine protocol: GPU only, in this process, no server and no ray.
+"""RolloutEngine on LMDeploy, for GPUs.
 
-LMDeploy's decoding rule is engine-wide, so that responses under another rule wait until those in
-flight are done. Its randomness is keyed by a 32-bit seed that is derived from the response's key,
-so that responses are reproducible on the same engine, but are other ones than TorchEngine's.
+LMDeploy has one decoding rule per engine, so requests with another rule wait until those in flight
+are finished. Its random numbers are keyed by a 32-bit seed that is derived from the key of the
+response, so responses are reproducible with this engine, but differ from those of TorchEngine.
 """
 
 import asyncio
@@ -31,16 +31,16 @@ from services.rollout.engines.lmdeploy_trace import Tracer
 from services.rollout.engines.replay import replay_request
 
 STEP_S: Final = 0.05
-"""How long one step() lets LMDeploy decode when nothing finishes."""
-HOTTEST: Final = 2.0
-"""LMDeploy refuses a higher temperature."""
+"""Maximum time of one step()."""
+MAX_TEMPERATURE: Final = 2.0
+"""LMDeploy rejects higher temperatures."""
 STALL_S: Final = 120.0
-"""Without any forward for so long the engine counts as failed."""
-FOLLOWING: Final = {
+"""Time without a forward after which the engine has failed."""
+REPLAY_RULE: Final = {
     "unmasking_strategy": UnmaskingStrategy.LOW_CONFIDENCE_DYNAMIC,
     "confidence_threshold": 1.0,
 }
-"""The rule under which a path is followed: what the path commits next has confidence 1, the rest 0."""
+"""Rule of replays, in which the tokens that the path commits next have confidence 1, all others 0."""
 T = TypeVar("T")
 
 
@@ -51,29 +51,27 @@ class Backend(Protocol):
 
     @property
     def rule(self) -> Any:
-        """LMDeploy's own DLLMConfig, read by every forward."""
+        """DLLMConfig of LMDeploy, which every forward reads."""
 
     async def generate(
         self, session_id: int, prompt_ids: list[int], config: GenerationConfig
     ) -> None:
-        """Decode one response to its end; raises PlatformError("internal") when LMDeploy gives up
-        or is told to.
-        """
+        """Decode one response; raises PlatformError("internal") if LMDeploy fails or is aborted."""
 
     async def abort(self, session_id: int) -> None:
-        """Have a response given up."""
+        """Abort a response."""
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Overwrite the model's weights in place."""
+        """Overwrite the weights in place."""
 
     async def sleep(self) -> None:
-        """Give weights and cache back to the device; what the weights were is lost."""
+        """Free weights and cache; the weights are lost."""
 
     async def wake(self) -> None:
-        """Take memory for weights again, whose values are undefined until load()."""
+        """Allocate the weights again; they are undefined until load()."""
 
     async def open_cache(self) -> None:
-        """Take memory for the cache again, after load()."""
+        """Allocate the cache again, after load()."""
 
     async def close(self) -> None:
         """Stop LMDeploy and free the device."""
@@ -85,7 +83,7 @@ class LMDeployEngine:
     def __init__(
         self, backend: Backend, skeleton: LoadedModel, *, max_sequence_tokens: int
     ) -> None:
-        """`skeleton` may be on the meta device: only names, shapes and ids are read."""
+        """`skeleton` may be on the meta device, since only names, shapes and ids are used."""
         self._backend, self._skeleton = backend, skeleton
         self._max_tokens = -(-max_sequence_tokens // skeleton.block_size) * skeleton.block_size
         self._banned = torch.nonzero(~skeleton.sampleable)[:, 0].tolist()
@@ -108,11 +106,11 @@ class LMDeployEngine:
         require_awake(self._asleep)
         for request in requests:
             require_fits(request, self._skeleton, self._max_tokens)
-            _require_expressible(request)
+            _require_supported(request)
         self._queue.extend(requests)
 
     def step(self) -> dict[str, Response]:
-        """Let LMDeploy decode until a response is finished, or for a moment; see RolloutEngine."""
+        """Decode until a response is finished, at most STEP_S; see RolloutEngine."""
         began = time.perf_counter()
         finished = self._run(self._advance())
         self.busy_s += time.perf_counter() - began
@@ -122,26 +120,26 @@ class LMDeployEngine:
         """Log-probabilities of given responses; see RolloutEngine. Raises "busy" while there is
         work.
         """
-        require_idle(self.has_work, "Denoising paths were to be replayed")
+        require_idle(self.has_work, "replay denoising paths")
         require_awake(self._asleep)
         requests = [replay_request(self._skeleton, path, slot) for slot, path in enumerate(paths)]
         for request in requests:
             require_fits(request, self._skeleton, self._max_tokens)
         began, tracer = time.perf_counter(), self._backend.tracer
-        self._enforce(requests[0].decoding.model_copy(update=FOLLOWING))
+        self._set_rule(requests[0].decoding.model_copy(update=REPLAY_RULE))
         tracer.paths = dict(zip(self._sessions, paths, strict=False))
         try:
-            self._within(self._follow(requests), STALL_S, "replaying denoising paths")
+            self._within(self._replay_sessions(requests), STALL_S, "replaying denoising paths")
             traces = [
                 tracer.take(session, len(path.prompt_ids)) for session, path in tracer.paths.items()
             ]
-            return [_followed(trace, path) for trace, path in zip(traces, paths, strict=True)]
+            return [_to_logprobs(trace, path) for trace, path in zip(traces, paths, strict=True)]
         finally:
             tracer.paths = {}
             self.busy_s += time.perf_counter() - began
 
     def abort_all(self) -> None:
-        """Forget everything queued and in flight."""
+        """Drop all requests, queued and in flight."""
         self._queue.clear()
         if self._running:
             self._within(self._abort_running(), STALL_S, "aborting responses")
@@ -154,7 +152,7 @@ class LMDeployEngine:
 
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Replace the weights in place, and end sleep(); see RolloutEngine."""
-        require_idle(self.has_work, "LoadedWeights were to be replaced")
+        require_idle(self.has_work, "replace the weights")
         check_state(export_state(self._skeleton.model), tensors)
         if self._asleep:
             self._within(self._backend.wake(), STALL_S, "waking")
@@ -164,7 +162,7 @@ class LMDeployEngine:
         self._asleep = False
 
     def sleep(self) -> None:
-        """Give the device's memory back until load_weights(); see RolloutEngine."""
+        """Free the memory of the device until load_weights(); see RolloutEngine."""
         require_idle(self.has_work, "The engine was to sleep")
         if not self._asleep:
             self._within(self._backend.sleep(), STALL_S, "going to sleep")
@@ -179,13 +177,13 @@ class LMDeployEngine:
             ) from None
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        # LMDeploy's tasks wait inside `with inference_mode`; what they leave behind must not reach
-        # the caller's thread.
+        # Tasks of LMDeploy are suspended inside `with inference_mode`, which is thread-local: without
+        # this block the mode would stay set in the thread of the caller.
         with torch.inference_mode():
             return self._loop.run_until_complete(work)
 
-    async def _follow(self, requests: Sequence[GenerationRequest]) -> None:
-        """One session for each of the tracer's paths."""
+    async def _replay_sessions(self, requests: Sequence[GenerationRequest]) -> None:
+        """Run one session for each path of the tracer."""
         sessions = zip(self._backend.tracer.paths, requests, strict=True)
         await asyncio.gather(
             *(self._generate(session_id, request) for session_id, request in sessions)
@@ -193,11 +191,11 @@ class LMDeployEngine:
 
     def _generate(self, session_id: int, request: GenerationRequest) -> Coroutine[Any, Any, None]:
         return self._backend.generate(
-            session_id, request.prompt_ids.tolist(), self._settings(request)
+            session_id, request.prompt_ids.tolist(), self._to_config(request)
         )
 
     async def _abort_running(self) -> None:
-        # All at once: LMDeploy takes a second for each when its loop has died.
+        # Concurrently, because LMDeploy takes a second for each abort when its loop has died.
         aborts = (self._backend.abort(session_id) for session_id, _ in self._running.values())
         await asyncio.gather(*aborts, *self._running, return_exceptions=True)
         for session_id, _ in self._running.values():
@@ -215,12 +213,12 @@ class LMDeployEngine:
         return dict(map(self._finish, done))
 
     def _admit(self) -> None:
-        """Start what may run under the rule in force; change the rule when nothing runs."""
+        """Start requests with the current rule; change the rule when no request runs."""
         while self._queue:
             config = self._queue[0].decoding
-            if self._running and not self._is_in_force(config):
+            if self._running and not self._is_current_rule(config):
                 return
-            self._enforce(config)
+            self._set_rule(config)
             request, session_id = self._queue.popleft(), next(self._sessions)
             self._progress = (-1, time.monotonic())
             self._running[self._loop.create_task(self._generate(session_id, request))] = (
@@ -228,23 +226,23 @@ class LMDeployEngine:
                 request,
             )
 
-    def _is_in_force(self, config: DecodingConfig) -> bool:
+    def _is_current_rule(self, config: DecodingConfig) -> bool:
         rule = self._backend.rule
         return self._backend.tracer.selection is config.selection and (
             (rule.unmasking_strategy, rule.confidence_threshold, rule.denoising_steps)
-            == (_strategy(config, rule), config.confidence_threshold, config.denoising_steps)
+            == (_to_strategy(config, rule), config.confidence_threshold, config.denoising_steps)
         )
 
-    def _enforce(self, config: DecodingConfig) -> None:
+    def _set_rule(self, config: DecodingConfig) -> None:
         rule = self._backend.rule
         self._backend.tracer.selection = config.selection
-        rule.unmasking_strategy = _strategy(config, rule)
+        rule.unmasking_strategy = _to_strategy(config, rule)
         rule.confidence_threshold, rule.denoising_steps = (
             config.confidence_threshold,
             config.denoising_steps,
         )
 
-    def _settings(self, request: GenerationRequest) -> GenerationConfig:
+    def _to_config(self, request: GenerationRequest) -> GenerationConfig:
         config = request.decoding
         key = response_keys([request.seed], [request.ledger_position], [request.response_index])
         greedy = config.temperature == 0
@@ -267,7 +265,7 @@ class LMDeployEngine:
         return request.request_id, _end_at_stop(request, traced)
 
     def _require_progress(self) -> None:
-        """LMDeploy's loop may die without ending the requests that wait for it."""
+        """Raise PlatformError("internal") if LMDeploy hangs: its loop may die without ending requests."""
         forwards = sum(
             recording.num_forwards for recording in self._backend.tracer.recordings.values()
         )
@@ -275,35 +273,38 @@ class LMDeployEngine:
             self._progress = (forwards, time.monotonic())
         elif time.monotonic() - self._progress[1] > STALL_S:
             raise PlatformError(
-                "internal", f"LMDeploy made no forward for {STALL_S:.0f} s; its log says why."
+                "internal", f"LMDeploy made no forward for {STALL_S:.0f} s; see its log."
             )
 
 
-def _strategy(config: DecodingConfig, rule: Any) -> Any:
-    """The rule under LMDeploy's name."""
+def _to_strategy(config: DecodingConfig, rule: Any) -> Any:
+    """Convert the rule to the enumeration of LMDeploy."""
     return type(rule.unmasking_strategy).from_str(config.unmasking_strategy.value)
 
 
-def _require_expressible(request: GenerationRequest) -> None:
-    """Refuse what LMDeploy has no setting for."""
+def _require_supported(request: GenerationRequest) -> None:
+    """Raise PlatformError("invalid_request") for parameters that LMDeploy does not support."""
     if request.decoding.unmasking_strategy is UnmaskingStrategy.ENTROPY_BOUNDED:
         raise PlatformError(
             "invalid_request",
-            f"Request {request.request_id} wants the rule entropy_bounded, which LMDeploy does not have.",
+            f"Request {request.request_id} uses the rule entropy_bounded, which LMDeploy does not support.",
             hint="Use low_confidence_dynamic, low_confidence_static or sequential, or the engine torch.",
         )
 
-    if request.decoding.temperature > HOTTEST:
+    if request.decoding.temperature > MAX_TEMPERATURE:
         raise PlatformError(
             "invalid_request",
-            f"Request {request.request_id} wants temperature {request.decoding.temperature}; LMDeploy takes at most "
-            f"{HOTTEST:g}.",
+            f"Request {request.request_id} has temperature {request.decoding.temperature}; the limit of LMDeploy is "
+            f"{MAX_TEMPERATURE:g}.",
             hint="Lower it, or use the engine torch.",
         )
 
 
 def _end_at_stop(request: GenerationRequest, traced: Response) -> Response:
-    """The response with its end at the first stop token: decided here, not by LMDeploy."""
+    """End the response at its first stop token.
+
+    Not left to LMDeploy, so that both engines end a response by the same rule.
+    """
     stops = np.flatnonzero(np.isin(traced.token_ids, request.decoding.stop_token_ids))
     return replace(
         traced,
@@ -313,13 +314,11 @@ def _end_at_stop(request: GenerationRequest, traced: Response) -> Response:
     )
 
 
-def _followed(trace: Response, path: DenoisingPath) -> Float32s:
-    """Log-probabilities of a path; raises PlatformError("invalid_request") when its steps are in no
-    possible order.
-    """
+def _to_logprobs(trace: Response, path: DenoisingPath) -> Float32s:
+    """Return the log-probabilities of a path; raises PlatformError("invalid_request") for invalid steps."""
     if trace.unmask_step.tolist() != path.unmask_step.tolist():
         raise PlatformError(
             "invalid_request",
-            "Responses were not replayed: a block has denoising steps of an earlier one, or gaps.",
+            "Cannot replay responses: a block has denoising steps of an earlier one, or gaps.",
         )
     return trace.logprobs

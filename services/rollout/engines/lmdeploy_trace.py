@@ -1,20 +1,18 @@
-"""What LMDeploy does not tell about block-diffusion responses, taken from inside: positions, steps,
-log-probabilities.
+"""Record positions, steps and log-probabilities of block-diffusion responses inside LMDeploy.
 
-Methods and one constant of LMDeploy 0.18.0 are replaced; docs/lmdeploy.md describes the fault
-behind each:
+The module replaces methods and one constant of LMDeploy 0.18.0; docs/lmdeploy.md describes the defect
+that each replacement fixes:
 
-* sampling parameters stand in the order of the logits' rows, and the positions of a block draw
-  independently;
+* sampling parameters are in the order of the rows of the logits, and positions of a block are
+  sampled independently;
 * confidences are computed in fp32, of the sampled token or of the most likely one;
-* every forward hands its log-probabilities to the scheduler, where what it committed is recorded
+* every forward passes its log-probabilities to the scheduler, where committed tokens are recorded
   per session;
-* a stop token in the block that the prompt began stops the response;
-* a session can be made to follow a given path, so that its log-probabilities are those of another's
-  response;
-* the mask id is the checkpoint's.
+* a stop token in the last block of the prompt ends the response;
+* a session can replay a given path, which returns the log-probabilities of that response;
+* the mask id is that of the checkpoint.
 
-Another version, or another signature, is refused. Legend: N sequences, B block length, V
+Other versions and other signatures are rejected. Legend: N sequences, B block length, V
 vocabulary.
 """
 
@@ -43,7 +41,7 @@ from services.common.parity import DenoisingPath
 from services.common.trajectory import Candidates, FinishReason, Int32s, Response
 
 SUPPORTED_VERSION: Final = "0.18.0"
-"""The release whose private names are known here."""
+"""The release whose private names this module uses."""
 PATCHED: Final[Mapping[tuple[type, str], tuple[str, ...]]] = {
     (DLLMSamplingStrategy, "make_sampling_inputs"): ("self", "seqs"),
     (DLLMModelAgentStrategy, "post_sampling"): ("self", "inputs", "logits", "next_token_ids", "extra_inputs"),
@@ -56,31 +54,31 @@ PATCHED: Final[Mapping[tuple[type, str], tuple[str, ...]]] = {
     ),
     (SDARModelConfigBuilder, "build"): ("hf_config", "model_path", "kwargs"),
 }  # fmt: skip
-"""What is replaced, and the signature it must have."""
+"""Replaced methods and their expected signatures."""
 POSITION_STRIDE: Final = 1 << 20
-"""Distance of the random offsets of neighbouring positions: more than the forwards of any response."""
+"""Distance of the random offsets of neighbouring positions; larger than the number of forwards."""
 ROWS_PER_CHUNK: Final = 64
-"""Rows whose logits are widened to fp32 at a time (39 MB for SDAR's vocabulary)."""
+"""Rows whose logits are converted to fp32 at a time (39 MB for the vocabulary of SDAR)."""
 
 
 @dataclass
 class TracedOutputs(DLLMExtraOutputs):  # type: ignore[misc]
-    """What a forward gives the scheduler: LMDeploy's mask [N B], and our two rows beside it."""
+    """Outputs of a forward for the scheduler: the mask [N B] of LMDeploy, and two more rows."""
 
     logprobs: Tensor
-    """fp32 [N B], of the sampled tokens."""
+    """fp32 [N B] of the sampled tokens."""
     confidences: Tensor
     """fp32 [N B]"""
 
 
 @dataclass
 class _Recording:
-    """A response so far, by position in the sequence."""
+    """A response in flight, by position in the sequence."""
 
     committed: dict[int, tuple[int, int, float, float]] = field(default_factory=dict)
     """position → token, step, log-probability, confidence"""
     rejected: list[tuple[int, int, int, float]] = field(default_factory=list)
-    """position, step, token, log-probability of what a step sampled and did not commit"""
+    """position, step, token, log-probability of rejected candidates"""
     num_steps: int = 0
     num_forwards: int = 0
 
@@ -90,28 +88,26 @@ class Tracer:
     """Recordings of the sessions in flight, by session id."""
 
     selection: Selection = Selection.MAX
-    """What a confidence is; may change only while nothing is decoded."""
+    """Definition of a confidence; may change only while no response is decoded."""
     paths: Mapping[int, DenoisingPath] = field(default_factory=dict)
-    """Paths to be followed, by session id; either every session in flight has one or none has."""
+    """Paths to replay, by session id; all sessions in flight have one, or none has."""
     sessions: list[int] = field(default_factory=list)
-    """Of the forward being computed, in the order of its rows."""
+    """Sessions of the current forward, in the order of its rows."""
     recordings: dict[int, _Recording] = field(default_factory=dict)
 
     def take(self, session_id: int, prompt_length: int) -> Response:
-        """The finished response of a session, which is forgotten: whole blocks, without the prompt's
-        part of the first one. `visible_len` and `finish_reason` are those of a response without a
-        stop token; LMDeploy does not decide where it ends for the reader.
+        """Remove and return the response of a session: whole blocks, without the prompt.
 
-        Raises PlatformError("internal") unless every position behind the prompt was committed once,
-        in its order.
+        `visible_len` and `finish_reason` are those of a response without a stop token. Raises
+        PlatformError("internal") unless every position after the prompt was committed.
         """
         recording = self.recordings.pop(session_id, _Recording())
         positions = sorted(recording.committed)
         if not positions or positions != list(range(prompt_length, prompt_length + len(positions))):
             raise PlatformError(
                 "internal",
-                f"LMDeploy finished session {session_id}, but its trace holds {len(positions)} positions that do not "
-                f"run on from the prompt's end at {prompt_length}.",
+                f"LMDeploy finished session {session_id}, but its trace has {len(positions)} positions that do not "
+                f"follow the prompt, which ends at {prompt_length}.",
                 hint="Is the trace shim installed before the engine is built?",
             )
         tokens, steps, logprobs, confidences = zip(
@@ -129,7 +125,7 @@ class Tracer:
         )
 
     def forget(self, session_id: int) -> None:
-        """Drop what an aborted session left."""
+        """Drop the recording of an aborted session."""
         self.recordings.pop(session_id, None)
 
     def record(
@@ -139,8 +135,7 @@ class Tracer:
         mask: NDArray[np.uint8],
         scores: NDArray[Any],
     ) -> None:
-        """Compare the last block of a sequence, before it is updated, with what a forward made of
-        it.
+        """Record the difference between the last block of a sequence and the result of a forward.
 
         `tokens` and `mask` are [B]; `scores` [2, B] are log-probabilities and confidences.
         """
@@ -148,7 +143,7 @@ class Tracer:
         before = sequence.history_dllm_mask[start : start + len(mask)]
         masked = before == consts.DLLM_MASKED
         recording = self.recordings.setdefault(sequence.session_id, _Recording())
-        # A prefill that only fills the cache is shared by all engines' accounts as "not counted".
+        # No engine counts forwards that only prefill the cache.
         recording.num_forwards += bool(masked.any() or recording.num_steps)
         offsets = np.flatnonzero(masked & (mask != consts.DLLM_MASKED))
         recording.num_steps += bool(len(offsets))
@@ -163,7 +158,7 @@ class Tracer:
 
 
 def _candidates(recording: _Recording, prompt_length: int) -> Candidates:
-    """What was rejected, by position and step."""
+    """Return the rejected candidates, sorted by position and step."""
     columns = np.array(sorted(recording.rejected), np.float64).reshape(-1, 4)
     return Candidates(
         position=columns[:, 0].astype(np.int32) - prompt_length,
@@ -174,31 +169,39 @@ def _candidates(recording: _Recording, prompt_length: int) -> Candidates:
 
 
 def install(mask_token_id: int) -> Tracer:
-    """Replace what is wrong in this process's LMDeploy, once, before an engine is built.
+    """Replace the methods of LMDeploy, once, before an engine is created.
 
-    Raises PlatformError("preflight_failed") for an LMDeploy that is not the one known here.
+    Raises PlatformError("preflight_failed") for an unknown version of LMDeploy.
     """
     require_known()
     tracer = Tracer()
-    _patch(DLLMSamplingStrategy, "make_sampling_inputs", _in_row_order)
-    _patch(DLLMModelAgentStrategy, "post_sampling", lambda original: _scoring(original, tracer))
-    _patch(DLLMModelAgentStrategy, "make_extra_outputs", _traced_outputs)
-    _patch(DLLMModelAgentStrategy, "make_stopping_criteria", _from_the_prompts_end)
-    _patch(FusedLogitsProcessor, "sampling", lambda original: _noting_sessions(original, tracer))
+    _patch(DLLMSamplingStrategy, "make_sampling_inputs", _patch_sampling_inputs)
+    _patch(
+        DLLMModelAgentStrategy,
+        "post_sampling",
+        lambda original: _patch_post_sampling(original, tracer),
+    )
+    _patch(DLLMModelAgentStrategy, "make_extra_outputs", _patch_extra_outputs)
+    _patch(DLLMModelAgentStrategy, "make_stopping_criteria", _patch_stopping_criteria)
+    _patch(
+        FusedLogitsProcessor, "sampling", lambda original: _patch_logits_sampling(original, tracer)
+    )
     _patch(
         UnmaskingProcessor,
         "_get_scores",
         lambda original: lambda self, logits, token_ids: self.confidences,
     )
-    _patch(DLLMSequenceStrategy, "update_running", lambda original: _recording(original, tracer))
+    _patch(
+        DLLMSequenceStrategy,
+        "update_running",
+        lambda original: _patch_update_running(original, tracer),
+    )
     _patch_mask(mask_token_id)
     return tracer
 
 
 def require_known(version: str = __version__) -> None:
-    """Raises PlatformError("preflight_failed") for another version, or other signatures, than those
-    known here.
-    """
+    """Raise PlatformError("preflight_failed") for an unknown version or unknown signatures."""
     wrong = [
         f"{owner.__name__}.{name}"
         for (owner, name), expected in PATCHED.items()
@@ -208,7 +211,7 @@ def require_known(version: str = __version__) -> None:
         changed = f" with other signatures of {', '.join(wrong)}" if wrong else ""
         raise PlatformError(
             "preflight_failed",
-            f"LMDeploy {version}{changed} cannot be traced; the shim knows {SUPPORTED_VERSION}.",
+            f"LMDeploy {version}{changed} cannot be traced; supported is {SUPPORTED_VERSION}.",
             hint="Install the version in lmdeploy-constraints.txt.",
         )
 
@@ -216,7 +219,7 @@ def require_known(version: str = __version__) -> None:
 def _patch(
     owner: type, name: str, replace: Callable[[Callable[..., Any]], Callable[..., Any]]
 ) -> None:
-    """Put a replacement over the class's own method; a second time over the same original."""
+    """Replace a method of a class; a second call replaces the original again."""
     current = getattr(owner, name)
     original = getattr(current, "replaced", current)
     replacement = replace(original)
@@ -226,7 +229,7 @@ def _patch(
 
 
 def _patch_mask(mask_token_id: int) -> None:
-    """LMDeploy takes 151669 for every SDAR; the checkpoint knows better."""
+    """Use the mask id of the checkpoint; LMDeploy assumes 151669 for every SDAR model."""
     current = SDARModelConfigBuilder.build
     original = getattr(current.__func__, "replaced", current)
 
@@ -241,10 +244,8 @@ def _patch_mask(mask_token_id: int) -> None:
     SDARModelConfigBuilder.build = classmethod(build)
 
 
-def _in_row_order(original: Callable[..., Any]) -> Callable[..., Any]:
-    """make_sampling_inputs: one parameter per row in the order s0 s0 … s1 s1 …, and an own random
-    offset per row.
-    """
+def _patch_sampling_inputs(original: Callable[..., Any]) -> Callable[..., Any]:
+    """make_sampling_inputs: parameters in the order s0 s0 … s1 s1 …, and a random offset per row."""
 
     def make_sampling_inputs(self: Any, seqs: Any) -> Any:
         inputs, block = original(self, seqs), self.dllm_block_length
@@ -258,10 +259,8 @@ def _in_row_order(original: Callable[..., Any]) -> Callable[..., Any]:
     return make_sampling_inputs
 
 
-def _from_the_prompts_end(original: Callable[..., Any]) -> Callable[..., Any]:
-    """make_stopping_criteria: stop tokens count from the prompt's end, not from the end of its last
-    block.
-    """
+def _patch_stopping_criteria(original: Callable[..., Any]) -> Callable[..., Any]:
+    """make_stopping_criteria: stop tokens count from the end of the prompt, not of its last block."""
 
     def make_stopping_criteria(self: Any, seqs: Any) -> Any:
         criteria = original(self, seqs)
@@ -271,8 +270,8 @@ def _from_the_prompts_end(original: Callable[..., Any]) -> Callable[..., Any]:
     return make_stopping_criteria
 
 
-def _noting_sessions(original: Callable[..., Any], tracer: Tracer) -> Callable[..., Any]:
-    """FusedLogitsProcessor.sampling: whose rows these are; LMDeploy says it nowhere later."""
+def _patch_logits_sampling(original: Callable[..., Any], tracer: Tracer) -> Callable[..., Any]:
+    """FusedLogitsProcessor.sampling: remember the sessions of the rows, which later calls do not have."""
 
     def sampling(self: Any, logits: Tensor) -> Any:
         tracer.sessions = [each["session_id"] for each in self.sampling_inputs.session_ctx]
@@ -281,14 +280,14 @@ def _noting_sessions(original: Callable[..., Any], tracer: Tracer) -> Callable[.
     return sampling
 
 
-def _scoring(original: Callable[..., Any], tracer: Tracer) -> Callable[..., Any]:
-    """post_sampling: score the candidates [N B] before the rule decides which of them to commit."""
+def _patch_post_sampling(original: Callable[..., Any], tracer: Tracer) -> Callable[..., Any]:
+    """post_sampling: score the candidates [N B] before the unmasking rule selects among them."""
 
     def post_sampling(
         self: Any, inputs: Any, logits: Tensor, next_token_ids: Tensor, extra_inputs: Any
     ) -> Any:
         if tracer.paths:
-            next_token_ids, due = _prescribed(tracer, inputs, extra_inputs.dllm_mask)
+            next_token_ids, due = _next_of_paths(tracer, inputs, extra_inputs.dllm_mask)
         logprobs, confidences = score(logits, next_token_ids, tracer.selection)
         if tracer.paths:
             confidences = due.to(confidences)
@@ -300,10 +299,8 @@ def _scoring(original: Callable[..., Any], tracer: Tracer) -> Callable[..., Any]
     return post_sampling
 
 
-def _prescribed(tracer: Tracer, inputs: Any, dllm_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens [N B] that the sessions' paths have in their current blocks, and which of them are
-    committed next.
-    """
+def _next_of_paths(tracer: Tracer, inputs: Any, dllm_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the tokens [N B] of the current blocks of the paths, and which are committed next."""
     ends = (inputs.history_lengths + inputs.seq_length).tolist()
     block = len(dllm_mask) // len(ends)
     places = zip(tracer.sessions, ends, strict=True)
@@ -318,16 +315,14 @@ def _prescribed(tracer: Tracer, inputs: Any, dllm_mask: Tensor) -> tuple[Tensor,
 
 
 def _block_of(path: DenoisingPath, start: int, end: int) -> Int32s:
-    """Tokens and steps [2, B] at positions start … end; a prompt has step 0."""
+    """Return tokens and steps [2, B] at positions start to end; the prompt has step 0."""
     tokens = np.concatenate([path.prompt_ids, path.token_ids])
     steps = np.concatenate([np.zeros_like(path.prompt_ids), path.unmask_step])
     return np.stack([tokens, steps])[:, start:end]
 
 
 def score(logits: Tensor, token_ids: Tensor, selection: Selection) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of tokens and confidences, fp32 [rows], from logits [rows, V] after
-    temperature and bans.
-    """
+    """Return log-probabilities of tokens and confidences, fp32 [rows], from logits [rows, V]."""
     chunks = []
     for start in range(0, len(logits), ROWS_PER_CHUNK):
         rows, tokens = (
@@ -343,8 +338,8 @@ def score(logits: Tensor, token_ids: Tensor, selection: Selection) -> tuple[Tens
     return logprobs, confidences
 
 
-def _traced_outputs(original: Callable[..., Any]) -> Callable[..., Any]:
-    """make_extra_outputs: the rows travel to the host with the mask."""
+def _patch_extra_outputs(original: Callable[..., Any]) -> Callable[..., Any]:
+    """make_extra_outputs: copy the two rows to the host with the mask."""
 
     def make_extra_outputs(self: Any, extra_inputs: Any) -> TracedOutputs:
         return TracedOutputs(
@@ -356,8 +351,8 @@ def _traced_outputs(original: Callable[..., Any]) -> Callable[..., Any]:
     return make_extra_outputs
 
 
-def _recording(original: Callable[..., Any], tracer: Tracer) -> Callable[..., Any]:
-    """update_running: record what the forward committed, then let the scheduler go on."""
+def _patch_update_running(original: Callable[..., Any], tracer: Tracer) -> Callable[..., Any]:
+    """update_running: record the committed tokens before the scheduler updates the sequences."""
 
     def update_running(
         self: Any, running: Any, batched_outputs: Any, *args: Any, **kwargs: Any

@@ -1,4 +1,7 @@
-"""Scoring of given responses by the path that decodes: every decision is looked up instead of made.
+"""Score given responses with the decoding code: decisions are looked up instead of sampled.
+
+The parity check compares these log-probabilities with those of the learner, so they must come from
+the same forward, cache and masks as in decoding.
 
 Legend: S slots, L positions, B block length, n slots that denoise.
 """
@@ -18,7 +21,7 @@ from services.rollout.engines.lane import Lane
 
 
 class ReplayLane(Lane):
-    """One slot per path; each step commits what the path says."""
+    """One slot per path; each step commits the tokens of the path."""
 
     def __init__(self, loaded: LoadedModel, paths: Sequence[DenoisingPath]) -> None:
         longest = max(len(path.prompt_ids) + len(path.token_ids) for path in paths)
@@ -26,23 +29,20 @@ class ReplayLane(Lane):
         self._tokens, self._steps = (torch.zeros_like(self._slots.token_ids) for _ in range(2))
         for slot, path in enumerate(paths):
             response = slice(len(path.prompt_ids), len(path.prompt_ids) + len(path.token_ids))
-            self._tokens[slot, response] = _on(self._tokens, path.token_ids)
-            self._steps[slot, response] = _on(self._steps, path.unmask_step)
+            self._tokens[slot, response] = _to_table(self._tokens, path.token_ids)
+            self._steps[slot, response] = _to_table(self._steps, path.unmask_step)
 
     def run(self) -> list[Float32s]:
-        """Log-probabilities [R] of each path, once all are seated; raises `invalid_request` for
-        disordered steps.
-        """
+        """Return the log-probabilities [R] of each path; raises `invalid_request` for invalid steps."""
         done: dict[str, Response] = {}
-        for _ in range(
-            2 * self._tokens.shape[1]
-        ):  # at most a denoising step and a commit per position
+        # At most a denoising step and a forward of a complete block per position.
+        for _ in range(2 * self._tokens.shape[1]):
             if not self.has_work:
                 return [done[str(slot)].logprobs for slot in range(len(done))]
             done |= self.step()[0]
         raise PlatformError(
             "invalid_request",
-            "Responses were not replayed: a block has denoising steps of an earlier one.",
+            "Cannot replay responses: a block has denoising steps of an earlier one.",
         )
 
     def _candidates(self, config: DecodingConfig, rows: Tensor, logprobs: Tensor) -> Tensor:
@@ -59,9 +59,7 @@ class ReplayLane(Lane):
 
 
 def replay_request(loaded: LoadedModel, path: DenoisingPath, slot: int) -> GenerationRequest:
-    """The path as a request that ends with its last token; its rule and its randomness are never
-    asked.
-    """
+    """Convert a path to a request; its unmasking rule and its seed are not used."""
     decoding = DecodingConfig(
         block_size=loaded.block_size,
         denoising_steps=loaded.block_size,
@@ -86,5 +84,5 @@ def replay_request(loaded: LoadedModel, path: DenoisingPath, slot: int) -> Gener
     )
 
 
-def _on(table: Tensor, values: Int32s) -> Tensor:
+def _to_table(table: Tensor, values: Int32s) -> Tensor:
     return torch.from_numpy(values).to(table)

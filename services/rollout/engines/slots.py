@@ -1,5 +1,5 @@
-"""State of the responses being decoded: one row per slot, tensors only, so that a step has no loop
-over slots.
+"""State of the responses in flight, as tensors with a row per slot, so that a step has no loop over
+slots.
 
 Legend: S slots, L positions, B block length, P prompt tokens, R response tokens.
 """
@@ -20,7 +20,7 @@ from services.rollout.engines.base import GenerationRequest
 
 @dataclass(frozen=True, kw_only=True)
 class Commitments:
-    """What a denoising step decided for the current blocks of n slots."""
+    """Decisions of a denoising step for the current blocks of n slots."""
 
     slots: Tensor
     """[n]"""
@@ -35,9 +35,7 @@ class Commitments:
 
 
 class SlotTable:
-    """Requests in flight. A free slot is an inert row that takes part in the forwards and is
-    ignored.
-    """
+    """Requests in flight. A free slot is a row whose results are ignored."""
 
     def __init__(
         self,
@@ -58,16 +56,16 @@ class SlotTable:
 
         self.active = per_slot(dtype=torch.bool)
         self.starts = per_slot()
-        """First position of the current block; everything before is in the cache."""
+        """First position of the current block; all earlier ones are in the cache."""
         self.masked = per_slot(block_size, dtype=torch.bool)
         """Positions of the current block that are not committed yet."""
         self.prompt_lengths = per_slot()
         self.ends = per_slot()
-        """Position behind the last block that the budget allows."""
+        """Position after the last block of the budget."""
         self.keys = per_slot()
-        """Keys of the randomness."""
+        """Keys of the random numbers."""
         self.steps = per_slot()
-        """Denoising steps made."""
+        """Denoising steps so far."""
         self.forwards = per_slot()
         self.token_ids = per_slot(max_tokens)
         self.unmask_steps = per_slot(max_tokens)
@@ -85,8 +83,8 @@ class SlotTable:
         return self.token_ids.gather(1, self.positions)
 
     def open(self, slots: list[int], requests: Sequence[GenerationRequest]) -> None:
-        """Seat requests: whole prompt blocks count as cached, the rest of a prompt begins its first
-        block.
+        """Assign requests to slots. Whole blocks of the prompt are cached; its remainder is the start of
+        the first block.
         """
         rows = torch.tensor(slots, device=self.starts.device)
         lengths = torch.tensor(
@@ -108,7 +106,7 @@ class SlotTable:
         ).to(rows)
         self.steps[rows] = 0
         self.forwards[rows] = 0
-        self.token_ids[rows] = torch.from_numpy(self._buffers(requests)).to(rows)
+        self.token_ids[rows] = torch.from_numpy(self._make_buffers(requests)).to(rows)
         self._by_config = None
         if self._rejected is None and any(
             request.decoding.record_candidates for request in requests
@@ -118,8 +116,8 @@ class SlotTable:
         if self._rejected is not None:
             self._rejected.clear(rows)
 
-    def _buffers(self, requests: Sequence[GenerationRequest]) -> NDArray[np.int64]:
-        """Prompt, then mask ids [n, L]."""
+    def _make_buffers(self, requests: Sequence[GenerationRequest]) -> NDArray[np.int64]:
+        """Create rows of the prompt followed by mask ids [n, L]."""
         buffers = np.full(
             (len(requests), self.token_ids.shape[1]), self._mask_token_id, dtype=np.int64
         )
@@ -137,7 +135,7 @@ class SlotTable:
         self._by_config = None
 
     def by_config(self) -> list[tuple[DecodingConfig, Tensor]]:
-        """Slots in use [n], by decoding configuration."""
+        """Group slots in use [n] by decoding configuration."""
         if self._by_config is None:
             groups: dict[DecodingConfig, list[int]] = {}
             for slot, request in enumerate(self.requests):
@@ -167,17 +165,15 @@ class SlotTable:
         self.masked[rows] &= ~commit
 
     def advance(self, committed: Tensor) -> None:
-        """Open the next block of the slots, bool [S], whose block the last forward has put into the
-        cache.
-        """
+        """Move the slots whose block the last forward has cached, bool [S], to the next block."""
         self.starts += committed * self.block_size
         self.masked |= committed[:, None]
 
     def take_response(self, slot: int, visible_len: int | None) -> tuple[str, Response]:
-        """Request id and response of a slot; `visible_len` is None when no stop token was produced."""
+        """Return request id and response of a slot; `visible_len` is None without a stop token."""
         request = self.requests[slot]
         if request is None:
-            raise RuntimeError(f"Slot {slot} holds no request.")
+            raise RuntimeError(f"Slot {slot} has no request.")
         start = int(self.prompt_lengths[slot])
         response = slice(start, int(self.starts[slot]) + self.block_size)
         return request.request_id, Response(
@@ -195,12 +191,12 @@ class SlotTable:
 
     def _rejected_of(self, slot: int, response: slice) -> Candidates:
         if self._rejected is None:
-            raise RuntimeError(f"Slot {slot} was to record candidates and has no table for them.")
+            raise RuntimeError(f"Slot {slot} records candidates without a table for them.")
         return self._rejected.of(slot, response)
 
 
 class _RejectedTable:
-    """Candidates that were not committed: at most one per position and step of its block."""
+    """Rejected candidates: at most one per position and step of its block."""
 
     def __init__(
         self, num_slots: int, max_tokens: int, block_size: int, device: torch.device
@@ -209,22 +205,20 @@ class _RejectedTable:
             return torch.zeros((num_slots, max_tokens, block_size), dtype=dtype, device=device)
 
         self._step = per_step(torch.int64)
-        """[S, L, B] 0 where nothing was rejected; a step's column is the number of positions still
-        masked, less one.
+        """[S, L, B] step, or 0 without a rejected candidate. The column is the number of masked positions
+        minus one, which is different for every step of a block, since each commits at least one.
         """
         self._token_ids = per_step(torch.int64)
         self._logprobs = per_step(torch.float32)
 
     def clear(self, rows: Tensor) -> None:
-        """Forget the rejected candidates of slots [n]."""
+        """Clear the rejected candidates of slots [n]."""
         self._step[rows] = 0
 
     def record(
         self, decided: Commitments, positions: Tensor, steps: Tensor, masked: Tensor
     ) -> None:
-        """Keep what a step sampled at masked positions [n, B] and did not commit; steps [n], masked
-        bool [n, B].
-        """
+        """Record candidates of masked positions, bool [n, B], that a step [n] did not commit."""
         rejected = masked & ~decided.commit
         slot, offset = rejected.nonzero(as_tuple=True)
         at = (decided.slots[slot], positions[slot, offset], masked.sum(1)[slot] - 1)
@@ -233,7 +227,7 @@ class _RejectedTable:
         self._logprobs[at] = decided.logprobs[slot, offset]
 
     def of(self, slot: int, response: slice) -> Candidates:
-        """Those of a finished response, by position and step."""
+        """Return the rejected candidates of a response, sorted by position and step."""
         steps = self._step[slot, response].flip(1)
         position, column = steps.nonzero(as_tuple=True)
         token_ids, logprobs = (
@@ -248,8 +242,6 @@ class _RejectedTable:
 
 
 def last_position(request: GenerationRequest, block_size: int) -> int:
-    """Position behind the last block of a response that is never stopped: the budget, rounded up to
-    whole blocks.
-    """
+    """Return the position after the last block of the budget, which is rounded up to whole blocks."""
     needed = len(request.prompt_ids) + request.decoding.max_new_tokens
     return -(-needed // block_size) * block_size

@@ -1,9 +1,9 @@
-"""The engine that runs anywhere torch runs.
+"""The engine that runs on every device of torch.
 
-A response depends on weights, prompt and seed, never on what is decoded beside it: prompts are
-prefilled alone, the shape of a decoding forward does not change with the load, and the randomness
-is keyed by the response. (A mixture of experts gathers each expert's tokens from all responses:
-there the neighbours change the rounding, nothing else.)
+A response depends on weights, prompt and seed, never on the rest of the batch: prompts are prefilled
+one at a time, the shape of a decoding forward does not change with the load, and random numbers are
+keyed by the response. (A mixture of experts gathers the tokens of each expert from all responses, so
+there the batch changes rounding errors.)
 """
 
 import time
@@ -28,13 +28,13 @@ from services.rollout.engines.lane import Lane
 from services.rollout.engines.replay import ReplayLane, replay_request
 
 LANE_SLOTS: Final = 128
-"""Slots of one forward at most; a larger batch is decoded in several forwards, those without work
-being left out.
+"""Maximum number of slots of a forward. A larger batch is decoded in several forwards; lanes without
+work are skipped.
 """
 HOST_CACHE_BYTES: Final = 2 * 2**30
-"""Memory for the cache of a default batch on the host."""
+"""Memory of the KV cache of a default batch on a CPU."""
 DEVICE_CACHE_SHARE: Final = 0.4
-"""The same on a GPU, as a share of its memory."""
+"""Share of the memory of a GPU for the KV cache of a default batch."""
 
 
 class TorchEngine:
@@ -48,11 +48,10 @@ class TorchEngine:
         max_batch_size: int | None = None,
         on_step: Callable[[DenoisingEvent], None] | None = None,
     ) -> None:
-        """`max_sequence_tokens` bounds prompt + response; at least `max_batch_size` responses are
+        """`max_sequence_tokens` limits prompt + response; at least `max_batch_size` responses are
         decoded at once.
 
-        Without a batch size there are as many slots as one lane has, or as fit the memory set aside
-        for the cache.
+        Without a batch size there is one lane, with fewer slots if the cache would be too large.
         """
         block = loaded.block_size
         self._loaded = loaded
@@ -61,7 +60,7 @@ class TorchEngine:
         self._slots, self._on_step = slots, on_step
         self._lanes = self._open_lanes()
         self._wake: Callable[[], None] | None = None
-        """Takes the weights' memory again; None while awake."""
+        """Allocates the memory of the weights again; None while awake."""
         self._queue: deque[GenerationRequest] = deque()
         self._waiting: Counter[bytes] = Counter()
         self._prefixes: dict[bytes, Prefix | None] = {}
@@ -110,7 +109,7 @@ class TorchEngine:
         return logprobs
 
     def abort_all(self) -> None:
-        """Forget everything queued and in flight."""
+        """Drop all requests, queued and in flight."""
         self._queue.clear()
         self._waiting.clear()
         self._prefixes.clear()
@@ -119,12 +118,12 @@ class TorchEngine:
                 lane.clear()
 
     def close(self) -> None:
-        """Nothing but memory is held; see RolloutEngine."""
+        """Drop all requests; there are no other resources. See RolloutEngine."""
         self.abort_all()
 
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Replace the weights in place, and end sleep(); see RolloutEngine."""
-        require_idle(self.has_work, "LoadedWeights were to be replaced")
+        require_idle(self.has_work, "replace the weights")
         self.abort_all()
         if self._wake is not None:
             self._wake()
@@ -133,8 +132,8 @@ class TorchEngine:
             self._lanes, self._wake = self._open_lanes(), None
 
     def sleep(self) -> None:
-        """Give the memory of weights and cache back until load_weights(); see RolloutEngine."""
-        require_idle(self.has_work, "The engine was to sleep")
+        """Free the memory of weights and cache until load_weights(); see RolloutEngine."""
+        require_idle(self.has_work, "put the engine to sleep")
         if self._wake is None:
             self._wake = drop_weights(self._loaded.model)
             self._lanes = []
@@ -145,7 +144,7 @@ class TorchEngine:
         return [Lane(self._loaded, size, self._max_tokens, self._on_step) for _ in range(count)]
 
     def _seat(self, lane: Lane) -> None:
-        """Fill the lane's free slots from the queue, requests of one prompt together."""
+        """Fill free slots of the lane from the queue; requests with one prompt share its prefill."""
         while self._queue and lane.free_slots:
             prompt = self._queue[0].prompt_ids.tobytes()
             group: list[GenerationRequest] = []
@@ -161,15 +160,16 @@ class TorchEngine:
                 del self._waiting[prompt], self._prefixes[prompt]
 
     def _prefix(self, prompt: bytes, request: GenerationRequest) -> Prefix | None:
-        """Keys and values of the prompt's whole blocks, computed once per prompt and alone; None
-        without any.
-        """
+        """Return keys and values of the whole blocks of the prompt, computed once per prompt."""
         if prompt not in self._prefixes:
             self._prefixes[prompt] = self._prefill(request)
         return self._prefixes[prompt]
 
     def _prefill(self, request: GenerationRequest) -> Prefix | None:
-        """Forward of the prompt's whole blocks, batch 1: the result depends on the prompt only."""
+        """Run the whole blocks of the prompt; None without any.
+
+        The batch size is 1, so that the result depends on the prompt only.
+        """
         block = self._loaded.block_size
         length = len(request.prompt_ids) // block * block
         if length == 0:
@@ -183,9 +183,7 @@ class TorchEngine:
 
 
 def default_slots(loaded: LoadedModel, max_tokens: int) -> int:
-    """Slots of an engine that was given no number; depends on model and device only, so that it is
-    reproducible.
-    """
+    """Return the default number of slots, which depends on model and device only."""
     weight = next(loaded.model.parameters())
     budget = float(HOST_CACHE_BYTES)
     if weight.is_cuda:

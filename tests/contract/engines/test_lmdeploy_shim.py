@@ -87,14 +87,14 @@ def test_without_the_order_of_rows_siblings_are_copies(
 def test_without_the_recording_there_is_no_trace(open_engine: Open) -> None:
     engine = open_engine(tiny_model(), without=("update_running",))
 
-    with pytest.raises(PlatformError, match="trace holds 0 positions"):
+    with pytest.raises(PlatformError, match="trace has 0 positions"):
         _siblings(engine, 1)
 
 
 def test_what_lmdeploy_returns_as_logprobs_does_not_belong_to_the_tokens(open_engine: Open) -> None:
     engine = open_engine(tiny_model())
     backend, prompt = engine._backend, list(range(9))
-    settings = engine._settings(request(np.array(prompt), decoding(max_new_tokens=12)))
+    settings = engine._to_config(request(np.array(prompt), decoding(max_new_tokens=12)))
     settings.logprobs = 1
 
     async def stream() -> tuple[list[int], list[dict[int, float]]]:

@@ -136,9 +136,9 @@ def test_an_aborted_engine_has_no_work_and_answers_as_before(make_engine: MakeEn
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"block_size": 8}, "wants block size 8"),
+        ({"block_size": 8}, "has block size 8"),
         ({"mask_token_id": 5}, "mask id 5"),
-        ({"max_new_tokens": 300}, "the engine holds 128"),
+        ({"max_new_tokens": 300}, "the limit of the engine is 128"),
     ],
 )
 def test_a_request_that_cannot_be_served_is_refused_and_nothing_is_queued(

@@ -67,7 +67,7 @@ def test_a_terminal_shows_masked_positions_as_they_are_filled(
     ("arguments", "reason"),
     [
         (["--model", "/nonexistent/model", "2+2?"], "is not a directory"),
-        (["--threshold", "2", "2+2?"], "not decoded"),
+        (["--threshold", "2", "2+2?"], "Invalid decoding parameters"),
     ],
 )
 def test_a_failure_is_told_on_standard_error(

@@ -46,10 +46,10 @@ def test_only_the_transitions_of_the_table_are_made(
     replica = Replica(state=source)
 
     if target in TRANSITIONS[source]:
-        assert replica.moved(target).state is target
+        assert replica.move_to(target).state is target
     else:
         with pytest.raises(PlatformError) as raised:
-            replica.moved(target)
+            replica.move_to(target)
         assert code_of(raised) == "illegal_transition"
 
 
@@ -69,7 +69,7 @@ def test_a_newer_attempt_and_another_job_replace_an_assignment() -> None:
 
 def test_the_same_assignment_again_changes_nothing_unless_the_replica_is_unhealthy() -> None:
     assert not ready().needs(assignment())
-    assert ready().moved(ReplicaState.UNHEALTHY).needs(assignment())
+    assert ready().move_to(ReplicaState.UNHEALTHY).needs(assignment())
 
 
 def test_an_older_attempt_is_stale() -> None:
@@ -101,7 +101,7 @@ def test_versions_grow_and_the_loaded_one_is_not_loaded_again() -> None:
 
 
 def test_after_a_failed_load_every_version_must_be_loaded_in_full() -> None:
-    broken = ready(5).moved(ReplicaState.UNHEALTHY, weights=None)
+    broken = ready(5).move_to(ReplicaState.UNHEALTHY, weights=None)
 
     assert broken.accepts("job_1", 2, 5)
 
