@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from services.common.job_spec import OptimSpec, RlSpec, SamplingSpec, SftSpec, T
 from services.common.model.loading import LoadedModel, load_model
 from services.common.model.tiny import make_tiny_model
 from services.trainer.training.policy import Policy, evaluate_sft_loss, score_row, train_sft_batch
+from services.trainer.training.ranks import ALONE, Ranks
 from services.trainer.training.rl_update import RlRules, train_rl_batch
 from services.trainer.training.schedule import make_optimizer
 from services.trainer.training.sft import SftExample, add_noise, make_noise_generator
@@ -395,6 +397,36 @@ def test_every_masked_token_counts_with_the_weight_of_its_own_block(loaded: Load
 
     assert len({weight for each in noisy for weight in each.weight.tolist()}) > len(examples)
     assert loss == pytest.approx(np.log(6) * sum(weights) / tokens)
+
+
+class OneRowTooMany(Ranks):
+    """A rank that repeats a row which does not count, as ranks with too few rows do."""
+
+    def share_rows(self, rows: Sequence[Any]) -> list[tuple[Any, bool]]:
+        return [*((row, True) for row in rows), (rows[-1], False)]
+
+
+def test_a_row_that_does_not_count_changes_no_supervised_step(loaded: LoadedModel) -> None:
+    other, examples = copy.deepcopy(loaded), _examples(loaded)
+    policies = [
+        Policy(loaded=each, trainer=TrainerSpec(max_tokens_per_microbatch=40), ranks=ranks)
+        for each, ranks in ((loaded, ALONE), (other, OneRowTooMany()))
+    ]
+
+    plain, repeated = (
+        train_sft_batch(
+            policy,
+            torch.optim.SGD(policy.loaded.model.parameters(), lr=1.0),
+            examples,
+            make_noise_generator(0, 1),
+            SftSpec(),
+            OptimSpec(),
+        )
+        for policy in policies
+    )
+
+    assert repeated == plain
+    assert torch.equal(_weights(other), _weights(loaded))
 
 
 @pytest.mark.parametrize("max_tokens", ROW_BUDGETS)

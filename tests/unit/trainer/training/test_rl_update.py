@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from services.common.job_spec import OptimSpec, RlSpec, SamplingSpec, TrainerSpe
 from services.common.model.loading import LoadedModel
 from services.common.trajectory import Candidates
 from services.trainer.training.policy import Policy, score_row
+from services.trainer.training.ranks import ALONE, Ranks
 from services.trainer.training.reference_policy import FrozenReferencePolicy
 from services.trainer.training.rl_update import RlRules, split_groups, train_rl_batch
 from services.trainer.training.trajectory_rows import Sample, rl_rows
@@ -290,6 +292,33 @@ def test_activation_checkpointing_changes_no_gradient() -> None:
     _train(sparing, samples)
 
     torch.testing.assert_close(_weights(sparing), _weights(plain), rtol=1e-12, atol=1e-14)
+
+
+class OneRowTooMany(Ranks):
+    """A rank that repeats a row which does not count, as ranks with too few rows do."""
+
+    def share_rows(self, rows: Sequence[Any]) -> list[tuple[Any, bool]]:
+        return [*((row, True) for row in rows), (rows[-1], False)]
+
+
+def test_a_row_that_does_not_count_changes_neither_metrics_nor_weights(
+    loaded: LoadedModel,
+) -> None:
+    other, samples = copy.deepcopy(loaded), _groups(loaded)
+    policies = [
+        Policy(loaded=each, trainer=TrainerSpec(max_tokens_per_microbatch=60), ranks=ranks)
+        for each, ranks in ((loaded, ALONE), (other, OneRowTooMany()))
+    ]
+
+    plain, repeated = (
+        train_rl_batch(
+            policy, torch.optim.SGD(policy.loaded.model.parameters(), lr=0.1), samples, _rules()
+        )
+        for policy in policies
+    )
+
+    assert repeated == plain
+    assert torch.equal(_weights(other), _weights(loaded))
 
 
 def test_what_a_job_does_not_use_is_not_reported(loaded: LoadedModel) -> None:

@@ -167,6 +167,16 @@ def test_a_whole_trajectory_is_taken_as_it_was_recorded() -> None:
         encode_trace(loaded, messages, [20, 21, 22, loaded.mask_token_id], [2, 1, 1, 3])
 
 
+def test_a_trajectory_may_be_one_token_and_that_token_the_first_of_the_vocabulary() -> None:
+    loaded = tiny_model()
+    content = next("x" * n for n in range(4) if len(_prompt(loaded, "x" * n)) % 4 == 3)
+
+    example = encode_trace(loaded, [{"role": "user", "content": content}], [0], [1])
+
+    assert loaded.sampleable[0]
+    assert example.token_ids.tolist() == [0]
+
+
 @pytest.mark.parametrize(
     ("tokens", "steps"),
     [
