@@ -10,7 +10,7 @@ from sqlalchemy import insert
 
 from services.api.db.database import Database
 from services.api.db.record_tables import Metric
-from services.api.db.series import Wanted, read_series
+from services.api.db.series import SeriesQuery, read_job_series
 from tests.support.control_plane import migrated_database, submit
 from tests.support.series import Point, downsample, surviving
 from tests.support.servers import Postgres
@@ -56,7 +56,7 @@ def test_the_database_gives_the_points_of_the_obvious_implementation(
     ]
     with database.begin() as session:
         session.execute(insert(Metric), rows)
-        found = read_series(session, Wanted(job_id, (), None, None, limit), resumed_from)
+        found = read_job_series(session, job_id, SeriesQuery(downsample=limit), resumed_from)
 
     for series in found:
         lineage = surviving(points[series.name], resumed_from)
@@ -77,7 +77,7 @@ def test_names_and_steps_are_selected(database: Database, tmp_path: Path) -> Non
     ]
     with database.begin() as session:
         session.execute(insert(Metric), rows)
-        (found,) = read_series(session, Wanted(job_id, ("b",), 3, 5, None), {})
+        (found,) = read_job_series(session, job_id, SeriesQuery(("b",), 3, 5), {})
 
     assert (found.name, found.steps, found.num_points) == ("b", [3, 4, 5], 3)
 
@@ -92,6 +92,6 @@ def test_of_equal_values_the_first_stands_for_its_stretch(
     ]
     with database.begin() as session:
         session.execute(insert(Metric), rows)
-        (found,) = read_series(session, Wanted(job_id, (), None, None, 12), {})
+        (found,) = read_job_series(session, job_id, SeriesQuery(downsample=12), {})
 
     assert found.steps == [0, 1, 21, 41, 61, 81, 101]

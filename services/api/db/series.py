@@ -1,10 +1,11 @@
-"""Metric series as they are shown, thinned by the database: a browser wants a thousand points, not
-a million.
+"""Metric series of the surviving lineage, downsampled by the database: a browser wants a thousand
+points, not a million.
 
 Of a series that is too long the first and the last point stay, and of each stretch in between its
-least and its greatest value, so that no spike is lost.
+minimum and its maximum, so that no spike is lost.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,56 +27,77 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by, distinct_on
 from sqlalchemy.orm import Session
 
+from services.api.db.job_tables import Attempt
 from services.api.db.record_tables import Metric
+from services.api.schemas.records import MetricSeries
 
 
 @dataclass(frozen=True)
-class Series:
-    """One metric over the steps of the surviving lineage."""
+class SeriesQuery:
+    """Which metrics, which of their steps, and how many points of each."""
 
-    name: str
-    num_points: int
-    """Before thinning."""
-    steps: list[int]
-    values: list[float]
-    attempts: list[int]
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which points of a job."""
-
-    job_id: str
-    names: Sequence[str]
-    """All when empty."""
-    from_step: int | None
-    to_step: int | None
-    limit: int | None
+    names: Sequence[str] = ()
+    """All when empty; each may hold several, separated by commas."""
+    from_step: int | None = None
+    to_step: int | None = None
+    downsample: int | None = None
     """Points of each series, at least 4; None is all."""
 
 
-def read_series(session: Session, wanted: Wanted, resumed_from: Mapping[int, int]) -> list[Series]:
-    """Series by name. `resumed_from` gives, per attempt, the step it started from.
+def read_series(session: Session, job_ids: Sequence[str], query: SeriesQuery) -> list[MetricSeries]:
+    """Read the series of every job, job by job in the given order, then by name."""
+    starts = _resumed_from(session, job_ids)
+    return [
+        series
+        for job_id in job_ids
+        for series in read_job_series(session, job_id, query, starts.get(job_id, {}))
+    ]
+
+
+def read_job_series(
+    session: Session, job_id: str, query: SeriesQuery, resumed_from: Mapping[int, int]
+) -> list[MetricSeries]:
+    """Read the series of one job by name. `resumed_from` gives, per attempt, the step it started from.
 
     What earlier attempts did after that step was undone; of several attempts that did a step the
     newest counts.
     """
-    names = _names(wanted)
+    names = _names(job_id, query)
     # One series after the other: each is sorted in memory and by numbers alone, all together on
     # disk and by name.
-    series = _as_arrays(
-        _downsample(_surviving(wanted, names, resumed_from), wanted.limit)
-    ).lateral()
+    points = _downsample(_surviving(job_id, query, names, resumed_from), query.downsample)
+    series = _as_arrays(points).lateral()
     rows = select(names.c.name, *series.c).where(series.c.total.is_not(None)).order_by(names.c.name)
-    return [Series(*row) for row in session.execute(rows)]
+    return [
+        MetricSeries(
+            job_id=job_id,
+            name=name,
+            num_points=total,
+            steps=steps,
+            values=values,
+            attempts=attempts,
+        )
+        for name, total, steps, values, attempts in session.execute(rows)
+    ]
 
 
-def _names(wanted: Wanted) -> Subquery:
-    if wanted.names:
-        return select(
-            func.unnest(cast(sorted(set(wanted.names)), ARRAY(Text))).label("name")
-        ).subquery()
-    return select(Metric.name).where(Metric.job_id == wanted.job_id).distinct().subquery()
+def _resumed_from(session: Session, job_ids: Sequence[str]) -> dict[str, dict[int, int]]:
+    """Per job and attempt, the step it started from."""
+    rows = session.scalars(
+        select(Attempt).where(Attempt.job_id.in_(job_ids), Attempt.resumed_from.is_not(None))
+    )
+    starts: dict[str, dict[int, int]] = defaultdict(dict)
+    for row in rows:
+        if row.resumed_from is not None:
+            starts[row.job_id][row.number] = row.resumed_from
+    return starts
+
+
+def _names(job_id: str, query: SeriesQuery) -> Subquery:
+    given = {name for part in query.names for name in part.split(",") if name}
+    if given:
+        return select(func.unnest(cast(sorted(given), ARRAY(Text))).label("name")).subquery()
+    return select(Metric.name).where(Metric.job_id == job_id).distinct().subquery()
 
 
 def _as_arrays(points: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
@@ -94,15 +116,15 @@ def _as_arrays(points: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
 
 
 def _surviving(
-    wanted: Wanted, names: Subquery, resumed_from: Mapping[int, int]
+    job_id: str, query: SeriesQuery, names: Subquery, resumed_from: Mapping[int, int]
 ) -> Select[*tuple[Any, ...]]:
     """One row per step of the series of a name."""
-    of_series = (Metric.job_id == wanted.job_id, Metric.name == names.c.name)
+    of_series = (Metric.job_id == job_id, Metric.name == names.c.name)
     conditions: list[ColumnElement[bool]] = [*of_series, _not_undone(resumed_from)]
-    if wanted.from_step is not None:
-        conditions.append(Metric.step >= wanted.from_step)
-    if wanted.to_step is not None:
-        conditions.append(Metric.step <= wanted.to_step)
+    if query.from_step is not None:
+        conditions.append(Metric.step >= query.from_step)
+    if query.to_step is not None:
+        conditions.append(Metric.step <= query.to_step)
     rows = select(Metric.step, Metric.value, Metric.attempt).where(*conditions).correlate(names)
     return rows.ext(distinct_on(Metric.step)).order_by(Metric.step, Metric.attempt.desc())
 

@@ -5,12 +5,12 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query
 
 from services.api.db.jobs import get_job
+from services.api.db.series import SeriesQuery, read_series
 from services.api.http.auth import Who
 from services.api.http.paging import make_page
 from services.api.http.resources import Res
 from services.api.schemas.envelope import Page
 from services.api.schemas.records import MetricSeries
-from services.api.use_cases.metric_series import SeriesQuery, read_series
 from services.common.errors import PlatformError
 
 router = APIRouter(tags=["records"])

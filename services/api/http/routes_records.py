@@ -9,6 +9,7 @@ from sqlalchemy import Select, select
 from services.api.db.job_tables import Attempt
 from services.api.db.jobs import get_job
 from services.api.db.record_tables import Checkpoint, Evaluation, JobEvent
+from services.api.db.series import SeriesQuery, read_series
 from services.api.domain.event_ids import parse_position
 from services.api.http.paging import make_page, to_page, to_page_after
 from services.api.http.resources import After, Limit, Res
@@ -25,7 +26,6 @@ from services.api.schemas.records import (
     MetricSeries,
 )
 from services.api.use_cases.event_feed import EventFilter, events_after, events_before
-from services.api.use_cases.metric_series import SeriesQuery, read_series
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["records"])
 _STREAM = "text/event-stream"
