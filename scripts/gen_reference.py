@@ -222,7 +222,9 @@ def to_type(root: Schema, key: Schema) -> str:
     if "enum" in key:
         return ", ".join(f"`{value}`" for value in key["enum"])
     if key.get("type") == "array":
-        return f"list of {to_type(root, key['items'])}" if "items" in key else "list of numbers"
+        items = key.get("items", {"type": "number"})  # a tuple of two bounded numbers has no items
+        kind = "grader" if "discriminator" in items else to_type(root, items)
+        return f"list of {kind}s" if kind.isalpha() else f"list of {kind}"
     if key.get("type") == "object":
         return "table"
     return str(key.get("format") or key.get("type", "any"))
