@@ -10,7 +10,7 @@ from services.common.errors import PlatformError
 from services.common.events import EventType
 from services.common.weights import weight_digest
 from services.trainer.learner.attempt_context import AttemptContext
-from services.trainer.learner.ledger import NOTHING_ISSUED, Certificate, certify
+from services.trainer.learner.ledger import NOTHING_ISSUED, certify
 from services.trainer.learner.step_log import surviving_records
 
 Moment = Literal["resume", "end"]
@@ -53,7 +53,14 @@ def _emit_certificate(context: AttemptContext, checkpoint: Path, moment: Moment)
     """Emit the certificate; returns the digest that the checkpoint states and the one of the
     weights in memory.
     """
-    certificate = _certify_stages(context)
+    request, state = context.request, context.state
+    # Records of all attempts, this one's too, up to the step of the weights in memory.
+    records, _ = surviving_records(
+        request.job_dir, before_attempt=request.attempt + 1, resumed_from=state.global_step
+    )
+    certificate = NOTHING_ISSUED
+    for name, stage in state.stages.items():
+        certificate += certify(stage.ledger, [record for record in records if record.stage == name])
     before, after = (
         read_manifest(checkpoint).weight_digest,
         weight_digest(context.policy_model.export_weights()),
@@ -66,15 +73,3 @@ def _emit_certificate(context: AttemptContext, checkpoint: Path, moment: Moment)
         message = f"The prompt ledger does not match the step log: {certificate}."
         context.report.journal.say("error", "certificate_broken", message)
     return before, after
-
-
-def _certify_stages(context: AttemptContext) -> Certificate:
-    """Certificate over all stages and attempts, up to the step of the weights in memory."""
-    request, state = context.request, context.state
-    records, _ = surviving_records(
-        request.job_dir, before_attempt=request.attempt + 1, resumed_from=state.global_step
-    )
-    certificate = NOTHING_ISSUED
-    for name, stage in state.stages.items():
-        certificate += certify(stage.ledger, [record for record in records if record.stage == name])
-    return certificate

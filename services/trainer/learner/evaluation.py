@@ -73,7 +73,12 @@ class EvaluationRunner:
         if stage == "sft" and self.held_out:
             with self.context.report.record_time(JobMetric.TIME_EVAL_S):
                 results["loss"] = self.context.policy_model.sft_loss(self.held_out)
-        self._report(stage, results, groups)
+        self._emit_results(stage, results)
+        self.context.report.metrics(version, evaluation_metrics(results))
+        for group in groups[:_LOGGED_GROUPS]:
+            self.context.report.journal.emit(
+                EventType.TRAJECTORIES, group.to_event(version, "evaluated")
+            )
         self.last_version = version
 
     def _other_decodings(self) -> Iterator[dict[str, Any]]:
@@ -114,16 +119,6 @@ class EvaluationRunner:
             "results": results,
         }
         self.context.report.journal.emit(EventType.EVALUATION, fields)
-
-    def _report(self, stage: str, results: dict[str, Any], groups: Sequence[GradedGroup]) -> None:
-        report, step = self.context.report, self.context.state.global_step
-        self._emit_results(stage, results)
-        report.metrics(
-            step,
-            evaluation_metrics(results),
-        )
-        for group in groups[:_LOGGED_GROUPS]:
-            report.journal.emit(EventType.TRAJECTORIES, group.to_event(step, "evaluated"))
 
 
 def evaluation_metrics(results: dict[str, Any]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from services.common.codec import group_to_json
 from services.common.errors import PlatformError
 from services.common.grader_spec import GraderSpec
 from services.common.job_spec import RewardSpec, RlSpec
-from services.common.trajectory import Outcome, PromptTask, ScoredGroup, Trajectory, Verdict
+from services.common.trajectory import Outcome, PromptTask, ScoredGroup, Trajectory
 from services.trainer.training.trajectory_rows import Sample
 
 DropReason = Literal["zero_variance", "error"]
@@ -128,18 +128,13 @@ def _reward(trajectory: Trajectory, graders: Sequence[GraderSpec]) -> float | No
     # Our failure to grade is not the model's failure to answer: it leaves the group's statistics.
     if not verdict.outcome.is_scored:
         return None
-    return sum(
-        grader.weight * _score(verdict, grader.name, trajectory.trajectory_id) for grader in graders
-    )
-
-
-def _score(verdict: Verdict, name: str, trajectory_id: str) -> float:
     # A missing score is an error, not a zero: a zero would look like a wrong answer.
-    if name not in verdict.rewards:
+    missing = [grader.name for grader in graders if grader.name not in verdict.rewards]
+    if missing:
         raise PlatformError(
             "internal",
-            f"Cannot compute the reward of trajectory {trajectory_id}: grader {name!r} of the job spec gave no score,"
-            f" only {sorted(verdict.rewards)} did.",
+            f"Cannot compute the reward of trajectory {trajectory.trajectory_id}: grader {missing[0]!r} of the job spec"
+            f" gave no score, only {sorted(verdict.rewards)} did.",
             hint="Run the same release of the reward and trainer services.",
         )
-    return verdict.rewards[name]
+    return sum(grader.weight * verdict.rewards[grader.name] for grader in graders)

@@ -6,7 +6,6 @@ import signal
 import sys
 import threading
 import time
-from types import FrameType
 from typing import Final
 
 import structlog
@@ -30,7 +29,7 @@ class StopSignal:
     def listen(self) -> None:
         """Treat SIGTERM and SIGINT as the request."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+            signal.signal(number, lambda *_: self.request())
 
     def request(self) -> None:
         """Request the end of the attempt."""
@@ -44,9 +43,6 @@ class StopSignal:
     def wait(self, seconds: float) -> None:
         """Sleep, but not beyond the request."""
         self._requested.wait(seconds)
-
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self.request()
 
 
 def die_with_parent(supervisor_pid: int) -> None:

@@ -24,7 +24,12 @@ def prepare_reference(context: AttemptContext, stage: Literal["sft", "rl"]) -> P
         return None
     path = context.request.job_dir / DIRECTORY
     if context.state.stage_step == 0:
-        _write(context, path)
+        # Replaces what an earlier attempt left; the directory gets its name once it is complete.
+        partial = path.with_name(f".{DIRECTORY}.partial")
+        for leftover in (partial, path):
+            shutil.rmtree(leftover, ignore_errors=True)
+        save_model(context.policy_model.loaded, partial)
+        partial.rename(path)
     elif not path.is_dir():
         raise PlatformError(
             "checkpoint_invalid",
@@ -33,12 +38,3 @@ def prepare_reference(context: AttemptContext, stage: Literal["sft", "rl"]) -> P
             hint="Restore the directory, or submit a new job that starts from the exported checkpoint.",
         )
     return path
-
-
-def _write(context: AttemptContext, path: Path) -> None:
-    """Replace what an earlier attempt left; the directory gets its name once it is complete."""
-    partial = path.with_name(f".{DIRECTORY}.partial")
-    for leftover in (partial, path):
-        shutil.rmtree(leftover, ignore_errors=True)
-    save_model(context.policy_model.loaded, partial)
-    partial.rename(path)

@@ -201,8 +201,28 @@ class Replicas:
             and (status.job_id, status.attempt) == (self._job_id, self._attempt)
         }
         self._ours = frozenset(ours)
-        self._note_alive(ours)
+        now = self._clock()
+        for address, status in ours.items():
+            if status.generated_tokens != self._generated.get(address):
+                self._last_progress = now
+            self._generated[address] = status.generated_tokens
+            self._busy[address] = status.busy_s
+        if ours:
+            self._last_alive = now
+        self._require_alive(now - self._last_alive)
         return ours
+
+    def _require_alive(self, seconds: float) -> None:
+        """Raise `rollout_unavailable` when no replica was alive for too long."""
+        if seconds <= self._all_gone_s:
+            return
+        last = "" if self._last_error is None else f" Last failure: {self._last_error.message}"
+        raise PlatformError(
+            "rollout_unavailable",
+            f"None of the {len(self._addresses)} rollout replicas ({', '.join(self._addresses)}) was assigned to "
+            f"{self._job_id} attempt {self._attempt} and answering for {seconds:.0f} s.{last}",
+            hint="Start the rollout service; the next attempt continues from the newest checkpoint.",
+        )
 
     def _status(self, address: str) -> Status | None:
         stub = rollout_pb2_grpc.RolloutServiceStub(self._channels[address])
@@ -217,18 +237,6 @@ class Replicas:
         except PlatformError as error:
             self._last_error = error
             return None
-
-    def _note_alive(self, ours: dict[str, Status]) -> None:
-        now = self._clock()
-        for address, status in ours.items():
-            if status.generated_tokens != self._generated.get(address):
-                self._last_progress = now
-            self._generated[address] = status.generated_tokens
-            self._busy[address] = status.busy_s
-        if ours:
-            self._last_alive = now
-        elif now - self._last_alive > self._all_gone_s:
-            raise self._unreachable_error(now - self._last_alive)
 
     def _require_progress(self) -> None:
         seconds = self._clock() - self._last_progress
@@ -265,15 +273,6 @@ class Replicas:
                 bytes=publication.num_bytes,
                 seconds=round(publication.seconds, 3),
             )
-
-    def _unreachable_error(self, seconds: float) -> PlatformError:
-        last = "" if self._last_error is None else f" Last failure: {self._last_error.message}"
-        return PlatformError(
-            "rollout_unavailable",
-            f"None of the {len(self._addresses)} rollout replicas ({', '.join(self._addresses)}) was assigned to "
-            f"{self._job_id} attempt {self._attempt} and answering for {seconds:.0f} s.{last}",
-            hint="Start the rollout service; the next attempt continues from the newest checkpoint.",
-        )
 
 
 def _holds(status: Status, weight_version: int) -> bool:

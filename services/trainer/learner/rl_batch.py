@@ -86,7 +86,14 @@ def gather_batch(
         kept = sum(group.dropped is None for group in groups)
         rounds += 1
     if kept < rl.min_groups_per_step:
-        raise _no_signal(rl, groups, kept)
+        outcomes = [outcome for group in groups for outcome in group.outcomes]
+        raise PlatformError(
+            "no_learning_signal",
+            f"Cannot train: {kept} of {len(groups)} groups have responses of differing correctness, at least "
+            f"{rl.min_groups_per_step} are needed; {outcomes.count(Outcome.CORRECT)} of {len(outcomes)} responses were "
+            "correct.",
+            hint="Choose easier or harder prompts, a better initial model, or more rl.num_generations.",
+        )
     # By position, not by arrival: rows, and so the rounding of sums, do not depend on which replica
     # was faster.
     return RlBatch(sorted(groups, key=lambda group: group.position), rounds, stale)
@@ -101,13 +108,3 @@ def _require_fresh(group: GradedGroup, rl: RlSpec, version: int, num_stale: int)
             f"under version {group.scored.oldest_version}.",
             hint="Look at the rollout service's log for weight updates that fail.",
         )
-
-
-def _no_signal(rl: RlSpec, groups: Sequence[GradedGroup], kept: int) -> PlatformError:
-    correct = [outcome is Outcome.CORRECT for group in groups for outcome in group.outcomes]
-    return PlatformError(
-        "no_learning_signal",
-        f"Cannot train: {kept} of {len(groups)} groups have responses of differing correctness, at least "
-        f"{rl.min_groups_per_step} are needed; {sum(correct)} of {len(correct)} responses were correct.",
-        hint="Choose easier or harder prompts, a better initial model, or more rl.num_generations.",
-    )

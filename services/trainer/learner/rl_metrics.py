@@ -28,6 +28,12 @@ def batch_metrics(
     """
     trajectories = trajectories_of(batch.groups)
     finished = drop_aborted(trajectories)
+    verdicts = [t.verdict for t in trajectories if t.verdict is not None]
+    scored = [verdict for verdict in verdicts if verdict.outcome.is_scored]
+    seconds = [verdict.wall_ms / 1000 for verdict in verdicts]
+    latencies: dict[str, float | None] = {
+        metric: _percentile(seconds, percent) for percent, metric in LATENCY_PERCENTILES.items()
+    }
     diffusion: dict[str, float | None] = {
         JobMetric.DIFFUSION_TOKENS_PER_STEP: tokens_per_step(finished),
         JobMetric.DIFFUSION_STEPS_PER_BLOCK: steps_per_block(batch.groups),
@@ -40,12 +46,14 @@ def batch_metrics(
         **_reward_metrics(batch.groups),
         **drop_missing(
             {
-                GRADER_MEAN.format_name(grader=grader.name): _score(trajectories, grader.name)
+                GRADER_MEAN.format_name(grader=grader.name): _mean(
+                    [verdict.rewards[grader.name] for verdict in scored]
+                )
                 for grader in graders
             }
         ),
         **{OUTCOME_METRICS[name]: share for name, share in outcome_shares(trajectories).items()},
-        **_latencies(trajectories),
+        **drop_missing(latencies),
         **_rollout_metrics(batch, finished),
         **drop_missing(diffusion),
     }
@@ -102,21 +110,6 @@ def _rollout_metrics(batch: RlBatch, finished: Sequence[Trajectory]) -> dict[str
         JobMetric.ROLLOUT_UNIQUE_RATIO: _mean([_unique_ratio(group) for group in batch.groups]),
     }
     return drop_missing(values)
-
-
-def _latencies(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    seconds = [t.verdict.wall_ms / 1000 for t in trajectories if t.verdict is not None]
-    values: dict[str, float | None] = {
-        metric: _percentile(seconds, percent) for percent, metric in LATENCY_PERCENTILES.items()
-    }
-    return drop_missing(values)
-
-
-def _score(trajectories: Sequence[Trajectory], grader: str) -> float | None:
-    verdicts = [
-        t.verdict for t in trajectories if t.verdict is not None and t.verdict.outcome.is_scored
-    ]
-    return _mean([verdict.rewards[grader] for verdict in verdicts])
 
 
 def _num_scored(group: GradedGroup) -> int:

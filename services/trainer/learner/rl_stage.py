@@ -95,25 +95,23 @@ class RlStage:
             max(report.seconds(JobMetric.TIME_ROLLOUT_S), 1e-9),
             max(time.monotonic() - started, 1e-9),
         )
+        # One GPU for each rank and replica.
+        devices = self._context.policy_model.ranks.size + self._rollouts.replicas.count
+        per_gpu: dict[str, float] = (
+            {JobMetric.PERF_TOKENS_PER_S_PER_GPU: tokens / step_s / devices}
+            if torch.cuda.is_available()
+            else {}
+        )
         grading = [group.scored.reward_s for group in batch.groups]
         return {
             JobMetric.PERF_ROLLOUT_TOKENS_PER_S: tokens / rollout_s,
             **training_performance(self._context, trained),
-            **self._per_gpu(tokens / step_s),
+            **per_gpu,
             JobMetric.PERF_TRAINER_IDLE_RATIO: rollout_s / step_s,
             # A mean per group, not a sum: groups are graded while others decode, so that the sum
             # is no part of the step's wall time.
             JobMetric.TIME_REWARD_S: sum(grading) / len(grading),
         }
-
-    def _per_gpu(self, tokens_per_s: float) -> dict[str, float]:
-        """Response tokens per second and GPU, one GPU for each rank and replica."""
-        devices = self._context.policy_model.ranks.size + self._rollouts.replicas.count
-        return (
-            {JobMetric.PERF_TOKENS_PER_S_PER_GPU: tokens_per_s / devices}
-            if torch.cuda.is_available()
-            else {}
-        )
 
     def _synchronisation(self) -> dict[str, float]:
         publication = self._rollouts.replicas.last_publication

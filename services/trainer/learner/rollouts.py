@@ -126,21 +126,18 @@ class Rollouts:
             self.replicas.note_progress()
             task = self._in_flight.pop(scored.group_id, None)
             if task is None:
-                self._drop_unexpected(scored)
+                # Which of the two it was does not matter: the first answer of a prompt counts, and a
+                # group without a task cannot be trained on.
+                self.report.journal.say(
+                    "warning",
+                    "unexpected_group",
+                    f"Group {scored.group_id} was dropped: no prompt in flight has this id; it was answered before, "
+                    "or this attempt never issued it.",
+                    replica=scored.replica,
+                )
             else:
                 _require_complete(scored, task)
                 self._arrived[task.group_id] = GradedGroup(task, scored)
-
-    def _drop_unexpected(self, scored: ScoredGroup) -> None:
-        # Which of the two it was does not matter: the first answer of a prompt counts, and a group
-        # without a task cannot be trained on.
-        self.report.journal.say(
-            "warning",
-            "unexpected_group",
-            f"Group {scored.group_id} was dropped: no prompt in flight has this id; it was answered before, or this "
-            "attempt never issued it.",
-            replica=scored.replica,
-        )
 
 
 def _require_complete(scored: ScoredGroup, task: PromptTask) -> None:

@@ -14,7 +14,6 @@ from services.common.attempt_result import AttemptResult, AttemptState
 from services.common.errors import PlatformError
 from services.common.events import EventType
 from services.common.streams import EventQueue, connect
-from services.trainer.learner.attempt_context import AttemptContext
 from services.trainer.learner.certificate import certify_end
 from services.trainer.learner.evaluation import EvaluationRunner
 from services.trainer.learner.journal import Journal
@@ -46,22 +45,18 @@ def run_attempt(request: LearnerRequest, stop: StopSignal, ranks: Ranks = ALONE)
         result = AttemptResult(AttemptState.SUCCEEDED)
     except StopRequestedError:
         result = AttemptResult(AttemptState.STOPPED)
-    except Exception as error:  # noqa: BLE001 - the learner's outermost boundary: logged and marked as failed
-        result = _failure(error, journal)
+    except Exception as error:
+        failure = as_platform_error(error)
+        log.exception("attempt failed", code=failure.code)
+        journal.emit(
+            EventType.LOG, {"level": "error", "code": failure.code, "message": failure.message}
+        )
+        result = AttemptResult.from_error(failure)
     finally:
         journal.close()
         client.close()
     log.info("attempt ended", job_id=request.job_id, attempt=request.attempt, state=result.state)
     return result
-
-
-def _failure(error: Exception, journal: Journal) -> AttemptResult:
-    failure = as_platform_error(error)
-    log.error("attempt failed", code=failure.code, exc_info=error)
-    journal.emit(
-        EventType.LOG, {"level": "error", "code": failure.code, "message": failure.message}
-    )
-    return AttemptResult.from_error(failure)
 
 
 def as_platform_error(error: Exception) -> PlatformError:
@@ -70,7 +65,10 @@ def as_platform_error(error: Exception) -> PlatformError:
         return error
     if isinstance(error, ValidationError):
         return PlatformError("spec_invalid", f"The job spec cannot be used: {error}")
-    if _is_out_of_memory(error):
+    # Only CUDA has an exception of its own; the CPU's allocator raises a RuntimeError with a text.
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and _CPU_ALLOCATION_FAILED.search(str(error))
+    ):
         return PlatformError(
             "oom_train",
             f"Training ran out of memory: {error}",
@@ -87,12 +85,6 @@ def as_platform_error(error: Exception) -> PlatformError:
     )
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and _CPU_ALLOCATION_FAILED.search(str(error)) is not None
-
-
 def _run_stages(
     request: LearnerRequest, client: redis.Redis, journal: Journal, stop: StopSignal, ranks: Ranks
 ) -> None:
@@ -101,20 +93,17 @@ def _run_stages(
         context, evaluation = prepared.context, _make_evaluation(prepared)
         stages = context.spec.method.stages
         for index in range(context.state.stage_index, len(stages)):
-            _enter_stage(context, index)
+            if index != context.state.stage_index:
+                context.state.stage_index, context.state.stage_step = index, 0
+            context.report.stage = stages[index]
+            context.stop.check()
             if stages[index] != "eval":
                 _run_stage(prepared, evaluation)
-            if evaluation is not None and _evaluates_at_end(prepared, index):
+            # An evaluation stage that follows evaluates the same weights.
+            has_eval_next = index + 1 < len(stages) and stages[index + 1] == "eval"
+            if evaluation is not None and not has_eval_next:
                 evaluation.run(stages[index], ends_stage=True)
         certify_end(context)
-
-
-def _enter_stage(context: AttemptContext, index: int) -> None:
-    state = context.state
-    if index != state.stage_index:
-        state.stage_index, state.stage_step = index, 0
-    context.report.stage = context.spec.method.stages[index]
-    context.stop.check()
 
 
 def _run_stage(prepared: Prepared, evaluation: EvaluationRunner | None) -> None:
@@ -126,12 +115,6 @@ def _run_stage(prepared: Prepared, evaluation: EvaluationRunner | None) -> None:
     if evaluation is not None and stage.name == "rl" and context.state.stage_step == 0:
         evaluation.run(stage.name)  # what reinforcement is compared with
     run_training_stage(context, stage, evaluation)
-
-
-def _evaluates_at_end(prepared: Prepared, index: int) -> bool:
-    """A stage ends with an evaluation, unless an evaluation stage follows with the same weights."""
-    stages = prepared.context.spec.method.stages
-    return index + 1 == len(stages) or stages[index + 1] != "eval"
 
 
 def _make_evaluation(prepared: Prepared) -> EvaluationRunner | None:

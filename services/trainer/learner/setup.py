@@ -223,7 +223,14 @@ def _load_data(
         held_out = load_held_out(path, needs, loaded, spec.prompt, limits, trace=trace)[
             : spec.eval.num_samples
         ]
-        _require_held_out(spec, held_out)
+        if spec.sft.validation_interval_steps is not None and not held_out:
+            raise PlatformError(
+                "dataset_invalid",
+                f"Cannot validate every {spec.sft.validation_interval_steps} steps: no row of {held_out_file!r} has a "
+                "completion that fits.",
+                hint="Give sft.validation_file with rows like those of the training file.",
+                param="sft.validation_interval_steps",
+            )
     return Data(sft, rl, evaluation, held_out)
 
 
@@ -241,17 +248,6 @@ def _load_mixture(
         _report_dropped(report, path, dataset)
         parts.append((dataset, part.weight))
     return mix_datasets(parts)
-
-
-def _require_held_out(spec: JobSpec, held_out: tuple[SftExample, ...]) -> None:
-    if spec.sft.validation_interval_steps is not None and not held_out:
-        raise PlatformError(
-            "dataset_invalid",
-            f"Cannot validate every {spec.sft.validation_interval_steps} steps: no row of "
-            f"{spec.sft_validation_file()!r} has a completion that fits.",
-            hint="Give sft.validation_file with rows like those of the training file.",
-            param="sft.validation_interval_steps",
-        )
 
 
 def _path_of_file(request: LearnerRequest, name: str) -> Path:

@@ -42,7 +42,12 @@ class SftStage:
     def step(self) -> StepOutcome:
         """Train on the next batch."""
         state, report = self._context.state, self._context.report
-        positions = self._next_positions()
+        sft, ledger = self._context.spec.sft, self._prompts.ledger
+        # The last batch of the last epoch may be smaller; positions that a former attempt left open
+        # are part of it.
+        left = len(self._dataset.items) * sft.epochs - ledger.next_position
+        left += len(ledger.open_positions())
+        positions = ledger.issue(min(sft.batch_size, left))
         examples = [
             self._dataset.items[self._prompts.order.row(position)] for position in positions
         ]
@@ -58,10 +63,3 @@ class SftStage:
             self._context, sum(len(example.token_ids) for example in examples)
         )
         return StepOutcome(record, [], {**metrics, **performance})
-
-    def _next_positions(self) -> list[int]:
-        """Open the positions of the next batch; the last one of the last epoch may be smaller."""
-        sft = self._context.spec.sft
-        left = len(self._dataset.items) * sft.epochs - self._prompts.ledger.next_position
-        left += len(self._prompts.ledger.open_positions())
-        return self._prompts.ledger.issue(min(sft.batch_size, left))

@@ -71,7 +71,16 @@ def surviving_records(
         lines = list(_whole_lines(_path(job_dir, attempt)))
         if not lines:
             continue
-        steps = [step for step in map(_record, lines[1:]) if step.step <= known]
+        steps = [
+            StepRecord(
+                stage=line["stage"],
+                step=line["step"],
+                trained=tuple(line["trained"]),
+                dropped=dict(line["dropped"]),
+            )
+            for line in lines[1:]
+            if line["step"] <= known
+        ]
         records = [step for step in steps if step.step <= resumed_from] + records
         undone = [step.step for step in steps if step.step > resumed_from] + undone
         known = min(known, lines[0]["resumed_from"])
@@ -90,15 +99,6 @@ def _parent_records(job_dir: Path) -> list[StepRecord]:
         job_dir / ORIGIN, before_attempt=point.attempt + 1, resumed_from=point.global_step
     )
     return records
-
-
-def _record(line: dict[str, Any]) -> StepRecord:
-    return StepRecord(
-        stage=line["stage"],
-        step=line["step"],
-        trained=tuple(line["trained"]),
-        dropped=dict(line["dropped"]),
-    )
 
 
 def _path(job_dir: Path, attempt: int) -> Path:

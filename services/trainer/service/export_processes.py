@@ -80,7 +80,11 @@ class ExportProcesses:
             for process in self._running.values():
                 process.terminate()
             for process in self._running.values():
-                _reap(process)
+                try:
+                    process.communicate(timeout=_KILL_AFTER_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.communicate()
             self._running.clear()
 
     def _look(self, export_id: str) -> ExportStatus:
@@ -104,11 +108,3 @@ class ExportProcesses:
             del self._ended[next(iter(self._ended))]
         self._ended[export_id] = ended
         return ended
-
-
-def _reap(process: "subprocess.Popen[str]") -> None:
-    try:
-        process.communicate(timeout=_KILL_AFTER_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()

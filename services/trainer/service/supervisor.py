@@ -76,7 +76,13 @@ class LearnerSupervisor:
                 return self._learner.pid
             self._refuse_stale(request)
             if self._learner is not None and self._learner.result is None:
-                raise _busy(self._learner, request)
+                running = self._learner.request
+                raise PlatformError(
+                    "busy",
+                    f"Cannot start {request.job_id} attempt {request.attempt}: {running.job_id} attempt "
+                    f"{running.attempt} is running, and a trainer runs one job at a time.",
+                    hint="Stop it, wait for it, or add a trainer.",
+                )
             learner = self._starter.submit(LearnerProcess, request, self._program).result()
             self._learner = learner
             self._newest[request.job_id] = request.attempt
@@ -170,13 +176,3 @@ class LearnerSupervisor:
                 "already. Attempts are numbered upwards.",
                 hint="The caller's view of the job is out of date; read the job's state again.",
             )
-
-
-def _busy(learner: LearnerProcess, request: LearnerRequest) -> PlatformError:
-    running = learner.request
-    return PlatformError(
-        "busy",
-        f"Cannot start {request.job_id} attempt {request.attempt}: {running.job_id} attempt {running.attempt} is "
-        "running, and a trainer runs one job at a time.",
-        hint="Stop it, wait for it, or add a trainer.",
-    )

@@ -47,16 +47,16 @@ class HostRanks:
         self._file = tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8")  # noqa: SIM115 - until `end`
         self._file.write(ours.model_dump_json())
         self._file.flush()
-        self._processes = [self._spawn(rank) for rank in ranks]
+        self._processes = [
+            subprocess.Popen(
+                [*LEARNER_PROGRAM, self._file.name],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env={**os.environ, RANK_VARIABLE: str(rank)},
+            )
+            for rank in ranks
+        ]
         log.info("ranks started", job_id=attempt[0], attempt=attempt[1], ranks=list(ranks))
-
-    def _spawn(self, rank: int) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(
-            [*LEARNER_PROGRAM, self._file.name],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            env={**os.environ, RANK_VARIABLE: str(rank)},
-        )
 
     def has_failed(self) -> bool:
         """Whether one of them failed."""
