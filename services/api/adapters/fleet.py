@@ -92,7 +92,7 @@ class Fleet:
     def reward_status(self, address: str) -> reward_pb2.GetRewardStatusResponse:
         """How the verifier's pool is."""
         return call(
-            reward_pb2_grpc.RewardServiceStub(self._channel(address)).GetStatus,
+            reward_pb2_grpc.RewardServiceStub(self._open_channel(address)).GetStatus,
             reward_pb2.GetRewardStatusRequest(),
             timeout_s=STATUS_TIMEOUT_S,
             what=f"GetStatus of reward service {address}",
@@ -104,7 +104,7 @@ class Fleet:
     ) -> reward_pb2.VerifyResponse:
         """Verdicts of the reward service, by any graders."""
         return call(
-            self._reward().Verify,
+            self._reward_stub().Verify,
             request,
             timeout_s=timeout_s,
             what=f"Verify on reward service {self.reward}",
@@ -114,7 +114,7 @@ class Fleet:
     def audit_golds(self, golds: Sequence[reward_pb2.Gold]) -> Sequence[reward_pb2.GoldAudit]:
         """What the reward service says of each gold."""
         response = call(
-            self._reward().AuditGolds,
+            self._reward_stub().AuditGolds,
             reward_pb2.AuditGoldsRequest(golds=golds),
             timeout_s=_AUDIT_TIMEOUT_S,
             what=f"AuditGolds on reward service {self.reward}",
@@ -124,7 +124,7 @@ class Fleet:
 
     def trainer_status(self, address: str) -> trainer_pb2.GetTrainerStatusResponse:
         """What the trainer is doing."""
-        return self._status(address, trainer_pb2.GetTrainerStatusRequest())
+        return self._request_status(address, trainer_pb2.GetTrainerStatusRequest())
 
     def attempt_status(
         self, address: str, job_dir: Path, job_id: str, attempt: int
@@ -135,13 +135,13 @@ class Fleet:
         about = trainer_pb2.GetTrainerStatusRequest(
             job_id=job_id, attempt=attempt, job_dir=str(job_dir)
         )
-        return self._status(address, about)
+        return self._request_status(address, about)
 
-    def _status(
+    def _request_status(
         self, address: str, request: trainer_pb2.GetTrainerStatusRequest
     ) -> trainer_pb2.GetTrainerStatusResponse:
         return call(
-            self._trainer(address).GetStatus,
+            self._trainer_stub(address).GetStatus,
             request,
             timeout_s=STATUS_TIMEOUT_S,
             what=f"GetStatus of trainer {address}",
@@ -151,7 +151,7 @@ class Fleet:
     def rollout_status(self, address: str) -> rollout_pb2.GetRolloutStatusResponse:
         """What the replica is doing."""
         return call(
-            self._rollout(address).GetStatus,
+            self._rollout_stub(address).GetStatus,
             rollout_pb2.GetRolloutStatusRequest(),
             timeout_s=STATUS_TIMEOUT_S,
             what=f"GetStatus of rollout replica {address}",
@@ -161,7 +161,7 @@ class Fleet:
     def assign(self, address: str, request: rollout_pb2.AssignRequest) -> None:
         """Give the replica to an attempt."""
         call(
-            self._rollout(address).Assign,
+            self._rollout_stub(address).Assign,
             request,
             timeout_s=_ASSIGN_TIMEOUT_S,
             what=f"Assign of rollout replica {address}",
@@ -171,7 +171,7 @@ class Fleet:
     def release(self, address: str, job_id: str, attempt: int) -> None:
         """Take the replica from an attempt; one that belongs to another attempt is left alone."""
         call(
-            self._rollout(address).Release,
+            self._rollout_stub(address).Release,
             rollout_pb2.ReleaseRequest(job_id=job_id, attempt=attempt),
             timeout_s=_SHORT_TIMEOUT_S,
             what=f"Release of rollout replica {address}",
@@ -183,7 +183,7 @@ class Fleet:
     ) -> Iterator[rollout_pb2.GenerateResponse]:
         """Pieces of a response, as its blocks are finished."""
         return call_stream(
-            self._rollout(address).Generate,
+            self._rollout_stub(address).Generate,
             request,
             timeout_s=_GENERATE_TIMEOUT_S,
             what=f"Generate on rollout replica {address}",
@@ -202,7 +202,7 @@ class Fleet:
     def start_job(self, address: str, request: trainer_pb2.StartJobRequest) -> None:
         """Start the learner of an attempt."""
         call(
-            self._trainer(address).StartJob,
+            self._trainer_stub(address).StartJob,
             request,
             timeout_s=_START_TIMEOUT_S,
             what=f"StartJob on trainer {address}",
@@ -212,7 +212,7 @@ class Fleet:
     def stop_job(self, address: str, job_id: str, attempt: int, grace_s: float) -> None:
         """Ask the learner to end."""
         call(
-            self._trainer(address).StopJob,
+            self._trainer_stub(address).StopJob,
             trainer_pb2.StopJobRequest(job_id=job_id, attempt=attempt, grace_s=grace_s),
             timeout_s=_SHORT_TIMEOUT_S,
             what=f"StopJob on trainer {address}",
@@ -222,7 +222,7 @@ class Fleet:
     def dump_stacks(self, address: str, job_id: str, attempt: int) -> None:
         """Have the learner write its stacks to its log."""
         call(
-            self._trainer(address).DumpStacks,
+            self._trainer_stub(address).DumpStacks,
             trainer_pb2.DumpStacksRequest(job_id=job_id, attempt=attempt),
             timeout_s=_SHORT_TIMEOUT_S,
             what=f"DumpStacks on trainer {address}",
@@ -237,7 +237,7 @@ class Fleet:
             job_dir=str(job_dir), attempt=attempt, after_seq=after_seq, limit=_EVENTS_PER_CALL
         )
         response = call(
-            self._trainer(address).GetEvents,
+            self._trainer_stub(address).GetEvents,
             request,
             timeout_s=_EVENTS_TIMEOUT_S,
             what=f"GetEvents of trainer {address}",
@@ -253,7 +253,7 @@ class Fleet:
             export_id=export_id, checkpoint_path=checkpoint_path, output_path=output_path
         )
         return call(
-            self._trainer(address).StartExport,
+            self._trainer_stub(address).StartExport,
             request,
             timeout_s=_SHORT_TIMEOUT_S,
             what=f"StartExport on trainer {address}",
@@ -263,7 +263,7 @@ class Fleet:
     def export_status(self, address: str, export_id: str) -> trainer_pb2.GetExportResponse:
         """How an export is going."""
         return call(
-            self._trainer(address).GetExport,
+            self._trainer_stub(address).GetExport,
             trainer_pb2.GetExportRequest(export_id=export_id),
             timeout_s=_SHORT_TIMEOUT_S,
             what=f"GetExport of trainer {address}",
@@ -281,23 +281,23 @@ class Fleet:
 
     def _make_tiny_model(self, address: str, path: Path, seed: int) -> None:
         call(
-            self._trainer(address).MakeTinyModel,
+            self._trainer_stub(address).MakeTinyModel,
             trainer_pb2.MakeTinyModelRequest(output_path=str(path), seed=seed),
             timeout_s=_MODEL_TIMEOUT_S,
             what=f"MakeTinyModel on trainer {address}",
             unavailable_code="trainer_unavailable",
         )
 
-    def _trainer(self, address: str) -> trainer_pb2_grpc.TrainerServiceStub:
-        return trainer_pb2_grpc.TrainerServiceStub(self._channel(address))
+    def _trainer_stub(self, address: str) -> trainer_pb2_grpc.TrainerServiceStub:
+        return trainer_pb2_grpc.TrainerServiceStub(self._open_channel(address))
 
-    def _reward(self) -> reward_pb2_grpc.RewardServiceStub:
-        return reward_pb2_grpc.RewardServiceStub(self._channel(self.reward))
+    def _reward_stub(self) -> reward_pb2_grpc.RewardServiceStub:
+        return reward_pb2_grpc.RewardServiceStub(self._open_channel(self.reward))
 
-    def _rollout(self, address: str) -> rollout_pb2_grpc.RolloutServiceStub:
-        return rollout_pb2_grpc.RolloutServiceStub(self._channel(address))
+    def _rollout_stub(self, address: str) -> rollout_pb2_grpc.RolloutServiceStub:
+        return rollout_pb2_grpc.RolloutServiceStub(self._open_channel(address))
 
-    def _channel(self, address: str) -> grpc.Channel:
+    def _open_channel(self, address: str) -> grpc.Channel:
         with self._lock:
             if address not in self._channels:
                 self._channels[address] = channel(address)

@@ -17,7 +17,7 @@ def token_texts(model_path: str, token_ids: Sequence[int]) -> list[str] | None:
     A token that is only part of a character is empty, and the one that completes it has the whole.
     None when the model's directory has no tokenizer (any more): ids are all that is known then.
     """
-    tokenizer = _tokenizer(model_path)
+    tokenizer = _find_tokenizer(model_path)
     if tokenizer is None:
         return None
     stream = DecodeStream(skip_special_tokens=False)
@@ -26,7 +26,7 @@ def token_texts(model_path: str, token_ids: Sequence[int]) -> list[str] | None:
 
 def whole_text(model_path: str, token_ids: Sequence[int]) -> str | None:
     """Text of the tokens without special ones; None as for `token_texts`."""
-    tokenizer = _tokenizer(model_path)
+    tokenizer = _find_tokenizer(model_path)
     return (
         None
         if tokenizer is None
@@ -36,7 +36,7 @@ def whole_text(model_path: str, token_ids: Sequence[int]) -> str | None:
 
 def count_tokens(model_path: Path, texts: Sequence[str]) -> list[int] | None:
     """Tokens of every text; None as for `token_texts`."""
-    tokenizer = _tokenizer(str(model_path))
+    tokenizer = _find_tokenizer(str(model_path))
     if tokenizer is None:
         return None
     return [
@@ -45,11 +45,11 @@ def count_tokens(model_path: Path, texts: Sequence[str]) -> list[int] | None:
     ]
 
 
-def _tokenizer(model_path: str) -> Tokenizer | None:
+def _find_tokenizer(model_path: str) -> Tokenizer | None:
     path = Path(model_path) / "tokenizer.json"
-    return _read(path) if path.is_file() else None
+    return _read_tokenizer(path) if path.is_file() else None
 
 
 @lru_cache(_KEPT)
-def _read(path: Path) -> Tokenizer:
+def _read_tokenizer(path: Path) -> Tokenizer:
     return Tokenizer.from_file(str(path))

@@ -30,7 +30,7 @@ def create_key(
         name=name,
         project=project,
         scopes=sorted(scope.value for scope in scopes),
-        secret_sha256=_hash(secret),
+        secret_sha256=_hash_secret(secret),
         hint=secret[-_HINT_CHARS:],
         expires_at=expires_at,
     )
@@ -52,7 +52,7 @@ def caller_of(session: Session, secret: str) -> Caller:
     """Whose secret it is; raises PlatformError("unauthenticated") for one that is unknown, expired
     or revoked.
     """
-    key = session.scalar(select(ApiKey).where(ApiKey.secret_sha256 == _hash(secret)))
+    key = session.scalar(select(ApiKey).where(ApiKey.secret_sha256 == _hash_secret(secret)))
     now = utc_now()
     if key is None or key.revoked_at is not None:
         raise PlatformError("unauthenticated", "The API key is not known, or it was revoked.")
@@ -65,5 +65,5 @@ def caller_of(session: Session, secret: str) -> Caller:
     return Caller(key.id, key.project, frozenset(Scope(scope) for scope in key.scopes))
 
 
-def _hash(secret: str) -> str:
+def _hash_secret(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()

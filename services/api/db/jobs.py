@@ -127,7 +127,7 @@ def transition(
 ) -> None:
     """Move the job; raises PlatformError("illegal_transition"). `error` is why it failed or paused."""
     check_transition(job.id, job.job_state, target)
-    data = {"from": job.state, "to": target.value, "error": _error_json(error)}
+    data = {"from": job.state, "to": target.value, "error": _to_error_json(error)}
     job.state = target
     if target is JobState.RUNNING and job.started_at is None:
         job.started_at = utc_now()
@@ -154,7 +154,7 @@ def queue_again(session: Session, job: Job) -> None:
     job.finished_at = job.result_checkpoint = None
 
 
-def _error_json(error: AttemptResult | None) -> dict[str, str] | None:
+def _to_error_json(error: AttemptResult | None) -> dict[str, str] | None:
     return None if error is None else {"code": error.error_code, "message": error.error_message}
 
 
@@ -248,7 +248,7 @@ def open_attempt(
         transition(session, job, JobState.PROVISIONING)
     set_waiting(session, job, None)
     append_event(
-        session, job, ATTEMPT_EVENT, _attempt_json(AttemptState.PROVISIONING, trainer, None)
+        session, job, ATTEMPT_EVENT, _to_attempt_json(AttemptState.PROVISIONING, trainer, None)
     )
     return attempt
 
@@ -271,7 +271,7 @@ def close_attempt(session: Session, job: Job, attempt: Attempt, end: AttemptResu
         )
     )
     append_event(
-        session, job, ATTEMPT_EVENT, _attempt_json(end.state, attempt.trainer_address, failed)
+        session, job, ATTEMPT_EVENT, _to_attempt_json(end.state, attempt.trainer_address, failed)
     )
     if session.scalar(
         select(Checkpoint.id).where(
@@ -288,5 +288,7 @@ def close_attempt(session: Session, job: Job, attempt: Attempt, end: AttemptResu
     return session.scalar(earlier) or 0
 
 
-def _attempt_json(state: AttemptState, trainer: str, error: AttemptResult | None) -> dict[str, Any]:
-    return {"state": state.value, "trainer": trainer, "error": _error_json(error)}
+def _to_attempt_json(
+    state: AttemptState, trainer: str, error: AttemptResult | None
+) -> dict[str, Any]:
+    return {"state": state.value, "trainer": trainer, "error": _to_error_json(error)}

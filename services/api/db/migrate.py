@@ -85,7 +85,7 @@ def _wait(url: str, suffices: Callable[[Connection], bool], missing: str) -> Non
 
 
 def _has_schema(connection: Connection) -> bool:
-    return revision_of(connection) == _scripts().get_current_head() or _is_unknown(
+    return revision_of(connection) == _read_scripts().get_current_head() or _is_unknown(
         revision_of(connection)
     )
 
@@ -98,11 +98,11 @@ def revision_of(connection: Connection) -> str | None:
 def _is_unknown(revision: str | None) -> bool:
     """Whether only a later release can have made it."""
     return revision is not None and revision not in {
-        script.revision for script in _scripts().walk_revisions()
+        script.revision for script in _read_scripts().walk_revisions()
     }
 
 
-def _scripts() -> ScriptDirectory:
+def _read_scripts() -> ScriptDirectory:
     return ScriptDirectory(str(MIGRATIONS))
 
 

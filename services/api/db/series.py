@@ -46,7 +46,7 @@ class SeriesQuery:
 
 def read_series(session: Session, job_ids: Sequence[str], query: SeriesQuery) -> list[MetricSeries]:
     """Read the series of every job, job by job in the given order, then by name."""
-    starts = _resumed_from(session, job_ids)
+    starts = _read_resume_steps(session, job_ids)
     return [
         series
         for job_id in job_ids
@@ -62,11 +62,11 @@ def read_job_series(
     What earlier attempts did after that step was undone; of several attempts that did a step the
     newest counts.
     """
-    names = _names(job_id, query)
+    names = _select_names(job_id, query)
     # One series after the other: each is sorted in memory and by numbers alone, all together on
     # disk and by name.
-    points = _downsample(_surviving(job_id, query, names, resumed_from), query.downsample)
-    series = _as_arrays(points).lateral()
+    points = _downsample(_select_surviving(job_id, query, names, resumed_from), query.downsample)
+    series = _to_arrays(points).lateral()
     rows = select(names.c.name, *series.c).where(series.c.total.is_not(None)).order_by(names.c.name)
     return [
         MetricSeries(
@@ -81,7 +81,7 @@ def read_job_series(
     ]
 
 
-def _resumed_from(session: Session, job_ids: Sequence[str]) -> dict[str, dict[int, int]]:
+def _read_resume_steps(session: Session, job_ids: Sequence[str]) -> dict[str, dict[int, int]]:
     """Per job and attempt, the step it started from."""
     rows = session.scalars(
         select(Attempt).where(Attempt.job_id.in_(job_ids), Attempt.resumed_from.is_not(None))
@@ -93,14 +93,14 @@ def _resumed_from(session: Session, job_ids: Sequence[str]) -> dict[str, dict[in
     return starts
 
 
-def _names(job_id: str, query: SeriesQuery) -> Subquery:
+def _select_names(job_id: str, query: SeriesQuery) -> Subquery:
     given = {name for part in query.names for name in part.split(",") if name}
     if given:
         return select(func.unnest(cast(sorted(given), ARRAY(Text))).label("name")).subquery()
     return select(Metric.name).where(Metric.job_id == job_id).distinct().subquery()
 
 
-def _as_arrays(points: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
+def _to_arrays(points: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
     """A row for the series and not for each point: a thousand rows cost this process more than the
     query does.
     """
@@ -115,12 +115,12 @@ def _as_arrays(points: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
     )
 
 
-def _surviving(
+def _select_surviving(
     job_id: str, query: SeriesQuery, names: Subquery, resumed_from: Mapping[int, int]
 ) -> Select[*tuple[Any, ...]]:
     """One row per step of the series of a name."""
     of_series = (Metric.job_id == job_id, Metric.name == names.c.name)
-    conditions: list[ColumnElement[bool]] = [*of_series, _not_undone(resumed_from)]
+    conditions: list[ColumnElement[bool]] = [*of_series, _is_not_undone(resumed_from)]
     if query.from_step is not None:
         conditions.append(Metric.step >= query.from_step)
     if query.to_step is not None:
@@ -129,7 +129,7 @@ def _surviving(
     return rows.ext(distinct_on(Metric.step)).order_by(Metric.step, Metric.attempt.desc())
 
 
-def _not_undone(resumed_from: Mapping[int, int]) -> ColumnElement[bool]:
+def _is_not_undone(resumed_from: Mapping[int, int]) -> ColumnElement[bool]:
     """An attempt's steps count up to where the earliest resume among the later attempts began."""
     attempts = range(1, max(resumed_from, default=1))
     limits = {a: min(step for later, step in resumed_from.items() if later > a) for a in attempts}
@@ -144,7 +144,7 @@ def _downsample(rows: Select[*tuple[Any, ...]], limit: int | None) -> Select[*tu
     columns = (counted.c.step, counted.c.value, counted.c.attempt, counted.c.total)
     if limit is None:
         return select(*columns)
-    cut = select(*columns, _stretch(counted, limit).label("stretch")).subquery()
+    cut = select(*columns, _to_stretch(counted, limit).label("stretch")).subquery()
     least = func.min(cut.c.value).over(partition_by=cut.c.stretch).label("least")
     greatest = func.max(cut.c.value).over(partition_by=cut.c.stretch).label("greatest")
     ranged = select(cut, least, greatest).subquery()
@@ -165,7 +165,7 @@ def _number_points(rows: Select[*tuple[Any, ...]]) -> Subquery:
     return select(points, place.label("place"), total.label("total")).subquery()
 
 
-def _stretch(counted: Subquery, limit: int) -> ColumnElement[float]:
+def _to_stretch(counted: Subquery, limit: int) -> ColumnElement[float]:
     """The stretch in which a point lies; the ends, and the points of a series that is short enough,
     have their own.
     """

@@ -46,13 +46,13 @@ def announce(session: Session, job: Job, event: WebhookEvent) -> None:
                 webhook_id=webhook.id,
                 job_id=job.id,
                 event=event.value,
-                body=_body(job, event, message_id),
+                body=_to_body(job, event, message_id),
                 due_at=utc_now(),
             )
         )
 
 
-def _body(job: Job, event: WebhookEvent, message_id: str) -> str:
+def _to_body(job: Job, event: WebhookEvent, message_id: str) -> str:
     error = (
         None if job.error_code is None else {"code": job.error_code, "message": job.error_message}
     )

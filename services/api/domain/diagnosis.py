@@ -130,7 +130,7 @@ def _diagnose_bottleneck(job: JobSnapshot) -> Diagnosis | None:
     return _BOUND[slowest](job, share)
 
 
-def _rollout_bound(job: JobSnapshot, share: float) -> Diagnosis:
+def _describe_rollout_bound(job: JobSnapshot, share: float) -> Diagnosis:
     grading, rollout = (
         job.metrics.get(JobMetric.TIME_REWARD_S, 0.0),
         job.metrics[JobMetric.TIME_ROLLOUT_S],
@@ -150,14 +150,14 @@ def _rollout_bound(job: JobSnapshot, share: float) -> Diagnosis:
     )
 
 
-def _sync_bound(_job: JobSnapshot, share: float) -> Diagnosis:
+def _describe_sync_bound(_job: JobSnapshot, share: float) -> Diagnosis:
     return Diagnosis(
         "sync_bound",
         f"Sending weights to the replicas takes {share:.0%} of a step; look at the network.",
     )
 
 
-def _trainer_bound(job: JobSnapshot, share: float) -> Diagnosis:
+def _describe_trainer_bound(job: JobSnapshot, share: float) -> Diagnosis:
     tokens = job.spec["trainer"]["max_tokens_per_microbatch"]
     return Diagnosis(
         "trainer_bound",
@@ -173,9 +173,9 @@ def _diagnose_balance(job: JobSnapshot) -> Diagnosis:
 
 
 _BOUND: Final[Mapping[JobMetric, Callable[[JobSnapshot, float], Diagnosis]]] = {
-    JobMetric.TIME_ROLLOUT_S: _rollout_bound,
-    JobMetric.TIME_TRAIN_S: _trainer_bound,
-    JobMetric.TIME_WEIGHT_SYNC_S: _sync_bound,
+    JobMetric.TIME_ROLLOUT_S: _describe_rollout_bound,
+    JobMetric.TIME_TRAIN_S: _describe_trainer_bound,
+    JobMetric.TIME_WEIGHT_SYNC_S: _describe_sync_bound,
 }
 _CHECKS: Final[Sequence[Callable[[JobSnapshot], Diagnosis | None]]] = (
     _diagnose_stall,

@@ -91,10 +91,10 @@ def estimate_seconds(spec: JobSpec, steps: int, earlier: JobSpec, step_s: float)
     """Seconds of `steps` at the pace of an earlier job of the same model and method, scaled by the
     work of a step.
     """
-    return steps * step_s * _tokens_per_step(spec) / _tokens_per_step(earlier)
+    return steps * step_s * _count_work(spec) / _count_work(earlier)
 
 
-def _tokens_per_step(spec: JobSpec) -> int:
+def _count_work(spec: JobSpec) -> int:
     """Response tokens of a step, at most; rows in supervised training."""
     if spec.method.type == "sft":
         return spec.sft.batch_size

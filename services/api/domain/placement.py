@@ -85,7 +85,7 @@ def place_all(needs: Sequence[Need], free: FreeServices) -> list[Placement | Wai
 
 
 def _place(need: Need, free: FreeServices) -> Placement | Waiting:
-    lacking = _first_lacking(need, free)
+    lacking = _find_first_lacking(need, free)
     if lacking is not None:
         free.blocked.add(lacking)
         return Waiting(need.job_id, lacking)
@@ -94,7 +94,7 @@ def _place(need: Need, free: FreeServices) -> Placement | Waiting:
     return Placement(need.job_id, free.trainers.pop(0), replicas)
 
 
-def _first_lacking(need: Need, free: FreeServices) -> str | None:
+def _find_first_lacking(need: Need, free: FreeServices) -> str | None:
     if not free.trainers or "trainer" in free.blocked:
         return "trainer"
     if need.rollout_replicas and (

@@ -1,4 +1,4 @@
-"""The account that runs PostgreSQL when we are root, who may not, and what that account can reach."""
+"""The account that runs PostgreSQL when this process is root, which PostgreSQL refuses."""
 
 import os
 import pwd
@@ -31,25 +31,25 @@ def postgres_account() -> Account | None:
     """
     if os.geteuid() != 0:
         return None
-    entry = _lookup() or _create()
+    entry = _find_account() or _create_account()
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
-def _lookup() -> pwd.struct_passwd | None:
+def _find_account() -> pwd.struct_passwd | None:
     try:
         return pwd.getpwnam(_NAME)
     except KeyError:
         return None
 
 
-def _create() -> pwd.struct_passwd:
+def _create_account() -> pwd.struct_passwd:
     command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", _NAME]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         problem = done.stderr.strip()
     except OSError as error:
         problem = str(error)
-    entry = _lookup()  # also there when another process was faster
+    entry = _find_account()  # also there when another process was faster
     if entry is None:
         raise PlatformError(
             "internal",
@@ -63,10 +63,12 @@ def can_enter(path: Path, account: Account) -> bool:
     """Whether the account may pass through every directory above `path` (its own group rights are
     not counted).
     """
-    return all(_passable(parent, account) for parent in path.resolve().parents if parent.exists())
+    return all(
+        _is_passable(parent, account) for parent in path.resolve().parents if parent.exists()
+    )
 
 
-def _passable(directory: Path, account: Account) -> bool:
+def _is_passable(directory: Path, account: Account) -> bool:
     state = directory.stat()
     bit = stat.S_IXUSR if state.st_uid == account.uid else stat.S_IXOTH
     return bool(state.st_mode & bit)

@@ -27,7 +27,7 @@ _DEFAULT_API_PORT: Final = 8000
 _MIGRATION_TIMEOUT_S: Final = 120
 
 OnReady = Callable[[Service, float], None]
-"""Hears of every process that is ready, with the seconds since the start of the platform."""
+"""Called for every process that is ready, with the seconds since the start of the platform."""
 
 
 class LocalPlatform:
@@ -86,7 +86,7 @@ class LocalPlatform:
     def _start(self) -> None:
         self._started_at = time.monotonic()
         self.urls = start_servers(self._supervisor, self.data_dir, self._tell)
-        self.addresses = choose_addresses(_api_port(self._api_port), self._rollout_replicas)
+        self.addresses = choose_addresses(_choose_api_port(self._api_port), self._rollout_replicas)
         env = shared_environment(self.data_dir, self.urls, self.addresses)
         _migrate(env)
         services = platform_services(env, self.addresses, self._supervisor.log_path)
@@ -128,7 +128,7 @@ def _take_lock(data_dir: Path) -> IO[str]:
     return lock
 
 
-def _api_port(asked: int | None) -> int:
+def _choose_api_port(asked: int | None) -> int:
     if asked is None:
         return _DEFAULT_API_PORT if is_free(_DEFAULT_API_PORT) else free_ports(1)[0]
     if not is_free(asked):

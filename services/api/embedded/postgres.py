@@ -53,8 +53,8 @@ def prepare_postgres(data_dir: Path, port: int, password: str) -> PostgresServer
     that must run it cannot enter data_dir.
     """
     account = postgres_account()
-    base = _base_dir(data_dir, account)
-    binaries = _binaries(base, account)
+    base = _choose_base_dir(data_dir, account)
+    binaries = _find_binaries(base, account)
     cluster = base / "cluster"
     if not (cluster / "PG_VERSION").exists():
         _create_cluster(binaries, cluster, password, account)
@@ -68,9 +68,9 @@ def prepare_postgres(data_dir: Path, port: int, password: str) -> PostgresServer
     )
     service = Service(
         name="postgres",
-        command=_server_command(binaries, cluster, port),
-        env=_environment(),
-        ready=lambda: _answers(conninfo),
+        command=_make_server_command(binaries, cluster, port),
+        env=_make_environment(),
+        ready=lambda: _is_answering(conninfo),
         address=f"{LOOPBACK}:{port}",
         stop_signal=signal.SIGINT,  # "fast": ends sessions, does not wait for them
         account=account,
@@ -80,7 +80,7 @@ def prepare_postgres(data_dir: Path, port: int, password: str) -> PostgresServer
     )
 
 
-def _server_command(binaries: Path, cluster: Path, port: int) -> tuple[str, ...]:
+def _make_server_command(binaries: Path, cluster: Path, port: int) -> tuple[str, ...]:
     settings = {
         "listen_addresses": LOOPBACK,
         "port": str(port),
@@ -92,12 +92,12 @@ def _server_command(binaries: Path, cluster: Path, port: int) -> tuple[str, ...]
     return (str(binaries / "postgres"), "-D", str(cluster), *options)
 
 
-def _environment() -> dict[str, str]:
+def _make_environment() -> dict[str, str]:
     """Without PG* variables, which would change the server's behaviour."""
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
 
 
-def _answers(conninfo: str) -> bool:
+def _is_answering(conninfo: str) -> bool:
     try:
         with psycopg.connect(conninfo):
             return True
@@ -105,7 +105,7 @@ def _answers(conninfo: str) -> bool:
         return False
 
 
-def _base_dir(data_dir: Path, account: Account | None) -> Path:
+def _choose_base_dir(data_dir: Path, account: Account | None) -> Path:
     base = data_dir / "postgres"
     if account is not None:
         if not can_enter(data_dir, account):
@@ -119,7 +119,7 @@ def _base_dir(data_dir: Path, account: Account | None) -> Path:
     return base
 
 
-def _binaries(base: Path, account: Account | None) -> Path:
+def _find_binaries(base: Path, account: Account | None) -> Path:
     """Directory of the server's programs; a copy when the account cannot reach the installed ones."""
     # Located, not imported: the package's own server management wants a runtime directory and a
     # lock there.
@@ -171,7 +171,7 @@ def _run_initdb(
             "--no-locale",
             "--no-instructions",
         ],
-        env=_environment(),
+        env=_make_environment(),
         user=None if account is None else account.uid,
         group=None if account is None else account.gid,
         extra_groups=None if account is None else [],

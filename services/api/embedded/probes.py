@@ -1,4 +1,4 @@
-"""Whether a service is ready: what it says in its log, and what it answers where it listens."""
+"""Whether a service is ready: what its log says, and whether its address answers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,13 +21,13 @@ def grpc_serving(address: str) -> Probe:
 def http_ready(url: str) -> Probe:
     """GET answers 200."""
 
-    def ready() -> bool:
+    def is_ready() -> bool:
         try:
             return httpx.get(url, timeout=_TIMEOUT_S, trust_env=False).is_success
         except httpx.TransportError:
             return False
 
-    return ready
+    return is_ready
 
 
 def log_says(path: Path, text: str, *others: Probe) -> Probe:
@@ -37,7 +37,7 @@ def log_says(path: Path, text: str, *others: Probe) -> Probe:
     """
     before = path.stat().st_size if path.exists() else 0
 
-    def ready() -> bool:
+    def is_ready() -> bool:
         if not path.exists():
             return False
         with path.open("rb") as file:
@@ -45,4 +45,4 @@ def log_says(path: Path, text: str, *others: Probe) -> Probe:
             said = text.encode() in file.read()
         return said and all(other() for other in others)
 
-    return ready
+    return is_ready

@@ -94,7 +94,7 @@ class ProcessSupervisor:
     def start(
         self, *services: Service, on_ready: Callable[[Service], None] = lambda _service: None
     ) -> None:
-        """Start processes side by side and wait for them in turn; `on_ready` hears of each.
+        """Start processes side by side and wait for them in turn; `on_ready` is called for each.
 
         Raises PlatformError("internal") with the tail of its log when one ends or is not ready in
         time.
@@ -141,19 +141,19 @@ class ProcessSupervisor:
         service = child.service
         while not service.ready():
             if child.process.poll() is not None:
-                raise self._failure(
-                    service.name, f"ended with {_ending(child.process)} before it was ready"
+                raise self._to_error(
+                    service.name, f"ended with {_describe_end(child.process)} before it was ready"
                 )
             if time.monotonic() - child.started_at > service.start_timeout_s:
-                raise self._failure(
+                raise self._to_error(
                     service.name, f"was not ready within {service.start_timeout_s:.0f} s"
                 )
             time.sleep(_PROBE_S)
         child.watched = True
 
-    def _failure(self, name: str, what: str) -> PlatformError:
+    def _to_error(self, name: str, what: str) -> PlatformError:
         path = self.log_path(name)
-        return PlatformError("internal", f"{name} {what}. The end of {path}:\n{_tail(path)}")
+        return PlatformError("internal", f"{name} {what}. The end of {path}:\n{_read_tail(path)}")
 
     def _watch(self) -> None:
         while not self._stopping.wait(_POLL_S):
@@ -170,7 +170,7 @@ class ProcessSupervisor:
         now = time.monotonic()
         if child.retry_at is None:
             child.crashes = 1 if now - child.started_at > _HEALTHY_S else child.crashes + 1
-            self._schedule(child, now, _ending(child.process))
+            self._schedule(child, now, _describe_end(child.process))
         elif now >= child.retry_at:
             try:
                 process = self._spawn(child.service)
@@ -180,15 +180,13 @@ class ProcessSupervisor:
                 return
             with self._lock:
                 child.process, child.started_at, child.retry_at = process, now, None
-            self._report(f"{child.service.name} started again")
+            self._report(f"{child.service.name} restarted")
 
     def _schedule(self, child: _Child, now: float, why: str) -> None:
         delay = min(_FIRST_BACKOFF_S * 2 ** (child.crashes - 1), _LONGEST_BACKOFF_S)
         child.retry_at = now + delay
         path = self.log_path(child.service.name)
-        self._report(
-            f"{child.service.name} ended ({why}); starting again in {delay:g} s (log: {path})"
-        )
+        self._report(f"{child.service.name} ended ({why}); restarting in {delay:g} s (log: {path})")
 
     def _end(self, child: _Child, timeout_s: float) -> None:
         process, service = child.process, child.service
@@ -198,7 +196,7 @@ class ProcessSupervisor:
                 process.wait(timeout_s)
             except subprocess.TimeoutExpired:
                 self._report(f"{service.name} did not stop within {timeout_s:g} s and was killed")
-        with contextlib.suppress(ProcessLookupError):  # nobody left in its group
+        with contextlib.suppress(ProcessLookupError):  # its group is empty
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
@@ -229,12 +227,12 @@ def _die_with_parent(death_signal: signal.Signals, parent: int) -> None:
         os._exit(1)
 
 
-def _ending(process: "subprocess.Popen[bytes]") -> str:
+def _describe_end(process: "subprocess.Popen[bytes]") -> str:
     code = process.returncode
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def _tail(path: Path) -> str:
+def _read_tail(path: Path) -> str:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
         lines = file.read().decode(errors="replace").splitlines()

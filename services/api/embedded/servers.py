@@ -31,15 +31,15 @@ class ServerUrls:
 def start_servers(
     supervisor: ProcessSupervisor, data_dir: Path, on_ready: Callable[[Service], None]
 ) -> ServerUrls:
-    """Start what the environment does not name; `on_ready` hears of each server that was started."""
-    password = _secret(data_dir, "server-password")
+    """Start what the environment does not name; `on_ready` is called for each server that was started."""
+    password = _read_secret(data_dir, "server-password")
     database = os.environ.get(DATABASE_VARIABLE) or _start_postgres(
         supervisor, data_dir, password, on_ready
     )
     queue = os.environ.get(REDIS_VARIABLE) or _start_valkey(
         supervisor, data_dir, password, on_ready
     )
-    return ServerUrls(database, queue, _secret(data_dir, "rpc-token"))
+    return ServerUrls(database, queue, _read_secret(data_dir, "rpc-token"))
 
 
 def _start_postgres(
@@ -68,7 +68,7 @@ def _start_valkey(
     return server.url
 
 
-def _secret(data_dir: Path, name: str) -> str:
+def _read_secret(data_dir: Path, name: str) -> str:
     """One random secret per data directory, readable by its owner only: loopback is open to every
     local user.
     """

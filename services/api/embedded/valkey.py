@@ -31,19 +31,19 @@ def prepare_valkey(data_dir: Path, port: int, password: str) -> ValkeyServer:
     directory.mkdir(parents=True, exist_ok=True)
     configuration = directory / "valkey.conf"
     configuration.touch(mode=0o600)
-    configuration.write_text(_configuration(directory, port, password))
+    configuration.write_text(_to_configuration(directory, port, password))
     url = f"redis://:{password}@{LOOPBACK}:{port}/0"
     service = Service(
         name="valkey",
         command=(str(get_binary_path()), str(configuration)),
         env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-        ready=lambda: _answers(url),
+        ready=lambda: _is_answering(url),
         address=f"{LOOPBACK}:{port}",
     )
     return ValkeyServer(service, url)
 
 
-def _configuration(directory: Path, port: int, password: str) -> str:
+def _to_configuration(directory: Path, port: int, password: str) -> str:
     lines = (
         f"bind {LOOPBACK}",
         f"port {port}",
@@ -57,7 +57,7 @@ def _configuration(directory: Path, port: int, password: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _answers(url: str) -> bool:
+def _is_answering(url: str) -> bool:
     try:
         with redis.Redis.from_url(url, socket_connect_timeout=1, socket_timeout=1) as client:
             return bool(client.ping())

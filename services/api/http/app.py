@@ -72,7 +72,7 @@ def create_app(resources: Resources, *, dashboard: Path = DASHBOARD) -> FastAPI:
         title="DiRL Platform",
         version=resources.version,
         description=_DESCRIPTION,
-        generate_unique_id_function=_operation_id,
+        generate_unique_id_function=_to_operation_id,
         dependencies=[Depends(authorize)],
         responses={"default": {"model": ErrorEnvelope, "description": "An error."}},
     )
@@ -92,7 +92,7 @@ def create_app(resources: Resources, *, dashboard: Path = DASHBOARD) -> FastAPI:
     return app
 
 
-def _operation_id(route: APIRoute) -> str:
+def _to_operation_id(route: APIRoute) -> str:
     return route.name
 
 

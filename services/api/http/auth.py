@@ -52,9 +52,9 @@ async def authorize(
     if not request.url.path.startswith(_PREFIX):
         yield
         return
-    caller = _local_caller(request, resources, credentials)
+    caller = _find_local_caller(request, resources, credentials)
     if caller is None:
-        caller = await run_sync(_caller_by_key, resources, credentials)
+        caller = await run_sync(_find_caller_by_key, resources, credentials)
     request.state.caller = caller
     outcome = "done"
     try:
@@ -74,7 +74,7 @@ async def authorize(
             await run_sync(_write_audit_entry, request, resources, caller, outcome)
 
 
-def _local_caller(
+def _find_local_caller(
     request: Request, resources: Resources, credentials: HTTPAuthorizationCredentials | None
 ) -> Caller | None:
     """The local user, on loopback and without an API key of this platform; OpenAI's clients send
@@ -87,7 +87,7 @@ def _local_caller(
     return LOCAL
 
 
-def _caller_by_key(
+def _find_caller_by_key(
     resources: Resources, credentials: HTTPAuthorizationCredentials | None
 ) -> Caller:
     if credentials is None:
@@ -133,20 +133,20 @@ def _require_rate(resources: Resources, caller: Caller) -> None:
 _Finder = Callable[[Session, str], str | None]
 
 
-def _of_checkpoint(session: Session, checkpoint_id: str) -> str | None:
+def _find_project_of_checkpoint(session: Session, checkpoint_id: str) -> str | None:
     return session.scalar(
         select(Job.project).join(Checkpoint).where(Checkpoint.id == checkpoint_id)
     )
 
 
-def _of_export(session: Session, export_id: str) -> str | None:
+def _find_project_of_export(session: Session, export_id: str) -> str | None:
     joined = (
         select(Job.project).join(Checkpoint).join(Export, Export.checkpoint_id == Checkpoint.id)
     )
     return session.scalar(joined.where(Export.id == export_id))
 
 
-def _of_trajectory(session: Session, trajectory_id: str) -> str | None:
+def _find_project_of_trajectory(session: Session, trajectory_id: str) -> str | None:
     group = f"grp_{trajectory_id.removeprefix('traj_').rpartition('_')[0]}"
     joined = select(Job.project).join(TrajectoryGroup, TrajectoryGroup.job_id == Job.id)
     return session.scalar(joined.where(TrajectoryGroup.group_id == group))
@@ -160,9 +160,9 @@ _OWNERS: Final[Mapping[str, _Finder]] = {
     "model_id": lambda session, model_id: session.scalar(
         select(RegisteredModel.project).where(RegisteredModel.id == model_id)
     ),
-    "checkpoint_id": _of_checkpoint,
-    "export_id": _of_export,
-    "trajectory_id": _of_trajectory,
+    "checkpoint_id": _find_project_of_checkpoint,
+    "export_id": _find_project_of_export,
+    "trajectory_id": _find_project_of_trajectory,
 }
 """Project of what a parameter of the path names."""
 

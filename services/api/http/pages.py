@@ -44,7 +44,7 @@ def dashboard_router(directory: Path) -> APIRouter:
             raise HTTPException(_NOT_FOUND, "there is no such route")
         file = (directory / path).resolve()
         if path and file.is_relative_to(directory.resolve()) and file.is_file():
-            return FileResponse(file, headers={"cache-control": _cache_control(path)})
+            return FileResponse(file, headers={"cache-control": _to_cache_control(path)})
         if path.rpartition("/")[2].count("."):
             raise HTTPException(_NOT_FOUND, "there is no such file")
         index = directory / "index.html"
@@ -55,6 +55,6 @@ def dashboard_router(directory: Path) -> APIRouter:
     return router
 
 
-def _cache_control(path: str) -> str:
+def _to_cache_control(path: str) -> str:
     """The bundler names assets after their content; nothing else may be kept without asking."""
     return f"public, max-age={_YEAR_S}, immutable" if path.startswith("assets/") else "no-cache"

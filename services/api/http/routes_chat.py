@@ -52,7 +52,7 @@ def create_chat_completion(
     request = _to_request(body, tokens, messages=[_to_turn(message) for message in body.messages])
     generation = _start(resources, caller, body.model, request, "chatcmpl")
     if body.stream:
-        return _to_stream(generation, "chat.completion.chunk", _chat_delta)
+        return _to_stream(generation, "chat.completion.chunk", _to_chat_delta)
     text, last = generation.whole()
     choice = ChatChoice(message=ChatAnswer(content=text), finish_reason=last.finish_reason)
     return ChatCompletion(
@@ -79,7 +79,7 @@ def create_completion(
         "cmpl",
     )
     if body.stream:
-        return _to_stream(generation, "text_completion", _text_delta)
+        return _to_stream(generation, "text_completion", _to_text_delta)
     text, last = generation.whole()
     choice = TextChoice(text=text, finish_reason=last.finish_reason)
     return TextCompletion(
@@ -197,10 +197,10 @@ def _to_frame(content: dict[str, Any]) -> str:
     return f"data: {json.dumps(content)}\n\n"
 
 
-def _chat_delta(piece: rollout_pb2.GenerateResponse, is_first: bool) -> dict[str, Any]:
+def _to_chat_delta(piece: rollout_pb2.GenerateResponse, is_first: bool) -> dict[str, Any]:
     role = {"role": "assistant"} if is_first else {}
     return {"delta": {**role, "content": piece.text}}
 
 
-def _text_delta(piece: rollout_pb2.GenerateResponse, _is_first: bool) -> dict[str, Any]:
+def _to_text_delta(piece: rollout_pb2.GenerateResponse, _is_first: bool) -> dict[str, Any]:
     return {"text": piece.text, "logprobs": None}

@@ -33,8 +33,8 @@ def ensure_certificates(directory: Path, hosts: Collection[str]) -> bool:
     """Make certificates for the hosts unless there are; returns whether new ones were written."""
     if _covers(directory, hosts):
         return False
-    authority, authority_key = _authority()
-    certificate, key = _certificate(hosts, authority, authority_key)
+    authority, authority_key = _make_authority()
+    certificate, key = _make_certificate(hosts, authority, authority_key)
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     _write(directory / "ca.pem", authority.public_bytes(Encoding.PEM))
     _write(directory / "cert.pem", certificate.public_bytes(Encoding.PEM))
@@ -55,20 +55,21 @@ def _covers(directory: Path, hosts: Collection[str]) -> bool:
     certificate = x509.load_pem_x509_certificate((directory / "cert.pem").read_bytes())
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return (
-        set(map(_general_name, hosts)) <= set(names) and utc_now() < certificate.not_valid_after_utc
+        set(map(_to_general_name, hosts)) <= set(names)
+        and utc_now() < certificate.not_valid_after_utc
     )
 
 
-def _authority() -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+def _make_authority() -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     key = ec.generate_private_key(ec.SECP256R1())
-    name = _name("DiRL Platform authority")
-    builder = _builder(name, name, key).add_extension(
+    name = _make_name("DiRL Platform authority")
+    builder = _make_builder(name, name, key).add_extension(
         x509.BasicConstraints(ca=True, path_length=0), critical=True
     )
     return builder.sign(key, hashes.SHA256()), key
 
 
-def _certificate(
+def _make_certificate(
     hosts: Collection[str], authority: x509.Certificate, authority_key: ec.EllipticCurvePrivateKey
 ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     key = ec.generate_private_key(ec.SECP256R1())
@@ -76,14 +77,14 @@ def _certificate(
         [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     )
     builder = (
-        _builder(_name("DiRL Platform service"), authority.subject, key)
-        .add_extension(x509.SubjectAlternativeName(map(_general_name, hosts)), critical=False)
+        _make_builder(_make_name("DiRL Platform service"), authority.subject, key)
+        .add_extension(x509.SubjectAlternativeName(map(_to_general_name, hosts)), critical=False)
         .add_extension(usage, critical=False)
     )
     return builder.sign(authority_key, hashes.SHA256()), key
 
 
-def _builder(
+def _make_builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
 ) -> x509.CertificateBuilder:
     now = utc_now()
@@ -98,11 +99,11 @@ def _builder(
     )
 
 
-def _name(text: str) -> x509.Name:
+def _make_name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def _general_name(host: str) -> x509.GeneralName:
+def _to_general_name(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:

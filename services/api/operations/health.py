@@ -29,12 +29,12 @@ def main() -> None:
         sys.exit(f"usage: python -m services.api.operations.health {'|'.join(PROCESSES)}")
     settings = read_settings(ApiSettings)
     if sys.argv[1] == "api":
-        _ask(settings.api_listen)
+        _check_api(settings.api_listen)
     else:
-        _look(settings.database_url, _SIGN[sys.argv[1]])
+        _check_heartbeat(settings.database_url, _SIGN[sys.argv[1]])
 
 
-def _ask(listen: str) -> None:
+def _check_api(listen: str) -> None:
     url = f"http://127.0.0.1:{listen.rpartition(':')[2]}/healthz"
     try:
         httpx.get(url, timeout=_TIMEOUT_S, trust_env=False).raise_for_status()
@@ -42,7 +42,7 @@ def _ask(listen: str) -> None:
         sys.exit(f"{url}: {error}")
 
 
-def _look(database_url: str, name: str) -> None:
+def _check_heartbeat(database_url: str, name: str) -> None:
     try:
         with Database(database_url).begin() as session:
             beat = last_beats(session).get(name)

@@ -47,7 +47,7 @@ def apply_events(
     Raises PlatformError("not_found") for a job or attempt that the database does not know.
     """
     job = lock_job(session, job_id)
-    attempt = _attempt(session, job_id, attempt_number)
+    attempt = _find_attempt(session, job_id, attempt_number)
     ahead = sorted(
         {event.seq: event for event in events if event.seq > attempt.last_event_seq}.items()
     )
@@ -67,7 +67,7 @@ def apply_events(
     return Applied(attempt.last_event_seq, gap=len(batch) < len(ahead))
 
 
-def _attempt(session: Session, job_id: str, number: int) -> Attempt:
+def _find_attempt(session: Session, job_id: str, number: int) -> Attempt:
     attempt = session.scalar(
         select(Attempt).where(Attempt.job_id == job_id, Attempt.number == number)
     )
@@ -146,7 +146,7 @@ def _apply(to: _Recording, event: Event) -> None:
             "type": event.type,
         }
         log.exception("event not understood", **about)
-        to.append_event(EventType.LOG, _misunderstood(event, error), None, utc_now())
+        to.append_event(EventType.LOG, _to_log_event(event, error), None, utc_now())
 
 
 def _to_event_data(kind: EventType, data: dict[str, Any]) -> dict[str, Any]:
@@ -161,12 +161,12 @@ def _to_event_data(kind: EventType, data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _misunderstood(event: Event, error: Exception) -> dict[str, Any]:
+def _to_log_event(event: Event, error: Exception) -> dict[str, Any]:
     message = f"Event {event.seq} ({event.type.value}) could not be recorded in full: {type(error).__name__}: {error}"
     return {"level": "error", "code": "internal", "message": message}
 
 
-def _phase(to: _Recording, _event: Event, data: dict[str, Any]) -> None:
+def _apply_phase(to: _Recording, _event: Event, data: dict[str, Any]) -> None:
     if to.is_current:
         to.job.phase, to.job.stage, to.job.learner_waiting_for = (
             data["phase"],
@@ -175,13 +175,13 @@ def _phase(to: _Recording, _event: Event, data: dict[str, Any]) -> None:
         )
 
 
-def _progress(to: _Recording, event: Event, data: dict[str, Any]) -> None:
+def _apply_progress(to: _Recording, event: Event, data: dict[str, Any]) -> None:
     previous = None if to.job.progress is None else Progress(**to.job.progress)
     if to.is_current:
         to.job.progress = advance(previous, data, to.attempt.number, event.time).to_json()
 
 
-def _metrics(to: _Recording, _event: Event, data: dict[str, Any]) -> None:
+def _apply_metrics(to: _Recording, _event: Event, data: dict[str, Any]) -> None:
     step = int(data["step"])
     values = {name: float(value) for name, value in data["values"].items() if value is not None}
     to.metrics.update({(name, step): value for name, value in values.items()})
@@ -189,7 +189,7 @@ def _metrics(to: _Recording, _event: Event, data: dict[str, Any]) -> None:
         to.job.latest_metrics = {**to.job.latest_metrics, **values}
 
 
-def _checkpoint(to: _Recording, event: Event, data: dict[str, Any]) -> None:
+def _apply_checkpoint(to: _Recording, event: Event, data: dict[str, Any]) -> None:
     row = {
         "attempt": to.attempt.number,
         "step": int(data["step"]),
@@ -219,7 +219,7 @@ def _checkpoint(to: _Recording, event: Event, data: dict[str, Any]) -> None:
     )
 
 
-def _trajectories(to: _Recording, event: Event, data: dict[str, Any]) -> None:
+def _apply_trajectories(to: _Recording, event: Event, data: dict[str, Any]) -> None:
     group = data["group"]
     verdicts = [trajectory.get("verdict") for trajectory in group["trajectories"]]
     stated = data.get("rewards")
@@ -244,7 +244,7 @@ def _trajectories(to: _Recording, event: Event, data: dict[str, Any]) -> None:
     )
 
 
-def _evaluation(to: _Recording, event: Event, data: dict[str, Any]) -> None:
+def _apply_evaluation(to: _Recording, event: Event, data: dict[str, Any]) -> None:
     to.session.add(
         Evaluation(
             job_id=to.job.id,
@@ -259,17 +259,17 @@ def _evaluation(to: _Recording, event: Event, data: dict[str, Any]) -> None:
     )
 
 
-def _certificate(to: _Recording, _event: Event, data: dict[str, Any]) -> None:
+def _apply_certificate(to: _Recording, _event: Event, data: dict[str, Any]) -> None:
     to.attempt.resumed_from = int(data["resumed_from"])
     to.attempt.certificate = data
 
 
 _HANDLERS: Final[Mapping[EventType, Callable[[_Recording, Event, dict[str, Any]], None]]] = {
-    EventType.PHASE: _phase,
-    EventType.PROGRESS: _progress,
-    EventType.METRICS: _metrics,
-    EventType.CHECKPOINT: _checkpoint,
-    EventType.TRAJECTORIES: _trajectories,
-    EventType.EVALUATION: _evaluation,
-    EventType.CERTIFICATE: _certificate,
+    EventType.PHASE: _apply_phase,
+    EventType.PROGRESS: _apply_progress,
+    EventType.METRICS: _apply_metrics,
+    EventType.CHECKPOINT: _apply_checkpoint,
+    EventType.TRAJECTORIES: _apply_trajectories,
+    EventType.EVALUATION: _apply_evaluation,
+    EventType.CERTIFICATE: _apply_certificate,
 }

@@ -26,12 +26,12 @@ class JournalReader:
         None when done.
         """
         try:
-            trainer, after = self._position(job_id, attempt_number)
+            trainer, after = self._read_position(job_id, attempt_number)
             while events := self._read_journal(job_id, attempt_number, trainer, after):
                 with self._database.begin() as session:
                     applied = apply_events(session, job_id, attempt_number, events)
                 if applied.last_seq <= after:
-                    raise _broken_journal(job_id, attempt_number, after)
+                    raise _to_journal_error(job_id, attempt_number, after)
                 after = applied.last_seq
         except PlatformError as error:
             log.warning(
@@ -40,7 +40,7 @@ class JournalReader:
             return error
         return None
 
-    def _position(self, job_id: str, attempt_number: int) -> tuple[str, int]:
+    def _read_position(self, job_id: str, attempt_number: int) -> tuple[str, int]:
         """Trainer of the attempt, and the last event applied."""
         wanted = select(Attempt).where(Attempt.job_id == job_id, Attempt.number == attempt_number)
         with self._database.begin() as session:
@@ -67,7 +67,7 @@ class JournalReader:
         raise errors[-1]
 
 
-def _broken_journal(job_id: str, attempt_number: int, after: int) -> PlatformError:
+def _to_journal_error(job_id: str, attempt_number: int, after: int) -> PlatformError:
     return PlatformError(
         "internal",
         f"The journal of attempt {attempt_number} of job {job_id} has later events but not event {after + 1}.",

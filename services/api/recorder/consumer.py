@@ -70,7 +70,7 @@ class Recorder:
         """Take a batch, record it, acknowledge it; returns its size."""
         self._beat()
         leased = consumer.take(_BATCH, block_ms)
-        for (job_id, attempt), events in _by_attempt(leased).items():
+        for (job_id, attempt), events in _group_by_attempt(leased).items():
             with self.metrics.seconds.time():
                 self._record(job_id, attempt, events)
         consumer.ack([item.entry_id for item in leased])
@@ -113,7 +113,7 @@ def _wait(what: str, reason: str, ended: threading.Event) -> None:
     ended.wait(_RETRY_S)
 
 
-def _by_attempt(leased: Sequence[Leased[Event]]) -> dict[tuple[str, int], list[Event]]:
+def _group_by_attempt(leased: Sequence[Leased[Event]]) -> dict[tuple[str, int], list[Event]]:
     groups: dict[tuple[str, int], list[Event]] = defaultdict(list)
     for item in leased:
         groups[item.value.job_id, item.value.attempt].append(item.value)

@@ -49,26 +49,26 @@ register_tasks(app, settings, metrics)
 _while_working = ExitStack()
 
 
-def _not_a_due_task(record: logging.LogRecord) -> bool:
+def _is_worth_logging(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("Scheduler: Sending due task")
 
 
 def _configure_logging(**_: Any) -> None:
     configure_logging("scheduler", settings.log_level, settings.log_format)
-    logging.getLogger("celery.beat").addFilter(_not_a_due_task)
+    logging.getLogger("celery.beat").addFilter(_is_worth_logging)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _say_ready(**_: Any) -> None:
+def _start_serving_metrics(**_: Any) -> None:
     _while_working.enter_context(serving_metrics(settings.metrics_listen, metrics.registry))
     get_logger().info("scheduler ready", broker=app.connection().as_uri())
 
 
-def _end(**_: Any) -> None:
+def _stop_serving_metrics(**_: Any) -> None:
     _while_working.close()
 
 
 setup_logging.connect(_configure_logging, weak=False)
-worker_ready.connect(_say_ready, weak=False)
-worker_shutdown.connect(_end, weak=False)
+worker_ready.connect(_start_serving_metrics, weak=False)
+worker_shutdown.connect(_stop_serving_metrics, weak=False)

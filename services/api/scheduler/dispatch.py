@@ -74,14 +74,14 @@ def _find_free_services(context: SchedulerContext, leased: set[str]) -> FreeServ
         trainers=[
             address
             for address, status in trainers.items()
-            if _trainer_is_free(context, address, status)
+            if _is_free_trainer(context, address, status)
         ],
-        replicas=[address for address, status in replicas.items() if _replica_is_free(status)],
+        replicas=[address for address, status in replicas.items() if _is_free_replica(status)],
         reward_is_up=fleet.reward_is_up(),
     )
 
 
-def _trainer_is_free(
+def _is_free_trainer(
     context: SchedulerContext,
     address: str,
     status: trainer_pb2.GetTrainerStatusResponse | PlatformError,
@@ -124,7 +124,7 @@ def _stop_orphan(
         log.warning("orphaned learner not stopped", trainer=address, reason=error.message)
 
 
-def _replica_is_free(status: rollout_pb2.GetRolloutStatusResponse | PlatformError) -> bool:
+def _is_free_replica(status: rollout_pb2.GetRolloutStatusResponse | PlatformError) -> bool:
     """An unleased replica that still has an assignment missed its release; the next assignment
     replaces it.
     """

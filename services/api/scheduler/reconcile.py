@@ -51,7 +51,7 @@ def reconcile(context: SchedulerContext, job_id: str) -> bool:
         return False
     attempt = claimed.attempt
     if attempt is None:
-        _without_attempt(context, claimed)
+        _finish_cancel(context, claimed)
     elif claimed.job.job_state is JobState.PROVISIONING:
         start_attempt(context, claimed, attempt)
     else:
@@ -59,7 +59,7 @@ def reconcile(context: SchedulerContext, job_id: str) -> bool:
     return True
 
 
-def _without_attempt(context: SchedulerContext, claimed: ClaimedJob) -> None:
+def _finish_cancel(context: SchedulerContext, claimed: ClaimedJob) -> None:
     """Between two attempts a cancel has nothing to stop; everything else is the dispatcher's."""
     if claimed.job.job_state is not JobState.CANCELLING:
         release_claim(context, claimed)
@@ -72,18 +72,18 @@ def _without_attempt(context: SchedulerContext, claimed: ClaimedJob) -> None:
 def _watch(context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt) -> None:
     try:
         _ask_to_stop(context, claimed, attempt)
-        status = _status(context, attempt, attempt.trainer_address)
+        status = _request_status(context, attempt, attempt.trainer_address)
     except PlatformError as error:
-        _unreachable(context, claimed, attempt, error)
+        _handle_unreachable(context, claimed, attempt, error)
         return
-    end = _end_of(status, attempt)
+    end = _to_result(status, attempt)
     if end is None:
-        _still_running(context, claimed, attempt, status.last_event_seq)
+        _handle_running(context, claimed, attempt, status.last_event_seq)
     else:
         end_attempt(context, claimed, attempt, end, trainer_is_up=True)
 
 
-def _status(
+def _request_status(
     context: SchedulerContext, attempt: Attempt, trainer: str
 ) -> trainer_pb2.GetTrainerStatusResponse:
     return context.fleet.attempt_status(
@@ -106,7 +106,9 @@ def _ask_to_stop(context: SchedulerContext, claimed: ClaimedJob, attempt: Attemp
     )
 
 
-def _end_of(status: trainer_pb2.GetTrainerStatusResponse, attempt: Attempt) -> AttemptResult | None:
+def _to_result(
+    status: trainer_pb2.GetTrainerStatusResponse, attempt: Attempt
+) -> AttemptResult | None:
     """How the attempt ended, as reported by its trainer; None while it runs."""
     if (status.job_id, status.attempt) != (attempt.job_id, attempt.number):
         message = f"Trainer {attempt.trainer_address} knows nothing of attempt {attempt.number}: it was restarted."
@@ -122,7 +124,7 @@ def _end_of(status: trainer_pb2.GetTrainerStatusResponse, attempt: Attempt) -> A
     return None
 
 
-def _unreachable(
+def _handle_unreachable(
     context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt, error: PlatformError
 ) -> None:
     if error.code not in UNREACHABLE_CODES:
@@ -135,7 +137,11 @@ def _unreachable(
         message = f"Trainer {attempt.trainer_address} did not answer for {silent_s:.0f} s. {error.message}"
         lost = AttemptResult(AttemptState.FAILED, "worker_lost", message, retryable=True)
         end_attempt(
-            context, claimed, attempt, _left_behind(context, attempt) or lost, trainer_is_up=False
+            context,
+            claimed,
+            attempt,
+            _find_result_left_behind(context, attempt) or lost,
+            trainer_is_up=False,
         )
         return
     with context.database.begin() as session:
@@ -144,19 +150,21 @@ def _unreachable(
         set_waiting(session, job, "trainer")
 
 
-def _left_behind(context: SchedulerContext, attempt: Attempt) -> AttemptResult | None:
+def _find_result_left_behind(context: SchedulerContext, attempt: Attempt) -> AttemptResult | None:
     """The end that the learner of a silent trainer told before it went, as another trainer reads
     it.
     """
     others = [address for address in context.fleet.trainers if address != attempt.trainer_address]
-    statuses = context.fleet.ask_all(lambda address: _status(context, attempt, address), others)
+    statuses = context.fleet.ask_all(
+        lambda address: _request_status(context, attempt, address), others
+    )
     told = (status for status in statuses.values() if not isinstance(status, PlatformError))
     return next(
-        (_end_of(status, attempt) for status in told if status.job_id == attempt.job_id), None
+        (_to_result(status, attempt) for status in told if status.job_id == attempt.job_id), None
     )
 
 
-def _still_running(
+def _handle_running(
     context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt, reported_event_seq: int
 ) -> None:
     missing = replica_missing(context, claimed, attempt)

@@ -35,7 +35,9 @@ def start_attempt(context: SchedulerContext, claimed: ClaimedJob, attempt: Attem
         _assign(context, claimed, attempt, attempt.rollout_addresses)
         write_missing_revisions(context, claimed.job)
         service = "trainer"
-        context.fleet.start_job(attempt.trainer_address, _start_request(context, claimed, attempt))
+        context.fleet.start_job(
+            attempt.trainer_address, _to_start_request(context, claimed, attempt)
+        )
     except PlatformError as error:
         _handle_start_error(context, claimed, attempt, service, error)
         return
@@ -108,7 +110,7 @@ def _assign(
     context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt, addresses: Iterable[str]
 ) -> None:
     """Assign side by side; raises the first error."""
-    request = _assign_request(context, claimed, attempt)
+    request = _to_assign_request(context, claimed, attempt)
     results = context.fleet.ask_all(
         lambda address: context.fleet.assign(address, request), addresses
     )
@@ -117,7 +119,7 @@ def _assign(
             raise result
 
 
-def _assign_request(
+def _to_assign_request(
     context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt
 ) -> rollout_pb2.AssignRequest:
     names = stream_names(claimed.job.id, attempt.number)
@@ -135,7 +137,7 @@ def _assign_request(
     )
 
 
-def _start_request(
+def _to_start_request(
     context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt
 ) -> trainer_pb2.StartJobRequest:
     names = stream_names(claimed.job.id, attempt.number)

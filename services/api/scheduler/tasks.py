@@ -79,10 +79,10 @@ def register_tasks(app: Celery, settings: ApiSettings, metrics: SchedulerMetrics
     """Register every action under its name."""
     contexts = _Contexts(settings)
     for name, action in _ACTIONS.items():
-        app.task(name=name)(_task(name, action, contexts, metrics))
+        app.task(name=name)(_make_task(name, action, contexts, metrics))
 
 
-def _task(
+def _make_task(
     name: str, action: Callable[..., Any], contexts: _Contexts, metrics: SchedulerMetrics
 ) -> Callable[..., None]:
     short = name.rpartition(".")[2]

@@ -69,7 +69,7 @@ def create_job(
     job = _to_row(checked, caller, origin)
     if origin is None:
         return job if _store(plane, job, keyed) else None
-    with _copied_origin(plane, origin, job.id):
+    with _copy_origin(plane, origin, job.id):
         return job if _store(plane, job, keyed) else None
 
 
@@ -102,7 +102,7 @@ def _to_row(checked: CheckedSpec, caller: Caller, origin: Origin | None) -> Job:
 
 
 @contextmanager
-def _copied_origin(plane: ControlPlane, origin: Origin, job_id: str) -> Iterator[None]:
+def _copy_origin(plane: ControlPlane, origin: Origin, job_id: str) -> Iterator[None]:
     """The checkpoint in the new job's directory; the directory is removed when the block raises."""
     source, target = Path(origin.checkpoint.path), plane.job_dir(job_id)
     pin(source, job_id, _COPY_S)

@@ -36,7 +36,7 @@ def delete_job(plane: ControlPlane, job_id: str) -> None:
     with plane.database.begin() as session:
         job = lock_job(session, job_id)
         require_state(job_id, "delete", job.job_state, TERMINAL | RESUMABLE)
-        _note(session, plane.job_dir(job_id), job_id, archived=True)
+        _add_pending(session, plane.job_dir(job_id), job_id, archived=True)
         session.delete(job)
     finish_deletions(plane, job_id=job_id)
 
@@ -57,7 +57,7 @@ def delete_checkpoint(plane: ControlPlane, job_id: str, checkpoint_id: str) -> N
         session.flush()
         if job.result_checkpoint == checkpoint_id:
             job.result_checkpoint = newest_checkpoint(session, job_id)
-        _note(session, Path(row.path), job_id)
+        _add_pending(session, Path(row.path), job_id)
     finish_deletions(plane, job_id=job_id)
 
 
@@ -82,7 +82,7 @@ def delete_model(plane: ControlPlane, model_id: str) -> None:
         session.delete(row)
         directory = Path(row.path)
         if directory.parent == plane.data_dir / "models":
-            _note(session, directory)
+            _add_pending(session, directory)
     finish_deletions(plane, path=directory)
 
 
@@ -103,7 +103,7 @@ def delete_file(plane: ControlPlane, file_id: str) -> None:
             )
         session.delete(row)
         directory = Path(row.path).parent
-        _note(session, directory)
+        _add_pending(session, directory)
     finish_deletions(plane, path=directory)
 
 
@@ -140,7 +140,7 @@ def _remove(plane: ControlPlane, row: PendingDeletion) -> None:
         shutil.rmtree(directory)
 
 
-def _note(
+def _add_pending(
     session: Session, directory: Path, job_id: str | None = None, *, archived: bool = False
 ) -> None:
     session.add(PendingDeletion(path=str(directory), job_id=job_id, is_archived=archived))

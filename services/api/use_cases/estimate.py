@@ -103,19 +103,19 @@ def _estimate_resources(
 ) -> ResourceEstimate:
     plane.data_dir.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(plane.data_dir).free
-    activations = _activations(
+    activations = _estimate_activations(
         checked, [found.longest_sample for found in lengths if found is not None]
     )
     return estimate_resources(
         _count_parameters(checked.model_path),
         activations,
         checked.spec,
-        _trainer_memory(plane),
+        _read_trainer_memory(plane),
         free,
     )
 
 
-def _activations(checked: CheckedSpec, longest_samples: Sequence[int]) -> int | None:
+def _estimate_activations(checked: CheckedSpec, longest_samples: Sequence[int]) -> int | None:
     config = checked.model_path / "config.json"
     shape = Shape.of(json.loads(config.read_text())) if config.is_file() else None
     if shape is None or not longest_samples:
@@ -167,7 +167,7 @@ def _to_file_estimate(report: FileReport, lengths: Lengths | None) -> FileEstima
     )
 
 
-def _trainer_memory(plane: ControlPlane) -> int | None:
+def _read_trainer_memory(plane: ControlPlane) -> int | None:
     """Memory of this machine, when the trainers run on it without a GPU."""
     local = all(is_loopback(address) for address in plane.settings.trainer_addresses)
     return int(psutil.virtual_memory().total) if local and not _GPU.exists() else None

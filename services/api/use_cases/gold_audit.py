@@ -36,14 +36,14 @@ def audit_file(fleet: Fleet, path: Path) -> None:
     """Type and audit the golds of a checked file, and store both beside it; does nothing without
     golds.
     """
-    golds = {(row.answer or "", row.gold_type or "") for row in _rows_with_gold(path)}
+    golds = {(row.answer or "", row.gold_type or "") for row in _iter_rows_with_gold(path)}
     if not golds:
         return
     audits = _request_audits(fleet, sorted(golds)[:_MAX_AUDITED])
     summary = GoldSummary(types={}, audited=0, num_invalid=0, num_flagged=0, invalid=[], flagged=[])
     types: Counter[str] = Counter()
     with (path.parent / ROWS).open("w", encoding="utf-8") as file:
-        for row in _rows_with_gold(path):
+        for row in _iter_rows_with_gold(path):
             audit = audits.get((row.answer or "", row.gold_type or ""))
             types[str(row.gold_type)] += 1
             status, reason = ("unknown", "") if audit is None else (audit.status, audit.reason)
@@ -75,7 +75,7 @@ def find_gold_problems(path: Path) -> Iterator[Problem]:
         )
 
 
-def _rows_with_gold(path: Path) -> Iterable[Row]:
+def _iter_rows_with_gold(path: Path) -> Iterable[Row]:
     return (row for row in iter_rows(path) if row.answer is not None)
 
 

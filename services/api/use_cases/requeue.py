@@ -51,13 +51,13 @@ def rewind_job(plane: ControlPlane, job_id: str, checkpoint_id: str) -> Job:
         job = lock_job(session, job_id)
         require_state(job_id, "rewind", job.job_state, REWINDABLE)
         step = find_checkpoint(session, job_id, checkpoint_id).step
-        for row in _checkpoints_beyond(session, job_id, step):
+        for row in _list_checkpoints_beyond(session, job_id, step):
             if not is_archived(Path(row.path)):
                 row.path = str(archived_path(Path(row.path), job.attempt))
     archive_checkpoints(plane.job_dir(job_id), step, job.attempt)
 
     def note_rewind(session: Session, job: Job) -> None:
-        archived = len(_checkpoints_beyond(session, job_id, step))
+        archived = len(_list_checkpoints_beyond(session, job_id, step))
         fields = {"step": step, "checkpoint": checkpoint_id, "archived": archived}
         append_event(session, job, "rewound", fields)
 
@@ -124,7 +124,7 @@ def _list_archiving(session: Session, job_id: str) -> list[Path]:
     return [path for path in paths if is_archiving(path) and original_path(path) not in paths]
 
 
-def _checkpoints_beyond(session: Session, job_id: str, step: int) -> list[Checkpoint]:
+def _list_checkpoints_beyond(session: Session, job_id: str, step: int) -> list[Checkpoint]:
     beyond = select(Checkpoint).where(
         Checkpoint.job_id == job_id, Checkpoint.step > step, Checkpoint.deleted_at.is_(None)
     )
