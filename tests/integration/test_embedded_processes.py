@@ -104,9 +104,7 @@ def test_a_service_that_crashes_again_and_again_is_started_after_growing_pauses(
         _until(lambda: sum("ended (exit code 0)" in line for line in reports) >= 2)
 
     pauses = [
-        line.split("starting again in ")[1].split(" s")[0]
-        for line in reports
-        if "starting again" in line
+        line.split("restarting in ")[1].split(" s")[0] for line in reports if "restarting" in line
     ]
     assert pauses[:2] == ["0.5", "1"]
 
