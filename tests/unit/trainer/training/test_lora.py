@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft.tuners.lora import Linear as LoraLinear
 
 from services.common.errors import PlatformError
 from services.common.job_spec import LoraSpec, OptimSpec, SftSpec, TrainerSpec
@@ -76,6 +77,23 @@ def test_a_new_adapter_changes_nothing(loaded: LoadedModel) -> None:
     assert merged.keys() == weights.keys()
     assert all(torch.equal(merged[name], weights[name]) for name in weights)
     assert torch.equal(_scores(loaded), before)
+
+
+def test_the_adapter_has_the_rank_and_the_scale_of_the_job(loaded: LoadedModel) -> None:
+    lora.attach_adapter(loaded, LORA, seed=1)
+
+    layers = [part for part in loaded.model.modules() if isinstance(part, LoraLinear)]
+    assert layers
+    assert {layer.r["default"] for layer in layers} == {3}
+    assert {layer.scaling["default"] for layer in layers} == {6 / 3}
+    assert {layer.lora_A["default"].weight.shape[0] for layer in layers} == {3}
+
+
+def test_the_decoders_linear_layers_are_known_by_their_last_name(tmp_path: Path) -> None:
+    make_tiny_model(tmp_path / "dense", seed=0, hidden_size=16, layers=1, heads=2)
+    names = lora.linear_layers(load_model(tmp_path / "dense", "float32", "cpu").model)
+
+    assert " ".join(names) == "down_proj gate_proj k_proj o_proj q_proj up_proj v_proj"
 
 
 def test_training_moves_the_adapter_alone(

@@ -14,7 +14,7 @@ from services.common.job_spec import JobSpec
 from services.common.model.loading import LoadedModel, load_model, save_model
 from services.common.model.tiny import make_tiny_model
 from services.trainer.training.policy import score_row
-from services.trainer.training.policy_model import PolicyModel
+from services.trainer.training.policy_model import PolicyModel, _recompute_activations
 from services.trainer.training.ranks import ALONE, Ranks
 from services.trainer.training.sft import SftExample
 from services.trainer.training.trajectory_rows import PackedRow, rl_rows
@@ -143,6 +143,8 @@ def test_the_reference_policy_stays_where_the_stage_began(
     assert reference is not None
     torch.testing.assert_close(reference.logprobs(row, 1.0), initial)
     assert not torch.allclose(scores(policy_model.loaded), initial)
+    frozen = getattr(reference, "_loaded", None)
+    assert frozen is None or not any(p.requires_grad for p in frozen.model.parameters())
     # An adapter on the reference itself is switched off; anything else is a copy of its own.
     assert ("AdapterOff" in type(reference).__name__) == bool(sections)
 
@@ -223,3 +225,25 @@ def test_an_optimizer_resumes_from_the_moments_of_a_checkpoint(model: Path, tmp_
     for each in (whole, halves):
         each.train_sft(examples, 3, 1e-2)
     assert torch.equal(scores(whole.loaded), scores(halves.loaded))
+
+
+class ModelOf:
+    """A model of a release of transformers, as far as recomputation goes."""
+
+    def __init__(self, name: str) -> None:
+        self.asked: list[Any] = []
+        setattr(self, name, self.asked.append)
+
+    def train(self) -> None:
+        self.asked.append("train")
+
+
+@pytest.mark.parametrize(
+    "name", ["activation_checkpointing_enable", "gradient_checkpointing_enable"]
+)
+def test_activations_are_recomputed_under_the_name_of_any_release(name: str) -> None:
+    model: Any = ModelOf(name)
+
+    _recompute_activations(model)
+
+    assert model.asked == [{"use_reentrant": False}, "train"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from services.common.diffusion.config import UnmaskingStrategy
+from services.common.diffusion.config import Selection, UnmaskingStrategy
 from services.common.errors import PlatformError
 from services.common.job_spec import OptimSpec, RlSpec, SamplingSpec, TrainerSpec
 from services.common.model.loading import LoadedModel
@@ -373,6 +373,38 @@ def test_drift_is_the_share_of_steps_that_would_commit_other_positions(loaded: L
     # The second sample's step 1 commits position 1 where position 0 was due; its step 2 commits
     # that one, as is due.
     assert metrics["train/selection_drift"] == 1 / 8
+
+
+@pytest.mark.parametrize("has_rejected", [False, True])
+def test_drift_of_sampled_candidates_needs_those_that_were_rejected(
+    loaded: LoadedModel, has_rejected: bool
+) -> None:
+    by_confidence = decoding(
+        block_size=BLOCK,
+        mask_token_id=6,
+        unmasking_strategy=UnmaskingStrategy.LOW_CONFIDENCE_STATIC,
+        selection=Selection.SAMPLED,
+    )
+    rules = dataclasses.replace(_rules(num_iterations=2), decoding=by_confidence)
+    samples = [_with_rejected(each) if has_rejected else each for each in _groups(loaded)]
+    policy = Policy(loaded=loaded, trainer=TrainerSpec())
+
+    metrics = train_rl_batch(
+        policy, torch.optim.SGD(loaded.model.parameters(), lr=0.1), samples, rules
+    )
+
+    assert ("train/selection_drift" in metrics) == has_rejected
+
+
+def test_a_candidate_of_the_step_that_committed_its_position_is_refused(
+    loaded: LoadedModel,
+) -> None:
+    sample = _with_rejected(_groups(loaded)[0])
+    rejected = sample.response.rejected
+    own = sample.response.unmask_step[rejected.position]
+
+    with pytest.raises(PlatformError, match="before its position was committed"):
+        _train(loaded, [with_response(sample, rejected=dataclasses.replace(rejected, step=own))])
 
 
 def test_a_candidate_of_a_step_that_committed_nothing_is_refused_by_name(
