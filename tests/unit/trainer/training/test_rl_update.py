@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -158,7 +159,7 @@ def test_the_proximal_ratio_is_one_in_the_first_update_and_moves_in_the_second(
 
     assert first["train/clip_fraction"] == 0.0
     assert first["train/is_ratio_mean"] > 2.0
-    assert first["train/is_capped_fraction"] > 0.5
+    assert 0.5 < first["train/is_capped_fraction"] <= 1.0
     assert both["train/clip_fraction"] > 0.1
 
 
@@ -375,17 +376,49 @@ def test_drift_is_the_share_of_steps_that_would_commit_other_positions(loaded: L
     assert metrics["train/selection_drift"] == 1 / 8
 
 
+def test_of_all_orders_only_the_one_by_confidence_does_not_drift(loaded: LoadedModel) -> None:
+    sample = random_samples(loaded, 1)[0]
+    ids = np.array([1, 2, 3, 4], np.int32)
+
+    def recorded(tokens: Any, steps: Any) -> Sample:
+        response = response_of(
+            np.array(tokens, np.int32), np.array(steps, np.int32), np.full(4, -2.0)
+        )
+        return dataclasses.replace(sample, prompt_ids=ids, response=response)
+
+    def drift(steps: tuple[int, ...]) -> float:
+        config = decoding(
+            block_size=BLOCK,
+            mask_token_id=6,
+            unmasking_strategy=UnmaskingStrategy.LOW_CONFIDENCE_STATIC,
+        )
+        rules = dataclasses.replace(_rules(num_iterations=2), decoding=config)
+        policy = Policy(loaded=loaded, trainer=TrainerSpec())
+        still = torch.optim.SGD(loaded.model.parameters(), lr=0.0)
+        return train_rl_batch(policy, still, [recorded(ids, steps)], rules)["train/selection_drift"]
+
+    drifts = {steps: drift(steps) for steps in itertools.permutations((1, 2, 3, 4))}
+
+    [by_confidence] = [steps for steps, value in drifts.items() if value == 0.0]
+    # With everything masked, the position of the largest probability is committed first.
+    tried = [recorded(np.full(4, token), [1, 1, 1, 1]) for token in range(6)]
+    logprobs, _, position = _scores(loaded, tried)
+    assert by_confidence.index(1) == int(position[logprobs.argmax()])
+    assert set(drifts.values()) <= {0.0, 0.25, 0.5, 0.75}
+
+
+@pytest.mark.parametrize("strategy", list(UnmaskingStrategy))
 @pytest.mark.parametrize("has_rejected", [False, True])
 def test_drift_of_sampled_candidates_needs_those_that_were_rejected(
-    loaded: LoadedModel, has_rejected: bool
+    loaded: LoadedModel, has_rejected: bool, strategy: UnmaskingStrategy
 ) -> None:
-    by_confidence = decoding(
+    config = decoding(
         block_size=BLOCK,
         mask_token_id=6,
-        unmasking_strategy=UnmaskingStrategy.LOW_CONFIDENCE_STATIC,
+        unmasking_strategy=strategy,
         selection=Selection.SAMPLED,
     )
-    rules = dataclasses.replace(_rules(num_iterations=2), decoding=by_confidence)
+    rules = dataclasses.replace(_rules(num_iterations=2), decoding=config)
     samples = [_with_rejected(each) if has_rejected else each for each in _groups(loaded)]
     policy = Policy(loaded=loaded, trainer=TrainerSpec())
 
