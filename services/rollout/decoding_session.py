@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 from services.common.errors import PlatformError
 from services.common.ids import trajectory_id
@@ -19,30 +19,12 @@ from services.common.telemetry.logs import get_logger
 from services.common.trajectory import PromptTask, Response, ScoredGroup, Trajectory
 from services.rollout.assignment import LoadedWeights
 from services.rollout.engines.base import GenerationRequest, RolloutEngine
-from services.rollout.grading import ABORTED_RESPONSE
+from services.rollout.grading import ABORTED_RESPONSE, GradingClient
 
 _QUEUE_RETRY_S: Final = 1.0
 _RENEWALS_PER_LEASE: Final = 4
 
 log = get_logger()
-
-
-class Grading(Protocol):
-    """Grades decoded groups; services.rollout.grading.GradingClient."""
-
-    def grade(
-        self,
-        task: PromptTask,
-        trajectories: Sequence[Trajectory],
-        rollout_s: float,
-        refusal: str = "",
-    ) -> "Future[ScoredGroup]":
-        """Start grading."""
-        ...
-
-    def close(self) -> None:
-        """Abandon everything."""
-        ...
 
 
 @dataclass
@@ -70,7 +52,7 @@ class DecodingSession:
     """The data path of one assignment."""
 
     def __init__(
-        self, engine: RolloutEngine, slots: int, streams: StreamEnds, grader: Grading
+        self, engine: RolloutEngine, slots: int, streams: StreamEnds, grader: GradingClient
     ) -> None:
         self.engine = engine
         self._slots, self._streams, self._grader = slots, streams, grader
