@@ -180,6 +180,9 @@ def test_an_on_policy_step_has_ratio_one_and_follows_the_plain_policy_gradient(
     assert metrics["train/is_ratio_mean"] == pytest.approx(1.0)
     assert metrics["train/logprob_gap_max"] == pytest.approx(0.0, abs=1e-12)
     assert metrics["train/loss"] == metrics["train/policy_loss"]
+    lengths = [len(sample.response.token_ids) for sample in samples]
+    gained = sum(n * sample.advantage for n, sample in zip(lengths, samples, strict=True))
+    assert metrics["train/loss"] == pytest.approx(-gained / sum(lengths))
     assert metrics["diffusion/masked_tokens_trained"] == sum(
         len(sample.response.token_ids) for sample in samples
     )
@@ -400,18 +403,18 @@ def test_every_masked_token_counts_with_the_weight_of_its_own_block(loaded: Load
     assert loss == pytest.approx(np.log(6) * sum(weights) / tokens)
 
 
-class OneRowTooMany(Ranks):
-    """A rank that repeats a row which does not count, as ranks with too few rows do."""
+class RepeatingRank(Ranks):
+    """A rank that repeats rows which do not count, as ranks with too few rows do."""
 
     def share_rows(self, rows: Sequence[Any]) -> list[tuple[Any, bool]]:
-        return [*((row, True) for row in rows), (rows[-1], False)]
+        return [(rows[0], False), *((row, True) for row in rows), (rows[-1], False)]
 
 
 def test_a_row_that_does_not_count_changes_no_supervised_step(loaded: LoadedModel) -> None:
     other, examples = copy.deepcopy(loaded), _examples(loaded)
     policies = [
         Policy(loaded=each, trainer=TrainerSpec(max_tokens_per_microbatch=40), ranks=ranks)
-        for each, ranks in ((loaded, ALONE), (other, OneRowTooMany()))
+        for each, ranks in ((loaded, ALONE), (other, RepeatingRank()))
     ]
 
     plain, repeated = (

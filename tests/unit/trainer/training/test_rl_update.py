@@ -295,11 +295,11 @@ def test_activation_checkpointing_changes_no_gradient() -> None:
     torch.testing.assert_close(_weights(sparing), _weights(plain), rtol=1e-12, atol=1e-14)
 
 
-class OneRowTooMany(Ranks):
-    """A rank that repeats a row which does not count, as ranks with too few rows do."""
+class RepeatingRank(Ranks):
+    """A rank that repeats rows which do not count, as ranks with too few rows do."""
 
     def share_rows(self, rows: Sequence[Any]) -> list[tuple[Any, bool]]:
-        return [*((row, True) for row in rows), (rows[-1], False)]
+        return [(rows[0], False), *((row, True) for row in rows), (rows[-1], False)]
 
 
 def test_a_row_that_does_not_count_changes_neither_metrics_nor_weights(
@@ -308,7 +308,7 @@ def test_a_row_that_does_not_count_changes_neither_metrics_nor_weights(
     other, samples = copy.deepcopy(loaded), _groups(loaded)
     policies = [
         Policy(loaded=each, trainer=TrainerSpec(max_tokens_per_microbatch=60), ranks=ranks)
-        for each, ranks in ((loaded, ALONE), (other, OneRowTooMany()))
+        for each, ranks in ((loaded, ALONE), (other, RepeatingRank()))
     ]
 
     plain, repeated = (
@@ -427,6 +427,19 @@ def test_drift_of_sampled_candidates_needs_those_that_were_rejected(
     )
 
     assert ("train/selection_drift" in metrics) == has_rejected
+
+
+def test_a_record_of_a_candidate_that_is_not_a_number_is_refused_by_its_number(
+    loaded: LoadedModel,
+) -> None:
+    sample = _with_rejected(_groups(loaded)[0])
+    for number in (0, len(sample.response.rejected.logprobs) - 1):
+        logprobs = sample.response.rejected.logprobs.copy()
+        logprobs[number] = np.nan
+        broken = dataclasses.replace(sample.response.rejected, logprobs=logprobs)
+
+        with pytest.raises(PlatformError, match=f"{sample.trajectory_id}: its candidate {number} "):
+            _train(loaded, [with_response(sample, rejected=broken)])
 
 
 def test_a_candidate_of_the_step_that_committed_its_position_is_refused(
