@@ -170,7 +170,7 @@ def test_queues_show_what_waits_of_every_running_attempt(records: Records, redis
     assert (queues["groups"]["entries"], queues["groups"]["oldest_age_s"]) == (0, None)
 
 
-def test_long_answers_are_compressed_for_those_who_can_read_them(records: Records) -> None:
+def test_long_responses_are_compressed_for_clients_that_accept_it(records: Records) -> None:
     path = "/openapi.json"
 
     packed = records.http.get(path, headers={"accept-encoding": "gzip"})

@@ -117,7 +117,7 @@ def test_a_probe_says_whether_the_base_model_can_learn_from_the_prompts(
     assert found["activation_bytes"] > 10_000
 
 
-def test_a_job_without_room_for_its_checkpoints_is_refused_by_the_estimate(
+def test_a_job_whose_checkpoints_do_not_fit_on_the_disk_is_refused_by_the_estimate(
     postgres_server: Postgres, redis_url: str, tmp_path: Path, tiny: Path
 ) -> None:
     spec = body(tmp_path, tiny, checkpoint={"keep_last": 10**12})
@@ -162,7 +162,7 @@ def test_rows_that_are_all_too_long_are_measured_and_objected_to(
     )
 
 
-def test_the_time_of_a_job_is_foretold_from_the_pace_of_an_earlier_one_also_of_another_model(
+def test_the_time_of_a_job_is_estimated_from_the_pace_of_an_earlier_one_also_of_another_model(
     postgres_server: Postgres, redis_url: str, tmp_path: Path, tiny: Path
 ) -> None:
     spec = body(tmp_path, tiny, rl={"steps": 10, "prompts_per_step": 4})

@@ -132,7 +132,7 @@ def test_an_upload_that_is_called_like_the_audit_keeps_its_content(
     assert http.get(f"/v1/files/{file['id']}/content").content == content
 
 
-def test_a_deleted_file_is_gone(http: httpx.Client, tmp_path: Path) -> None:
+def test_a_deleted_file_is_not_found(http: httpx.Client, tmp_path: Path) -> None:
     file = upload(http, write_rows(tmp_path / "rows.jsonl").read_bytes()).json()
 
     assert http.delete(f"/v1/files/{file['id']}").json() == {

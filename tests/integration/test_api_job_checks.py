@@ -176,7 +176,7 @@ def test_a_job_whose_file_was_deleted_is_not_queued_again(api: Api, verb: str) -
 
 
 @pytest.mark.parametrize("verb", ["resume", "rerun"])
-def test_a_job_whose_replicas_are_gone_is_not_queued_again(
+def test_a_job_whose_replicas_do_not_exist_is_not_queued_again(
     api: Api, postgres_server: Postgres, redis_url: str, verb: str
 ) -> None:
     job_id = api.run()

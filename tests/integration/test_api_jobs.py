@@ -161,7 +161,7 @@ def test_a_model_that_is_not_there_is_refused(api: Api, model: str) -> None:
     assert model in error["message"]
 
 
-def test_a_directory_that_is_no_block_diffusion_model_is_refused(api: Api) -> None:
+def test_a_directory_that_is_not_a_block_diffusion_model_is_refused(api: Api) -> None:
     model = write_model(api.directory / "other")
     (model / "config.json").write_text('{"model_type": "qwen3"}')
 

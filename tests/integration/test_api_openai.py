@@ -83,7 +83,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_supervised_job_is_created_with_hyperparameters_in_openais_words(world: World) -> None:
+def test_a_supervised_job_is_created_with_hyperparameters_in_openais_format(world: World) -> None:
     job = world.create(
         method={
             "type": "supervised",
@@ -200,7 +200,7 @@ def test_an_unknown_job_is_the_packages_own_not_found_error(world: World) -> Non
     assert caught.value.request_id
 
 
-def test_a_model_answers_a_chat_and_streams_the_same_answer_in_finished_blocks(
+def test_a_model_completes_a_chat_and_streams_the_same_response_in_finished_blocks(
     world: World, tiny: Path
 ) -> None:
     model = world.registered(tiny)
@@ -238,7 +238,7 @@ def test_every_denoising_step_is_streamed_on_demand(world: World, tiny: Path) ->
     assert chunks[-1].usage.denoising_steps > len(drafts)
 
 
-def test_a_completion_goes_on_from_a_text(world: World, tiny: Path) -> None:
+def test_a_completion_continues_a_text(world: World, tiny: Path) -> None:
     model = world.registered(tiny)
 
     answer = world.client.completions.create(model=model, prompt="2 + 3 =", max_tokens=8)
@@ -251,7 +251,7 @@ def test_a_completion_goes_on_from_a_text(world: World, tiny: Path) -> None:
     assert answer.usage.completion_tokens <= 8
 
 
-def test_a_replica_that_a_job_has_answers_nobody_else(world: World, tiny: Path) -> None:
+def test_a_replica_that_is_leased_to_a_job_completes_no_chat(world: World, tiny: Path) -> None:
     model = world.registered(tiny)
     world.replica.assign("job_1", 1, tiny)
 

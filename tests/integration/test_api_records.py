@@ -199,7 +199,7 @@ def read_stream(lines: Iterator[str], count: int) -> list[dict[str, str]]:
     return frames
 
 
-def test_a_stream_of_events_resumes_after_the_last_event_id_and_goes_on_live(
+def test_a_stream_of_events_resumes_after_the_last_event_id_and_continues_live(
     records: Records,
 ) -> None:
     records.record(log("0"), log("1"), log("2"))

@@ -211,7 +211,7 @@ def job_id(platform: tuple[httpx.Client, Database], tmp_path: Path) -> str:
     return job_id
 
 
-def test_a_second_judgement_lists_what_flips_and_the_advantages_of_then(
+def test_a_rescore_lists_verdicts_that_flip_and_the_stored_advantages(
     http: httpx.Client, job_id: str
 ) -> None:
     report = post(http, f"/v1/jobs/{job_id}/rescore", {})
@@ -255,7 +255,7 @@ def test_an_unscored_outcome_has_no_number_in_any_view(http: httpx.Client, job_i
 
 
 @pytest.mark.parametrize("body", [{"graders": ["sped"]}, {"graders": []}, {"profil": "rl"}])
-def test_a_faulty_query_for_a_second_judgement_is_refused(
+def test_a_faulty_query_for_a_rescore_is_refused(
     http: httpx.Client, job_id: str, body: Any
 ) -> None:
     assert post(http, f"/v1/jobs/{job_id}/rescore", body, 400)["error"]["code"] == "invalid_request"

@@ -130,7 +130,7 @@ def test_a_rewound_job_resumes_from_the_checkpoint_and_the_newer_ones_are_archiv
     assert "rewound" in api.kinds(job_id)
 
 
-def test_a_fork_goes_on_from_a_checkpoint_with_another_spec_and_leaves_its_parent_alone(
+def test_a_fork_starts_from_a_checkpoint_with_another_spec_and_leaves_its_parent_alone(
     api: Api,
 ) -> None:
     parent = api.run()
@@ -167,7 +167,7 @@ def test_a_fork_with_other_rows_is_refused(api: Api) -> None:
     assert unknown.status_code == 404
 
 
-def test_a_deleted_job_is_gone_with_its_files(api: Api) -> None:
+def test_a_deleted_job_is_not_found_and_its_files_are_removed(api: Api) -> None:
     job_id = api.run()
     api.add_checkpoints(job_id, 2)
     refused = api.http.delete(f"/v1/jobs/{job_id}")

@@ -272,7 +272,7 @@ def add_checkpoint(world: World, job_id: str, attempt: int) -> None:
         )
 
 
-def test_a_failure_that_no_attempt_can_heal_ends_the_job(world: World) -> None:
+def test_a_failure_that_is_not_retryable_ends_the_job(world: World) -> None:
     job_id = world.run()
     world.trainer.end("failed", "nan_loss", "loss is NaN at step 3")
 
@@ -282,7 +282,7 @@ def test_a_failure_that_no_attempt_can_heal_ends_the_job(world: World) -> None:
     assert world.leases() == set()
 
 
-def test_a_refused_start_fails_the_job_with_the_trainers_words(world: World) -> None:
+def test_a_refused_start_fails_the_job_with_the_trainers_message(world: World) -> None:
     world.trainer.refusal = PlatformError("model_invalid", "no tokenizer in the directory")
     job_id = world.submit()
 
@@ -294,7 +294,7 @@ def test_a_refused_start_fails_the_job_with_the_trainers_words(world: World) -> 
     assert "no tokenizer in the directory" in (job.error_message or "")
 
 
-def test_a_trainer_that_vanishes_during_the_start_is_tried_again_before_the_attempt_fails(
+def test_a_trainer_that_vanishes_during_the_start_is_retried_before_the_attempt_fails(
     world: World,
 ) -> None:
     job_id = world.submit()
@@ -340,7 +340,7 @@ def test_a_trainer_that_was_restarted_has_lost_its_attempt(world: World) -> None
     assert (world.job(job_id).state, world.job(job_id).attempt) == ("running", 2)
 
 
-def test_an_attempt_whose_trainer_was_stopped_on_purpose_is_no_failure(world: World) -> None:
+def test_an_attempt_whose_trainer_was_stopped_on_purpose_is_not_a_failure(world: World) -> None:
     job_id = world.run()
 
     for number in range(1, 5):
@@ -406,7 +406,7 @@ def test_a_replica_that_was_restarted_is_assigned_again(world: World) -> None:
     assert world.job(job_id).state == "running"
 
 
-def test_a_dead_replica_is_named_and_the_job_goes_on(world: World) -> None:
+def test_a_dead_replica_is_named_and_the_job_continues(world: World) -> None:
     job_id = world.run(resources={"rollout_replicas": 2})
     world.shut(world.replica_addresses[1])
 

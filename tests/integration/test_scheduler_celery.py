@@ -138,7 +138,7 @@ def health(process_name: str, environment: dict[str, str]) -> str:
     return done.stderr
 
 
-def test_the_health_commands_say_what_is_not_there(postgres_server: Postgres) -> None:
+def test_the_health_commands_name_what_is_missing(postgres_server: Postgres) -> None:
     api = free_address()
     with migrated_database(postgres_server) as url:
         environment = {"DIRL_DATABASE_URL": url, "DIRL_API_LISTEN": api}

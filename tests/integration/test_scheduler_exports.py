@@ -118,7 +118,7 @@ def test_a_trainer_that_forgot_the_export_is_asked_again_but_not_for_ever(
     assert (export.state, export.error_code, export.starts) == ("failed", "worker_lost", 3)
 
 
-def test_an_export_that_is_no_model_fails(
+def test_an_export_that_is_not_a_model_fails(
     context: SchedulerContext, trainer: ScriptedTrainer, tmp_path: Path
 ) -> None:
     export_id = queue_export(context, tmp_path)
@@ -133,7 +133,7 @@ def test_an_export_that_is_no_model_fails(
     )
 
 
-def test_an_export_of_a_checkpoint_that_is_gone_fails(
+def test_an_export_of_a_checkpoint_that_was_removed_fails(
     context: SchedulerContext, tmp_path: Path
 ) -> None:
     export_id = queue_export(context, tmp_path)

@@ -180,7 +180,7 @@ def test_every_end_and_every_pause_is_told_to_who_asked_and_to_the_own_project_o
 
 
 @pytest.mark.parametrize("status", [500, 302], ids=["error", "redirect"])
-def test_a_message_that_is_not_taken_is_tried_again_later_under_its_id(
+def test_a_message_that_is_not_accepted_is_retried_later_under_its_id(
     world: World, status: int
 ) -> None:
     webhook = world.hook()
@@ -204,7 +204,7 @@ def test_a_message_that_is_not_taken_is_tried_again_later_under_its_id(
     assert world.deliveries(webhook)[0]["delivered_at"] is not None
 
 
-def test_an_address_where_nobody_listens_is_given_up_after_the_last_try_and_pruned(
+def test_an_address_where_no_server_listens_is_given_up_after_the_last_try_and_pruned(
     world: World,
 ) -> None:
     webhook = world.hook(url="http://127.0.0.1:9/")

@@ -75,7 +75,7 @@ def job_log(data_dir: Path, job_id: str, service: str, attempt: int) -> JobLog:
         here = ", ".join((LEARNER, *services))
         raise PlatformError(
             "not_found",
-            f"There is no log of {service!r} on this machine; there are logs of: {here}.",
+            f"No log of {service!r} on this machine; the logs here are of: {here}.",
             hint="Services that run elsewhere write to their own standard error.",
             param="service",
         )

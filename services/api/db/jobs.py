@@ -14,6 +14,7 @@ from services.api.db.base import utc_now
 from services.api.db.job_tables import Attempt, Job, ServiceLease
 from services.api.db.record_tables import Checkpoint, JobEvent
 from services.api.db.webhooks import announce
+from services.api.domain.failure import make_not_found
 from services.api.domain.job_state import JobState, check_transition
 from services.api.domain.webhooks import WebhookEvent
 from services.common.attempt_result import AttemptResult, AttemptState
@@ -39,9 +40,7 @@ def get_job(session: Session, job_id: str) -> Job:
     """The job; raises PlatformError("not_found")."""
     job = session.get(Job, job_id)
     if job is None:
-        raise PlatformError(
-            "not_found", f"There is no job {job_id!r}.", hint="GET /v1/jobs lists all."
-        )
+        raise make_not_found("job", job_id, "GET /v1/jobs")
     return job
 
 
@@ -49,11 +48,7 @@ def get_checkpoint(session: Session, checkpoint_id: str, *, lock: bool = False) 
     """A checkpoint, which may be removed from the disk; raises PlatformError("not_found")."""
     row = session.get(Checkpoint, checkpoint_id, with_for_update=lock)
     if row is None:
-        raise PlatformError(
-            "not_found",
-            f"There is no checkpoint {checkpoint_id!r}.",
-            hint="GET /v1/jobs/{id}/checkpoints lists a job's.",
-        )
+        raise make_not_found("checkpoint", checkpoint_id, "GET /v1/jobs/{id}/checkpoints")
     return row
 
 

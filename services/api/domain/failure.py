@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from services.common.errors import PlatformError
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -9,3 +11,11 @@ class Failure:
 
     code: str
     message: str
+
+
+def make_not_found(
+    kind: str, name: str, listing: str | None = None, *, param: str | None = None
+) -> PlatformError:
+    """The error for an id that does not exist; `listing` is the request that lists those that do."""
+    hint = None if listing is None else f"{listing} lists them."
+    return PlatformError("not_found", f"No {kind} with id {name!r}.", hint=hint, param=param)

@@ -27,6 +27,7 @@ from services.api.db.record_tables import (
     TrajectoryGroup,
 )
 from services.api.domain.access import LOCAL, Caller, require_scope
+from services.api.domain.failure import make_not_found
 from services.api.http.resources import Res, Resources
 from services.common.errors import PlatformError
 from services.common.rpc.security import is_loopback
@@ -174,7 +175,7 @@ def _require_ownership(resources: Resources, caller: Caller, named: Mapping[str,
                 continue
             project = _OWNERS[parameter](session, value)
             if project is None or not caller.owns(project):
-                raise PlatformError("not_found", f"There is no {value!r}.", param=parameter)
+                raise make_not_found(parameter.removesuffix("_id"), value, param=parameter)
 
 
 def _write_audit_entry(

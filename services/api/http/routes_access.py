@@ -10,12 +10,12 @@ from services.api.db.access import create_key
 from services.api.db.access_tables import ApiKey, AuditEntry
 from services.api.db.base import utc_now
 from services.api.db.listing import newest_first
+from services.api.domain.failure import make_not_found
 from services.api.http.auth import Who
 from services.api.http.paging import make_page, to_page
 from services.api.http.resources import After, Limit, Res
 from services.api.schemas.access import AuditView, CallerView, KeyRequest, KeyView, NewKeyView
 from services.api.schemas.envelope import Page
-from services.common.errors import PlatformError
 
 router = APIRouter(prefix="/v1", tags=["access"])
 
@@ -43,9 +43,7 @@ def revoke_api_key(resources: Res, key_id: str) -> KeyView:
     with resources.database.begin() as session:
         row = session.get(ApiKey, key_id, with_for_update=True)
         if row is None:
-            raise PlatformError(
-                "not_found", f"There is no key {key_id!r}.", hint="GET /v1/api_keys lists all."
-            )
+            raise make_not_found("key", key_id, "GET /v1/api_keys")
         row.revoked_at = row.revoked_at or utc_now()
     return KeyView.model_validate(row)
 

@@ -8,6 +8,7 @@ from fastapi.responses import FileResponse
 
 from services.api.db.listing import newest_first, owned_by
 from services.api.db.record_tables import StoredFile
+from services.api.domain.failure import make_not_found
 from services.api.http.auth import Who
 from services.api.http.paging import make_page
 from services.api.http.resources import After, Limit, Res, Resources
@@ -16,7 +17,6 @@ from services.api.schemas.files import DeletedFile, FileView
 from services.api.use_cases import deletion, files
 from services.api.use_cases.files import to_file_view
 from services.common.data.parquet import is_parquet
-from services.common.errors import PlatformError
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
@@ -79,7 +79,5 @@ def _find_file(resources: Resources, file_id: str) -> StoredFile:
     with resources.database.begin() as session:
         row = session.get(StoredFile, file_id)
     if row is None:
-        raise PlatformError(
-            "not_found", f"There is no file {file_id!r}.", hint="GET /v1/files lists all."
-        )
+        raise make_not_found("file", file_id, "GET /v1/files")
     return row

@@ -6,12 +6,12 @@ from fastapi import APIRouter, Query
 
 from services.api.db.jobs import get_job
 from services.api.db.series import SeriesQuery, read_series
+from services.api.domain.failure import make_not_found
 from services.api.http.auth import Who
 from services.api.http.paging import make_page
 from services.api.http.resources import Res
 from services.api.schemas.envelope import Page
 from services.api.schemas.records import MetricSeries
-from services.common.errors import PlatformError
 
 router = APIRouter(tags=["records"])
 _MAX_JOBS: Final = 100
@@ -38,7 +38,7 @@ def compare_metrics(
     with resources.database.begin() as session:
         for wanted in job_ids:
             if not caller.owns(get_job(session, wanted).project):
-                raise PlatformError("not_found", f"There is no job {wanted!r}.", param="job_id")
+                raise make_not_found("job", wanted, "GET /v1/jobs", param="job_id")
         series = read_series(
             session, job_ids, SeriesQuery(names=names or (), downsample=downsample)
         )

@@ -5,6 +5,7 @@ from fastapi import APIRouter
 from services.api.db.jobs import get_checkpoint as get_checkpoint_row
 from services.api.db.listing import newest_first, owned_by
 from services.api.db.record_tables import Export, RegisteredModel
+from services.api.domain.failure import make_not_found
 from services.api.http.auth import Who
 from services.api.http.paging import to_page
 from services.api.http.resources import After, Limit, Res
@@ -12,7 +13,6 @@ from services.api.schemas.envelope import Page
 from services.api.schemas.models import DeletedModel, ExportView, ModelRegistration, ModelView
 from services.api.schemas.records import CheckpointView
 from services.api.use_cases import deletion, models
-from services.common.errors import PlatformError
 
 router = APIRouter(tags=["models"])
 
@@ -42,9 +42,7 @@ def get_model(resources: Res, model_id: str) -> ModelView:
     with resources.database.begin() as session:
         row = session.get(RegisteredModel, model_id)
     if row is None:
-        raise PlatformError(
-            "not_found", f"There is no model {model_id!r}.", hint="GET /v1/models lists all."
-        )
+        raise make_not_found("model", model_id, "GET /v1/models")
     return ModelView.model_validate(row)
 
 
@@ -78,5 +76,5 @@ def get_export(resources: Res, export_id: str) -> ExportView:
     with resources.database.begin() as session:
         row = session.get(Export, export_id)
     if row is None:
-        raise PlatformError("not_found", f"There is no export {export_id!r}.")
+        raise make_not_found("export", export_id)
     return ExportView.model_validate(row)

@@ -6,6 +6,7 @@ from sqlalchemy.orm import Session
 
 from services.api.db.listing import newest_first
 from services.api.db.webhook_tables import Delivery, Webhook
+from services.api.domain.failure import make_not_found
 from services.api.domain.webhooks import new_secret
 from services.api.http.paging import to_page
 from services.api.http.resources import After, Limit, Res
@@ -17,7 +18,6 @@ from services.api.schemas.webhooks import (
     WebhookRequest,
     WebhookView,
 )
-from services.common.errors import PlatformError
 from services.common.ids import new_id
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
@@ -69,7 +69,5 @@ def list_deliveries(
 def _find_webhook(session: Session, webhook_id: str) -> Webhook:
     row = session.get(Webhook, webhook_id)
     if row is None:
-        raise PlatformError(
-            "not_found", f"There is no webhook {webhook_id!r}.", hint="GET /v1/webhooks lists all."
-        )
+        raise make_not_found("webhook", webhook_id, "GET /v1/webhooks")
     return row

@@ -20,6 +20,7 @@ from services.api.db.record_tables import (
     RegisteredModel,
     StoredFile,
 )
+from services.api.domain.failure import make_not_found
 from services.api.domain.job_state import RESUMABLE, TERMINAL, require_state
 from services.api.use_cases.control_plane import ControlPlane
 from services.common.checkpoint.archive import archive_of
@@ -50,9 +51,7 @@ def delete_checkpoint(plane: ControlPlane, job_id: str, checkpoint_id: str) -> N
         require_state(job_id, "delete a checkpoint of", job.job_state, TERMINAL | RESUMABLE)
         row = session.get(Checkpoint, checkpoint_id)
         if row is None or row.job_id != job_id or row.deleted_at is not None:
-            raise PlatformError(
-                "not_found", f"There is no checkpoint {checkpoint_id!r} of {job_id}."
-            )
+            raise make_not_found("checkpoint", checkpoint_id, f"GET /v1/jobs/{job_id}/checkpoints")
         row.deleted_at = utc_now()
         session.flush()
         if job.result_checkpoint == checkpoint_id:
@@ -68,9 +67,7 @@ def delete_model(plane: ControlPlane, model_id: str) -> None:
     with plane.database.begin() as session:
         row = session.get(RegisteredModel, model_id, with_for_update=True)
         if row is None:
-            raise PlatformError(
-                "not_found", f"There is no model {model_id!r}.", hint="GET /v1/models lists all."
-            )
+            raise make_not_found("model", model_id, "GET /v1/models")
         unfinished = select(Job.id).where(Job.model_path == row.path, Job.finished_at.is_(None))
         if users := session.scalars(unfinished).all():
             raise PlatformError(
@@ -91,9 +88,7 @@ def delete_file(plane: ControlPlane, file_id: str) -> None:
     with plane.database.begin() as session:
         row = session.get(StoredFile, file_id, with_for_update=True)
         if row is None:
-            raise PlatformError(
-                "not_found", f"There is no file {file_id!r}.", hint="GET /v1/files lists all."
-            )
+            raise make_not_found("file", file_id, "GET /v1/files")
         unfinished = select(Job.id).where(Job.finished_at.is_(None), Job.files.has_key(file_id))
         if users := session.scalars(unfinished).all():
             raise PlatformError(

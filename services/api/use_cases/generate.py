@@ -45,7 +45,7 @@ def _find_model_path(session: Session, caller: Caller, model: str) -> str:
     if row is None or not caller.owns(row.project):
         raise PlatformError(
             "not_found",
-            f"There is no model, checkpoint or job with a checkpoint {model!r}.",
+            f"No model, checkpoint or job with a checkpoint has the id {model!r}.",
             hint="GET /v1/models and GET /v1/jobs/{id}/checkpoints list them.",
             param="model",
         )

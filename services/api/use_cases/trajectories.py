@@ -133,7 +133,7 @@ def _find_group(session: Session, trajectory_id: str) -> tuple[TrajectoryGroup, 
     if row is None or not index.isdecimal() or int(index) >= len(row.outcomes):
         raise PlatformError(
             "not_found",
-            f"There is no trajectory {trajectory_id!r}, or it was not kept.",
+            f"No trajectory with id {trajectory_id!r}: it does not exist or was not kept.",
             hint="rl.logged_groups_per_step says how many groups of a step are kept.",
         )
     return row, int(index)

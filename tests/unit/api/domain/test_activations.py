@@ -86,7 +86,7 @@ def kept_bytes(loaded: LoadedModel, row: PackedRow) -> int:
     ],
     ids=["even", "grouped heads", "wide feed-forward"],
 )
-def test_a_layer_keeps_about_what_is_foretold(sizes: dict[str, int]) -> None:
+def test_a_layer_keeps_about_what_is_estimated(sizes: dict[str, int]) -> None:
     """The estimate has two layers more, for computing: with it taken away, what is kept remains."""
     row, spec = row_of(64), spec_of()
     kept = [kept_bytes(model_of(num_hidden_layers=layers, **sizes), row) for layers in (2, 6)]

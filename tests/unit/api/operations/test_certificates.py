@@ -33,7 +33,7 @@ def test_every_host_that_a_service_is_called_at_and_this_machine_are_covered(
     }
 
 
-def test_the_authority_signed_the_certificate_and_its_own_key_is_gone(tmp_path: Path) -> None:
+def test_the_authority_signed_the_certificate_and_its_own_key_is_not_kept(tmp_path: Path) -> None:
     ensure_certificates(tmp_path, ["localhost"])
 
     authority, certificate = (
