@@ -34,6 +34,8 @@ def main(request_file: str) -> None:
     configure_logging("learner", request.log_level, request.log_format)
     structlog.contextvars.bind_contextvars(job_id=request.job_id, attempt=request.attempt)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+    # Before anything that takes long: a supervisor that dies while the model loads must not leave
+    # a learner behind.
     die_with_parent(request.supervisor_pid)
     stop = StopSignal()
     stop.listen()

@@ -39,6 +39,7 @@ class Archiver:
 
     def submit(self, checkpoint: Path, best: str | None) -> None:
         """Queue the copy of a complete checkpoint, and report earlier failures."""
+        # Pinned before it is queued: retention of the next checkpoint may run before the copy does.
         pin(checkpoint, _HOLDER, _PIN_S)
         self._thread.submit(self._try, partial(self._copy, checkpoint, best))
         self._report()
@@ -60,6 +61,7 @@ class Archiver:
             copy()
         except PlatformError as error:
             self._failures.put(error)
+        # Failures wait for the learner's thread: the journal has one writer.
         except OSError as error:
             self._failures.put(
                 PlatformError("checkpoint_failed", f"Cannot copy a checkpoint: {error}.")

@@ -62,6 +62,8 @@ class AttemptContext:
         step.
         """
         version = self.state.global_step
+        # Gathering sharded weights and scoring the probe are collective and cost seconds: once per
+        # version, however often replicas ask.
         if self._weights is None or self._weights.version != version:
             probe = None if self.gate is None else self.gate.probe(self.policy_model)
             self._weights = WeightSnapshot(version, self.policy_model.export_weights(), probe)

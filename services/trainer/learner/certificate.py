@@ -33,6 +33,7 @@ def certify_resume(context: AttemptContext, checkpoint: Path) -> None:
             f"{steps} came after the last checkpoint and are repeated.",
             steps=undone,
         )
+    # After the certificate is emitted: it holds both digests, so the user sees what differed.
     if after != before:
         raise PlatformError(
             "checkpoint_invalid",

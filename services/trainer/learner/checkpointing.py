@@ -84,6 +84,7 @@ class Checkpointer:
         """Write the current step and apply retention; raises `nan_loss`, `disk_full` or
         `checkpoint_failed`.
         """
+        # On every rank at once, then written by rank 0 alone.
         snapshot = policy_model.take_snapshot()
         parts = {OPTIMIZER: snapshot.moments, ADAPTER: snapshot.adapter}
         _require_finite(snapshot.weights, state.global_step)
@@ -127,6 +128,7 @@ class Checkpointer:
     def _require_space(self, tensors: list[Tensor]) -> None:
         needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors) + _SPARE_BYTES
         self._request.checkpoints.mkdir(parents=True, exist_ok=True)
+        # Asked before the first byte: a full volume would also take the journal's next event.
         free = shutil.disk_usage(self._request.checkpoints).free
         if free < needed:
             raise PlatformError(
@@ -161,6 +163,7 @@ def find_resume_point(request: LearnerRequest) -> ResumePoint | None:
 
     Raises `checkpoint_invalid` for another job's.
     """
+    # Its own checkpoints first: a fork that has trained already continues from where it is.
     own = newest_valid(request.checkpoints)
     found = own or newest_valid(request.job_dir / ORIGIN / "checkpoints")
     if found is None:

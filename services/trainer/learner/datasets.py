@@ -112,6 +112,7 @@ def mix_datasets(parts: Sequence[tuple[Dataset[Item], float]]) -> Dataset[Item]:
     datasets = [dataset for dataset, _ in parts]
     if len(datasets) == 1:
         return datasets[0]
+    # One digest over all files in order: a resumed ledger numbers rows through all of them.
     digests = "".join(dataset.file_sha256 for dataset in datasets)
     return Dataset(
         items=tuple(item for dataset in datasets for item in dataset.items),
@@ -159,6 +160,7 @@ def _prompt_fits(
     item: EncodedPrompt, limits: TokenBudget, max_new_tokens: int, block_size: int
 ) -> bool:
     prompt = len(item.prompt_ids)
+    # The engine fills whole blocks, so the last one may reach beyond max_new_tokens.
     whole_blocks = -(-(prompt + max_new_tokens) // block_size) * block_size
     return prompt <= limits.max_prompt_tokens and whole_blocks <= limits.max_sequence_tokens
 

@@ -63,6 +63,7 @@ class EvaluationRunner:
         At the end of a stage by the spec's other decodings first: the last evaluation is always the
         job's own.
         """
+        # The end of a stage may fall on an interval; equal weights would give equal responses.
         version = self.context.state.global_step
         if version == self.last_version:
             return
@@ -88,6 +89,7 @@ class EvaluationRunner:
         wanted, own = self.context.spec.eval, self.decoding.unmasking_strategy
         for threshold in wanted.confidence_thresholds:
             yield {"confidence_threshold": threshold}
+        # Steps per block mean nothing to a rule that commits by confidence.
         rule = own if own.counts_steps else UnmaskingStrategy.LOW_CONFIDENCE_STATIC
         for steps in wanted.denoising_steps:
             yield {"unmasking_strategy": rule, "denoising_steps": steps}
@@ -153,6 +155,8 @@ def evaluation_results(groups: Sequence[GradedGroup]) -> dict[str, Any]:
             f"Cannot evaluate: none of {len(trajectories)} responses could be graded.",
             hint="Look at the reward service's log; the next attempt evaluates again.",
         )
+    # Prompts are the trials: k responses to one prompt are not independent, and counting them as such
+    # would make the interval too narrow.
     low, high = wilson_interval(sum(shares), len(shares))
     solved = sum(share > 0 for share in shares)
     pass_low, pass_high = wilson_interval(solved, len(shares))

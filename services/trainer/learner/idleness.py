@@ -56,5 +56,6 @@ class Idleness:
 
     def _idle(self, since: Mark, now: Mark) -> float | None:
         """Idle seconds per replica; None when the busy seconds decreased."""
+        # A restarted replica counts from zero again; a difference over its restart is meaningless.
         busy, seconds = now[0] - since[0], now[1] - since[1]
         return max(0.0, seconds - busy / self._replicas.count) if busy > 0 else None

@@ -53,6 +53,7 @@ class Journal:
         self._send_after = 0.0
         path = journal_path(job_dir, attempt)
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Exclusive creation is the fence: a second learner of the same attempt fails here.
         try:
             self._file = path.open("x", encoding="utf-8")
         except FileExistsError:
@@ -81,6 +82,7 @@ class Journal:
             time=self._clock(),
             data=data,
         )
+        # File first: an event that only the stream had would be lost with Redis.
         self._file.write(event.model_dump_json() + "\n")
         self._file.flush()
         self._send(event)

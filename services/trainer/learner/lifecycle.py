@@ -55,6 +55,7 @@ def die_with_parent(supervisor_pid: int) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) was refused")
+    # The signal covers the future; a supervisor that died before prctl is noticed by the parent's id.
     _leave_orphaned(supervisor_pid)
     threading.Thread(
         target=_watch, args=(supervisor_pid,), name="supervisor-watch", daemon=True

@@ -48,6 +48,8 @@ def make_parity_gate(
     """Make a gate of random responses, up to two blocks each, to the first prompts; the same for
     every attempt of a job.
     """
+    # Random tokens, not sampled ones: the paths must be the same at every weight version and in every
+    # attempt.
     rng = np.random.default_rng(seed)
     allowed = loaded.sampleable.nonzero()[:, 0].cpu().numpy()
     budget = min(max_new_tokens, _BLOCKS * loaded.block_size)

@@ -253,6 +253,8 @@ class Replicas:
         for address, error in publication.failed.items():
             self._last_error = error
             message = f"Replica {address} did not take weight version {publication.weight_version}: {error.message}"
+            # Not retried under this version: the replica's arithmetic or memory is wrong, and the same
+            # weights would fail again.
             unlike = error.code == "parity_violation"
             self._report.journal.say(
                 "error" if unlike else "warning", error.code, message, replica=address

@@ -81,6 +81,7 @@ class LearnerRequest(Frozen):
         """
         path = request_path(self.job_dir, self.attempt)
         path.parent.mkdir(parents=True, exist_ok=True)
+        # The mode is set before the content is there.
         path.touch(mode=0o600)
         path.write_text(self.model_dump_json(indent=2), encoding="utf-8")
         return path

@@ -61,6 +61,7 @@ def batch_metrics(
 
 def staleness_metrics(batch: RlBatch, version: int) -> dict[str, float]:
     """Weight versions by which the trajectories lag behind the weights that they train."""
+    # Only what is trained on: a stale group that was dropped has no part in the update.
     ages_of = [[version - t.weight_version for t in g.trajectories] for g in batch.kept]
     ages = [age for group in ages_of for age in group]
     return {
@@ -76,6 +77,8 @@ def staleness_metrics(batch: RlBatch, version: int) -> dict[str, float]:
 def _reward_metrics(groups: Sequence[GradedGroup]) -> dict[str, float]:
     rewards = [reward for group in groups for reward in group.rewards if reward is not None]
     scored = [outcome for group in groups for outcome in group.outcomes if outcome.is_scored]
+    # Groups without any score are left out of the shares of correct ones: they say nothing about the
+    # policy.
     correct_by_group = [_num_correct(group) for group in groups if _num_scored(group)]
     all_correct = [
         _num_correct(group) == _num_scored(group) for group in groups if _num_scored(group)

@@ -42,6 +42,7 @@ class RlStage:
         context, spec = self._context, self._context.spec
         started, step = time.monotonic(), context.state.global_step + 1
         self._idleness.begin()
+        # Weights are exported inside the timed block: a synchronous step cannot decode before.
         with (
             context.report.record_time(JobMetric.TIME_ROLLOUT_S),
             report_unverifiable(context.report, step, spec.reward),

@@ -109,6 +109,7 @@ def _run_stages(
 def _run_stage(prepared: Prepared, evaluation: EvaluationRunner | None) -> None:
     context = prepared.context
     stage = _make_stage(prepared)
+    # An optimizer per stage: moments of the supervised loss would push the first policy steps.
     context.policy_model.begin_stage(
         stage.name, _optimizer_file(prepared, stage.name), prepare_reference(context, stage.name)
     )

@@ -94,6 +94,7 @@ def prepare(
     """
     spec = request.spec
     report.phase("loading")
+    # Cheapest checks first: a job that cannot run must not load a model.
     _require_feasible(request)
     if request.torch_threads is not None:
         torch.set_num_threads(request.torch_threads)
@@ -101,6 +102,7 @@ def prepare(
     resume = _find_or_restore(request, archive, report)
     resumed_path = None if resume is None else resume.path
     resumed_from = 0 if resume is None else resume.manifest.global_step
+    # The other ranks wait here: only rank 0 looks at checkpoints, so that all load the same one.
     ranks.broadcast(resumed_path)
     policy_model = PolicyModel.load(request.model_path, spec, resumed_path, ranks)
     loaded = policy_model.loaded
@@ -114,6 +116,7 @@ def prepare(
         )
         for evaluation in (False, True)
     )
+    # After the model: rows are encoded with its tokenizer and must fit its positions.
     data = _load_data(request, loaded, report, eval_decoding.max_new_tokens)
     shorter = min(train_decoding.max_new_tokens, eval_decoding.max_new_tokens)
     context = AttemptContext(

@@ -59,9 +59,12 @@ def run_training_stage(
     try:
         while context.state.stage_step < stage.num_steps:
             context.stop.check()
+            # Between steps only: a step must not see two versions of the spec.
             apply_revisions(context)
             _one_step(context, stage)
             _after_step(context, stage, evaluation)
+    # Both leave the weights between two steps; any other error may not, and the next attempt
+    # resumes from the last checkpoint.
     except (StopRequestedError, UnverifiableError):
         save_checkpoint(context, stage)
         raise
@@ -123,6 +126,7 @@ def _after_step(
     best = stage.validation is not None and stage.validation.run_when_due()
     if ended or requests or best or step % spec.checkpoint.interval_steps == 0:
         save_checkpoint(context, stage)
+    # Named after it is written: best.json must never point to a checkpoint that is not there.
     if best and stage.validation is not None:
         stage.validation.mark_best()
     for request in requests:

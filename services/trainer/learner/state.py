@@ -124,6 +124,7 @@ def parse_state(text: str, spec: JobSpec) -> RunState:
         raise PlatformError(
             "checkpoint_invalid", f"Cannot read state.json of the checkpoint: {error}"
         ) from None
+    # Seed and stages fix the order of the prompts; with others the ledger would mean other rows.
     _refuse_other_job(stored, spec)
     stages = {
         name: StageLedger(

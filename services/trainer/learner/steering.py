@@ -8,6 +8,7 @@ from services.trainer.learner.attempt_context import AttemptContext
 def apply_revisions(context: AttemptContext) -> None:
     """Apply every revision that this attempt has not applied yet; reports REVISION of each."""
     for revision in read_revisions(context.request.job_dir, context.revision):
+        # Every rank gets the new spec before the step that is the first to use it.
         context.spec = with_changes(context.spec, revision.changes)
         context.policy_model.revise(context.spec)
         context.revision = revision.number

@@ -53,6 +53,7 @@ class StepLog:
     def _write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
         self._file.flush()
+        # Before the step can enter a checkpoint: the certificate compares the two.
         os.fsync(self._file.fileno())
 
 
@@ -67,6 +68,7 @@ def surviving_records(
     records: list[StepRecord] = []
     undone: list[int] = []
     known: float = math.inf  # steps beyond it were undone by a former resume
+    # Newest attempt first: what it resumed from says which steps of the older ones were undone.
     for attempt in range(before_attempt - 1, 0, -1):
         lines = list(_whole_lines(_path(job_dir, attempt)))
         if not lines:

@@ -44,6 +44,7 @@ def steps_per_block(groups: Sequence[GradedGroup]) -> float | None:
     for group in groups:
         prompt, size = len(group.task.prompt_ids), group.task.decoding.block_size
         for trajectory in drop_aborted(group.trajectories):
+            # Blocks are counted on the grid that starts at the prompt, as the engine decodes them.
             blocks += (prompt + len(trajectory.response.token_ids)) // size - prompt // size
             steps += trajectory.response.num_steps
     return steps / blocks if blocks else None

@@ -38,6 +38,7 @@ class Validation:
         with self.context.report.record_time(JobMetric.TIME_EVAL_S):
             loss = self.context.policy_model.sft_loss(self.held_out)
         self.context.report.metrics(state.global_step, {JobMetric.EVAL_LOSS: loss})
+        # The earlier of two equal ones: less training for the same loss.
         if state.best is not None and state.best.loss <= loss:
             return False
         state.best = Best(step=state.global_step, loss=loss)

@@ -33,6 +33,7 @@ def require_verifiable(groups: Sequence[GradedGroup], limit: float, what: str) -
     """Raise UnverifiableError when a greater share of the verdicts than `limit` is missing; `what`
     is what cannot be done without them.
     """
+    # A share, not a number: one timeout in a thousand responses is normal, half of them is an outage.
     verdicts = [t.verdict for group in groups for t in group.trajectories if t.verdict is not None]
     reasons = [verdict.reason for verdict in verdicts if verdict.outcome is Outcome.UNVERIFIABLE]
     if len(reasons) <= limit * len(verdicts):

@@ -54,6 +54,7 @@ def publish(
     num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     timeout_s = _BASE_TIMEOUT_S + num_bytes / _SLOWEST_BYTES_PER_S
     with ThreadPoolExecutor(max_workers=len(addresses) + 1, thread_name_prefix="publish") as pool:
+        # Hashed while the first chunks are on the wire; the stream ends with the digest.
         digest = pool.submit(weight_digest, tensors)
         version = WeightVersion(job_id, attempt, weight_version, tensors, digest.result, probe)
 
