@@ -166,7 +166,7 @@ def _group() -> dict[str, Any]:
         "confidences": [0.9] * 200,
         "verdict": {"outcome": "correct", "rewards": {"accuracy": 1.0}},
     }
-    return {"group_id": "grp_x", "gold": "4", "trajectories": [response, response]}
+    return {"group_id": "grp_x", "reference_answer": "4", "trajectories": [response, response]}
 
 
 def measure(url: str, size: Size, path_of: Callable[[int], str]) -> dict[str, float]:

@@ -1,11 +1,12 @@
-"""How often the verdict is right: ours compared with math-verify, plain and with the gold wrapped, in one run.
+"""How often verdicts are right: ours compared with math-verify, plain and with wrapped reference answers, in one run.
 
 One JSON line per set and method: agreement with the labels, false accepts, false rejects. Sets: `verifier_cases`
-(labelled by other projects), `rewrites` (tests/golden/reward_cases.jsonl). Then for ours and wrapped math-verify: golds
-against themselves, changed golds (all must be refused) and rewrites that keep the meaning (all must be accepted). The
-last lines name the cases that one gets right and the other does not.
+(labelled by other projects), `rewrites` (tests/golden/reward_cases.jsonl). Then for ours and wrapped math-verify:
+reference answers against themselves, changed ones (all must be rejected) and rewrites that keep the meaning (all
+must be accepted). The last lines name the cases that one gets right and the other does not.
 
-plain: `verify(parse(gold), parse(answer))`, the documented call. wrapped: bare golds and bare answers in `\\boxed{}`.
+plain: `verify(parse(reference_answer), parse(answer))`, the documented call. wrapped: bare reference answers and
+answers in `\\boxed{}`.
 """
 
 import argparse
@@ -18,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-from reward_inputs import Pair, data_dir, golds_of
+from reward_inputs import Pair, data_dir, reference_answers_of
 
-from services.common.answers.gold_types import GoldType, gold_type
+from services.common.answers.answer_types import AnswerType, infer_answer_type
 from services.common.telemetry.logs import configure_logging
 from services.common.trajectory import FinishReason, Outcome
 from services.reward.extraction import Profile
@@ -39,14 +40,21 @@ Grade = Callable[[Sequence[Pair]], list[bool]]
 
 def plain(pairs: Sequence[Pair]) -> list[bool]:
     """As documented."""
-    return [bool(verify(parse(gold), parse(answer))) for gold, answer in pairs]
+    return [
+        bool(verify(parse(reference_answer), parse(answer))) for reference_answer, answer in pairs
+    ]
 
 
 def wrapped(pairs: Sequence[Pair]) -> list[bool]:
     """As it must be called."""
     return [
-        bool(verify(gold=parse(_wrap(gold), BOXED_FIRST), target=parse(_wrap(answer), BOXED_FIRST)))
-        for gold, answer in pairs
+        bool(
+            verify(
+                gold=parse(_wrap(reference_answer), BOXED_FIRST),
+                target=parse(_wrap(answer), BOXED_FIRST),
+            )
+        )
+        for reference_answer, answer in pairs
     ]
 
 
@@ -62,8 +70,8 @@ def ours(pool: Pool, profile: Profile) -> Grade:
 
     def grade(pairs: Sequence[Pair]) -> list[bool]:
         items = [
-            Item(str(place), gold, answer, FinishReason.STOP)
-            for place, (gold, answer) in enumerate(pairs)
+            Item(str(place), reference_answer, answer, FinishReason.STOP)
+            for place, (reference_answer, answer) in enumerate(pairs)
         ]
         verifier = Verifier(pool, cache_size=1)
         verdicts = [
@@ -79,7 +87,7 @@ def ours(pool: Pool, profile: Profile) -> Grade:
 
 
 def labelled(path: Path) -> list[dict[str, Any]]:
-    """Cases with `gold`, `answer`, `expected`."""
+    """Cases with `reference answer`, `answer`, `expected`."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -121,54 +129,64 @@ def compare(name: str, cases: list[dict[str, Any]], graders: dict[str, Grade]) -
     print(json.dumps(line), flush=True)
 
 
-def mutations(golds: Sequence[str], rng: random.Random) -> Iterator[Pair]:
-    """A digit changed, the sign turned, another problem's gold."""
-    for place, gold in enumerate(golds):
-        digits = [match.start() for match in re.finditer(r"\d", gold)]
+def mutations(reference_answers: Sequence[str], rng: random.Random) -> Iterator[Pair]:
+    """A digit changed, the sign turned, another problem's reference answer."""
+    for place, reference_answer in enumerate(reference_answers):
+        digits = [match.start() for match in re.finditer(r"\d", reference_answer)]
         if digits:
             at = rng.choice(digits)
-            other = rng.choice([digit for digit in "123456789" if digit != gold[at]])
-            yield gold, gold[:at] + other + gold[at + 1 :]
-        if gold_type(gold) in (GoldType.INTEGER, GoldType.RATIONAL) and re.search(r"[1-9]", gold):
-            yield gold, gold[1:] if gold.startswith("-") else f"-{gold}"
-        another = golds[(place + 1) % len(golds)]
-        if another.rpartition("=")[2].strip() != gold.strip():  # `x=5` is 5
-            yield gold, another
+            other = rng.choice([digit for digit in "123456789" if digit != reference_answer[at]])
+            yield reference_answer, reference_answer[:at] + other + reference_answer[at + 1 :]
+        if infer_answer_type(reference_answer) in (
+            AnswerType.INTEGER,
+            AnswerType.RATIONAL,
+        ) and re.search(r"[1-9]", reference_answer):
+            yield (
+                reference_answer,
+                reference_answer[1:]
+                if reference_answer.startswith("-")
+                else f"-{reference_answer}",
+            )
+        another = reference_answers[(place + 1) % len(reference_answers)]
+        if another.rpartition("=")[2].strip() != reference_answer.strip():  # `x=5` is 5
+            yield reference_answer, another
 
 
-def rewrites(gold: str) -> Iterator[str]:
+def rewrites(reference_answer: str) -> Iterator[str]:
     """Spellings of the same answer."""
-    kind, number = gold_type(gold), re.fullmatch(r"\d+", gold)
+    kind, number = infer_answer_type(reference_answer), re.fullmatch(r"\d+", reference_answer)
     yield from (
-        f"{gold}.",
-        rf"\text{{The answer is }}{gold}",
-        f"${gold}$",
-        gold.replace(r"\frac", r"\dfrac"),
+        f"{reference_answer}.",
+        rf"\text{{The answer is }}{reference_answer}",
+        f"${reference_answer}$",
+        reference_answer.replace(r"\frac", r"\dfrac"),
     )
     yield from (
-        gold.replace("(", r"\left(").replace(")", r"\right)") if r"\left" not in gold else gold,
+        reference_answer.replace("(", r"\left(").replace(")", r"\right)")
+        if r"\left" not in reference_answer
+        else reference_answer,
     )
     if number:
         yield from (
-            rf"\textbf{{{gold}}}",
-            rf"\mathbf{{{gold}}}",
-            rf"\text{{{gold}}}",
-            f"+{gold}",
-            f"0{gold}",
-            f"{gold}.0",
+            rf"\textbf{{{reference_answer}}}",
+            rf"\mathbf{{{reference_answer}}}",
+            rf"\text{{{reference_answer}}}",
+            f"+{reference_answer}",
+            f"0{reference_answer}",
+            f"{reference_answer}.0",
         )
         yield from (
-            f"x = {gold}",
-            rf"{gold} \text{{ units}}",
-            rf"{gold}^\circ",
-            rf"\${gold}",
-            f"{int(gold):,}",
+            f"x = {reference_answer}",
+            rf"{reference_answer} \text{{ units}}",
+            rf"{reference_answer}^\circ",
+            rf"\${reference_answer}",
+            f"{int(reference_answer):,}",
         )
-        grouped = f"{int(gold):,}"
+        grouped = f"{int(reference_answer):,}"
         yield from (
             grouped.replace(",", sign) for sign in ("{,}", r"\,", r",\!", " ") if "," in grouped
         )
-    if simple := re.fullmatch(r"(-?)\\frac\{(\d+)\}\{(\d+)\}", gold):
+    if simple := re.fullmatch(r"(-?)\\frac\{(\d+)\}\{(\d+)\}", reference_answer):
         sign, top, bottom = simple.groups()
         yield from (
             f"{sign}{top}/{bottom}",
@@ -176,33 +194,43 @@ def rewrites(gold: str) -> Iterator[str]:
             rf"{sign}\frac{{{2 * int(top)}}}{{{2 * int(bottom)}}}",
         )
         yield f"{sign}{int(top) / int(bottom):.12f}"
-    if re.search(r"\\sqrt\{\d+\}", gold):
+    if re.search(r"\\sqrt\{\d+\}", reference_answer):
         yield from (
-            re.sub(r"\\sqrt\{(\d+)\}", r"√\1", gold),
-            re.sub(r"\\sqrt\{(\d+)\}", r"sqrt(\1)", gold),
+            re.sub(r"\\sqrt\{(\d+)\}", r"√\1", reference_answer),
+            re.sub(r"\\sqrt\{(\d+)\}", r"sqrt(\1)", reference_answer),
         )
-    if kind is GoldType.TUPLE and gold.startswith("("):
+    if kind is AnswerType.TUPLE and reference_answer.startswith("("):
         yield from (
-            (gold.strip("()"), gold.replace("(", r"\langle ").replace(")", r"\rangle"))
-            if gold.count("(") == 1
+            (
+                reference_answer.strip("()"),
+                reference_answer.replace("(", r"\langle ").replace(")", r"\rangle"),
+            )
+            if reference_answer.count("(") == 1
             else ()
         )
-    if kind is GoldType.EXPRESSION and re.search(r"\d[a-z](?![a-z])", gold) and "\\" not in gold:
-        yield re.sub(r"(\d)([a-z])(?![a-z])", r"\1*\2", gold)
-    if kind is GoldType.MATRIX:
-        yield gold.replace("pmatrix", "bmatrix")
+    if (
+        kind is AnswerType.EXPRESSION
+        and re.search(r"\d[a-z](?![a-z])", reference_answer)
+        and "\\" not in reference_answer
+    ):
+        yield re.sub(r"(\d)([a-z])(?![a-z])", r"\1*\2", reference_answer)
+    if kind is AnswerType.MATRIX:
+        yield reference_answer.replace("pmatrix", "bmatrix")
 
 
 def self_and_changes(graders: dict[str, Grade], limit: int | None) -> None:
-    """Golds against themselves, changed, and rewritten."""
+    """Reference answers against themselves, changed, and rewritten."""
     rng = random.Random(0)
     for name in SETS:
-        pairs = [(gold, rf"\boxed{{{gold}}}") for gold in golds_of(name)[:limit]]
+        pairs = [
+            (reference_answer, rf"\boxed{{{reference_answer}}}")
+            for reference_answer in reference_answers_of(name)[:limit]
+        ]
         report(f"self:{name}", "ours", graders["ours"](pairs), [True] * len(pairs))
     for name in MUTATED:
         pairs = [
-            (gold, rf"\boxed{{{changed}}}")
-            for gold, changed in mutations(golds_of(name)[:limit], rng)
+            (reference_answer, rf"\boxed{{{changed}}}")
+            for reference_answer, changed in mutations(reference_answers_of(name)[:limit], rng)
         ]
         for method in ("wrapped", "ours"):
             verdicts = graders[method](pairs)
@@ -211,9 +239,9 @@ def self_and_changes(graders: dict[str, Grade], limit: int | None) -> None:
         print(json.dumps({"set": f"changed:{name}", "accepted_by_ours": accepted}), flush=True)
     for name in ("math500/test.jsonl", "olympiadbench/test.jsonl"):
         pairs = [
-            (gold, rf"\boxed{{{text}}}")
-            for gold in golds_of(name)[:limit]
-            for text in rewrites(gold)
+            (reference_answer, rf"\boxed{{{text}}}")
+            for reference_answer in reference_answers_of(name)[:limit]
+            for text in rewrites(reference_answer)
         ]
         for method in ("wrapped", "ours"):
             verdicts = graders[method](pairs)
@@ -227,7 +255,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="40 cases and golds of each set")
+    parser.add_argument(
+        "--quick", action="store_true", help="40 cases and reference answers of each set"
+    )
     limit = 40 if parser.parse_args().quick else None
     configure_logging("benchmark", "error", "console")
     pool = Pool(PoolConfig(workers=2))

@@ -14,7 +14,7 @@ from pathlib import Path
 from services.common.data.rows import iter_rows
 
 Pair = tuple[str, str]
-"""Gold answer, response."""
+"""Reference answer, response."""
 _SIX_BY_SIX = r"\\".join("&".join(f"a_{{{i}{j}}}" for j in range(6)) for i in range(6))
 
 
@@ -27,13 +27,13 @@ def data_dir() -> Path:
     return Path(os.environ["DIRL_TEST_DATA"])
 
 
-def golds_of(name: str) -> list[str]:
-    """Gold answers of one set, in order."""
+def reference_answers_of(name: str) -> list[str]:
+    """Reference answers of one set, in order."""
     return [row.answer for row in iter_rows(data_dir() / name) if row.answer is not None]
 
 
 def realistic_pairs(count: int, seed: int = 0) -> list[Pair]:
-    """Solutions of MATH-500 and GSM8K with their own gold, and as many with another problem's;
+    """Solutions of MATH-500 and GSM8K with their own reference answer, and as many with another problem's;
     distinct, shuffled.
     """
     rng = random.Random(seed)
@@ -45,9 +45,9 @@ def realistic_pairs(count: int, seed: int = 0) -> list[Pair]:
     ]
     shifted = solved[1:] + solved[:1]
     wrong = [
-        (gold, response)
-        for (gold, _), (other, response) in zip(solved, shifted, strict=True)
-        if gold != other
+        (reference_answer, response)
+        for (reference_answer, _), (other, response) in zip(solved, shifted, strict=True)
+        if reference_answer != other
     ]
     pairs = list(dict.fromkeys(solved + wrong))
     rng.shuffle(pairs)

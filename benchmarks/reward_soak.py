@@ -57,16 +57,18 @@ def batch_of(pairs: list[Pair], rng: random.Random, hostile: list[str]) -> list[
     """Random pairs, now and then with a hostile response."""
     chosen = rng.choices(pairs, k=BATCH)
     return [
-        (gold, rng.choice(hostile) if rng.random() < HOSTILE_SHARE else text)
-        for gold, text in chosen
+        (reference_answer, rng.choice(hostile) if rng.random() < HOSTILE_SHARE else text)
+        for reference_answer, text in chosen
     ]
 
 
 def grade(stub: reward_pb2_grpc.RewardServiceStub, pairs: list[Pair]) -> list[Verdict]:
     """One call."""
     items = [
-        reward_pb2.VerifyItem(gold=gold, response=text, finish_reason="stop")
-        for gold, text in pairs
+        reward_pb2.VerifyItem(
+            reference_answer=reference_answer, response=text, finish_reason="stop"
+        )
+        for reference_answer, text in pairs
     ]
     request = reward_pb2.VerifyRequest(
         items=items, graders=["accuracy"], profile="rl", timeout_s=TIMEOUT_S

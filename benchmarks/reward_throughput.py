@@ -1,7 +1,7 @@
 """Answers graded per second: two workers compared with plain math-verify in one process, on the same
 pairs, in one run.
 
-Pairs are solutions of MATH-500 and GSM8K with their own gold (right) and with another problem's
+Pairs are solutions of MATH-500 and GSM8K with their own reference answer (right) and with another problem's
 (mostly wrong). The verdict cache is off but where stated; equal pairs within a batch are still
 compared once. Four callers send batches of 64, as rollout replicas do, so that one long comparison
 does not idle the other worker. Lines: `plain`, `ours`, the ratio, `cached` (the same pairs again,
@@ -43,7 +43,8 @@ def plain_rate(pairs: Sequence[Pair]) -> tuple[float, int]:
     verify(parse(r"\boxed{1}"), parse(r"\boxed{1}"))
     started = time.monotonic()
     accepted = sum(
-        bool(verify(parse(rf"\boxed{{{gold}}}"), parse(response))) for gold, response in pairs
+        bool(verify(parse(rf"\boxed{{{reference_answer}}}"), parse(response)))
+        for reference_answer, response in pairs
     )
     return len(pairs) / (time.monotonic() - started), accepted
 
@@ -53,8 +54,8 @@ def grade(
 ) -> tuple[float, list[Verdict]]:
     """Pairs per second, and the verdicts."""
     items = [
-        Item(str(place), gold, response, FinishReason.STOP)
-        for place, (gold, response) in enumerate(pairs)
+        Item(str(place), reference_answer, response, FinishReason.STOP)
+        for place, (reference_answer, response) in enumerate(pairs)
     ]
     batches = [items[start : start + size] for start in range(0, len(items), size)]
     started = time.monotonic()

@@ -23,7 +23,7 @@ from reward_inputs import Pair, realistic_pairs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the builders are the tests' own
 
-from services.common.answers.gold_types import gold_type
+from services.common.answers.answer_types import infer_answer_type
 from services.common.codec import group_to_json, group_to_pb
 from services.common.telemetry.logs import configure_logging
 from services.common.trajectory import ScoredGroup
@@ -81,10 +81,15 @@ def expected_wait_s(servers: int, rate: float, service: ServiceTime, batch: int)
 def comparable(pairs: list[Pair]) -> tuple[list[Pair], float]:
     """Pairs that need a worker as the pool gets them, and their share."""
     found = []
-    for gold, response in pairs:
-        compared = compare(gold, extract(response, Profile.RL), Profile.RL, gold_type(gold))
+    for reference_answer, response in pairs:
+        compared = compare(
+            reference_answer,
+            extract(response, Profile.RL),
+            Profile.RL,
+            infer_answer_type(reference_answer),
+        )
         if compared.outcome is None:
-            found.append((compared.gold, compared.answer))
+            found.append((compared.reference, compared.answer))
     return found, len(found) / len(pairs)
 
 

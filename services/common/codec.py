@@ -79,8 +79,8 @@ def outcome_from_pb(value: types_pb2.Outcome.ValueType) -> Outcome:
 
 
 _VERDICT_FIELDS = (
-    "reason", "extracted", "extraction_method", "normalized_gold", "normalized_answer", "compare_path", "cpu_ms",
-    "wall_ms", "queue_ms", "verifier_version",
+    "reason", "extracted", "extraction_method", "normalized_reference_answer", "normalized_answer", "compare_path",
+    "cpu_ms", "wall_ms", "queue_ms", "verifier_version",
 )  # fmt: skip
 
 
@@ -101,8 +101,8 @@ def verdict_from_pb(message: types_pb2.Verdict) -> Verdict:
 
 
 _TASK_FIELDS = (
-    "job_id", "attempt", "group_id", "ledger_position", "dataset", "gold", "num_generations", "seed",
-    "min_weight_version", "grading_timeout_s", "issued_at", "gold_type",
+    "job_id", "attempt", "group_id", "ledger_position", "dataset", "reference_answer", "num_generations", "seed",
+    "min_weight_version", "grading_timeout_s", "issued_at", "answer_type",
 )  # fmt: skip
 
 
@@ -262,8 +262,8 @@ def group_to_json(task: PromptTask, group: ScoredGroup) -> dict[str, Any]:
         "ledger_position": task.ledger_position,
         "purpose": task.purpose.value,
         "dataset": task.dataset,
-        "gold": task.gold,
-        "gold_type": task.gold_type,
+        "reference_answer": task.reference_answer,
+        "answer_type": task.answer_type,
         "prompt_ids": task.prompt_ids.tolist(),
         "block_size": task.decoding.block_size,
         "mask_token_id": task.decoding.mask_token_id,

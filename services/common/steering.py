@@ -6,6 +6,7 @@ nothing is lost when either side dies: a revision is applied by every attempt, a
 asked for is written once.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -134,7 +135,13 @@ def checkpoint_requests(job_dir: Path) -> list[Path]:
 
 
 def _requests_dir(job_dir: Path) -> Path:
-    return job_dir / "requests"
+    directory, former = job_dir / "requests", job_dir / "wishes"
+    # Revisions of jobs that started before the directory had its name must survive. API and learner
+    # may do this at the same time.
+    if former.is_dir() and not directory.exists():
+        with contextlib.suppress(FileNotFoundError):
+            former.rename(directory)
+    return directory
 
 
 def _files(job_dir: Path) -> list[Path]:

@@ -58,7 +58,7 @@ class Verdict:
     """Machine-readable cause; empty when the outcome says all."""
     extracted: str = ""
     extraction_method: str = ""
-    normalized_gold: str = ""
+    normalized_reference_answer: str = ""
     normalized_answer: str = ""
     compare_path: str = "none"
     """string | integer | rational | sympy | none"""
@@ -84,7 +84,7 @@ class PromptTask:
     """Evaluation set, or empty."""
     prompt_ids: Int32s
     """[P]"""
-    gold: str
+    reference_answer: str
     num_generations: int
     seed: int
     """Key of the randomness, with ledger_position, response index, absolute position and step."""
@@ -96,8 +96,8 @@ class PromptTask:
     grading_timeout_s: float
     issued_at: float
     """Unix seconds."""
-    gold_type: str = ""
-    """services.common.answers.gold_types.GoldType; empty lets the gold's text say it."""
+    answer_type: str = ""
+    """services.common.answers.answer_types.AnswerType; empty lets the reference answer's text say it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from services.common.answers.gold_types import GoldType, gold_type
+from services.common.answers.answer_types import AnswerType, infer_answer_type
 from services.common.answers.normalisation import normalise
-from services.common.answers.statements import gold_answer
+from services.common.answers.statements import extract_reference
 from services.common.trajectory import Outcome
 from services.reward.guard import MAX_CHARS, find_violation
 from services.reward.pool import ComparisonResult, Pool
@@ -19,8 +19,8 @@ Status = Literal["ok", "flagged", "invalid", "unknown"]
 
 _EXACT: Final = frozenset(
     {
-        GoldType.INTEGER, GoldType.RATIONAL, GoldType.PERCENT, GoldType.TIME, GoldType.BASE_N, GoldType.CHOICE,
-        GoldType.TEXT,
+        AnswerType.INTEGER, AnswerType.RATIONAL, AnswerType.PERCENT, AnswerType.TIME, AnswerType.BASE_N,
+        AnswerType.CHOICE, AnswerType.TEXT,
     }
 )  # fmt: skip
 """Types that are compared without sympy."""
@@ -30,10 +30,10 @@ _WORDS: Final = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{4,} +[a-zA-Z]{3,}")
 
 
 @dataclass(frozen=True)
-class GoldAudit:
+class ReferenceAudit:
     """Result of the audit of one reference answer."""
 
-    kind: GoldType
+    kind: AnswerType
     status: Status
     """ok | flagged: usable, but equivalent answers may be rejected | invalid: no answer could be
     verified | unknown: the comparator returned no verdict
@@ -41,47 +41,54 @@ class GoldAudit:
     reason: str = ""
 
 
-def audit_golds(
-    pool: Pool, golds: Sequence[tuple[str, GoldType | None]], timeout_s: float, expires_at: float
-) -> list[GoldAudit]:
+def audit_reference_answers(
+    pool: Pool,
+    references: Sequence[tuple[str, AnswerType | None]],
+    timeout_s: float,
+    expires_at: float,
+) -> list[ReferenceAudit]:
     """Return the audits in order. The comparator decides those that text rules cannot decide.
 
     Raises PlatformError("busy") when the queue is full.
     """
-    drafts = [_audit_text(gold, kind) for gold, kind in golds]
-    open_golds = list(dict.fromkeys(text for text, audit in drafts if audit.status == "unknown"))
-    futures = pool.submit(
-        [(text, text) for text in open_golds], timeout_s=timeout_s, expires_at=expires_at
+    drafts = [_audit_text(reference, kind) for reference, kind in references]
+    unknown_references = list(
+        dict.fromkeys(text for text, audit in drafts if audit.status == "unknown")
     )
-    results = {text: future.result() for text, future in zip(open_golds, futures, strict=True)}
+    futures = pool.submit(
+        [(text, text) for text in unknown_references], timeout_s=timeout_s, expires_at=expires_at
+    )
+    results = {
+        text: future.result() for text, future in zip(unknown_references, futures, strict=True)
+    }
     return [
         _audit_result(audit, results[text]) if text in results else audit for text, audit in drafts
     ]
 
 
-def _audit_text(gold: str, kind: GoldType | None) -> tuple[str, GoldAudit]:
+def _audit_text(reference: str, kind: AnswerType | None) -> tuple[str, ReferenceAudit]:
     """Return the normalised reference answer and its audit; "unknown" is left to the comparator."""
-    answer = gold_answer(gold)
-    kind = kind or gold_type(gold)
+    answer = extract_reference(reference)
+    kind = kind or infer_answer_type(reference)
     if len(answer) > MAX_CHARS:
-        return "", GoldAudit(kind, "invalid", "too_long")
+        return "", ReferenceAudit(kind, "invalid", "too_long")
     text = normalise(answer).text
     if not text:
-        return "", GoldAudit(kind, "invalid", "empty")
+        return "", ReferenceAudit(kind, "invalid", "empty")
     if rule := find_violation(text):
-        return "", GoldAudit(kind, "invalid", rule)
+        return "", ReferenceAudit(kind, "invalid", rule)
     if _ELLIPSIS.search(text):
-        return "", GoldAudit(kind, "flagged", "ellipsis")
+        return "", ReferenceAudit(kind, "flagged", "ellipsis")
     if kind in _EXACT:
-        return "", GoldAudit(kind, "ok")
+        return "", ReferenceAudit(kind, "ok")
     if len(text) > _LONG or _WORDS.search(text):
-        return "", GoldAudit(kind, "flagged", "long" if len(text) > _LONG else "words")
-    return text, GoldAudit(kind, "unknown")
+        return "", ReferenceAudit(kind, "flagged", "long" if len(text) > _LONG else "words")
+    return text, ReferenceAudit(kind, "unknown")
 
 
-def _audit_result(audit: GoldAudit, result: ComparisonResult) -> GoldAudit:
+def _audit_result(audit: ReferenceAudit, result: ComparisonResult) -> ReferenceAudit:
     if result.outcome is Outcome.CORRECT:
-        return GoldAudit(audit.kind, "flagged" if result.reason else "ok", result.reason)
-    if result.outcome is Outcome.UNVERIFIABLE and result.reason != "gold_invalid":
-        return GoldAudit(audit.kind, "unknown", result.reason)
-    return GoldAudit(audit.kind, "invalid", result.reason or "not_itself")
+        return ReferenceAudit(audit.kind, "flagged" if result.reason else "ok", result.reason)
+    if result.outcome is Outcome.UNVERIFIABLE and result.reason != "reference_answer_invalid":
+        return ReferenceAudit(audit.kind, "unknown", result.reason)
+    return ReferenceAudit(audit.kind, "invalid", result.reason or "not_itself")

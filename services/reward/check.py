@@ -1,8 +1,8 @@
 """Grade a JSONL file of answers without a platform: `python -m services.reward.check FILE`, for
 `dirl reward check`.
 
-Each row is `{"gold": …, "answer": …}`; the optional `expected` (true or false) is compared with
-the verdict.
+Each row is `{"reference_answer": …, "answer": …}`; the former may also be called `gold`. The optional
+`expected` (true or false) is compared with the verdict.
 """
 
 import argparse
@@ -35,7 +35,7 @@ class Case:
 
     number: int
     """Line of the file, 1-based."""
-    gold: str
+    reference_answer: str
     answer: str
     expected: bool | None
 
@@ -79,13 +79,14 @@ def _parse_case(number: int, line: str) -> Case | Problem:
         row = json.loads(line)
     except ValueError as error:
         return Problem(place, f"is not valid JSON: {error}")
-    if not isinstance(row, dict) or not all(
-        isinstance(row.get(name), str) for name in ("gold", "answer")
-    ):
-        return Problem(place, "must be an object with the strings gold and answer")
+    if not isinstance(row, dict):
+        return Problem(place, "must be an object")
+    reference_answer = row.get("reference_answer", row.get("gold"))
+    if not isinstance(reference_answer, str) or not isinstance(row.get("answer"), str):
+        return Problem(place, "must have the strings reference_answer (or gold) and answer")
     if row.get("expected") not in (None, True, False):
         return Problem(place, f"expected is {row['expected']!r}; it must be true, false or omitted")
-    return Case(number, row["gold"], row["answer"], row.get("expected"))
+    return Case(number, reference_answer, row["answer"], row.get("expected"))
 
 
 def grade_cases(cases: Sequence[Case], profile: Profile) -> list[Verdict]:
@@ -96,7 +97,8 @@ def grade_cases(cases: Sequence[Case], profile: Profile) -> list[Verdict]:
     try:
         verifier = Verifier(pool, cache_size=settings.reward_cache_size)
         items = [
-            Item(str(case.number), case.gold, case.answer, FinishReason.STOP) for case in cases
+            Item(str(case.number), case.reference_answer, case.answer, FinishReason.STOP)
+            for case in cases
         ]
         return [
             verdict
@@ -150,7 +152,7 @@ def _format_row(case: Case, verdict: Verdict, *, as_json: bool) -> str:
             "reason",
             "extracted",
             "extraction_method",
-            "normalized_gold",
+            "normalized_reference_answer",
             "normalized_answer",
             "compare_path",
         )
@@ -160,7 +162,7 @@ def _format_row(case: Case, verdict: Verdict, *, as_json: bool) -> str:
         )
     mark = {None: " ", True: "=", False: "!"}[agrees]
     why = f" ({verdict.reason})" if verdict.reason else ""
-    texts = f"{_shorten(case.gold)} | {_shorten(verdict.extracted or case.answer)}"
+    texts = f"{_shorten(case.reference_answer)} | {_shorten(verdict.extracted or case.answer)}"
     return f"{case.number:>6} {mark} {verdict.outcome.value}{why}  {texts}"
 
 

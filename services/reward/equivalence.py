@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
-from services.common.answers.gold_types import GoldType, gold_type
+from services.common.answers.answer_types import AnswerType, infer_answer_type
 from services.common.answers.normalisation import Normalised, normalise
 from services.common.answers.rationals import (
     Rational,
@@ -22,7 +22,7 @@ from services.common.answers.rationals import (
     parse_rational,
 )
 from services.common.answers.sequences import is_same_sequence, parse_sequence
-from services.common.answers.statements import gold_answer
+from services.common.answers.statements import extract_reference
 from services.common.answers.units import canonical, has_unit_conflict
 from services.common.trajectory import Outcome
 from services.reward.extraction import Extraction, Profile
@@ -67,8 +67,8 @@ class Comparison:
     outcome: Outcome | None
     path: str
     """string | integer | rational | sympy | none"""
-    gold: str = ""
-    """Normalised gold."""
+    reference: str = ""
+    """Normalised reference answer."""
     answer: str = ""
     """Normalised answer."""
     reason: str = ""
@@ -80,18 +80,20 @@ _Rule = Callable[[Pair], _Decision | None]
 
 
 def compare(
-    gold: str, extraction: Extraction, profile: Profile, kind: GoldType | None = None
+    reference: str, extraction: Extraction, profile: Profile, kind: AnswerType | None = None
 ) -> Comparison:
     """Compare an extracted answer with the reference answer; without `kind` its type is inferred."""
-    gold = gold_answer(gold)
-    normal_gold = normalise(gold) if len(gold) <= MAX_CHARS else Normalised("")
-    if not normal_gold.text or find_violation(normal_gold.text):
-        return Comparison(Outcome.UNVERIFIABLE, "none", normal_gold.text, reason="gold_invalid")
-    kind = kind or gold_type(gold)
-    text = extraction.listed if extraction.listed and kind is GoldType.LIST else extraction.text
+    reference = extract_reference(reference)
+    normal_reference = normalise(reference) if len(reference) <= MAX_CHARS else Normalised("")
+    if not normal_reference.text or find_violation(normal_reference.text):
+        return Comparison(
+            Outcome.UNVERIFIABLE, "none", normal_reference.text, reason="reference_answer_invalid"
+        )
+    kind = kind or infer_answer_type(reference)
+    text = extraction.listed if extraction.listed and kind is AnswerType.LIST else extraction.text
     if len(text) > MAX_CHARS:
-        return Comparison(Outcome.TOO_COMPLEX, "none", normal_gold.text, reason="too_long")
-    return _apply_rules(align(Pair(normal_gold, normalise(text), profile, kind)))
+        return Comparison(Outcome.TOO_COMPLEX, "none", normal_reference.text, reason="too_long")
+    return _apply_rules(align(Pair(normal_reference, normalise(text), profile, kind)))
 
 
 def _apply_rules(pair: Pair) -> Comparison:
@@ -99,8 +101,8 @@ def _apply_rules(pair: Pair) -> Comparison:
         decision = rule(pair)
         if decision is not None:
             outcome, path, reason = decision
-            return Comparison(outcome, path, pair.gold.text, pair.answer.text, reason)
-    return Comparison(None, "sympy", pair.gold.text, pair.answer.text)
+            return Comparison(outcome, path, pair.reference.text, pair.answer.text, reason)
+    return Comparison(None, "sympy", pair.reference.text, pair.answer.text)
 
 
 def _to_decision(equal: bool, path: str = "string", reason: str = "") -> _Decision:
@@ -110,21 +112,21 @@ def _to_decision(equal: bool, path: str = "string", reason: str = "") -> _Decisi
 def _compare_units(pair: Pair) -> _Decision | None:
     answer_unit = pair.answer.unit
     # `5 m` is a length only if the reference answer has a unit; otherwise m may be a variable.
-    if not answer_unit and pair.gold.unit and (guess := _GUESSED_UNIT.match(pair.answer.text)):
+    if not answer_unit and pair.reference.unit and (guess := _GUESSED_UNIT.match(pair.answer.text)):
         answer_unit = canonical(guess.group(2))
     return (
         _to_decision(False, reason="unit_differs")
-        if has_unit_conflict(pair.gold.unit, answer_unit)
+        if has_unit_conflict(pair.reference.unit, answer_unit)
         else None
     )
 
 
 def _compare_spelling(pair: Pair) -> _Decision | None:
     # `5%` and `5` are spelt alike without their units, but differ by a factor of 100.
-    factors = {_unit_factor(side.unit) for side in (pair.gold, pair.answer)} - {None}
+    factors = {_unit_factor(side.unit) for side in (pair.reference, pair.answer)} - {None}
     return (
         _to_decision(True)
-        if len(factors) < 2 and squeeze(pair.gold.text) == squeeze(pair.answer.text)
+        if len(factors) < 2 and squeeze(pair.reference.text) == squeeze(pair.answer.text)
         else None
     )
 
@@ -135,37 +137,38 @@ def _reject_empty(pair: Pair) -> _Decision | None:
 
 def _compare_words(pair: Pair) -> _Decision | None:
     """Compare words as text, because the comparator would read them as products of letters."""
-    gold, answer = (
-        _ARTICLE.sub("", side.text.strip("`'\"")).casefold() for side in (pair.gold, pair.answer)
+    reference, answer = (
+        _ARTICLE.sub("", side.text.strip("`'\"")).casefold()
+        for side in (pair.reference, pair.answer)
     )
-    return _to_decision(gold == answer)
+    return _to_decision(reference == answer)
 
 
 def _compare_choice(pair: Pair) -> _Decision | None:
-    gold = _CHOICE.fullmatch(pair.gold.text)
-    stated = gold and _STATED_CHOICE.match(pair.answer.text)
-    if not gold or not stated or len(_PARENTHESISED_LETTER.findall(pair.answer.text)) > 1:
+    reference = _CHOICE.fullmatch(pair.reference.text)
+    stated = reference and _STATED_CHOICE.match(pair.answer.text)
+    if not reference or not stated or len(_PARENTHESISED_LETTER.findall(pair.answer.text)) > 1:
         return None
-    return _to_decision(gold.group(1) in stated.groups())
+    return _to_decision(reference.group(1) in stated.groups())
 
 
 def _compare_based_numbers(pair: Pair) -> _Decision | None:
     """Compare `52_8` digit by digit, because the comparator ignores the base."""
-    gold = _BASED.fullmatch(pair.gold.text)
-    if gold is None:
+    reference = _BASED.fullmatch(pair.reference.text)
+    if reference is None:
         return None
     answer = _BASED.fullmatch(pair.answer.text)
-    return _to_decision(answer is not None and gold.groups() == answer.groups())
+    return _to_decision(answer is not None and reference.groups() == answer.groups())
 
 
 def _compare_value_in_base(pair: Pair) -> _Decision | None:
     """Accept `52_8` for 42."""
     based = _BASED.fullmatch(pair.answer.text)
-    gold = parse_rational(pair.gold.text)
-    if based is None or gold is None:
+    reference = parse_rational(pair.reference.text)
+    if based is None or reference is None:
         return None
     try:
-        return _to_decision(gold.value == int(based.group(1), int(based.group(2))), "integer")
+        return _to_decision(reference.value == int(based.group(1), int(based.group(2))), "integer")
     except ValueError:  # a digit that the base does not have
         return _to_decision(False)
 
@@ -175,18 +178,20 @@ def _compare_clock(pair: Pair) -> _Decision | None:
 
     Minutes always have two digits, so a part of one digit means a ratio.
     """
-    gold, answer = (
+    reference, answer = (
         # `10 AM` is `10:00 AM`.
         _CLOCK.fullmatch(_HOUR.sub(r"\1:00 \2", _TO.sub(":", side.text)))
-        for side in (pair.gold, pair.answer)
+        for side in (pair.reference, pair.answer)
     )
-    if gold is None or answer is None:
+    if reference is None or answer is None:
         return None
-    halves = {match.group(2).lower() for match in (gold, answer) if match.group(2)}
-    golds, answers = ([int(part) for part in match.group(1).split(":")] for match in (gold, answer))
-    if _RATIO.search(pair.gold.text):
-        return _to_decision(_lowest_terms(golds) == _lowest_terms(answers))
-    return _to_decision(golds == answers and len(halves) < 2)
+    halves = {match.group(2).lower() for match in (reference, answer) if match.group(2)}
+    references, answers = (
+        [int(part) for part in match.group(1).split(":")] for match in (reference, answer)
+    )
+    if _RATIO.search(pair.reference.text):
+        return _to_decision(_lowest_terms(references) == _lowest_terms(answers))
+    return _to_decision(references == answers and len(halves) < 2)
 
 
 def _lowest_terms(ratio: list[int]) -> list[int]:
@@ -203,29 +208,31 @@ def _compare_ellipsis(pair: Pair) -> _Decision | None:
     """Reject an ellipsis unless the spelling is equal, because its elements cannot be computed."""
     return (
         _to_decision(False)
-        if _ELLIPSIS.search(pair.gold.text) or _ELLIPSIS.search(pair.answer.text)
+        if _ELLIPSIS.search(pair.reference.text) or _ELLIPSIS.search(pair.answer.text)
         else None
     )
 
 
 def _compare_numbers(pair: Pair) -> _Decision | None:
-    gold, answer = (
-        parse_rational(pair.gold.text),
+    reference, answer = (
+        parse_rational(pair.reference.text),
         parse_rational(_GUESSED_UNIT.sub(r"\1", pair.answer.text)),
     )
-    if gold is not None and gold.places and answer is None:
+    if reference is not None and reference.places and answer is None:
         answer = parse_decimal_comma(pair.answer.text)
-    elif answer is not None and answer.places and gold is None:
-        gold = parse_decimal_comma(pair.gold.text)
-    if gold is None or answer is None:
+    elif answer is not None and answer.places and reference is None:
+        reference = parse_decimal_comma(pair.reference.text)
+    if reference is None or answer is None:
         return None
-    path = "integer" if gold.is_integer and answer.is_integer else "rational"
-    factors = _unit_factor(pair.gold.unit), _unit_factor(pair.answer.unit)
-    golds, answers = (
+    path = "integer" if reference.is_integer and answer.is_integer else "rational"
+    factors = _unit_factor(pair.reference.unit), _unit_factor(pair.answer.unit)
+    references, answers = (
         _to_readings(number, factor, scaled=None not in factors)
-        for number, factor in zip((gold, answer), factors, strict=True)
+        for number, factor in zip((reference, answer), factors, strict=True)
     )
-    return _to_decision(any(is_same_number(one, other) for one in golds for other in answers), path)
+    return _to_decision(
+        any(is_same_number(one, other) for one in references for other in answers), path
+    )
 
 
 def _to_readings(number: Rational, factor: Fraction | None, scaled: bool) -> list[Rational]:
@@ -241,7 +248,7 @@ def _unit_factor(unit: str) -> Fraction | None:
 def _reject_variables(pair: Pair) -> _Decision | None:
     """Reject `42x` for a number, because of its free variable, and `42:1` for an integer."""
     text = pair.answer.text
-    if pair.kind is GoldType.INTEGER and _CLOCK.fullmatch(
+    if pair.kind is AnswerType.INTEGER and _CLOCK.fullmatch(
         text
     ):  # the comparator reads a ratio as a quotient
         return _to_decision(False)
@@ -256,8 +263,8 @@ def _reject_variables(pair: Pair) -> _Decision | None:
 
 def _compare_sequences(pair: Pair) -> _Decision | None:
     # The comparator reads lists as sets: it accepts `1,1,2` for `1,2`.
-    gold, answer = parse_sequence(pair.gold.text), parse_sequence(pair.answer.text)
-    equal = is_same_sequence(gold, answer) if gold and answer else None
+    reference, answer = parse_sequence(pair.reference.text), parse_sequence(pair.answer.text)
+    equal = is_same_sequence(reference, answer) if reference and answer else None
     return None if equal is None else _to_decision(equal, "rational")
 
 
@@ -268,7 +275,7 @@ def _reject_unevaluated(pair: Pair) -> _Decision | None:
     """
     if pair.profile is Profile.EVAL:
         return None
-    extra = _find_operators(_last_side(pair.answer.text)) - _find_operators(pair.gold.text)
+    extra = _find_operators(_last_side(pair.answer.text)) - _find_operators(pair.reference.text)
     return _to_decision(False, reason="unevaluated") if extra else None
 
 
@@ -296,15 +303,15 @@ def _reject_expensive(pair: Pair) -> _Decision | None:
 _FIRST: Final[tuple[_Rule, ...]] = (_reject_empty, _compare_units, _compare_spelling)
 # Ellipses come first, so that no other rule compares the few elements around them.
 _ANY_TYPE: Final[tuple[_Rule, ...]] = (_compare_ellipsis, _compare_numbers, _compare_sequences)
-_BY_TYPE: Final[Mapping[GoldType, tuple[_Rule, ...]]] = {
-    GoldType.TEXT: (_compare_words,),
-    GoldType.CHOICE: (_compare_choice, _compare_ellipsis),
-    GoldType.BASE_N: (_compare_based_numbers,),
-    GoldType.TIME: (_compare_clock, *_ANY_TYPE),
-    GoldType.INTEGER: (_compare_value_in_base, *_ANY_TYPE, _reject_variables),
-    GoldType.RATIONAL: (*_ANY_TYPE, _reject_variables),
-    GoldType.PERCENT: (*_ANY_TYPE, _reject_variables),
-    GoldType.TUPLE: (_reject_set, *_ANY_TYPE),
+_BY_TYPE: Final[Mapping[AnswerType, tuple[_Rule, ...]]] = {
+    AnswerType.TEXT: (_compare_words,),
+    AnswerType.CHOICE: (_compare_choice, _compare_ellipsis),
+    AnswerType.BASE_N: (_compare_based_numbers,),
+    AnswerType.TIME: (_compare_clock, *_ANY_TYPE),
+    AnswerType.INTEGER: (_compare_value_in_base, *_ANY_TYPE, _reject_variables),
+    AnswerType.RATIONAL: (*_ANY_TYPE, _reject_variables),
+    AnswerType.PERCENT: (*_ANY_TYPE, _reject_variables),
+    AnswerType.TUPLE: (_reject_set, *_ANY_TYPE),
 }
 # The cost limit comes last: an expensive answer may still be decided by its spelling.
 _LAST: Final[tuple[_Rule, ...]] = (_reject_expensive, _reject_unevaluated)

@@ -38,7 +38,11 @@ class Grader:
 def score_string_check(spec: StringCheckGrader, graded: GradedResponse) -> Score:
     """Return 1 if the comparison holds, else 0."""
     values = dict(
-        zip(VARIABLES, (graded.response, graded.extraction.text, graded.gold), strict=True)
+        zip(
+            VARIABLES,
+            (graded.response, graded.extraction.text, graded.reference_answer),
+            strict=True,
+        )
     )
     left, right = fill_in(spec.input, values), fill_in(spec.reference, values)
     holds = {

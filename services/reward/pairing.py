@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from services.common.answers.gold_types import GoldType
+from services.common.answers.answer_types import AnswerType
 from services.common.answers.normalisation import Normalised
 from services.common.answers.rationals import parse_rational
 from services.common.answers.sequences import UNORDERED, parse_sequence, split_outside, to_interval
@@ -31,7 +31,7 @@ _PLUS: Final = {"pm": "+", "mp": "-"}
 _MINUS: Final = {"pm": "-", "mp": "+"}
 _EQUALS: Final = re.compile(r"(?<![\\<>!])=")
 _DIVISOR: Final = re.compile(r"\\(gcd|lcm) ?\((?=[^()]*[a-z])([^()\\]*)\)")
-_MAYBE_INTERVALS: Final = (GoldType.INTERVAL, GoldType.TUPLE)
+_MAYBE_INTERVALS: Final = (AnswerType.INTERVAL, AnswerType.TUPLE)
 """`(0,1)` is typed as a point unless the row says otherwise. No inequality describes a point, so reading one as an
 interval is safe.
 """
@@ -41,10 +41,10 @@ interval is safe.
 class Pair:
     """Reference answer and answer, normalised."""
 
-    gold: Normalised
+    reference: Normalised
     answer: Normalised
     profile: Profile
-    kind: GoldType
+    kind: AnswerType
 
 
 def align(pair: Pair) -> Pair:
@@ -62,15 +62,19 @@ def squeeze(text: str) -> str:
 def _strip_labels(pair: Pair) -> Pair:
     r"""Strip the name before a single `=` or `\in`: `x = 5` equals `5`, `x \in [0,1]` equals `[0,1]`."""
     pair = _replace_answer(pair, _LABEL_LAST.sub(r"\2 = \1", pair.answer.text))
-    gold, answer = (_LABEL.match(side.text) for side in (pair.gold, pair.answer))
+    reference, answer = (_LABEL.match(side.text) for side in (pair.reference, pair.answer))
     # `x = 5` does not answer `y = 5`: different names are part of the answers.
-    if gold and answer and squeeze(gold.group()) != squeeze(answer.group()):
+    if reference and answer and squeeze(reference.group()) != squeeze(answer.group()):
         return pair
-    if (not gold and _EQUALS.search(pair.gold.text)) or (
+    if (not reference and _EQUALS.search(pair.reference.text)) or (
         not answer and _EQUALS.search(pair.answer.text)
     ):
         return pair
-    return replace(pair, gold=_cut_label(gold, pair.gold), answer=_cut_label(answer, pair.answer))
+    return replace(
+        pair,
+        reference=_cut_label(reference, pair.reference),
+        answer=_cut_label(answer, pair.answer),
+    )
 
 
 def _cut_label(label: re.Match[str] | None, side: Normalised) -> Normalised:
@@ -79,7 +83,7 @@ def _cut_label(label: re.Match[str] | None, side: Normalised) -> Normalised:
 
 def _to_point(pair: Pair) -> Pair:
     """Read `1,2` and `A(1,2)` as the point `(1,2)`, if the reference answer is a point."""
-    if pair.kind is not GoldType.TUPLE:
+    if pair.kind is not AnswerType.TUPLE:
         return pair
     text = _POINT_NAME.sub("", pair.answer.text)
     return _replace_answer(pair, f"({text})" if _BARE_LIST.fullmatch(text) else text)
@@ -131,11 +135,11 @@ def _expand_sign(text: str) -> list[str]:
 def _match_exactness(pair: Pair) -> Pair:
     r"""Take one side of `\frac{11}{18} \approx 0.611`: the decimal if the reference answer is one."""
     exact, sign, decimal = pair.answer.text.rpartition(r"\approx")
-    gold = parse_rational(pair.gold.text)
-    if not sign or not exact.strip() or gold is None:
+    reference = parse_rational(pair.reference.text)
+    if not sign or not exact.strip() or reference is None:
         return pair
     named = re.fullmatch(_NAME, exact.strip())
-    return _replace_answer(pair, (decimal if gold.places or named else exact).strip())
+    return _replace_answer(pair, (decimal if reference.places or named else exact).strip())
 
 
 def _name_divisors(pair: Pair) -> Pair:
@@ -154,8 +158,10 @@ def _replace_answer(pair: Pair, text: str) -> Pair:
 
 
 def _rewrite(pair: Pair, change: Callable[[str], str]) -> Pair:
-    gold, answer = (replace(side, text=change(side.text)) for side in (pair.gold, pair.answer))
-    return replace(pair, gold=gold, answer=answer)
+    reference, answer = (
+        replace(side, text=change(side.text)) for side in (pair.reference, pair.answer)
+    )
+    return replace(pair, reference=reference, answer=answer)
 
 
 _STEPS: Final[tuple[Callable[[Pair], Pair], ...]] = (

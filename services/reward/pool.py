@@ -37,7 +37,7 @@ _OUTCOMES: Final = {
     "string_only": (Outcome.CORRECT, "string_only"),
     "incorrect": (Outcome.INCORRECT, ""),
     "answer_unparseable": (Outcome.INCORRECT, "answer_unparseable"),
-    "gold_invalid": (Outcome.UNVERIFIABLE, "gold_invalid"),
+    "reference_answer_invalid": (Outcome.UNVERIFIABLE, "reference_answer_invalid"),
     "memory": (Outcome.TOO_COMPLEX, "memory"),
     "cpu_time": (Outcome.TOO_COMPLEX, "cpu_time"),
 }
@@ -92,12 +92,15 @@ class ComparisonResult:
     @property
     def is_deterministic(self) -> bool:
         """Whether the same pair always has this result, on any machine."""
-        return self.outcome in (Outcome.CORRECT, Outcome.INCORRECT) or self.reason == "gold_invalid"
+        return (
+            self.outcome in (Outcome.CORRECT, Outcome.INCORRECT)
+            or self.reason == "reference_answer_invalid"
+        )
 
 
 @dataclass(frozen=True)
 class _Task:
-    gold: str
+    reference: str
     answer: str
     timeout_s: float
     arrived_at: float
@@ -170,7 +173,7 @@ class Pool:
         expires_at: float,
         cancellation: Cancellation | None = None,
     ) -> "list[Future[ComparisonResult]]":
-        """Compare (gold, answer) pairs; the futures, in their order, always complete and never raise.
+        """Compare (reference answer, answer) pairs; the futures, in their order, always complete and never raise.
 
         `timeout_s` is wall time from dispatch; a pair not dispatched by `expires_at` (monotonic) is
         unverifiable. `cancellation` frees the workers early. Raises PlatformError("busy"), with the
@@ -180,8 +183,8 @@ class Pool:
         now = time.monotonic()
         shared = cancellation or Cancellation()
         tasks = [
-            _Task(gold, answer, timeout_s, now, expires_at, shared, Future())
-            for gold, answer in pairs
+            _Task(reference, answer, timeout_s, now, expires_at, shared, Future())
+            for reference, answer in pairs
         ]
         with self._admission:
             if self._closing.is_set():
@@ -237,7 +240,7 @@ class _Slot:
             try:
                 result = self._compare(task)
             except Exception:  # the thread must survive, and the caller must get a result
-                log.exception("verifier slot failed", gold=task.gold, answer=task.answer)
+                log.exception("verifier slot failed", reference=task.reference, answer=task.answer)
                 self._discard("internal_error")
                 result = ComparisonResult(Outcome.UNVERIFIABLE, "internal_error")
             task.future.set_result(result)
@@ -264,7 +267,11 @@ class _Slot:
             except (ZygoteLostError, TimeoutError, PlatformError) as error:
                 log.warning("cannot start a verifier worker", error=repr(error))
             if crashes >= _MAX_CRASHES:
-                log.warning("answer crashed the verifier twice", gold=task.gold, answer=task.answer)
+                log.warning(
+                    "answer crashed the verifier twice",
+                    reference=task.reference,
+                    answer=task.answer,
+                )
                 return ComparisonResult(Outcome.TOO_COMPLEX, "crash", queue_ms=queue_ms)
         return ComparisonResult(Outcome.UNVERIFIABLE, "worker_lost", queue_ms=queue_ms)
 
@@ -273,7 +280,7 @@ class _Slot:
         started = time.monotonic()
         try:
             with task.cancellation.covers(worker):
-                reply = worker.ask(task.gold, task.answer, task.timeout_s)
+                reply = worker.ask(task.reference, task.answer, task.timeout_s)
         except TimeoutError:
             return self._kill_at_deadline(task, queue_ms, started)
         wall_ms = 1000 * (time.monotonic() - started)

@@ -41,11 +41,13 @@ class Worker:
     """Total CPU seconds, as of its last message."""
     items: int = 0
 
-    def ask(self, gold: str, answer: str, timeout_s: float) -> dict[str, Any]:
+    def ask(self, reference: str, answer: str, timeout_s: float) -> dict[str, Any]:
         """Return the reply; raises TimeoutError at the deadline, WorkerLostError if the process ended."""
         self.end.settimeout(timeout_s)
         try:
-            wire.send(self.end, {"gold": gold, "answer": answer, "timeout_s": timeout_s})
+            wire.send(
+                self.end, {"reference_answer": reference, "answer": answer, "timeout_s": timeout_s}
+            )
         except ConnectionError as error:
             raise WorkerLostError from error
         reply = self._receive()

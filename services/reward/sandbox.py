@@ -76,7 +76,7 @@ def _score_one(jail: "_Jail", graded: GradedResponse, timeout_s: float) -> Score
                 "num_steps": graded.num_steps,
                 "max_new_tokens": graded.max_new_tokens,
             },
-            "item": {"reference_answer": graded.gold},
+            "item": {"reference_answer": graded.reference_answer},
         }
     )
     reply = jail.receive(timeout_s)

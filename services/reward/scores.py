@@ -17,7 +17,7 @@ class GradedResponse:
     extraction: Extraction
     outcome: Outcome
     """An outcome for which `is_scored` holds."""
-    gold: str = ""
+    reference_answer: str = ""
     num_tokens: int = 0
     """Visible tokens; 0 if unknown."""
     num_steps: int = 0

@@ -7,7 +7,7 @@ from typing import Final
 
 import grpc
 
-from services.common.answers.gold_types import GoldType
+from services.common.answers.answer_types import AnswerType
 from services.common.codec import verdict_to_pb
 from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import reward_pb2, reward_pb2_grpc
@@ -54,27 +54,30 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
         )
         return reward_pb2.VerifyResponse(verdicts=[verdict_to_pb(verdict) for verdict in verdicts])
 
-    def AuditGolds(
-        self, request: reward_pb2.AuditGoldsRequest, context: grpc.ServicerContext
-    ) -> reward_pb2.AuditGoldsResponse:
+    def AuditReferenceAnswers(
+        self, request: reward_pb2.AuditReferenceAnswersRequest, context: grpc.ServicerContext
+    ) -> reward_pb2.AuditReferenceAnswersResponse:
         """Audit a batch of reference answers; raises PlatformError for malformed requests and a full queue."""
-        if len(request.golds) > _MAX_ITEMS:
+        if len(request.reference_answers) > _MAX_ITEMS:
             raise _invalid(
-                "golds",
-                f"{len(request.golds)} reference answers exceed the limit of {_MAX_ITEMS} per batch",
+                "reference_answers",
+                f"{len(request.reference_answers)} reference answers exceed the limit of {_MAX_ITEMS} per batch",
             )
-        golds = [
-            (item.gold, _parse_gold_type(item.gold_type, f"golds[{place}].gold_type"))
-            for place, item in enumerate(request.golds)
+        reference_answers = [
+            (
+                item.reference_answer,
+                _parse_answer_type(item.answer_type, f"reference_answers[{place}].answer_type"),
+            )
+            for place, item in enumerate(request.reference_answers)
         ]
         expires_at = _expiry(context.time_remaining(), self._default_timeout_s)
         audits = self._verifier.audit(
-            golds, timeout_s=self._default_timeout_s, expires_at=expires_at
+            reference_answers, timeout_s=self._default_timeout_s, expires_at=expires_at
         )
-        return reward_pb2.AuditGoldsResponse(
+        return reward_pb2.AuditReferenceAnswersResponse(
             audits=[
-                reward_pb2.GoldAudit(
-                    gold_type=audit.kind.value, status=audit.status, reason=audit.reason
+                reward_pb2.ReferenceAudit(
+                    answer_type=audit.kind.value, status=audit.status, reason=audit.reason
                 )
                 for audit in audits
             ]
@@ -118,22 +121,22 @@ def _item_from_pb(message: reward_pb2.VerifyItem, place: int) -> Item:
         ) from None
     return Item(
         message.item_id,
-        message.gold,
+        message.reference_answer,
         message.response,
         finish_reason,
-        kind=_parse_gold_type(message.gold_type, f"items[{place}].gold_type"),
+        kind=_parse_answer_type(message.answer_type, f"items[{place}].answer_type"),
         num_tokens=message.num_tokens,
         num_steps=message.num_steps,
         max_new_tokens=message.max_new_tokens,
     )
 
 
-def _parse_gold_type(name: str, param: str) -> GoldType | None:
+def _parse_answer_type(name: str, param: str) -> AnswerType | None:
     try:
-        return GoldType(name) if name else None
+        return AnswerType(name) if name else None
     except ValueError:
         raise _invalid(
-            param, f"{name!r} is not one of the answer types: {', '.join(GoldType)}"
+            param, f"{name!r} is not one of the answer types: {', '.join(AnswerType)}"
         ) from None
 
 

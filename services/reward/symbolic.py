@@ -28,7 +28,7 @@ for _name in ("math_verify", "latex2sympy2_extended"):  # they log complete answ
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
-class GoldUnreadableError(ValueError):
+class ReferenceUnreadableError(ValueError):
     """The reference answer cannot be parsed."""
 
 
@@ -36,15 +36,15 @@ class AnswerUnreadableError(ValueError):
     """The answer cannot be parsed."""
 
 
-def is_equivalent(gold: str, answer: str) -> bool:
+def is_equivalent(reference: str, answer: str) -> bool:
     """Whether the normalised answers are equal; raises if either cannot be parsed.
 
     Any exception of math-verify other than MemoryError counts as unreadable, because sympy raises
     nearly every type.
     """
-    golds = _parse_gold(gold)
-    if not golds:
-        raise GoldUnreadableError(gold)
+    references = _parse_reference(reference)
+    if not references:
+        raise ReferenceUnreadableError(reference)
     try:
         answers = _parse(answer)
     except MemoryError:
@@ -53,18 +53,18 @@ def is_equivalent(gold: str, answer: str) -> bool:
         raise AnswerUnreadableError(f"{type(error).__name__}: {error}") from error
     if not answers:
         raise AnswerUnreadableError(answer)
-    return _verify(golds, answers) or _is_rounded(gold, answer, golds, answers)
+    return _verify(references, answers) or _is_rounded(reference, answer, references, answers)
 
 
-def is_readable(gold: str) -> bool:
+def is_readable(reference: str) -> bool:
     """Whether the reference answer was parsed to an expression and not only kept as text."""
-    return any(not isinstance(value, str) for value in _parse_gold(gold))
+    return any(not isinstance(value, str) for value in _parse_reference(reference))
 
 
-def _verify(golds: list[Any], answers: list[Any]) -> bool:
+def _verify(references: list[Any], answers: list[Any]) -> bool:
     try:
         equal = verify(
-            gold=golds,
+            gold=references,
             target=answers,
             float_rounding=6,
             strict=True,
@@ -73,9 +73,9 @@ def _verify(golds: list[Any], answers: list[Any]) -> bool:
             raise_on_error=True,
         )
         return (
-            not _numbers_differ(golds, answers)
+            not _numbers_differ(references, answers)
             if equal
-            else _equal_to_complex(golds[0], answers[0])
+            else _is_equal_complex(references[0], answers[0])
         )
     except MemoryError:
         raise
@@ -84,13 +84,13 @@ def _verify(golds: list[Any], answers: list[Any]) -> bool:
 
 
 @lru_cache(maxsize=512)
-def _parse_gold(gold: str) -> list[Any]:
+def _parse_reference(reference: str) -> list[Any]:
     try:
-        return _parse(gold)
+        return _parse(reference)
     except MemoryError:
         raise
     except Exception as error:
-        raise GoldUnreadableError(f"{type(error).__name__}: {error}") from error
+        raise ReferenceUnreadableError(f"{type(error).__name__}: {error}") from error
 
 
 def _parse(text: str) -> list[Any]:
@@ -110,11 +110,11 @@ def _parse(text: str) -> list[Any]:
     )
 
 
-def _equal_to_complex(gold: Any, answer: Any) -> bool:
+def _is_equal_complex(reference: Any, answer: Any) -> bool:
     """Whether the values are equal if `i`, which math-verify reads as a variable, is the imaginary
     unit.
     """
-    values = [_to_complex(value) for value in (gold, answer)]
+    values = [_to_complex(value) for value in (reference, answer)]
     if any(value is None for value in values):
         return False
     difference = sympy.expand(values[0] - values[1])
@@ -137,9 +137,11 @@ def _to_complex(value: Any) -> Any:
     return value.subs(names).doit() if len(names) == len(value.free_symbols) else None
 
 
-def _is_rounded(gold_text: str, answer_text: str, golds: list[Any], answers: list[Any]) -> bool:
+def _is_rounded(
+    reference_text: str, answer_text: str, references: list[Any], answers: list[Any]
+) -> bool:
     """Whether one side is a decimal, and the other an irrational number that rounds to it."""
-    for text, others in ((answer_text, golds), (gold_text, answers)):
+    for text, others in ((answer_text, references), (reference_text, answers)):
         decimal, other = parse_rational(text), others[0]
         if (
             decimal is None
@@ -154,17 +156,17 @@ def _is_rounded(gold_text: str, answer_text: str, golds: list[Any], answers: lis
     return False
 
 
-def _numbers_differ(golds: list[Any], answers: list[Any]) -> bool:
+def _numbers_differ(references: list[Any], answers: list[Any]) -> bool:
     """Whether small numbers such as 10^-20 and 10^-21 are equal only after rounding to six decimals."""
-    gold, answer = golds[0], answers[0]
+    reference, answer = references[0], answers[0]
     if not (
-        isinstance(gold, sympy.Expr)
+        isinstance(reference, sympy.Expr)
         and isinstance(answer, sympy.Expr)
-        and gold.is_number
+        and reference.is_number
         and answer.is_number
     ):
         return False
-    exact, other = sympy.N(gold, _DIGITS), sympy.N(answer, _DIGITS)
+    exact, other = sympy.N(reference, _DIGITS), sympy.N(answer, _DIGITS)
     if not (exact.is_comparable and other.is_comparable):
         return False
     return bool(abs(exact) < 1) and bool(abs(exact - other) > _RELATIVE * abs(exact))

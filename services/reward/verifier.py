@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Final, NamedTuple
 
-from services.common.answers.gold_types import GoldType, gold_type
+from services.common.answers.answer_types import AnswerType, infer_answer_type
 from services.common.errors import PlatformError
 from services.common.telemetry.logs import get_logger
 from services.common.trajectory import FinishReason, Outcome, Verdict
-from services.reward.audit import GoldAudit, audit_golds
+from services.reward.audit import ReferenceAudit, audit_reference_answers
 from services.reward.cancellation import Cancellation
 from services.reward.equivalence import Comparison, compare
 from services.reward.extraction import Extraction, Profile, extract
@@ -32,8 +32,8 @@ class ComparisonKey(NamedTuple):
 
     version: str
     profile: Profile
-    kind: GoldType
-    gold: str
+    kind: AnswerType
+    reference_answer: str
     """Normalised, like the answer."""
     answer: str
 
@@ -43,10 +43,10 @@ class Item:
     """A response to grade."""
 
     item_id: str
-    gold: str
+    reference_answer: str
     response: str
     finish_reason: FinishReason
-    kind: GoldType | None = None
+    kind: AnswerType | None = None
     """None infers the type from the text."""
     num_tokens: int = 0
     """Visible tokens of the response. Like the next two, 0 if unknown; used by length and speed graders."""
@@ -85,7 +85,7 @@ class Verifier:
         expires_at: float,
         cancellation: Cancellation | None = None,
     ) -> list[Verdict]:
-        """Return the verdicts in order; equal (gold, answer) pairs are compared once.
+        """Return the verdicts in order; equal (reference answer, answer) pairs are compared once.
 
         `timeout_s` is wall time of one comparison from its dispatch; items not dispatched by
         `expires_at` (time.monotonic) are unverifiable. Raises PlatformError("busy") when the queue
@@ -105,16 +105,22 @@ class Verifier:
         return verdicts
 
     def audit(
-        self, golds: Sequence[tuple[str, GoldType | None]], *, timeout_s: float, expires_at: float
-    ) -> list[GoldAudit]:
+        self,
+        reference_answers: Sequence[tuple[str, AnswerType | None]],
+        *,
+        timeout_s: float,
+        expires_at: float,
+    ) -> list[ReferenceAudit]:
         """Audit reference answers; raises PlatformError("busy")."""
-        return audit_golds(self.pool, golds, timeout_s, expires_at)
+        return audit_reference_answers(self.pool, reference_answers, timeout_s, expires_at)
 
     def _draft(self, item: Item, profile: Profile) -> _Draft:
         try:
             return _grade(item, profile, self.version)
         except Exception:  # an error of one item must not fail the batch
-            log.exception("item failed", item_id=item.item_id, gold=item.gold)
+            log.exception(
+                "item failed", item_id=item.item_id, reference_answer=item.reference_answer
+            )
             return _Draft(item, Verdict(outcome=Outcome.UNVERIFIABLE, reason="internal_error"))
 
     def _compare(
@@ -128,7 +134,7 @@ class Verifier:
         unknown = [key for key in keys if key not in known]
         self._metrics.cache.labels("hit").inc(len(known))
         self._metrics.cache.labels("miss").inc(len(unknown))
-        pairs = [(key.gold, key.answer) for key in unknown]
+        pairs = [(key.reference_answer, key.answer) for key in unknown]
         futures = self.pool.submit(
             pairs, timeout_s=timeout_s, expires_at=expires_at, cancellation=cancellation
         )
@@ -180,7 +186,7 @@ def _to_graded_response(draft: _Draft) -> GradedResponse:
         response=item.response,
         extraction=draft.extraction,
         outcome=draft.verdict.outcome,
-        gold=item.gold,
+        reference_answer=item.reference_answer,
         num_tokens=item.num_tokens,
         num_steps=item.num_steps,
         max_new_tokens=item.max_new_tokens,
@@ -214,9 +220,9 @@ def _grade(item: Item, profile: Profile, version: str) -> _Draft:
     if extraction.failure:
         outcome = Outcome.TRUNCATED if extraction.failure in _CUT_OFF else Outcome.NO_ANSWER
         return _Draft(item, _make_verdict(extraction, outcome, extraction.failure), extraction)
-    kind = item.kind or gold_type(item.gold)
-    comparison = compare(item.gold, extraction, profile, kind)
-    key = ComparisonKey(version, profile, kind, comparison.gold, comparison.answer)
+    kind = item.kind or infer_answer_type(item.reference_answer)
+    comparison = compare(item.reference_answer, extraction, profile, kind)
+    key = ComparisonKey(version, profile, kind, comparison.reference, comparison.answer)
     return _draft_comparison(item, extraction, comparison, key)
 
 
@@ -225,7 +231,7 @@ def _draft_comparison(
 ) -> _Draft:
     verdict = replace(
         _make_verdict(extraction, comparison.outcome or Outcome.UNVERIFIABLE, comparison.reason),
-        normalized_gold=comparison.gold,
+        normalized_reference_answer=comparison.reference,
         normalized_answer=comparison.answer,
         compare_path=comparison.path,
     )

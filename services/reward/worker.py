@@ -21,7 +21,7 @@ from typing import Any, Final
 from services.reward import wire
 from services.reward.symbolic import (
     AnswerUnreadableError,
-    GoldUnreadableError,
+    ReferenceUnreadableError,
     is_equivalent,
     is_readable,
 )
@@ -53,7 +53,9 @@ def run(end: socket.socket, memory_bytes: int, parent: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     signal.signal(signal.SIGPROF, _raise_cpu_spent)
-    passed = all(is_equivalent(gold, answer) is expected for gold, answer, expected in _SELF_TEST)
+    passed = all(
+        is_equivalent(reference, answer) is expected for reference, answer, expected in _SELF_TEST
+    )
     wire.send(end, {"ready": passed, "cpu_s": time.process_time()})
     suspicious_bytes = _peak_bytes() + int(_GROWTH_SHARE * memory_bytes)
     while (request := wire.receive(end)) is not None:
@@ -68,12 +70,12 @@ def run(end: socket.socket, memory_bytes: int, parent: int) -> None:
 def _compare(request: dict[str, Any]) -> tuple[str, str]:
     try:
         with _cpu_budget(request):
-            equal = is_equivalent(request["gold"], request["answer"])
+            equal = is_equivalent(request["reference_answer"], request["answer"])
         if not equal:
             return "incorrect", ""
-        return ("correct" if is_readable(request["gold"]) else "string_only"), ""
-    except GoldUnreadableError as error:
-        return "gold_invalid", str(error)
+        return ("correct" if is_readable(request["reference_answer"]) else "string_only"), ""
+    except ReferenceUnreadableError as error:
+        return "reference_answer_invalid", str(error)
     except AnswerUnreadableError as error:
         return "answer_unparseable", str(error)
     except MemoryError:

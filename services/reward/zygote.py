@@ -29,8 +29,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     control = socket.socket(fileno=int(sys.argv[1]))
     memory_bytes = int(sys.argv[2])
-    for gold, answer in _WARM_UP:
-        is_equivalent(gold, answer)
+    for reference, answer in _WARM_UP:
+        is_equivalent(reference, answer)
     # Objects outside the collector are never written by it, so their pages stay shared with the workers.
     gc.collect()
     gc.freeze()

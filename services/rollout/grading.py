@@ -175,8 +175,8 @@ def verify_request(
     items = [
         reward_pb2.VerifyItem(
             item_id=t.trajectory_id,
-            gold=task.gold,
-            gold_type=task.gold_type,
+            reference_answer=task.reference_answer,
+            answer_type=task.answer_type,
             response=t.text,
             finish_reason=t.response.finish_reason.value,
             num_tokens=t.response.visible_len,

@@ -54,7 +54,7 @@ def test_groups_are_listed_newest_first_with_what_became_of_each_response(record
     assert oldest["rewards"] == [1.0, 0.0]
     assert oldest["trajectory_ids"] == ["traj_1_1_train_1_0_0", "traj_1_1_train_1_0_1"]
     # Ids 5, 6 and 7 of the character tokenizer.
-    assert (oldest["prompt"], oldest["gold"]) == ("$%&", "42")
+    assert (oldest["prompt"], oldest["reference_answer"]) == ("$%&", "42")
 
 
 def test_groups_are_selected_by_outcome_and_by_disagreement(records: Records) -> None:

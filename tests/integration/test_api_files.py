@@ -117,12 +117,14 @@ def test_no_file_name_leads_out_of_the_files_directory(
     file = upload(http, write_rows(tmp_path / "rows.jsonl").read_bytes(), name).json()
 
     directory = tmp_path / "data" / "files" / file["id"]
-    [stored] = [path for path in directory.iterdir() if not path.name.startswith(".golds.")]
+    [stored] = [
+        path for path in directory.iterdir() if not path.name.startswith(".reference answers.")
+    ]
     assert stored.is_file()
     assert http.get(f"/v1/files/{file['id']}/content").status_code == 200
 
 
-@pytest.mark.parametrize("name", ["golds.jsonl", ".golds.jsonl"])
+@pytest.mark.parametrize("name", ["reference answers.jsonl", ".reference answers.jsonl"])
 def test_an_upload_that_is_called_like_the_audit_keeps_its_content(
     http: httpx.Client, tmp_path: Path, name: str
 ) -> None:

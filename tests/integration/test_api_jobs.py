@@ -180,7 +180,7 @@ def test_a_response_that_cannot_fit_the_model_is_refused(api: Api) -> None:
     )
 
 
-def test_supervised_training_needs_no_gold_answers_and_no_replicas(api: Api) -> None:
+def test_supervised_training_needs_no_reference_answers_and_no_replicas(api: Api) -> None:
     rows = api.directory / "sft_only.jsonl"
     rows.write_text('{"prompt": "a", "completion": "b"}\n')
 

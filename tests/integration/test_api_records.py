@@ -349,7 +349,7 @@ def test_one_trajectory_has_everything_that_the_model_produced(records: Records)
     assert item["unmask_step"] == [1, 2, 2, 3]
     assert item["logprobs"] == [-0.5, -0.25, -1.0, -2.0]
     assert (item["prompt_ids"], item["block_size"], item["mask_token_id"]) == ([5, 6, 7], 4, 1)
-    assert (item["outcome"], item["reward"], item["advantage"], item["gold"]) == (
+    assert (item["outcome"], item["reward"], item["advantage"], item["reference_answer"]) == (
         "correct",
         1.0,
         0.5,

@@ -1,4 +1,4 @@
-"""Graders, gold audit and second judgements over HTTP, with a real reward service behind the API."""
+"""Graders, reference answer audit and second judgements over HTTP, with a real reward service behind the API."""
 
 import json
 from collections.abc import Iterator
@@ -116,46 +116,65 @@ def test_a_grader_that_fails_gives_no_reward_and_says_why(http: httpx.Client) ->
     assert "PermissionError" in result["metadata"]["errors"]["details"]
 
 
-def test_golds_are_typed_and_audited_when_a_file_comes_in(
+def test_reference_answers_are_typed_and_audited_when_a_file_comes_in(
     http: httpx.Client, tmp_path: Path
 ) -> None:
-    golds = upload(
+    reference_answers = upload(
         http,
         {"prompt": "a", "answer": "72"},
         {"prompt": "b", "answer": r"\frac{\pi}{2}"},
         {"prompt": "c", "answer": "(1,2)", "gold_type": "interval"},
         {"prompt": "d", "answer": r"1,2,\ldots,n"},
         {"prompt": "e", "answer": "9^{9^{9^9}}"},
-    )["golds"]
-    assert golds["types"] == {"integer": 1, "expression": 2, "interval": 1, "list": 1}
-    assert (golds["audited"], golds["num_invalid"], golds["num_flagged"]) == (5, 1, 1)
-    assert golds["invalid"] == [
-        {"row": 5, "gold": "9^{9^{9^9}}", "type": "expression", "reason": "large_exponent"}
+    )["reference_answers"]
+    assert reference_answers["types"] == {"integer": 1, "expression": 2, "interval": 1, "list": 1}
+    assert (
+        reference_answers["audited"],
+        reference_answers["num_invalid"],
+        reference_answers["num_flagged"],
+    ) == (5, 1, 1)
+    assert reference_answers["invalid"] == [
+        {
+            "row": 5,
+            "reference_answer": "9^{9^{9^9}}",
+            "type": "expression",
+            "reason": "large_exponent",
+        }
     ]
-    assert golds["flagged"][0]["reason"] == "ellipsis"
-    lines = next((tmp_path / "data" / "files").glob("*/.golds.jsonl")).read_text().splitlines()
+    assert reference_answers["flagged"][0]["reason"] == "ellipsis"
+    lines = (
+        next((tmp_path / "data" / "files").glob("*/.reference answers.jsonl"))
+        .read_text()
+        .splitlines()
+    )
     assert json.loads(lines[2]) == {"row": 3, "type": "interval", "status": "ok", "reason": ""}
 
 
-def test_a_file_with_an_invalid_gold_is_refused_for_reinforcement_only(
+def test_a_file_with_an_invalid_reference_answer_is_refused_for_reinforcement_only(
     http: httpx.Client, platform: tuple[httpx.Client, Database], tmp_path: Path
 ) -> None:
-    rows = ({"prompt": "a", "completion": "b", "answer": gold} for gold in ("1", "9^{9^{9^9}}"))
+    rows = (
+        {"prompt": "a", "completion": "b", "answer": reference_answer}
+        for reference_answer in ("1", "9^{9^{9^9}}")
+    )
     file_id = upload(http, *rows)["id"]
     body = {"model": str(tmp_path / "model"), "training_file": file_id}
     submit(platform[1], tmp_path)  # writes the model
 
     error = post(http, "/v1/jobs", {**body, "method": "rl"}, 400)["error"]
-    assert "row 2: gold '9^{9^{9^9}}' cannot be verified against itself" in error["message"]
+    assert (
+        "row 2: reference answer '9^{9^{9^9}}' cannot be verified against itself"
+        in error["message"]
+    )
     post(http, "/v1/jobs", {**body, "method": "sft"}, 201)
 
 
-def test_without_a_reward_service_golds_are_typed_and_not_audited(
+def test_without_a_reward_service_reference_answers_are_typed_and_not_audited(
     postgres_server: Postgres, redis_url: str, tmp_path: Path
 ) -> None:
     with api(postgres_server, redis_url, tmp_path, NOWHERE) as (http, _):
-        golds = upload(http, {"prompt": "a", "answer": "72"})["golds"]
-    assert (golds["types"], golds["audited"]) == ({"integer": 1}, 0)
+        reference_answers = upload(http, {"prompt": "a", "answer": "72"})["reference_answers"]
+    assert (reference_answers["types"], reference_answers["audited"]) == ({"integer": 1}, 0)
 
 
 def stored_group(job_id: str) -> dict[str, Any]:
@@ -164,7 +183,7 @@ def stored_group(job_id: str) -> dict[str, Any]:
     """
     texts = (r"\boxed{0.5}", r"\boxed{3}", r"\boxed{\frac12}")
     outcomes = (Outcome.INCORRECT, Outcome.CORRECT, Outcome.UNVERIFIABLE)
-    task = prompt_task(job_id=job_id, gold=r"\frac{1}{2}", num_generations=3)
+    task = prompt_task(job_id=job_id, reference_answer=r"\frac{1}{2}", num_generations=3)
     group = scored_group(
         group_id=task.group_id,
         trajectories=tuple(

@@ -1,4 +1,4 @@
-"""The verifier against cases that others wrote, and against the gold answers of public data sets.
+"""The verifier against cases that others wrote, and against the reference answers of public data sets.
 
 DIRL_TEST_DATA names a directory with verifier_cases.jsonl and the data sets; without it these tests
 are skipped.
@@ -41,10 +41,10 @@ def pool() -> Iterator[Pool]:
 
 
 def verify(pool: Pool, pairs: list[tuple[str, str]], profile: Profile) -> list[Verdict]:
-    """Judge (gold, response) pairs."""
+    """Judge (reference answer, response) pairs."""
     items = [
-        Item(str(place), gold, response, FinishReason.STOP)
-        for place, (gold, response) in enumerate(pairs)
+        Item(str(place), reference_answer, response, FinishReason.STOP)
+        for place, (reference_answer, response) in enumerate(pairs)
     ]
     return Verifier(pool, cache_size=1).verify(
         items, [], profile, timeout_s=10.0, expires_at=math.inf
@@ -52,7 +52,7 @@ def verify(pool: Pool, pairs: list[tuple[str, str]], profile: Profile) -> list[V
 
 
 def disagreements(pool: Pool, cases: list[dict[str, Any]]) -> dict[str, str]:
-    """What was graded otherwise than expected: accepted or refused, by gold and answer."""
+    """What was graded otherwise than expected: accepted or refused, by reference answer and answer."""
     verdicts = verify(pool, [(case["gold"], case["answer"]) for case in cases], Profile.EVAL)
     return {
         f"{case['gold']!r} | {case['answer']!r}": "accepted"
@@ -71,31 +71,47 @@ def test_cases_of_other_projects_are_graded_as_they_expect(pool: Pool, data: Pat
     assert len(wrong) <= 4, wrong
 
 
-def test_every_gold_answer_is_correct_against_itself(pool: Pool, data: Path) -> None:
+def test_every_reference_answer_is_correct_against_itself(pool: Pool, data: Path) -> None:
     for path in sorted(data.glob("*/test.jsonl")):
-        golds = [row.answer or "" for row in read_rows(path, "rl")]
-        verdicts = verify(pool, [(gold, rf"so \boxed{{{gold}}}.") for gold in golds], Profile.RL)
+        reference_answers = [row.answer or "" for row in read_rows(path, "rl")]
+        verdicts = verify(
+            pool,
+            [
+                (reference_answer, rf"so \boxed{{{reference_answer}}}.")
+                for reference_answer in reference_answers
+            ],
+            Profile.RL,
+        )
         failed = [
-            gold
-            for gold, verdict in zip(golds, verdicts, strict=True)
+            reference_answer
+            for reference_answer, verdict in zip(reference_answers, verdicts, strict=True)
             if verdict.outcome is not Outcome.CORRECT
         ]
         assert failed == [], path
 
 
-def test_the_comparator_itself_accepts_every_gold_of_a_sample(pool: Pool, data: Path) -> None:
+def test_the_comparator_itself_accepts_every_reference_answer_of_a_sample(
+    pool: Pool, data: Path
+) -> None:
     """Without the equal-spelling shortcut: the pairs go straight to the worker processes."""
     rng = random.Random(0)
-    golds = [
+    reference_answers = [
         row.answer or ""
         for name in ("math500", "olympiadbench")
         for row in read_rows(data / name / "test.jsonl", "rl")
     ]
-    sample = rng.sample([gold for gold in golds if "\\" in gold], 120)
-    futures = pool.submit([(gold, gold) for gold in sample], timeout_s=10.0, expires_at=math.inf)
+    sample = rng.sample(
+        [reference_answer for reference_answer in reference_answers if "\\" in reference_answer],
+        120,
+    )
+    futures = pool.submit(
+        [(reference_answer, reference_answer) for reference_answer in sample],
+        timeout_s=10.0,
+        expires_at=math.inf,
+    )
     failed = [
-        gold
-        for gold, future in zip(sample, futures, strict=True)
+        reference_answer
+        for reference_answer, future in zip(sample, futures, strict=True)
         if future.result(60).outcome is not Outcome.CORRECT
     ]
     assert failed == []
@@ -103,18 +119,23 @@ def test_the_comparator_itself_accepts_every_gold_of_a_sample(pool: Pool, data: 
 
 def test_a_changed_digit_is_never_accepted(pool: Pool, data: Path) -> None:
     rng = random.Random(1)
-    golds = [
+    reference_answers = [
         row.answer or ""
         for name in ("math500", "aime24", "amc23")
         for row in read_rows(data / name / "test.jsonl", "rl")
     ]
     pairs = []
-    for gold in golds:
-        places = [match.start() for match in re.finditer(r"\d", gold)]
+    for reference_answer in reference_answers:
+        places = [match.start() for match in re.finditer(r"\d", reference_answer)]
         if places:
             place = rng.choice(places)
-            digit = rng.choice([digit for digit in "123456789" if digit != gold[place]])
-            pairs.append((gold, rf"\boxed{{{gold[:place]}{digit}{gold[place + 1 :]}}}"))
+            digit = rng.choice([digit for digit in "123456789" if digit != reference_answer[place]])
+            pairs.append(
+                (
+                    reference_answer,
+                    rf"\boxed{{{reference_answer[:place]}{digit}{reference_answer[place + 1 :]}}}",
+                )
+            )
     verdicts = verify(pool, pairs, Profile.RL)
     accepted = [
         pair

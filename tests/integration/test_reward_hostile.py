@@ -39,8 +39,8 @@ def verify(
     pool: Pool, pairs: list[tuple[str, str]], profile: Profile, timeout_s: float = 0.25
 ) -> list[Verdict]:
     items = [
-        Item(str(place), gold, response, FinishReason.STOP)
-        for place, (gold, response) in enumerate(pairs)
+        Item(str(place), reference_answer, response, FinishReason.STOP)
+        for place, (reference_answer, response) in enumerate(pairs)
     ]
     return Verifier(pool, cache_size=64).verify(
         items, [], profile, timeout_s=timeout_s, expires_at=math.inf
@@ -85,8 +85,10 @@ def test_hostile_prose_is_not_rewarded_in_evaluation_either(pool: Pool) -> None:
     st.lists(st.sampled_from(PIECES), max_size=40).map("".join),
     st.sampled_from(["42", r"\frac{1}{2}", "x+1", "1,2"]),
 )
-def test_any_text_gets_a_verdict_that_is_the_answers_own(pool: Pool, text: str, gold: str) -> None:
-    (verdict,) = verify(pool, [(gold, rf"\boxed{{{text}}}")], Profile.RL)
+def test_any_text_gets_a_verdict_that_is_the_answers_own(
+    pool: Pool, text: str, reference_answer: str
+) -> None:
+    (verdict,) = verify(pool, [(reference_answer, rf"\boxed{{{text}}}")], Profile.RL)
     assert verdict.outcome.is_scored, verdict
 
 

@@ -93,7 +93,7 @@ def test_equal_and_unequal_expressions_are_told_apart(pool: Pool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gold", "answer"),
+    ("reference_answer", "answer"),
     [
         (r"\frac{1}{2^{99}}", r"\frac{1}{2^{98}}"),
         (r"\frac{1}{2004!}", r"\frac{1}{2006!}"),
@@ -102,9 +102,9 @@ def test_equal_and_unequal_expressions_are_told_apart(pool: Pool) -> None:
     ],
 )
 def test_what_rounding_and_sets_would_make_equal_is_refused(
-    pool: Pool, gold: str, answer: str
+    pool: Pool, reference_answer: str, answer: str
 ) -> None:
-    assert outcomes(grade(pool, (gold, answer))) == [Outcome.INCORRECT]
+    assert outcomes(grade(pool, (reference_answer, answer))) == [Outcome.INCORRECT]
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
@@ -217,8 +217,10 @@ def test_closing_ends_every_process_and_every_wait() -> None:
     pool.close()
 
 
-def item(gold: str, answer: str, finish_reason: FinishReason = FinishReason.STOP) -> Item:
-    return Item("item", gold, rf"so \boxed{{{answer}}}", finish_reason)
+def item(
+    reference_answer: str, answer: str, finish_reason: FinishReason = FinishReason.STOP
+) -> Item:
+    return Item("item", reference_answer, rf"so \boxed{{{answer}}}", finish_reason)
 
 
 @pytest.fixture
@@ -280,7 +282,7 @@ def test_every_outcome_has_its_cause(verifier: Verifier) -> None:
     assert verify(verifier, *batch) == [
         (Outcome.TRUNCATED, "length"),
         (Outcome.ABORTED, ""),
-        (Outcome.UNVERIFIABLE, "gold_invalid"),
+        (Outcome.UNVERIFIABLE, "reference_answer_invalid"),
         (Outcome.NO_ANSWER, "nothing_found"),
         (Outcome.TRUNCATED, "unclosed_box"),
         (Outcome.NO_ANSWER, "unclosed_think"),

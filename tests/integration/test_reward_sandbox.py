@@ -21,7 +21,7 @@ RESPONSE = GradedResponse(
     response=r"so \boxed{5}",
     extraction=Extraction("5", "boxed"),
     outcome=Outcome.CORRECT,
-    gold="5",
+    reference_answer="5",
     num_tokens=7,
 )
 
@@ -39,7 +39,7 @@ def run(
     return make_scorer(grader)([RESPONSE] * count, limits or GradingLimits())
 
 
-def test_a_grader_sees_the_response_and_the_gold() -> None:
+def test_a_grader_sees_the_response_and_the_reference_answer() -> None:
     body = "return sample['num_tokens'] + float(sample['answer'] == item['reference_answer'])"
     assert run(body, count=2) == [8.0, 8.0]
 

@@ -40,7 +40,7 @@ def connection(service: ServiceProcess, address: str) -> Iterator[grpc.Channel]:
 
 def item(**fields: Any) -> reward_pb2.VerifyItem:
     return reward_pb2.VerifyItem(
-        **{"gold": "72", "response": r"\boxed{72}", "finish_reason": "stop", **fields}
+        **{"reference_answer": "72", "response": r"\boxed{72}", "finish_reason": "stop", **fields}
     )
 
 
@@ -70,9 +70,9 @@ def test_verdicts_come_back_in_order_with_their_rewards(connection: grpc.Channel
         connection,
         item(),
         item(response=r"\boxed{73}"),
-        item(gold=r"\frac{\pi}{4}", response=r"\boxed{\pi/4}"),
+        item(reference_answer=r"\frac{\pi}{4}", response=r"\boxed{\pi/4}"),
         item(finish_reason="length"),
-        item(gold=""),
+        item(reference_answer=""),
         graders=["accuracy", "format"],
     )
     assert [verdict.outcome for verdict in verdicts] == [
@@ -102,13 +102,13 @@ def test_an_empty_batch_has_no_verdicts(connection: grpc.Channel) -> None:
     ("fields", "message"),
     [
         ({"graders": ["sped"]}, "does not match any of the expected tags"),
-        ({"profile": ""}, "none of the profiles: rl, eval"),
-        ({"profile": "test"}, "none of the profiles"),
+        ({"profile": ""}, "not one of the profiles: rl, eval"),
+        ({"profile": "test"}, "not one of the profiles"),
         ({"timeout_s": -1.0}, "outside 0..60"),
         ({"timeout_s": 61.0}, "outside 0..60"),
         ({"timeout_s": float("nan")}, "outside 0..60"),
         ({"items": [item(), item(finish_reason="eos")]}, r"items\[1\].finish_reason: 'eos'"),
-        ({"items": [item()] * 4097}, "at most 4096"),
+        ({"items": [item()] * 4097}, "the limit of 4096"),
     ],
 )
 def test_malformed_requests_are_refused_with_the_place(
@@ -138,7 +138,7 @@ def test_the_status_tells_the_last_error(tmp_path: Path) -> None:
         [zygote] = psutil.Process(service.process.pid).children()
         zygote.kill()
         with channel(address) as connection:
-            verify(connection, item(gold=r"\frac{\pi}{4}", response=r"\boxed{\pi/4}"))
+            verify(connection, item(reference_answer=r"\frac{\pi}{4}", response=r"\boxed{\pi/4}"))
             stub = reward_pb2_grpc.RewardServiceStub(connection)
             status = call(
                 stub.GetStatus, reward_pb2.GetRewardStatusRequest(), timeout_s=60, what="GetStatus"
@@ -181,7 +181,9 @@ def test_a_killed_service_leaves_no_grader_that_never_ends(tmp_path: Path) -> No
 
 def test_a_hung_up_call_frees_its_worker_for_the_next(connection: grpc.Channel) -> None:
     stub = reward_pb2_grpc.RewardServiceStub(connection)
-    slow = item(gold="x^2+42", response=r"\boxed{\int_0^1 \frac{\sin(x^x)}{\log(1+x^{x})} dx}")
+    slow = item(
+        reference_answer="x^2+42", response=r"\boxed{\int_0^1 \frac{\sin(x^x)}{\log(1+x^{x})} dx}"
+    )
     request = reward_pb2.VerifyRequest(
         items=[slow], graders=["accuracy"], profile="eval", timeout_s=60.0
     )
@@ -189,7 +191,8 @@ def test_a_hung_up_call_frees_its_worker_for_the_next(connection: grpc.Channel) 
     time.sleep(0.2)
     abandoned.cancel()
     assert (
-        verify(connection, item(gold="x+1", response=r"\boxed{1+x}"))[0].outcome is Outcome.CORRECT
+        verify(connection, item(reference_answer="x+1", response=r"\boxed{1+x}"))[0].outcome
+        is Outcome.CORRECT
     )
 
 
@@ -216,7 +219,10 @@ def test_a_grader_without_a_number_makes_its_response_alone_unverifiable(
 ) -> None:
     broken = '{"name":"p","type":"python","source":"def grade(sample, item): return 1 / (len(sample[\'answer\']) - 1)"}'
     verdicts = verify(
-        connection, item(), item(gold="7", response=r"\boxed{7}"), graders=["accuracy", broken]
+        connection,
+        item(),
+        item(reference_answer="7", response=r"\boxed{7}"),
+        graders=["accuracy", broken],
     )
     assert [verdict.outcome for verdict in verdicts] == [Outcome.CORRECT, Outcome.UNVERIFIABLE]
     assert verdicts[0].rewards == {"accuracy": 1.0, "p": 1.0}
@@ -224,16 +230,21 @@ def test_a_grader_without_a_number_makes_its_response_alone_unverifiable(
     assert verdicts[1].reason.startswith("grader:p:python_error (ZeroDivisionError")
 
 
-def test_golds_are_audited(connection: grpc.Channel) -> None:
-    golds = ["72", r"\frac{\pi}{2}", "", r"1,2,\ldots,n", "9" * 450, r"R_{\odot}"]
-    request = reward_pb2.AuditGoldsRequest(golds=[reward_pb2.Gold(gold=gold) for gold in golds])
+def test_reference_answers_are_audited(connection: grpc.Channel) -> None:
+    reference_answers = ["72", r"\frac{\pi}{2}", "", r"1,2,\ldots,n", "9" * 450, r"R_{\odot}"]
+    request = reward_pb2.AuditReferenceAnswersRequest(
+        reference_answers=[
+            reward_pb2.ReferenceAnswer(reference_answer=reference_answer)
+            for reference_answer in reference_answers
+        ]
+    )
     answer = call(
-        reward_pb2_grpc.RewardServiceStub(connection).AuditGolds,
+        reward_pb2_grpc.RewardServiceStub(connection).AuditReferenceAnswers,
         request,
         timeout_s=60,
-        what="AuditGolds",
+        what="AuditReferenceAnswers",
     )
-    assert [(audit.gold_type, audit.status, audit.reason) for audit in answer.audits] == [
+    assert [(audit.answer_type, audit.status, audit.reason) for audit in answer.audits] == [
         ("integer", "ok", ""),
         ("expression", "ok", ""),
         ("expression", "invalid", "empty"),

@@ -174,7 +174,7 @@ class Job:
             group_id=f"grp_1_1_train_0_{position}",
             ledger_position=position,
             prompt_ids=torch.tensor(prompt_ids, dtype=torch.int32).numpy(),
-            gold="5",
+            reference_answer="5",
             decoding=decoding(
                 block_size=loaded.block_size,
                 denoising_steps=loaded.block_size,

@@ -36,9 +36,9 @@ class ScriptedVerifier(reward_pb2_grpc.RewardServiceServicer):
 
 
 def by_equality(request: reward_pb2.VerifyRequest) -> reward_pb2.VerifyResponse:
-    """Correct when the text is the gold answer."""
+    """Correct when the text is the reference answer."""
     outcomes = [
-        Outcome.CORRECT if item.response == item.gold else Outcome.INCORRECT
+        Outcome.CORRECT if item.response == item.reference_answer else Outcome.INCORRECT
         for item in request.items
     ]
     return reward_pb2.VerifyResponse(
@@ -78,7 +78,7 @@ def grade(grader: GradingClient, **changes: object) -> ScoredGroup:
     """Two responses whose visible texts are "89" and "8", graded."""
     first = trajectory(trajectory_id="t0", visible_len=2, text="", verdict=None)
     second = trajectory(trajectory_id="t1", visible_len=1, text="", verdict=None)
-    task = prompt_task(gold="8", **changes)
+    task = prompt_task(reference_answer="8", **changes)
     return grader.grade(task, (first, second), rollout_s=0.5).result(WAIT_S)
 
 
@@ -111,7 +111,7 @@ def test_the_verifier_is_told_everything_about_the_response(purpose: Purpose, pr
     )
     assert request.items[0] == reward_pb2.VerifyItem(
         item_id="t0",
-        gold="8",
+        reference_answer="8",
         response="89",
         finish_reason="stop",
         num_tokens=2,

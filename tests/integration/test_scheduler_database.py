@@ -18,7 +18,7 @@ from services.api.db.job_tables import Job, ServiceLease
 from services.api.db.jobs import lock_job, open_attempt, set_waiting, transition
 from services.api.db.locks import StaleTokenError, claim, open_locked
 from services.api.db.migrate import MIGRATIONS, downgrade, migrate, revision_of, wait_for_schema
-from services.api.db.record_tables import JobEvent
+from services.api.db.record_tables import JobEvent, TrajectoryGroup
 from services.api.domain.job_state import JobState
 from services.common.errors import PlatformError
 from tests.support.control_plane import read_job, submit
@@ -80,6 +80,56 @@ def test_rows_survive_a_migration_that_is_taken_back_and_done_again(
     migrate(database_url)
 
     assert read_job(database, job_id).state == JobState.QUEUED
+
+
+def test_stored_trajectories_get_reference_answers_and_keep_their_texts(
+    database: Database, database_url: str, tmp_path: Path
+) -> None:
+    job_id = submit(database, tmp_path)
+    text_of_response = 'the key "gold": 1 and "gold_invalid"'
+    former = {
+        "group": {
+            "gold": "72",
+            "gold_type": "integer",
+            "trajectories": [
+                {
+                    "text": text_of_response,
+                    "verdict": {"reason": "gold_invalid", "normalized_gold": "72"},
+                }
+            ],
+        }
+    }
+    renamed = {
+        "group": {
+            "reference_answer": "72",
+            "answer_type": "integer",
+            "trajectories": [
+                {
+                    "text": text_of_response,
+                    "verdict": {
+                        "reason": "reference_answer_invalid",
+                        "normalized_reference_answer": "72",
+                    },
+                }
+            ],
+        }
+    }
+    downgrade(database_url, "0008")
+    with database.begin() as session:
+        session.add(
+            TrajectoryGroup(
+                group_id="grp_1", job_id=job_id, attempt=1, step=1, purpose="train",
+                disposition="trained", outcomes=["unverifiable"], max_reward=None, payload=former,
+            )
+        )  # fmt: skip
+
+    migrate(database_url)
+    with database.begin() as session:
+        assert session.get_one(TrajectoryGroup, "grp_1").payload == renamed
+
+    downgrade(database_url, "0008")
+    with database.begin() as session:
+        assert session.get_one(TrajectoryGroup, "grp_1").payload == former
 
 
 def test_a_schema_of_a_later_release_is_used_and_not_touched(

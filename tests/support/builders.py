@@ -49,7 +49,7 @@ def prompt_task(**changes: Any) -> PromptTask:
         "purpose": Purpose.TRAIN,
         "dataset": "",
         "prompt_ids": np.array([5, 6, 7], np.int32),
-        "gold": "42",
+        "reference_answer": "42",
         "num_generations": 2,
         "seed": 0,
         "min_weight_version": 0,

@@ -111,13 +111,15 @@ class Fleet:
             unavailable_code="verifier_unavailable",
         )
 
-    def audit_golds(self, golds: Sequence[reward_pb2.Gold]) -> Sequence[reward_pb2.GoldAudit]:
-        """What the reward service says of each gold."""
+    def audit_reference_answers(
+        self, reference_answers: Sequence[reward_pb2.ReferenceAnswer]
+    ) -> Sequence[reward_pb2.ReferenceAudit]:
+        """What the reward service says of each reference answer."""
         response = call(
-            self._reward_stub().AuditGolds,
-            reward_pb2.AuditGoldsRequest(golds=golds),
+            self._reward_stub().AuditReferenceAnswers,
+            reward_pb2.AuditReferenceAnswersRequest(reference_answers=reference_answers),
             timeout_s=_AUDIT_TIMEOUT_S,
-            what=f"AuditGolds on reward service {self.reward}",
+            what=f"AuditReferenceAnswers on reward service {self.reward}",
             unavailable_code="verifier_unavailable",
         )
         return response.audits

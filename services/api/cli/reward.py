@@ -19,7 +19,9 @@ Profile = Literal["eval", "rl"]
 
 @reward_app.command()
 def check(
-    file: Annotated[Path, typer.Argument(help='JSON lines of {"gold", "answer"[, "expected"]}.')],
+    file: Annotated[
+        Path, typer.Argument(help='JSON lines of {"reference_answer", "answer"[, "expected"]}.')
+    ],
     profile: Annotated[
         Profile, typer.Option(help="rl takes the last box only; eval also answers in prose.")
     ] = "eval",

@@ -33,7 +33,7 @@ def upload_file(
     """Upload JSON lines or Parquet. Every row is checked; a file with faulty rows is refused with
     their numbers.
 
-    Gold answers are typed, and verified against themselves when the reward service is up.
+    Reference answers are typed, and verified against themselves when the reward service is up.
     """
     name = file.filename or "data.jsonl"
     return to_file_view(

@@ -13,7 +13,7 @@ class FileEstimate(View):
     sft_rows: int
     """Rows with a completion."""
     rl_rows: int
-    """Rows with a gold answer."""
+    """Rows with a reference answer."""
     longest_prompt_chars: int
     longest_completion_chars: int
     longest_prompt_tokens: int | None

@@ -7,33 +7,33 @@ from pydantic import AliasChoices, BaseModel, Field
 from services.api.schemas.base import UnixSeconds, View
 
 
-class GoldProblem(BaseModel):
-    """A gold answer that cannot be used as it is."""
+class ReferenceAnswerProblem(BaseModel):
+    """A reference answer that cannot be used as it is."""
 
     row: int
-    gold: str
+    reference_answer: str
     type: str
     reason: str
 
 
-class GoldSummary(BaseModel):
-    """The gold answers of a file."""
+class ReferenceAnswerSummary(BaseModel):
+    """The reference answers of a file."""
 
     types: dict[str, int]
-    """Rows by type of gold answer."""
+    """Rows by type of reference answer."""
     audited: int
-    """Rows whose gold answer was verified against itself; fewer than all when there are too many,
+    """Rows whose reference answer was verified against itself; fewer than all when there are too many,
     or when the reward service did not respond.
     """
     num_invalid: int
-    """Rows whose gold answer no response could match; reinforcement and evaluation refuse the
+    """Rows whose reference answer no response could match; reinforcement and evaluation refuse the
     file.
     """
     num_flagged: int
-    """Rows whose gold answer is compared by its spelling alone."""
-    invalid: list[GoldProblem]
+    """Rows whose reference answer is compared by its spelling alone."""
+    invalid: list[ReferenceAnswerProblem]
     """The first ones."""
-    flagged: list[GoldProblem]
+    flagged: list[ReferenceAnswerProblem]
     """The first ones."""
 
 
@@ -48,8 +48,8 @@ class FileView(View):
     purpose: str
     rows: int = Field(validation_alias=AliasChoices("num_rows", "rows"))
     sha256: str
-    golds: GoldSummary | None = None
-    """Its gold answers by type, and which cannot be used; null without any."""
+    reference_answers: ReferenceAnswerSummary | None = None
+    """Its reference answers by type, and which cannot be used; null without any."""
 
 
 class DeletedFile(View):

@@ -27,7 +27,7 @@ class ReferenceAnswer(RequestBody):
     """The answer that the response is compared with."""
 
     reference_answer: str
-    gold_type: str = ""
+    answer_type: str = ""
     """Empty derives the type from the text."""
 
 
@@ -104,7 +104,7 @@ class Flip(View):
     trajectory_id: str
     group_id: str
     step: int
-    gold: str
+    reference_answer: str
     extracted: str
     before: VerdictView
     now: VerdictView

@@ -22,7 +22,7 @@ class GroupView(View):
     """trained | evaluated | dropped, with the reason"""
     prompt: str | None
     """Special tokens left out; null when the model's tokenizer does not exist any more."""
-    gold: str
+    reference_answer: str
     trajectory_ids: list[str]
     outcomes: list[str]
     """Outcome of every response; "ungraded" without a verdict."""
@@ -68,7 +68,7 @@ class TrajectoryView(View):
     """What the learner made of the graders' scores; null when the outcome carries no number."""
     rewards: dict[str, float]
     advantage: float | None
-    gold: str
+    reference_answer: str
     text: str
     visible_len: int
     num_steps: int

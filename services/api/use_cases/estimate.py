@@ -249,7 +249,7 @@ def _grade_responses(
         items.append(
             reward_pb2.VerifyItem(
                 item_id=f"{row.row_id}-{index}",
-                gold=row.answer or "",
+                reference_answer=row.answer or "",
                 response=text,
                 finish_reason=last.finish_reason,
                 num_tokens=last.completion_tokens,

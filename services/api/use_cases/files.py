@@ -9,13 +9,13 @@ from services.api.domain.access import Caller
 from services.api.domain.storable import storable
 from services.api.schemas.files import FileView
 from services.api.use_cases.control_plane import ControlPlane
-from services.api.use_cases.gold_audit import audit_file, read_summary
+from services.api.use_cases.reference_audit import audit_file, read_summary
 
 
 def upload_file(
     plane: ControlPlane, caller: Caller, source: IO[bytes], filename: str, purpose: str, size: int
 ) -> StoredFile:
-    """Keep a file whose every row was checked, its gold answers audited; raises PlatformError.
+    """Keep a file whose every row was checked, its reference answers audited; raises PlatformError.
 
     The content is in place before its row: an upload that is cut off in between is pruned.
     """
@@ -38,6 +38,6 @@ def upload_file(
 
 
 def to_file_view(row: StoredFile) -> FileView:
-    """A file with the summary of its gold answers, which is kept beside its content."""
+    """A file with the summary of its reference answers, which is kept beside its content."""
     view = FileView.model_validate(row)
-    return view.model_copy(update={"golds": read_summary(Path(row.path))})
+    return view.model_copy(update={"reference_answers": read_summary(Path(row.path))})

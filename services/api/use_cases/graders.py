@@ -22,8 +22,8 @@ def run_grader(plane: ControlPlane, body: RunBody) -> RunResult:
     ]
     item = reward_pb2.VerifyItem(
         item_id="run",
-        gold=body.item.reference_answer,
-        gold_type=body.item.gold_type,
+        reference_answer=body.item.reference_answer,
+        answer_type=body.item.answer_type,
         response=body.model_sample,
         finish_reason="stop",
         num_tokens=body.num_tokens,

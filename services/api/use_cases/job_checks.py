@@ -11,7 +11,7 @@ from services.api.db.job_tables import Job
 from services.api.db.record_tables import RegisteredModel, StoredFile
 from services.api.domain.access import Caller
 from services.api.use_cases.control_plane import ControlPlane
-from services.api.use_cases.gold_audit import find_gold_problems
+from services.api.use_cases.reference_audit import find_reference_answer_problems
 from services.common.data.rows import Needs, read_rows
 from services.common.errors import PlatformError, Problem, ProblemsError
 from services.common.job_decoding import resolve_decoding
@@ -194,7 +194,9 @@ def _find_row_problems(spec: JobSpec, files: Mapping[str, Path | None]) -> Itera
         try:
             read_rows(path, needs)
             if needs != "sft" and name.startswith(_FILE_ID):
-                yield from (Problem(param, str(problem)) for problem in find_gold_problems(path))
+                yield from (
+                    Problem(param, str(problem)) for problem in find_reference_answer_problems(path)
+                )
         except ProblemsError as error:
             yield from (Problem(param, str(problem)) for problem in error.problems)
 

@@ -125,8 +125,8 @@ def _to_item(
     evaluated = group.purpose == Purpose.EVAL.value
     return reward_pb2.VerifyItem(
         item_id=trajectory["trajectory_id"],
-        gold=stored["gold"],
-        gold_type=stored.get("gold_type", ""),
+        reference_answer=stored["reference_answer"],
+        answer_type=stored.get("answer_type", ""),
         response=trajectory["text"],
         finish_reason=trajectory["finish_reason"],
         num_tokens=trajectory["visible_len"],
@@ -156,7 +156,7 @@ def _compare(
             trajectory_id=trajectory["trajectory_id"],
             group_id=group.group_id,
             step=group.step,
-            gold=group.payload["group"]["gold"],
+            reference_answer=group.payload["group"]["reference_answer"],
             extracted=verdict.extracted,
             before=VerdictView(
                 outcome=old.get("outcome"),

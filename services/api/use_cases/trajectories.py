@@ -168,7 +168,7 @@ def _summarize(row: GroupRow, index: int) -> dict[str, Any]:
         "reward": _read_reward(row.payload, index, rewards),
         "rewards": rewards,
         "advantage": advantages[index] if index < len(advantages) else None,
-        "gold": group["gold"],
+        "reference_answer": group["reference_answer"],
     }
 
 
@@ -194,7 +194,7 @@ def _to_group_view(row: GroupRow, model_path: str) -> GroupView:
         purpose=row.purpose,
         disposition=row.disposition,
         prompt=whole_text(model_path, group["prompt_ids"]),
-        gold=group["gold"],
+        reference_answer=group["reference_answer"],
         trajectory_ids=[trajectory["trajectory_id"] for trajectory in trajectories],
         outcomes=row.outcomes,
         rewards=[_sum_rewards(trajectory) for trajectory in trajectories],

@@ -49,20 +49,20 @@ def parse_rational(text: str) -> Rational | None:
     return number and Rational(sign * number.value, number.places)
 
 
-def is_same_number(gold: Rational, answer: Rational) -> bool:
+def is_same_number(reference: Rational, answer: Rational) -> bool:
     """Whether the numbers are equal, or one is a decimal of at least six places and the other
     rounded or truncated to it.
 
     The relative error must also be at most 1e-6, so that different tiny numbers are not equal.
     """
-    difference = abs(gold.value - answer.value)
+    difference = abs(reference.value - answer.value)
     if difference == 0:
         return True
-    places = [number.places for number in (gold, answer) if number.places is not None]
+    places = [number.places for number in (reference, answer) if number.places is not None]
     if not places or min(places) < _MIN_PLACES:
         return False
     return difference < Fraction(1, 10 ** min(places)) and difference <= _RELATIVE * max(
-        abs(gold.value), abs(answer.value)
+        abs(reference.value), abs(answer.value)
     )
 
 

@@ -77,29 +77,31 @@ def _to_single_interval(text: str) -> str | None:
     return rf"{'(' if sign in _STRICT else '['}{end},\infty)"
 
 
-def is_same_sequence(gold: Sequence, answer: Sequence) -> bool | None:
+def is_same_sequence(reference: Sequence, answer: Sequence) -> bool | None:
     """Whether the sequences are equal, unordered ones as multisets; None if not all elements are
     plain numbers.
 
     Compared here because the comparator reads lists as sets, so that `1,1,2` would equal `1,2`.
     """
-    if gold.brackets != answer.brackets:
+    if reference.brackets != answer.brackets:
         return None
-    if gold.brackets == UNORDERED and all(element.startswith("(") for element in gold.elements):
+    if reference.brackets == UNORDERED and all(
+        element.startswith("(") for element in reference.elements
+    ):
         # Solutions of a system of equations: repeating one does not change the answer.
-        gold, answer = _drop_duplicates(gold), _drop_duplicates(answer)
-    golds, answers = _parse_numbers(gold), _parse_numbers(answer)
-    if golds is None or answers is None:
+        reference, answer = _drop_duplicates(reference), _drop_duplicates(answer)
+    references, answers = _parse_numbers(reference), _parse_numbers(answer)
+    if references is None or answers is None:
         plain = not any(
             sign in element
-            for element in gold.elements + answer.elements
+            for element in reference.elements + answer.elements
             for sign in _UNLIKE_ELEMENTS
         )
-        return False if plain and len(gold.elements) != len(answer.elements) else None
-    if gold.brackets == UNORDERED:
-        golds.sort(key=lambda number: number.value)
+        return False if plain and len(reference.elements) != len(answer.elements) else None
+    if reference.brackets == UNORDERED:
+        references.sort(key=lambda number: number.value)
         answers.sort(key=lambda number: number.value)
-    return len(golds) == len(answers) and all(map(is_same_number, golds, answers))
+    return len(references) == len(answers) and all(map(is_same_number, references, answers))
 
 
 def _drop_duplicates(sequence: Sequence) -> Sequence:

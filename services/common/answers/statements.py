@@ -50,15 +50,15 @@ class _Formula(NamedTuple):
     content: str
 
 
-def gold_answer(gold: str) -> str:
+def extract_reference(reference: str) -> str:
     r"""Return the answer of a reference that is a sentence or a solution: its last boxes, or its
     statement.
     """
-    boxes = [box for box in outer_boxes(gold) if box.closed]
+    boxes = [box for box in outer_boxes(reference) if box.closed]
     if boxes:
-        return join_boxes(gold, boxes) or innermost(boxes[-1].content)
-    announced = None if is_bare(gold) else find_stated(gold)
-    return announced[1] if announced else gold.strip()
+        return join_boxes(reference, boxes) or innermost(boxes[-1].content)
+    announced = None if is_bare(reference) else find_stated(reference)
+    return announced[1] if announced else reference.strip()
 
 
 def join_boxes(text: str, boxes: Sequence[Box]) -> str:

@@ -17,17 +17,20 @@ from services.common.data.boxed import innermost, last_box
 
 ROLES: Final = ("system", "user", "assistant")
 PROMPT_FIELDS: Final = ("messages", "prompt", "question", "problem", "Body")
-GOLD_FIELDS: Final = (
+REFERENCE_ANSWER_FIELDS: Final = (
     "answer",
     "ground_truth_answer",
     "expected_answer",
     "final_answer",
+    "gold_answer",
     "ground_truth",
     "Answer",
 )
+ANSWER_TYPE_FIELD: Final = "gold_type"
+"""Not `answer_type`, with which OlympiadBench names types of its own."""
 COMPLETION_FIELDS: Final = ("completion", "solution", "reference_solution")
 ID_FIELDS: Final = ("id", "unique_id", "ID")
-_GSM8K_GOLD: Final = re.compile(r"(?:^|\n)####[ \t]*([^\n]*?)\s*$")
+_GSM8K_ANSWER: Final = re.compile(r"(?:^|\n)####[ \t]*([^\n]*?)\s*$")
 
 
 class FieldError(ValueError):
@@ -59,28 +62,32 @@ def read_fields(record: Mapping[str, Any]) -> Fields:
     Empty reference answers and completions count as missing.
     """
     messages, completion, prompt_used = _read_prompt(record)
-    gold, gold_used = _read_gold(record)
+    reference_answer, reference_used = _read_reference_answer(record)
     if completion is None:
         completion, completion_used = _read_completion(record)
     else:
         completion_used = ()
-    if gold is not None and completion is None and (split := _GSM8K_GOLD.search(gold)):
-        completion = f"{gold[: split.start()]}\n\\boxed{{{split.group(1)}}}".lstrip()
-        gold = split.group(1)
-    if not gold and completion is not None:
-        gold = _find_box(completion)
+    if (
+        reference_answer is not None
+        and completion is None
+        and (split := _GSM8K_ANSWER.search(reference_answer))
+    ):
+        completion = f"{reference_answer[: split.start()]}\n\\boxed{{{split.group(1)}}}".lstrip()
+        reference_answer = split.group(1)
+    if not reference_answer and completion is not None:
+        reference_answer = _find_box(completion)
     if not messages[-1].content.strip():
         raise FieldError("the prompt is empty")
-    used = tuple(dict.fromkeys((*prompt_used, *gold_used, *completion_used)))
+    used = tuple(dict.fromkeys((*prompt_used, *reference_used, *completion_used)))
     return Fields(
         messages=messages,
-        answer=_none_if_blank(gold),
+        answer=_none_if_blank(reference_answer),
         completion=_none_if_blank(completion),
         used=used,
     )
 
 
-def render_gold(value: Any) -> str:
+def render_reference_answer(value: Any) -> str:
     """Convert a reference answer to text; raises FieldError.
 
     Whole floats lose their `.0`, lists are joined by commas.
@@ -88,7 +95,7 @@ def render_gold(value: Any) -> str:
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, list) and value:
-        return ", ".join(render_gold(part).replace("$", "").strip() for part in value)
+        return ", ".join(render_reference_answer(part).replace("$", "").strip() for part in value)
     if isinstance(value, float) and not math.isfinite(value):
         raise FieldError(f"the reference answer is {value}, which is not a number")
     if isinstance(value, float) and value.is_integer():
@@ -155,18 +162,20 @@ def _read_message(turn: Any, place: str) -> Message:
     return Message(turn["role"], turn["content"])
 
 
-def _read_gold(record: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
-    golds = {
-        name: render_gold(record[name]) for name in GOLD_FIELDS if record.get(name) is not None
+def _read_reference_answer(record: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
+    reference_answers = {
+        name: render_reference_answer(record[name])
+        for name in REFERENCE_ANSWER_FIELDS
+        if record.get(name) is not None
     }
     verl = record.get("reward_model")
     if isinstance(verl, dict) and verl.get("ground_truth") is not None:
-        golds["reward_model"] = render_gold(verl["ground_truth"])
-    if len(set(golds.values())) > 1:
+        reference_answers["reward_model"] = render_reference_answer(verl["ground_truth"])
+    if len(set(reference_answers.values())) > 1:
         raise FieldError(
-            f"the fields {' and '.join(golds)} have different reference answers; keep one of them"
+            f"the fields {' and '.join(reference_answers)} have different reference answers; keep one of them"
         )
-    return next(iter(golds.values()), None), tuple(golds)
+    return next(iter(reference_answers.values()), None), tuple(reference_answers)
 
 
 def _read_completion(record: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:

@@ -10,8 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from services.common.answers.gold_types import GoldType, gold_type
-from services.common.data.fields import ID_FIELDS, FieldError, Fields, Message, read_fields
+from services.common.answers.answer_types import AnswerType, infer_answer_type
+from services.common.data.fields import (
+    ANSWER_TYPE_FIELD,
+    ID_FIELDS,
+    FieldError,
+    Fields,
+    Message,
+    read_fields,
+)
 from services.common.data.parquet import is_parquet, iter_parquet
 from services.common.errors import Problem, ProblemsError
 
@@ -36,7 +43,7 @@ class Row:
     """Prompt turns; the last one is a user turn."""
     answer: str | None
     """Reference answer."""
-    gold_type: GoldType | None
+    answer_type: AnswerType | None
     """Field `gold_type` of the row, else inferred from the reference answer; None without one."""
     completion: str | None
     """Target of supervised fine-tuning."""
@@ -280,7 +287,7 @@ def _make_row(number: int, record: dict[str, Any], fields: Fields) -> Row:
         own_id,
         source,
         "metadata",
-        *(["gold_type"] if fields.answer is not None else []),
+        *([ANSWER_TYPE_FIELD] if fields.answer is not None else []),
     }
     given = record.get("metadata")
     if given is not None and not isinstance(given, dict):
@@ -291,24 +298,24 @@ def _make_row(number: int, record: dict[str, Any], fields: Fields) -> Row:
         number=number,
         messages=fields.messages,
         answer=fields.answer,
-        gold_type=_read_gold_type(record, fields),
+        answer_type=_read_answer_type(record, fields),
         completion=fields.completion,
         data_source="" if source is None else record[source],
         metadata={**rest, **(given or {})},
     )
 
 
-def _read_gold_type(record: dict[str, Any], fields: Fields) -> GoldType | None:
+def _read_answer_type(record: dict[str, Any], fields: Fields) -> AnswerType | None:
     if fields.answer is None:
         return None
-    stated = record.get("gold_type")
+    stated = record.get(ANSWER_TYPE_FIELD)
     if stated is None:
-        return gold_type(fields.answer)
-    if stated not in list(GoldType):
+        return infer_answer_type(fields.answer)
+    if stated not in list(AnswerType):
         raise FieldError(
-            f"the field gold_type is {_shorten(stated)}; the types are {', '.join(GoldType)}"
+            f"the field {ANSWER_TYPE_FIELD} is {_shorten(stated)}; the types are {', '.join(AnswerType)}"
         )
-    return GoldType(stated)
+    return AnswerType(stated)
 
 
 def _hash_record(record: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from services.common.answers.gold_types import GoldType
+from services.common.answers.answer_types import AnswerType
 from services.common.checkpoint.format import file_sha256
 from services.common.data.rows import Needs, Row, read_rows
 from services.common.data.turns import messages_of
@@ -26,8 +26,8 @@ class EncodedPrompt:
 
     prompt_ids: Int32s
     """[P]"""
-    gold: str
-    gold_type: GoldType
+    reference_answer: str
+    answer_type: AnswerType
 
 
 Item = TypeVar("Item", EncodedPrompt, SftExample)
@@ -96,7 +96,7 @@ def load_prompts(
     limits: TokenBudget,
     max_new_tokens: int,
 ) -> Dataset[EncodedPrompt]:
-    """Prompts with gold answers, for rollouts; raises `dataset_invalid` when none can be used."""
+    """Prompts with reference answers, for rollouts; raises `dataset_invalid` when none can be used."""
     rows = read_rows(path, needs)
     prompts = [_encode_prompt(row, loaded, prompt) for row in rows]
     kept = [
@@ -146,9 +146,9 @@ def _read_recorded(row: Row, name: str) -> list[int]:
 
 def _encode_prompt(row: Row, loaded: LoadedModel, prompt: PromptSpec) -> EncodedPrompt:
     assert row.answer is not None  # read_rows refuses rows without one
-    assert row.gold_type is not None
+    assert row.answer_type is not None
     ids = encode_prompt(loaded.tokenizer, messages_of(row, prompt))
-    return EncodedPrompt(np.array(ids, dtype=np.int32), row.answer, row.gold_type)
+    return EncodedPrompt(np.array(ids, dtype=np.int32), row.answer, row.answer_type)
 
 
 def _example_fits(example: SftExample, limits: TokenBudget) -> bool:

@@ -48,7 +48,7 @@ def test_anything_else_is_no_number(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gold", "answer", "same"),
+    ("reference_answer", "answer", "same"),
     [
         ("1/3", "0.333333", True),
         ("2/3", "0.666666", True),
@@ -63,8 +63,10 @@ def test_anything_else_is_no_number(text: str) -> None:
         ("3.14", "22/7", False),
     ],
 )
-def test_decimals_must_be_the_number_to_six_places(gold: str, answer: str, same: bool) -> None:
-    first, second = parse_rational(gold), parse_rational(answer)
+def test_decimals_must_be_the_number_to_six_places(
+    reference_answer: str, answer: str, same: bool
+) -> None:
+    first, second = parse_rational(reference_answer), parse_rational(answer)
     assert first is not None
     assert second is not None
     assert is_same_number(first, second) is same

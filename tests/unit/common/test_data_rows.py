@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from services.common.answers.answer_types import AnswerType
 from services.common.data.rows import MAX_PROBLEMS_SHOWN, Message, Row, check_file, read_rows
 from services.common.errors import ProblemsError
 
@@ -124,6 +125,11 @@ def test_the_id_is_the_given_one_or_a_digest_of_the_canonical_row(
     assert len(plain.row_id) == 64
     assert only(reordered).row_id == plain.row_id
     assert (given.number, plain.number) == (1, 2)
+
+
+def test_a_row_may_set_the_type_of_its_reference_answer(write: Write) -> None:
+    row = only(write({"prompt": "q", "gold_answer": "(1,2)", "gold_type": "interval"}))
+    assert (row.answer, row.answer_type, row.metadata) == ("(1,2)", AnswerType.INTERVAL, {})
 
 
 def test_fields_that_are_not_read_are_kept_as_metadata(write: Write) -> None:

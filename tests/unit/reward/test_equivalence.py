@@ -5,12 +5,12 @@ from services.reward.equivalence import Comparison, compare
 from services.reward.extraction import Extraction, Profile
 
 
-def compare_box(gold: str, answer: str, profile: Profile = Profile.RL) -> Comparison:
-    return compare(gold, Extraction(text=answer, method="boxed"), profile)
+def compare_box(reference_answer: str, answer: str, profile: Profile = Profile.RL) -> Comparison:
+    return compare(reference_answer, Extraction(text=answer, method="boxed"), profile)
 
 
 @pytest.mark.parametrize(
-    ("gold", "answer", "path"),
+    ("reference_answer", "answer", "path"),
     [
         ("72", "72", "string"),
         ("72", "072", "integer"),
@@ -47,13 +47,15 @@ def compare_box(gold: str, answer: str, profile: Profile = Profile.RL) -> Compar
         (r"\binom{10}{3}", r"{10 \choose 3}", "string"),
     ],
 )
-def test_equal_answers_are_accepted_without_sympy(gold: str, answer: str, path: str) -> None:
-    comparison = compare_box(gold, answer)
+def test_equal_answers_are_accepted_without_sympy(
+    reference_answer: str, answer: str, path: str
+) -> None:
+    comparison = compare_box(reference_answer, answer)
     assert (comparison.outcome, comparison.path) == (Outcome.CORRECT, path)
 
 
 @pytest.mark.parametrize(
-    ("gold", "answer", "reason"),
+    ("reference_answer", "answer", "reason"),
     [
         ("72", "73", ""),
         ("1/2", "0.5000001", ""),
@@ -83,20 +85,22 @@ def test_equal_answers_are_accepted_without_sympy(gold: str, answer: str, path: 
         ("1:03 PM", "1:03 AM", ""),
     ],
 )
-def test_wrong_answers_are_rejected_without_sympy(gold: str, answer: str, reason: str) -> None:
-    comparison = compare_box(gold, answer)
+def test_wrong_answers_are_rejected_without_sympy(
+    reference_answer: str, answer: str, reason: str
+) -> None:
+    comparison = compare_box(reference_answer, answer)
     assert (comparison.outcome, comparison.reason) == (Outcome.INCORRECT, reason)
 
 
 @pytest.mark.parametrize(
-    ("gold", "answer"),
+    ("reference_answer", "answer"),
     [
         (r"3\sqrt{13}", r"\sqrt{117}"), ("x+1", "1+x"), ("A", "A+0"), ("3", "1,2,3"), ("[0,1)", r"x^2 < x"),
         (r"\pm 2021", "2021"), ("A", "(A)(B)"), ("5!", "120"),
     ],
 )  # fmt: skip
-def test_sympy_decides_what_text_cannot(gold: str, answer: str) -> None:
-    comparison = compare_box(gold, answer)
+def test_sympy_decides_what_text_cannot(reference_answer: str, answer: str) -> None:
+    comparison = compare_box(reference_answer, answer)
     assert (comparison.outcome, comparison.path) == (None, "sympy")
 
 
@@ -114,7 +118,7 @@ def test_sympy_decides_what_text_cannot(gold: str, answer: str) -> None:
     ],
 )
 def test_a_single_plus_minus_is_expanded_and_several_are_not(text: str, expanded: str) -> None:
-    assert compare_box(text, "x").gold == expanded
+    assert compare_box(text, "x").reference == expanded
     assert compare_box("1,2,3,4", text).answer == expanded
 
 
@@ -124,10 +128,13 @@ def test_an_operator_is_accepted_if_the_reference_has_it_or_a_value_follows() ->
     assert compare_box("120", "5!", Profile.EVAL).outcome is None
 
 
-@pytest.mark.parametrize("gold", ["", "  ", "$$", "9" * 450, "x" * 2000, "9^{9^{9^9}}"])
-def test_an_invalid_reference_answer_makes_responses_unverifiable(gold: str) -> None:
-    comparison = compare_box(gold, "5")
-    assert (comparison.outcome, comparison.reason) == (Outcome.UNVERIFIABLE, "gold_invalid")
+@pytest.mark.parametrize("reference_answer", ["", "  ", "$$", "9" * 450, "x" * 2000, "9^{9^{9^9}}"])
+def test_an_invalid_reference_answer_makes_responses_unverifiable(reference_answer: str) -> None:
+    comparison = compare_box(reference_answer, "5")
+    assert (comparison.outcome, comparison.reason) == (
+        Outcome.UNVERIFIABLE,
+        "reference_answer_invalid",
+    )
 
 
 def test_adjacent_boxes_are_a_list_only_for_reference_answers_that_are_lists() -> None:

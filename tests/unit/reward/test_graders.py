@@ -19,7 +19,7 @@ def graded(
         response=response,
         extraction=extract(response, Profile.EVAL),
         outcome=outcome,
-        gold="5",
+        reference_answer="5",
         **fields,
     )
 

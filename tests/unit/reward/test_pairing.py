@@ -2,19 +2,21 @@ r"""Answer and reference answer brought into comparable forms; what is compared 
 
 import pytest
 
-from services.common.answers.gold_types import GoldType
+from services.common.answers.answer_types import AnswerType
 from services.common.answers.normalisation import Normalised
 from services.reward.extraction import Profile
 from services.reward.pairing import Pair, align, squeeze
 
 
-def aligned(gold: str, answer: str, kind: GoldType = GoldType.EXPRESSION) -> tuple[str, str]:
-    pair = align(Pair(Normalised(gold), Normalised(answer), Profile.RL, kind))
-    return pair.gold.text, pair.answer.text
+def aligned(
+    reference_answer: str, answer: str, kind: AnswerType = AnswerType.EXPRESSION
+) -> tuple[str, str]:
+    pair = align(Pair(Normalised(reference_answer), Normalised(answer), Profile.RL, kind))
+    return pair.reference.text, pair.answer.text
 
 
 @pytest.mark.parametrize(
-    ("gold", "answer", "expected"),
+    ("reference_answer", "answer", "expected"),
     [
         ("5", "x = 5", ("5", "5")),
         ("f(x) = 2x", "2x", ("2x", "2x")),
@@ -25,41 +27,41 @@ def aligned(gold: str, answer: str, kind: GoldType = GoldType.EXPRESSION) -> tup
     ],
 )
 def test_a_name_before_the_only_equals_sign_is_stripped(
-    gold: str, answer: str, expected: tuple[str, str]
+    reference_answer: str, answer: str, expected: tuple[str, str]
 ) -> None:
-    assert aligned(gold, answer) == expected
+    assert aligned(reference_answer, answer) == expected
 
 
 @pytest.mark.parametrize(
-    ("gold", "answer"),
+    ("reference_answer", "answer"),
     [("x = 5", "y = 5"), ("a+b=c", "x=5"), ("5", "2x+1=5"), ("x=5", "a+b=c")],
     ids=["other name", "equation as reference", "equation as answer", "label against equation"],
 )
-def test_an_equation_and_another_name_stay(gold: str, answer: str) -> None:
-    assert aligned(gold, answer) == (gold, answer)
+def test_an_equation_and_another_name_stay(reference_answer: str, answer: str) -> None:
+    assert aligned(reference_answer, answer) == (reference_answer, answer)
 
 
 @pytest.mark.parametrize("answer", ["1,2", "A(1,2)", "P' (1,2)", "(1,2)"])
 def test_a_point_may_lack_its_brackets_or_have_a_name(answer: str) -> None:
-    assert aligned("(1,2)", answer, GoldType.TUPLE) == ("(1,2)", "(1,2)")
+    assert aligned("(1,2)", answer, AnswerType.TUPLE) == ("(1,2)", "(1,2)")
 
 
 def test_a_bare_list_is_a_point_only_where_the_reference_answer_is_one() -> None:
-    assert aligned("(1,2)", "1,2", GoldType.LIST) == ("(1,2)", "1,2")
+    assert aligned("(1,2)", "1,2", AnswerType.LIST) == ("(1,2)", "1,2")
 
 
-@pytest.mark.parametrize("kind", [GoldType.INTERVAL, GoldType.TUPLE])
-def test_a_chain_of_inequalities_is_an_interval(kind: GoldType) -> None:
+@pytest.mark.parametrize("kind", [AnswerType.INTERVAL, AnswerType.TUPLE])
+def test_a_chain_of_inequalities_is_an_interval(kind: AnswerType) -> None:
     assert aligned("[0,1)", r"0 \le x < 1", kind) == ("[0,1)", "[0,1)")
 
 
 def test_an_inequality_stays_where_no_interval_is_asked_for() -> None:
-    assert aligned("(0,1)", "0 < x < 1", GoldType.INEQUALITY) == ("(0,1)", "0 < x < 1")
+    assert aligned("(0,1)", "0 < x < 1", AnswerType.INEQUALITY) == ("(0,1)", "0 < x < 1")
 
 
 def test_combinations_are_binomials_unless_they_name_a_point() -> None:
     assert aligned("C(5,2)", "C (n, k)") == (r"\binom{5}{2}", r"\binom{n}{ k}")
-    assert aligned("C(5,2)", "(5,2)", GoldType.TUPLE) == ("C(5,2)", "(5,2)")
+    assert aligned("C(5,2)", "(5,2)", AnswerType.TUPLE) == ("C(5,2)", "(5,2)")
 
 
 @pytest.mark.parametrize(
@@ -86,16 +88,17 @@ def test_one_sign_of_both_kinds_stands_for_two_values(text: str, expected: str) 
 
 
 @pytest.mark.parametrize(
-    ("gold", "expected"), [("0.611", "0.611"), ("11/18", r"\frac{11}{18}"), ("3", r"\frac{11}{18}")]
+    ("reference_answer", "expected"),
+    [("0.611", "0.611"), ("11/18", r"\frac{11}{18}"), ("3", r"\frac{11}{18}")],
 )
 def test_of_an_exact_value_and_its_decimal_the_reference_answer_decides(
-    gold: str, expected: str
+    reference_answer: str, expected: str
 ) -> None:
-    assert aligned(gold, r"\frac{11}{18} \approx 0.611") == (gold, expected)
+    assert aligned(reference_answer, r"\frac{11}{18} \approx 0.611") == (reference_answer, expected)
 
 
 @pytest.mark.parametrize(
-    ("gold", "answer", "expected"),
+    ("reference_answer", "answer", "expected"),
     [
         # The last approximation counts.
         ("0.61", r"11/18 \approx 0.6 \approx 0.61", "0.61"),
@@ -107,9 +110,9 @@ def test_of_an_exact_value_and_its_decimal_the_reference_answer_decides(
     ],
 )
 def test_an_approximation_is_read_only_where_both_sides_are_numbers(
-    gold: str, answer: str, expected: str
+    reference_answer: str, answer: str, expected: str
 ) -> None:
-    assert aligned(gold, answer) == (gold, expected)
+    assert aligned(reference_answer, answer) == (reference_answer, expected)
 
 
 def test_common_divisors_are_named_by_their_arguments_in_any_order() -> None:

@@ -9,10 +9,10 @@ import pytest
 
 from services.api.db.migrate import MIGRATIONS
 
-RENAMES = "rev_0008_names_and_deletions"
-"""Renames columns before the first release, so no process of a release has to live with it."""
+RENAMES = {"rev_0008_names_and_deletions", "rev_0009_reference_answers"}
+"""Rename columns and fields before the first release, so no process of a release has to live with it."""
 REVISIONS = sorted(
-    path for path in (MIGRATIONS / "versions").glob("rev_*.py") if path.stem != RENAMES
+    path for path in (MIGRATIONS / "versions").glob("rev_*.py") if path.stem not in RENAMES
 )
 ADDS = {
     "create_table",

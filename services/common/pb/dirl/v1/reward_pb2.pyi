@@ -84,16 +84,16 @@ class VerifyItem(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ITEM_ID_FIELD_NUMBER: _builtins.int
-    GOLD_FIELD_NUMBER: _builtins.int
+    REFERENCE_ANSWER_FIELD_NUMBER: _builtins.int
     RESPONSE_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     NUM_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_STEPS_FIELD_NUMBER: _builtins.int
     MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
-    GOLD_TYPE_FIELD_NUMBER: _builtins.int
+    ANSWER_TYPE_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """Echoed in the verdict's place; for logs."""
-    gold: _builtins.str
+    reference_answer: _builtins.str
     response: _builtins.str
     """Visible text of the response, special tokens left out."""
     finish_reason: _builtins.str
@@ -104,23 +104,23 @@ class VerifyItem(_message.Message):
     """Denoising steps of the response."""
     max_new_tokens: _builtins.int
     """Token budget the response was decoded under."""
-    gold_type: _builtins.str
-    """A services.common.answers.gold_types.GoldType; empty lets the gold's text say it."""
+    answer_type: _builtins.str
+    """A services.common.answers.answer_types.AnswerType; empty lets the reference answer's text say it."""
     def __init__(
         self,
         *,
         item_id: _builtins.str = ...,
-        gold: _builtins.str = ...,
+        reference_answer: _builtins.str = ...,
         response: _builtins.str = ...,
         finish_reason: _builtins.str = ...,
         num_tokens: _builtins.int = ...,
         num_steps: _builtins.int = ...,
         max_new_tokens: _builtins.int = ...,
-        gold_type: _builtins.str = ...,
+        answer_type: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "gold", b"gold", "gold_type", b"gold_type", "item_id", b"item_id", "max_new_tokens", b"max_new_tokens", "num_steps", b"num_steps", "num_tokens", b"num_tokens", "response", b"response"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_type", b"answer_type", "finish_reason", b"finish_reason", "item_id", b"item_id", "max_new_tokens", b"max_new_tokens", "num_steps", b"num_steps", "num_tokens", b"num_tokens", "reference_answer", b"reference_answer", "response", b"response"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -183,63 +183,63 @@ class VerifyResponse(_message.Message):
 Global___VerifyResponse: _TypeAlias = VerifyResponse  # noqa: Y015
 
 @_typing.final
-class AuditGoldsRequest(_message.Message):
+class AuditReferenceAnswersRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    GOLDS_FIELD_NUMBER: _builtins.int
+    REFERENCE_ANSWERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def golds(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gold]:
+    def reference_answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReferenceAnswer]:
         """At most 4096."""
 
     def __init__(
         self,
         *,
-        golds: _abc.Iterable[Global___Gold] | None = ...,
+        reference_answers: _abc.Iterable[Global___ReferenceAnswer] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["golds", b"golds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reference_answers", b"reference_answers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___AuditGoldsRequest: _TypeAlias = AuditGoldsRequest  # noqa: Y015
+Global___AuditReferenceAnswersRequest: _TypeAlias = AuditReferenceAnswersRequest  # noqa: Y015
 
 @_typing.final
-class Gold(_message.Message):
+class ReferenceAnswer(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    GOLD_FIELD_NUMBER: _builtins.int
-    GOLD_TYPE_FIELD_NUMBER: _builtins.int
-    gold: _builtins.str
-    gold_type: _builtins.str
+    REFERENCE_ANSWER_FIELD_NUMBER: _builtins.int
+    ANSWER_TYPE_FIELD_NUMBER: _builtins.int
+    reference_answer: _builtins.str
+    answer_type: _builtins.str
     """As in VerifyItem."""
     def __init__(
         self,
         *,
-        gold: _builtins.str = ...,
-        gold_type: _builtins.str = ...,
+        reference_answer: _builtins.str = ...,
+        answer_type: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gold", b"gold", "gold_type", b"gold_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_type", b"answer_type", "reference_answer", b"reference_answer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Gold: _TypeAlias = Gold  # noqa: Y015
+Global___ReferenceAnswer: _TypeAlias = ReferenceAnswer  # noqa: Y015
 
 @_typing.final
-class AuditGoldsResponse(_message.Message):
+class AuditReferenceAnswersResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     AUDITS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def audits(self) -> _containers.RepeatedCompositeFieldContainer[Global___GoldAudit]:
-        """In the order of the golds."""
+    def audits(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReferenceAudit]:
+        """In the order of the reference answers."""
 
     def __init__(
         self,
         *,
-        audits: _abc.Iterable[Global___GoldAudit] | None = ...,
+        audits: _abc.Iterable[Global___ReferenceAudit] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -247,16 +247,16 @@ class AuditGoldsResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___AuditGoldsResponse: _TypeAlias = AuditGoldsResponse  # noqa: Y015
+Global___AuditReferenceAnswersResponse: _TypeAlias = AuditReferenceAnswersResponse  # noqa: Y015
 
 @_typing.final
-class GoldAudit(_message.Message):
+class ReferenceAudit(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    GOLD_TYPE_FIELD_NUMBER: _builtins.int
+    ANSWER_TYPE_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
-    gold_type: _builtins.str
+    answer_type: _builtins.str
     status: _builtins.str
     """ok | flagged (usable, but judged by its spelling alone) | invalid (every answer would be unverifiable) | unknown (the
     service could not tell now)
@@ -266,14 +266,14 @@ class GoldAudit(_message.Message):
     def __init__(
         self,
         *,
-        gold_type: _builtins.str = ...,
+        answer_type: _builtins.str = ...,
         status: _builtins.str = ...,
         reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gold_type", b"gold_type", "reason", b"reason", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_type", b"answer_type", "reason", b"reason", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GoldAudit: _TypeAlias = GoldAudit  # noqa: Y015
+Global___ReferenceAudit: _TypeAlias = ReferenceAudit  # noqa: Y015

@@ -41,10 +41,10 @@ class RewardServiceStub:
                 request_serializer=dirl_dot_v1_dot_reward__pb2.VerifyRequest.SerializeToString,
                 response_deserializer=dirl_dot_v1_dot_reward__pb2.VerifyResponse.FromString,
                 _registered_method=True)
-        self.AuditGolds = channel.unary_unary(
-                '/dirl.v1.RewardService/AuditGolds',
-                request_serializer=dirl_dot_v1_dot_reward__pb2.AuditGoldsRequest.SerializeToString,
-                response_deserializer=dirl_dot_v1_dot_reward__pb2.AuditGoldsResponse.FromString,
+        self.AuditReferenceAnswers = channel.unary_unary(
+                '/dirl.v1.RewardService/AuditReferenceAnswers',
+                request_serializer=dirl_dot_v1_dot_reward__pb2.AuditReferenceAnswersRequest.SerializeToString,
+                response_deserializer=dirl_dot_v1_dot_reward__pb2.AuditReferenceAnswersResponse.FromString,
                 _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/dirl.v1.RewardService/GetStatus',
@@ -66,8 +66,8 @@ class RewardServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def AuditGolds(self, request, context):
-        """Say of every gold answer what it is and whether it can be verified against itself.
+    def AuditReferenceAnswers(self, request, context):
+        """Say of every reference answer what it is and whether it can be verified against itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,10 +87,10 @@ def add_RewardServiceServicer_to_server(servicer, server):
                     request_deserializer=dirl_dot_v1_dot_reward__pb2.VerifyRequest.FromString,
                     response_serializer=dirl_dot_v1_dot_reward__pb2.VerifyResponse.SerializeToString,
             ),
-            'AuditGolds': grpc.unary_unary_rpc_method_handler(
-                    servicer.AuditGolds,
-                    request_deserializer=dirl_dot_v1_dot_reward__pb2.AuditGoldsRequest.FromString,
-                    response_serializer=dirl_dot_v1_dot_reward__pb2.AuditGoldsResponse.SerializeToString,
+            'AuditReferenceAnswers': grpc.unary_unary_rpc_method_handler(
+                    servicer.AuditReferenceAnswers,
+                    request_deserializer=dirl_dot_v1_dot_reward__pb2.AuditReferenceAnswersRequest.FromString,
+                    response_serializer=dirl_dot_v1_dot_reward__pb2.AuditReferenceAnswersResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -138,7 +138,7 @@ class RewardService:
             _registered_method=True)
 
     @staticmethod
-    def AuditGolds(request,
+    def AuditReferenceAnswers(request,
             target,
             options=(),
             channel_credentials=None,
@@ -151,9 +151,9 @@ class RewardService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/dirl.v1.RewardService/AuditGolds',
-            dirl_dot_v1_dot_reward__pb2.AuditGoldsRequest.SerializeToString,
-            dirl_dot_v1_dot_reward__pb2.AuditGoldsResponse.FromString,
+            '/dirl.v1.RewardService/AuditReferenceAnswers',
+            dirl_dot_v1_dot_reward__pb2.AuditReferenceAnswersRequest.SerializeToString,
+            dirl_dot_v1_dot_reward__pb2.AuditReferenceAnswersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,8 +39,8 @@ class RewardServiceStub:
     """Grade a batch. Verdicts stand in the order of the items. A failure of one item never touches another one; the
     call itself fails only for a malformed request (INVALID_ARGUMENT) or a full queue (RESOURCE_EXHAUSTED).
     """
-    AuditGolds: _grpc.UnaryUnaryMultiCallable[_reward_pb2.AuditGoldsRequest, _reward_pb2.AuditGoldsResponse]
-    """Say of every gold answer what it is and whether it can be verified against itself."""
+    AuditReferenceAnswers: _grpc.UnaryUnaryMultiCallable[_reward_pb2.AuditReferenceAnswersRequest, _reward_pb2.AuditReferenceAnswersResponse]
+    """Say of every reference answer what it is and whether it can be verified against itself."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_reward_pb2.GetRewardStatusRequest, _reward_pb2.GetRewardStatusResponse]
 
 @_typing.type_check_only
@@ -54,8 +54,8 @@ class RewardServiceAsyncStub(RewardServiceStub):
     """Grade a batch. Verdicts stand in the order of the items. A failure of one item never touches another one; the
     call itself fails only for a malformed request (INVALID_ARGUMENT) or a full queue (RESOURCE_EXHAUSTED).
     """
-    AuditGolds: _aio.UnaryUnaryMultiCallable[_reward_pb2.AuditGoldsRequest, _reward_pb2.AuditGoldsResponse]  # type: ignore[assignment]
-    """Say of every gold answer what it is and whether it can be verified against itself."""
+    AuditReferenceAnswers: _aio.UnaryUnaryMultiCallable[_reward_pb2.AuditReferenceAnswersRequest, _reward_pb2.AuditReferenceAnswersResponse]  # type: ignore[assignment]
+    """Say of every reference answer what it is and whether it can be verified against itself."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_reward_pb2.GetRewardStatusRequest, _reward_pb2.GetRewardStatusResponse]  # type: ignore[assignment]
 
 class RewardServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -74,12 +74,12 @@ class RewardServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
-    def AuditGolds(
+    def AuditReferenceAnswers(
         self,
-        request: _reward_pb2.AuditGoldsRequest,
+        request: _reward_pb2.AuditReferenceAnswersRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_reward_pb2.AuditGoldsResponse, _abc.Awaitable[_reward_pb2.AuditGoldsResponse]]:
-        """Say of every gold answer what it is and whether it can be verified against itself."""
+    ) -> _typing.Union[_reward_pb2.AuditReferenceAnswersResponse, _abc.Awaitable[_reward_pb2.AuditReferenceAnswersResponse]]:
+        """Say of every reference answer what it is and whether it can be verified against itself."""
 
     @_abc_1.abstractmethod
     def GetStatus(

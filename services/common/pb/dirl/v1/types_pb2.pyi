@@ -40,7 +40,7 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     OUTCOME_TOO_COMPLEX: _Outcome.ValueType  # 5
     """The answer's own cost: static guard, CPU deadline or memory limit."""
     OUTCOME_UNVERIFIABLE: _Outcome.ValueType  # 6
-    """Our fault: overload, crash, invalid gold, internal error."""
+    """Our fault: overload, crash, invalid reference answer, internal error."""
     OUTCOME_ABORTED: _Outcome.ValueType  # 7
     """Generation was abandoned."""
 
@@ -57,7 +57,7 @@ OUTCOME_TRUNCATED: Outcome.ValueType  # 4
 OUTCOME_TOO_COMPLEX: Outcome.ValueType  # 5
 """The answer's own cost: static guard, CPU deadline or memory limit."""
 OUTCOME_UNVERIFIABLE: Outcome.ValueType  # 6
-"""Our fault: overload, crash, invalid gold, internal error."""
+"""Our fault: overload, crash, invalid reference answer, internal error."""
 OUTCOME_ABORTED: Outcome.ValueType  # 7
 """Generation was abandoned."""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
@@ -215,7 +215,7 @@ class Verdict(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     EXTRACTED_FIELD_NUMBER: _builtins.int
     EXTRACTION_METHOD_FIELD_NUMBER: _builtins.int
-    NORMALIZED_GOLD_FIELD_NUMBER: _builtins.int
+    NORMALIZED_REFERENCE_ANSWER_FIELD_NUMBER: _builtins.int
     NORMALIZED_ANSWER_FIELD_NUMBER: _builtins.int
     COMPARE_PATH_FIELD_NUMBER: _builtins.int
     CPU_MS_FIELD_NUMBER: _builtins.int
@@ -230,7 +230,7 @@ class Verdict(_message.Message):
     """The answer as extracted from the response; empty when there is none."""
     extraction_method: _builtins.str
     """How it was extracted, e.g. "boxed"."""
-    normalized_gold: _builtins.str
+    normalized_reference_answer: _builtins.str
     normalized_answer: _builtins.str
     compare_path: _builtins.str
     """string | integer | rational | sympy | none"""
@@ -252,7 +252,7 @@ class Verdict(_message.Message):
         reason: _builtins.str = ...,
         extracted: _builtins.str = ...,
         extraction_method: _builtins.str = ...,
-        normalized_gold: _builtins.str = ...,
+        normalized_reference_answer: _builtins.str = ...,
         normalized_answer: _builtins.str = ...,
         compare_path: _builtins.str = ...,
         cpu_ms: _builtins.float = ...,
@@ -263,7 +263,7 @@ class Verdict(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare_path", b"compare_path", "cpu_ms", b"cpu_ms", "extracted", b"extracted", "extraction_method", b"extraction_method", "normalized_answer", b"normalized_answer", "normalized_gold", b"normalized_gold", "outcome", b"outcome", "queue_ms", b"queue_ms", "reason", b"reason", "rewards", b"rewards", "verifier_version", b"verifier_version", "wall_ms", b"wall_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare_path", b"compare_path", "cpu_ms", b"cpu_ms", "extracted", b"extracted", "extraction_method", b"extraction_method", "normalized_answer", b"normalized_answer", "normalized_reference_answer", b"normalized_reference_answer", "outcome", b"outcome", "queue_ms", b"queue_ms", "reason", b"reason", "rewards", b"rewards", "verifier_version", b"verifier_version", "wall_ms", b"wall_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -283,7 +283,7 @@ class PromptTask(_message.Message):
     PURPOSE_FIELD_NUMBER: _builtins.int
     DATASET_FIELD_NUMBER: _builtins.int
     PROMPT_IDS_FIELD_NUMBER: _builtins.int
-    GOLD_FIELD_NUMBER: _builtins.int
+    REFERENCE_ANSWER_FIELD_NUMBER: _builtins.int
     NUM_GENERATIONS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     MIN_WEIGHT_VERSION_FIELD_NUMBER: _builtins.int
@@ -291,7 +291,7 @@ class PromptTask(_message.Message):
     ISSUED_AT_FIELD_NUMBER: _builtins.int
     GRADERS_FIELD_NUMBER: _builtins.int
     GRADING_TIMEOUT_S_FIELD_NUMBER: _builtins.int
-    GOLD_TYPE_FIELD_NUMBER: _builtins.int
+    ANSWER_TYPE_FIELD_NUMBER: _builtins.int
     schema_version: _builtins.int
     """Format of the messages on the streams; 2."""
     job_id: _builtins.str
@@ -304,8 +304,8 @@ class PromptTask(_message.Message):
     """Evaluation set, or empty."""
     prompt_ids: _builtins.bytes
     """[P] int32"""
-    gold: _builtins.str
-    """Gold answer, given to the verifier as it is."""
+    reference_answer: _builtins.str
+    """Reference answer, given to the verifier as it is."""
     num_generations: _builtins.int
     seed: _builtins.int
     """Key of the randomness of every response of this prompt."""
@@ -315,8 +315,8 @@ class PromptTask(_message.Message):
     """Unix seconds."""
     grading_timeout_s: _builtins.float
     """Seconds the verifier may spend on one response."""
-    gold_type: _builtins.str
-    """Kind of gold answer, as in VerifyItem."""
+    answer_type: _builtins.str
+    """Kind of reference answer, as in VerifyItem."""
     @_builtins.property
     def decoding(self) -> Global___DecodingConfig: ...
     @_builtins.property
@@ -334,7 +334,7 @@ class PromptTask(_message.Message):
         purpose: Global___Purpose.ValueType = ...,
         dataset: _builtins.str = ...,
         prompt_ids: _builtins.bytes = ...,
-        gold: _builtins.str = ...,
+        reference_answer: _builtins.str = ...,
         num_generations: _builtins.int = ...,
         seed: _builtins.int = ...,
         min_weight_version: _builtins.int = ...,
@@ -342,11 +342,11 @@ class PromptTask(_message.Message):
         issued_at: _builtins.float = ...,
         graders: _abc.Iterable[_builtins.str] | None = ...,
         grading_timeout_s: _builtins.float = ...,
-        gold_type: _builtins.str = ...,
+        answer_type: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decoding", b"decoding"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "dataset", b"dataset", "decoding", b"decoding", "gold", b"gold", "gold_type", b"gold_type", "graders", b"graders", "grading_timeout_s", b"grading_timeout_s", "group_id", b"group_id", "issued_at", b"issued_at", "job_id", b"job_id", "ledger_position", b"ledger_position", "min_weight_version", b"min_weight_version", "num_generations", b"num_generations", "prompt_ids", b"prompt_ids", "purpose", b"purpose", "schema_version", b"schema_version", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_type", b"answer_type", "attempt", b"attempt", "dataset", b"dataset", "decoding", b"decoding", "graders", b"graders", "grading_timeout_s", b"grading_timeout_s", "group_id", b"group_id", "issued_at", b"issued_at", "job_id", b"job_id", "ledger_position", b"ledger_position", "min_weight_version", b"min_weight_version", "num_generations", b"num_generations", "prompt_ids", b"prompt_ids", "purpose", b"purpose", "reference_answer", b"reference_answer", "schema_version", b"schema_version", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,7 +7,7 @@ const TEXTS = ["2", "7", "+", "4", "5", "=", "\\boxed{", "7", "1", "}", "<|im_en
 export function exampleTrajectory(changes: Partial<TrajectoryDetail> = {}): TrajectoryDetail {
   return {
     id: "traj_1", object: "trajectory", created_at: 0, job_id: "job_1", attempt: 1, step: 9, group_id: "grp_1", response_index: 0,
-    purpose: "train", disposition: "trained", outcome: "incorrect", reward: 0, rewards: { accuracy: 0 }, advantage: -0.5, gold: "72",
+    purpose: "train", disposition: "trained", outcome: "incorrect", reward: 0, rewards: { accuracy: 0 }, advantage: -0.5, reference_answer: "72",
     text: "27+45=\\boxed{71}", visible_len: 11, num_steps: 7, num_forwards: 11, finish_reason: "stop", weight_version: 8,
     prompt: "a b c", prompt_ids: [1, 2, 3], tokens: TEXTS, block_size: 4, mask_token_id: 99,
     token_ids: TEXTS.map((_, place) => place + 10),

@@ -101,7 +101,7 @@ export interface AnswerSpan {
 }
 
 /** Tokens and steps of the extracted answer; null if it is not found in the text. */
-export function findAnswer(replay: Replay, extracted: string, gold: string, isCorrect: boolean): AnswerSpan | null {
+export function findAnswer(replay: Replay, extracted: string, reference: string, isCorrect: boolean): AnswerSpan | null {
   if (extracted === "") return null;
   const visible = replay.tokens.filter((token) => !token.isAfterEnd);
   const text = visible.map((token) => token.text).join("");
@@ -113,7 +113,7 @@ export function findAnswer(replay: Replay, extracted: string, gold: string, isCo
   const steps = tokens.map((token) => token.step);
   const differing = visible.filter((_, place) => {
     const at = places[place];
-    return !isCorrect && at !== undefined && overlaps(at, start, start + extracted.length) && differs(extracted, gold, at[0] - start, at[1] - start);
+    return !isCorrect && at !== undefined && overlaps(at, start, start + extracted.length) && differs(extracted, reference, at[0] - start, at[1] - start);
   });
   const wrong = differing.sort((a, b) => a.step - b.step || a.index - b.index)[0] ?? null;
   return { tokens, firstStep: Math.min(...steps), lastStep: Math.max(...steps), wrong };
@@ -130,9 +130,9 @@ function overlaps(place: [number, number] | undefined, from: number, to: number)
 }
 
 /** Whether the answers differ within [from, to); characters beyond the shorter one differ. */
-function differs(answer: string, gold: string, from: number, to: number): boolean {
+function differs(answer: string, reference: string, from: number, to: number): boolean {
   const [start, end] = [Math.max(0, from), Math.min(answer.length, to)];
-  return answer.slice(start, end) !== gold.slice(start, end);
+  return answer.slice(start, end) !== reference.slice(start, end);
 }
 
 /** The `count` visible tokens with the lowest confidence, in ascending order. */

@@ -24,7 +24,7 @@ export function ReplayView({ detail, onSibling }: Props) {
   const ranges = useMemo(() => toBlockRanges(replay.blocks), [replay]);
   const answer = useMemo(() => {
     const verdict = detail.verdict as { extracted?: string } | null;
-    return findAnswer(replay, verdict?.extracted ?? "", detail.gold, detail.outcome === "correct");
+    return findAnswer(replay, verdict?.extracted ?? "", detail.reference_answer, detail.outcome === "correct");
   }, [replay, detail]);
   const playback = usePlayback(replay.numSteps);
   const [colouring, setColouring] = useState<Colouring>("step");
@@ -95,7 +95,7 @@ function AnswerSummary({ detail, answer, onSeek }: { detail: TrajectoryDetail; a
       <div className="row">
         <OutcomeBadge outcome={detail.outcome} />
         <span>
-          Answer <strong className="mono">{verdict?.extracted || "none"}</strong>, reference answer <strong className="mono">{detail.gold}</strong>
+          Answer <strong className="mono">{verdict?.extracted || "none"}</strong>, reference answer <strong className="mono">{detail.reference_answer}</strong>
           {answer && <>; committed {answer.firstStep === answer.lastStep ? `at step ${answer.firstStep}` : `in steps ${answer.firstStep} to ${answer.lastStep}`}</>}
         </span>
       </div>
@@ -173,7 +173,7 @@ function VerdictCard({ detail }: { detail: TrajectoryDetail }) {
         <Definition name="Total"><strong>{number(detail.reward)}</strong></Definition>
         <Definition name="Advantage">{detail.advantage === null ? "–" : formatSigned(detail.advantage)}</Definition>
         <Definition name="Extracted"><code>{verdict["extracted"] || "–"}</code> {verdict["extraction_method"] ? <Badge plain>{verdict["extraction_method"]}</Badge> : null}</Definition>
-        <Definition name="Compared"><code>{verdict["normalized_answer"] || "–"}</code> with <code>{verdict["normalized_gold"] || detail.gold}</code></Definition>
+        <Definition name="Compared"><code>{verdict["normalized_answer"] || "–"}</code> with <code>{verdict["normalized_reference_answer"] || detail.reference_answer}</code></Definition>
         <Definition name="Method">{humanize(String(verdict["compare_path"] ?? "–"))}</Definition>
         <Definition name="Verifier">{number(Number(verdict["cpu_ms"] ?? 0))} ms CPU, {number(Number(verdict["wall_ms"] ?? 0))} ms wall</Definition>
       </dl>

@@ -8,7 +8,7 @@ import { TrajectoriesTab } from "./trajectories-tab";
 const JOB = { id: "job_1", spec: {} } as Job;
 
 const group = (step: number) => ({
-  id: `grp_${step}`, step, prompt: `question ${step}`, gold: "1", outcomes: ["correct"], rewards: [1], staleness: 0, disposition: "trained", trajectory_ids: [`traj_${step}`],
+  id: `grp_${step}`, step, prompt: `question ${step}`, reference_answer: "1", outcomes: ["correct"], rewards: [1], staleness: 0, disposition: "trained", trajectory_ids: [`traj_${step}`],
 }) as Group;
 
 /** Groups that the server has; a page holds two. */

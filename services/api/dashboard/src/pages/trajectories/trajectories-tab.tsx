@@ -124,7 +124,7 @@ function GroupRows({ job, group, isOpen, onToggle }: RowsProps) {
             {group.prompt === null ? group.id : userTurn(group.prompt)}
           </button>
         </td>
-        <td><code className="clip">{group.gold}</code></td>
+        <td><code className="clip">{group.reference_answer}</code></td>
         <td><OutcomeDots outcomes={group.outcomes} /></td>
         <td className="num">{summary}</td>
         <td className="num">{group.staleness ?? "–"}</td>

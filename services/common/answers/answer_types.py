@@ -12,10 +12,10 @@ from typing import Final
 from services.common.answers.normalisation import Normalised, normalise
 from services.common.answers.rationals import parse_rational
 from services.common.answers.sequences import UNORDERED, parse_sequence
-from services.common.answers.statements import gold_answer
+from services.common.answers.statements import extract_reference
 
 
-class GoldType(StrEnum):
+class AnswerType(StrEnum):
     """Types of reference answers."""
 
     INTEGER = "integer"
@@ -54,10 +54,10 @@ _MEMBER: Final = re.compile(r"[a-z] ?\\in(?![a-z]) ?")
 _HALF_OPEN: Final = re.compile(r"\\infty|\\cup|\\cap")
 
 
-def gold_type(gold: str) -> GoldType:
+def infer_answer_type(reference: str) -> AnswerType:
     """Infer the type from the text of the reference answer."""
-    normal = normalise(gold_answer(gold))
-    return next((kind for kind, fits in _TESTS if fits(normal)), GoldType.EXPRESSION)
+    normal = normalise(extract_reference(reference))
+    return next((kind for kind, fits in _TESTS if fits(normal)), AnswerType.EXPRESSION)
 
 
 def _is_interval(normal: Normalised) -> bool:
@@ -76,24 +76,24 @@ def _contains(pattern: re.Pattern[str]) -> Callable[[Normalised], object]:
 
 
 # The first match decides: `5%` is a percentage before it is a rational, `(1,2)` a point before a list.
-_TESTS: Final[tuple[tuple[GoldType, Callable[[Normalised], object]], ...]] = (
-    (GoldType.PERCENT, lambda normal: normal.unit == "%"),
-    (GoldType.CHOICE, _matches(_CHOICE)),
+_TESTS: Final[tuple[tuple[AnswerType, Callable[[Normalised], object]], ...]] = (
+    (AnswerType.PERCENT, lambda normal: normal.unit == "%"),
+    (AnswerType.CHOICE, _matches(_CHOICE)),
     (
-        GoldType.INTEGER,
+        AnswerType.INTEGER,
         lambda normal: (number := parse_rational(normal.text)) and number.is_integer,
     ),
-    (GoldType.RATIONAL, lambda normal: parse_rational(normal.text)),
-    (GoldType.TEXT, _matches(_WORDS)),
-    (GoldType.BASE_N, _matches(_BASED)),
-    (GoldType.TIME, _matches(_CLOCK)),
-    (GoldType.MATRIX, _contains(_MATRIX)),
-    (GoldType.INTERVAL, _is_interval),
+    (AnswerType.RATIONAL, lambda normal: parse_rational(normal.text)),
+    (AnswerType.TEXT, _matches(_WORDS)),
+    (AnswerType.BASE_N, _matches(_BASED)),
+    (AnswerType.TIME, _matches(_CLOCK)),
+    (AnswerType.MATRIX, _contains(_MATRIX)),
+    (AnswerType.INTERVAL, _is_interval),
     (
-        GoldType.TUPLE,
+        AnswerType.TUPLE,
         lambda normal: (found := parse_sequence(normal.text)) and found.brackets != UNORDERED,
     ),
-    (GoldType.LIST, lambda normal: parse_sequence(normal.text)),
-    (GoldType.INEQUALITY, _contains(_RELATION)),
-    (GoldType.EQUATION, _contains(_EQUALS)),
+    (AnswerType.LIST, lambda normal: parse_sequence(normal.text)),
+    (AnswerType.INEQUALITY, _contains(_RELATION)),
+    (AnswerType.EQUATION, _contains(_EQUALS)),
 )
