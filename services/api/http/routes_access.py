@@ -1,21 +1,18 @@
 """/v1/api_keys, /v1/whoami, /v1/audit: keys and what they were used for"""
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 from sqlalchemy import select
 
-from services.api.db.access import create_key
 from services.api.db.access_tables import ApiKey, AuditEntry
-from services.api.db.base import utc_now
 from services.api.db.listing import newest_first
-from services.api.domain.failure import make_not_found
 from services.api.http.auth import Who
 from services.api.http.paging import make_page, to_page
 from services.api.http.resources import After, Limit, Res
 from services.api.schemas.access import AuditView, CallerView, KeyRequest, KeyView, NewKeyView
 from services.api.schemas.envelope import Page
+from services.api.use_cases import access
 
 router = APIRouter(prefix="/v1", tags=["access"])
 
@@ -23,9 +20,7 @@ router = APIRouter(prefix="/v1", tags=["access"])
 @router.post("/api_keys", status_code=201)
 def create_api_key(resources: Res, body: KeyRequest) -> NewKeyView:
     """Create a key. Its secret is in this response and nowhere else."""
-    expires_at = None if body.expires_at is None else datetime.fromtimestamp(body.expires_at, UTC)
-    with resources.database.begin() as session:
-        row, secret = create_key(session, body.name, body.project, body.scopes, expires_at)
+    row, secret = access.create_api_key(resources, body)
     return NewKeyView(key=secret, **KeyView.model_validate(row).model_dump())
 
 
@@ -40,12 +35,7 @@ def list_api_keys(resources: Res, after: After = None, limit: Limit = 20) -> Pag
 @router.delete("/api_keys/{key_id}")
 def revoke_api_key(resources: Res, key_id: str) -> KeyView:
     """Revoke a key: its next request is refused. Revoking it again changes nothing."""
-    with resources.database.begin() as session:
-        row = session.get(ApiKey, key_id, with_for_update=True)
-        if row is None:
-            raise make_not_found("key", key_id, "GET /v1/api_keys")
-        row.revoked_at = row.revoked_at or utc_now()
-    return KeyView.model_validate(row)
+    return KeyView.model_validate(access.revoke_api_key(resources, key_id))
 
 
 @router.get("/whoami")

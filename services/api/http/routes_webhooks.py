@@ -2,12 +2,9 @@
 
 from fastapi import APIRouter
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from services.api.db.listing import newest_first
 from services.api.db.webhook_tables import Delivery, Webhook
-from services.api.domain.failure import make_not_found
-from services.api.domain.webhooks import new_secret
 from services.api.http.paging import to_page
 from services.api.http.resources import After, Limit, Res
 from services.api.schemas.envelope import Page
@@ -18,7 +15,7 @@ from services.api.schemas.webhooks import (
     WebhookRequest,
     WebhookView,
 )
-from services.common.ids import new_id
+from services.api.use_cases import webhooks
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 
@@ -26,16 +23,7 @@ router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 @router.post("", status_code=201)
 def create_webhook(resources: Res, body: WebhookRequest) -> NewWebhookView:
     """Create a webhook for a project's jobs. Its secret is in this response and nowhere else."""
-    row = Webhook(
-        id=new_id("whk"),
-        project=body.project,
-        url=str(body.url),
-        events=sorted(event.value for event in body.events),
-        secret=new_secret(),
-    )
-    with resources.database.begin() as session:
-        session.add(row)
-    return NewWebhookView.model_validate(row)
+    return NewWebhookView.model_validate(webhooks.create_webhook(resources, body))
 
 
 @router.get("")
@@ -49,8 +37,7 @@ def list_webhooks(resources: Res, after: After = None, limit: Limit = 20) -> Pag
 @router.delete("/{webhook_id}")
 def delete_webhook(resources: Res, webhook_id: str) -> DeletedWebhook:
     """Delete a webhook with the messages that were not delivered yet."""
-    with resources.database.begin() as session:
-        session.delete(_find_webhook(session, webhook_id))
+    webhooks.delete_webhook(resources, webhook_id)
     return DeletedWebhook(id=webhook_id)
 
 
@@ -61,13 +48,6 @@ def list_deliveries(
     """Messages of the last days, newest first, and how each went."""
     statement = select(Delivery).where(Delivery.webhook_id == webhook_id)
     with resources.database.begin() as session:
-        _find_webhook(session, webhook_id)
+        webhooks.get_webhook(session, webhook_id)
         rows = newest_first(session, Delivery, statement, after, limit)
     return to_page(DeliveryView, rows, limit)
-
-
-def _find_webhook(session: Session, webhook_id: str) -> Webhook:
-    row = session.get(Webhook, webhook_id)
-    if row is None:
-        raise make_not_found("webhook", webhook_id, "GET /v1/webhooks")
-    return row
