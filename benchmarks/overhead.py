@@ -41,13 +41,13 @@ class Bench:
         self,
         platform: LocalPlatform,
         api: ApiClient,
-        count_sft_steps: int | None,
+        sft_steps: int | None,
         eval_samples: int | None,
     ) -> None:
         self._platform, self._api = platform, api
         self._directory = platform.data_dir / "demo"
         self._spec = make_demo_spec(self._directory, 0, make_model_here)
-        self._spec["sft"]["max_steps"] = count_sft_steps or self._spec["sft"]["max_steps"]
+        self._spec["sft"]["max_steps"] = sft_steps or self._spec["sft"]["max_steps"]
         self._spec["eval"]["num_samples"] = eval_samples or self._spec["eval"]["num_samples"]
         job = self._run({**self._spec, "method": "sft"})
         self._model = self._checkpoints(job)[-1]
@@ -97,7 +97,7 @@ def _tell(line: str) -> None:
 
 
 @contextmanager
-def bench(count_sft_steps: int | None = None, eval_samples: int | None = None) -> Iterator[Bench]:
+def bench(sft_steps: int | None = None, eval_samples: int | None = None) -> Iterator[Bench]:
     """A platform of its own, gone afterwards; None is the demo's own number."""
     with (
         tempfile.TemporaryDirectory(prefix="dirl-bench-") as directory,
@@ -106,7 +106,7 @@ def bench(count_sft_steps: int | None = None, eval_samples: int | None = None) -
         ) as platform,
         ApiClient(platform.api_url) as api,
     ):
-        yield Bench(platform, api, count_sft_steps, eval_samples)
+        yield Bench(platform, api, sft_steps, eval_samples)
 
 
 def read_trace(directory: Path) -> dict[str, list[Interval]]:
