@@ -257,7 +257,7 @@ def certify(ledger: PromptLedger, records: Sequence[StepRecord]) -> Certificate:
     Trained and dropped are counted from `records` alone; of the ledger only the cursor and the open
     positions are taken, so a duplicate or loss in either shows.
     """
-    # Two witnesses that are written apart: the ledger lies in the checkpoint, the records in the step
+    # Two records that are written apart: the ledger is in the checkpoint, the step records in the step
     # log. A fault in either makes them disagree.
     trainings = Counter(position for record in records for position in record.trained)
     drops = {position: reason for record in records for position, reason in record.dropped.items()}

@@ -70,5 +70,5 @@ def _watch(supervisor_pid: int) -> None:
 
 def _leave_orphaned(supervisor_pid: int) -> None:
     if os.getppid() != supervisor_pid:
-        log.error("learner ended: its supervisor is gone", supervisor_pid=supervisor_pid)
+        log.error("learner ended: its supervisor has ended", supervisor_pid=supervisor_pid)
         os._exit(1)

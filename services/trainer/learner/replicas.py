@@ -94,7 +94,7 @@ class Replicas:
         them meanwhile.
 
         One version travels at a time; a later call begins the newest. Returns how many replicas
-        decode, under whatever version.
+        decode, under any version.
         """
         if self._pushing is None or self._pushing.done():
             self._finish_push()

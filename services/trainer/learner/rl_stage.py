@@ -110,7 +110,7 @@ class RlStage:
             **per_gpu,
             JobMetric.PERF_TRAINER_IDLE_RATIO: rollout_s / step_s,
             # A mean per group, not a sum: groups are graded while others decode, so that the sum
-            # is no part of the step's wall time.
+            # is not part of the step's wall time.
             JobMetric.TIME_REWARD_S: sum(grading) / len(grading),
         }
 

@@ -145,6 +145,6 @@ def _require_complete(scored: ScoredGroup, task: PromptTask) -> None:
         raise PlatformError(
             "internal",
             f"Group {task.group_id} came with {len(scored.trajectories)} responses; {task.num_generations} were asked "
-            "for. A replica answers a prompt wholly or not at all.",
+            "for. A replica sends all responses of a prompt or none.",
             hint="Run the same release of the rollout and trainer services.",
         )

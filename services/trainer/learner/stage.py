@@ -49,7 +49,7 @@ class TrainingStage(Protocol):
 def run_training_stage(
     context: AttemptContext, stage: TrainingStage, evaluation: EvaluationRunner | None
 ) -> None:
-    """Train from where the state stands to the stage's last step; checkpoints and evaluations as
+    """Train from the current state to the stage's last step; checkpoints and evaluations as
     they fall due.
 
     Asked to stop, or stopped by a failing verifier (UnverifiableError), it writes a checkpoint and

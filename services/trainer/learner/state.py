@@ -1,4 +1,4 @@
-"""Where an attempt stands: the part of a checkpoint that is neither weights nor optimizer
+"""Progress of an attempt: the part of a checkpoint that is neither weights nor optimizer
 (state.json).
 """
 

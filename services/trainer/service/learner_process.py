@@ -179,7 +179,7 @@ def _spawn(request: LearnerRequest, program: Sequence[str]) -> "list[subprocess.
         raise PlatformError(
             "worker_lost",
             f"Cannot start attempt {request.attempt} of {request.job_id}: it was started before, by a supervisor that "
-            "is gone, and its learner with it. An attempt runs once.",
+            "has ended, and its learner with it. An attempt runs once.",
             hint="Start the next attempt; it continues from the newest checkpoint.",
         )
     ranks: list[subprocess.Popen[bytes]] = []

@@ -159,7 +159,7 @@ class LearnerSupervisor:
         )
 
     def shutdown(self, grace_s: float) -> None:
-        """End the running learner, if any, and return when it is gone."""
+        """End the running learner, if any, and return when it has ended."""
         with self._lock:
             learner = self._learner
         if learner is not None and learner.result is None:
