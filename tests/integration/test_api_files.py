@@ -124,7 +124,7 @@ def test_no_file_name_leads_out_of_the_files_directory(
     assert http.get(f"/v1/files/{file['id']}/content").status_code == 200
 
 
-@pytest.mark.parametrize("name", ["reference answers.jsonl", ".reference answers.jsonl"])
+@pytest.mark.parametrize("name", ["reference_answers.jsonl", ".reference_answers.jsonl"])
 def test_an_upload_that_is_called_like_the_audit_keeps_its_content(
     http: httpx.Client, tmp_path: Path, name: str
 ) -> None:

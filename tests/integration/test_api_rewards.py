@@ -143,7 +143,7 @@ def test_reference_answers_are_typed_and_audited_when_a_file_comes_in(
     ]
     assert reference_answers["flagged"][0]["reason"] == "ellipsis"
     lines = (
-        next((tmp_path / "data" / "files").glob("*/.reference answers.jsonl"))
+        next((tmp_path / "data" / "files").glob("*/.reference_answers.jsonl"))
         .read_text()
         .splitlines()
     )

@@ -43,7 +43,7 @@ def test_an_existing_directory_is_never_written_to(model: Path) -> None:
     done = _dirl("models", "make", "--out", str(model))
 
     assert done.returncode == 1
-    assert "it exists already" in done.stderr
+    assert "it already exists" in done.stderr
     assert (model / "config.json").read_bytes() == before
 
 

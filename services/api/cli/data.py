@@ -1,4 +1,4 @@
-"""`dirl data`: make and check data files; no platform is needed."""
+"""`dirl data`: create and validate data files, without a platform."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,8 +11,8 @@ from services.api.cli.output import out, print_json
 from services.common.data.arithmetic import make_arithmetic
 from services.common.data.rows import FileReport, check_file
 
-data_app = typer.Typer(help="Make and check data files.", no_args_is_help=True)
-make_app = typer.Typer(help="Make a data set.", no_args_is_help=True)
+data_app = typer.Typer(help="Create and validate data files.", no_args_is_help=True)
+make_app = typer.Typer(help="Create a data set.", no_args_is_help=True)
 data_app.add_typer(make_app, name="make")
 
 
@@ -26,7 +26,7 @@ def arithmetic(
     seed: Annotated[int, typer.Option(help="Equal seeds give equal files.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Word problems on two-digit sums; no pair of operands is in both files."""
+    """Create word problems with two-digit sums; no pair of operands is in both files."""
     try:
         files = make_arithmetic(directory, seed=seed, num_train=train, num_test=test)
     except OSError as error:
@@ -42,12 +42,12 @@ def check(
     file: Annotated[Path, typer.Argument(help="A JSONL or Parquet file.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a file can be used for, and every problem with its row."""
+    """Validate a file: show what it can be used for, and every problem with its row."""
     report = check_file(file)
     if as_json:
-        print_json(_as_json(report))
+        print_json(_to_json(report))
     else:
-        out.print(_as_text(report), markup=False)
+        out.print(_to_text(report), markup=False)
     if report.num_problems:
         raise typer.Exit(1)
 
@@ -60,7 +60,7 @@ def _uses(report: FileReport) -> dict[str, bool]:
     }
 
 
-def _as_json(report: FileReport) -> dict[str, object]:
+def _to_json(report: FileReport) -> dict[str, object]:
     return {
         "file": str(report.path),
         "rows": report.rows,
@@ -75,14 +75,14 @@ def _as_json(report: FileReport) -> dict[str, object]:
     }
 
 
-def _as_text(report: FileReport) -> str:
+def _to_text(report: FileReport) -> str:
     lines = [
-        f"{report.path}: {report.rows} rows ({report.format or 'no row can be read'})",
+        f"{report.path}: {report.rows} rows ({report.format or 'no valid row'})",
         *(f"  {name:<5} {'yes' if usable else 'no'}" for name, usable in _uses(report).items()),
         f"  longest prompt {report.longest_prompt_chars}, completion {report.longest_completion_chars} characters",
     ]
     if report.num_problems:
-        lines.append(f"{report.num_problems} rows cannot be used:")
+        lines.append(f"{report.num_problems} invalid rows:")
         lines += [f"  {problem}" for problem in report.problems]
     if report.num_problems > len(report.problems):
         lines.append(f"  … and {report.num_problems - len(report.problems)} more")

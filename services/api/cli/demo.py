@@ -1,4 +1,4 @@
-"""`dirl demo`: everything for real, on a tiny model."""
+"""`dirl demo`: run the whole platform with a tiny model."""
 
 import signal
 import tempfile
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from services.api.adapters.demo_inputs import TEST_PROBLEMS, TRAIN_PROBLEMS, make_demo_spec
-from services.api.cli.demo_report import DemoReport, read_figures
+from services.api.cli.demo_report import DemoReport, read_results
 from services.api.cli.memory import PeakMemory
 from services.api.cli.options import JsonOption
 from services.api.cli.output import notes, out, print_json
@@ -24,47 +24,45 @@ from services.api.embedded.platform import LocalPlatform
 
 
 def demo(
-    seed: Annotated[int, typer.Option(min=0, help="Of the data, the model and the job.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of data, model and job.")] = 0,
     stop: Annotated[
         bool, typer.Option("--exit", help="Stop the platform when the job is done.")
     ] = False,
     data_dir: Annotated[
         Path | None,
-        typer.Option("--data-dir", help="Directory for all state [default: a fresh one]."),
+        typer.Option("--data-dir", help="Directory for all state [default: a new one]."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """A tiny model learns arithmetic: SFT, reinforcement learning, evaluation, with every service
-    for real.
-    """
+    """Train a tiny model on arithmetic: SFT, reinforcement learning and evaluation, with all services."""
     started_at = time.monotonic()
-    directory = _fresh_directory() if data_dir is None else data_dir
+    directory = _make_directory() if data_dir is None else data_dir
     try:
         with (
             stop_signals(),
             LocalPlatform(directory, on_ready=tell_ready, report=tell) as platform,
         ):
-            report = _run(platform, seed, started_at)
+            report = _run_demo(platform, seed, started_at)
             if not stop:
-                _answer(report, as_json)
+                _print_report(report, as_json)
                 tell(
-                    f"The platform goes on at {platform.api_url} until Ctrl-C; its data is in {platform.data_dir}"
+                    f"The platform runs at {platform.api_url} until Ctrl-C. Data: {platform.data_dir}"
                 )
                 signal.pause()
     except Interrupted:
         tell("stopped")
         raise typer.Exit(130) from None
-    _answer(report, as_json)
+    _print_report(report, as_json)
 
 
-def _fresh_directory() -> Path:
+def _make_directory() -> Path:
     base = default_data_dir()
     base.mkdir(parents=True, exist_ok=True)
     moment = datetime.now(UTC).astimezone().strftime("%Y%m%d-%H%M%S")
     return Path(tempfile.mkdtemp(prefix=f"demo-{moment}-", dir=base))
 
 
-def _run(platform: LocalPlatform, seed: int, started_at: float) -> DemoReport:
+def _run_demo(platform: LocalPlatform, seed: int, started_at: float) -> DemoReport:
     ready_s = time.monotonic() - started_at
     with PeakMemory() as memory, ApiClient(platform.api_url) as api:
         spec = _make_inputs(platform.data_dir / "demo", seed)
@@ -73,31 +71,31 @@ def _run(platform: LocalPlatform, seed: int, started_at: float) -> DemoReport:
         job = watch_job(api, submitted.id, notes)
         failure = failure_of(job)
         if failure is not None:
-            tell(f"The services' logs are in {platform.data_dir / 'logs'}")
+            tell(f"Logs of the services: {platform.data_dir / 'logs'}")
             raise failure
-        figures = read_figures(api, job)
+        results = read_results(api, job)
     seconds = {
         "startup": round(ready_s, 1),
-        **figures.pop("seconds"),
+        **results.pop("seconds"),
         "total": round(time.monotonic() - started_at, 1),
     }
-    return DemoReport(**figures, seconds=seconds, peak_memory_bytes=memory.peak_bytes, seed=seed)
+    return DemoReport(**results, seconds=seconds, peak_memory_bytes=memory.peak_bytes, seed=seed)
 
 
 def make_model_here(path: Path, seed: int) -> None:
-    """Make the demo's model on this machine; raises CommandError when that fails, as without torch."""
+    """Create the model of the demo on this machine; raises CommandError if that fails."""
     run_module("services.common.model", "make", "--out", str(path), "--seed", str(seed))
 
 
 def _make_inputs(directory: Path, seed: int) -> dict[str, Any]:
-    """Data, model and spec of the demo's job."""
+    """Create data, model and spec of the demo."""
     tell(
-        f"making {TRAIN_PROBLEMS} training and {TEST_PROBLEMS} test problems, and a model with random weights"
+        f"creating {TRAIN_PROBLEMS} training and {TEST_PROBLEMS} test problems, and a model with random weights"
     )
     return make_demo_spec(directory, seed, make_model_here)
 
 
-def _answer(report: DemoReport, as_json: bool) -> None:
+def _print_report(report: DemoReport, as_json: bool) -> None:
     if as_json:
         print_json(report.to_json())
     else:

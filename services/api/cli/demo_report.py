@@ -1,4 +1,4 @@
-"""What the demo found out, from the job's own evaluations and events."""
+"""Results of the demo, from the evaluations and events of its job."""
 
 import time
 from collections import defaultdict
@@ -17,7 +17,7 @@ _EVAL_PHASE: Final = "eval"
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Share of the test problems that were solved, with its 95 % interval."""
+    """Fraction of solved test problems, with its 95 % confidence interval."""
 
     value: float
     low: float
@@ -29,63 +29,57 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class DemoReport:
-    """The figures of one demo; None where the job did not measure one."""
+    """Results of a demo; None for a value that the job did not measure."""
 
     sft_accuracy: Accuracy
     rl_accuracy: Accuracy
     tokens_per_step: float | None
     """Response tokens per denoising step, in the last evaluation."""
     logprob_gap_max: float | None
-    """Largest difference between the log-probabilities that rollout and trainer give to the same
-    token.
-    """
+    """Maximum difference between log-probabilities of rollout and trainer."""
     seconds: dict[str, float]
-    """sft, rl and eval: from one phase of the job to the next; startup, data; total: the whole
-    command so far.
-    """
+    """Duration of startup, sft, rl, eval, and of the whole command so far (total)."""
     peak_memory_bytes: int
     seed: int
     job_id: str
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Convert to plain values."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Format the report."""
         gap, tokens = self.logprob_gap_max, self.tokens_per_step
         phases = "  ".join(f"{name} {duration(value)}" for name, value in self.seconds.items())
         return [
             f"accuracy after SFT          {self.sft_accuracy}",
             f"accuracy after RL           {self.rl_accuracy}",
             f"tokens per denoising step   {'not measured' if tokens is None else f'{tokens:.2f}'}",
-            f"largest log-prob gap        {'not measured' if gap is None else f'{gap:.1e}'}",
-            f"minutes                     {phases}",
+            f"max log-prob difference     {'not measured' if gap is None else f'{gap:.1e}'}",
+            f"duration                    {phases}",
             f"peak memory, all processes  {size(self.peak_memory_bytes)}",
         ]
 
 
 def accuracy_after(evals: list[EvaluationView], *stages: str) -> Accuracy:
-    """The last evaluation of the stages."""
+    """Return the accuracy of the last evaluation of the stages."""
     results = _last_results(evals, *stages)
     return Accuracy(results["accuracy"], results["accuracy_low"], results["accuracy_high"])
 
 
 def tokens_per_step(evals: list[EvaluationView]) -> float | None:
-    """Of the last evaluation."""
+    """Return tokens per step of the last evaluation."""
     return _last_results(evals, "sft", "rl", "eval").get("tokens_per_step")
 
 
 def largest_gap(events: list[EventView]) -> float | None:
-    """Over all steps of the job."""
+    """Return the maximum log-prob difference over all steps."""
     values = (event.data["values"].get(_GAP_METRIC) for event in events if event.type == "metrics")
     return max((value for value in values if value is not None), default=None)
 
 
 def stage_seconds(events: list[EventView], finished_at: float | None) -> dict[str, float]:
-    """Seconds of each stage without its evaluations, and of all evaluations together; of a running
-    job up to now.
-    """
+    """Return the seconds of each stage without evaluations, and of all evaluations."""
     phases = [event for event in events if event.type == "phase"]
     ends = [event.time for event in phases[1:]] + [
         time.time() if finished_at is None else finished_at
@@ -99,8 +93,8 @@ def stage_seconds(events: list[EventView], finished_at: float | None) -> dict[st
     return {name: round(totals[name], 1) for name in ("sft", "rl", _EVAL_PHASE)}
 
 
-def read_figures(api: ApiClient, job: JobView) -> dict[str, Any]:
-    """The fields of DemoReport that the job itself knows."""
+def read_results(api: ApiClient, job: JobView) -> dict[str, Any]:
+    """Read the fields of DemoReport that the job has."""
     evals, events = api.evals(job.id), api.events(job.id)
     return {
         "sft_accuracy": accuracy_after(evals, "sft"),
@@ -113,6 +107,6 @@ def read_figures(api: ApiClient, job: JobView) -> dict[str, Any]:
 
 
 def _last_results(evals: list[EvaluationView], *stages: str) -> Json:
-    # Of one step the last: the job's own decoding comes after other thresholds.
+    # The last of a step: other thresholds are evaluated before the decoding of the job.
     found = [item for item in reversed(evals) if item.stage in stages]
     return dict(max(found, key=lambda item: (item.attempt, item.step)).results)

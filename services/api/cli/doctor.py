@@ -1,4 +1,4 @@
-"""`dirl doctor`: what this machine has, what is missing, and how to get it."""
+"""`dirl doctor`: check the requirements of this machine."""
 
 import importlib.metadata
 import json
@@ -42,7 +42,7 @@ print(json.dumps([torch.cuda.get_device_name(i) for i in range(torch.cuda.device
 
 @dataclass(frozen=True)
 class Check:
-    """One finding; `advice` says what to do about it."""
+    """One result; `advice` says how to fix a problem."""
 
     name: str
     status: Status
@@ -51,70 +51,65 @@ class Check:
 
 
 def doctor(data_dir: DataDirOption = DEFAULT_DATA_DIR, as_json: JsonOption = False) -> None:
-    """Say what this machine has, what is missing, and how to get it; exit status 1 when something
-    needed is missing.
-    """
+    """Check the requirements of this machine; exit status 1 if one is missing."""
     checks = [
-        _python(),
-        _memory(),
-        _disk(data_dir),
-        *_extras(),
-        _device(),
-        _lmdeploy(),
-        _node(),
-        _port(),
-        _platform(data_dir),
+        check_python(),
+        check_memory(),
+        check_disk(data_dir),
+        *check_extras(),
+        check_device(),
+        check_lmdeploy(),
+        check_node(),
+        check_port(),
+        check_platform(data_dir),
     ]
     if as_json:
         print_json({"checks": [asdict(check) for check in checks]})
     else:
         for check in checks:
-            _print(check)
+            out.print(f"{check.status:<8}{check.name:<20} {check.detail}", markup=False)
+            if check.advice:
+                out.print(f"{'':<28} → {check.advice}", markup=False)
     if any(check.status == "missing" for check in checks):
         raise typer.Exit(1)
 
 
-def _print(check: Check) -> None:
-    out.print(f"{check.status:<8}{check.name:<20} {check.detail}", markup=False)
-    if check.advice:
-        out.print(f"{'':<28} → {check.advice}", markup=False)
-
-
-def _python() -> Check:
+def check_python() -> Check:
     detail = f"{sys.version.split()[0]} ({sys.executable})"
     if (3, 11) <= sys.version_info < (3, 15):
         return Check("Python", "ok", detail)
     return Check("Python", "missing", detail, "install Python 3.11 to 3.14 and run `make setup`")
 
 
-def _memory() -> Check:
+def check_memory() -> Check:
     available = psutil.virtual_memory().available
     detail = f"{size(available)} available, {os.cpu_count()} cores"
     if available >= _MIN_MEMORY:
         return Check("memory", "ok", detail)
     return Check(
-        "memory", "note", detail, f"the demo wants {size(_MIN_MEMORY)}; close other programs"
+        "memory", "note", detail, f"the demo needs {size(_MIN_MEMORY)}; close other programs"
     )
 
 
-def _disk(data_dir: Path) -> Check:
+def check_disk(data_dir: Path) -> Check:
     existing = next(
         path for path in (data_dir.resolve(), *data_dir.resolve().parents) if path.exists()
     )
     free = shutil.disk_usage(existing).free
     detail = f"{size(free)} free for {data_dir}"
     if not os.access(existing, os.W_OK):
-        return Check(
-            "disk", "missing", f"{existing} cannot be written to", "choose another --data-dir"
-        )
+        return Check("disk", "missing", f"{existing} is not writable", "choose another --data-dir")
     if free >= _MIN_DISK:
         return Check("disk", "ok", detail)
     return Check(
-        "disk", "note", detail, "checkpoints need room; free some or choose another --data-dir"
+        "disk",
+        "note",
+        detail,
+        "low disk space for checkpoints; free space or choose another --data-dir",
     )
 
 
-def _extras() -> Iterator[Check]:
+def check_extras() -> Iterator[Check]:
     for name, distributions in _EXTRAS.items():
         versions = {distribution: _version(distribution) for distribution in distributions}
         absent = [distribution for distribution, version in versions.items() if version is None]
@@ -133,7 +128,7 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _device() -> Check:
+def check_device() -> Check:
     if _version("torch") is None:
         return Check("device", "missing", "unknown without torch", "run `make setup`")
     try:
@@ -151,20 +146,18 @@ def _device() -> Check:
         "device",
         "note",
         "CPU",
-        "enough for tiny models; larger ones want an NVIDIA GPU and a CUDA build",
+        "enough for tiny models; larger ones need an NVIDIA GPU and a CUDA build of torch",
     )
 
 
-def _lmdeploy() -> Check:
-    """Whether replicas could decode with LMDeploy here."""
+def check_lmdeploy() -> Check:
+    """Check whether replicas can decode with LMDeploy."""
     try:
         obstacles: list[str] = json.loads(run_module("services.rollout.engines.lmdeploy_check"))
     except CommandError as error:
         obstacles = [str(error).splitlines()[-1]]
     if not obstacles:
-        return Check(
-            "LMDeploy", "ok", "can decode here", "choose it with DIRL_ROLLOUT_ENGINE=lmdeploy"
-        )
+        return Check("LMDeploy", "ok", "available", "enable it with DIRL_ROLLOUT_ENGINE=lmdeploy")
     return Check(
         "LMDeploy",
         "note",
@@ -173,24 +166,29 @@ def _lmdeploy() -> Check:
     )
 
 
-def _node() -> Check:
+def check_node() -> Check:
     node = shutil.which("node")
     if node is None:
-        return Check("Node.js", "note", "not found", "needed only to build a web front end")
+        return Check("Node.js", "note", "not found", "needed only to build the dashboard")
     done = subprocess.run([node, "--version"], capture_output=True, text=True, check=False)
     return Check("Node.js", "ok", f"{done.stdout.strip()} ({node})")
 
 
-def _port() -> Check:
+def check_port() -> Check:
     if is_free(_DEFAULT_PORT):
         return Check("port", "ok", f"{_DEFAULT_PORT} is free for the API")
     return Check(
-        "port", "note", f"{_DEFAULT_PORT} is taken", "the API will take a free one, or give --port"
+        "port",
+        "note",
+        f"{_DEFAULT_PORT} is in use",
+        "the API uses a free port, or the one of --port",
     )
 
 
-def _platform(data_dir: Path) -> Check:
+def check_platform(data_dir: Path) -> Check:
     platform = running_platform(data_dir)
     if platform is None:
-        return Check("platform", "note", f"none runs on {data_dir}", "start one with `dirl up`")
+        return Check(
+            "platform", "note", f"none is running on {data_dir}", "start one with `dirl up`"
+        )
     return Check("platform", "ok", f"{platform.api_url} (process {platform.pid})")

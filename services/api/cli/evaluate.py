@@ -1,4 +1,4 @@
-"""`dirl eval`: a model on the published benchmarks, in a table beside the published rows."""
+"""`dirl eval`: evaluate a model on the benchmarks of the paper, and compare with its results."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
@@ -29,7 +29,7 @@ class Benchmark(StrEnum):
 
 
 class DecodingPreset(StrEnum):
-    """How blocks are denoised."""
+    """Decoding of the published evaluations."""
 
     STATIC = "static"
     DYNAMIC = "dynamic"
@@ -49,11 +49,11 @@ def evaluate(  # noqa: PLR0913 - one for each option of the command
         typer.Option(
             "--benchmarks",
             metavar="DIR",
-            help="Holds math500/test.jsonl, gsm8k/test.jsonl and so on.",
+            help="Directory with math500/test.jsonl, gsm8k/test.jsonl and so on.",
         ),
     ],
     only: Annotated[
-        list[Benchmark] | None, typer.Option("--only", help="These benchmarks; all by default.")
+        list[Benchmark] | None, typer.Option("--only", help="Benchmarks to run; all by default.")
     ] = None,
     decoding: Annotated[
         list[DecodingPreset] | None, typer.Option(help="static or dynamic; both by default.")
@@ -68,13 +68,11 @@ def evaluate(  # noqa: PLR0913 - one for each option of the command
     api_url: ApiUrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate a model by the published protocol, one job per benchmark and decoding, on a running
-    platform.
-    """
-    files = _files(benchmarks_dir, [each.value for each in only or Benchmark])
+    """Evaluate a model with the published protocol: one job per benchmark and decoding."""
+    files = _find_files(benchmarks_dir, [each.value for each in only or Benchmark])
     modes = [each.value for each in decoding or DecodingPreset]
     specs = {
-        (mode, name): _spec(model, file, mode, assignments or [])
+        (mode, name): _make_spec(model, file, mode, assignments or [])
         for mode in modes
         for name, file in files.items()
     }
@@ -82,26 +80,26 @@ def evaluate(  # noqa: PLR0913 - one for each option of the command
     with connect(api_url, data_dir) as api:
         for (mode, name), spec in specs.items():
             notes.print(f"{name}, {mode} decoding", markup=False)
-            results[mode, name] = _run(api, spec)
+            results[mode, name] = _run_job(api, spec)
     if as_json:
-        print_json({"model": model, "results": _nested(results)})
+        print_json({"model": model, "results": _group_by_decoding(results)})
     else:
-        _print(model, results)
+        _print_results(model, results)
 
 
-def _files(directory: Path, names: Sequence[str]) -> dict[str, Path]:
-    """Path by benchmark; every missing one is named before anything starts."""
+def _find_files(directory: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Return the paths by benchmark; raises CommandError that lists all missing files."""
     files = {name: (directory / BENCHMARKS[name]).resolve() for name in names}
     missing = [str(path) for path in files.values() if not path.is_file()]
     if missing:
         raise CommandError(
-            f"These benchmarks are not there: {', '.join(missing)}. Put the files there, or choose others with --only."
+            f"Missing benchmark files: {', '.join(missing)}. Add them, or select benchmarks with --only."
         )
     return files
 
 
-def _spec(model: str, file: Path, mode: str, assignments: Sequence[str]) -> Json:
-    """The job of one benchmark, checked."""
+def _make_spec(model: str, file: Path, mode: str, assignments: Sequence[str]) -> Json:
+    """Create and validate the job of a benchmark."""
     spec = benchmark_spec(model, str(file), mode)
     for assignment in assignments:
         assign(spec, assignment)
@@ -109,7 +107,7 @@ def _spec(model: str, file: Path, mode: str, assignments: Sequence[str]) -> Json
     return spec
 
 
-def _run(api: ApiClient, spec: Json) -> Json:
+def _run_job(api: ApiClient, spec: Json) -> Json:
     job = api.create_job(
         upload_files(spec, api, Path.cwd(), lambda line: notes.print(line, markup=False))
     )
@@ -120,15 +118,15 @@ def _run(api: ApiClient, spec: Json) -> Json:
     return {**api.evals(job.id)[-1].results, "job_id": job.id}
 
 
-def _nested(results: Results) -> dict[str, dict[str, Json]]:
+def _group_by_decoding(results: Results) -> dict[str, dict[str, Json]]:
     modes = dict.fromkeys(mode for mode, _ in results)
     return {
         mode: {name: found for (of, name), found in results.items() if of == mode} for mode in modes
     }
 
 
-def _print(model: str, results: Results) -> None:
-    """The table of the paper, then what it does not have: intervals, pass@k and truncation."""
+def _print_results(model: str, results: Results) -> None:
+    """Print the table of the paper, then intervals, pass@k and truncation."""
     out.print("accuracy in % (avg@k) · tokens per step · mean length", markup=False)
     print_table(("MODEL", "DECODING", *BENCHMARKS, "AVERAGE"), table(model, results))
     out.print()
@@ -147,10 +145,10 @@ def _print(model: str, results: Results) -> None:
 
 
 def table(model: str, results: Results) -> Iterator[tuple[str, ...]]:
-    """Rows of ours, then the published ones."""
-    for mode, found in _nested(results).items():
-        cells = [_cell(found.get(name)) for name in BENCHMARKS]
-        yield model, mode, *cells, _average([found.get(name) for name in BENCHMARKS])
+    """Yield rows of the model, then the published ones."""
+    for mode, found in _group_by_decoding(results).items():
+        cells = [_format_cell(found.get(name)) for name in BENCHMARKS]
+        yield model, mode, *cells, _average_accuracy([found.get(name) for name in BENCHMARKS])
     for row in REPORTED:
         cells = [
             f"{accuracy:.1f} · {speed:.1f} · {length:.1f}" for accuracy, speed, length in row.scores
@@ -158,15 +156,15 @@ def table(model: str, results: Results) -> Iterator[tuple[str, ...]]:
         yield f"{row.model} (published)", row.decoding, *cells, f"{row.average:.1f}"
 
 
-def _cell(found: Json | None) -> str:
+def _format_cell(found: Json | None) -> str:
     if found is None:
         return "-"
     speed, length = (_number(found, key, 1) for key in ("tokens_per_step", "mean_response_length"))
     return f"{100 * found['accuracy']:.1f} · {speed} · {length}"
 
 
-def _average(found: Sequence[Json | None]) -> str:
-    """Mean accuracy over all benchmarks; over a part of them it would be another figure."""
+def _average_accuracy(found: Sequence[Json | None]) -> str:
+    """Average accuracy over all benchmarks; "-" if one is missing, as it would not be comparable."""
     accuracies = [each["accuracy"] for each in found if each is not None]
     return f"{100 * sum(accuracies) / len(found):.1f}" if len(accuracies) == len(found) else "-"
 

@@ -1,7 +1,7 @@
-"""What ends a command: one message for the user, exit status 1."""
+"""Errors of commands, which are printed as one message with exit status 1."""
 
 from services.api.client import ClientError
 
 
 class CommandError(ClientError):
-    """A command that cannot be carried out, whether or not the API was asked."""
+    """A command failed, with or without a request to the API."""

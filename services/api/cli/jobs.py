@@ -1,4 +1,4 @@
-"""`dirl jobs`: submit, list, show, watch and steer."""
+"""`dirl jobs`: submit, list, show, watch and control jobs."""
 
 from contextlib import closing
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from services.api.cli.options import DEFAULT_DATA_DIR, ApiUrlOption, DataDirOpti
 from services.api.cli.output import notes, out, print_json, print_table, size
 from services.api.cli.submission import read_spec, upload_files
 from services.api.cli.trackers import open_tracker
-from services.api.cli.watching import facts, failure_of, headline, watch_job
+from services.api.cli.watching import failure_of, format_metrics, headline, watch_job
 from services.api.client import ApiClient, Json
 from services.api.schemas.jobs import JobView
 from services.api.schemas.records import (
@@ -23,7 +23,7 @@ from services.api.schemas.records import (
     EvaluationView,
 )
 
-jobs_app = typer.Typer(help="Submit, list, show, watch and steer jobs.", no_args_is_help=True)
+jobs_app = typer.Typer(help="Submit, list, show, watch and control jobs.", no_args_is_help=True)
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job (job_…).")]
 
@@ -37,13 +37,13 @@ def submit(
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print an estimate as JSON; submit nothing.")
+        bool, typer.Option("--dry-run", help="Print an estimate as JSON without submitting.")
     ] = False,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     api_url: ApiUrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Submit a job; local data files are uploaded."""
+    """Submit a job and upload its local data files."""
     spec = read_spec(spec_file, assignments or [])
     with connect(api_url, data_dir) as api:
         uploaded = upload_files(
@@ -65,7 +65,7 @@ def submit(
 
 @jobs_app.command("list")
 def list_jobs(
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Number of jobs, newest first.")] = 20,
     search: Annotated[
         str, typer.Option(help="Words of id, suffix, model, method, state or metadata.")
     ] = "",
@@ -73,7 +73,7 @@ def list_jobs(
     api_url: ApiUrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The newest jobs."""
+    """List the newest jobs."""
     with connect(api_url, data_dir) as api:
         jobs = api.jobs(limit, search)
     if as_json:
@@ -84,9 +84,9 @@ def list_jobs(
             job.id,
             job.state,
             job.method,
-            _fraction(job),
+            None if job.progress is None else f"{job.progress.fraction:.0%}",
             job.suffix,
-            _moment(job.created_at),
+            _format_time(job.created_at),
         )
         for job in jobs
     )
@@ -100,22 +100,22 @@ def show(
     api_url: ApiUrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """State, figures, evaluations and checkpoints of a job."""
+    """Show state, metrics, evaluations and checkpoints of a job."""
     with connect(api_url, data_dir) as api:
         job, evals, checkpoints = api.job(job_id), api.evals(job_id), api.checkpoints(job_id)
         attempts, certificates = api.attempts(job_id), api.certificates(job_id)
     if as_json:
-        found = {
+        records = {
             "evals": evals,
             "checkpoints": checkpoints,
             "attempts": attempts,
             "certificates": certificates,
         }
-        print_json({**job.model_dump(mode="json"), **found})
+        print_json({**job.model_dump(mode="json"), **records})
         return
-    out.print(f"{job.id}  {headline(job)}  {facts(job)}".rstrip(), markup=False)
+    out.print(f"{job.id}  {headline(job)}  {format_metrics(job)}".rstrip(), markup=False)
     out.print(
-        f"model {job.model}  method {job.method}  created {_moment(job.created_at)}",
+        f"model {job.model}  method {job.method}  created {_format_time(job.created_at)}",
         markup=False,
     )
     if job.error is not None:
@@ -132,7 +132,7 @@ def watch(
     api_url: ApiUrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Follow a job to its end; Ctrl-C leaves it running."""
+    """Follow a job until it finishes; Ctrl-C does not stop the job."""
     with connect(api_url, data_dir) as api:
         _follow(api, job_id, as_json)
 
@@ -144,9 +144,9 @@ def cancel(
     api_url: ApiUrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """End a job for good; it writes a checkpoint first."""
+    """Cancel a job; it saves a checkpoint first."""
     with connect(api_url, data_dir) as api:
-        _answer(api.cancel(job_id), as_json)
+        _print_state(api.cancel(job_id), as_json)
 
 
 @jobs_app.command()
@@ -156,9 +156,9 @@ def pause(
     api_url: ApiUrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """End a job for now; it writes a checkpoint first."""
+    """Pause a job; it saves a checkpoint first."""
     with connect(api_url, data_dir) as api:
-        _answer(api.pause(job_id), as_json)
+        _print_state(api.pause(job_id), as_json)
 
 
 @jobs_app.command()
@@ -168,9 +168,9 @@ def resume(
     api_url: ApiUrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Queue a paused job again; it goes on from its newest checkpoint."""
+    """Queue a paused job; it resumes from its newest checkpoint."""
     with connect(api_url, data_dir) as api:
-        _answer(api.resume(job_id), as_json)
+        _print_state(api.resume(job_id), as_json)
 
 
 @jobs_app.command()
@@ -180,9 +180,9 @@ def rerun(
     api_url: ApiUrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Queue a failed or cancelled job again; it goes on from its newest checkpoint."""
+    """Retry a failed or cancelled job from its newest checkpoint."""
     with connect(api_url, data_dir) as api:
-        _answer(api.rerun(job_id), as_json)
+        _print_state(api.rerun(job_id), as_json)
 
 
 @jobs_app.command()
@@ -192,7 +192,7 @@ def diagnose(
     api_url: ApiUrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what holds a job up, and what would help."""
+    """Show why a job makes no progress, and how to fix it."""
     with connect(api_url, data_dir) as api:
         found = api.diagnosis(job_id)
     if as_json:
@@ -207,13 +207,13 @@ def diagnose(
 def logs(
     job_id: JobArgument,
     service: Annotated[
-        str, typer.Option(help="learner, or a service beside the API, e.g. rollout-1.")
+        str, typer.Option(help="learner, or a service of the platform, e.g. rollout-1.")
     ] = "learner",
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     api_url: ApiUrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What a service wrote about the newest attempt."""
+    """Print the log of a service for the newest attempt."""
     with connect(api_url, data_dir) as api:
         for line in api.log_lines(job_id, service):
             if as_json:
@@ -222,7 +222,7 @@ def logs(
                 out.print(f"{line.level:<8}{line.message}", markup=False)
 
 
-def _answer(job: JobView, as_json: bool) -> None:
+def _print_state(job: JobView, as_json: bool) -> None:
     if as_json:
         print_json(job)
     else:
@@ -244,7 +244,7 @@ def mirror(
     api_url: ApiUrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Copy a job's metrics to an experiment tracker until the job ends."""
+    """Copy the metrics of a job to an experiment tracker until the job finishes."""
     with (
         connect(api_url, data_dir) as api,
         closing(open_tracker(target, api.job(job_id))) as tracker,
@@ -253,16 +253,14 @@ def mirror(
     if as_json:
         print_json({"job_id": job_id, "target": target, "steps": logged})
     else:
-        out.print(f"{logged} steps of {job_id} are in {target}", markup=False)
+        out.print(f"copied {logged} steps of {job_id} to {target}", markup=False)
 
 
 def _follow(api: ApiClient, job_id: str, as_json: bool) -> None:
     try:
         job = watch_job(api, job_id, notes)
     except KeyboardInterrupt:
-        notes.print(
-            f"{job_id} goes on; follow it again with `dirl jobs watch {job_id}`.", markup=False
-        )
+        notes.print(f"{job_id} continues; follow it with `dirl jobs watch {job_id}`.", markup=False)
         raise typer.Exit(130) from None
     if as_json:
         print_json(job)
@@ -275,46 +273,48 @@ def _follow(api: ApiClient, job_id: str, as_json: bool) -> None:
 
 def _print_evals(evals: list[EvaluationView]) -> None:
     if evals:
-        rows = ((item.step, item.stage, item.dataset, *_measured(item.results)) for item in evals)
+        rows = (
+            (item.step, item.stage, item.dataset, *_format_results(item.results)) for item in evals
+        )
         print_table(("STEP", "STAGE", "DATASET", "THRESHOLD", "TOKENS PER STEP", "ACCURACY"), rows)
 
 
-def _measured(results: Json) -> tuple[str, str, str]:
-    own = results.get("decoding", {}).get("confidence_threshold", "the job's")
+def _format_results(results: Json) -> tuple[str, str, str]:
+    own = results.get("decoding", {}).get("confidence_threshold", "default")
     speed = results.get("tokens_per_step")
-    return str(own), "-" if speed is None else f"{speed:.2f}", _accuracy(results)
+    return str(own), "-" if speed is None else f"{speed:.2f}", _format_accuracy(results)
 
 
 def _print_checkpoints(checkpoints: list[CheckpointView]) -> None:
-    kept = [item for item in checkpoints if item.deleted_at is None]
-    if kept:
-        rows = ((item.id, item.step, item.stage, size(item.bytes), item.path) for item in kept)
+    existing = [item for item in checkpoints if item.deleted_at is None]
+    if existing:
+        rows = ((item.id, item.step, item.stage, size(item.bytes), item.path) for item in existing)
         print_table(("CHECKPOINT", "STEP", "STAGE", "SIZE", "PATH"), rows)
 
 
 def _print_attempts(attempts: list[AttemptView], certificates: list[CertificateView]) -> None:
     if len(attempts) < 2:
         return
-    proved = {item.attempt: item.certificate for item in certificates}
+    accounting = {item.attempt: item.certificate for item in certificates}
     rows = (
         (
             item.number,
             item.state,
             item.resumed_from,
-            _certificate(proved.get(item.number)),
+            _format_accounting(accounting.get(item.number)),
         )
         for item in attempts
     )
-    print_table(("ATTEMPT", "STATE", "RESUMED FROM", "LEDGER"), rows)
+    print_table(("ATTEMPT", "STATE", "RESUMED FROM", "PROMPTS"), rows)
 
 
-def _certificate(certificate: Json | None) -> str | None:
+def _format_accounting(certificate: Json | None) -> str | None:
     if certificate is None:
         return None
     return f"{certificate['lost']} lost, {certificate['trained_twice']} trained twice"
 
 
-def _accuracy(results: Json) -> str:
+def _format_accuracy(results: Json) -> str:
     return f"{results['accuracy']:.1%} ({results['accuracy_low']:.1%} to {results['accuracy_high']:.1%})"
 
 
@@ -322,5 +322,5 @@ def _fraction(job: JobView) -> str | None:
     return None if job.progress is None else f"{job.progress.fraction:.0%}"
 
 
-def _moment(seconds: int) -> str:
+def _format_time(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M")

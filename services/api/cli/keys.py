@@ -1,4 +1,4 @@
-"""`dirl keys`: make, list and revoke API keys."""
+"""`dirl keys`: create, list and revoke API keys."""
 
 import time
 from typing import Annotated, Final
@@ -10,29 +10,30 @@ from services.api.cli.options import DEFAULT_DATA_DIR, ApiUrlOption, DataDirOpti
 from services.api.cli.output import notes, out, print_json, print_table
 from services.api.domain.access import DEFAULT_PROJECT, Scope
 
-keys_app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
+keys_app = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
 
 _DAY_S: Final = 86_400
 
 
 @keys_app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    name: Annotated[str, typer.Argument(help="Name of the key.")],
     project: Annotated[
-        str, typer.Option(help="Whose jobs, files and models it sees.")
+        str, typer.Option(help="Project whose jobs, files and models the key can access.")
     ] = DEFAULT_PROJECT,
     scope: Annotated[
         list[Scope] | None,
-        typer.Option(help="What it may do; by default jobs:write and files:write."),
+        typer.Option(help="Permissions of the key; by default jobs:write and files:write."),
     ] = None,
     days: Annotated[
-        int | None, typer.Option(min=1, max=3650, help="Until it expires; never by default.")
+        int | None,
+        typer.Option(min=1, max=3650, help="Days until the key expires; never by default."),
     ] = None,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     api_url: ApiUrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a key; its secret is shown this once."""
+    """Create a key and print its secret, which is not shown again."""
     scopes = [item.value for item in scope or (Scope.JOBS_WRITE, Scope.FILES_WRITE)]
     expires_at = None if days is None else int(time.time()) + days * _DAY_S
     with connect(api_url, data_dir) as api:
@@ -40,7 +41,10 @@ def create(
     if as_json:
         print_json(key)
         return
-    notes.print(f"{key.id} for project {key.project}; the secret is shown this once:", markup=False)
+    notes.print(
+        f"{key.id} for project {key.project}; copy the secret now, it is not shown again:",
+        markup=False,
+    )
     out.print(key.key, markup=False)
 
 
@@ -50,7 +54,7 @@ def list_keys(
     api_url: ApiUrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Every key, without its secret."""
+    """List all keys without their secrets."""
     with connect(api_url, data_dir) as api:
         keys = api.keys()
     if as_json:
@@ -62,7 +66,7 @@ def list_keys(
             key.name,
             key.project,
             ",".join(key.scopes),
-            "revoked" if key.revoked_at else "works",
+            "revoked" if key.revoked_at else "active",
         )
         for key in keys
     )
@@ -76,7 +80,7 @@ def revoke(
     api_url: ApiUrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Revoke a key: its next request is refused."""
+    """Revoke a key; its next request is rejected."""
     with connect(api_url, data_dir) as api:
         key = api.revoke_key(key_id)
     if as_json:

@@ -1,6 +1,7 @@
-"""`dirl`: every command, and what a failure looks like."""
+"""The command-line interface `dirl`."""
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -12,19 +13,35 @@ from services.api.cli.generate import generate
 from services.api.cli.jobs import jobs_app
 from services.api.cli.keys import keys_app
 from services.api.cli.models import models_app
-from services.api.cli.output import notes
+from services.api.cli.output import notes, out
 from services.api.cli.reward import reward_app
 from services.api.cli.up import up
 from services.api.client import ClientError
 from services.common.errors import PlatformError
+from services.common.release import release
 
 app = typer.Typer(
     name="dirl",
     help="Post-training for block-diffusion language models.",
     no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+@app.callback()
+def print_version(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Post-training for block-diffusion language models."""
+    if version:
+        out.print(f"dirl {release()}", markup=False)
+        raise typer.Exit
+
+
 app.command()(up)
 app.command()(demo)
 app.command()(doctor)
@@ -38,9 +55,7 @@ app.add_typer(reward_app, name="reward")
 
 
 def main() -> None:
-    """Exit status 0; 1 with one message on standard error when the command failed; 2 for a wrong
-    call.
-    """
+    """Run a command. Exit status 1 with a message on standard error if it fails, 2 for invalid usage."""
     try:
         app()
     except (ClientError, PlatformError) as error:

@@ -1,4 +1,4 @@
-"""Memory of this process and everything it started, sampled while something runs."""
+"""Peak memory of this process and its descendants, measured by sampling."""
 
 import os
 import threading
@@ -12,11 +12,11 @@ _INTERVAL_S: Final = 0.5
 
 
 class PeakMemory:
-    """Samples while the context is open; `peak_bytes` is the largest sum seen.
+    """Samples memory inside the context; `peak_bytes` is the maximum.
 
     The sum is of proportional set sizes: a page that n processes share counts 1/n in each, so
-    nothing is counted twice, shared libraries and PostgreSQL's buffers included. Peaks shorter than
-    half a second can be missed.
+    no page is counted twice, including shared libraries and the buffers of PostgreSQL. Peaks shorter
+    than half a second can be missed.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class PeakMemory:
 def tree_bytes(pid: int) -> int:
     """Proportional set size of a process and all its descendants."""
     root = psutil.Process(pid)
-    return sum(_bytes(process) for process in (root, *root.children(recursive=True)))
+    return sum(_process_bytes(process) for process in (root, *root.children(recursive=True)))
 
 
-def _bytes(process: psutil.Process) -> int:
+def _process_bytes(process: psutil.Process) -> int:
     try:
         return int(process.memory_full_info().pss)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
-        # Ended meanwhile, or PostgreSQL's (another account's) when we may not look: counted by what
-        # is visible.
+        # The process has ended, or belongs to another account, as PostgreSQL does. Its shared pages
+        # are not counted then.
         return 0

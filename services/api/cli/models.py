@@ -1,4 +1,4 @@
-"""`dirl models`: make, convert, list and export models."""
+"""`dirl models`: create, convert, list and export models."""
 
 import shutil
 import time
@@ -15,7 +15,7 @@ from services.api.cli.programs import run_module
 from services.api.client import ApiClient
 from services.api.schemas.models import ExportView
 
-models_app = typer.Typer(help="Make, convert, list and export models.", no_args_is_help=True)
+models_app = typer.Typer(help="Create, convert, list and export models.", no_args_is_help=True)
 
 _MODULE: Final = "services.common.model"
 _POLL_S: Final = 0.5
@@ -24,10 +24,10 @@ OutOption = Annotated[Path, typer.Option("--out", help="Directory to write; must
 BlockSizeOption = Annotated[int, typer.Option("--block-size", min=1, help="Tokens per block.")]
 
 
-def _multiple_of_8(value: int) -> int:
-    """Four attention heads, each of an even width, as rotary positions need."""
+def _require_multiple_of_8(value: int) -> int:
+    """Require an even width of each of the four heads, for the rotary embedding."""
     if value % 8:
-        raise typer.BadParameter(f"{value} is no multiple of 8.")
+        raise typer.BadParameter(f"{value} is not a multiple of 8.")
     return value
 
 
@@ -36,14 +36,14 @@ def make(
     directory: OutOption,
     block_size: BlockSizeOption = 4,
     hidden_size: Annotated[
-        int, typer.Option(min=8, callback=_multiple_of_8, help="Width; a multiple of 8.")
+        int, typer.Option(min=8, callback=_require_multiple_of_8, help="Width; a multiple of 8.")
     ] = 96,
     layers: Annotated[int, typer.Option(min=1, help="Layers.")] = 4,
     moe: Annotated[bool, typer.Option("--moe", help="Mixture-of-experts layers.")] = False,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal weights.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """A tiny block-diffusion model with random weights and a character tokenizer."""
+    """Create a tiny block-diffusion model with random weights and a character-level tokenizer."""
     shape = {
         "--block-size": block_size,
         "--hidden-size": hidden_size,
@@ -52,7 +52,7 @@ def make(
     }
     options = [part for name, value in shape.items() for part in (name, str(value))]
     _write_model(directory, "make", *options, *(["--moe"] if moe else []))
-    _answer_path(directory, as_json)
+    _print_path(directory, as_json)
 
 
 @models_app.command()
@@ -64,9 +64,9 @@ def convert(
     block_size: BlockSizeOption = 4,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn a decoder into a block-diffusion model: a mask token and a block length, ready for SFT."""
+    """Convert a decoder to a block-diffusion model, which needs SFT afterwards."""
     _write_model(directory, "convert", "--source", str(source), "--block-size", str(block_size))
-    _answer_path(directory, as_json)
+    _print_path(directory, as_json)
 
 
 @models_app.command("list")
@@ -75,7 +75,7 @@ def list_models(
     api_url: ApiUrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Models that the platform knows."""
+    """List the registered models."""
     with connect(api_url, data_dir) as api:
         models = api.models()
     if as_json:
@@ -95,27 +95,27 @@ def export(
     api_url: ApiUrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a checkpoint as a Hugging Face model directory."""
-    _refuse_existing(directory)
+    """Export a checkpoint to a Hugging Face model directory."""
+    _require_new(directory)
     with connect(api_url, data_dir) as api:
         finished = _await_export(api, api.export(checkpoint))
     shutil.copytree(finished.path, directory)
-    _answer_path(directory, as_json)
+    _print_path(directory, as_json)
 
 
 def _write_model(directory: Path, *arguments: str) -> None:
-    _refuse_existing(directory)
+    _require_new(directory)
     run_module(_MODULE, *arguments, "--out", str(directory))
 
 
-def _refuse_existing(directory: Path) -> None:
+def _require_new(directory: Path) -> None:
     if directory.exists():
         raise CommandError(
-            f"Cannot write a model to {directory}: it exists already. Choose another --out."
+            f"Cannot write a model to {directory}: it already exists. Choose another --out."
         )
 
 
-def _answer_path(directory: Path, as_json: bool) -> None:
+def _print_path(directory: Path, as_json: bool) -> None:
     if as_json:
         print_json({"path": str(directory.resolve())})
     else:

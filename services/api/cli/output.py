@@ -1,5 +1,5 @@
-"""How commands answer: text for people, JSON on standard output for programs, progress and notes on
-standard error.
+"""Output of commands: results as text or JSON on standard output, progress and notes on standard
+error.
 """
 
 import json
@@ -18,20 +18,18 @@ _KIBI: Final = 1024
 
 
 def print_json(value: Any) -> None:
-    """One JSON value on one line; models of the API's schemas are written as the API sends them."""
+    """Print a JSON value on one line; schemas of the API are printed as the API sends them."""
     typer.echo(json.dumps(value, allow_nan=False, default=_to_plain))
 
 
 def _to_plain(value: object) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+    raise TypeError(f"{type(value).__name__} is not JSON serializable")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Rows under headings, never wrapped, so that ids and paths can be copied; missing values are a
-    dash.
-    """
+    """Print a table without wrapping, so that ids and paths can be copied; None is a dash."""
     lines = [
         tuple(columns),
         *(tuple("-" if cell is None else str(cell) for cell in row) for row in rows),
@@ -43,7 +41,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
 
 def size(num_bytes: float) -> str:
-    """E.g. `1.5 GiB`."""
+    """Format bytes, e.g. `1.5 GiB`."""
     for unit in _UNITS[:-1]:
         if num_bytes < _KIBI:
             return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
@@ -52,7 +50,7 @@ def size(num_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """E.g. `1:02:03` or `4:05`."""
+    """Format seconds, e.g. `1:02:03` or `4:05`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,6 +1,4 @@
-"""Running other programs, among them the modules of other services, and answering with what they
-say.
-"""
+"""Run other programs, such as modules of other services, and forward their output."""
 
 import subprocess
 from collections.abc import Sequence
@@ -15,17 +13,15 @@ def run_module(module: str, *arguments: str) -> str:
 
 
 def run_program(command: Sequence[str]) -> str:
-    """Run a program; returns what it wrote on standard output.
+    """Run a program and return its standard output.
 
-    Raises CommandError with what it wrote on standard error when it fails.
+    Raises CommandError with its standard error if it fails.
     """
     return _run(command, subprocess.PIPE)
 
 
 def show_module(module: str, *arguments: str) -> None:
-    """Run `python -m module …` with our standard output, on which it may draw; fails as
-    `run_program` does.
-    """
+    """Run `python -m module …`, which writes to standard output; raises like `run_program`."""
     _run(module_command(module, *arguments), None)
 
 
@@ -41,14 +37,13 @@ def _run(command: Sequence[str], output: int | None) -> str:
     )
     if done.returncode != 0:
         raise CommandError(
-            _reason(done.stderr) or f"{' '.join(command)} ended with exit code {done.returncode}."
+            _last_error(done.stderr)
+            or f"{' '.join(command)} ended with exit code {done.returncode}."
         )
     return done.stdout or ""
 
 
-def _reason(errors: str) -> str:
-    """What a program wrote before it failed; of a traceback only its last line, which says what
-    happened.
-    """
+def _last_error(errors: str) -> str:
+    """Return the error output, or the last line of a traceback."""
     text = errors.strip()
     return text.splitlines()[-1].strip() if "Traceback (most recent call last)" in text else text

@@ -13,7 +13,7 @@ from services.api.cli.output import out, print_json, print_table
 from services.api.cli.programs import show_module
 from services.api.schemas.graders import RescoreReport
 
-reward_app = typer.Typer(help="Judge answers.", no_args_is_help=True)
+reward_app = typer.Typer(help="Grade answers and rescore trajectories.", no_args_is_help=True)
 Profile = Literal["eval", "rl"]
 
 
@@ -23,13 +23,14 @@ def check(
         Path, typer.Argument(help='JSON lines of {"reference_answer", "answer"[, "expected"]}.')
     ],
     profile: Annotated[
-        Profile, typer.Option(help="rl takes the last box only; eval also answers in prose.")
+        Profile,
+        typer.Option(help="rl accepts boxed answers only; eval also accepts answers in prose."),
     ] = "eval",
-    verbose: Annotated[bool, typer.Option("--verbose", help="A line for every row.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Print a line for every row.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Judge every row on this machine; no platform is needed. The last line is JSON: how many of
-    which outcome.
+    """Grade every row on this machine, without a platform. The last line is JSON with the counts by
+    outcome.
     """
     flags = [*(["--verbose"] if verbose else []), *(["--json"] if as_json else [])]
     show_module("services.reward.check", str(file), "--profile", profile, *flags)
@@ -37,45 +38,43 @@ def check(
 
 @reward_app.command()
 def rescore(
-    job_id: Annotated[str, typer.Argument(help="A job whose trajectories were kept.")],
+    job_id: Annotated[str, typer.Argument(help="Id of a job with stored trajectories.")],
     grader: Annotated[
         list[str] | None,
         typer.Option(
-            help="Name of a grader, or its JSON object with a weight; the job's own ones by default."
+            help="Name of a grader, or its JSON object with a weight; by default those of the job."
         ),
     ] = None,
     profile: Annotated[
-        Profile | None, typer.Option(help="How answers are extracted; by default as the job did.")
+        Profile | None, typer.Option(help="How answers are extracted; by default as in the job.")
     ] = None,
     max_groups: Annotated[int, typer.Option(min=1, max=1000, help="Newest groups to grade.")] = 100,
     api_url: ApiUrlOption = None,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     as_json: JsonOption = False,
 ) -> None:
-    """Judge stored trajectories again; show which verdicts flip and how advantages would have
-    changed.
-    """
+    """Grade stored trajectories again; show which verdicts and advantages change."""
     body: dict[str, Any] = {"profile": profile, "max_groups": max_groups}
     if grader:
-        body["graders"] = [_grader(text) for text in grader]
+        body["graders"] = [_parse_grader(text) for text in grader]
     with connect(api_url, data_dir) as client:
         report = client.rescore(job_id, body)
     if as_json:
         print_json(report)
     else:
-        _show(report)
+        _print_report(report)
 
 
-def _grader(text: str) -> Any:
+def _parse_grader(text: str) -> Any:
     if not text.lstrip().startswith("{"):
         return text
     try:
         return json.loads(text)
     except ValueError as error:
-        raise CommandError(f"--grader is no JSON object: {error}.") from None
+        raise CommandError(f"--grader is not a JSON object: {error}.") from None
 
 
-def _show(report: RescoreReport) -> None:
+def _print_report(report: RescoreReport) -> None:
     flips = report.flips
     print_table(
         ("trajectory", "step", "before", "now", "reward", "advantage"),

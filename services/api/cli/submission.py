@@ -1,6 +1,4 @@
-"""A spec file as the API takes it: `--set` applied, local data files uploaded, the model found or
-downloaded.
-"""
+"""Prepare a spec file for submission: apply `--set`, upload data files, resolve the model."""
 
 import json
 import tomllib
@@ -28,9 +26,9 @@ Spec = dict[str, Any]
 
 
 def read_spec(path: Path, assignments: list[str]) -> Spec:
-    """The spec in a file with the assignments applied, checked before anything is sent.
+    """Read a spec file, apply the assignments and validate it.
 
-    Raises PlatformError with every problem, CommandError for an assignment that is none.
+    Raises PlatformError with every problem, CommandError for an invalid assignment.
     """
     spec = read_spec_file(path)
     for assignment in assignments:
@@ -40,16 +38,16 @@ def read_spec(path: Path, assignments: list[str]) -> Spec:
 
 
 def upload_files(spec: Spec, api: ApiClient, base: Path, tell: Callable[[str], None]) -> Spec:
-    """The spec with every local file uploaded, each once, and the model found or downloaded.
+    """Upload every local file of the spec once, and resolve or download the model.
 
-    Relative paths are looked up beside the spec first (`base`), then in the working directory.
+    Relative paths are resolved in `base`, the directory of the spec, then in the working directory.
     """
     spec = json.loads(json.dumps(spec))
     uploaded: dict[str, str] = {}
     for parent, key in _file_places(spec):
         name = parent[key]
         if name not in uploaded:
-            uploaded[name] = _uploaded(name, api, base, tell)
+            uploaded[name] = _upload(name, api, base, tell)
         parent[key] = uploaded[name]
     return {**spec, **_model_on_disk(spec, base)}
 
@@ -64,7 +62,7 @@ def _model_on_disk(spec: Spec, base: Path) -> Spec:
     name, revision = spec["model"], spec.get("model_revision")
     if name.startswith(_REGISTERED_PREFIX):
         return {}
-    directory = _existing(name, base)
+    directory = _find_path(name, base)
     if directory is not None:
         return {"model": str(directory)}
     source = name if revision is None else f"{name}@{revision}"
@@ -77,11 +75,11 @@ def _model_on_disk(spec: Spec, base: Path) -> Spec:
 
 
 def assign(spec: Spec, assignment: str) -> None:
-    """Apply a `key.key=value`; raises CommandError when it is none."""
+    """Apply an assignment `key.key=value`; raises CommandError if it is invalid."""
     key, separator, text = assignment.partition("=")
     if not separator or not key:
         raise CommandError(
-            f"--set {assignment!r} is no assignment; write key=value, e.g. --set rl.steps=20"
+            f"--set {assignment!r} is not an assignment; use key=value, e.g. --set rl.steps=20"
         )
     *parents, last = key.split(".")
     place: Any = spec
@@ -91,11 +89,11 @@ def assign(spec: Spec, assignment: str) -> None:
             raise CommandError(
                 f"--set {assignment!r}: {parent!r} is {place!r} in the spec, not a table."
             )
-    place[last] = _value(text)
+    place[last] = _parse_value(text)
 
 
-def _value(text: str) -> Any:
-    """A TOML value; text that is none is a string."""
+def _parse_value(text: str) -> Any:
+    """Parse a TOML value; other text is a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -118,15 +116,15 @@ def _single_places(spec: Spec) -> Iterator[tuple[Spec, str]]:
         yield place, key
 
 
-def _uploaded(name: str, api: ApiClient, base: Path, tell: Callable[[str], None]) -> str:
-    path = _existing(name, base)
+def _upload(name: str, api: ApiClient, base: Path, tell: Callable[[str], None]) -> str:
+    path = _find_path(name, base)
     if path is None:
         raise CommandError(
-            f"The spec names the file {name}, which is neither beside the spec nor in {Path.cwd()}."
+            f"The file {name} is neither in the directory of the spec nor in {Path.cwd()}."
         )
     tell(f"uploading {path}")
     return api.upload(path).id
 
 
-def _existing(name: str, base: Path) -> Path | None:
+def _find_path(name: str, base: Path) -> Path | None:
     return next((found.resolve() for found in (base / name, Path(name)) if found.exists()), None)

@@ -1,6 +1,4 @@
-"""Experiment trackers that a job's metrics can be mirrored to; each needs its own package, imported
-when chosen.
-"""
+"""Experiment trackers; each needs its own package, which is imported when it is selected."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -13,14 +11,14 @@ Values = Mapping[str, float]
 
 
 class Tracker(Protocol):
-    """One run of a tracker."""
+    """A run of an experiment tracker."""
 
     def log(self, step: int, values: Values, time: float) -> None:
-        """Values of a step; `time` is when they were measured, in Unix seconds."""
+        """Log the values of a step, measured at `time` in Unix seconds."""
         ...
 
     def close(self) -> None:
-        """Everything is written."""
+        """Flush and close the run."""
         ...
 
 
@@ -28,11 +26,11 @@ class _TensorBoard:
     """Event files in a directory; `tensorboard --logdir` shows them."""
 
     def __init__(self, directory: str, job: JobView) -> None:
-        self._writer = _module("tensorboard.summary.writer.event_file_writer").EventFileWriter(
-            f"{directory}/{job.id}"
-        )
-        self._event = _module("tensorboard.compat.proto.event_pb2").Event
-        self._summary = _module("tensorboard.compat.proto.summary_pb2").Summary
+        self._writer = _import_module(
+            "tensorboard.summary.writer.event_file_writer"
+        ).EventFileWriter(f"{directory}/{job.id}")
+        self._event = _import_module("tensorboard.compat.proto.event_pb2").Event
+        self._summary = _import_module("tensorboard.compat.proto.summary_pb2").Summary
 
     def log(self, step: int, values: Values, time: float) -> None:
         summary = self._summary(
@@ -48,7 +46,7 @@ class _Wandb:
     """A run of Weights & Biases in a project; WANDB_MODE=offline keeps it on this machine."""
 
     def __init__(self, project: str, job: JobView) -> None:
-        self._run = _module("wandb").init(
+        self._run = _import_module("wandb").init(
             project=project, id=job.id, name=job.id, config=job.spec, resume="allow"
         )
 
@@ -63,14 +61,14 @@ class _Mlflow:
     """A run of MLflow on a tracking server or in a directory."""
 
     def __init__(self, uri: str, job: JobView) -> None:
-        client = _module("mlflow").MlflowClient(tracking_uri=uri)
+        client = _import_module("mlflow").MlflowClient(tracking_uri=uri)
         experiment = client.get_experiment_by_name(_EXPERIMENT)
         identity = (
             client.create_experiment(_EXPERIMENT)
             if experiment is None
             else experiment.experiment_id
         )
-        self._client, self._entity = client, _module("mlflow.entities").Metric
+        self._client, self._entity = client, _import_module("mlflow.entities").Metric
         self._run_id = client.create_run(identity, run_name=job.id).info.run_id
 
     def log(self, step: int, values: Values, time: float) -> None:
@@ -89,8 +87,8 @@ class _Trackio:
     """A run of trackio in a project on this machine."""
 
     def __init__(self, project: str, job: JobView) -> None:
-        self._trackio = _module("trackio")
-        # The load of this machine, which only watches, is none of the job's metrics.
+        self._trackio = _import_module("trackio")
+        # The job does not run on this machine, so its load is not a metric of the job.
         self._trackio.init(
             project=project,
             name=job.id,
@@ -116,8 +114,8 @@ TRACKERS: Final[dict[str, Callable[[str, JobView], Tracker]]] = {
 
 
 def open_tracker(target: str, job: JobView) -> Tracker:
-    """The tracker of `NAME:WHERE`, e.g. tensorboard:runs; raises CommandError when it cannot be
-    had.
+    """Open the tracker of `NAME:WHERE`, e.g. tensorboard:runs; raises CommandError if it is not
+    available.
     """
     name, _, where = target.partition(":")
     if name not in TRACKERS or not where:
@@ -127,11 +125,11 @@ def open_tracker(target: str, job: JobView) -> Tracker:
     return TRACKERS[name](where, job)
 
 
-def _module(name: str) -> Any:
+def _import_module(name: str) -> Any:
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
         package = name.partition(".")[0]
         raise CommandError(
-            f"Cannot mirror to {package}: {error}. Run: pip install {package}"
+            f"Cannot use {package}: {error}. Install it with: pip install {package}"
         ) from error

@@ -1,4 +1,4 @@
-"""`dirl up`: the platform on this machine, until it is told to stop."""
+"""`dirl up`: run the platform on this machine."""
 
 import signal
 from collections.abc import Iterator
@@ -48,12 +48,12 @@ def up(
 
 
 def tell(line: str) -> None:
-    """A note to the user."""
+    """Print a note."""
     notes.print(line, markup=False)
 
 
 def tell_ready(service: Service, seconds: float) -> None:
-    """One line for a process that is ready."""
+    """Print that a process is ready."""
     notes.print(
         f"{seconds:6.1f} s  {service.name:<10} ready  {service.address}".rstrip(), markup=False
     )
@@ -61,14 +61,12 @@ def tell_ready(service: Service, seconds: float) -> None:
 
 @contextmanager
 def stop_signals() -> Iterator[None]:
-    """Within the block, the first SIGINT, SIGTERM or SIGHUP raises Interrupted and later ones are
-    ignored.
-    """
+    """Raise Interrupted at the first SIGINT, SIGTERM or SIGHUP in the block; ignore later ones."""
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         for number in signals:
-            signal.signal(number, signal.SIG_IGN)  # what is being stopped must not be interrupted
+            signal.signal(number, signal.SIG_IGN)  # the shutdown must not be interrupted
         raise Interrupted
 
     before = {number: signal.signal(number, interrupt) for number in signals}
@@ -91,4 +89,4 @@ def _announce(platform: LocalPlatform, as_json: bool) -> None:
         return
     out.print(f"API        {platform.api_url}", markup=False)
     out.print(f"data       {platform.data_dir}", markup=False)
-    out.print("Ctrl-C stops everything.")
+    out.print("Press Ctrl-C to stop.")

@@ -1,4 +1,4 @@
-"""Following a job to its end: a live bar on a terminal, plain lines elsewhere."""
+"""Follow a job with a progress bar on a terminal, or with plain lines."""
 
 import time
 from collections.abc import Iterator
@@ -18,8 +18,8 @@ from services.common.job_metrics import JobMetric
 
 _POLL_S: Final = 0.5
 _LINE_EVERY_S: Final = 15.0
-_PATIENCE_S: Final = 30.0
-"""How long an API that does not answer is waited for; it may be restarting."""
+_MAX_UNREACHABLE_S: Final = 30.0
+"""Time to wait for an API that is unreachable, e.g. during a restart."""
 _SHOWN: Final = {
     "sft": (
         ("loss", JobMetric.TRAIN_LOSS, ".3f"),
@@ -36,26 +36,26 @@ _SHOWN: Final = {
 
 
 def watch_job(api: ApiClient, job_id: str, console: Console) -> JobView:
-    """Show the job on the console until it has ended (or is paused); returns its last state."""
+    """Show a job until it finishes or is paused; returns its final state."""
     with _display(console) as display:
-        for job in _snapshots(api, job_id):
+        for job in _poll(api, job_id):
             display.show(job)
             state = job.state
             if state.is_terminal or state is JobState.PAUSED:
                 return job
-    raise AssertionError("snapshots never end")
+    raise AssertionError("polling never ends")
 
 
 def failure_of(job: JobView) -> CommandError | None:
-    """Why a watched job cannot count as done; None when it succeeded or was paused."""
+    """Return the error of a job that failed or was cancelled; None if it succeeded or is paused."""
     if job.state in (JobState.SUCCEEDED, JobState.PAUSED):
         return None
     error = job.error or FailureView(code=job.state, message="")
     return CommandError(f"Job {job.id} {job.state}: {error.message or error.code}", code=error.code)
 
 
-def facts(job: JobView) -> str:
-    """The figures of the running stage, e.g. `loss 0.512  tokens/s 8,100`."""
+def format_metrics(job: JobView) -> str:
+    """Format metrics of the current stage, e.g. `loss 0.512  tokens/s 8,100`."""
     metrics = job.latest_metrics
     shown = [
         f"{label} {metrics[name]:{form}}"
@@ -68,7 +68,7 @@ def facts(job: JobView) -> str:
 
 
 def headline(job: JobView) -> str:
-    """State, stage and phase, e.g. `running  rl 12/40  rollout`."""
+    """Format state, stage and phase, e.g. `running  rl 12/40  rollout`."""
     progress = job.progress
     parts: list[str] = [job.state]
     if progress is not None and job.state == "running":
@@ -83,7 +83,7 @@ def headline(job: JobView) -> str:
 
 class _Display(Protocol):
     def show(self, job: JobView) -> None:
-        """Bring the console up to date."""
+        """Show the current state of the job."""
 
 
 def _display(console: Console) -> AbstractContextManager[_Display]:
@@ -91,7 +91,7 @@ def _display(console: Console) -> AbstractContextManager[_Display]:
 
 
 class _Lines:
-    """A line whenever state or stage change, else every few seconds of progress."""
+    """Prints a line when state or stage change, and every few seconds on progress."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -106,21 +106,23 @@ class _Lines:
         if place != self._place or due:
             self._place, self._step = place, step
             self._next_at = time.monotonic() + _LINE_EVERY_S
-            self._console.print(f"{job.id}  {headline(job)}  {facts(job)}".rstrip(), markup=False)
+            self._console.print(
+                f"{job.id}  {headline(job)}  {format_metrics(job)}".rstrip(), markup=False
+            )
 
 
 class _Bar:
-    """One line that is redrawn."""
+    """A progress bar."""
 
     def __init__(self, console: Console) -> None:
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(24),
-            TextColumn("{task.fields[facts]}"),
+            TextColumn("{task.fields[metrics]}"),
         )
         self._progress = Progress(*columns, TimeElapsedColumn(), console=console)
-        self._task = self._progress.add_task("", total=None, facts="")
+        self._task = self._progress.add_task("", total=None, metrics="")
 
     def __enter__(self) -> "_Bar":
         self._progress.start()
@@ -136,19 +138,19 @@ class _Bar:
             description=headline(job),
             completed=0 if progress is None else progress.step,
             total=None if progress is None else progress.total_steps,
-            facts=facts(job),
+            metrics=format_metrics(job),
         )
 
 
-def _snapshots(api: ApiClient, job_id: str) -> Iterator[JobView]:
-    answered_at = time.monotonic()
+def _poll(api: ApiClient, job_id: str) -> Iterator[JobView]:
+    responded_at = time.monotonic()
     while True:
         try:
             job = api.job(job_id)
         except ClientError as error:
-            if error.code != "unreachable" or time.monotonic() - answered_at > _PATIENCE_S:
+            if error.code != "unreachable" or time.monotonic() - responded_at > _MAX_UNREACHABLE_S:
                 raise
         else:
-            answered_at = time.monotonic()
+            responded_at = time.monotonic()
             yield job
         time.sleep(_POLL_S)

@@ -1,5 +1,6 @@
 """The command line as a user meets it: one message, the right exit status, never a traceback."""
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -26,7 +27,7 @@ def _dirl(*arguments: str, cwd: Path = ROOT) -> "subprocess.CompletedProcess[str
     [
         (
             ["jobs", "list", "--data-dir", "nowhere"],
-            "No platform runs on nowhere. Start one with `dirl up`",
+            "No platform is running on nowhere. Start one with `dirl up`",
         ),
         (
             ["jobs", "show", "job_1", "--api-url", "http://127.0.0.1:9"],
@@ -37,7 +38,7 @@ def _dirl(*arguments: str, cwd: Path = ROOT) -> "subprocess.CompletedProcess[str
             "Cannot read the job spec absent.toml",
         ),
         (["data", "check", "absent.jsonl"], "absent.jsonl"),
-        (["models", "make", "--out", "."], "Cannot write a model to .: it exists already."),
+        (["models", "make", "--out", "."], "Cannot write a model to .: it already exists."),
     ],
 )
 def test_a_command_that_fails_says_why_in_one_message(
@@ -135,3 +136,10 @@ def test_doctor_lists_what_it_found_and_how_to_get_the_rest(tmp_path: Path) -> N
     assert checks["Python"]["status"] == "ok"
     assert checks["platform"]["advice"] == "start one with `dirl up`"
     assert checks["Node.js"]["status"] == "note"  # PATH is empty
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    done = _dirl("--version")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"dirl {importlib.metadata.version('dirl-platform')}\n"

@@ -1,4 +1,4 @@
-"""The demo's figures from made-up events and evaluations."""
+"""The demo's results, from made-up events and evaluations."""
 
 import pytest
 

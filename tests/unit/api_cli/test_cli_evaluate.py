@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.api.cli.evaluate import Benchmark, _details, _files, _spec, table
+from services.api.cli.evaluate import Benchmark, _details, _find_files, _make_spec, table
 from services.api.cli.failure import CommandError
 from services.api.domain.benchmarks import BENCHMARKS, DECODING, REPORTED
 from services.common.job_decoding import resolve_decoding
@@ -20,7 +20,7 @@ FOUND: dict[str, Any] = {
 
 @pytest.mark.parametrize("decoding", DECODING)
 def test_a_benchmark_is_evaluated_by_the_published_protocol(decoding: str) -> None:
-    spec = parse_spec(_spec("models/x", Path("gsm8k.jsonl"), decoding, []))
+    spec = parse_spec(_make_spec("models/x", Path("gsm8k.jsonl"), decoding, []))
 
     resolved = resolve_decoding(
         spec, block_size=4, mask_token_id=9, stop_token_ids=(1,), evaluation=True
@@ -39,7 +39,9 @@ def test_a_benchmark_is_evaluated_by_the_published_protocol(decoding: str) -> No
 
 def test_keys_of_the_protocol_can_be_overridden() -> None:
     spec = parse_spec(
-        _spec("models/x", Path("f"), "static", ["eval.num_samples=5", "trainer.precision=fp32"])
+        _make_spec(
+            "models/x", Path("f"), "static", ["eval.num_samples=5", "trainer.precision=fp32"]
+        )
     )
 
     assert (spec.eval.num_samples, spec.eval.num_generations, spec.trainer.precision) == (
@@ -54,7 +56,7 @@ def test_missing_benchmarks_are_all_named_before_anything_starts(tmp_path: Path)
     (tmp_path / "gsm8k/test.jsonl").touch()
 
     with pytest.raises(CommandError) as caught:
-        _files(tmp_path, ["GSM8K", "MATH500", "AIME24"])
+        _find_files(tmp_path, ["GSM8K", "MATH500", "AIME24"])
 
     assert "math500/test.jsonl" in str(caught.value)
     assert "aime24/test.jsonl" in str(caught.value)
