@@ -21,7 +21,6 @@ from services.api.schemas.chat import (
     ChatAnswer,
     ChatChoice,
     ChatCompletion,
-    ChatMessage,
     ChatRequest,
     ChatUsage,
     CompletionRequest,
@@ -49,7 +48,11 @@ def create_chat_completion(
 ) -> ChatCompletion | StreamingResponse:
     """Answer a conversation. With `stream` the generation comes in chunks of finished blocks."""
     tokens = body.max_completion_tokens or body.max_tokens
-    request = _to_request(body, tokens, messages=[_to_turn(message) for message in body.messages])
+    turns = [
+        rollout_pb2.ChatMessage(role=message.role, content=message.content)
+        for message in body.messages
+    ]
+    request = _to_request(body, tokens, messages=turns)
     generation = _start(resources, caller, body.model, request, "chatcmpl")
     if body.stream:
         return _to_stream(generation, "chat.completion.chunk", _to_chat_delta)
@@ -89,10 +92,6 @@ def create_completion(
         choices=[choice],
         usage=_to_usage(last),
     )
-
-
-def _to_turn(message: ChatMessage) -> rollout_pb2.ChatMessage:
-    return rollout_pb2.ChatMessage(role=message.role, content=message.content)
 
 
 def _to_request(

@@ -7,7 +7,6 @@ import anyio
 import anyio.to_thread
 
 from services.api.http.resources import Resources
-from services.api.schemas.records import EventView
 from services.api.use_cases.event_feed import EventFilter
 
 _POLL_S: Final = 0.5
@@ -28,7 +27,8 @@ async def event_stream(
                 resources.feed.batch, job_id, position, wanted, head
             )
             for event in batch.events:
-                yield _to_frame(event)
+                data = event.model_dump_json()
+                yield f"id: {event.id}\nevent: {event.type}\ndata: {data}\n\n"
             position, quiet_polls = batch.position, 0
             continue
         if head.is_over:
@@ -38,7 +38,3 @@ async def event_stream(
         if quiet_polls % _KEEPALIVE_POLLS == _KEEPALIVE_POLLS - 1:
             yield ": keepalive\n\n"
         await anyio.sleep(_POLL_S)
-
-
-def _to_frame(event: EventView) -> str:
-    return f"id: {event.id}\nevent: {event.type}\ndata: {event.model_dump_json()}\n\n"

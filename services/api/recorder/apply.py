@@ -146,7 +146,10 @@ def _apply(to: _Recording, event: Event) -> None:
             "type": event.type,
         }
         log.exception("event not understood", **about)
-        to.append_event(EventType.LOG, _to_log_event(event, error), None, utc_now())
+        reason = f"{type(error).__name__}: {error}"
+        message = f"Event {event.seq} ({event.type.value}) could not be recorded in full: {reason}"
+        fields = {"level": "error", "code": "internal", "message": message}
+        to.append_event(EventType.LOG, fields, None, utc_now())
 
 
 def _to_event_data(kind: EventType, data: dict[str, Any]) -> dict[str, Any]:
@@ -159,11 +162,6 @@ def _to_event_data(kind: EventType, data: dict[str, Any]) -> dict[str, Any]:
         **{name: data.get(name) for name in ("step", "purpose", "disposition")},
         "group_id": data["group"].get("group_id"),
     }
-
-
-def _to_log_event(event: Event, error: Exception) -> dict[str, Any]:
-    message = f"Event {event.seq} ({event.type.value}) could not be recorded in full: {type(error).__name__}: {error}"
-    return {"level": "error", "code": "internal", "message": message}
 
 
 def _apply_phase(to: _Recording, _event: Event, data: dict[str, Any]) -> None:

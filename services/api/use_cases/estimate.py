@@ -65,6 +65,10 @@ def estimate_job(plane: ControlPlane, caller: Caller, checked: CheckedSpec) -> J
         spec, sum(reports[use.file].sft_rows for use in checked.uses if use.needs == "sft")
     )
     pace = _find_pace(plane, caller, checked, needed.parameters) if any(steps.values()) else None
+    seconds = None
+    if pace is not None:
+        earlier = JobSpec.model_validate(pace.spec)
+        seconds = estimate_seconds(spec, sum(steps.values()), earlier, pace.step_s)
     return JobEstimate(
         accepted=not problems,
         problems=[ProblemBody(path=problem.path, message=problem.message) for problem in problems],
@@ -76,7 +80,7 @@ def estimate_job(plane: ControlPlane, caller: Caller, checked: CheckedSpec) -> J
         activation_bytes=needed.activation_bytes,
         disk_bytes=needed.disk_bytes,
         disk_free_bytes=needed.disk_free_bytes,
-        seconds=None if pace is None else _to_seconds(spec, pace, steps),
+        seconds=seconds,
         seconds_from=None if pace is None else pace.job_id,
         seconds_are_rough=pace is not None and pace.model_path != str(checked.model_path),
         probe=None if probe is None else ProbeEstimate.model_validate(probe),
@@ -146,12 +150,6 @@ def _find_pace(
         return pace
     theirs = _count_parameters(Path(pace.model_path))
     return replace(pace, step_s=pace.step_s * parameters / theirs) if theirs else None
-
-
-def _to_seconds(spec: JobSpec, pace: Pace, steps: Mapping[str, int]) -> float:
-    return estimate_seconds(
-        spec, sum(steps.values()), JobSpec.model_validate(pace.spec), pace.step_s
-    )
 
 
 def _to_file_estimate(report: FileReport, lengths: Lengths | None) -> FileEstimate:

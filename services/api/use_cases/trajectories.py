@@ -185,6 +185,7 @@ def _read_reward(
 def _to_group_view(row: GroupRow, model_path: str) -> GroupView:
     group = row.payload["group"]
     trajectories = group["trajectories"]
+    scores = [(each.get("verdict") or {}).get("rewards") or {} for each in trajectories]
     return GroupView(
         id=row.group_id,
         created_at=row.created_at,
@@ -197,17 +198,12 @@ def _to_group_view(row: GroupRow, model_path: str) -> GroupView:
         reference_answer=group["reference_answer"],
         trajectory_ids=[trajectory["trajectory_id"] for trajectory in trajectories],
         outcomes=row.outcomes,
-        rewards=[_sum_rewards(trajectory) for trajectory in trajectories],
+        rewards=[sum(each.values()) if each else None for each in scores],
         staleness=_measure_staleness(row, trajectories),
         replica=group.get("replica"),
         rollout_s=group.get("rollout_s"),
         reward_s=group.get("reward_s"),
     )
-
-
-def _sum_rewards(trajectory: dict[str, Any]) -> float | None:
-    rewards = (trajectory.get("verdict") or {}).get("rewards") or {}
-    return sum(rewards.values()) if rewards else None
 
 
 def _measure_staleness(row: GroupRow, trajectories: list[dict[str, Any]]) -> int | None:
