@@ -118,7 +118,7 @@ def test_no_file_name_leads_out_of_the_files_directory(
 
     directory = tmp_path / "data" / "files" / file["id"]
     [stored] = [
-        path for path in directory.iterdir() if not path.name.startswith(".reference answers.")
+        path for path in directory.iterdir() if not path.name.startswith(".reference_answers.")
     ]
     assert stored.is_file()
     assert http.get(f"/v1/files/{file['id']}/content").status_code == 200
