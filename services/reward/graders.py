@@ -15,7 +15,7 @@ from services.common.grader_spec import (
     parse_graders,
 )
 from services.reward.sandbox import make_python_scorer
-from services.reward.scores import Failure, GradedResponse, GradingLimits, Score, Scorer
+from services.reward.scores import GradedResponse, GraderFailure, GradingLimits, Score, Scorer
 from services.reward.shaping import (
     score_accuracy,
     score_boxed,
@@ -69,7 +69,7 @@ def _make_multi_scorer(spec: MultiGrader) -> Scorer:
 
 
 def _combine(formula: Formula, scores: Mapping[str, Score]) -> Score:
-    failure = next((score for score in scores.values() if isinstance(score, Failure)), None)
+    failure = next((score for score in scores.values() if isinstance(score, GraderFailure)), None)
     if failure is not None:
         return failure
     try:
@@ -77,7 +77,7 @@ def _combine(formula: Formula, scores: Mapping[str, Score]) -> Score:
             {name: score for name, score in scores.items() if isinstance(score, float)}
         )
     except (ArithmeticError, ValueError, TypeError) as error:
-        return Failure("formula", str(error))
+        return GraderFailure("formula", str(error))
 
 
 _ONE_BY_ONE: Final[Mapping[str, Callable[..., Score]]] = {

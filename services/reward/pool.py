@@ -186,6 +186,7 @@ class Pool:
             _Task(reference, answer, timeout_s, now, expires_at, shared, Future())
             for reference, answer in pairs
         ]
+        # One lock for check and submission, so that two batches cannot both take the last places.
         with self._admission:
             if self._closing.is_set():
                 raise PlatformError(
@@ -294,6 +295,7 @@ class _Slot:
         wall_ms = 1000 * (time.monotonic() - started)
         if cpu_s is None:
             return ComparisonResult(Outcome.UNVERIFIABLE, "worker_lost", 0.0, wall_ms, queue_ms)
+        # A worker that hardly ran says nothing about the answer: the machine was overloaded.
         if cpu_s < self._config.min_cpu_share * task.timeout_s:
             return ComparisonResult(
                 Outcome.UNVERIFIABLE, "overloaded", 1000 * cpu_s, wall_ms, queue_ms

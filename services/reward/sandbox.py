@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from services.common.grader_spec import PythonGrader
-from services.reward.scores import Failure, GradedResponse, GradingLimits, Score, Scorer
+from services.reward.scores import GradedResponse, GraderFailure, GradingLimits, Score, Scorer
 
 _JAIL: Final = Path(__file__).with_name("jail.py")
 _START_S: Final = 10.0
@@ -28,13 +28,13 @@ class _JailError(Exception):
 
 
 def make_python_scorer(spec: PythonGrader) -> Scorer:
-    """Return a scorer that calls `grade` of the source; an error is a Failure of that response only."""
+    """Return a scorer that calls `grade` of the source; an error is a GraderFailure of that response only."""
 
     def score(batch: Sequence[GradedResponse], limits: GradingLimits) -> list[Score]:
         scores: list[Score] = []
         while len(scores) < len(batch) and not limits.cancellation.is_cancelled:
             scores += _score_until_lost(spec, batch[len(scores) :], limits)
-        return [*scores, *[Failure("cancelled")] * (len(batch) - len(scores))]
+        return [*scores, *[GraderFailure("cancelled")] * (len(batch) - len(scores))]
 
     return score
 
@@ -46,14 +46,14 @@ def _score_until_lost(
     scores: list[Score] = []
     with _open_jail(spec) as jail, limits.cancellation.covers(jail):
         if fault := _load_error(jail):
-            return [Failure("python_source", fault)] * len(batch)
+            return [GraderFailure("python_source", fault)] * len(batch)
         for graded in batch:
             if time.monotonic() > limits.expires_at:
-                return [*scores, *[Failure("overloaded")] * (len(batch) - len(scores))]
+                return [*scores, *[GraderFailure("overloaded")] * (len(batch) - len(scores))]
             try:
                 scores.append(_score_one(jail, graded, spec.timeout_s))
             except _JailError as error:
-                return [*scores, Failure("python_lost", str(error))]
+                return [*scores, GraderFailure("python_lost", str(error))]
     return scores
 
 
@@ -82,7 +82,7 @@ def _score_one(jail: "_Jail", graded: GradedResponse, timeout_s: float) -> Score
     reply = jail.receive(timeout_s)
     if isinstance(reply.get("score"), float):
         return float(reply["score"])
-    return Failure("python_error", str(reply.get("failure", "no score")))
+    return GraderFailure("python_error", str(reply.get("failure", "no score")))
 
 
 class _Jail:

@@ -27,14 +27,14 @@ class GradedResponse:
 
 
 @dataclass(frozen=True)
-class Failure:
+class GraderFailure:
     """A grader returned no score. The response becomes unverifiable; it is never scored 0."""
 
     reason: str
     detail: str = ""
 
 
-Score = float | Failure
+Score = float | GraderFailure
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from services.common.grader_spec import (
 )
 from services.common.trajectory import Outcome
 from services.reward.extraction import final_part
-from services.reward.scores import Failure, GradedResponse, Score
+from services.reward.scores import GradedResponse, GraderFailure, Score
 
 _THINK_TAG: Final = re.compile(r"</?think>")
 _GRADED: Final = (Outcome.CORRECT, Outcome.INCORRECT)
@@ -56,7 +56,7 @@ def score_cosine(spec: CosineGrader, graded: GradedResponse) -> Score:
     Responses that reach the budget score `exceeded` (arXiv 2502.03373).
     """
     if graded.num_tokens <= 0 or graded.max_new_tokens <= 0:
-        return Failure("length_unknown", "cosine needs num_tokens and max_new_tokens")
+        return GraderFailure("length_unknown", "cosine needs num_tokens and max_new_tokens")
     if graded.outcome is Outcome.TRUNCATED or graded.num_tokens >= graded.max_new_tokens:
         return spec.exceeded
     correct = graded.outcome is Outcome.CORRECT
@@ -72,7 +72,7 @@ def score_cosine(spec: CosineGrader, graded: GradedResponse) -> Score:
 def score_soft_overlong(spec: SoftOverlongGrader, graded: GradedResponse) -> Score:
     """Return 0, falling linearly to −1 over the last `buffer` of the budget (DAPO, arXiv 2503.14476)."""
     if graded.num_tokens <= 0 or graded.max_new_tokens <= 0:
-        return Failure("length_unknown", "soft_overlong needs num_tokens and max_new_tokens")
+        return GraderFailure("length_unknown", "soft_overlong needs num_tokens and max_new_tokens")
     buffer = spec.buffer * graded.max_new_tokens
     over = graded.num_tokens - (graded.max_new_tokens - buffer)
     return -min(max(over / buffer, 0.0), 1.0)
@@ -88,7 +88,7 @@ def score_repetition(spec: RepetitionGrader, graded: GradedResponse) -> Score:
 def score_speed(spec: SpeedGrader, graded: GradedResponse) -> Score:
     """Return tokens per denoising step divided by the target, at most 1; 0 for incorrect answers."""
     if graded.num_tokens <= 0 or graded.num_steps <= 0:
-        return Failure("steps_unknown", "speed needs num_tokens and num_steps")
+        return GraderFailure("steps_unknown", "speed needs num_tokens and num_steps")
     if graded.outcome is not Outcome.CORRECT:
         return 0.0
     return min(graded.num_tokens / graded.num_steps / spec.target, 1.0)

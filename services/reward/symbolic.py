@@ -66,6 +66,7 @@ def _verify(references: list[Any], answers: list[Any]) -> bool:
         equal = verify(
             gold=references,
             target=answers,
+            # `_numbers_differ` corrects this rounding for small numbers.
             float_rounding=6,
             strict=True,
             allow_set_relation_comp=False,

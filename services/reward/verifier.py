@@ -17,7 +17,7 @@ from services.reward.equivalence import Comparison, compare
 from services.reward.extraction import Extraction, Profile, extract
 from services.reward.graders import Grader, score_all
 from services.reward.pool import SHUTTING_DOWN, ComparisonResult, Pool
-from services.reward.scores import Failure, GradedResponse, GradingLimits, Score
+from services.reward.scores import GradedResponse, GraderFailure, GradingLimits, Score
 
 RULES_VERSION: Final = 5
 """Incremented when a change of extraction, normalisation or comparison changes a verdict."""
@@ -195,7 +195,7 @@ def _to_graded_response(draft: _Draft) -> GradedResponse:
 
 def _add_scores(verdict: Verdict, scores: Mapping[str, Score]) -> Verdict:
     failed = next(
-        ((name, score) for name, score in scores.items() if isinstance(score, Failure)), None
+        ((name, score) for name, score in scores.items() if isinstance(score, GraderFailure)), None
     )
     if failed is None:
         return replace(

@@ -15,7 +15,7 @@ from services.reward import sandbox
 from services.reward.cancellation import Cancellation
 from services.reward.extraction import Extraction
 from services.reward.graders import make_scorer
-from services.reward.scores import Failure, GradedResponse, GradingLimits, Score
+from services.reward.scores import GradedResponse, GraderFailure, GradingLimits, Score
 
 RESPONSE = GradedResponse(
     response=r"so \boxed{5}",
@@ -65,7 +65,7 @@ def test_the_mathematics_of_the_standard_library_is_there() -> None:
 )
 def test_the_kernel_refuses_what_leaves_the_process(body: str) -> None:
     (score,) = run(body)
-    assert isinstance(score, Failure)
+    assert isinstance(score, GraderFailure)
     assert "PermissionError" in score.detail
 
 
@@ -81,7 +81,9 @@ def test_the_environment_of_the_service_is_not_there(monkeypatch: pytest.MonkeyP
 
 def test_memory_is_limited_and_the_next_response_is_graded() -> None:
     scores = run("return len('x' * 10**10)", count=2)
-    assert [isinstance(score, Failure) and "MemoryError" in score.detail for score in scores] == [
+    assert [
+        isinstance(score, GraderFailure) and "MemoryError" in score.detail for score in scores
+    ] == [
         True,
         True,
     ]
@@ -97,8 +99,8 @@ def test_a_call_that_does_not_come_back_costs_its_response_and_no_process(body: 
         setup="SEEN = []",
         timeout_s=0.3,
     )
-    assert scores[0] == Failure(
-        "python_lost", scores[0].detail if isinstance(scores[0], Failure) else ""
+    assert scores[0] == GraderFailure(
+        "python_lost", scores[0].detail if isinstance(scores[0], GraderFailure) else ""
     )
     assert {child.pid for child in psutil.Process().children(recursive=True)} == before
 
@@ -115,18 +117,20 @@ def test_a_call_that_does_not_come_back_costs_its_response_and_no_process(body: 
 )
 def test_what_is_no_number_is_a_failure_with_its_cause(body: str, detail: str) -> None:
     (score,) = run(body)
-    assert isinstance(score, Failure)
+    assert isinstance(score, GraderFailure)
     assert (score.reason, detail in score.detail) == ("python_error", True)
 
 
 def test_what_the_code_writes_is_no_score() -> None:
     (score,) = run("import os; os.write(1, b'{\"score\": 9' * 9999); return 1.0")
-    assert isinstance(score, Failure)
+    assert isinstance(score, GraderFailure)
 
 
 def test_code_that_cannot_be_loaded_fails_every_response() -> None:
     scores = run("return 1", setup="import numpy", count=2)
-    assert [score.reason for score in scores if isinstance(score, Failure)] == ["python_source"] * 2
+    assert [score.reason for score in scores if isinstance(score, GraderFailure)] == [
+        "python_source"
+    ] * 2
 
 
 def test_code_that_never_ends_loading_costs_one_wait_and_not_one_for_every_response(
@@ -141,7 +145,8 @@ def test_code_that_never_ends_loading_costs_one_wait_and_not_one_for_every_respo
     scores = run("return 1", setup="while True: pass", count=50)
     assert (
         scores
-        == [Failure("python_source", "while loading the source: it took longer than 1 s")] * 50
+        == [GraderFailure("python_source", "while loading the source: it took longer than 1 s")]
+        * 50
     )
     assert len(started) == 1
 
@@ -149,7 +154,7 @@ def test_code_that_never_ends_loading_costs_one_wait_and_not_one_for_every_respo
 def test_what_is_not_begun_in_time_fails_as_overloaded() -> None:
     assert (
         run("return 1", count=2, limits=GradingLimits(time.monotonic() - 1))
-        == [Failure("overloaded")] * 2
+        == [GraderFailure("overloaded")] * 2
     )
 
 
@@ -164,7 +169,7 @@ def test_a_caller_that_hangs_up_ends_the_process_before_its_deadline(setup: str,
     scores = run(
         body, setup=setup, count=2, limits=GradingLimits(cancellation=cancellation), timeout_s=30.0
     )
-    assert isinstance(scores[0], Failure)
+    assert isinstance(scores[0], GraderFailure)
     assert "the process ended" in scores[0].detail
     assert {child.pid for child in psutil.Process().children(recursive=True)} == before
 
@@ -174,5 +179,5 @@ def test_a_call_cancelled_before_it_begins_scores_nothing() -> None:
     cancellation.cancel()
     assert (
         run("return 1", count=2, limits=GradingLimits(cancellation=cancellation))
-        == [Failure("cancelled")] * 2
+        == [GraderFailure("cancelled")] * 2
     )

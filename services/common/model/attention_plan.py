@@ -140,6 +140,8 @@ class Plan:
         self.biases = [
             _bias(index, *each, dtype).repeat(1, 1, heads // groups, 1) for each in padded
         ]
+        # Clean tokens of all documents in one list: prefixes are contiguous ranges of it, so one
+        # gather serves all of them.
         self.clean = self.keys.inverse[_head_offsets(chunks.order[chunks.is_clean], groups, groups)]
         """[G, clean tokens] indices in the batched keys."""
         self.prefixes = list(_iterate_prefixes(chunks, buckets))
@@ -197,7 +199,7 @@ def _repeat_for_heads(real: Tensor, shape: torch.Size) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Prefix:
+class ChunkPrefix:
     """The clean tokens before a chunk, all of which it sees."""
 
     bucket: int
@@ -207,7 +209,7 @@ class Prefix:
     """Range in the sorted clean tokens."""
 
 
-def _iterate_prefixes(chunks: Chunks, buckets: list[Tensor]) -> Iterator[Prefix]:
+def _iterate_prefixes(chunks: Chunks, buckets: list[Tensor]) -> Iterator[ChunkPrefix]:
     """Yield the prefix of every chunk except the first of a document."""
     clean_before = chunks.is_clean.cumsum(0) - chunks.is_clean.long()
     first, last = (
@@ -217,4 +219,4 @@ def _iterate_prefixes(chunks: Chunks, buckets: list[Tensor]) -> Iterator[Prefix]
     for bucket, members in enumerate(buckets):
         for place, chunk in enumerate(members.tolist()):
             if last[chunk] > first[chunk]:
-                yield Prefix(bucket, slice(place, place + 1), slice(first[chunk], last[chunk]))
+                yield ChunkPrefix(bucket, slice(place, place + 1), slice(first[chunk], last[chunk]))

@@ -110,6 +110,7 @@ def _initialise_at_mean(model: PreTrainedModel, known: int, mask: int) -> None:
         )
     for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
         weight: Tensor = embedding.get_parameter("weight").data
+        # In fp32: a bf16 sum over a vocabulary loses most of its bits.
         mean = weight[: min(known, rows)].to(torch.float32).mean(0).to(weight.dtype)
         weight[mask] = mean
         weight[rows:] = mean

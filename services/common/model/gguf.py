@@ -154,6 +154,7 @@ def _load_model(file: Path) -> PreTrainedModel:
     model = blank_model(
         block_diffusion_config(plain) or type(config).from_dict(plain), torch.float32, "cpu"
     )
+    # assign: the loaded tensors are used as they are, without a second copy of the weights.
     model.load_state_dict(loaded[0].state_dict(), assign=True)
     model.tie_weights()
     return model

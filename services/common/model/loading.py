@@ -76,6 +76,7 @@ def load_skeleton(
         model = blank_model(config, to_dtype(dtype), device)
         if (Path(path) / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(path, local_files_only=True)
+    # Uninitialised memory may hold NaN.
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
@@ -103,6 +104,7 @@ def save_model(
     of own_state.
     """
     model = loaded.model
+    # Without these two, the directory would be an ordinary decoder for other programs.
     model.config.block_size = loaded.block_size
     model.config.mask_token_id = loaded.mask_token_id
     with _no_progress_bar():
@@ -134,6 +136,7 @@ def read_weights(path: Path | str, dtype: torch.dtype | str, **options: Any) -> 
             path,
             dtype=dtype,
             attn_implementation=IMPLEMENTATION,
+            # Models come from users: no code is run and no pickle is read.
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
@@ -173,6 +176,7 @@ def assemble(
         block_size=block_size,
         mask_token_id=mask_token_id,
         stop_token_ids=_stop_token_ids(model, tokenizer),
+        # Published embeddings are padded beyond the vocabulary; such ids have no text.
         sampleable=(ids < len(tokenizer)) & (ids != mask_token_id),
     )
 

@@ -33,6 +33,7 @@ def export_state(
 
 def own_state(model: PreTrainedModel) -> dict[str, Tensor]:
     """Return `model.state_dict()` with each tied weight once."""
+    # named_parameters() lists a tied weight under its first name only.
     once = {name for name, _ in model.named_parameters()} | {
         name for name, _ in model.named_buffers()
     }
@@ -62,6 +63,7 @@ def import_state(model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> None:
     Raises PlatformError("model_invalid"), before anything is written, unless names and shapes equal
     those of the model.
     """
+    # Checked as a whole first: a model with some new and some old weights would decode silently.
     own = export_state(model)
     check_state(own, tensors)
     with torch.no_grad():

@@ -91,6 +91,7 @@ def _make_config(
 ) -> PreTrainedConfig:
     """Create a config with the proportions of Qwen3; pairs of query heads share a key-value head."""
     common: dict[str, Any] = {
+        # Padded like the embeddings of published models, with ids that no token has.
         "vocab_size": math.ceil(len(tokenizer) / 8) * 8,
         "hidden_size": hidden_size,
         "intermediate_size": hidden_size * 13 // 6,

@@ -30,7 +30,7 @@ _CODE_OF_STATUS: Final[Mapping[grpc.StatusCode, str]] = {
 }
 
 
-class Method(Protocol[Request, Response]):
+class UnaryMethod(Protocol[Request, Response]):
     """A unary method of a stub."""
 
     def __call__(
@@ -53,7 +53,7 @@ def channel(address: str) -> grpc.Channel:
 
 
 def call(
-    stub_method: Method[Request, Response],
+    stub_method: UnaryMethod[Request, Response],
     request: Request,
     *,
     timeout_s: float,

@@ -76,6 +76,7 @@ class BlockAttend:
         """`starts` [S] are the first positions of the blocks."""
         self._cache = cache
         ends = starts + block_size
+        # Only as far as the longest response: attention over the whole cache would cost max_tokens.
         self._window = _round_up_to_window(int(ends.max()))
         self._mask = (torch.arange(self._window, device=starts.device) < ends[:, None])[
             :, None, None

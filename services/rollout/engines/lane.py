@@ -69,10 +69,13 @@ class Lane:
         committed.
         """
         logits = self._forward()
+        # A block that was complete before this forward has been cached by it; one that this step
+        # completes is cached by the next forward, which sees all of its tokens.
         masked_before = self._slots.masked.clone()
         denoising = self._slots.active & masked_before.any(1)
         completed = self._slots.active & ~denoising
         self._slots.forwards += self._slots.active
+        # Grouped by configuration, since sampling and unmasking take one for all of their rows.
         for config, rows in self._slots.by_config():
             chosen = rows[denoising[rows]]
             if len(chosen):
@@ -107,6 +110,7 @@ class Lane:
                 slots=rows,
                 commit=self._commit(config, rows, confidence, logprobs),
                 candidates=candidates,
+                # Before top-k and top-p: the trainer's log-probabilities are not truncated either.
                 logprobs=logprobs.gather(-1, candidates[..., None])[..., 0],
                 confidences=confidence,
             )
@@ -118,6 +122,7 @@ class Lane:
         return sample_candidates(
             config,
             logprobs,
+            # Keyed by position and step, not by slot: a response is the same in any slot.
             uniforms(slots.keys[rows], slots.positions[rows], slots.steps[rows] + 1),
         )
 
@@ -157,6 +162,7 @@ class Lane:
             found[rows] = torch.isin(
                 tokens[rows], torch.tensor(config.stop_token_ids, device=tokens.device)
             )
+        # Chat templates contain end-of-turn tokens, so a prompt has stop tokens of its own.
         found &= slots.positions >= slots.prompt_lengths[:, None]
         offsets = torch.arange(slots.block_size, device=tokens.device)
         return torch.where(found, offsets, slots.block_size).amin(1)

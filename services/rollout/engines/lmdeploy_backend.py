@@ -65,6 +65,7 @@ class CudaBackend:
         """See Backend. Captured CUDA graphs stay valid, because parameters are updated in place."""
         agent = self._agent
         with torch.inference_mode(), agent.all_context():
+            # No kernel may read weights while they are overwritten, nor start before they are complete.
             torch.cuda.synchronize()
             agent._load_updated_weight_bucket(list(tensors.items()), "rollout")
             if any(".experts." in name for name in tensors):
@@ -119,7 +120,9 @@ def engine_config(
         cache_max_entry_count=cache_share,
         block_size=PAGE_TOKENS,
         max_prefill_token_num=max(PREFILL_TOKENS, max_tokens, max_batch_size * loaded.block_size),
+        # Cached prefixes would survive an update of the weights.
         enable_prefix_caching=False,
+        # In this process: the tracer patches methods, and weights are updated in place.
         distributed_executor_backend="uni",
         enable_mp_engine=False,
         dllm_block_length=loaded.block_size,

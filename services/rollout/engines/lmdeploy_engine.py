@@ -86,6 +86,7 @@ class LMDeployEngine:
         """`skeleton` may be on the meta device, since only names, shapes and ids are used."""
         self._backend, self._skeleton = backend, skeleton
         self._max_tokens = -(-max_sequence_tokens // skeleton.block_size) * skeleton.block_size
+        # The mask id and the padding of the embedding are never sampled; LMDeploy takes them as a list.
         self._banned = torch.nonzero(~skeleton.sampleable)[:, 0].tolist()
         self._loop = asyncio.new_event_loop()
         self._sessions = itertools.count(1)
@@ -127,6 +128,7 @@ class LMDeployEngine:
             require_fits(request, self._skeleton, self._max_tokens)
         began, tracer = time.perf_counter(), self._backend.tracer
         self._set_rule(requests[0].decoding.model_copy(update=REPLAY_RULE))
+        # Not strict, because the session ids are an endless counter.
         tracer.paths = dict(zip(self._sessions, paths, strict=False))
         try:
             self._within(self._replay_sessions(requests), STALL_S, "replaying denoising paths")
@@ -153,17 +155,19 @@ class LMDeployEngine:
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Replace the weights in place, and end sleep(); see RolloutEngine."""
         require_idle(self.has_work, "replace the weights")
+        # Checked before anything is written, so that LMDeploy never holds a mixture of two versions.
         check_state(export_state(self._skeleton.model), tensors)
         if self._asleep:
             self._within(self._backend.wake(), STALL_S, "waking")
         self._backend.load(tensors)
+        # The cache comes last, so that its memory is free for the pushed copy of the weights.
         if self._asleep:
             self._within(self._backend.open_cache(), STALL_S, "opening the cache")
         self._asleep = False
 
     def sleep(self) -> None:
         """Free the memory of the device until load_weights(); see RolloutEngine."""
-        require_idle(self.has_work, "The engine was to sleep")
+        require_idle(self.has_work, "put the engine to sleep")
         if not self._asleep:
             self._within(self._backend.sleep(), STALL_S, "going to sleep")
         self._asleep = True
@@ -209,6 +213,7 @@ class LMDeployEngine:
         done, _ = await asyncio.wait(
             self._running, timeout=STEP_S, return_when=asyncio.FIRST_COMPLETED
         )
+        # Checked at every step, since a dead loop ends neither tasks nor this wait.
         self._require_progress()
         return dict(map(self._finish, done))
 
@@ -216,6 +221,7 @@ class LMDeployEngine:
         """Start requests with the current rule; change the rule when no request runs."""
         while self._queue:
             config = self._queue[0].decoding
+            # Strictly in order: skipping requests with another rule could starve them.
             if self._running and not self._is_current_rule(config):
                 return
             self._set_rule(config)
@@ -252,6 +258,7 @@ class LMDeployEngine:
             temperature=1.0 if greedy else config.temperature,
             top_k=1 if greedy else config.top_k,
             top_p=1.0 if greedy else config.top_p,
+            # The seed of LMDeploy has 32 bits.
             random_seed=int(key) & 0xFFFFFFFF,
             stop_token_ids=list(config.stop_token_ids),
             bad_token_ids=self._banned,

@@ -72,7 +72,7 @@ class TracedOutputs(DLLMExtraOutputs):  # type: ignore[misc]
 
 
 @dataclass
-class _Recording:
+class _ResponseTrace:
     """A response in flight, by position in the sequence."""
 
     committed: dict[int, tuple[int, int, float, float]] = field(default_factory=dict)
@@ -93,7 +93,7 @@ class Tracer:
     """Paths to replay, by session id; all sessions in flight have one, or none has."""
     sessions: list[int] = field(default_factory=list)
     """Sessions of the current forward, in the order of its rows."""
-    recordings: dict[int, _Recording] = field(default_factory=dict)
+    recordings: dict[int, _ResponseTrace] = field(default_factory=dict)
 
     def take(self, session_id: int, prompt_length: int) -> Response:
         """Remove and return the response of a session: whole blocks, without the prompt.
@@ -101,7 +101,7 @@ class Tracer:
         `visible_len` and `finish_reason` are those of a response without a stop token. Raises
         PlatformError("internal") unless every position after the prompt was committed.
         """
-        recording = self.recordings.pop(session_id, _Recording())
+        recording = self.recordings.pop(session_id, _ResponseTrace())
         positions = sorted(recording.committed)
         if not positions or positions != list(range(prompt_length, prompt_length + len(positions))):
             raise PlatformError(
@@ -142,7 +142,7 @@ class Tracer:
         start = sequence.num_history_ids + sequence.num_token_ids - len(mask)
         before = sequence.history_dllm_mask[start : start + len(mask)]
         masked = before == consts.DLLM_MASKED
-        recording = self.recordings.setdefault(sequence.session_id, _Recording())
+        recording = self.recordings.setdefault(sequence.session_id, _ResponseTrace())
         # No engine counts forwards that only prefill the cache.
         recording.num_forwards += bool(masked.any() or recording.num_steps)
         offsets = np.flatnonzero(masked & (mask != consts.DLLM_MASKED))
@@ -157,7 +157,7 @@ class Tracer:
             )
 
 
-def _candidates(recording: _Recording, prompt_length: int) -> Candidates:
+def _candidates(recording: _ResponseTrace, prompt_length: int) -> Candidates:
     """Return the rejected candidates, sorted by position and step."""
     columns = np.array(sorted(recording.rejected), np.float64).reshape(-1, 4)
     return Candidates(
@@ -220,6 +220,7 @@ def _patch(
     owner: type, name: str, replace: Callable[[Callable[..., Any]], Callable[..., Any]]
 ) -> None:
     """Replace a method of a class; a second call replaces the original again."""
+    # Engines of tests are opened several times in a process; patches must not be stacked.
     current = getattr(owner, name)
     original = getattr(current, "replaced", current)
     replacement = replace(original)
@@ -252,6 +253,7 @@ def _patch_sampling_inputs(original: Callable[..., Any]) -> Callable[..., Any]:
         for name, value in vars(inputs).items():
             if isinstance(value, Tensor) and value.dim() == 1:
                 setattr(inputs, name, value.view(block, -1).T.reshape(-1))
+        # With equal offsets, all positions of a block would draw the same random number.
         places = torch.arange(len(inputs.random_offsets)) % block
         inputs.random_offsets = inputs.random_offsets + places * POSITION_STRIDE
         return inputs
@@ -289,6 +291,7 @@ def _patch_post_sampling(original: Callable[..., Any], tracer: Tracer) -> Callab
         if tracer.paths:
             next_token_ids, due = _next_of_paths(tracer, inputs, extra_inputs.dllm_mask)
         logprobs, confidences = score(logits, next_token_ids, tracer.selection)
+        # With threshold 1, the rule commits exactly the tokens that are due.
         if tracer.paths:
             confidences = due.to(confidences)
         self.unmasking_processor.confidences = confidences
@@ -329,6 +332,7 @@ def score(logits: Tensor, token_ids: Tensor, selection: Selection) -> tuple[Tens
             logits[start : start + ROWS_PER_CHUNK],
             token_ids[start : start + ROWS_PER_CHUNK],
         )
+        # fp32, because the log-probabilities are compared with those of the trainer.
         wide = rows.float()
         total = wide.logsumexp(-1)
         chosen = wide.gather(-1, tokens[:, None])[:, 0] - total
@@ -362,6 +366,7 @@ def _patch_update_running(original: Callable[..., Any], tracer: Tracer) -> Calla
         masks = extra.dllm_mask.view(count, -1).numpy()
         scores = torch.stack((extra.logprobs, extra.confidences)).view(2, count, -1).numpy()
         for place, sequence in enumerate(running):
+            # Aborted sequences stay in the batch until the scheduler has removed them.
             if sequence.status == MessageStatus.RUNNING:
                 tracer.record(sequence, tokens[place], masks[place], scores[:, place])
         original(self, running, batched_outputs, *args, **kwargs)

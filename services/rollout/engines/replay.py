@@ -51,6 +51,7 @@ class ReplayLane(Lane):
     def _commit(
         self, config: DecodingConfig, rows: Tensor, confidence: Tensor, logprobs: Tensor
     ) -> Tensor:
+        # A step commits the tokens that the path committed in the same step, and nothing else.
         due = (
             self._steps[rows[:, None], self._slots.positions[rows]]
             == self._slots.steps[rows, None] + 1

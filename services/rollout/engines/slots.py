@@ -92,6 +92,8 @@ class SlotTable:
         )
         for slot, request in zip(slots, requests, strict=True):
             self.requests[slot] = request
+        # The grid of blocks starts with the prompt, as in training, where a document is prompt and
+        # response together.
         self.active[rows] = True
         self.starts[rows] = lengths // self.block_size * self.block_size
         self.masked[rows] = self.positions[rows] >= lengths[:, None]
@@ -108,6 +110,7 @@ class SlotTable:
         self.forwards[rows] = 0
         self.token_ids[rows] = torch.from_numpy(self._make_buffers(requests)).to(rows)
         self._by_config = None
+        # Allocated on demand: a table per step of a block is the largest one of the slots.
         if self._rejected is None and any(
             request.decoding.record_candidates for request in requests
         ):
@@ -131,6 +134,7 @@ class SlotTable:
             self.requests[slot] = None
         rows = torch.tensor(slots, device=self.starts.device)
         self.active[rows] = False
+        # A free slot takes part in the forwards; position 0 keeps the attention window short.
         self.starts[rows] = 0
         self._by_config = None
 
@@ -152,6 +156,8 @@ class SlotTable:
         rows, commit = decided.slots, decided.commit
         self.steps[rows] += 1
         positions = self.positions[rows]
+        # torch.where on whole blocks instead of an index of the committed tokens: a boolean index has a
+        # size that depends on data, which would synchronize with the GPU.
         for table, values in (
             (self.token_ids, decided.candidates),
             (self.unmask_steps, self.steps[rows, None].expand_as(commit)),
@@ -160,6 +166,7 @@ class SlotTable:
         ):
             current = table[rows[:, None], positions]
             table[rows[:, None], positions] = torch.where(commit, values.to(table.dtype), current)
+        # Before the mask is updated, from which it derives the column of the step.
         if self._rejected is not None:
             self._rejected.record(decided, positions, self.steps[rows], self.masked[rows])
         self.masked[rows] &= ~commit
@@ -228,6 +235,8 @@ class _RejectedTable:
 
     def of(self, slot: int, response: slice) -> Candidates:
         """Return the rejected candidates of a response, sorted by position and step."""
+        # Columns count masked positions, which decrease from step to step, so the last column is the
+        # earliest step.
         steps = self._step[slot, response].flip(1)
         position, column = steps.nonzero(as_tuple=True)
         token_ids, logprobs = (

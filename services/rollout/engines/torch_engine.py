@@ -78,6 +78,7 @@ class TorchEngine:
         for request in requests:
             require_fits(request, self._loaded, self._max_tokens)
         self._queue.extend(requests)
+        # Counted per prompt, so that a prefill is kept until the last response of a group has started.
         self._waiting.update(request.prompt_ids.tobytes() for request in requests)
 
     def step(self) -> dict[str, Response]:
@@ -99,6 +100,7 @@ class TorchEngine:
         require_awake(self._wake is not None)
         began = time.perf_counter()
         with torch.inference_mode():
+            # A lane of its own, so that a probe can be replayed while responses are in flight.
             lane = ReplayLane(self._loaded, paths)
             for slot, path in enumerate(paths):
                 request = replay_request(self._loaded, path, slot)
@@ -124,6 +126,7 @@ class TorchEngine:
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
         """Replace the weights in place, and end sleep(); see RolloutEngine."""
         require_idle(self.has_work, "replace the weights")
+        # Cached prefills belong to the old weights.
         self.abort_all()
         if self._wake is not None:
             self._wake()
@@ -136,9 +139,12 @@ class TorchEngine:
         require_idle(self.has_work, "put the engine to sleep")
         if self._wake is None:
             self._wake = drop_weights(self._loaded.model)
+            # The caches are freed, too, and allocated again with the weights.
             self._lanes = []
 
     def _open_lanes(self) -> list[Lane]:
+        # Lanes of equal size: with a remainder lane, the same request would have another shape and
+        # other rounding errors there.
         count = -(-self._slots // LANE_SLOTS)
         size = -(-self._slots // count)
         return [Lane(self._loaded, size, self._max_tokens, self._on_step) for _ in range(count)]
@@ -147,6 +153,7 @@ class TorchEngine:
         """Fill free slots of the lane from the queue; requests with one prompt share its prefill."""
         while self._queue and lane.free_slots:
             prompt = self._queue[0].prompt_ids.tobytes()
+            # Responses of a group are queued together, so the head of the queue shares one prefill.
             group: list[GenerationRequest] = []
             while (
                 self._queue

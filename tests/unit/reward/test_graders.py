@@ -7,7 +7,7 @@ from services.common.grader_spec import parse_grader
 from services.common.trajectory import Outcome
 from services.reward.extraction import Profile, extract
 from services.reward.graders import make_graders, make_scorer
-from services.reward.scores import Failure, GradedResponse, GradingLimits, Score
+from services.reward.scores import GradedResponse, GraderFailure, GradingLimits, Score
 
 SCORED = [outcome for outcome in Outcome if outcome.is_scored]
 
@@ -113,7 +113,7 @@ def test_speed_is_paid_for_correct_answers_only() -> None:
 
 @pytest.mark.parametrize("name", ["cosine", "soft_overlong", "speed"])
 def test_a_grader_without_the_lengths_it_needs_fails_instead_of_guessing(name: str) -> None:
-    assert isinstance(score(name), Failure)
+    assert isinstance(score(name), GraderFailure)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_a_part_or_formula_without_a_value_fails_the_whole(
     parts: Any, formula: str, reason: str
 ) -> None:
     failed = score({"type": "multi", "name": "m", "graders": parts, "calculate_output": formula})
-    assert isinstance(failed, Failure)
+    assert isinstance(failed, GraderFailure)
     assert failed.reason == reason
 
 
