@@ -48,8 +48,8 @@ def test_a_grader_survives_its_travel_but_for_its_weight(grader: Any) -> None:
         ({**PYTHON, "source": "def grade("}, "source is not valid Python"),
         ({**PYTHON, "source": "(" * 5000}, "source is not valid Python"),
         (
-            {**CHECK, "input": "{{ item.reference answer }}"},
-            "item.reference answer}} is not a variable; the variables are sample.output_text",
+            {**CHECK, "input": "{{ item.unknown }}"},
+            "item.unknown}} is not a variable; the variables are sample.output_text",
         ),
         (
             {"name": "m", "type": "multi", "graders": PARTS, "calculate_output": "a + c"},
