@@ -417,13 +417,12 @@ def cli_page() -> str:
 
 
 def iterate_commands() -> Iterator[tuple[str, Any]]:
-    """Yield every command that does something, by its words."""
+    """Yield every command with options or without subcommands, by its words."""
 
     def walk(path: str, command: Any) -> Iterator[tuple[str, Any]]:
-        commands = getattr(command, "commands", None)
-        if commands is None:
+        commands = getattr(command, "commands", {})
+        if not commands or command.params:
             yield path, command
-            return
         for name in sorted(commands):
             yield from walk(f"{path} {name}", commands[name])
 
@@ -432,9 +431,15 @@ def iterate_commands() -> Iterator[tuple[str, Any]]:
 
 def to_command(path: str, command: Any) -> Iterator[str]:
     """Yield heading, help, usage and table of one command."""
-    parameters = [parameter for parameter in command.params if not parameter.hidden]
+    # The texts of Typer's own options depend on the shell that it detects.
+    parameters = [
+        parameter
+        for parameter in command.params
+        if not parameter.hidden and not parameter.name.endswith("_completion")
+    ]
     arguments = [item for item in parameters if item.param_type_name == "argument"]
-    usage = " ".join([path, "[OPTIONS]", *(to_placeholder(item) for item in arguments)])
+    rest = ["COMMAND"] if getattr(command, "commands", None) else map(to_placeholder, arguments)
+    usage = " ".join([path, "[OPTIONS]", *rest])
     yield f"## `{path}`"
     yield " ".join((command.help or "").split())
     yield f"```\n{usage}\n```"

@@ -65,7 +65,7 @@ def test_every_dirl_command_in_a_document_exists_with_its_options() -> None:
 
     for words in lines:
         command: Any = COMMANDS
-        while words and getattr(command, "commands", None):
+        while words and words[0][0] not in "[-" and getattr(command, "commands", None):
             command, words = command.commands[words[0]], words[1:]
         known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
         given = {word.partition("=")[0] for word in words if word.startswith("--")}
