@@ -106,12 +106,8 @@ def _expand_combinations(pair: Pair) -> Pair:
     return _rewrite(pair, lambda text: _COMBINATIONS.sub(r"\\binom{\1}{\2}", text))
 
 
-def _expand_signs(pair: Pair) -> Pair:
+def _expand_signs(text: str) -> str:
     r"""Expand `\frac{3\pm\sqrt{5}}{2}` to its two values."""
-    return _rewrite(pair, _expand_signs_of)
-
-
-def _expand_signs_of(text: str) -> str:
     if r"\pm" not in text:
         return text
     sequence = parse_sequence(text)
@@ -165,6 +161,6 @@ def _rewrite(pair: Pair, change: Callable[[str], str]) -> Pair:
 
 
 _STEPS: Final[tuple[Callable[[Pair], Pair], ...]] = (
-    _strip_labels, _to_point, _to_interval, _expand_combinations, _name_divisors, _expand_signs,
-    _match_exactness,
+    _strip_labels, _to_point, _to_interval, _expand_combinations, _name_divisors,
+    lambda pair: _rewrite(pair, _expand_signs), _match_exactness,
 )  # fmt: skip

@@ -37,7 +37,10 @@ _SHOWN: Final = {
 
 def watch_job(api: ApiClient, job_id: str, console: Console) -> JobView:
     """Show a job until it finishes or is paused; returns its final state."""
-    with _display(console) as display:
+    shown: AbstractContextManager[_Display] = (
+        _Bar(console) if console.is_terminal else nullcontext(_Lines(console))
+    )
+    with shown as display:
         for job in _poll(api, job_id):
             display.show(job)
             state = job.state
@@ -84,10 +87,6 @@ def headline(job: JobView) -> str:
 class _Display(Protocol):
     def show(self, job: JobView) -> None:
         """Show the current state of the job."""
-
-
-def _display(console: Console) -> AbstractContextManager[_Display]:
-    return _Bar(console) if console.is_terminal else nullcontext(_Lines(console))
 
 
 class _Lines:

@@ -58,13 +58,13 @@ def _make_rows(
     """Yield rows that use every pair once before repeating one."""
     rng = random.Random(f"{seed}-{split}")
     for index, pair in zip(range(count), itertools.cycle(pairs), strict=False):
-        yield {"id": f"arithmetic-{split}-{seed}-{index:06d}", **_make_problem(pair, rng)}
-
-
-def _make_problem(pair: Pair, rng: random.Random) -> dict[str, str]:
-    a, b = rng.sample(pair, 2)
-    prompt = f"{rng.choice(_NAMES)} had {a} {rng.choice(_THINGS)}, {rng.choice(_VERBS)} {b}"
-    return {"prompt": prompt, "completion": f"{a}+{b}=\\boxed{{{a + b}}}", "answer": str(a + b)}
+        a, b = rng.sample(pair, 2)
+        yield {
+            "id": f"arithmetic-{split}-{seed}-{index:06d}",
+            "prompt": f"{rng.choice(_NAMES)} had {a} {rng.choice(_THINGS)}, {rng.choice(_VERBS)} {b}",
+            "completion": f"{a}+{b}=\\boxed{{{a + b}}}",
+            "answer": str(a + b),
+        }
 
 
 def _write(path: Path, rows: Iterator[dict[str, str]]) -> None:
