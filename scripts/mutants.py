@@ -4,7 +4,7 @@ mutmut changes one operator, constant, argument or condition of a function and r
 that call this function. A mutant whose tests still pass has survived: either a test is missing, or
 the change makes no difference. `[tool.mutmut]` of pyproject.toml names the modules and the tests.
 
-    scripts/mutants.py                                  # every module; hours on two cores
+    scripts/mutants.py                                  # every module; an hour and a half on one core
     scripts/mutants.py services/reward/pairing.py       # one module
     scripts/mutants.py --sample 200 'services/trainer/training/*.py'
     scripts/mutants.py --survivors services/api/domain/rate.py

@@ -207,7 +207,7 @@ def test_a_position_cannot_be_closed_twice_or_without_being_issued() -> None:
 
 
 def test_a_damaged_ledger_is_refused() -> None:
-    with pytest.raises(PlatformError) as caught:
+    with pytest.raises(PlatformError, match="Cannot read the prompt ledger: ") as caught:
         PromptLedger.from_json({"next": 3, "trained": [[1]], "dropped": {}, "open": []})
     assert caught.value.code == "checkpoint_invalid"
 
