@@ -96,6 +96,17 @@ def test_statistics_compare_the_recorded_with_the_current_log_probs() -> None:
     }, abs=1e-6)  # fmt: skip
 
 
+@pytest.mark.parametrize(("recorded", "gap"), [(-0.5, 0.3), (-1.5, 0.2), (-3.0, 0.1)])
+def test_the_gap_is_relative_to_log_probs_beyond_one(recorded: float, gap: float) -> None:
+    behaviour = torch.tensor([recorded], dtype=torch.float64)
+    one = torch.ones(1, dtype=torch.float64)
+    terms = TokenTerms(behaviour=behaviour, advantage=one, weight=one)
+
+    _, statistics = policy_loss(behaviour + 0.3, terms, CLIPPED)
+
+    assert statistics.gap_max == pytest.approx(gap)
+
+
 def test_statistics_of_micro_batches_add_up_to_those_of_the_whole() -> None:
     *_, whole = _loss([1.5, 0.9, 0.3], [1.0, -1.0, -1.0])
     *_, first = _loss([1.5], [1.0])
@@ -196,6 +207,13 @@ def test_the_proximal_ratio_is_clipped_and_weighed_by_a_truncated_importance_wei
     assert (got, got_slope) == pytest.approx((loss, slope))
     assert statistics.capped == (cap == 1.2)
     assert statistics.ratio_max == pytest.approx(now / 0.2)
+
+
+def test_a_weight_at_the_cap_is_not_counted_as_capped() -> None:
+    at_cap = _of(0.2, _terms(proximal=0.2), ratio="proximal", importance_cap=1.0)[2]
+    above = _of(0.2, _terms(proximal=0.21), ratio="proximal", importance_cap=1.0)[2]
+
+    assert (at_cap.capped, above.capped) == (0.0, 1.0)
 
 
 def test_the_cap_has_no_part_in_the_behaviour_ratio() -> None:
