@@ -149,7 +149,7 @@ def is_text_change(changed: Sequence[str]) -> bool:
 
 def without_hint(lines: Sequence[str]) -> str:
     """Return code without the hint of an error, blanks and commas."""
-    return re.sub(r"hint=(\"[^\"]*\"|None)|[\s,]", "", "".join(lines))
+    return re.sub(r"hint=(None|(\"[^\"]*\"\s*)+)|[\s,]", "", "".join(lines))
 
 
 if __name__ == "__main__":

@@ -73,6 +73,21 @@ def test_the_utilisation_is_what_the_device_could_have_done_and_is_left_out_wher
     assert done.metrics(2.0) == {"perf/padding_ratio": 0.1, "perf/mfu": pytest.approx(0.1)}
 
 
+def test_tokens_padding_and_flops_add_up_over_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_work, "row_padding", lambda tokens, device: tokens + 1)
+    loaded = tiny_loaded(vocab_size=7, block_size=4)
+    rows = rl_rows(random_samples(loaded, 2), block_size=4, mask_token_id=6, max_tokens=1)
+    done = Work()
+
+    for row in rows:
+        done.add(loaded, row)
+
+    tokens = [len(row.token_ids) for row in rows]
+    assert len(tokens) == 2
+    assert (done.tokens, done.padding) == (sum(tokens), sum(tokens) + 2)
+    assert done.flops == sum(model_flops(loaded, row.index, len(row.loss_at)) for row in rows)
+
+
 @pytest.mark.parametrize(
     ("has_gpu", "name", "flops"),
     [
