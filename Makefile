@@ -19,7 +19,7 @@ DASHBOARD_SOURCES := $(shell find $(DASHBOARD)/src -path '*/generated' -prune -o
   $(addprefix $(DASHBOARD)/,index.html vite.config.ts tsconfig.json package.json)
 # What the generated types and examples are made from.
 API_SOURCES := $(wildcard services/api/http/*.py services/api/schemas/*.py services/common/job_spec/*.py examples/*) services/common/diffusion/config.py \
-  services/common/job_metrics.py services/common/metric_charts.py scripts/dashboard_inputs.py
+  services/common/job_metrics.py scripts/dashboard_inputs.py
 MODULES := $(DASHBOARD)/node_modules/.installed
 TYPES := $(DASHBOARD)/src/generated/schema.d.ts
 # "yes" where Node 20.19 or newer is installed; without it everything but the dashboard works.

@@ -10,10 +10,9 @@ from typing import Any
 from services.api.http.app import create_app
 from services.api.http.resources import open_resources
 from services.api.settings import ApiSettings
-from services.common.job_metrics import PATTERNS, JobMetric
-from services.common.metric_charts import CHART_GROUPS, CHARTS
+from services.common.job_metrics import CHART_GROUPS, CHARTS, PATTERNS, JobMetric
+from services.common.job_spec import read_spec_file
 from services.common.settings import read_settings
-from services.common.spec_file import read_spec_file
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "services" / "api" / "dashboard" / "src" / "generated"

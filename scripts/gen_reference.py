@@ -18,9 +18,8 @@ from pydantic_core import PydanticUndefined
 from services.api.cli.main import app
 from services.api.settings import ApiSettings
 from services.common.errors import ERROR_KINDS
-from services.common.job_metrics import PATTERNS, JobMetric, MetricUnit, Stage
+from services.common.job_metrics import PATTERNS, JobMetric, MetricUnit, Stage, find_chart
 from services.common.job_spec import JobSpec
-from services.common.metric_charts import find_chart
 from services.common.settings import PREFIX, CommonSettings
 from services.common.steering import STEERABLE
 from services.common.telemetry.exported_metrics import EXPORTED_METRICS

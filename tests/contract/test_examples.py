@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from services.common.spec_file import load_spec
+from services.common.job_spec import load_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted(

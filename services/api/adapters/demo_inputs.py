@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from services.common.data.arithmetic import make_arithmetic
-from services.common.spec_file import read_spec_file
+from services.common.job_spec import read_spec_file
 
 TRAIN_PROBLEMS: Final = 4096
 TEST_PROBLEMS: Final = 500

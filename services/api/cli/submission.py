@@ -8,9 +8,8 @@ from typing import Any, Final
 
 from services.api.cli.failure import CommandError
 from services.api.client import ApiClient
-from services.common.job_spec import parse_spec
+from services.common.job_spec import parse_spec, read_spec_file
 from services.common.model_source import resolve_model
-from services.common.spec_file import read_spec_file
 
 _UPLOADED_PREFIX: Final = "file_"
 _REGISTERED_PREFIX: Final = "model_"

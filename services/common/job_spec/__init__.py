@@ -7,7 +7,14 @@ gradient.
 
 from services.common.job_spec.decoding import DiffusionSpec, PromptSpec, SamplingSpec
 from services.common.job_spec.grading import EvalSpec, RewardSpec
-from services.common.job_spec.job import JobSpec, MixturePart, parse_spec, schema_digest
+from services.common.job_spec.job import (
+    JobSpec,
+    MixturePart,
+    load_spec,
+    parse_spec,
+    read_spec_file,
+    schema_digest,
+)
 from services.common.job_spec.method import Method, MethodType, Stage
 from services.common.job_spec.resources import CheckpointSpec, ResourcesSpec, TrainerSpec
 from services.common.job_spec.rl import RlSpec
@@ -31,6 +38,8 @@ __all__ = [
     "SftSpec",
     "Stage",
     "TrainerSpec",
+    "load_spec",
     "parse_spec",
+    "read_spec_file",
     "schema_digest",
 ]

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import tomllib
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -203,3 +205,26 @@ def _problem(location: tuple[int | str, ...], message: str, value: Any) -> Probl
         return Problem(path, "unknown key")
     shown = "" if isinstance(value, dict | list) else f" (got {value!r})"
     return Problem(path, message.removeprefix("Value error, ") + shown)
+
+
+def load_spec(path: Path) -> JobSpec:
+    """Read a .toml or .json file; raises ProblemsError."""
+    return parse_spec(read_spec_file(path))
+
+
+def read_spec_file(path: Path) -> dict[str, Any]:
+    """Read a .toml or .json file; raises ProblemsError for unreadable or malformed files."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise ProblemsError(
+            "spec_invalid", f"Cannot read the job spec {path}", [Problem(str(path), str(error))]
+        ) from None
+    if not isinstance(data, dict):
+        raise ProblemsError(
+            "spec_invalid",
+            f"Cannot read the job spec {path}",
+            [Problem("spec", "must be an object")],
+        )
+    return data

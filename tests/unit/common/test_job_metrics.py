@@ -3,14 +3,16 @@
 import pytest
 
 from services.common.job_metrics import (
+    CHART_GROUPS,
+    CHARTS,
     LATENCY_PERCENTILES,
     OUTCOME_METRICS,
     PATTERNS,
     JobMetric,
     MetricUnit,
+    find_chart,
     find_metric,
 )
-from services.common.metric_charts import CHART_GROUPS, CHARTS, find_chart
 from services.common.trajectory import Outcome
 
 

@@ -10,8 +10,7 @@ from pydantic import ValidationError
 from services.common.errors import ProblemsError
 from services.common.exactness import EXACT
 from services.common.job_decoding import resolve_decoding
-from services.common.job_spec import JobSpec, parse_spec
-from services.common.spec_file import load_spec
+from services.common.job_spec import JobSpec, load_spec, parse_spec
 
 SCHEMA = JobSpec.model_json_schema()
 KEYS = [

@@ -1,4 +1,4 @@
-/** Metrics and their default charts, generated from services/common/job_metrics.py and metric_charts.py. */
+/** Metrics and their default charts, generated from services/common/job_metrics.py. */
 import type { Job } from "../api/types";
 import registry from "../generated/metrics.json";
 
