@@ -31,19 +31,19 @@ def main() -> None:
     service = RewardService(
         Verifier(pool, cache_size=settings.reward_cache_size), settings.reward_timeout_s
     )
+
+    def shut_down() -> None:
+        pool.drain(settings.reward_drain_s)
+        pool.close()
+
     with serving_metrics(settings.metrics_listen, pool.metrics.registry):
         run_server(
             "reward",
             settings.reward_listen,
             lambda server: reward_pb2_grpc.add_RewardServiceServicer_to_server(service, server),
             [SERVICE_NAME],
-            lambda: _shut_down(pool, settings.reward_drain_s),
+            shut_down,
         )
-
-
-def _shut_down(pool: Pool, drain_s: float) -> None:
-    pool.drain(drain_s)
-    pool.close()
 
 
 if __name__ == "__main__":

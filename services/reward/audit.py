@@ -13,7 +13,7 @@ from services.common.answers.normalisation import normalise
 from services.common.answers.statements import extract_reference
 from services.common.trajectory import Outcome
 from services.reward.guard import MAX_CHARS, find_violation
-from services.reward.pool import ComparisonResult, Pool
+from services.reward.pool import Pool
 
 Status = Literal["ok", "flagged", "invalid", "unknown"]
 
@@ -61,9 +61,18 @@ def audit_reference_answers(
     results = {
         text: future.result() for text, future in zip(unknown_references, futures, strict=True)
     }
-    return [
-        _audit_result(audit, results[text]) if text in results else audit for text, audit in drafts
-    ]
+    audits = []
+    for text, audit in drafts:
+        status, reason = audit.status, audit.reason
+        if result := results.get(text):
+            reason = result.reason
+            if result.outcome is Outcome.CORRECT:
+                status = "flagged" if reason else "ok"
+            # A lost worker or a busy machine says nothing about the row, so it does not reject it.
+            elif result.outcome is not Outcome.UNVERIFIABLE or reason == "reference_answer_invalid":
+                status, reason = "invalid", reason or "not_itself"
+        audits.append(ReferenceAudit(audit.kind, status, reason))
+    return audits
 
 
 def _audit_text(reference: str, kind: AnswerType | None) -> tuple[str, ReferenceAudit]:
@@ -84,11 +93,3 @@ def _audit_text(reference: str, kind: AnswerType | None) -> tuple[str, Reference
     if len(text) > _LONG or _WORDS.search(text):
         return "", ReferenceAudit(kind, "flagged", "long" if len(text) > _LONG else "words")
     return text, ReferenceAudit(kind, "unknown")
-
-
-def _audit_result(audit: ReferenceAudit, result: ComparisonResult) -> ReferenceAudit:
-    if result.outcome is Outcome.CORRECT:
-        return ReferenceAudit(audit.kind, "flagged" if result.reason else "ok", result.reason)
-    if result.outcome is Outcome.UNVERIFIABLE and result.reason != "reference_answer_invalid":
-        return ReferenceAudit(audit.kind, "unknown", result.reason)
-    return ReferenceAudit(audit.kind, "invalid", result.reason or "not_itself")

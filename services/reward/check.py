@@ -42,7 +42,12 @@ class Case:
 
 def main() -> int:
     """Return exit status 0 if every row could be read, regardless of the verdicts."""
-    arguments = _parser().parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--profile", choices=list(Profile), default=Profile.EVAL.value)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--verbose", action="store_true")
+    arguments = parser.parse_args()
     configure_logging("check", "warning", "console")
     try:
         cases = read_cases(arguments.file)
@@ -169,15 +174,6 @@ def _format_row(case: Case, verdict: Verdict, *, as_json: bool) -> str:
 def _shorten(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= _MAX_SHOWN else line[: _MAX_SHOWN - 1] + "…"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--profile", choices=list(Profile), default=Profile.EVAL.value)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--verbose", action="store_true")
-    return parser
 
 
 if __name__ == "__main__":

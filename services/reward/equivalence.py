@@ -93,11 +93,8 @@ def compare(
     text = extraction.listed if extraction.listed and kind is AnswerType.LIST else extraction.text
     if len(text) > MAX_CHARS:
         return Comparison(Outcome.TOO_COMPLEX, "none", normal_reference.text, reason="too_long")
-    return _apply_rules(align(Pair(normal_reference, normalise(text), profile, kind)))
-
-
-def _apply_rules(pair: Pair) -> Comparison:
-    for rule in (*_FIRST, *_BY_TYPE.get(pair.kind, _ANY_TYPE), *_LAST):
+    pair = align(Pair(normal_reference, normalise(text), profile, kind))
+    for rule in (*_FIRST, *_BY_TYPE.get(kind, _ANY_TYPE), *_LAST):
         decision = rule(pair)
         if decision is not None:
             outcome, path, reason = decision

@@ -50,9 +50,11 @@ def expanded_terms(text: str) -> int:
     terms, factors, done = 0, 1, 0
     for group in _iterate_groups(text):
         terms, factors = _add_terms(terms, factors, text[done : group.start])
-        factors = min(
-            MAX_SIZE, factors * _count_power_terms(_count_terms(text, group), group.exponent)
-        )
+        before = text[max(0, group.start - _PREFIX_CHARS) : group.start]
+        # Exponents and arguments of functions are not multiplied out, and numbers add up to one.
+        if not _UNEXPANDED.search(before) and _LETTER.search(_PLAIN_COMMAND.sub("", group.content)):
+            inner = expanded_terms(group.content)
+            factors = min(MAX_SIZE, factors * _count_power_terms(inner, group.exponent))
         done = group.end + 1
     terms, factors = _add_terms(terms, factors, text[done:], at_start=done == 0)
     return min(MAX_SIZE, terms + factors)
@@ -72,13 +74,6 @@ def _add_terms(
     signs = sum(between.count(sign) for sign in "+-,;=")
     signs -= at_start and between[:1] in ("+", "-")
     return (min(MAX_SIZE, terms + factors + signs - 1), 1) if signs else (terms, factors)
-
-
-def _count_terms(text: str, group: _Group) -> int:
-    if _UNEXPANDED.search(text[max(0, group.start - _PREFIX_CHARS) : group.start]):
-        return 1
-    symbolic = _LETTER.search(_PLAIN_COMMAND.sub("", group.content))
-    return expanded_terms(group.content) if symbolic else 1
 
 
 def _count_power_terms(terms: int, exponent: int) -> int:

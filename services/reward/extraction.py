@@ -17,7 +17,7 @@ from services.common.answers.statements import (
     join_boxes,
     last_value,
 )
-from services.common.data.boxed import Box, innermost, outer_boxes
+from services.common.data.boxed import innermost, outer_boxes
 
 _FALLBACK_CHARS: Final = 20_000
 _END_OF_TURN: Final = re.compile(r"<\|(?:im_end|im_start|endoftext|end_of_text|eot_id|end)\|>|</s>")
@@ -61,7 +61,13 @@ def extract(response: str, profile: Profile) -> Extraction:
     if announced and profile is Profile.EVAL:
         return Extraction(text=announced, method="phrase")
     if boxes:
-        return _extract_box(final, boxes)
+        # Only the last box counts: an earlier one may hold an intermediate result.
+        if not boxes[-1].closed:
+            return Extraction(failure="unclosed_box")
+        text = innermost(boxes[-1].content)
+        if not text:
+            return Extraction(failure="empty_box")
+        return Extraction(text=text, method="boxed", listed=join_boxes(final, boxes))
     if profile is Profile.EVAL:
         tail = final[-_FALLBACK_CHARS:]
         found = find_stated(tail) or (
@@ -70,13 +76,3 @@ def extract(response: str, profile: Profile) -> Extraction:
         if found:
             return Extraction(text=found[1], method=found[0])
     return Extraction(failure="nothing_found")
-
-
-def _extract_box(final: str, boxes: list[Box]) -> Extraction:
-    last = boxes[-1]
-    if not last.closed:
-        return Extraction(failure="unclosed_box")
-    text = innermost(last.content)
-    if not text:
-        return Extraction(failure="empty_box")
-    return Extraction(text=text, method="boxed", listed=join_boxes(final, boxes))

@@ -233,21 +233,20 @@ def has_large_range(text: str) -> bool:
     terms = 1
     for match in _BIG_OPERATOR.finditer(text):
         bounds = _BOUNDS.match(text, match.end())
-        terms *= max(1, _upper_bound(bounds.group("upper"))) if bounds else 1
-        limit = (
-            _MAX_LONE_BOUND
-            if bounds and _has_no_closed_form(text[bounds.end() :], bounds.group("index"))
-            else _MAX_BOUND
-        )
-        if terms > limit:
+        if bounds is None:
+            continue
+        upper, term = bounds.group("upper"), text[bounds.end() :]
+        # A power as the bound may be astronomical, so it is rejected without its value.
+        if re.search(r"\d\s*\^", upper):
+            return True
+        terms *= max([1, *(int(number[:9]) for number in _NUMBER.findall(upper))])
+        # Functions, factorials and variables besides the index have no closed form: sympy has to
+        # compute every term.
+        letters = set(_LETTER.findall(_COMMAND.sub("", term))) - {bounds.group("index"), "e", "i"}
+        is_closed = not (_FUNCTION.search(term) or "!" in term or letters)
+        if terms > (_MAX_BOUND if is_closed else _MAX_LONE_BOUND):
             return True
     return False
-
-
-def _has_no_closed_form(term: str, index: str | None) -> bool:
-    """Whether sympy has to compute every term: functions, factorials, or variables besides the index."""
-    letters = set(_LETTER.findall(_COMMAND.sub("", term))) - {index, "e", "i"}
-    return bool(_FUNCTION.search(term)) or "!" in term or bool(letters)
 
 
 @rule("hard_integral")
@@ -258,9 +257,3 @@ def has_hard_integral(text: str) -> bool:
     if not _INTEGRAL.search(text) or ("/" not in text and "frac" not in text):
         return False
     return any(int(exponent) > _MAX_INTEGRATED_DEGREE for exponent in _LETTER_TO.findall(text))
-
-
-def _upper_bound(text: str) -> int:
-    if "^" in text and re.search(r"\d\s*\^", text):
-        return _MAX_BOUND + 1
-    return max((int(number[:9]) for number in _NUMBER.findall(text)), default=0)

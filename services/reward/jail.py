@@ -59,7 +59,9 @@ def main() -> None:
     sys.stdin, sys.stdout, sys.stderr = io.StringIO(), io.StringIO(), io.StringIO()
     try:
         _enter_jail(config["memory_bytes"], config["cpu_s"], config["parent"])
-        grade = _load(config["source"])
+        space: dict[str, typing.Any] = {"__name__": "grader"}
+        exec(compile(config["source"], "grader", "exec"), space)
+        grade: typing.Callable[..., object] = space["grade"]
     except BaseException as error:  # noqa: BLE001 - user code may raise anything, and the parent must learn of it
         _write(replies, {"failure": _describe(error)})
         return
@@ -67,13 +69,6 @@ def main() -> None:
     for line in requests:
         _write(replies, _grade(grade, json.loads(line)))
         sys.stdout = io.StringIO()  # discard what the grader printed
-
-
-def _load(source: str) -> typing.Callable[..., object]:
-    space: dict[str, typing.Any] = {"__name__": "grader"}
-    exec(compile(source, "grader", "exec"), space)
-    grade: typing.Callable[..., object] = space["grade"]
-    return grade
 
 
 def _grade(

@@ -10,7 +10,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
@@ -142,13 +142,13 @@ class Pool:
         """Return the state without waiting."""
         pids = self.worker_pids
         kills = self.metrics.total_kills()
-        return PoolStatus(
-            len(pids),
-            self._config.workers,
-            self.waiting,
-            kills,
-            _resident_bytes((self.zygote_pid, *pids)),
-        )
+        rss_bytes = 0
+        for pid in (os.getpid(), self.zygote_pid, *pids):
+            # A worker may be replaced, and the zygote be lost, while its memory is read.
+            if pid is not None:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    rss_bytes += psutil.Process(pid).memory_info().rss
+        return PoolStatus(len(pids), self._config.workers, self.waiting, kills, rss_bytes)
 
     def start(self) -> None:
         """Start the zygote and the workers; raises PlatformError("verifier_unavailable")."""
@@ -309,14 +309,6 @@ class _Slot:
             return None
         self._metrics.kills.labels(reason).inc()
         return self._zygote.reap(worker)
-
-
-def _resident_bytes(pids: Iterable[int | None]) -> int:
-    total = 0
-    for pid in (os.getpid(), *(pid for pid in pids if pid is not None)):
-        with contextlib.suppress(psutil.NoSuchProcess):  # the worker was replaced in the meantime
-            total += psutil.Process(pid).memory_info().rss
-    return total
 
 
 class _Load:

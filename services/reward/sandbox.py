@@ -45,7 +45,12 @@ def _score_until_lost(
     """Score with one process: the whole batch, or up to the response that made the process fail."""
     scores: list[Score] = []
     with _open_jail(spec) as jail, limits.cancellation.covers(jail):
-        if fault := _load_error(jail):
+        try:
+            fault = str(jail.receive(_START_S).get("failure", ""))
+        except _JailError as error:
+            fault = f"while loading the source: {error}"
+        # Not retried with the next response: the same source would fail again.
+        if fault:
             return [GraderFailure("python_source", fault)] * len(batch)
         for graded in batch:
             if time.monotonic() > limits.expires_at:
@@ -55,14 +60,6 @@ def _score_until_lost(
             except _JailError as error:
                 return [*scores, GraderFailure("python_lost", str(error))]
     return scores
-
-
-def _load_error(jail: "_Jail") -> str:
-    """Return the error of loading the grader, or "". It is not retried, since it would fail again."""
-    try:
-        return str(jail.receive(_START_S).get("failure", ""))
-    except _JailError as error:
-        return f"while loading the source: {error}"
 
 
 def _score_one(jail: "_Jail", graded: GradedResponse, timeout_s: float) -> Score:

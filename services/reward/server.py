@@ -3,7 +3,8 @@
 import math
 import time
 from dataclasses import asdict
-from typing import Final
+from enum import StrEnum
+from typing import Final, TypeVar
 
 import grpc
 
@@ -23,6 +24,7 @@ SERVICE_NAME: Final = "dirl.v1.RewardService"
 _MAX_ITEMS: Final = 4096
 _MAX_TIMEOUT_S: Final = 60.0
 _REPLY_S: Final = 0.5
+_Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 class RewardService(reward_pb2_grpc.RewardServiceServicer):
@@ -41,16 +43,24 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
                 "items", f"{len(request.items)} items exceed the limit of {_MAX_ITEMS} per batch"
             )
         graders = make_graders(request.graders)
-        profile = _parse_profile(request.profile)
-        timeout_s = _check_timeout(request.timeout_s) or self._default_timeout_s
+        profile = _parse_choice(Profile, request.profile, "profile", "profiles")
+        if not 0 <= request.timeout_s <= _MAX_TIMEOUT_S:
+            limits = f"0..{_MAX_TIMEOUT_S:g}; 0 uses the default of the service"
+            raise _invalid("timeout_s", f"{request.timeout_s} is outside {limits}")
+        timeout_s = request.timeout_s or self._default_timeout_s
         items = [_item_from_pb(item, place) for place, item in enumerate(request.items)]
+        cancellation = Cancellation()
+        # gRPC calls back when the caller hangs up or its deadline passes; it takes no callback
+        # for a call that has already ended.
+        if not context.add_callback(cancellation.cancel):
+            cancellation.cancel()
         verdicts = self._verifier.verify(
             items,
             graders,
             profile,
             timeout_s=timeout_s,
             expires_at=_expiry(context.time_remaining(), timeout_s),
-            cancellation=_make_cancellation(context),
+            cancellation=cancellation,
         )
         return reward_pb2.VerifyResponse(verdicts=[verdict_to_pb(verdict) for verdict in verdicts])
 
@@ -95,14 +105,6 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
         return status
 
 
-def _make_cancellation(context: grpc.ServicerContext) -> Cancellation:
-    """Return a cancellation that is triggered when the caller hangs up or its deadline passes."""
-    cancellation = Cancellation()
-    if not context.add_callback(cancellation.cancel):
-        cancellation.cancel()
-    return cancellation
-
-
 def _expiry(remaining_s: float | None, timeout_s: float) -> float:
     """Return the latest dispatch time that leaves time for a reply before the deadline of the call."""
     if remaining_s is None:
@@ -111,14 +113,8 @@ def _expiry(remaining_s: float | None, timeout_s: float) -> float:
 
 
 def _item_from_pb(message: reward_pb2.VerifyItem, place: int) -> Item:
-    try:
-        finish_reason = FinishReason(message.finish_reason)
-    except ValueError:
-        known = ", ".join(FinishReason)
-        raise _invalid(
-            f"items[{place}].finish_reason",
-            f"{message.finish_reason!r} is not one of the finish reasons: {known}",
-        ) from None
+    param = f"items[{place}].finish_reason"
+    finish_reason = _parse_choice(FinishReason, message.finish_reason, param, "finish reasons")
     return Item(
         message.item_id,
         message.reference_answer,
@@ -132,30 +128,15 @@ def _item_from_pb(message: reward_pb2.VerifyItem, place: int) -> Item:
 
 
 def _parse_answer_type(name: str, param: str) -> AnswerType | None:
+    return _parse_choice(AnswerType, name, param, "answer types") if name else None
+
+
+def _parse_choice(choices: type[_Choice], name: str, param: str, plural: str) -> _Choice:
     try:
-        return AnswerType(name) if name else None
+        return choices(name)
     except ValueError:
-        raise _invalid(
-            param, f"{name!r} is not one of the answer types: {', '.join(AnswerType)}"
-        ) from None
-
-
-def _parse_profile(name: str) -> Profile:
-    try:
-        return Profile(name)
-    except ValueError:
-        raise _invalid(
-            "profile", f"{name!r} is not one of the profiles: {', '.join(Profile)}"
-        ) from None
-
-
-def _check_timeout(seconds: float) -> float:
-    if not 0 <= seconds <= _MAX_TIMEOUT_S:
-        raise _invalid(
-            "timeout_s",
-            f"{seconds} is outside 0..{_MAX_TIMEOUT_S:g}; 0 uses the default of the service",
-        )
-    return seconds
+        known = ", ".join(choices)
+        raise _invalid(param, f"{name!r} is not one of the {plural}: {known}") from None
 
 
 def _invalid(param: str, message: str) -> PlatformError:

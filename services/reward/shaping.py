@@ -37,17 +37,14 @@ def score_format(graded: GradedResponse) -> Score:
     prompt. Truncated and too complex responses score 0.
     """
     final = final_part(graded.response)
-    if graded.outcome not in _GRADED or final is None or not _has_valid_thinking(graded.response):
+    if graded.outcome not in _GRADED or final is None:
+        return 0.0
+    tags = _THINK_TAG.findall(graded.response)
+    opens = tags == ["<think>", "</think>"] and graded.response.lstrip().startswith("<think>")
+    if not opens and tags not in ([], ["</think>"]):
         return 0.0
     boxes = outer_boxes(final)
     return float(len(boxes) == 1 and boxes[0].closed and bool(innermost(boxes[0].content)))
-
-
-def _has_valid_thinking(response: str) -> bool:
-    tags = _THINK_TAG.findall(response)
-    if tags == ["<think>", "</think>"]:
-        return response.lstrip().startswith("<think>")
-    return tags in ([], ["</think>"])
 
 
 def score_cosine(spec: CosineGrader, graded: GradedResponse) -> Score:

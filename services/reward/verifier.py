@@ -13,7 +13,7 @@ from services.common.telemetry.logs import get_logger
 from services.common.trajectory import FinishReason, Outcome, Verdict
 from services.reward.audit import ReferenceAudit, audit_reference_answers
 from services.reward.cancellation import Cancellation
-from services.reward.equivalence import Comparison, compare
+from services.reward.equivalence import compare
 from services.reward.extraction import Extraction, Profile, extract
 from services.reward.graders import Grader, score_all
 from services.reward.pool import SHUTTING_DOWN, ComparisonResult, Pool
@@ -169,28 +169,25 @@ class Verifier:
     ) -> list[Verdict]:
         """Add the scores of the graders; a response that a grader cannot score is unverifiable."""
         scorable = [draft for draft in drafts if draft.verdict.outcome.is_scored]
-        scores = iter(
-            score_all(graders, [_to_graded_response(draft) for draft in scorable], limits)
-        )
+        graded = [
+            GradedResponse(
+                response=draft.item.response,
+                extraction=draft.extraction,
+                outcome=draft.verdict.outcome,
+                reference_answer=draft.item.reference_answer,
+                num_tokens=draft.item.num_tokens,
+                num_steps=draft.item.num_steps,
+                max_new_tokens=draft.item.max_new_tokens,
+            )
+            for draft in scorable
+        ]
+        scores = iter(score_all(graders, graded, limits))
         return [
             _add_scores(draft.verdict, next(scores))
             if draft.verdict.outcome.is_scored
             else draft.verdict
             for draft in drafts
         ]
-
-
-def _to_graded_response(draft: _Draft) -> GradedResponse:
-    item = draft.item
-    return GradedResponse(
-        response=item.response,
-        extraction=draft.extraction,
-        outcome=draft.verdict.outcome,
-        reference_answer=item.reference_answer,
-        num_tokens=item.num_tokens,
-        num_steps=item.num_steps,
-        max_new_tokens=item.max_new_tokens,
-    )
 
 
 def _add_scores(verdict: Verdict, scores: Mapping[str, Score]) -> Verdict:
@@ -223,12 +220,6 @@ def _grade(item: Item, profile: Profile, version: str) -> _Draft:
     kind = item.kind or infer_answer_type(item.reference_answer)
     comparison = compare(item.reference_answer, extraction, profile, kind)
     key = ComparisonKey(version, profile, kind, comparison.reference, comparison.answer)
-    return _draft_comparison(item, extraction, comparison, key)
-
-
-def _draft_comparison(
-    item: Item, extraction: Extraction, comparison: Comparison, key: ComparisonKey
-) -> _Draft:
     verdict = replace(
         _make_verdict(extraction, comparison.outcome or Outcome.UNVERIFIABLE, comparison.reason),
         normalized_reference_answer=comparison.reference,

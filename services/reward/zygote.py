@@ -37,21 +37,18 @@ def main() -> None:
     wire.send(control, {"ready": True})
     children: set[int] = set()
     try:
-        _serve(control, memory_bytes, children)
-    finally:
-        for child in children:
-            _kill(child)
-
-
-def _serve(control: socket.socket, memory_bytes: int, children: set[int]) -> None:
-    while (request := wire.receive(control)) is not None:
-        if request["op"] == "fork":
-            _fork(control, memory_bytes, children)
-        else:
+        while (request := wire.receive(control)) is not None:
+            if request["op"] == "fork":
+                _fork(control, memory_bytes, children)
+                continue
             child = int(request["pid"])
+            # Only a child is killed: the kernel may have given the pid of a reaped one to others.
             known = child in children
             children.discard(child)
             wire.send(control, _kill(child) if known else {"cpu_s": 0.0, "signal": 0})
+    finally:
+        for child in children:
+            _kill(child)
 
 
 def _fork(control: socket.socket, memory_bytes: int, children: set[int]) -> None:
