@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
-from services.common.answers.notation import TEXT, unify_notation
+from services.common.answers.notation import TEXT, closes_at_end, unify_notation
 from services.common.answers.number_words import parse_words
 from services.common.answers.units import canonical as canonical_unit
 from services.common.answers.units import is_known, split_unit
@@ -107,27 +107,14 @@ def _to_digits(value: Fraction) -> str:
 
 def _strip_unit(text: str) -> Normalised:
     body, unit = split_unit(text)
-    return Normalised(_restore(_trim(body)), unit)
+    # Degrees and percents that are not a trailing unit are spelt as sympy reads them.
+    body = _trim(body).replace(r"\text{degree}", r"^{\circ}").replace(r"\text{percent}", r"\%")
+    return Normalised(_LETTER.sub(r"\1", body), unit)
 
 
 def _trim(text: str) -> str:
     """Collapse blanks; strip trailing punctuation, stray backslashes and enclosing braces."""
     text = re.sub(r"\s+", " ", text).lstrip(_LEFT_EDGE).rstrip(_RIGHT_EDGE + "\\")
-    if text.startswith("{") and text.endswith("}") and _closes_at_end(text):
+    if text.startswith("{") and text.endswith("}") and closes_at_end(text, "{", "}"):
         return _trim(text[1:-1])
     return text
-
-
-def _closes_at_end(text: str) -> bool:
-    depth = 0
-    for place, char in enumerate(text):
-        depth += (char == "{") - (char == "}")
-        if depth == 0:
-            return place == len(text) - 1
-    return False
-
-
-def _restore(text: str) -> str:
-    """Spell inner degrees and percents as sympy reads them, and unwrap styled letters."""
-    text = text.replace(r"\text{degree}", r"^{\circ}").replace(r"\text{percent}", r"\%")
-    return _LETTER.sub(r"\1", text)

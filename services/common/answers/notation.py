@@ -82,13 +82,14 @@ def _rewrite_decimal_exponent(match: re.Match[str]) -> str:
 
 def _to_radians(match: re.Match[str]) -> str:
     r"""Rewrite degrees in the argument of a trigonometric function to multiples of \pi."""
-    text = _PLAIN_DEGREES.sub(lambda plain: _degrees_to_fraction(plain.group(1)), match.group())
+
+    def to_fraction(plain: re.Match[str]) -> str:
+        # The decimal places move to the denominator, so that the argument stays exact.
+        whole, _, digits = plain.group(1).partition(".")
+        return rf"\frac{{{whole}{digits}\pi}}{{{180 * 10 ** len(digits)}}}"
+
+    text = _PLAIN_DEGREES.sub(to_fraction, match.group())
     return _OTHER_DEGREES.sub(rf"\1{_RADIANS}", text)
-
-
-def _degrees_to_fraction(degrees: str) -> str:
-    whole, _, digits = degrees.partition(".")
-    return rf"\frac{{{whole}{digits}\pi}}{{{180 * 10 ** len(digits)}}}"
 
 
 _PLAIN_DEGREES: Final = _pattern(
@@ -263,6 +264,16 @@ def unify_notation(answer: str) -> str:
     return _rewrite_brackets(text)
 
 
+def closes_at_end(text: str, opening: str, closing: str) -> bool:
+    """Whether the bracket that opens the text is closed by its last character."""
+    depth = 0
+    for place, char in enumerate(text):
+        depth += (char in opening) - (char in closing)
+        if depth == 0:
+            return place == len(text) - 1
+    return False
+
+
 def rewrite(text: str, rewrites: Sequence[Rewrite]) -> str:
     """Apply the rewrites in order, at every match."""
     for pattern, replacement in rewrites:
@@ -274,15 +285,15 @@ def _spell_out(text: str) -> str:
     """Characters that compatibility normalisation would change in meaning: `x²` to `x2`, `2⅗` to
     `23/5`.
     """
+
+    def to_fraction(match: re.Match[str]) -> str:
+        above, _, below = unicodedata.normalize("NFKC", match.group()).partition("⁄")
+        return rf"\frac{{{above}}}{{{below}}}"
+
     text = text.translate(_CHARACTERS)
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+", lambda run: f"^{{{run.group().translate(_RAISED)}}}", text)
     text = re.sub("[₀₁₂₃₄₅₆₇₈₉ₙₖ]+", lambda run: f"_{{{run.group().translate(_LOWERED)}}}", text)
-    return re.sub("[¼-¾⅐-⅞]", _rewrite_vulgar_fraction, text)
-
-
-def _rewrite_vulgar_fraction(match: re.Match[str]) -> str:
-    above, _, below = unicodedata.normalize("NFKC", match.group()).partition("⁄")
-    return rf"\frac{{{above}}}{{{below}}}"
+    return re.sub("[¼-¾⅐-⅞]", to_fraction, text)
 
 
 def _strip_quotes(text: str) -> str:

@@ -78,30 +78,24 @@ def _parse_unsigned(text: str) -> Rational | None:
     if _GROUPED.fullmatch(text):
         return _parse_unsigned(text.replace(",", ""))
     if match := _DECIMAL.fullmatch(text):
-        return _from_decimal(match.group(1) or match.group(3) or "0", match.group(2) or "")
+        whole, digits = match.group(1) or match.group(3) or "0", match.group(2) or ""
+        value = Fraction(int(whole + digits), 10 ** len(digits))
+        # `5.0` was not rounded to a place, so it is exact.
+        return Rational(value, len(digits) if value.denominator != 1 else None)
     if match := _REPEATING.fullmatch(text):
         whole, fixed, *period = (group or "" for group in match.groups())
-        return _from_repeating(whole or "0", fixed, "".join(period))
+        repeated = "".join(period)
+        tail = Fraction(int(repeated), 10 ** len(repeated) - 1)
+        return Rational((int((whole or "0") + fixed) + tail) / 10 ** len(fixed))
     if match := _MIXED.fullmatch(text):
-        whole, *parts = (int(group) for group in match.groups() if group is not None)
-        return _from_quotient(whole * parts[1] + parts[0], parts[1])
+        units, above, below = (int(group) for group in match.groups() if group is not None)
+        return _from_quotient(units * below + above, below)
     if match := _FRACTION.fullmatch(text):
         numerator, denominator = (int(group) for group in match.groups() if group is not None)
         return _from_quotient(numerator, denominator)
     if match := _SCIENTIFIC.fullmatch(text):
         return _from_scientific(match.group(1) or "1", int(match.group(2) or match.group(3)))
     return None
-
-
-def _from_decimal(whole: str, digits: str) -> Rational:
-    value = Fraction(int(whole + digits), 10 ** len(digits))
-    return Rational(value, len(digits)) if value.denominator != 1 else Rational(value)
-
-
-def _from_repeating(whole: str, fixed: str, period: str) -> Rational:
-    """Return the exact value of `0.1\\overline{6}`."""
-    repeated = Fraction(int(period), 10 ** len(period) - 1)
-    return Rational((int(whole + fixed) + repeated) / 10 ** len(fixed))
 
 
 def _from_quotient(numerator: int, denominator: int) -> Rational | None:

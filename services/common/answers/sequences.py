@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from services.common.answers.notation import closes_at_end
 from services.common.answers.rationals import Rational, is_same_number, parse_rational
 
 _SET: Final = re.compile(r"\\\{(.*)\\\}", re.DOTALL)
@@ -38,7 +39,7 @@ def parse_sequence(text: str) -> Sequence | None:
     whole = _SET.fullmatch(text)
     if whole:
         return Sequence(UNORDERED, split_outside(whole.group(1)))
-    if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _first_bracket_closes_last(text):
+    if text[:1] in ("(", "[") and text[-1:] in (")", "]") and closes_at_end(text, "([", ")]"):
         elements = split_outside(text[1:-1])
         return Sequence(text[0] + text[-1], elements) if len(elements) > 1 else None
     elements = split_outside(text)
@@ -126,12 +127,3 @@ def split_outside(text: str) -> tuple[str, ...]:
             parts.append(text[start:place].strip())
             start = place + 1
     return (*parts, text[start:].strip())
-
-
-def _first_bracket_closes_last(text: str) -> bool:
-    depth = 0
-    for place, char in enumerate(text):
-        depth += (char in "([") - (char in ")]")
-        if depth == 0:
-            return place == len(text) - 1
-    return False

@@ -61,17 +61,14 @@ def _parse_box(text: str, match: re.Match[str]) -> Box | None:
     while opening < len(text) and text[opening].isspace():
         opening += 1
     if opening < len(text) and text[opening] == "{":
-        return _parse_braced_box(text, match.start(), opening + 1)
+        inside, depth = opening + 1, 1
+        for token in _BRACE_OR_ESCAPE.finditer(text, inside):
+            # Escaped braces are tokens of two characters and do not count.
+            depth += {"{": 1, "}": -1}.get(token.group(), 0)
+            if depth == 0:
+                return Box(text[inside : token.start()], match.start(), token.end(), closed=True)
+        return Box(text[inside:], match.start(), len(text), closed=False)
     if opening == len(text):
         return Box("", match.start(), len(text), closed=False)
     argument = _BARE_ARGUMENT.match(text, match.end())
     return argument and Box(argument.group(1), match.start(), argument.end(), closed=True)
-
-
-def _parse_braced_box(text: str, start: int, inside: int) -> Box:
-    depth = 1
-    for token in _BRACE_OR_ESCAPE.finditer(text, inside):
-        depth += {"{": 1, "}": -1}.get(token.group(), 0)
-        if depth == 0:
-            return Box(text[inside : token.start()], start, token.end(), closed=True)
-    return Box(text[inside:], start, len(text), closed=False)

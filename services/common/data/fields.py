@@ -75,7 +75,8 @@ def read_fields(record: Mapping[str, Any]) -> Fields:
         completion = f"{reference_answer[: split.start()]}\n\\boxed{{{split.group(1)}}}".lstrip()
         reference_answer = split.group(1)
     if not reference_answer and completion is not None:
-        reference_answer = _find_box(completion)
+        box = last_box(completion)
+        reference_answer = innermost(box.content) if box is not None and box.closed else None
     if not messages[-1].content.strip():
         raise FieldError("the prompt is empty")
     used = tuple(dict.fromkeys((*prompt_used, *reference_used, *completion_used)))
@@ -192,11 +193,6 @@ def _read_completion(record: Mapping[str, Any]) -> tuple[str | None, tuple[str, 
             f"the field {name} is {type(value).__name__}; it must be a string or one assistant message"
         )
     return value, (name,)
-
-
-def _find_box(completion: str) -> str | None:
-    box = last_box(completion)
-    return innermost(box.content) if box is not None and box.closed else None
 
 
 def _none_if_blank(text: str | None) -> str | None:

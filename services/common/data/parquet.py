@@ -28,20 +28,20 @@ def iter_parquet(path: Path) -> Iterator[dict[str, Any]]:
     """
     try:
         with ParquetFile(path) as file:
-            _require_bounded(file)
+            metadata = file.metadata
+            sizes = [
+                metadata.row_group(index).total_byte_size
+                for index in range(metadata.num_row_groups)
+            ]
+            largest = max(sizes, default=0)
+            if largest > _MAX_GROUP_BYTES:
+                raise ValueError(
+                    f"a row group decompresses to {largest} bytes; the limit is {_MAX_GROUP_BYTES}"
+                )
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                 yield from (_drop_nulls(row) for row in batch.to_pylist())
     except (ArrowException, OSError, ValueError) as error:
         raise FieldError(f"cannot be read as Parquet: {error}; write the file again") from None
-
-
-def _require_bounded(file: ParquetFile) -> None:
-    groups = range(file.metadata.num_row_groups)
-    largest = max((file.metadata.row_group(index).total_byte_size for index in groups), default=0)
-    if largest > _MAX_GROUP_BYTES:
-        raise ValueError(
-            f"a row group decompresses to {largest} bytes; the limit is {_MAX_GROUP_BYTES}"
-        )
 
 
 def _drop_nulls(value: Any) -> Any:

@@ -92,10 +92,19 @@ def read_rows(path: Path, needs: Needs) -> list[Row]:
     rows: list[Row] = []
     problems: list[Problem] = []
     for item in _scan(path):
-        missing = item if isinstance(item, Problem) else _find_missing(item, needs)
-        if missing is not None:
-            problems.append(missing)
-        elif isinstance(item, Row):
+        if isinstance(item, Problem):
+            problems.append(item)
+        elif needs == "sft" and item.completion is None:
+            reason = (
+                "has no completion; sft needs `completion`, `solution` or a last assistant turn"
+            )
+            problems.append(_problem(item.number, reason))
+        elif needs != "sft" and item.answer is None:
+            reason = (
+                rf"has no reference answer; {needs} needs `answer`, or a solution with \boxed{{}}"
+            )
+            problems.append(_problem(item.number, reason))
+        else:
             rows.append(item)
     if problems:
         what = f"The data file {path} cannot be used for {needs}"
@@ -117,35 +126,17 @@ def check_file(path: Path) -> FileReport:
         if isinstance(item, Problem):
             report.num_problems += 1
             report.problems += [item] * (len(report.problems) < MAX_PROBLEMS_SHOWN)
-        else:
-            _count_row(report, item, layout)
+            continue
+        report.rows += 1
+        report.sft_rows += item.completion is not None
+        report.rl_rows += item.answer is not None
+        report.eval_rows += item.answer is not None
+        report.format = layout if report.format in ("", layout) else "mixed"
+        report.longest_prompt_chars = max(report.longest_prompt_chars, item.prompt_chars)
+        report.longest_completion_chars = max(
+            report.longest_completion_chars, len(item.completion or "")
+        )
     return report
-
-
-def _count_row(report: FileReport, row: Row, layout: str) -> None:
-    report.rows += 1
-    report.sft_rows += row.completion is not None
-    report.rl_rows += row.answer is not None
-    report.eval_rows += row.answer is not None
-    report.format = layout if report.format in ("", layout) else "mixed"
-    report.longest_prompt_chars = max(report.longest_prompt_chars, row.prompt_chars)
-    report.longest_completion_chars = max(
-        report.longest_completion_chars, len(row.completion or "")
-    )
-
-
-def _find_missing(row: Row, needs: Needs) -> Problem | None:
-    if needs == "sft" and row.completion is None:
-        return _problem(
-            row.number,
-            "has no completion; sft needs `completion`, `solution` or a last assistant turn",
-        )
-    if needs != "sft" and row.answer is None:
-        return _problem(
-            row.number,
-            rf"has no reference answer; {needs} needs `answer`, or a solution with \boxed{{}}",
-        )
-    return None
 
 
 def _scan(path: Path) -> Iterator[Row | Problem]:
@@ -292,9 +283,12 @@ def _make_row(number: int, record: dict[str, Any], fields: Fields) -> Row:
     given = record.get("metadata")
     if given is not None and not isinstance(given, dict):
         raise FieldError(f"the field metadata is {_shorten(given)}; it must be an object")
+    # Canonical, so that the id does not depend on the order of the keys or on the file format.
+    canonical = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    digest = hashlib.sha256(canonical.encode()).hexdigest()
     rest = {name: value for name, value in record.items() if name not in read}
     return Row(
-        row_id=_hash_record(record) if own_id is None else str(record[own_id]),
+        row_id=digest if own_id is None else str(record[own_id]),
         number=number,
         messages=fields.messages,
         answer=fields.answer,
@@ -316,11 +310,6 @@ def _read_answer_type(record: dict[str, Any], fields: Fields) -> AnswerType | No
             f"the field {ANSWER_TYPE_FIELD} is {_shorten(stated)}; the types are {', '.join(AnswerType)}"
         )
     return AnswerType(stated)
-
-
-def _hash_record(record: dict[str, Any]) -> str:
-    canonical = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _shorten(value: Any) -> str:

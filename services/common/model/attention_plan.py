@@ -37,7 +37,11 @@ class Chunks:
 
 def cut_row(index: RowIndex) -> Chunks:
     """Cut each document into as few chunks as CHUNK_TOKENS allows, of about equal length."""
-    order = _sort_tokens(index)
+    # Sorted by document, block, copy and position: stable sorts from the least significant key to
+    # the most significant one.
+    order = torch.argsort(index.copy, stable=True)
+    for field in (index.block, index.document):
+        order = order[torch.argsort(field[order], stable=True)]
     document, block = index.document[order], index.block[order]
     opens_document = _changes(document)
     document_start, document_length = _runs(opens_document)
@@ -56,15 +60,6 @@ def cut_row(index: RowIndex) -> Chunks:
         lengths=torch.diff(starts, append=starts.new_tensor([len(order)])),
         document_starts=document_start[starts],
     )
-
-
-def _sort_tokens(index: RowIndex) -> Tensor:
-    """Return the offsets [T] sorted by document, block, copy and position."""
-    # Stable sorts from the least significant key to the most significant one.
-    order = torch.argsort(index.copy, stable=True)
-    for field in (index.block, index.document):
-        order = order[torch.argsort(field[order], stable=True)]
-    return order
 
 
 def _changes(values: Tensor) -> Tensor:
@@ -160,7 +155,11 @@ class BucketPermutation:
         """`parts` has, for each bucket, offsets [n, G, Q · repeat] and the mask [n, Q] of real tokens."""
         self._shapes = [at.shape for at, _ in parts]
         self._rows = torch.cat([at.flatten() for at, _ in parts])
-        real = torch.cat([_repeat_for_heads(real, at.shape).flatten() for at, real in parts])
+        # Masks of tokens [n, Q], repeated for the heads of each: [n, G, H / G · Q].
+        repeated = [
+            mask[:, None].repeat(1, at.shape[1], at.shape[2] // mask.shape[1]) for at, mask in parts
+        ]
+        real = torch.cat([mask.flatten() for mask in repeated])
         self._padding = torch.nonzero(~real).flatten()
         self.inverse = torch.empty(num_rows, dtype=torch.int64, device=real.device)
         """[rows] index of each row in the buckets."""
@@ -191,11 +190,6 @@ def _head_offsets(rows: Tensor, heads: int, groups: int) -> Tensor:
     """Expand offsets of tokens [..., Q] to those of their heads [..., G, H / G · Q]."""
     head = torch.arange(heads, device=rows.device).view(groups, -1, 1)
     return (rows[..., None, None, :] * heads + head).flatten(-2)
-
-
-def _repeat_for_heads(real: Tensor, shape: torch.Size) -> Tensor:
-    """Expand a mask [n, Q] to [n, G, H / G · Q]."""
-    return real[:, None].repeat(1, shape[1], shape[2] // real.shape[1])
 
 
 @dataclass(frozen=True)

@@ -34,20 +34,18 @@ def convert_model(source: Path | str, out: Path | str, block_size: int) -> None:
             "invalid_request",
             f"Cannot convert to a block length of {block_size}; it must be at least 1.",
         )
-    model, tokenizer = _load(Path(source))
+    directory = Path(source)
+    file = _gguf_file(directory)
+    if file is not None:
+        model, tokenizer = read_gguf(file)
+    else:
+        config = block_diffusion_config(read_config(directory))
+        model = read_weights(directory, "auto", config=config).eval()
+        tokenizer = read_tokenizer(directory)
     mask_token_id = _ensure_mask_token(model, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # pads the last block of a response
     save_model(assemble(model, tokenizer, block_size, mask_token_id), out)
-
-
-def _load(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return the model, with the config class of SDAR if the family has one, and the tokenizer."""
-    file = _gguf_file(source)
-    if file is not None:
-        return read_gguf(file)
-    config = block_diffusion_config(read_config(source))
-    return read_weights(source, "auto", config=config).eval(), read_tokenizer(source)
 
 
 def _gguf_file(source: Path) -> Path | None:

@@ -57,14 +57,6 @@ def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model in fp32 and tokenizer of a file; raises PlatformError("model_invalid"),
     `preflight_failed` without gguf.
     """
-    _require_packages(file)
-    with translating_errors(file):
-        fields, tensors = _read_metadata(file)
-        _require_lossless(file, fields, tensors)
-        return _load_model(file), _load_tokenizer(file, fields)
-
-
-def _require_packages(file: Path) -> None:
     missing = [package for package in PACKAGES if find_spec(package) is None]
     if missing:
         raise PlatformError(
@@ -72,6 +64,10 @@ def _require_packages(file: Path) -> None:
             f"Cannot read {file}: the GGUF format needs the packages {' and '.join(missing)}.",
             hint="pip install 'dirl-platform[gguf]'",
         )
+    with translating_errors(file):
+        fields, tensors = _read_metadata(file)
+        _require_lossless(file, fields, tensors)
+        return _load_model(file), _load_tokenizer(file, fields)
 
 
 def _read_metadata(file: Path) -> tuple[dict[str, Any], list[str]]:

@@ -110,7 +110,15 @@ def save_model(
     with _no_progress_bar():
         model.save_pretrained(path, state_dict=None if state is None else dict(state))
     loaded.tokenizer.save_pretrained(path)
-    _add_sdar_keys(Path(path) / "config.json")
+    # transformers 5 renamed keys that other SDAR implementations still read.
+    file = Path(path) / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    rope = config.get("rope_parameters") or {}
+    if "rope_theta" in rope:
+        config["rope_theta"] = rope["rope_theta"]
+    if "num_local_experts" in config:
+        config["num_experts"] = config["num_local_experts"]
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def to_dtype(dtype: torch.dtype | str) -> torch.dtype:
@@ -264,14 +272,3 @@ def _no_progress_bar() -> Iterator[None]:
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
-
-
-def _add_sdar_keys(file: Path) -> None:
-    """Add keys that other SDAR implementations read and transformers 5 renamed."""
-    config = json.loads(file.read_text(encoding="utf-8"))
-    rope = config.get("rope_parameters") or {}
-    if "rope_theta" in rope:
-        config["rope_theta"] = rope["rope_theta"]
-    if "num_local_experts" in config:
-        config["num_experts"] = config["num_local_experts"]
-    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -86,12 +86,6 @@ def drop_weights(model: PreTrainedModel) -> Callable[[], None]:
 
 def check_state(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
     """Raise PlatformError("model_invalid") unless names and shapes equal those of the model."""
-    _check_names(own, given)
-    _check_shapes(own, given)
-
-
-def _check_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Require equal sets of names."""
     missing, unexpected = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
     if missing or unexpected:
         raise PlatformError(
@@ -100,19 +94,6 @@ def _check_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None
             f"{_names(missing)} and {len(unexpected)} are unexpected{_names(unexpected)}.",
             hint="Send the tensors of services.common.model.state.export_state.",
         )
-
-
-def _names(names: list[str]) -> str:
-    """Format the first few names in brackets."""
-    return (
-        f" ({', '.join(names[:SHOWN_NAMES])}{', …' if len(names) > SHOWN_NAMES else ''})"
-        if names
-        else ""
-    )
-
-
-def _check_shapes(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Require equal shapes."""
     wrong = [
         f"{name} {list(given[name].shape)} instead of {list(own[name].shape)}"
         for name in own
@@ -123,3 +104,12 @@ def _check_shapes(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Non
             "model_invalid",
             f"Cannot load weights of other shapes: {'; '.join(wrong[:SHOWN_NAMES])}.",
         )
+
+
+def _names(names: list[str]) -> str:
+    """Format the first few names in brackets."""
+    return (
+        f" ({', '.join(names[:SHOWN_NAMES])}{', …' if len(names) > SHOWN_NAMES else ''})"
+        if names
+        else ""
+    )
