@@ -7,7 +7,6 @@ leased in the stream until then, so whatever happens to this process, another re
 """
 
 import time
-from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Final
@@ -90,7 +89,10 @@ class DecodingSession:
         self._exchange(taking)
         if self.engine.has_work:
             for request_id, response in self.engine.step().items():
-                self._complete(request_id, response)
+                group = self._decoding.pop(request_id)
+                group.responses[request_id] = response
+                if len(group.responses) == group.task.num_generations:
+                    self._grade(group)
 
     def close(self) -> None:
         """Abandon everything and let other replicas have the prompts at once."""
@@ -105,9 +107,16 @@ class DecodingSession:
         if time.monotonic() < self._queue_retry_at:
             return
         try:
-            self._renew_leases()
+            now = time.monotonic()
+            # Several renewals per lease, so that one that fails does not lose the prompts.
+            if now >= self._renew_at:
+                self._streams.prompts.renew(self._leased_entries())
+                self._renew_at = now + self._streams.lease_s / _RENEWALS_PER_LEASE
             self._answer_graded()
-            self._drop_surplus()
+            if self._surplus:
+                log.warning("prompts delivered twice are dropped", entries=self._surplus)
+                self._streams.prompts.ack(self._surplus)
+                self._surplus = []
             if taking:
                 self._take()
             self.queue_error = ""
@@ -119,18 +128,14 @@ class DecodingSession:
             self._queue_retry_at = time.monotonic() + _QUEUE_RETRY_S
 
     def _leased_entries(self) -> list[str]:
+        # A copy, because the thread that serves the status reads this while the engine thread changes
+        # it. A dict, because every response of a group has the same entry.
         decoding = {group.entry_id: None for group in self._decoding.copy().values()}
         return (
             [leased.entry_id for leased in self._held]
             + list(decoding)
             + [entry_id for entry_id, _ in self._grading]
         )
-
-    def _renew_leases(self) -> None:
-        now = time.monotonic()
-        if now >= self._renew_at:
-            self._streams.prompts.renew(self._leased_entries())
-            self._renew_at = now + self._streams.lease_s / _RENEWALS_PER_LEASE
 
     def _answer_graded(self) -> None:
         for item in [item for item in self._grading if item[1].done()]:
@@ -142,17 +147,12 @@ class DecodingSession:
                 )
             self._grading.remove(item)
 
-    def _drop_surplus(self) -> None:
-        if self._surplus:
-            log.warning("prompts delivered twice are dropped", entries=self._surplus)
-            self._streams.prompts.ack(self._surplus)
-            self._surplus = []
-
     def _take(self) -> None:
         """Take as many prompts as fill the free slots, when none waits for weights already."""
         free = self._slots - len(self._decoding)
         if free <= 0 or self._held:
             return
+        # At least one prompt: responses beyond the free slots wait in the queue of the engine.
         for leased in self._streams.prompts.take(
             max(1, free // self._generations_per_prompt), block_ms=0
         ):
@@ -167,56 +167,45 @@ class DecodingSession:
             self._start(leased, self._weights)
 
     def _start(self, leased: Leased[PromptTask], weights: LoadedWeights) -> None:
-        group = _GroupInProgress(leased.entry_id, leased.value, weights, time.monotonic())
-        self._generations_per_prompt = leased.value.num_generations
-        requests = _requests(leased.value)
+        task = leased.value
+        group = _GroupInProgress(leased.entry_id, task, weights, time.monotonic())
+        self._generations_per_prompt = task.num_generations
+        requests = [
+            GenerationRequest(
+                request_id=trajectory_id(task.group_id, index),
+                prompt_ids=task.prompt_ids,
+                decoding=task.decoding,
+                seed=task.seed,
+                ledger_position=task.ledger_position,
+                response_index=index,
+            )
+            for index in range(task.num_generations)
+        ]
         try:
             self.engine.submit(requests)
         except PlatformError as error:
-            log.warning(
-                "prompt refused by the engine", group_id=leased.value.group_id, error=str(error)
-            )
+            # Answered as aborted: given back to the stream, it would be refused again.
+            log.warning("prompt refused by the engine", group_id=task.group_id, error=str(error))
             self._grade(group, str(error))
             return
         self._decoding.update((request.request_id, group) for request in requests)
 
-    def _complete(self, request_id: str, response: Response) -> None:
-        group = self._decoding.pop(request_id)
-        group.responses[request_id] = response
-        if len(group.responses) == group.task.num_generations:
-            self._grade(group)
-
     def _grade(self, group: _GroupInProgress, refusal: str = "") -> None:
         """Have the group graded; responses that were never decoded count as aborted."""
         rollout_s = time.monotonic() - group.taken_at
-        grading = self._grader.grade(group.task, _trajectories(group), rollout_s, refusal)
+        # In the order of their index, so that a group does not depend on the order of completion.
+        ids = [
+            trajectory_id(group.task.group_id, index) for index in range(group.task.num_generations)
+        ]
+        trajectories = tuple(
+            Trajectory(
+                trajectory_id=id_,
+                response_index=index,
+                weight_version=group.weights.version,
+                weight_digest=group.weights.digest,
+                response=group.responses.get(id_, ABORTED_RESPONSE),
+            )
+            for index, id_ in enumerate(ids)
+        )
+        grading = self._grader.grade(group.task, trajectories, rollout_s, refusal)
         self._grading.append((group.entry_id, grading))
-
-
-def _requests(task: PromptTask) -> Sequence[GenerationRequest]:
-    return [
-        GenerationRequest(
-            request_id=trajectory_id(task.group_id, index),
-            prompt_ids=task.prompt_ids,
-            decoding=task.decoding,
-            seed=task.seed,
-            ledger_position=task.ledger_position,
-            response_index=index,
-        )
-        for index in range(task.num_generations)
-    ]
-
-
-def _trajectories(group: _GroupInProgress) -> tuple[Trajectory, ...]:
-    """Make the group's trajectories in the order of their index, whatever the order of completion."""
-    ids = [trajectory_id(group.task.group_id, index) for index in range(group.task.num_generations)]
-    return tuple(
-        Trajectory(
-            trajectory_id=id_,
-            response_index=index,
-            weight_version=group.weights.version,
-            weight_digest=group.weights.digest,
-            response=group.responses.get(id_, ABORTED_RESPONSE),
-        )
-        for index, id_ in enumerate(ids)
-    )

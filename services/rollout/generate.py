@@ -78,18 +78,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _generate_response(loaded: LoadedModel, options: argparse.Namespace) -> Response:
     """Decode, drawing on the terminal if standard output is one."""
-    request = _request(loaded, options)
-    console = Console()
-    if options.json or not console.is_terminal:
-        return _decode(loaded, request, None)
-    with Live(console=console, refresh_per_second=20, transient=True) as live:
-        return _decode(
-            loaded, request, lambda event: live.update(_frame(loaded, event), refresh=True)
-        )
-
-
-def _request(loaded: LoadedModel, options: argparse.Namespace) -> GenerationRequest:
-    """Make a request of the question."""
     prompt = encode_prompt(loaded.tokenizer, [{"role": "user", "content": options.question}])
     question = PlaygroundRequest(
         max_new_tokens=options.max_new_tokens,
@@ -97,7 +85,14 @@ def _request(loaded: LoadedModel, options: argparse.Namespace) -> GenerationRequ
         confidence_threshold=options.threshold,
         seed=options.seed,
     )
-    return to_generation_request(loaded, prompt, question)
+    request = to_generation_request(loaded, prompt, question)
+    console = Console()
+    if options.json or not console.is_terminal:
+        return _decode(loaded, request, None)
+    with Live(console=console, refresh_per_second=20, transient=True) as live:
+        return _decode(
+            loaded, request, lambda event: live.update(_frame(loaded, event), refresh=True)
+        )
 
 
 def _decode(

@@ -28,28 +28,20 @@ class _WorkerCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Collect without waiting for the engine thread."""
-        yield self._collect_states()
-        totals, own = self._worker.totals, [self._name]
+        replica, totals, own = self._worker.replica, self._worker.totals, [self._name]
+        states = exported.ROLLOUT_STATE.new_family()
+        for state in ReplicaState:
+            states.add_metric([self._name, state.value], float(state is replica.state))
+        yield states
         tokens = exported.ROLLOUT_GENERATED_TOKENS.new_family()
         tokens.add_metric(own, totals.generated_tokens)
         yield tokens
         busy = exported.ROLLOUT_BUSY_SECONDS.new_family()
         busy.add_metric(own, totals.busy_s)
         yield busy
-        yield from self._collect_attempt()
-
-    def _collect_states(self) -> Metric:
-        states = exported.ROLLOUT_STATE.new_family()
-        current = self._worker.replica.state
-        for state in ReplicaState:
-            states.add_metric([self._name, state.value], float(state is current))
-        return states
-
-    def _collect_attempt(self) -> Iterator[Metric]:
-        """Yield metrics of the assignment; no series without one."""
+        # Without an assignment there is no series, so that no job keeps a stale value.
         inflight = exported.ROLLOUT_INFLIGHT_GROUPS.new_family()
         version = exported.ROLLOUT_WEIGHT_VERSION.new_family()
-        replica = self._worker.replica
         if replica.assignment is not None:
             labels = [self._name, replica.assignment.job_id, str(replica.assignment.attempt)]
             inflight.add_metric(labels, self._worker.inflight_groups)

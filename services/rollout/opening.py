@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import redis
 import torch
 
 from services.common.model.loading import LoadedModel, load_skeleton
@@ -24,33 +23,24 @@ def session_opener(settings: RolloutSettings) -> Callable[[Assignment], Decoding
     client = connect(settings.redis_url)
 
     def open_session(assignment: Assignment) -> DecodingSession:
-        return _open(assignment, settings, client)
+        slots = assignment.max_batch_size or settings.rollout_batch_size
+        open_engine = _open_lmdeploy if settings.rollout_engine == "lmdeploy" else _open_torch
+        engine, loaded = open_engine(assignment, settings, slots)
+        lease_ms = round(settings.rollout_lease_s * 1000)
+        name = settings.rollout_name
+        streams = StreamEnds(
+            prompts=PromptConsumer(client, assignment.prompts_stream, name, lease_ms),
+            groups=GroupQueue(client, assignment.groups_stream),
+            lease_s=settings.rollout_lease_s,
+        )
+
+        def detokenise(token_ids: Int32s) -> str:
+            return str(loaded.tokenizer.decode(token_ids.tolist(), skip_special_tokens=True))
+
+        grader = GradingClient(assignment.reward_address, detokenise, name)
+        return DecodingSession(engine, slots, streams, grader)
 
     return open_session
-
-
-def _open(
-    assignment: Assignment, settings: RolloutSettings, client: redis.Redis
-) -> DecodingSession:
-    slots = assignment.max_batch_size or settings.rollout_batch_size
-    open_engine = _open_lmdeploy if settings.rollout_engine == "lmdeploy" else _open_torch
-    engine, loaded = open_engine(assignment, settings, slots)
-    lease_ms = round(settings.rollout_lease_s * 1000)
-    streams = StreamEnds(
-        prompts=PromptConsumer(client, assignment.prompts_stream, settings.rollout_name, lease_ms),
-        groups=GroupQueue(client, assignment.groups_stream),
-        lease_s=settings.rollout_lease_s,
-    )
-
-    def detokenise(token_ids: Int32s) -> str:
-        return str(loaded.tokenizer.decode(token_ids.tolist(), skip_special_tokens=True))
-
-    return DecodingSession(
-        engine,
-        slots,
-        streams,
-        GradingClient(assignment.reward_address, detokenise, settings.rollout_name),
-    )
 
 
 def _open_torch(
@@ -68,6 +58,7 @@ def _open_lmdeploy(
 ) -> tuple[RolloutEngine, LoadedModel]:
     from services.rollout.engines import lmdeploy_backend, lmdeploy_engine  # noqa: PLC0415 - an extra, import LMDeploy
 
+    # LMDeploy reads the weights itself; of this model only names, shapes and ids are used.
     loaded = load_skeleton(assignment.model_path, assignment.dtype, "meta")
     tokens = assignment.max_sequence_tokens
     config = lmdeploy_backend.engine_config(

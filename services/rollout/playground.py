@@ -100,6 +100,7 @@ def _generate(loaded: LoadedModel, request: PlaygroundRequest) -> Iterator[Piece
             if seen
             else ""
         )
+        # More tokens may change the decoded text before them, and sent text cannot be taken back.
         added = text[len(sent) :] if text.startswith(sent) else ""
         has_update = bool(added) or (request.shows_steps and len(seen) > steps_before)
         if has_update and not finished:

@@ -155,6 +155,7 @@ class RolloutWorker:
     def _post(self, action: Callable[[], T], *, drained: bool = False) -> "Future[T]":
         future: Future[T] = Future()
         self._commands.put(_Command(future, action, drained))
+        # stop() may have emptied the queue just before this command was added.
         if self._stopping.is_set():
             self._cancel_commands()
         return future
@@ -172,20 +173,18 @@ class RolloutWorker:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._turn()
+                self._run_command()
+                # Weights change between responses only, so an update waits for those in flight.
+                if self._updates and not (self._session is not None and self._session.is_decoding):
+                    _resolve(self._updates.popleft())
+                if self._session is not None:
+                    self._session.turn(
+                        taking=self._replica.state is ReplicaState.READY and not self._updates
+                    )
             except Exception as error:
                 log.exception("engine failed")
                 self._become_unhealthy(error)
         self._close_session()
-
-    def _turn(self) -> None:
-        self._run_command()
-        if self._updates and not (self._session is not None and self._session.is_decoding):
-            _resolve(self._updates.popleft())
-        if self._session is not None:
-            self._session.turn(
-                taking=self._replica.state is ReplicaState.READY and not self._updates
-            )
 
     def _run_command(self) -> None:
         """Run a posted command; wait a moment for one when nothing is being decoded."""
@@ -232,7 +231,12 @@ class RolloutWorker:
         if not self._replica.accepts(update.job_id, update.attempt, update.weights.version):
             return False
         try:
-            session = self._session or self._reopen()
+            if self._session is None:
+                # The engine failed: its model may be damaged, so the weights go into a new one.
+                if self._replica.assignment is None:
+                    raise RuntimeError("weights were accepted without an assignment")
+                self._session = self._open_session(self._replica.assignment)
+            session = self._session
             session.engine.load_weights(update.tensors)
             weights = replace(
                 update.weights, parity_gap=_measure_parity_gap(session.engine, update)
@@ -265,13 +269,6 @@ class RolloutWorker:
         self._replica = self._replica.move_to(ReplicaState.SLEEPING)
         return _free_bytes() - before
 
-    def _reopen(self) -> DecodingSession:
-        """A new session for the assignment whose engine failed."""
-        if self._replica.assignment is None:
-            raise RuntimeError("weights were accepted without an assignment")
-        self._session = self._open_session(self._replica.assignment)
-        return self._session
-
     def _become_unhealthy(self, error: Exception) -> None:
         self._close_session()
         if self._replica.assignment is not None:
@@ -290,6 +287,7 @@ class RolloutWorker:
         except Exception:
             # The thread must survive, whatever the session still holds: no other thread reports the failure.
             log.exception("engine not closed")
+        # Freed before the allocator returns its cache, which can only return unused memory.
         del session
         gc.collect()
         if torch.cuda.is_available():

@@ -101,7 +101,13 @@ class Lane:
     def _denoise(self, config: DecodingConfig, rows: Tensor, logits: Tensor) -> None:
         """Make one denoising step of slots [n] from their logits [n, B, V]."""
         slots = self._slots
-        _require_no_nan(logits)
+        # NaN compares false with every threshold, so it would never commit a token.
+        if bool(logits.isnan().any()):
+            raise PlatformError(
+                "internal",
+                "The model's logits are not numbers; its weights, or an overflow of its dtype, are broken.",
+                hint="Load other weights or a wider dtype.",
+            )
         logprobs = scaled_logprobs(config, logits)
         candidates = self._candidates(config, rows, logprobs)
         confidence = confidences(config, logprobs, candidates)
@@ -200,13 +206,3 @@ class Lane:
                     committed=offsets,
                 )
             )
-
-
-def _require_no_nan(logits: Tensor) -> None:
-    """Raise PlatformError("internal") for NaN, which would never commit a token."""
-    if bool(logits.isnan().any()):
-        raise PlatformError(
-            "internal",
-            "The model's logits are not numbers; its weights, or an overflow of its dtype, are broken.",
-            hint="Load other weights or a wider dtype.",
-        )

@@ -137,7 +137,11 @@ def open_backend(path: Path | str, loaded: LoadedModel, config: PytorchEngineCon
     cache is too small for one response.
     """
     tracer = install(loaded.mask_token_id)
-    _redirect_logs()
+    # By default LMDeploy prints every request to standard output.
+    logger = logging.getLogger("lmdeploy")
+    logger.handlers.clear()
+    logger.propagate = True
+    logger.setLevel(logging.WARNING)
     # The check runs in a child process and ends this one when it fails.
     envs.enable_check_env = False
     try:
@@ -155,11 +159,3 @@ def open_backend(path: Path | str, loaded: LoadedModel, config: PytorchEngineCon
             hint="Lower sampling.max_new_tokens or prompt.max_prompt_tokens, or give the replica more memory.",
         )
     return CudaBackend(engine, tracer)
-
-
-def _redirect_logs() -> None:
-    """Send logs of LMDeploy to the root logger; by default it prints every request to standard output."""
-    logger = logging.getLogger("lmdeploy")
-    logger.handlers.clear()
-    logger.propagate = True
-    logger.setLevel(logging.WARNING)

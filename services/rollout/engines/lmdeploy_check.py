@@ -28,7 +28,16 @@ def find_obstacles() -> list[str]:
         importlib.metadata.version("lmdeploy")
     except importlib.metadata.PackageNotFoundError:
         return [*found, f"LMDeploy is not installed ({INSTALL})"]
-    return [*found, *_import_problems()]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about optional dependencies
+            importlib.import_module("services.rollout.engines.lmdeploy_trace").require_known()
+            importlib.import_module("lmdeploy.pytorch.engine")
+    except ImportError as error:
+        return [*found, f"LMDeploy cannot be imported: {error} ({INSTALL})"]
+    except PlatformError as error:
+        return [*found, error.message]
+    return found
 
 
 def require_lmdeploy() -> None:
@@ -41,19 +50,6 @@ def require_lmdeploy() -> None:
             hint="Run the rollout service on a machine with an NVIDIA GPU (docs/lmdeploy.md says how to install "
             "LMDeploy there), or leave DIRL_ROLLOUT_ENGINE at torch.",
         )
-
-
-def _import_problems() -> list[str]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about optional dependencies
-            importlib.import_module("services.rollout.engines.lmdeploy_trace").require_known()
-            importlib.import_module("lmdeploy.pytorch.engine")
-    except ImportError as error:
-        return [f"LMDeploy cannot be imported: {error} ({INSTALL})"]
-    except PlatformError as error:
-        return [error.message]
-    return []
 
 
 if __name__ == "__main__":

@@ -135,7 +135,14 @@ class LMDeployEngine:
             traces = [
                 tracer.take(session, len(path.prompt_ids)) for session, path in tracer.paths.items()
             ]
-            return [_to_logprobs(trace, path) for trace, path in zip(traces, paths, strict=True)]
+            for trace, path in zip(traces, paths, strict=True):
+                # The steps differ if LMDeploy could not follow the path.
+                if trace.unmask_step.tolist() != path.unmask_step.tolist():
+                    raise PlatformError(
+                        "invalid_request",
+                        "Cannot replay responses: a block has denoising steps of an earlier one, or gaps.",
+                    )
+            return [trace.logprobs for trace in traces]
         finally:
             tracer.paths = {}
             self.busy_s += time.perf_counter() - began
@@ -194,9 +201,22 @@ class LMDeployEngine:
         )
 
     def _generate(self, session_id: int, request: GenerationRequest) -> Coroutine[Any, Any, None]:
-        return self._backend.generate(
-            session_id, request.prompt_ids.tolist(), self._to_config(request)
+        decoding = request.decoding
+        key = response_keys([request.seed], [request.ledger_position], [request.response_index])
+        # Greedy is top-1 sampling, on which the temperature has no effect.
+        greedy = decoding.temperature == 0
+        config = GenerationConfig(
+            max_new_tokens=decoding.max_new_tokens,
+            do_sample=not greedy,
+            temperature=1.0 if greedy else decoding.temperature,
+            top_k=1 if greedy else decoding.top_k,
+            top_p=1.0 if greedy else decoding.top_p,
+            # The seed of LMDeploy has 32 bits.
+            random_seed=int(key) & 0xFFFFFFFF,
+            stop_token_ids=list(decoding.stop_token_ids),
+            bad_token_ids=self._banned,
         )
+        return self._backend.generate(session_id, request.prompt_ids.tolist(), config)
 
     async def _abort_running(self) -> None:
         # Concurrently, because LMDeploy takes a second for each abort when its loop has died.
@@ -213,8 +233,15 @@ class LMDeployEngine:
         done, _ = await asyncio.wait(
             self._running, timeout=STEP_S, return_when=asyncio.FIRST_COMPLETED
         )
-        # Checked at every step, since a dead loop ends neither tasks nor this wait.
-        self._require_progress()
+        # Checked at every step: a dead loop of LMDeploy ends neither its requests nor this wait.
+        recordings = self._backend.tracer.recordings.values()
+        forwards = sum(recording.num_forwards for recording in recordings)
+        if forwards != self._progress[0]:
+            self._progress = (forwards, time.monotonic())
+        elif time.monotonic() - self._progress[1] > STALL_S:
+            raise PlatformError(
+                "internal", f"LMDeploy made no forward for {STALL_S:.0f} s; see its log."
+            )
         return dict(map(self._finish, done))
 
     def _admit(self) -> None:
@@ -226,6 +253,7 @@ class LMDeployEngine:
                 return
             self._set_rule(config)
             request, session_id = self._queue.popleft(), next(self._sessions)
+            # The time without a forward starts here, not with the last forward before an idle hour.
             self._progress = (-1, time.monotonic())
             self._running[self._loop.create_task(self._generate(session_id, request))] = (
                 session_id,
@@ -248,40 +276,20 @@ class LMDeployEngine:
             config.denoising_steps,
         )
 
-    def _to_config(self, request: GenerationRequest) -> GenerationConfig:
-        config = request.decoding
-        key = response_keys([request.seed], [request.ledger_position], [request.response_index])
-        greedy = config.temperature == 0
-        return GenerationConfig(
-            max_new_tokens=config.max_new_tokens,
-            do_sample=not greedy,
-            temperature=1.0 if greedy else config.temperature,
-            top_k=1 if greedy else config.top_k,
-            top_p=1.0 if greedy else config.top_p,
-            # The seed of LMDeploy has 32 bits.
-            random_seed=int(key) & 0xFFFFFFFF,
-            stop_token_ids=list(config.stop_token_ids),
-            bad_token_ids=self._banned,
-        )
-
     def _finish(self, task: "asyncio.Task[None]") -> tuple[str, Response]:
         session_id, request = self._running.pop(task)
         task.result()
         traced = self._backend.tracer.take(session_id, len(request.prompt_ids))
         self.generated_tokens += len(traced.token_ids)
-        return request.request_id, _end_at_stop(request, traced)
-
-    def _require_progress(self) -> None:
-        """Raise PlatformError("internal") if LMDeploy hangs: its loop may die without ending requests."""
-        forwards = sum(
-            recording.num_forwards for recording in self._backend.tracer.recordings.values()
+        # LMDeploy is not asked to find the first stop token, so that both engines end a response by
+        # the same rule.
+        stops = np.flatnonzero(np.isin(traced.token_ids, request.decoding.stop_token_ids))
+        return request.request_id, replace(
+            traced,
+            visible_len=int(stops[0]) + 1 if len(stops) else traced.visible_len,
+            finish_reason=FinishReason.STOP if len(stops) else FinishReason.LENGTH,
+            rejected=traced.rejected if request.decoding.record_candidates else NO_CANDIDATES,
         )
-        if forwards != self._progress[0]:
-            self._progress = (forwards, time.monotonic())
-        elif time.monotonic() - self._progress[1] > STALL_S:
-            raise PlatformError(
-                "internal", f"LMDeploy made no forward for {STALL_S:.0f} s; see its log."
-            )
 
 
 def _to_strategy(config: DecodingConfig, rule: Any) -> Any:
@@ -305,27 +313,3 @@ def _require_supported(request: GenerationRequest) -> None:
             f"{MAX_TEMPERATURE:g}.",
             hint="Lower it, or use the engine torch.",
         )
-
-
-def _end_at_stop(request: GenerationRequest, traced: Response) -> Response:
-    """End the response at its first stop token.
-
-    Not left to LMDeploy, so that both engines end a response by the same rule.
-    """
-    stops = np.flatnonzero(np.isin(traced.token_ids, request.decoding.stop_token_ids))
-    return replace(
-        traced,
-        visible_len=int(stops[0]) + 1 if len(stops) else traced.visible_len,
-        finish_reason=FinishReason.STOP if len(stops) else FinishReason.LENGTH,
-        rejected=traced.rejected if request.decoding.record_candidates else NO_CANDIDATES,
-    )
-
-
-def _to_logprobs(trace: Response, path: DenoisingPath) -> Float32s:
-    """Return the log-probabilities of a path; raises PlatformError("invalid_request") for invalid steps."""
-    if trace.unmask_step.tolist() != path.unmask_step.tolist():
-        raise PlatformError(
-            "invalid_request",
-            "Cannot replay responses: a block has denoising steps of an earlier one, or gaps.",
-        )
-    return trace.logprobs

@@ -38,7 +38,7 @@ from torch import Tensor
 from services.common.diffusion.config import Selection
 from services.common.errors import PlatformError
 from services.common.parity import DenoisingPath
-from services.common.trajectory import Candidates, FinishReason, Int32s, Response
+from services.common.trajectory import Candidates, FinishReason, Response
 
 SUPPORTED_VERSION: Final = "0.18.0"
 """The release whose private names this module uses."""
@@ -306,22 +306,18 @@ def _next_of_paths(tracer: Tracer, inputs: Any, dllm_mask: Tensor) -> tuple[Tens
     """Return the tokens [N B] of the current blocks of the paths, and which are committed next."""
     ends = (inputs.history_lengths + inputs.seq_length).tolist()
     block = len(dllm_mask) // len(ends)
-    places = zip(tracer.sessions, ends, strict=True)
-    blocks = np.stack(
-        [_block_of(tracer.paths[session], end - block, end) for session, end in places], axis=1
-    )
-    tokens, steps = torch.from_numpy(blocks).to(dllm_mask.device, torch.int64)
+    blocks = []
+    for session, end in zip(tracer.sessions, ends, strict=True):
+        path = tracer.paths[session]
+        # The first block may start with prompt tokens. They have step 0 and are never masked.
+        path_tokens = np.concatenate([path.prompt_ids, path.token_ids])
+        path_steps = np.concatenate([np.zeros_like(path.prompt_ids), path.unmask_step])
+        blocks.append(np.stack([path_tokens, path_steps])[:, end - block : end])
+    tokens, steps = torch.from_numpy(np.stack(blocks, axis=1)).to(dllm_mask.device, torch.int64)
     steps = steps.masked_fill(
         dllm_mask.view_as(steps) != consts.DLLM_MASKED, torch.iinfo(torch.int64).max
     )
     return tokens.flatten(), (steps == steps.amin(1, keepdim=True)).flatten()
-
-
-def _block_of(path: DenoisingPath, start: int, end: int) -> Int32s:
-    """Return tokens and steps [2, B] at positions start to end; the prompt has step 0."""
-    tokens = np.concatenate([path.prompt_ids, path.token_ids])
-    steps = np.concatenate([np.zeros_like(path.prompt_ids), path.unmask_step])
-    return np.stack([tokens, steps])[:, start:end]
 
 
 def score(logits: Tensor, token_ids: Tensor, selection: Selection) -> tuple[Tensor, Tensor]:

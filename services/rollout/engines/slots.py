@@ -183,6 +183,12 @@ class SlotTable:
             raise RuntimeError(f"Slot {slot} has no request.")
         start = int(self.prompt_lengths[slot])
         response = slice(start, int(self.starts[slot]) + self.block_size)
+        rejected = NO_CANDIDATES
+        # The table also holds candidates of requests that do not record them.
+        if request.decoding.record_candidates:
+            if self._rejected is None:
+                raise RuntimeError(f"Slot {slot} records candidates without a table for them.")
+            rejected = self._rejected.of(slot, response)
         return request.request_id, Response(
             token_ids=self.token_ids[slot, response].cpu().numpy().astype(np.int32),
             unmask_step=self.unmask_steps[slot, response].cpu().numpy().astype(np.int32),
@@ -191,15 +197,8 @@ class SlotTable:
             visible_len=response.stop - start if visible_len is None else visible_len,
             finish_reason=FinishReason.LENGTH if visible_len is None else FinishReason.STOP,
             num_forwards=int(self.forwards[slot]),
-            rejected=self._rejected_of(slot, response)
-            if request.decoding.record_candidates
-            else NO_CANDIDATES,
+            rejected=rejected,
         )
-
-    def _rejected_of(self, slot: int, response: slice) -> Candidates:
-        if self._rejected is None:
-            raise RuntimeError(f"Slot {slot} records candidates without a table for them.")
-        return self._rejected.of(slot, response)
 
 
 class _RejectedTable:

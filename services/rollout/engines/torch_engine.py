@@ -161,16 +161,13 @@ class TorchEngine:
                 and self._queue[0].prompt_ids.tobytes() == prompt
             ):
                 group.append(self._queue.popleft())
-            lane.seat(group, self._prefix(prompt, group[0]))
+            # Kept until no request waits for it, as a group may be seated over several lanes.
+            if prompt not in self._prefixes:
+                self._prefixes[prompt] = self._prefill(group[0])
+            lane.seat(group, self._prefixes[prompt])
             self._waiting[prompt] -= len(group)
             if self._waiting[prompt] == 0:
                 del self._waiting[prompt], self._prefixes[prompt]
-
-    def _prefix(self, prompt: bytes, request: GenerationRequest) -> Prefix | None:
-        """Return keys and values of the whole blocks of the prompt, computed once per prompt."""
-        if prompt not in self._prefixes:
-            self._prefixes[prompt] = self._prefill(request)
-        return self._prefixes[prompt]
 
     def _prefill(self, request: GenerationRequest) -> Prefix | None:
         """Run the whole blocks of the prompt; None without any.
