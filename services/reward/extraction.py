@@ -53,6 +53,7 @@ def final_part(response: str) -> str | None:
 
 def extract(response: str, profile: Profile) -> Extraction:
     """Find the final answer in time linear in the length of the response."""
+    # After the end of its turn a model may continue with a conversation of its own invention.
     final = final_part(_END_OF_TURN.split(response, maxsplit=1)[0])
     if final is None:
         return Extraction(failure="unclosed_think")

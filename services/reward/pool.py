@@ -186,7 +186,8 @@ class Pool:
             _Task(reference, answer, timeout_s, now, expires_at, shared, Future())
             for reference, answer in pairs
         ]
-        # One lock for check and submission, so that two batches cannot both take the last places.
+        # One lock for check and submission: two batches cannot both take the last places, and nothing
+        # is queued behind the end marks of close(), where no slot would take it.
         with self._admission:
             if self._closing.is_set():
                 raise PlatformError(
@@ -214,6 +215,7 @@ class Pool:
         """End every process; queued comparisons become unverifiable. May be called twice."""
         with self._admission:
             self._closing.set()
+            # One end mark per slot, behind the queued comparisons, which each get a result.
             for _ in self._slots:
                 self._tasks.put(None)
         self._zygote.close()
@@ -286,6 +288,8 @@ class _Slot:
             return self._kill_at_deadline(task, queue_ms, started)
         wall_ms = 1000 * (time.monotonic() - started)
         outcome, reason = _OUTCOMES[reply["status"]]
+        # The worker compares its peak size with the limit, and a peak never falls: it would report
+        # "memory" for every later answer that is incorrect.
         if reply["status"] == "memory" or worker.items >= self._config.items_per_worker:
             self._discard("memory" if reply["status"] == "memory" else "recycled")
         return ComparisonResult(outcome, reason, 1000 * reply["cpu_s"], wall_ms, queue_ms)

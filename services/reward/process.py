@@ -104,6 +104,8 @@ class Zygote:
         Raises ZygoteLostError, WorkerLostError, TimeoutError, or
         PlatformError("verifier_unavailable").
         """
+        # Replies have no id, so one request is made at a time. The self-test runs outside the lock,
+        # so that workers start in parallel.
         with self._lock:
             message, end = self._fork(self._ensure_running())
             worker = Worker(int(message["pid"]), end, self._generation)
@@ -121,6 +123,7 @@ class Zygote:
         """
         worker.end.close()
         with self._lock:
+            # The pid is known to the zygote that forked it; to a later one it may be any process.
             if self._running is None or worker.generation != self._generation:
                 return None
             try:
@@ -135,6 +138,7 @@ class Zygote:
 
     def close(self) -> None:
         """End the zygote and its workers for good."""
+        # Set before the lock is taken: a thread that waits for it must not start a new zygote.
         self._closed = True
         with self._lock:
             self._drop()

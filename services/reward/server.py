@@ -109,6 +109,7 @@ def _expiry(remaining_s: float | None, timeout_s: float) -> float:
     """Return the latest dispatch time that leaves time for a reply before the deadline of the call."""
     if remaining_s is None:
         return math.inf
+    # A short deadline still leaves half of its time for the queue.
     return time.monotonic() + max(remaining_s - timeout_s - _REPLY_S, remaining_s / 2)
 
 
