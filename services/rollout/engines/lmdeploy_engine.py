@@ -201,22 +201,9 @@ class LMDeployEngine:
         )
 
     def _generate(self, session_id: int, request: GenerationRequest) -> Coroutine[Any, Any, None]:
-        decoding = request.decoding
-        key = response_keys([request.seed], [request.ledger_position], [request.response_index])
-        # Greedy is top-1 sampling, on which the temperature has no effect.
-        greedy = decoding.temperature == 0
-        config = GenerationConfig(
-            max_new_tokens=decoding.max_new_tokens,
-            do_sample=not greedy,
-            temperature=1.0 if greedy else decoding.temperature,
-            top_k=1 if greedy else decoding.top_k,
-            top_p=1.0 if greedy else decoding.top_p,
-            # The seed of LMDeploy has 32 bits.
-            random_seed=int(key) & 0xFFFFFFFF,
-            stop_token_ids=list(decoding.stop_token_ids),
-            bad_token_ids=self._banned,
+        return self._backend.generate(
+            session_id, request.prompt_ids.tolist(), self._to_config(request)
         )
-        return self._backend.generate(session_id, request.prompt_ids.tolist(), config)
 
     async def _abort_running(self) -> None:
         # Concurrently, because LMDeploy takes a second for each abort when its loop has died.
@@ -274,6 +261,23 @@ class LMDeployEngine:
         rule.confidence_threshold, rule.denoising_steps = (
             config.confidence_threshold,
             config.denoising_steps,
+        )
+
+    def _to_config(self, request: GenerationRequest) -> GenerationConfig:
+        config = request.decoding
+        key = response_keys([request.seed], [request.ledger_position], [request.response_index])
+        greedy = config.temperature == 0
+        return GenerationConfig(
+            max_new_tokens=config.max_new_tokens,
+            do_sample=not greedy,
+            # Greedy is top-1 sampling, on which the temperature has no effect.
+            temperature=1.0 if greedy else config.temperature,
+            top_k=1 if greedy else config.top_k,
+            top_p=1.0 if greedy else config.top_p,
+            # The seed of LMDeploy has 32 bits.
+            random_seed=int(key) & 0xFFFFFFFF,
+            stop_token_ids=list(config.stop_token_ids),
+            bad_token_ids=self._banned,
         )
 
     def _finish(self, task: "asyncio.Task[None]") -> tuple[str, Response]:
