@@ -53,19 +53,6 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _ensure_key(resources: Resources) -> None:
-    """Nobody listens beyond loopback without a key: the first one is made here and shown once, on
-    standard output.
-    """
-    with resources.database.begin() as session:
-        secret = create_first_key(session)
-    if secret is not None:
-        sys.stdout.write(
-            f"The first API key, with all rights; it is shown this once:\n\n    {secret}\n\n"
-        )
-        sys.stdout.flush()
-
-
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     settings = read_settings(ApiSettings)
@@ -78,7 +65,15 @@ def main() -> None:
     host, _, port = settings.api_listen.rpartition(":")
     with open_resources(settings) as resources:
         if not is_loopback(settings.api_listen):
-            _ensure_key(resources)
+            # The API listens beyond loopback only with keys: the first one is made here and shown once,
+            # on standard output, because the database keeps its hash alone.
+            with resources.database.begin() as session:
+                secret = create_first_key(session)
+            if secret is not None:
+                sys.stdout.write(
+                    f"The first API key, with all rights; it is shown this once:\n\n    {secret}\n\n"
+                )
+                sys.stdout.flush()
         app = create_app(resources)
         if settings.otlp_endpoint is not None:
             import_module(_TRACED).FastAPIInstrumentor.instrument_app(

@@ -70,7 +70,11 @@ class ApiClient:
 
     def upload(self, path: Path) -> FileView:
         """Send a data file."""
-        with _open_for_reading(path) as file:
+        try:
+            opened = path.open("rb")
+        except OSError as error:
+            raise ClientError(f"Cannot read {path}: {error.strerror}.") from None
+        with opened as file:
             return self._send(
                 FileView,
                 "POST",
@@ -251,13 +255,6 @@ class ApiClient:
                 f"{response.request.url} returned a {kind.__name__} that this client cannot read; "
                 f"are client and server of the same release? {error}"
             ) from None
-
-
-def _open_for_reading(path: Path) -> Any:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise ClientError(f"Cannot read {path}: {error.strerror}.") from None
 
 
 def _to_client_error(response: httpx.Response) -> ClientError:

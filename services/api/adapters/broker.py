@@ -41,8 +41,10 @@ def make_celery(redis_url: str) -> Celery:
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,
+        # A worker that dies leaves its message to another one: every action may be repeated.
         task_acks_late=True,
         task_reject_on_worker_lost=True,
+        # A worker reserves nothing that it cannot begin: behind a slow task it would be late.
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
         broker_connection_retry_on_startup=True,

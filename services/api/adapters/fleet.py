@@ -245,7 +245,12 @@ class Fleet:
             what=f"GetEvents of trainer {address}",
             unavailable_code="trainer_unavailable",
         )
-        return [_parse_event(text, address) for text in response.events]
+        try:
+            return [Event.model_validate_json(text) for text in response.events]
+        except ValidationError as error:
+            raise PlatformError(
+                "internal", f"Trainer {address} sent an event that cannot be read: {error}"
+            ) from error
 
     def start_export(
         self, address: str, export_id: str, checkpoint_path: str, output_path: str
@@ -276,19 +281,17 @@ class Fleet:
         """Have the demo's model written, by the first trainer that answers."""
         for address in self.trainers:
             try:
-                return self._make_tiny_model(address, path, seed)
+                call(
+                    self._trainer_stub(address).MakeTinyModel,
+                    trainer_pb2.MakeTinyModelRequest(output_path=str(path), seed=seed),
+                    timeout_s=_MODEL_TIMEOUT_S,
+                    what=f"MakeTinyModel on trainer {address}",
+                    unavailable_code="trainer_unavailable",
+                )
+                return
             except PlatformError as error:
                 if error.code not in UNREACHABLE_CODES or address == self.trainers[-1]:
                     raise
-
-    def _make_tiny_model(self, address: str, path: Path, seed: int) -> None:
-        call(
-            self._trainer_stub(address).MakeTinyModel,
-            trainer_pb2.MakeTinyModelRequest(output_path=str(path), seed=seed),
-            timeout_s=_MODEL_TIMEOUT_S,
-            what=f"MakeTinyModel on trainer {address}",
-            unavailable_code="trainer_unavailable",
-        )
 
     def _trainer_stub(self, address: str) -> trainer_pb2_grpc.TrainerServiceStub:
         return trainer_pb2_grpc.TrainerServiceStub(self._open_channel(address))
@@ -304,12 +307,3 @@ class Fleet:
             if address not in self._channels:
                 self._channels[address] = channel(address)
             return self._channels[address]
-
-
-def _parse_event(text: str, address: str) -> Event:
-    try:
-        return Event.model_validate_json(text)
-    except ValidationError as error:
-        raise PlatformError(
-            "internal", f"Trainer {address} sent an event that cannot be read: {error}"
-        ) from error

@@ -51,15 +51,14 @@ class JobLog:
             file.seek(after)
             while len(lines) < limit and (line := file.readline()).endswith(b"\n"):
                 parsed = _parse(line.decode("utf-8", errors="replace"), file.tell())
-                if self._concerns(parsed):
+                # A service's log is shared by all jobs: only lines about this one are shown.
+                fields = parsed.fields
+                if self.is_own or (
+                    fields.get("job_id") == self.job_id
+                    and fields.get("attempt") in (None, self.attempt)
+                ):
                     lines.append(parsed)
         return lines
-
-    def _concerns(self, line: LogLine) -> bool:
-        fields = line.fields
-        return self.is_own or (
-            fields.get("job_id") == self.job_id and fields.get("attempt") in (None, self.attempt)
-        )
 
 
 def job_log(data_dir: Path, job_id: str, service: str, attempt: int) -> JobLog:

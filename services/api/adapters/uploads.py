@@ -32,7 +32,11 @@ def keep_upload(source: IO[bytes], filename: str, files_dir: Path) -> KeptUpload
     file_id = new_id("file")
     directory = files_dir / file_id
     directory.mkdir(parents=True)
-    path = directory / _to_safe_name(filename)
+    # One path component, whatever the client called its file.
+    name = _UNSAFE.sub("_", PurePosixPath(filename.replace("\\", "/")).name)[-_MAX_NAME:].lstrip(
+        "."
+    )
+    path = directory / (name or "data.jsonl")
     try:
         digest, num_bytes = _copy_and_hash(source, path)
         report = check_file(path)
@@ -58,11 +62,3 @@ def _copy_and_hash(source: IO[bytes], path: Path) -> tuple[str, int]:
             num_bytes += len(chunk)
             target.write(chunk)
     return digest.hexdigest(), num_bytes
-
-
-def _to_safe_name(filename: str) -> str:
-    """A name that is one path component, whatever a client called its file."""
-    name = _UNSAFE.sub("_", PurePosixPath(filename.replace("\\", "/")).name)[-_MAX_NAME:].lstrip(
-        "."
-    )
-    return name or "data.jsonl"

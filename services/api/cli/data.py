@@ -45,7 +45,21 @@ def check(
     """Validate a file: show what it can be used for, and every problem with its row."""
     report = check_file(file)
     if as_json:
-        print_json(_to_json(report))
+        print_json(
+            {
+                "file": str(report.path),
+                "rows": report.rows,
+                "format": report.format,
+                "usable_for": [name for name, usable in _uses(report).items() if usable],
+                "longest_prompt_chars": report.longest_prompt_chars,
+                "longest_completion_chars": report.longest_completion_chars,
+                "num_problems": report.num_problems,
+                "problems": [
+                    {"path": problem.path, "message": problem.message}
+                    for problem in report.problems
+                ],
+            }
+        )
     else:
         out.print(_to_text(report), markup=False)
     if report.num_problems:
@@ -57,21 +71,6 @@ def _uses(report: FileReport) -> dict[str, bool]:
         "sft": report.usable_for("sft"),
         "rl": report.usable_for("rl"),
         "eval": report.usable_for("eval"),
-    }
-
-
-def _to_json(report: FileReport) -> dict[str, object]:
-    return {
-        "file": str(report.path),
-        "rows": report.rows,
-        "format": report.format,
-        "usable_for": [name for name, usable in _uses(report).items() if usable],
-        "longest_prompt_chars": report.longest_prompt_chars,
-        "longest_completion_chars": report.longest_completion_chars,
-        "num_problems": report.num_problems,
-        "problems": [
-            {"path": problem.path, "message": problem.message} for problem in report.problems
-        ],
     }
 
 

@@ -5,7 +5,7 @@ import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -65,7 +65,10 @@ def _make_directory() -> Path:
 def _run_demo(platform: LocalPlatform, seed: int, started_at: float) -> DemoReport:
     ready_s = time.monotonic() - started_at
     with PeakMemory() as memory, ApiClient(platform.api_url) as api:
-        spec = _make_inputs(platform.data_dir / "demo", seed)
+        tell(
+            f"creating {TRAIN_PROBLEMS} training and {TEST_PROBLEMS} test problems, and a model with random weights"
+        )
+        spec = make_demo_spec(platform.data_dir / "demo", seed, make_model_here)
         submitted = api.create_job(upload_files(spec, api, platform.data_dir / "demo", tell))
         tell(f"job {submitted.id}")
         job = watch_job(api, submitted.id, notes)
@@ -85,14 +88,6 @@ def _run_demo(platform: LocalPlatform, seed: int, started_at: float) -> DemoRepo
 def make_model_here(path: Path, seed: int) -> None:
     """Create the model of the demo on this machine; raises CommandError if that fails."""
     run_module("services.common.model", "make", "--out", str(path), "--seed", str(seed))
-
-
-def _make_inputs(directory: Path, seed: int) -> dict[str, Any]:
-    """Create data, model and spec of the demo."""
-    tell(
-        f"creating {TRAIN_PROBLEMS} training and {TEST_PROBLEMS} test problems, and a model with random weights"
-    )
-    return make_demo_spec(directory, seed, make_model_here)
 
 
 def _print_report(report: DemoReport, as_json: bool) -> None:

@@ -148,7 +148,11 @@ def table(model: str, results: Results) -> Iterator[tuple[str, ...]]:
     """Yield rows of the model, then the published ones."""
     for mode, found in _group_by_decoding(results).items():
         cells = [_format_cell(found.get(name)) for name in BENCHMARKS]
-        yield model, mode, *cells, _average_accuracy([found.get(name) for name in BENCHMARKS])
+        accuracies = [found[name]["accuracy"] for name in BENCHMARKS if name in found]
+        # Without one benchmark the average would not be comparable with the others.
+        complete = len(accuracies) == len(BENCHMARKS)
+        average = f"{100 * sum(accuracies) / len(BENCHMARKS):.1f}" if complete else "-"
+        yield model, mode, *cells, average
     for row in REPORTED:
         cells = [
             f"{accuracy:.1f} · {speed:.1f} · {length:.1f}" for accuracy, speed, length in row.scores
@@ -161,12 +165,6 @@ def _format_cell(found: Json | None) -> str:
         return "-"
     speed, length = (_number(found, key, 1) for key in ("tokens_per_step", "mean_response_length"))
     return f"{100 * found['accuracy']:.1f} · {speed} · {length}"
-
-
-def _average_accuracy(found: Sequence[Json | None]) -> str:
-    """Average accuracy over all benchmarks; "-" if one is missing, as it would not be comparable."""
-    accuracies = [each["accuracy"] for each in found if each is not None]
-    return f"{100 * sum(accuracies) / len(found):.1f}" if len(accuracies) == len(found) else "-"
 
 
 def _details(mode: str, name: str, found: Json) -> tuple[Any, ...]:

@@ -14,12 +14,11 @@ from services.api.cli.output import notes, out, print_json, print_table, size
 from services.api.cli.submission import read_spec, upload_files
 from services.api.cli.trackers import open_tracker
 from services.api.cli.watching import failure_of, format_metrics, headline, watch_job
-from services.api.client import ApiClient, Json
+from services.api.client import ApiClient
 from services.api.schemas.jobs import JobView
 from services.api.schemas.records import (
     AttemptView,
     CertificateView,
-    CheckpointView,
     EvaluationView,
 )
 
@@ -122,7 +121,10 @@ def show(
         out.print(f"error {job.error.code}: {job.error.message}", markup=False)
     _print_attempts(attempts, certificates)
     _print_evals(evals)
-    _print_checkpoints(checkpoints)
+    existing = [item for item in checkpoints if item.deleted_at is None]
+    if existing:
+        rows = ((item.id, item.step, item.stage, size(item.bytes), item.path) for item in existing)
+        print_table(("CHECKPOINT", "STEP", "STAGE", "SIZE", "PATH"), rows)
 
 
 @jobs_app.command()
@@ -273,49 +275,42 @@ def _follow(api: ApiClient, job_id: str, as_json: bool) -> None:
 
 def _print_evals(evals: list[EvaluationView]) -> None:
     if evals:
-        rows = (
-            (item.step, item.stage, item.dataset, *_format_results(item.results)) for item in evals
-        )
+        rows = []
+        for item in evals:
+            results = item.results
+            threshold = results.get("decoding", {}).get("confidence_threshold", "default")
+            speed = results.get("tokens_per_step")
+            accuracy, low, high = (results[f"accuracy{end}"] for end in ("", "_low", "_high"))
+            rows.append(
+                (
+                    item.step,
+                    item.stage,
+                    item.dataset,
+                    str(threshold),
+                    "-" if speed is None else f"{speed:.2f}",
+                    f"{accuracy:.1%} ({low:.1%} to {high:.1%})",
+                )
+            )
         print_table(("STEP", "STAGE", "DATASET", "THRESHOLD", "TOKENS PER STEP", "ACCURACY"), rows)
-
-
-def _format_results(results: Json) -> tuple[str, str, str]:
-    own = results.get("decoding", {}).get("confidence_threshold", "default")
-    speed = results.get("tokens_per_step")
-    return str(own), "-" if speed is None else f"{speed:.2f}", _format_accuracy(results)
-
-
-def _print_checkpoints(checkpoints: list[CheckpointView]) -> None:
-    existing = [item for item in checkpoints if item.deleted_at is None]
-    if existing:
-        rows = ((item.id, item.step, item.stage, size(item.bytes), item.path) for item in existing)
-        print_table(("CHECKPOINT", "STEP", "STAGE", "SIZE", "PATH"), rows)
 
 
 def _print_attempts(attempts: list[AttemptView], certificates: list[CertificateView]) -> None:
     if len(attempts) < 2:
         return
-    accounting = {item.attempt: item.certificate for item in certificates}
+    accounting = {
+        item.attempt: "{lost} lost, {trained_twice} trained twice".format(**item.certificate)
+        for item in certificates
+    }
     rows = (
         (
             item.number,
             item.state,
             item.resumed_from,
-            _format_accounting(accounting.get(item.number)),
+            accounting.get(item.number),
         )
         for item in attempts
     )
     print_table(("ATTEMPT", "STATE", "RESUMED FROM", "PROMPTS"), rows)
-
-
-def _format_accounting(certificate: Json | None) -> str | None:
-    if certificate is None:
-        return None
-    return f"{certificate['lost']} lost, {certificate['trained_twice']} trained twice"
-
-
-def _format_accuracy(results: Json) -> str:
-    return f"{results['accuracy']:.1%} ({results['accuracy_low']:.1%} to {results['accuracy_high']:.1%})"
 
 
 def _fraction(job: JobView) -> str | None:

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final, Self
 
@@ -45,13 +46,10 @@ class PeakMemory:
 def tree_bytes(pid: int) -> int:
     """Proportional set size of a process and all its descendants."""
     root = psutil.Process(pid)
-    return sum(_process_bytes(process) for process in (root, *root.children(recursive=True)))
-
-
-def _process_bytes(process: psutil.Process) -> int:
-    try:
-        return int(process.memory_full_info().pss)
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        # The process has ended, or belongs to another account, as PostgreSQL does. Its shared pages
-        # are not counted then.
-        return 0
+    total = 0
+    for process in (root, *root.children(recursive=True)):
+        # One that has ended meanwhile, or belongs to another account, as PostgreSQL does, is left
+        # out: its shared pages are not counted then.
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            total += int(process.memory_full_info().pss)
+    return total

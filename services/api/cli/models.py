@@ -12,8 +12,6 @@ from services.api.cli.failure import CommandError
 from services.api.cli.options import DEFAULT_DATA_DIR, ApiUrlOption, DataDirOption, JsonOption
 from services.api.cli.output import out, print_json, print_table
 from services.api.cli.programs import run_module
-from services.api.client import ApiClient
-from services.api.schemas.models import ExportView
 
 models_app = typer.Typer(help="Create, convert, list and export models.", no_args_is_help=True)
 
@@ -98,7 +96,12 @@ def export(
     """Export a checkpoint to a Hugging Face model directory."""
     _require_new(directory)
     with connect(api_url, data_dir) as api:
-        finished = _await_export(api, api.export(checkpoint))
+        finished = api.export(checkpoint)
+        while finished.state in ("queued", "running"):
+            time.sleep(_POLL_S)
+            finished = api.export_status(finished.id)
+        if (error := finished.error) is not None:
+            raise CommandError(f"The export failed: {error.message}", code=error.code)
     shutil.copytree(finished.path, directory)
     _print_path(directory, as_json)
 
@@ -120,13 +123,3 @@ def _print_path(directory: Path, as_json: bool) -> None:
         print_json({"path": str(directory.resolve())})
     else:
         out.print(str(directory), markup=False)
-
-
-def _await_export(api: ApiClient, started: ExportView) -> ExportView:
-    export = started
-    while export.state in ("queued", "running"):
-        time.sleep(_POLL_S)
-        export = api.export_status(export.id)
-    if (error := export.error) is not None:
-        raise CommandError(f"The export failed: {error.message}", code=error.code)
-    return export

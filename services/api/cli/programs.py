@@ -36,14 +36,8 @@ def _run(command: Sequence[str], output: int | None) -> str:
         check=False,
     )
     if done.returncode != 0:
-        raise CommandError(
-            _last_error(done.stderr)
-            or f"{' '.join(command)} ended with exit code {done.returncode}."
-        )
+        error = done.stderr.strip()
+        if "Traceback (most recent call last)" in error:
+            error = error.splitlines()[-1].strip()  # users need the message, not our stack
+        raise CommandError(error or f"{' '.join(command)} ended with exit code {done.returncode}.")
     return done.stdout or ""
-
-
-def _last_error(errors: str) -> str:
-    """Return the error output, or the last line of a traceback."""
-    text = errors.strip()
-    return text.splitlines()[-1].strip() if "Traceback (most recent call last)" in text else text

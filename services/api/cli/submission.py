@@ -46,7 +46,13 @@ def upload_files(spec: Spec, api: ApiClient, base: Path, tell: Callable[[str], N
     for parent, key in _file_places(spec):
         name = parent[key]
         if name not in uploaded:
-            uploaded[name] = _upload(name, api, base, tell)
+            path = _find_path(name, base)
+            if path is None:
+                raise CommandError(
+                    f"The file {name} is neither in the directory of the spec nor in {Path.cwd()}."
+                )
+            tell(f"uploading {path}")
+            uploaded[name] = api.upload(path).id
         parent[key] = uploaded[name]
     return {**spec, **_model_on_disk(spec, base)}
 
@@ -88,41 +94,24 @@ def assign(spec: Spec, assignment: str) -> None:
             raise CommandError(
                 f"--set {assignment!r}: {parent!r} is {place!r} in the spec, not a table."
             )
-    place[last] = _parse_value(text)
-
-
-def _parse_value(text: str) -> Any:
-    """Parse a TOML value; other text is a string."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        place[last] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return text
+        place[last] = text  # a string may be given without quotes, which a shell removes
 
 
 def _file_places(spec: Spec) -> Iterator[tuple[Spec, str]]:
-    mixture = ((part, "file") for part in spec.get("training_mixture", ()))
-    for place, key in (*_single_places(spec), *mixture):
+    places: list[tuple[Spec, str]] = []
+    for *parents, last in _FILE_KEYS:
+        section = spec
+        for parent in parents:
+            section = section.get(parent, {})
+        places.append((section, last))
+    places += [(part, "file") for part in spec.get("training_mixture", ())]
+    for place, key in places:
         name = place.get(key)
         if isinstance(name, str) and not name.startswith(_UPLOADED_PREFIX):
             yield place, key
-
-
-def _single_places(spec: Spec) -> Iterator[tuple[Spec, str]]:
-    for *parents, key in _FILE_KEYS:
-        place = spec
-        for parent in parents:
-            place = place.get(parent, {})
-        yield place, key
-
-
-def _upload(name: str, api: ApiClient, base: Path, tell: Callable[[str], None]) -> str:
-    path = _find_path(name, base)
-    if path is None:
-        raise CommandError(
-            f"The file {name} is neither in the directory of the spec nor in {Path.cwd()}."
-        )
-    tell(f"uploading {path}")
-    return api.upload(path).id
 
 
 def _find_path(name: str, base: Path) -> Path | None:

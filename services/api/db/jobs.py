@@ -220,6 +220,8 @@ def open_attempt(
         }
         for address, kind in sorted(kinds.items())
     ]
+    # A savepoint: when a lease is taken, the others are given back, and the caller's lock on the
+    # job stays. The rows are sorted: schedulers that insert them in different orders deadlock.
     with session.begin_nested() as savepoint:
         statement = (
             insert(ServiceLease)

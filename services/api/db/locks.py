@@ -27,6 +27,8 @@ def claim(session: Session, table: type[LockedRow], row_id: str, seconds: float)
     another task holds it.
     """
     token = secrets.token_hex(8)
+    # One statement by the database's clock: of two tasks only one finds the lock expired, and the
+    # clocks of their hosts, which differ, do not matter.
     statement = (
         update(table)
         .where(table.id == row_id, table.lock_expires_at < func.now())
@@ -42,11 +44,14 @@ def open_locked(session: Session, table: type[LockedRow], row_id: str, token: st
     token is replaced.
     """
     statement = select(table).where(table.id == row_id, table.lock_token == token).with_for_update()
+    # The session may hold the row as it was before the work; what stands in the database counts.
     row = session.execute(
         statement, execution_options={"populate_existing": True}
     ).scalar_one_or_none()
     if row is None:
         raise StaleTokenError(f"{table.__tablename__} {row_id}: the lock was taken over")
+    # Given back in the transaction of the result: after a crash the lock expires, and the next task
+    # repeats the work.
     row.lock_token = ""
     row.lock_expires_at = NEVER_LOCKED
     return row

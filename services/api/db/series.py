@@ -22,7 +22,6 @@ from sqlalchemy import (
     func,
     or_,
     select,
-    true,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by, distinct_on
 from sqlalchemy.orm import Session
@@ -46,7 +45,13 @@ class SeriesQuery:
 
 def read_series(session: Session, job_ids: Sequence[str], query: SeriesQuery) -> list[MetricSeries]:
     """Read the series of every job, job by job in the given order, then by name."""
-    starts = _read_resume_steps(session, job_ids)
+    resumed = session.scalars(
+        select(Attempt).where(Attempt.job_id.in_(job_ids), Attempt.resumed_from.is_not(None))
+    )
+    starts: dict[str, dict[int, int]] = defaultdict(dict)
+    for attempt in resumed:
+        if attempt.resumed_from is not None:
+            starts[attempt.job_id][attempt.number] = attempt.resumed_from
     return [
         series
         for job_id in job_ids
@@ -81,18 +86,6 @@ def read_job_series(
     ]
 
 
-def _read_resume_steps(session: Session, job_ids: Sequence[str]) -> dict[str, dict[int, int]]:
-    """Per job and attempt, the step it started from."""
-    rows = session.scalars(
-        select(Attempt).where(Attempt.job_id.in_(job_ids), Attempt.resumed_from.is_not(None))
-    )
-    starts: dict[str, dict[int, int]] = defaultdict(dict)
-    for row in rows:
-        if row.resumed_from is not None:
-            starts[row.job_id][row.number] = row.resumed_from
-    return starts
-
-
 def _select_names(job_id: str, query: SeriesQuery) -> Subquery:
     given = {name for part in query.names for name in part.split(",") if name}
     if given:
@@ -120,7 +113,13 @@ def _select_surviving(
 ) -> Select[*tuple[Any, ...]]:
     """One row per step of the series of a name."""
     of_series = (Metric.job_id == job_id, Metric.name == names.c.name)
-    conditions: list[ColumnElement[bool]] = [*of_series, _is_not_undone(resumed_from)]
+    # An attempt's steps count up to where the earliest resume among the later attempts began.
+    attempts = range(1, max(resumed_from, default=1))
+    limits = {a: min(step for later, step in resumed_from.items() if later > a) for a in attempts}
+    conditions: list[ColumnElement[bool]] = [*of_series]
+    if limits:
+        bounded = (and_(Metric.attempt == a, Metric.step <= limit) for a, limit in limits.items())
+        conditions.append(or_(Metric.attempt > max(limits), *bounded))
     if query.from_step is not None:
         conditions.append(Metric.step >= query.from_step)
     if query.to_step is not None:
@@ -129,22 +128,26 @@ def _select_surviving(
     return rows.ext(distinct_on(Metric.step)).order_by(Metric.step, Metric.attempt.desc())
 
 
-def _is_not_undone(resumed_from: Mapping[int, int]) -> ColumnElement[bool]:
-    """An attempt's steps count up to where the earliest resume among the later attempts began."""
-    attempts = range(1, max(resumed_from, default=1))
-    limits = {a: min(step for later, step in resumed_from.items() if later > a) for a in attempts}
-    bounded = [
-        and_(Metric.attempt == attempt, Metric.step <= limit) for attempt, limit in limits.items()
-    ]
-    return or_(Metric.attempt > max(limits, default=0), *bounded) if limits else true()
-
-
 def _downsample(rows: Select[*tuple[Any, ...]], limit: int | None) -> Select[*tuple[Any, ...]]:
-    counted = _number_points(rows)
+    points = rows.subquery()
+    # The same window for both, so that the database makes them in one pass.
+    whole: dict[str, Any] = {"order_by": points.c.step, "rows": (None, None)}
+    counted = select(
+        points,
+        func.row_number().over(**whole).label("place"),
+        func.count().over(**whole).label("total"),
+    ).subquery()
     columns = (counted.c.step, counted.c.value, counted.c.attempt, counted.c.total)
     if limit is None:
         return select(*columns)
-    cut = select(*columns, _to_stretch(counted, limit).label("stretch")).subquery()
+    # The ends, and the points of a series that is short enough, have a stretch of their own.
+    stretches = (limit - 2) // 2
+    place, total = counted.c.place, counted.c.total
+    among = cast((place - 1) * stretches - 1, Float) / func.greatest(total - 2, 1)
+    cut = select(
+        *columns,
+        case((total <= limit, cast(place, Float)), else_=func.floor(among)).label("stretch"),
+    ).subquery()
     least = func.min(cut.c.value).over(partition_by=cut.c.stretch).label("least")
     greatest = func.max(cut.c.value).over(partition_by=cut.c.stretch).label("greatest")
     ranged = select(cut, least, greatest).subquery()
@@ -152,24 +155,3 @@ def _downsample(rows: Select[*tuple[Any, ...]], limit: int | None) -> Select[*tu
     # Of equal values the first.
     first = kept.ext(distinct_on(ranged.c.stretch, ranged.c.value))
     return first.order_by(ranged.c.stretch, ranged.c.value, ranged.c.step)
-
-
-def _number_points(rows: Select[*tuple[Any, ...]]) -> Subquery:
-    """The points with their places, from 1, and with how many there are."""
-    points = rows.subquery()
-    whole: dict[str, Any] = {
-        "order_by": points.c.step,
-        "rows": (None, None),
-    }  # the same for both: made in one pass
-    place, total = func.row_number().over(**whole), func.count().over(**whole)
-    return select(points, place.label("place"), total.label("total")).subquery()
-
-
-def _to_stretch(counted: Subquery, limit: int) -> ColumnElement[float]:
-    """The stretch in which a point lies; the ends, and the points of a series that is short enough,
-    have their own.
-    """
-    stretches = (limit - 2) // 2
-    place, total = counted.c.place, counted.c.total
-    among = cast((place - 1) * stretches - 1, Float) / func.greatest(total - 2, 1)
-    return case((total <= limit, cast(place, Float)), else_=func.floor(among))

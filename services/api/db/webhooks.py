@@ -87,6 +87,8 @@ def due_deliveries(session: Session) -> Sequence[str]:
 
 def claim_letter(session: Session, delivery_id: str) -> Letter | None:
     """A message that is due, claimed for a minute; None when another sender has it."""
+    # One statement claims, so that of two senders only one sees the message as due. The try counts
+    # before it is made: the wait for the next one grows when a sender dies, too.
     taken = (
         update(Delivery)
         .where(Delivery.id == delivery_id, Delivery.due_at <= func.now())

@@ -37,9 +37,15 @@ def decide(job_state: JobState, end: AttemptResult, failed_before: int) -> Decis
     if job_state is JobState.CANCELLING:
         return Decision((JobState.CANCELLED,))
     if end.state is AttemptState.SUCCEEDED:
-        return Decision(_path_through_running(job_state, JobState.SUCCEEDED))
+        # Only a running job succeeds: an attempt may end before the answer to its start, or to a
+        # pause, is recorded.
+        was_running = job_state is JobState.RUNNING
+        through = () if was_running else (JobState.RUNNING,)
+        return Decision((*through, JobState.SUCCEEDED))
     if end.error_code in PAUSING_CODES:
-        return Decision(_path_to_pause(job_state))
+        # Only a running job is paused; one that is being provisioned goes through that state, too.
+        path = (JobState.RUNNING, JobState.PAUSING, JobState.PAUSED)
+        return Decision(path[path.index(job_state) + 1 :] if job_state in path else path)
     may_go_on = end.state is AttemptState.STOPPED or (
         end.retryable and failed_before + 1 < MAX_FAILED_ATTEMPTS
     )
@@ -47,22 +53,4 @@ def decide(job_state: JobState, end: AttemptResult, failed_before: int) -> Decis
         return Decision((JobState.FAILED,))
     if job_state is JobState.PAUSING:
         return Decision((JobState.PAUSED,))
-    return Decision(_path_to_next_attempt(job_state))
-
-
-def _path_through_running(job_state: JobState, target: JobState) -> tuple[JobState, ...]:
-    """Only a running job succeeds; one that was quicker than its pause or its start's answer was
-    running.
-    """
-    return (target,) if job_state is JobState.RUNNING else (JobState.RUNNING, target)
-
-
-def _path_to_pause(job_state: JobState) -> tuple[JobState, ...]:
-    """Only a running job is paused; one that is being provisioned goes through that state, too."""
-    path = (JobState.RUNNING, JobState.PAUSING, JobState.PAUSED)
-    return path[path.index(job_state) + 1 :] if job_state in path else path
-
-
-def _path_to_next_attempt(job_state: JobState) -> tuple[JobState, ...]:
-    """Provisioning again; a job that was still provisioning stays there."""
-    return () if job_state is JobState.PROVISIONING else (JobState.PROVISIONING,)
+    return Decision(() if job_state is JobState.PROVISIONING else (JobState.PROVISIONING,))

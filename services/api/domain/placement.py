@@ -81,17 +81,17 @@ def place_all(needs: Sequence[Need], free: FreeServices) -> list[Placement | Wai
     A job that lacks a service blocks that service, and it alone, for those behind it: they cannot
     starve it, and those that can do without it go ahead.
     """
-    return [_place(need, free) for need in needs]
-
-
-def _place(need: Need, free: FreeServices) -> Placement | Waiting:
-    lacking = _find_first_lacking(need, free)
-    if lacking is not None:
-        free.blocked.add(lacking)
-        return Waiting(need.job_id, lacking)
-    replicas = tuple(free.replicas[: need.rollout_replicas])
-    del free.replicas[: need.rollout_replicas]
-    return Placement(need.job_id, free.trainers.pop(0), replicas)
+    outcomes: list[Placement | Waiting] = []
+    for need in needs:
+        lacking = _find_first_lacking(need, free)
+        if lacking is not None:
+            free.blocked.add(lacking)
+            outcomes.append(Waiting(need.job_id, lacking))
+            continue
+        replicas = tuple(free.replicas[: need.rollout_replicas])
+        del free.replicas[: need.rollout_replicas]
+        outcomes.append(Placement(need.job_id, free.trainers.pop(0), replicas))
+    return outcomes
 
 
 def _find_first_lacking(need: Need, free: FreeServices) -> str | None:

@@ -63,12 +63,11 @@ def can_enter(path: Path, account: Account) -> bool:
     """Whether the account may pass through every directory above `path` (its own group rights are
     not counted).
     """
-    return all(
-        _is_passable(parent, account) for parent in path.resolve().parents if parent.exists()
-    )
-
-
-def _is_passable(directory: Path, account: Account) -> bool:
-    state = directory.stat()
-    bit = stat.S_IXUSR if state.st_uid == account.uid else stat.S_IXOTH
-    return bool(state.st_mode & bit)
+    for parent in path.resolve().parents:
+        if not parent.exists():
+            continue
+        state = parent.stat()
+        bit = stat.S_IXUSR if state.st_uid == account.uid else stat.S_IXOTH
+        if not state.st_mode & bit:
+            return False
+    return True

@@ -72,6 +72,7 @@ class LocalPlatform:
     def __exit__(self, *_: object) -> None:
         self._supervisor.stop()
         (self.data_dir / PLATFORM_FILE).unlink(missing_ok=True)
+        # Last: the next platform on the directory may start when no process of this one is left.
         self._lock.close()
 
     @property
@@ -88,15 +89,22 @@ class LocalPlatform:
         self.urls = start_servers(self._supervisor, self.data_dir, self._tell)
         self.addresses = choose_addresses(_choose_api_port(self._api_port), self._rollout_replicas)
         env = shared_environment(self.data_dir, self.urls, self.addresses)
-        _migrate(env)
+        done = subprocess.run(
+            migration_command(),
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_MIGRATION_TIMEOUT_S,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise PlatformError(
+                "internal", f"The database cannot be migrated:\n{done.stderr.strip()}"
+            )
         services = platform_services(env, self.addresses, self._supervisor.log_path)
         self._supervisor.start(*services, on_ready=self._tell)
-        self._write_platform_file()
-
-    def _tell(self, service: Service) -> None:
-        self._on_ready(service, time.monotonic() - self._started_at)
-
-    def _write_platform_file(self) -> None:
+        # Renamed into place: another program must never read half a file.
         content = {
             "pid": os.getpid(),
             "api_url": self.api_url,
@@ -106,6 +114,9 @@ class LocalPlatform:
         partial = self.data_dir / f"{PLATFORM_FILE}.partial"
         partial.write_text(json.dumps(content, indent=2) + "\n")
         partial.rename(self.data_dir / PLATFORM_FILE)
+
+    def _tell(self, service: Service) -> None:
+        self._on_ready(service, time.monotonic() - self._started_at)
 
 
 def _take_lock(data_dir: Path) -> IO[str]:
@@ -138,17 +149,3 @@ def _choose_api_port(asked: int | None) -> int:
             hint="Choose another --port.",
         )
     return asked
-
-
-def _migrate(env: dict[str, str]) -> None:
-    done = subprocess.run(
-        migration_command(),
-        env=env,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_MIGRATION_TIMEOUT_S,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise PlatformError("internal", f"The database cannot be migrated:\n{done.stderr.strip()}")

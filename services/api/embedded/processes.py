@@ -101,7 +101,19 @@ class ProcessSupervisor:
         """
         children = [self._launch(service) for service in services]
         for child in children:
-            self._await_ready(child)
+            service = child.service
+            while not service.ready():
+                if child.process.poll() is not None:
+                    raise self._to_error(
+                        service.name,
+                        f"ended with {_describe_end(child.process)} before it was ready",
+                    )
+                if time.monotonic() - child.started_at > service.start_timeout_s:
+                    raise self._to_error(
+                        service.name, f"was not ready within {service.start_timeout_s:.0f} s"
+                    )
+                time.sleep(_PROBE_S)
+            child.watched = True
             on_ready(child.service)
 
     def log_path(self, name: str) -> Path:
@@ -122,10 +134,24 @@ class ProcessSupervisor:
         process group.
         """
         self._stopping.set()
+        # First the watcher: it must not restart a process that is being stopped.
         self._watcher.join()
         with self._lock:
             while self._children:
-                self._end(self._children.pop(), timeout_s)
+                child = self._children.pop()
+                process, service = child.process, child.service
+                if process.poll() is None:
+                    process.send_signal(service.stop_signal)
+                    try:
+                        process.wait(timeout_s)
+                    except subprocess.TimeoutExpired:
+                        self._report(
+                            f"{service.name} did not stop within {timeout_s:g} s and was killed"
+                        )
+                # The whole group: a service that has ended may have left children behind.
+                with contextlib.suppress(ProcessLookupError):  # the group is empty
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         self._spawner.shutdown()
 
     def _launch(self, service: Service) -> _Child:
@@ -137,23 +163,13 @@ class ProcessSupervisor:
     def _spawn(self, service: Service) -> "subprocess.Popen[bytes]":
         return self._spawner.submit(_popen, service, self.log_path(service.name)).result()
 
-    def _await_ready(self, child: _Child) -> None:
-        service = child.service
-        while not service.ready():
-            if child.process.poll() is not None:
-                raise self._to_error(
-                    service.name, f"ended with {_describe_end(child.process)} before it was ready"
-                )
-            if time.monotonic() - child.started_at > service.start_timeout_s:
-                raise self._to_error(
-                    service.name, f"was not ready within {service.start_timeout_s:.0f} s"
-                )
-            time.sleep(_PROBE_S)
-        child.watched = True
-
     def _to_error(self, name: str, what: str) -> PlatformError:
         path = self.log_path(name)
-        return PlatformError("internal", f"{name} {what}. The end of {path}:\n{_read_tail(path)}")
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+        tail = "\n".join(f"  {line}" for line in lines[-_TAIL_LINES:]) or "  (empty)"
+        return PlatformError("internal", f"{name} {what}. The end of {path}:\n{tail}")
 
     def _watch(self) -> None:
         while not self._stopping.wait(_POLL_S):
@@ -188,18 +204,6 @@ class ProcessSupervisor:
         path = self.log_path(child.service.name)
         self._report(f"{child.service.name} ended ({why}); restarting in {delay:g} s (log: {path})")
 
-    def _end(self, child: _Child, timeout_s: float) -> None:
-        process, service = child.process, child.service
-        if process.poll() is None:
-            process.send_signal(service.stop_signal)
-            try:
-                process.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                self._report(f"{service.name} did not stop within {timeout_s:g} s and was killed")
-        with contextlib.suppress(ProcessLookupError):  # its group is empty
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
 
 def _popen(service: Service, log_path: Path) -> "subprocess.Popen[bytes]":
     account = service.account
@@ -230,10 +234,3 @@ def _die_with_parent(death_signal: signal.Signals, parent: int) -> None:
 def _describe_end(process: "subprocess.Popen[bytes]") -> str:
     code = process.returncode
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-
-
-def _read_tail(path: Path) -> str:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-        lines = file.read().decode(errors="replace").splitlines()
-    return "\n".join(f"  {line}" for line in lines[-_TAIL_LINES:]) or "  (empty)"

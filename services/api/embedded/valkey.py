@@ -31,19 +31,6 @@ def prepare_valkey(data_dir: Path, port: int, password: str) -> ValkeyServer:
     directory.mkdir(parents=True, exist_ok=True)
     configuration = directory / "valkey.conf"
     configuration.touch(mode=0o600)
-    configuration.write_text(_to_configuration(directory, port, password))
-    url = f"redis://:{password}@{LOOPBACK}:{port}/0"
-    service = Service(
-        name="valkey",
-        command=(str(get_binary_path()), str(configuration)),
-        env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-        ready=lambda: _is_answering(url),
-        address=f"{LOOPBACK}:{port}",
-    )
-    return ValkeyServer(service, url)
-
-
-def _to_configuration(directory: Path, port: int, password: str) -> str:
     lines = (
         f"bind {LOOPBACK}",
         f"port {port}",
@@ -54,7 +41,16 @@ def _to_configuration(directory: Path, port: int, password: str) -> str:
         "daemonize no",
         "maxmemory-policy noeviction",  # a full queue must fail, not forget
     )
-    return "\n".join(lines) + "\n"
+    configuration.write_text("\n".join(lines) + "\n")
+    url = f"redis://:{password}@{LOOPBACK}:{port}/0"
+    service = Service(
+        name="valkey",
+        command=(str(get_binary_path()), str(configuration)),
+        env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+        ready=lambda: _is_answering(url),
+        address=f"{LOOPBACK}:{port}",
+    )
+    return ValkeyServer(service, url)
 
 
 def _is_answering(url: str) -> bool:

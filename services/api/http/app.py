@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from fastapi import Depends, FastAPI
-from fastapi.routing import APIRoute
 from starlette.middleware.gzip import GZipMiddleware
 
 from services.api.http import (
@@ -72,7 +71,7 @@ def create_app(resources: Resources, *, dashboard: Path = DASHBOARD) -> FastAPI:
         title="DiRL Platform",
         version=resources.version,
         description=_DESCRIPTION,
-        generate_unique_id_function=_to_operation_id,
+        generate_unique_id_function=lambda route: route.name,
         dependencies=[Depends(authorize)],
         responses={"default": {"model": ErrorEnvelope, "description": "An error."}},
     )
@@ -90,10 +89,6 @@ def create_app(resources: Resources, *, dashboard: Path = DASHBOARD) -> FastAPI:
     app.include_router(dashboard_router(dashboard))
     _add_spec_schema(app)
     return app
-
-
-def _to_operation_id(route: APIRoute) -> str:
-    return route.name
 
 
 def _add_spec_schema(app: FastAPI) -> None:

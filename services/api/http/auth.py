@@ -84,7 +84,18 @@ def _find_local_caller(
         return None
     if credentials is not None and credentials.credentials.startswith(SECRET_PREFIX):
         return None
-    _require_local_page(request)
+    # A page of the web may reach for this machine from the user's browser: by another origin, or by a
+    # name of its own that resolves to loopback.
+    named = [urlsplit(f"//{request.headers.get('host', '')}").hostname]
+    if "origin" in request.headers:
+        named.append(urlsplit(request.headers["origin"]).hostname)
+    for host in named:
+        if host is None or not is_loopback(f"{host}:0"):
+            raise PlatformError(
+                "permission_denied",
+                f"A page of {host!r} must not use the API of this machine.",
+                hint="Open the API by its loopback address, or send an API key.",
+            )
     return LOCAL
 
 
@@ -99,22 +110,6 @@ def _find_caller_by_key(
         )
     with resources.database.begin() as session:
         return caller_of(session, credentials.credentials)
-
-
-def _require_local_page(request: Request) -> None:
-    """Refuse pages of the web that reach for the user's own machine: by another origin, or by a
-    name they own.
-    """
-    named = [urlsplit(f"//{request.headers.get('host', '')}").hostname]
-    if "origin" in request.headers:
-        named.append(urlsplit(request.headers["origin"]).hostname)
-    for host in named:
-        if host is None or not is_loopback(f"{host}:0"):
-            raise PlatformError(
-                "permission_denied",
-                f"A page of {host!r} must not use the API of this machine.",
-                hint="Open the API by its loopback address, or send an API key.",
-            )
 
 
 def _require_rate(resources: Resources, caller: Caller) -> None:
@@ -132,12 +127,6 @@ def _require_rate(resources: Resources, caller: Caller) -> None:
 
 
 _Finder = Callable[[Session, str], str | None]
-
-
-def _find_project_of_checkpoint(session: Session, checkpoint_id: str) -> str | None:
-    return session.scalar(
-        select(Job.project).join(Checkpoint).where(Checkpoint.id == checkpoint_id)
-    )
 
 
 def _find_project_of_export(session: Session, export_id: str) -> str | None:
@@ -161,7 +150,9 @@ _OWNERS: Final[Mapping[str, _Finder]] = {
     "model_id": lambda session, model_id: session.scalar(
         select(RegisteredModel.project).where(RegisteredModel.id == model_id)
     ),
-    "checkpoint_id": _find_project_of_checkpoint,
+    "checkpoint_id": lambda session, checkpoint_id: session.scalar(
+        select(Job.project).join(Checkpoint).where(Checkpoint.id == checkpoint_id)
+    ),
     "export_id": _find_project_of_export,
     "trajectory_id": _find_project_of_trajectory,
 }

@@ -38,15 +38,14 @@ def _handle_platform_error(request: Request, error: Exception) -> JSONResponse:
 
 def _handle_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    problems = [_to_problem(item["loc"], item["msg"]) for item in error.errors()]
+    # A location begins with the part of the request that it is in: body, query or path.
+    problems = [
+        Problem(".".join(str(part) for part in item["loc"][1:]) or "body", item["msg"])
+        for item in error.errors()
+    ]
     return _to_response(
         request, ProblemsError("invalid_request", "The request cannot be used", problems)
     )
-
-
-def _to_problem(location: tuple[int | str, ...], message: str) -> Problem:
-    _place, *path = location
-    return Problem(".".join(str(part) for part in path) or "body", message)
 
 
 def _handle_http_exception(request: Request, error: Exception) -> JSONResponse:

@@ -34,7 +34,8 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _choose_request_id(scope)
+        given = dict(scope["headers"]).get(REQUEST_ID_HEADER.encode(), b"").decode("latin-1")
+        request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
         scope.setdefault("state", {})["request_id"] = request_id
         began = time.monotonic()
 
@@ -43,32 +44,30 @@ class RequestMiddleware:
                 message.setdefault("headers", []).append(
                     (REQUEST_ID_HEADER.encode(), request_id.encode())
                 )
-                self._report(scope, message["status"], time.monotonic() - began)
+                status = message["status"]
+                seconds = time.monotonic() - began
+                route = getattr(scope.get("route"), "path", "unmatched")
+                self._requests.labels(scope["method"], route, str(status)).inc()
+                self._seconds.labels(scope["method"], route).observe(seconds)
+                notable = status >= _ERROR or scope["method"] not in ("GET", "HEAD")
+                say = log.info if notable else log.debug
+                about = (
+                    {"job_id": job_id}
+                    if (job_id := scope.get("path_params", {}).get("job_id"))
+                    else {}
+                )
+                say(
+                    "request",
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=status,
+                    seconds=round(seconds, 4),
+                    **about,
+                )
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             await self._app(scope, receive, send_named)
-
-    def _report(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
-        self._requests.labels(scope["method"], route, str(status)).inc()
-        self._seconds.labels(scope["method"], route).observe(seconds)
-        notable = status >= _ERROR or scope["method"] not in ("GET", "HEAD")
-        say = log.info if notable else log.debug
-        about = {"job_id": job_id} if (job_id := scope.get("path_params", {}).get("job_id")) else {}
-        say(
-            "request",
-            method=scope["method"],
-            path=scope["path"],
-            status=status,
-            seconds=round(seconds, 4),
-            **about,
-        )
-
-
-def _choose_request_id(scope: Scope) -> str:
-    given = dict(scope["headers"]).get(REQUEST_ID_HEADER.encode(), b"").decode("latin-1")
-    return given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
 
 
 class BodyLimitMiddleware:

@@ -44,7 +44,10 @@ def dashboard_router(directory: Path) -> APIRouter:
             raise HTTPException(_NOT_FOUND, "there is no such route")
         file = (directory / path).resolve()
         if path and file.is_relative_to(directory.resolve()) and file.is_file():
-            return FileResponse(file, headers={"cache-control": _to_cache_control(path)})
+            # The bundler names assets after their content; nothing else may be kept without asking.
+            is_asset = path.startswith("assets/")
+            caching = f"public, max-age={_YEAR_S}, immutable" if is_asset else "no-cache"
+            return FileResponse(file, headers={"cache-control": caching})
         if path.rpartition("/")[2].count("."):
             raise HTTPException(_NOT_FOUND, "there is no such file")
         index = directory / "index.html"
@@ -53,8 +56,3 @@ def dashboard_router(directory: Path) -> APIRouter:
         return FileResponse(index, headers={"cache-control": "no-cache"})
 
     return router
-
-
-def _to_cache_control(path: str) -> str:
-    """The bundler names assets after their content; nothing else may be kept without asking."""
-    return f"public, max-age={_YEAR_S}, immutable" if path.startswith("assets/") else "no-cache"

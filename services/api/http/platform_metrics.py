@@ -12,7 +12,6 @@ from services.api.db.database import Database
 from services.api.db.heartbeats import last_beats
 from services.api.db.job_tables import Job
 from services.api.domain.job_state import JobState
-from services.api.schemas.system import QueueView
 from services.api.use_cases.queues import read_queues
 from services.common.errors import PlatformError
 from services.common.telemetry import exported_metrics as exported
@@ -53,19 +52,17 @@ class PlatformCollector(Collector):
             seen.add_metric([name], beat.seen_at.timestamp())
         yield seen
         try:
-            yield from _iter_queue_metrics(read_queues(self._database, self._redis))
+            views = read_queues(self._database, self._redis)
         except PlatformError:
             return
-
-
-def _iter_queue_metrics(views: list[QueueView]) -> Iterator[Metric]:
-    depth = exported.QUEUE_DEPTH.new_family()
-    size = exported.QUEUE_BYTES.new_family()
-    age = exported.QUEUE_OLDEST_AGE.new_family()
-    for view in views:
-        whose = [view.name, view.job_id or "", "" if view.attempt is None else str(view.attempt)]
-        depth.add_metric(whose, view.entries)
-        size.add_metric(whose, view.bytes)
-        if view.oldest_age_s is not None:
-            age.add_metric(whose, view.oldest_age_s)
-    yield from (depth, size, age)
+        depth = exported.QUEUE_DEPTH.new_family()
+        size = exported.QUEUE_BYTES.new_family()
+        age = exported.QUEUE_OLDEST_AGE.new_family()
+        for view in views:
+            attempt = "" if view.attempt is None else str(view.attempt)
+            whose = [view.name, view.job_id or "", attempt]
+            depth.add_metric(whose, view.entries)
+            size.add_metric(whose, view.bytes)
+            if view.oldest_age_s is not None:
+                age.add_metric(whose, view.oldest_age_s)
+        yield from (depth, size, age)

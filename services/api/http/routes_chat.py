@@ -175,21 +175,16 @@ def _iter_frames(generation: _Generation, kind: str, delta: _Delta) -> Iterator[
                 "finish_reason": piece.finish_reason or None,
             }
             usage = _to_usage(piece).model_dump() if piece.finish_reason else None
-            yield _to_frame({**head, "choices": [choice], "usage": usage, **_to_denoising(piece)})
+            # Not OpenAI's: the step, and the text of every token of the unfinished block, null where it
+            # is masked.
+            draft = [text or None for text in piece.draft]
+            denoising = {"denoising": {"step": piece.num_steps, "draft": draft}} if draft else {}
+            yield _to_frame({**head, "choices": [choice], "usage": usage, **denoising})
     except PlatformError as error:  # the response has begun: its status is sent already
         yield _to_frame(
             {"error": {"type": error.kind.http_type, "code": error.code, "message": error.message}}
         )
     yield "data: [DONE]\n\n"
-
-
-def _to_denoising(piece: rollout_pb2.GenerateResponse) -> dict[str, Any]:
-    """Not OpenAI's: the step, and the text of every token of the unfinished block; null where it is
-    masked.
-    """
-    if not piece.draft:
-        return {}
-    return {"denoising": {"step": piece.num_steps, "draft": [text or None for text in piece.draft]}}
 
 
 def _to_frame(content: dict[str, Any]) -> str:

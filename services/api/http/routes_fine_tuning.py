@@ -6,7 +6,7 @@ platform's own keys beside them: `client.fine_tuning.jobs.create(…, extra_body
 50}})`.
 """
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Header
 from sqlalchemy import select
@@ -124,7 +124,11 @@ def list_fine_tuning_checkpoints(
 
 def _to_view(job: Job) -> FineTuningJobView:
     method = _METHODS.get(job.method, job.method)
-    hyperparameters = _to_hyperparameters(job.spec)
+    if job.spec["method"]["type"] == "rl":
+        hyperparameters = {"batch_size": job.spec["rl"]["prompts_per_step"], "n_epochs": 1}
+    else:
+        sft = job.spec["sft"]
+        hyperparameters = {"batch_size": sft["batch_size"], "n_epochs": sft["epochs"]}
     return FineTuningJobView(
         id=job.id,
         created_at=job.created_at,
@@ -142,12 +146,6 @@ def _to_view(job: Job) -> FineTuningJobView:
         metadata=job.labels,
         suffix=job.suffix,
     )
-
-
-def _to_hyperparameters(spec: dict[str, Any]) -> dict[str, Any]:
-    if spec["method"]["type"] == "rl":
-        return {"batch_size": spec["rl"]["prompts_per_step"], "n_epochs": 1}
-    return {"batch_size": spec["sft"]["batch_size"], "n_epochs": spec["sft"]["epochs"]}
 
 
 def _to_event(row: JobEvent) -> FineTuningEvent:

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
 from services.api.adapters.job_logs import LEARNER, JobLog, LogLine, job_log
-from services.api.db.job_tables import Job
 from services.api.db.jobs import get_job
 from services.api.domain.diagnosis import JobSnapshot, diagnose
 from services.api.domain.event_ids import parse_position
@@ -30,22 +29,20 @@ def get_diagnosis(resources: Res, job_id: str) -> DiagnosisView:
     """One sentence on what limits the job, and a change that helps."""
     with resources.database.begin() as session:
         job = get_job(session, job_id)
-    found = diagnose(_to_snapshot(job))
+    found = diagnose(
+        JobSnapshot(
+            state=job.job_state,
+            phase=job.phase,
+            waiting_for=job.awaited_service,
+            stalled=job.stalled,
+            error_code=job.error_code,
+            error_message=job.error_message,
+            metrics=job.latest_metrics,
+            spec=job.spec,
+        )
+    )
     return DiagnosisView(
         job_id=job_id, code=found.code, sentence=found.sentence, suggestion=found.suggestion
-    )
-
-
-def _to_snapshot(job: Job) -> JobSnapshot:
-    return JobSnapshot(
-        state=job.job_state,
-        phase=job.phase,
-        waiting_for=job.awaited_service,
-        stalled=job.stalled,
-        error_code=job.error_code,
-        error_message=job.error_message,
-        metrics=job.latest_metrics,
-        spec=job.spec,
     )
 
 

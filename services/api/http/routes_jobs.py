@@ -1,6 +1,5 @@
 """/v1/jobs: submit, list, show"""
 
-from collections.abc import Iterator
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
@@ -84,15 +83,14 @@ def _to_conditions(
         conditions.append(Job.state.in_(status))
     if method is not None:
         conditions.append(Job.method == method)
-    if labels := dict(_iter_metadata(request)):
+    labels = {
+        name.removeprefix("metadata[").removesuffix("]"): value
+        for name, value in request.query_params.multi_items()
+        if name.startswith("metadata[") and name.endswith("]")
+    }
+    if labels:
         conditions.append(Job.labels.contains(labels))
     return conditions
-
-
-def _iter_metadata(request: Request) -> Iterator[tuple[str, str]]:
-    for name, value in request.query_params.multi_items():
-        if name.startswith("metadata[") and name.endswith("]"):
-            yield name.removeprefix("metadata[").removesuffix("]"), value
 
 
 @router.get("")

@@ -4,11 +4,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import StreamingResponse
-from sqlalchemy import Select, select
+from sqlalchemy import select
 
 from services.api.db.job_tables import Attempt
 from services.api.db.jobs import get_job
-from services.api.db.record_tables import Checkpoint, Evaluation, JobEvent
+from services.api.db.record_tables import Checkpoint, Evaluation
 from services.api.db.series import SeriesQuery, read_series
 from services.api.domain.event_ids import parse_position
 from services.api.http.paging import make_page, to_page, to_page_after
@@ -47,7 +47,12 @@ def list_events(
     with resources.database.begin() as session:
         get_job(session, job_id)
         if _STREAM not in request.headers.get("accept", ""):
-            rows = session.scalars(_select_events(job_id, cursor, query).limit(query.limit + 1))
+            if query.order == "asc":
+                events = events_after(job_id, position, _to_filter(query))
+            else:
+                before = None if cursor is None else position
+                events = events_before(job_id, before, _to_filter(query))
+            rows = session.scalars(events.limit(query.limit + 1))
             return to_page(EventView, rows, query.limit)
     stream = event_stream(resources, job_id, position, _to_filter(query))
     return StreamingResponse(stream, media_type=_STREAM, headers={"cache-control": "no-store"})
@@ -55,14 +60,6 @@ def list_events(
 
 def _to_filter(query: EventQuery) -> EventFilter:
     return EventFilter(tuple(query.type), query.level)
-
-
-def _select_events(job_id: str, cursor: str | None, query: EventQuery) -> Select[JobEvent]:
-    if query.order == "asc":
-        return events_after(job_id, parse_position(cursor), _to_filter(query))
-    return events_before(
-        job_id, None if cursor is None else parse_position(cursor), _to_filter(query)
-    )
 
 
 @router.get("/metrics")

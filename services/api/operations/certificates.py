@@ -33,7 +33,13 @@ def ensure_certificates(directory: Path, hosts: Collection[str]) -> bool:
     """Make certificates for the hosts unless there are; returns whether new ones were written."""
     if _covers(directory, hosts):
         return False
-    authority, authority_key = _make_authority()
+    authority_key = ec.generate_private_key(ec.SECP256R1())
+    name = _make_name("DiRL Platform authority")
+    authority = (
+        _make_builder(name, name, authority_key)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(authority_key, hashes.SHA256())
+    )
     certificate, key = _make_certificate(hosts, authority, authority_key)
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     _write(directory / "ca.pem", authority.public_bytes(Encoding.PEM))
@@ -58,15 +64,6 @@ def _covers(directory: Path, hosts: Collection[str]) -> bool:
         set(map(_to_general_name, hosts)) <= set(names)
         and utc_now() < certificate.not_valid_after_utc
     )
-
-
-def _make_authority() -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = _make_name("DiRL Platform authority")
-    builder = _make_builder(name, name, key).add_extension(
-        x509.BasicConstraints(ca=True, path_length=0), critical=True
-    )
-    return builder.sign(key, hashes.SHA256()), key
 
 
 def _make_certificate(

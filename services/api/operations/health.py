@@ -29,29 +29,22 @@ def main() -> None:
         sys.exit(f"usage: python -m services.api.operations.health {'|'.join(PROCESSES)}")
     settings = read_settings(ApiSettings)
     if sys.argv[1] == "api":
-        _check_api(settings.api_listen)
+        url = f"http://127.0.0.1:{settings.api_listen.rpartition(':')[2]}/healthz"
+        try:
+            httpx.get(url, timeout=_TIMEOUT_S, trust_env=False).raise_for_status()
+        except httpx.HTTPError as error:
+            sys.exit(f"{url}: {error}")
     else:
-        _check_heartbeat(settings.database_url, _SIGN[sys.argv[1]])
-
-
-def _check_api(listen: str) -> None:
-    url = f"http://127.0.0.1:{listen.rpartition(':')[2]}/healthz"
-    try:
-        httpx.get(url, timeout=_TIMEOUT_S, trust_env=False).raise_for_status()
-    except httpx.HTTPError as error:
-        sys.exit(f"{url}: {error}")
-
-
-def _check_heartbeat(database_url: str, name: str) -> None:
-    try:
-        with Database(database_url).begin() as session:
-            beat = last_beats(session).get(name)
-    except SQLAlchemyError as error:
-        sys.exit(f"the database does not say when {name} was last seen: {error}")
-    if beat is None or utc_now() - beat.seen_at > LATE:
-        sys.exit(
-            f"{name} was last seen: {'never' if beat is None else beat.seen_at.isoformat(timespec='seconds')}"
-        )
+        name = _SIGN[sys.argv[1]]
+        try:
+            with Database(settings.database_url).begin() as session:
+                beat = last_beats(session).get(name)
+        except SQLAlchemyError as error:
+            sys.exit(f"the database does not say when {name} was last seen: {error}")
+        if beat is None or utc_now() - beat.seen_at > LATE:
+            sys.exit(
+                f"{name} was last seen: {'never' if beat is None else beat.seen_at.isoformat(timespec='seconds')}"
+            )
 
 
 if __name__ == "__main__":

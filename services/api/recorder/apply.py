@@ -47,6 +47,7 @@ def apply_events(
     Raises PlatformError("not_found") for a job or attempt that the database does not know.
     """
     job = lock_job(session, job_id)
+    # Read under the job's lock: the scheduler may apply the same events from the journal meanwhile.
     attempt = _find_attempt(session, job_id, attempt_number)
     ahead = sorted(
         {event.seq: event for event in events if event.seq > attempt.last_event_seq}.items()

@@ -26,12 +26,26 @@ class JournalReader:
         None when done.
         """
         try:
-            trainer, after = self._read_position(job_id, attempt_number)
+            wanted = select(Attempt).where(
+                Attempt.job_id == job_id, Attempt.number == attempt_number
+            )
+            with self._database.begin() as session:
+                attempt = session.scalars(wanted).one_or_none()
+            if attempt is None:
+                raise PlatformError(
+                    "not_found", f"Job {job_id} has no attempt {attempt_number} to read events of."
+                )
+            trainer, after = attempt.trainer_address, attempt.last_event_seq
             while events := self._read_journal(job_id, attempt_number, trainer, after):
                 with self._database.begin() as session:
                     applied = apply_events(session, job_id, attempt_number, events)
                 if applied.last_seq <= after:
-                    raise _to_journal_error(job_id, attempt_number, after)
+                    raise PlatformError(
+                        "internal",
+                        f"The journal of attempt {attempt_number} of job {job_id} has later events but"
+                        f" not event {after + 1}.",
+                        hint="Events are numbered without gaps; the journal file was altered or damaged.",
+                    )
                 after = applied.last_seq
         except PlatformError as error:
             log.warning(
@@ -39,17 +53,6 @@ class JournalReader:
             )
             return error
         return None
-
-    def _read_position(self, job_id: str, attempt_number: int) -> tuple[str, int]:
-        """Trainer of the attempt, and the last event applied."""
-        wanted = select(Attempt).where(Attempt.job_id == job_id, Attempt.number == attempt_number)
-        with self._database.begin() as session:
-            attempt = session.scalars(wanted).one_or_none()
-        if attempt is None:
-            raise PlatformError(
-                "not_found", f"Job {job_id} has no attempt {attempt_number} to read events of."
-            )
-        return attempt.trainer_address, attempt.last_event_seq
 
     def _read_journal(
         self, job_id: str, attempt_number: int, trainer: str, after_seq: int
@@ -65,11 +68,3 @@ class JournalReader:
                 if error.code not in UNREACHABLE_CODES:
                     break
         raise errors[-1]
-
-
-def _to_journal_error(job_id: str, attempt_number: int, after: int) -> PlatformError:
-    return PlatformError(
-        "internal",
-        f"The journal of attempt {attempt_number} of job {job_id} has later events but not event {after + 1}.",
-        hint="Events are numbered without gaps; the journal file was altered or damaged.",
-    )

@@ -23,7 +23,7 @@ from services.api.recorder.apply import apply_events
 from services.api.recorder.catch_up import JournalReader
 from services.common.errors import PlatformError
 from services.common.events import Event
-from services.common.streams import EventConsumer, Leased
+from services.common.streams import EventConsumer
 from services.common.telemetry import exported_metrics as exported
 from services.common.telemetry.logs import get_logger
 from services.common.telemetry.metrics import new_registry
@@ -68,11 +68,18 @@ class Recorder:
 
     def step(self, consumer: EventConsumer, block_ms: int) -> int:
         """Take a batch, record it, acknowledge it; returns its size."""
-        self._beat()
+        if time.monotonic() >= self._next_heartbeat:
+            self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
+            with self._database.begin() as session:
+                beat(session, "recorder")
         leased = consumer.take(_BATCH, block_ms)
-        for (job_id, attempt), events in _group_by_attempt(leased).items():
+        groups: dict[tuple[str, int], list[Event]] = defaultdict(list)
+        for item in leased:
+            groups[item.value.job_id, item.value.attempt].append(item.value)
+        for (job_id, attempt), events in groups.items():
             with self.metrics.seconds.time():
                 self._record(job_id, attempt, events)
+        # After the commits: a crash repeats events, and a repeated event changes nothing.
         consumer.ack([item.entry_id for item in leased])
         return len(leased)
 
@@ -100,21 +107,7 @@ class Recorder:
             )
             self._journals.catch_up(job_id, attempt)
 
-    def _beat(self) -> None:
-        if time.monotonic() < self._next_heartbeat:
-            return
-        self._next_heartbeat = time.monotonic() + _HEARTBEAT_S
-        with self._database.begin() as session:
-            beat(session, "recorder")
-
 
 def _wait(what: str, reason: str, ended: threading.Event) -> None:
     log.error(what, reason=reason)
     ended.wait(_RETRY_S)
-
-
-def _group_by_attempt(leased: Sequence[Leased[Event]]) -> dict[tuple[str, int], list[Event]]:
-    groups: dict[tuple[str, int], list[Event]] = defaultdict(list)
-    for item in leased:
-        groups[item.value.job_id, item.value.attempt].append(item.value)
-    return groups

@@ -49,13 +49,11 @@ register_tasks(app, settings, metrics)
 _while_working = ExitStack()
 
 
-def _is_worth_logging(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith("Scheduler: Sending due task")
-
-
 def _configure_logging(**_: Any) -> None:
     configure_logging("scheduler", settings.log_level, settings.log_format)
-    logging.getLogger("celery.beat").addFilter(_is_worth_logging)
+    logging.getLogger("celery.beat").addFilter(
+        lambda record: not str(record.msg).startswith("Scheduler: Sending due task")
+    )
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
 

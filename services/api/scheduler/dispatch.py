@@ -7,7 +7,6 @@ the beat repeats.
 """
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from services.api.adapters.fleet import reads_same_spec
 from services.api.db.heartbeats import beat
@@ -32,7 +31,7 @@ from services.api.domain.placement import (
 )
 from services.api.scheduler.context import SchedulerContext
 from services.common.errors import PlatformError
-from services.common.pb.dirl.v1 import rollout_pb2, trainer_pb2
+from services.common.pb.dirl.v1 import trainer_pb2
 from services.common.telemetry.logs import get_logger
 
 log = get_logger()
@@ -44,7 +43,12 @@ def dispatch(context: SchedulerContext) -> None:
     """
     with context.database.begin() as session:
         beat(session, "scheduler")
-        needs = _list_needs(session)
+        jobs = {job.id: job for job in awaiting_placement(session)}
+        waiting = [Waiter(job.id, job.priority, job.key_id or "") for job in jobs.values()]
+        order = fair_order(waiting, jobs_with_services(session))
+        needs = [Need(job_id, jobs[job_id].rollout_replicas) for job_id in order]
+        # Only a first selection: a service that is leased from here on is refused by the primary
+        # key of the leases.
         leased = set(session.scalars(select(ServiceLease.address)))
     if not needs:
         return
@@ -53,30 +57,33 @@ def dispatch(context: SchedulerContext) -> None:
 
     for outcome in place_all(needs, free):
         if isinstance(outcome, Waiting):
-            _store_waiting(context, outcome)
+            with context.database.begin() as session:
+                job = lock_job(session, outcome.job_id)
+                if _is_waiting(job.job_state):
+                    set_waiting(session, job, outcome.service)
         elif _lease_services(context, outcome):
+            # The lease is committed: when this message is lost, the beat starts the attempt.
             context.wakeups.reconcile(outcome.job_id)
-
-
-def _list_needs(session: Session) -> list[Need]:
-    """Of waiting jobs, in the order of their turn."""
-    jobs = {job.id: job for job in awaiting_placement(session)}
-    waiting = [Waiter(job.id, job.priority, job.key_id or "") for job in jobs.values()]
-    order = fair_order(waiting, jobs_with_services(session))
-    return [Need(job_id, jobs[job_id].rollout_replicas) for job_id in order]
 
 
 def _find_free_services(context: SchedulerContext, leased: set[str]) -> FreeServices:
     fleet = context.fleet
     trainers = fleet.ask_all(fleet.trainer_status, [a for a in fleet.trainers if a not in leased])
     replicas = fleet.ask_all(fleet.rollout_status, [a for a in fleet.replicas if a not in leased])
+    # An unleased replica that still has an assignment missed its release; the next assignment
+    # replaces it.
     return FreeServices(
         trainers=[
             address
             for address, status in trainers.items()
             if _is_free_trainer(context, address, status)
         ],
-        replicas=[address for address, status in replicas.items() if _is_free_replica(status)],
+        replicas=[
+            address
+            for address, status in replicas.items()
+            if not isinstance(status, PlatformError)
+            and (status.state == "idle" or status.job_id != "")
+        ],
         reward_is_up=fleet.reward_is_up(),
     )
 
@@ -122,20 +129,6 @@ def _stop_orphan(
         context.fleet.stop_job(address, status.job_id, status.attempt, grace_s=0.0)
     except PlatformError as error:
         log.warning("orphaned learner not stopped", trainer=address, reason=error.message)
-
-
-def _is_free_replica(status: rollout_pb2.GetRolloutStatusResponse | PlatformError) -> bool:
-    """An unleased replica that still has an assignment missed its release; the next assignment
-    replaces it.
-    """
-    return not isinstance(status, PlatformError) and (status.state == "idle" or status.job_id != "")
-
-
-def _store_waiting(context: SchedulerContext, waiting: Waiting) -> None:
-    with context.database.begin() as session:
-        job = lock_job(session, waiting.job_id)
-        if _is_waiting(job.job_state):
-            set_waiting(session, job, waiting.service)
 
 
 def _lease_services(context: SchedulerContext, placement: Placement) -> bool:

@@ -34,6 +34,7 @@ def end_attempt(
     if unread is not None and unread.code in UNREACHABLE_CODES and trainer_is_up:
         release_claim(context, claimed)
         return
+    # While the leases still stand: when another job may lease the replicas, they are idle.
     _release_services(context, claimed.job.id, attempt)
 
     with context.database.begin() as session:
@@ -43,7 +44,11 @@ def end_attempt(
         failed_before = close_attempt(session, job, row, end)
         states = decide(job.job_state, end, failed_before).states
         for state in states:
-            transition(session, job, state, end if _shows_error(state, end) else None)
+            # The job shows the attempt's error only where it says why the job failed or was paused.
+            explains = state is JobState.FAILED or (
+                state is JobState.PAUSED and end.error_code in PAUSING_CODES
+            )
+            transition(session, job, state, end if explains else None)
     log.info(
         "attempt ended",
         job_id=claimed.job.id,
@@ -52,14 +57,8 @@ def end_attempt(
         error_code=end.error_code,
         job_state=job.state,
     )
+    # After the commit: an earlier dispatch would find the services still leased.
     context.wakeups.dispatch()
-
-
-def _shows_error(state: JobState, end: AttemptResult) -> bool:
-    """Whether the job shows the attempt's error: it is why it failed, or why it was paused."""
-    return state is JobState.FAILED or (
-        state is JobState.PAUSED and end.error_code in PAUSING_CODES
-    )
 
 
 def _release_services(context: SchedulerContext, job_id: str, attempt: Attempt) -> None:

@@ -85,7 +85,9 @@ def _request_export(
         raise PlatformError(
             "trainer_unavailable", "No trainer answers; an export is written by one."
         )
+    # The same trainer where possible: it knows the export and does not write it a second time.
     address = export.trainer_address if export.trainer_address in up else up[0]
+    # Before the trainer is asked: retention may remove the checkpoint until it is read.
     pin(Path(checkpoint.path), export.id, _DEADLINE_S)
     return address, fleet.start_export(address, export.id, checkpoint.path, export.output_path)
 
@@ -114,6 +116,7 @@ def _store_progress(
         return
     with context.database.begin() as session:
         row = open_locked(session, Export, export.id, token)
+        # Only starts count towards the limit, not looks at an export that makes progress.
         row.starts += row.state == "queued"
         row.state = "queued" if restart else "running"
         row.trainer_address = address

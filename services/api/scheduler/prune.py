@@ -63,6 +63,7 @@ def _read_left_journals(context: SchedulerContext) -> None:
 
 def _delete_left_streams(context: SchedulerContext) -> None:
     """Streams of attempts that have ended, left over when Redis could not be reached at their end."""
+    # Listed before the running attempts are read: one that starts in between has no key here.
     keys = context.redis.scan_iter(match="dirl:job_*:*:*", count=1000)
     parts = (key.decode().split(":") for key in keys)
     attempts = {(job_id, int(number)) for _, job_id, number, _ in parts}
@@ -77,6 +78,7 @@ def _delete_left_streams(context: SchedulerContext) -> None:
 
 
 def _delete_broken_uploads(context: SchedulerContext) -> None:
+    # Listed before the rows are read, and old: an upload that is being stored is not among them.
     old = _list_old(context.data_dir / "files", "file_*")
     if not old:
         return

@@ -51,7 +51,13 @@ def reconcile(context: SchedulerContext, job_id: str) -> bool:
         return False
     attempt = claimed.attempt
     if attempt is None:
-        _finish_cancel(context, claimed)
+        # Between two attempts a cancel has nothing to stop; everything else is the dispatcher's.
+        if claimed.job.job_state is not JobState.CANCELLING:
+            release_claim(context, claimed)
+        else:
+            with context.database.begin() as session:
+                job = open_locked(session, Job, claimed.job.id, claimed.token)
+                transition(session, job, JobState.CANCELLED)
     elif claimed.job.job_state is JobState.PROVISIONING:
         start_attempt(context, claimed, attempt)
     else:
@@ -59,18 +65,9 @@ def reconcile(context: SchedulerContext, job_id: str) -> bool:
     return True
 
 
-def _finish_cancel(context: SchedulerContext, claimed: ClaimedJob) -> None:
-    """Between two attempts a cancel has nothing to stop; everything else is the dispatcher's."""
-    if claimed.job.job_state is not JobState.CANCELLING:
-        release_claim(context, claimed)
-        return
-    with context.database.begin() as session:
-        job = open_locked(session, Job, claimed.job.id, claimed.token)
-        transition(session, job, JobState.CANCELLED)
-
-
 def _watch(context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt) -> None:
     try:
+        # Before the status is read: a learner that ends at once is then seen in the same round.
         _ask_to_stop(context, claimed, attempt)
         status = _request_status(context, attempt, attempt.trainer_address)
     except PlatformError as error:
@@ -100,6 +97,8 @@ def _ask_to_stop(context: SchedulerContext, claimed: ClaimedJob, attempt: Attemp
         return
     context.fleet.stop_job(attempt.trainer_address, claimed.job.id, attempt.number, grace_s)
     with context.database.begin() as session:
+        # Stored after the call: a crash in between repeats the stop, which changes nothing; the
+        # other order could lose it.
         session.get_one(Attempt, attempt.id).stop_requested_at = utc_now()
     log.info(
         "learner asked to stop", job_id=claimed.job.id, attempt=attempt.number, grace_s=grace_s
@@ -131,6 +130,7 @@ def _handle_unreachable(
         log.error(
             "trainer refused", job_id=claimed.job.id, attempt=attempt.number, reason=error.message
         )
+    # The first failure starts the clock; a response clears it.
     since = attempt.unreachable_since or utc_now()
     silent_s = _seconds_since(since)
     if silent_s > context.settings.trainer_lost_after_s:

@@ -43,10 +43,17 @@ def watch_for_stall(context: SchedulerContext, job: Job, attempt: Attempt) -> At
     if (stall is None) != (job.stalled is None):
         _store_stall(context, job.id, stall, now)
         if stall is not None:
-            _dump_stacks(context, attempt)
+            log.warning("job stalled", job_id=attempt.job_id, attempt=attempt.number)
+            try:
+                context.fleet.dump_stacks(attempt.trainer_address, attempt.job_id, attempt.number)
+            except PlatformError as error:
+                log.warning("stacks not written", job_id=attempt.job_id, reason=error.message)
     if stall is None or not must_give_up(stall, now.timestamp()):
         return None
-    _stop(context, attempt)
+    try:
+        context.fleet.stop_job(attempt.trainer_address, attempt.job_id, attempt.number, grace_s=0.0)
+    except PlatformError as error:
+        log.warning("stalled learner not stopped", job_id=attempt.job_id, reason=error.message)
     since = datetime.fromtimestamp(stall.since, UTC).isoformat(timespec="seconds")
     message = (
         f"Phase {stall.phase} made no progress since {since}; its budget is {stall.budget_s:.0f} s."
@@ -69,18 +76,3 @@ def _store_stall(
                 session, job, RECOVERED_EVENT, {"phase": job.stalled["phase"], "silent_s": silent_s}
             )
             job.stalled = None
-
-
-def _dump_stacks(context: SchedulerContext, attempt: Attempt) -> None:
-    log.warning("job stalled", job_id=attempt.job_id, attempt=attempt.number)
-    try:
-        context.fleet.dump_stacks(attempt.trainer_address, attempt.job_id, attempt.number)
-    except PlatformError as error:
-        log.warning("stacks not written", job_id=attempt.job_id, reason=error.message)
-
-
-def _stop(context: SchedulerContext, attempt: Attempt) -> None:
-    try:
-        context.fleet.stop_job(attempt.trainer_address, attempt.job_id, attempt.number, grace_s=0.0)
-    except PlatformError as error:
-        log.warning("stalled learner not stopped", job_id=attempt.job_id, reason=error.message)

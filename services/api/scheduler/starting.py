@@ -30,9 +30,12 @@ log = get_logger()
 
 def start_attempt(context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt) -> None:
     """Assign the replicas and start the learner; then the job runs."""
+    # The service that the job is said to wait for when the next call fails.
     service = "rollout"
     try:
+        # Replicas first: the learner issues prompts as soon as it runs.
         _assign(context, claimed, attempt, attempt.rollout_addresses)
+        # Before the start: a learner that resumes reads the revisions that it has not applied yet.
         write_missing_revisions(context, claimed.job)
         service = "trainer"
         context.fleet.start_job(
@@ -110,21 +113,9 @@ def _assign(
     context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt, addresses: Iterable[str]
 ) -> None:
     """Assign side by side; raises the first error."""
-    request = _to_assign_request(context, claimed, attempt)
-    results = context.fleet.ask_all(
-        lambda address: context.fleet.assign(address, request), addresses
-    )
-    for result in results.values():
-        if isinstance(result, PlatformError):
-            raise result
-
-
-def _to_assign_request(
-    context: SchedulerContext, claimed: ClaimedJob, attempt: Attempt
-) -> rollout_pb2.AssignRequest:
     names = stream_names(claimed.job.id, attempt.number)
     spec = claimed.spec
-    return rollout_pb2.AssignRequest(
+    request = rollout_pb2.AssignRequest(
         job_id=claimed.job.id,
         attempt=attempt.number,
         model_path=claimed.job.model_path,
@@ -135,6 +126,12 @@ def _to_assign_request(
         max_batch_size=spec.resources.rollout_batch_size,
         dtype=_DTYPES[spec.trainer.precision],
     )
+    results = context.fleet.ask_all(
+        lambda address: context.fleet.assign(address, request), addresses
+    )
+    for result in results.values():
+        if isinstance(result, PlatformError):
+            raise result
 
 
 def _to_start_request(

@@ -1,7 +1,6 @@
 """Changing a job while it runs: metadata, priority, hyperparameters, and checkpoints on request."""
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from services.api.db.job_tables import Job
 from services.api.db.jobs import append_event, get_job, lock_job
@@ -39,7 +38,24 @@ def change_job(plane: ControlPlane, job_id: str, changes: JobChanges) -> Job:
         if changes.priority is not None:
             job.priority = changes.priority
         if changes.hyperparameters:
-            _add_revision(session, job, changes.hyperparameters)
+            if job.job_state in TERMINAL:
+                raise PlatformError(
+                    "illegal_transition",
+                    f"Hyperparameters of job {job.id} cannot be changed: it is {job.state}.",
+                    hint="Fork it with other values.",
+                )
+            check_steerable(changes.hyperparameters)
+            spec = JobSpec.model_validate(job.spec)
+            _require_effect(spec, changes.hyperparameters)
+            changed = with_changes(spec, changes.hyperparameters)
+            job.spec, job.spec_hash = changed.model_dump(mode="json"), changed.spec_hash()
+            job.revision += 1
+            append_event(
+                session,
+                job,
+                _CHANGED_EVENT,
+                {"revision": job.revision, "changes": changes.hyperparameters},
+            )
     write_missing_revisions(plane, job)
     return job
 
@@ -79,22 +95,6 @@ def request_checkpoint(plane: ControlPlane, job_id: str) -> CheckpointRequest:
     require_state(job_id, "write a checkpoint of", job.job_state, frozenset({JobState.RUNNING}))
     write_checkpoint_request(plane.job_dir(job_id), new_id("ckpt"))
     return CheckpointRequest(job_id=job_id, after_step=(job.progress or {"step": 0})["step"])
-
-
-def _add_revision(session: Session, job: Job, changes: Changes) -> None:
-    if job.job_state in TERMINAL:
-        raise PlatformError(
-            "illegal_transition",
-            f"Hyperparameters of job {job.id} cannot be changed: it is {job.state}.",
-            hint="Fork it with other values.",
-        )
-    check_steerable(changes)
-    spec = JobSpec.model_validate(job.spec)
-    _require_effect(spec, changes)
-    changed = with_changes(spec, changes)
-    job.spec, job.spec_hash = changed.model_dump(mode="json"), changed.spec_hash()
-    job.revision += 1
-    append_event(session, job, _CHANGED_EVENT, {"revision": job.revision, "changes": changes})
 
 
 def _require_effect(spec: JobSpec, changes: Changes) -> None:

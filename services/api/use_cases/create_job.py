@@ -105,6 +105,7 @@ def _to_row(checked: CheckedSpec, caller: Caller, origin: Origin | None) -> Job:
 def _copy_origin(plane: ControlPlane, origin: Origin, job_id: str) -> Iterator[None]:
     """The checkpoint in the new job's directory; the directory is removed when the block raises."""
     source, target = Path(origin.checkpoint.path), plane.job_dir(job_id)
+    # The parent may be running: its retention must not remove the checkpoint while it is copied.
     pin(source, job_id, _COPY_S)
     try:
         adopt_checkpoint(source, plane.job_dir(origin.parent.id), target)
@@ -127,6 +128,7 @@ def _store(plane: ControlPlane, job: Job, keyed: KeyedRequest | None) -> bool:
     """Insert and queue; False, with nothing stored, when the key was used meanwhile."""
     with plane.database.begin() as session:
         session.add(job)
+        # The job goes first: the row of the key refers to it.
         session.flush()
         if keyed is not None:
             used = (
@@ -140,6 +142,7 @@ def _store(plane: ControlPlane, job: Job, keyed: KeyedRequest | None) -> bool:
                 .on_conflict_do_nothing()
                 .returning(IdempotencyKey.key)
             )
+            # A request with the same key at the same time waited here for the other's commit.
             if session.execute(used).first() is None:
                 session.rollback()
                 return False

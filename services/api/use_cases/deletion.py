@@ -117,22 +117,19 @@ def finish_deletions(
         rows = session.scalars(pending).all()
     for row in rows:
         try:
-            _remove(plane, row)
+            directory = Path(row.path)
+            if row.is_archived and row.job_id is not None:
+                archive = archive_of(plane.settings.object_store_url, row.job_id, directory)
+                if archive is not None:
+                    archive.delete()
+            if directory.exists():
+                shutil.rmtree(directory)
         except (PlatformError, OSError) as error:
             log.warning("deletion put off", path=row.path, reason=str(error))
             continue
+        # Only when it is removed: after a crash the next call finds the directory again.
         with plane.database.begin() as session:
             session.execute(delete(PendingDeletion).where(PendingDeletion.path == row.path))
-
-
-def _remove(plane: ControlPlane, row: PendingDeletion) -> None:
-    directory = Path(row.path)
-    if row.is_archived and row.job_id is not None:
-        archive = archive_of(plane.settings.object_store_url, row.job_id, directory)
-        if archive is not None:
-            archive.delete()
-    if directory.exists():
-        shutil.rmtree(directory)
 
 
 def _add_pending(

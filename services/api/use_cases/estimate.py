@@ -107,24 +107,22 @@ def _estimate_resources(
 ) -> ResourceEstimate:
     plane.data_dir.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(plane.data_dir).free
-    activations = _estimate_activations(
-        checked, [found.longest_sample for found in lengths if found is not None]
-    )
+    longest = max((found.longest_sample for found in lengths if found is not None), default=None)
+    config = checked.model_path / "config.json"
+    shape = Shape.of(json.loads(config.read_text())) if config.is_file() else None
+    activations = None
+    if shape is not None and longest is not None:
+        activations = activation_bytes(shape, checked.spec, row_tokens(checked.spec, longest))
+    # The memory of this machine says something only when the trainers run on it, without a GPU.
+    local = all(is_loopback(address) for address in plane.settings.trainer_addresses)
+    memory = int(psutil.virtual_memory().total) if local and not _GPU.exists() else None
     return estimate_resources(
         _count_parameters(checked.model_path),
         activations,
         checked.spec,
-        _read_trainer_memory(plane),
+        memory,
         free,
     )
-
-
-def _estimate_activations(checked: CheckedSpec, longest_samples: Sequence[int]) -> int | None:
-    config = checked.model_path / "config.json"
-    shape = Shape.of(json.loads(config.read_text())) if config.is_file() else None
-    if shape is None or not longest_samples:
-        return None
-    return activation_bytes(shape, checked.spec, row_tokens(checked.spec, max(longest_samples)))
 
 
 def _find_length_problems(
@@ -165,12 +163,6 @@ def _to_file_estimate(report: FileReport, lengths: Lengths | None) -> FileEstima
     )
 
 
-def _read_trainer_memory(plane: ControlPlane) -> int | None:
-    """Memory of this machine, when the trainers run on it without a GPU."""
-    local = all(is_loopback(address) for address in plane.settings.trainer_addresses)
-    return int(psutil.virtual_memory().total) if local and not _GPU.exists() else None
-
-
 def _count_parameters(model: Path) -> int:
     """Numbers in the model's safetensors files, by their headers."""
     return sum(_count_numbers(path) for path in sorted(model.glob("*.safetensors")))
@@ -199,7 +191,10 @@ def _probe_prompts(plane: ControlPlane, checked: CheckedSpec) -> tuple[Probe | N
             "The job does not begin with reinforcement learning: its policy is not the base model.",
         )
     try:
-        rows = _choose_rows(checked)
+        # By turns from every file that the stage trains on, so that no file of a mixture is left out.
+        files = [iter_rows(use.path) for use in checked.uses if use.needs == "rl"]
+        turns = (row for turn in zip_longest(*files) for row in turn if row is not None)
+        rows = list(islice(turns, _PROBED_PROMPTS))
         replica = find_free_replica(plane)
         generations = min(_MOST_GENERATIONS, spec.rl.num_generations)
         groups = [_grade_responses(plane, replica, checked, row, generations) for row in rows]
@@ -208,13 +203,6 @@ def _probe_prompts(plane: ControlPlane, checked: CheckedSpec) -> tuple[Probe | N
     correct = sum(all(group) for group in groups)
     wrong = sum(not any(group) for group in groups)
     return Probe(len(groups), generations, correct, wrong), None
-
-
-def _choose_rows(checked: CheckedSpec) -> list[Row]:
-    """Rows of every file that the stage trains on, by turns."""
-    files = [iter_rows(use.path) for use in checked.uses if use.needs == "rl"]
-    turns = (row for turn in zip_longest(*files) for row in turn if row is not None)
-    return list(islice(turns, _PROBED_PROMPTS))
 
 
 def find_free_replica(plane: ControlPlane) -> str:

@@ -89,7 +89,10 @@ class EventFeed:
         with self._lock:
             read_at, head = self._heads.get(job_id, (float("-inf"), Head(0, False)))
             if self._clock() - read_at > _HEAD_S:
-                head = self._read_head(job_id)
+                # Read under the lock: streams that ask meanwhile wait, and share the answer.
+                with self._database.begin() as session:
+                    job = get_job(session, job_id)
+                    head = Head(job.event_count, job.job_state.is_terminal)
                 _keep(self._heads, job_id, (self._clock(), head))
             return head
 
@@ -98,22 +101,18 @@ class EventFeed:
         key = (job_id, position, wanted, head.position)
         with self._lock:
             if key not in self._batches:
-                _keep(self._batches, key, self._read_batch(*key))
+                statement = (
+                    events_after(job_id, position, wanted)
+                    .where(JobEvent.position <= head.position)
+                    .limit(BATCH)
+                )
+                with self._database.begin() as session:
+                    rows = session.scalars(statement).all()
+                # A filter may leave out the newest events: a batch that is not full reaches the head.
+                reached = rows[-1].position if len(rows) == BATCH else head.position
+                events = tuple(EventView.model_validate(row) for row in rows)
+                _keep(self._batches, key, Batch(events, reached))
             return self._batches[key]
-
-    def _read_head(self, job_id: str) -> Head:
-        with self._database.begin() as session:
-            job = get_job(session, job_id)
-            return Head(job.event_count, job.job_state.is_terminal)
-
-    def _read_batch(self, job_id: str, position: int, wanted: EventFilter, last: int) -> Batch:
-        statement = (
-            events_after(job_id, position, wanted).where(JobEvent.position <= last).limit(BATCH)
-        )
-        with self._database.begin() as session:
-            rows = session.scalars(statement).all()
-        reached = rows[-1].position if len(rows) == BATCH else last
-        return Batch(tuple(EventView.model_validate(row) for row in rows), reached)
 
 
 def events_after(job_id: str, position: int, wanted: EventFilter) -> Select[JobEvent]:

@@ -36,7 +36,10 @@ def to_job_spec(request: FineTuningRequest) -> dict[str, Any]:
         problems.append(Problem("integrations", "must be empty: jobs report to the platform alone"))
     details = request.method.get(str(method)) or {}
     given = details.get("hyperparameters") or request.hyperparameters or {}
-    sections = _to_sections(str(method), given, problems) if method in _TYPES else {}
+    sections: dict[str, dict[str, Any]] = {}
+    if method in _TYPES:
+        for section, key, value in _translate(str(method), given, problems):
+            sections.setdefault(section, {})[key] = value
     if "grader" in details:
         sections["reward"] = {"graders": [_to_grader(details["grader"], problems)]}
     if problems:
@@ -51,13 +54,6 @@ def to_job_spec(request: FineTuningRequest) -> dict[str, Any]:
         "method": {"type": method},
     }
     return _merge({**spec, **sections}, request.model_extra or {})
-
-
-def _to_sections(method: str, given: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
-    sections: dict[str, dict[str, Any]] = {}
-    for section, key, value in _translate(method, given, problems):
-        sections.setdefault(section, {})[key] = value
-    return dict(sections)
 
 
 def _translate(
@@ -81,6 +77,15 @@ def _translate(
             problems.append(Problem(f"method.{method}.hyperparameters.{name}", rule))
 
 
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the platform's own keys, which win."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
 def _to_grader(grader: Any, problems: list[Problem]) -> dict[str, Any]:
     """A grader of the spec from one of OpenAI's, named after its type where it has no name."""
     if not isinstance(grader, dict) or not isinstance(grader.get("type"), str):
@@ -89,12 +94,3 @@ def _to_grader(grader: Any, problems: list[Problem]) -> dict[str, Any]:
         )
         return {}
     return {"name": grader["type"], **grader}
-
-
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the platform's own keys, which win."""
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged

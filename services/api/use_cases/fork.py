@@ -37,14 +37,7 @@ def fork_job(plane: ControlPlane, caller: Caller, job_id: str, request: ForkRequ
     given = {"suffix": request.suffix, "metadata": request.metadata}
     own = {key: value for key, value in given.items() if value is not None}
     spec = with_changes(JobSpec.model_validate(parent.spec), {**request.changes, **own})
-    _require_same_rows(parent, spec.model_dump(mode="json"))
-    job = create_job(plane, caller, spec, origin=origin)
-    assert job is not None, "only a job with an idempotency key may exist already"
-    plane.wakeups.dispatch()
-    return job
-
-
-def _require_same_rows(parent: Job, values: dict[str, Any]) -> None:
+    values = spec.model_dump(mode="json")
     # Values are compared, not the keys of the request: a section may bring another file along.
     problems = [
         Problem(
@@ -57,6 +50,10 @@ def _require_same_rows(parent: Job, values: dict[str, Any]) -> None:
     if problems:
         hint = "To train on other data, export the checkpoint and submit a job with it as `model`"
         raise ProblemsError("spec_invalid", f"The job cannot be forked so. {hint}", problems)
+    job = create_job(plane, caller, spec, origin=origin)
+    assert job is not None, "only a job with an idempotency key may exist already"
+    plane.wakeups.dispatch()
+    return job
 
 
 def _read_key(values: dict[str, Any], key: str) -> Any:

@@ -27,6 +27,7 @@ def generate_response(
         checkpoint = _find_checkpoint(session, caller, model)
         path = _find_model_path(session, caller, model) if checkpoint is None else checkpoint.path
     if checkpoint is not None:
+        # The replica reads the checkpoint later; the retention of a running job might be faster.
         pin(Path(path), "chat", _READ_S)
     request.model_path = path
     return plane.fleet.generate(find_free_replica(plane), request)

@@ -7,7 +7,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from services.api.db.jobs import get_checkpoint
-from services.api.db.record_tables import Checkpoint, Export, RegisteredModel
+from services.api.db.record_tables import Export, RegisteredModel
 from services.api.db.usage import usage_of
 from services.api.domain.access import Caller
 from services.api.schemas.models import ModelRegistration, UsageView
@@ -53,31 +53,29 @@ def export_checkpoint(plane: ControlPlane, caller: Caller, checkpoint_id: str) -
     if row is None:
         plane.require_quota(caller.project)
     with plane.database.begin() as session:
+        # Looked up again under the checkpoint's lock: of two requests at the same time one makes
+        # the export, and the other returns it.
         checkpoint = get_checkpoint(session, checkpoint_id, lock=True)
         row = session.scalar(exports)
         if row is None:
-            row = _to_export(checkpoint, plane.data_dir / "models")
+            if checkpoint.deleted_at is not None:
+                raise PlatformError(
+                    "conflict",
+                    f"Checkpoint {checkpoint.id} cannot be exported: the learner removed it.",
+                    hint="Export a newer one; checkpoint.keep_last and checkpoint.keep_every say how many are kept.",
+                )
+            model_id = new_id("model")
+            row = Export(
+                id=new_id("export"),
+                checkpoint_id=checkpoint.id,
+                model_id=model_id,
+                output_path=str(plane.data_dir / "models" / model_id),
+                state="queued",
+                starts=0,
+            )
             session.add(row)
     plane.wakeups.export(row.id)
     return row
-
-
-def _to_export(checkpoint: Checkpoint, models_dir: Path) -> Export:
-    if checkpoint.deleted_at is not None:
-        raise PlatformError(
-            "conflict",
-            f"Checkpoint {checkpoint.id} cannot be exported: the learner removed it.",
-            hint="Export a newer one; checkpoint.keep_last and checkpoint.keep_every say how many are kept.",
-        )
-    model_id = new_id("model")
-    return Export(
-        id=new_id("export"),
-        checkpoint_id=checkpoint.id,
-        model_id=model_id,
-        output_path=str(models_dir / model_id),
-        state="queued",
-        starts=0,
-    )
 
 
 def read_usage(plane: ControlPlane, caller: Caller) -> UsageView:

@@ -25,7 +25,21 @@ def read_queues(database: Database, client: redis.Redis) -> list[QueueView]:
         ).all()
     try:
         views = [view for attempt in running for view in _read_attempt_queues(client, attempt)]
-        return [*views, _read_events_queue(client)]
+        pending = _count_pending(client, EVENTS_STREAM)
+        return [
+            *views,
+            QueueView(
+                id=EVENTS_STREAM,
+                name="events",
+                job_id=None,
+                attempt=None,
+                entries=pending
+                + sum(int(group.get("lag") or 0) for group in _list_groups(client, EVENTS_STREAM)),
+                pending=pending,
+                oldest_age_s=None,
+                bytes=_measure_bytes(client, EVENTS_STREAM),
+            ),
+        ]
     except redis.RedisError as error:
         raise PlatformError(
             "queue_unavailable",
@@ -37,6 +51,9 @@ def read_queues(database: Database, client: redis.Redis) -> list[QueueView]:
 def _read_attempt_queues(client: redis.Redis, attempt: Attempt) -> Iterator[QueueView]:
     names = stream_names(attempt.job_id, attempt.number)
     for name, key in (("prompts", names.prompts), ("groups", names.groups)):
+        # Ids of entries begin with the milliseconds of their arrival.
+        oldest = cast(list[tuple[bytes, object]], client.xrange(key, count=1))
+        arrivals_s = [int(entry_id.partition(b"-")[0]) / 1000 for entry_id, _ in oldest]
         yield QueueView(
             id=key,
             name=name,
@@ -44,24 +61,9 @@ def _read_attempt_queues(client: redis.Redis, attempt: Attempt) -> Iterator[Queu
             attempt=attempt.number,
             entries=int(client.xlen(key)),
             pending=_count_pending(client, key),
-            oldest_age_s=_measure_oldest_age_s(client, key),
+            oldest_age_s=max(0.0, time.time() - arrivals_s[0]) if arrivals_s else None,
             bytes=_measure_bytes(client, key),
         )
-
-
-def _read_events_queue(client: redis.Redis) -> QueueView:
-    pending = _count_pending(client, EVENTS_STREAM)
-    return QueueView(
-        id=EVENTS_STREAM,
-        name="events",
-        job_id=None,
-        attempt=None,
-        entries=pending
-        + sum(int(group.get("lag") or 0) for group in _list_groups(client, EVENTS_STREAM)),
-        pending=pending,
-        oldest_age_s=None,
-        bytes=_measure_bytes(client, EVENTS_STREAM),
-    )
 
 
 def _count_pending(client: redis.Redis, key: str) -> int:
@@ -70,15 +72,6 @@ def _count_pending(client: redis.Redis, key: str) -> int:
 
 def _list_groups(client: redis.Redis, key: str) -> list[dict[str, Any]]:
     return list(client.xinfo_groups(key)) if client.exists(key) else []
-
-
-def _measure_oldest_age_s(client: redis.Redis, key: str) -> float | None:
-    """Ids of entries begin with the milliseconds of their arrival."""
-    entries = client.xrange(key, count=1)
-    if not entries:
-        return None
-    entry_id, _ = cast(tuple[bytes, object], entries[0])
-    return max(0.0, time.time() - int(entry_id.partition(b"-")[0]) / 1000)
 
 
 def _measure_bytes(client: redis.Redis, key: str) -> int:

@@ -93,25 +93,21 @@ def _queue(
     with plane.database.begin() as session:
         job = lock_job(session, job_id)
         require_state(job_id, verb, job.job_state, allowed)
-        _require_settled(session, job_id)
+        # A learner that starts while files are still being moved would resume from a checkpoint that
+        # is to be archived.
+        pending = select(PendingDeletion.path).where(PendingDeletion.job_id == job_id).limit(1)
+        if session.scalar(pending) or _list_archiving(session, job_id):
+            raise PlatformError(
+                "busy",
+                f"Checkpoints of job {job_id} are still being archived or deleted.",
+                hint="Repeat the request in a moment.",
+            )
+        # In the transaction that queues the job: a repeat after a crash does not list it twice.
         if note is not None:
             note(session, job)
         queue_again(session, job)
     plane.wakeups.dispatch()
     return job
-
-
-def _require_settled(session: Session, job_id: str) -> None:
-    """Raise PlatformError("busy") while files are still being moved: a learner that starts now
-    would resume from a checkpoint that is to be archived.
-    """
-    pending = select(PendingDeletion.path).where(PendingDeletion.job_id == job_id).limit(1)
-    if session.scalar(pending) or _list_archiving(session, job_id):
-        raise PlatformError(
-            "busy",
-            f"Checkpoints of job {job_id} are still being archived or deleted.",
-            hint="Repeat the request in a moment.",
-        )
 
 
 def _list_archiving(session: Session, job_id: str) -> list[Path]:

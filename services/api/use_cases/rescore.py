@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from services.api.db.database import Database
 from services.api.db.jobs import get_job
@@ -53,7 +52,13 @@ def rescore_job(plane: ControlPlane, job_id: str, query: RescoreQuery) -> Rescor
     """
     with plane.database.begin() as session:
         spec = parse_spec(get_job(session, job_id).spec)
-        group_ids = _list_newest(session, job_id, query)
+        statement = select(TrajectoryGroup.group_id).where(TrajectoryGroup.job_id == job_id)
+        if query.step is not None:
+            statement = statement.where(TrajectoryGroup.step == query.step)
+        newest = statement.order_by(TrajectoryGroup.step.desc(), TrajectoryGroup.group_id).limit(
+            query.max_groups
+        )
+        group_ids = list(session.scalars(newest))
     graders = spec.reward.graders if query.graders is None else parse_graders(query.graders)
     tally = _Tally()
     for groups in _read_batches(plane.database, group_ids):
@@ -77,16 +82,6 @@ def rescore_job(plane: ControlPlane, job_id: str, query: RescoreQuery) -> Rescor
         else None,
         flips=tally.flips,
     )
-
-
-def _list_newest(session: Session, job_id: str, query: RescoreQuery) -> list[str]:
-    statement = select(TrajectoryGroup.group_id).where(TrajectoryGroup.job_id == job_id)
-    if query.step is not None:
-        statement = statement.where(TrajectoryGroup.step == query.step)
-    newest = statement.order_by(TrajectoryGroup.step.desc(), TrajectoryGroup.group_id).limit(
-        query.max_groups
-    )
-    return list(session.scalars(newest))
 
 
 def _read_batches(database: Database, group_ids: Sequence[str]) -> Iterator[list[TrajectoryGroup]]:

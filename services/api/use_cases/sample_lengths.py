@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from services.api.adapters.tokenizers import count_tokens
-from services.common.data.rows import Row, iter_rows
+from services.common.data.rows import iter_rows
 from services.common.data.turns import messages_of
 from services.common.errors import Problem
 from services.common.job_spec import JobSpec
@@ -39,7 +39,9 @@ def measure_lengths(
     path: Path, model: Path, spec: JobSpec, *, learns_completions: bool
 ) -> Lengths | None:
     """Lengths of a file's longest rows; None when the model has no tokenizer to measure with."""
-    rows = heapq.nlargest(_MEASURED, iter_rows(path), key=_count_chars)
+    rows = heapq.nlargest(
+        _MEASURED, iter_rows(path), key=lambda row: row.prompt_chars + len(row.completion or "")
+    )
     turns = (messages_of(row, spec.prompt) for row in rows)
     prompts = count_tokens(model, ["\n".join(turn["content"] for turn in each) for each in turns])
     completions = (
@@ -65,7 +67,3 @@ def find_length_problems(param: str, lengths: Lengths, num_rows: int) -> Iterabl
     if lengths.too_long == num_rows:
         what = f"none of its {num_rows} rows fits: the longest has {lengths.longest_sample} tokens"
         yield Problem(param, f"{what}; raise prompt.max_prompt_tokens or trainer.seq_len")
-
-
-def _count_chars(row: Row) -> int:
-    return row.prompt_chars + len(row.completion or "")

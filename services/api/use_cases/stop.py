@@ -21,6 +21,7 @@ def cancel_job(plane: ControlPlane, job_id: str) -> Job:
         job = lock_job(session, job_id)
         if job.job_state not in (JobState.CANCELLING, JobState.CANCELLED):
             transition(session, job, JobState.CANCELLING)
+        # Between two attempts no learner runs that would have to end first.
         if job.job_state is JobState.CANCELLING and running_attempt(session, job_id) is None:
             transition(session, job, JobState.CANCELLED)
     plane.wakeups.reconcile(job_id)

@@ -58,8 +58,11 @@ def read_system(plane: ControlPlane, version: str) -> SystemView:
     """State of every service: whether it is up, its version, its memory, its loaded weights."""
     fleet = plane.fleet
     postgres, beats, leases = _describe_database(plane)
+    fields = {"version": version, "rss_bytes": Process().memory_info().rss}
+    if (error := last_error()) is not None:
+        fields |= {"error": error.message, "error_at": error.at}
     services = [
-        _describe_api(version),
+        ServiceView(kind="api", address=None, state="up", **fields),
         postgres,
         _describe_redis(plane),
         *(_describe_process(name, beats) for name in ("scheduler", "recorder")),
@@ -84,13 +87,6 @@ def read_system(plane: ControlPlane, version: str) -> SystemView:
         healthy=all(service.state == "up" for service in services),
         services=services,
     )
-
-
-def _describe_api(version: str) -> ServiceView:
-    fields = {"version": version, "rss_bytes": Process().memory_info().rss}
-    if (error := last_error()) is not None:
-        fields |= {"error": error.message, "error_at": error.at}
-    return ServiceView(kind="api", address=None, state="up", **fields)
 
 
 def _describe_database(
@@ -123,6 +119,11 @@ def _describe_redis(plane: ControlPlane) -> ServiceView:
         fields: Mapping[str, Any] = plane.redis.info()
     except redis.RedisError as error:
         return ServiceView(kind="redis", address=None, state="down", error=str(error))
+    failed = [
+        name
+        for name in ("rdb_last_bgsave_status", "aof_last_write_status")
+        if fields.get(name, "ok") != "ok"
+    ]
     return ServiceView(
         kind="redis",
         address=None,
@@ -131,18 +132,8 @@ def _describe_redis(plane: ControlPlane) -> ServiceView:
         if "valkey_version" in fields
         else fields["redis_version"],
         rss_bytes=fields["used_memory_rss"],
-        error=_list_failed_writes(fields),
+        error=f"{', '.join(failed)}: failed; see the server's log and disk" if failed else None,
     )
-
-
-def _list_failed_writes(fields: Mapping[str, Any]) -> str | None:
-    """Which of the server's last attempts to write to its disk failed."""
-    failed = [
-        name
-        for name in ("rdb_last_bgsave_status", "aof_last_write_status")
-        if fields.get(name, "ok") != "ok"
-    ]
-    return f"{', '.join(failed)}: failed; see the server's log and disk" if failed else None
 
 
 def _describe_process(name: str, beats: Mapping[str, Heartbeat]) -> ServiceView:

@@ -62,7 +62,17 @@ def list_trajectories(
     with plane.database.begin() as session:
         get_job(session, job_id)
         with closing(_iter_views(session, statement, query.after)) as views:
-            return list(islice((view for view in views if _matches(query, view)), query.limit + 1))
+            # A group is selected when one of its trajectories matches; the others are left out here.
+            matching = (
+                view
+                for view in views
+                if (
+                    query.min_reward is None
+                    or (view.reward is not None and view.reward >= query.min_reward)
+                )
+                and (query.outcome is None or view.outcome == query.outcome)
+            )
+            return list(islice(matching, query.limit + 1))
 
 
 def read_trajectory(plane: ControlPlane, trajectory_id: str) -> TrajectoryDetail:
@@ -94,14 +104,6 @@ def _select_groups(job_id: str, query: GroupQuery | TrajectoryQuery) -> Select[T
     if query.outcome is not None:
         statement = statement.where(literal(query.outcome.value) == any_(table.outcomes))
     return statement
-
-
-def _matches(query: TrajectoryQuery, view: TrajectoryView) -> bool:
-    """Whether this trajectory of a selected group is wanted."""
-    is_rewarded = query.min_reward is None or (
-        view.reward is not None and view.reward >= query.min_reward
-    )
-    return is_rewarded and (query.outcome is None or view.outcome == query.outcome)
 
 
 def _iter_views(
@@ -186,6 +188,10 @@ def _to_group_view(row: GroupRow, model_path: str) -> GroupView:
     group = row.payload["group"]
     trajectories = group["trajectories"]
     scores = [(each.get("verdict") or {}).get("rewards") or {} for each in trajectories]
+    staleness = None
+    if row.purpose == Purpose.TRAIN:
+        # Step n trains the weights of version n - 1.
+        staleness = row.step - 1 - min(each["weight_version"] for each in trajectories)
     return GroupView(
         id=row.group_id,
         created_at=row.created_at,
@@ -199,16 +205,8 @@ def _to_group_view(row: GroupRow, model_path: str) -> GroupView:
         trajectory_ids=[trajectory["trajectory_id"] for trajectory in trajectories],
         outcomes=row.outcomes,
         rewards=[sum(each.values()) if each else None for each in scores],
-        staleness=_measure_staleness(row, trajectories),
+        staleness=staleness,
         replica=group.get("replica"),
         rollout_s=group.get("rollout_s"),
         reward_s=group.get("reward_s"),
     )
-
-
-def _measure_staleness(row: GroupRow, trajectories: list[dict[str, Any]]) -> int | None:
-    """Step n trains the weights of version n - 1."""
-    if row.purpose != Purpose.TRAIN:
-        return None
-    oldest: int = min(trajectory["weight_version"] for trajectory in trajectories)
-    return row.step - 1 - oldest
