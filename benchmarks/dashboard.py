@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import insert
 
-from services.api.db.record_tables import Metric
+from services.api.db.series import Metric
 from services.api.http.pages import DASHBOARD
 from services.api.http.resources import Resources
 from services.api.recorder.apply import apply_events

@@ -38,7 +38,7 @@ def examples() -> list[dict[str, Any]]:
 
 
 def metrics() -> dict[str, Any]:
-    """Return the registry of metrics and the default charts, as src/charts/catalogue.ts reads them."""
+    """Return the registry of metrics and the default charts, as src/charts/metric-chart.tsx reads them."""
     return {
         "metrics": {
             metric: {"unit": metric.unit, "meaning": metric.meaning} for metric in JobMetric

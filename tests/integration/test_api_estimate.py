@@ -9,7 +9,7 @@ import grpc
 import httpx
 import pytest
 
-from services.api.db.record_tables import Metric
+from services.api.db.series import Metric
 from services.common.model.tiny import make_tiny_model
 from services.common.pb.dirl.v1 import reward_pb2, reward_pb2_grpc, types_pb2
 from services.common.rpc.server import RpcServer

@@ -9,8 +9,7 @@ import pytest
 from sqlalchemy import insert
 
 from services.api.db.database import Database
-from services.api.db.record_tables import Metric
-from services.api.db.series import SeriesQuery, read_job_series
+from services.api.db.series import Metric, SeriesQuery, read_job_series
 from tests.support.control_plane import migrated_database, submit
 from tests.support.series import Point, downsample, surviving
 from tests.support.servers import Postgres

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from services.api.db.record_tables import Checkpoint, Evaluation, JobEvent, Metric, TrajectoryGroup
+from services.api.db.record_tables import Checkpoint, Evaluation, JobEvent, TrajectoryGroup
+from services.api.db.series import Metric
 from services.api.recorder.apply import apply_events
 from services.api.recorder.consumer import Recorder
 from services.api.scheduler.context import SchedulerContext

@@ -14,7 +14,8 @@ from sqlalchemy import select, update
 from services.api.db.base import utc_now
 from services.api.db.job_tables import Attempt, Job, ServiceLease
 from services.api.db.jobs import lock_job, transition
-from services.api.db.record_tables import Checkpoint, JobEvent, Metric
+from services.api.db.record_tables import Checkpoint, JobEvent
+from services.api.db.series import Metric
 from services.api.domain.job_state import JobState
 from services.api.scheduler.context import SchedulerContext
 from services.api.scheduler.dispatch import dispatch

@@ -13,10 +13,9 @@ from services.common.errors import PlatformError
 from services.common.events import Event, EventType
 from services.common.streams import GroupQueue, PromptConsumer, connect, stream_names
 from services.common.trajectory import PromptTask, ScoredGroup
-from services.trainer.learner.journal import Journal
+from services.trainer.learner.journal import Journal, Reporter
 from services.trainer.learner.lifecycle import StopRequestedError, StopSignal
 from services.trainer.learner.replicas import Replicas
-from services.trainer.learner.report import Reporter
 from services.trainer.learner.rollouts import Rollouts
 from services.trainer.learner.weight_snapshot import WeightSnapshot
 from tests.support.builders import prompt_task, scored_group, trajectory

@@ -200,7 +200,7 @@ class HurtJob:
         if len(attempts) == 1:
             return "the attempt went on"
         why = ", ".join(errors) or "stopped"
-        return f"attempt {len(attempts)} resumed from step {attempts[-1]['resumed_from']} ({why})"
+        return f"attempt {len(attempts)} resumed from step {attempts[-1].resumed_from} ({why})"
 
     def _assert_nothing_is_left(self) -> None:
         deadline = time.monotonic() + 30

@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from services.api.db.job_tables import Job
-from services.api.db.record_tables import Metric
+from services.api.db.series import Metric
 from services.common.job_metrics import JobMetric
 
 _STEP_TIME: Final = JobMetric.TIME_STEP_S

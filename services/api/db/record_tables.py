@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, PrimaryKeyConstraint, UniqueConstraint
+from sqlalchemy import ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from services.api.db.base import Base, Created, Failable, Lockable
@@ -11,7 +11,7 @@ from services.api.domain.access import DEFAULT_PROJECT
 from services.api.domain.event_ids import to_event_id
 
 
-def _make_job_id(*, primary_key: bool = False) -> Mapped[str]:
+def make_job_id(*, primary_key: bool = False) -> Mapped[str]:
     return mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=primary_key)
 
 
@@ -21,7 +21,7 @@ class JobEvent(Base):
     __tablename__ = "events"
     __table_args__ = (UniqueConstraint("job_id", "attempt", "seq"),)
 
-    job_id: Mapped[str] = _make_job_id(primary_key=True)
+    job_id: Mapped[str] = make_job_id(primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True)
     """From 1, dense per job."""
     attempt: Mapped[int]
@@ -38,31 +38,12 @@ class JobEvent(Base):
         return to_event_id(self.job_id, self.position)
 
 
-class Metric(Base):
-    """One value of one metric."""
-
-    __tablename__ = "metrics"
-    # With the value in its index a series is read from a few pages; its rows lie scattered among
-    # those of other jobs.
-    __table_args__ = (
-        PrimaryKeyConstraint(
-            "job_id", "name", "attempt", "step", name="pk_metrics", postgresql_include=["value"]
-        ),
-    )
-
-    job_id: Mapped[str] = _make_job_id(primary_key=True)
-    name: Mapped[str] = mapped_column(primary_key=True)
-    attempt: Mapped[int] = mapped_column(primary_key=True)
-    step: Mapped[int] = mapped_column(primary_key=True)
-    value: Mapped[float]
-
-
 class Evaluation(Created, Base):
     """Results of one evaluation."""
 
     __tablename__ = "evaluations"
 
-    job_id: Mapped[str] = _make_job_id(primary_key=True)
+    job_id: Mapped[str] = make_job_id(primary_key=True)
     attempt: Mapped[int] = mapped_column(primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True)
     """Sequence number of the event that brought it."""
@@ -84,7 +65,7 @@ class Checkpoint(Created, Base):
     __table_args__ = (UniqueConstraint("job_id", "path"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    job_id: Mapped[str] = _make_job_id()
+    job_id: Mapped[str] = make_job_id()
     attempt: Mapped[int]
     step: Mapped[int]
     stage: Mapped[str]
@@ -103,7 +84,7 @@ class TrajectoryGroup(Created, Base):
     __table_args__ = (Index("ix_trajectory_groups_job", "job_id", "step", "group_id"),)
 
     group_id: Mapped[str] = mapped_column(primary_key=True)
-    job_id: Mapped[str] = _make_job_id()
+    job_id: Mapped[str] = make_job_id()
     attempt: Mapped[int]
     step: Mapped[int]
     purpose: Mapped[str]

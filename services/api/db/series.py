@@ -1,5 +1,5 @@
-"""Metric series of the surviving lineage, downsampled by the database: a browser wants a thousand
-points, not a million.
+"""The table of metrics, and its series of the surviving lineage, downsampled by the database: a
+browser wants a thousand points, not a million.
 
 Of a series that is too long the first and the last point stay, and of each stretch in between its
 minimum and its maximum, so that no spike is lost.
@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Float,
+    PrimaryKeyConstraint,
     Select,
     Subquery,
     Text,
@@ -24,11 +25,31 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by, distinct_on
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from services.api.db.base import Base
 from services.api.db.job_tables import Attempt
-from services.api.db.record_tables import Metric
+from services.api.db.record_tables import make_job_id
 from services.api.schemas.records import MetricSeries
+
+
+class Metric(Base):
+    """One value of one metric."""
+
+    __tablename__ = "metrics"
+    # With the value in its index a series is read from a few pages; its rows lie scattered among
+    # those of other jobs.
+    __table_args__ = (
+        PrimaryKeyConstraint(
+            "job_id", "name", "attempt", "step", name="pk_metrics", postgresql_include=["value"]
+        ),
+    )
+
+    job_id: Mapped[str] = make_job_id(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    value: Mapped[float]
 
 
 @dataclass(frozen=True)

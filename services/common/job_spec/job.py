@@ -21,6 +21,8 @@ from services.common.job_spec.training import LoraSpec, OptimSpec, SftSpec
 
 _MAX_METADATA = 16
 _MAX_MIXED = 32
+_PROSE = frozenset({"title", "description", "unit", "source"})
+"""Keywords of the JSON schema that say nothing about which specs are valid."""
 
 
 class MixturePart(Frozen):
@@ -182,10 +184,30 @@ class JobSpec(Frozen):
 
 @cache
 def schema_digest() -> str:
-    """sha256 of the job spec's JSON schema, hex: two releases with the same read the same specs."""
-    return hashlib.sha256(
-        json.dumps(JobSpec.model_json_schema(), sort_keys=True).encode()
-    ).hexdigest()
+    """sha256 of the job spec's JSON schema, hex: two releases with the same read the same specs.
+
+    Descriptions, units and sources do not enter it: a reworded key must not keep a scheduler from
+    giving jobs to trainers of the earlier release.
+    """
+    schema = strip_prose(JobSpec.model_json_schema())
+    return hashlib.sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest()
+
+
+def strip_prose(schema: Any) -> Any:
+    """Return a JSON schema without the texts that only explain it; keys that are named like one of
+    them stay.
+    """
+    if isinstance(schema, list):
+        return [strip_prose(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: {name: strip_prose(value) for name, value in inner.items()}
+        if key in ("properties", "$defs")
+        else strip_prose(inner)
+        for key, inner in schema.items()
+        if key not in _PROSE
+    }
 
 
 def parse_spec(data: Any) -> JobSpec:

@@ -13,9 +13,9 @@ from services.common.job_spec import JobSpec
 from services.common.model.loading import LoadedModel
 from services.trainer.learner.archiving import Archiver
 from services.trainer.learner.checkpointing import Checkpointer
+from services.trainer.learner.journal import Reporter
 from services.trainer.learner.lifecycle import StopSignal
 from services.trainer.learner.parity import ParityGate
-from services.trainer.learner.report import Reporter
 from services.trainer.learner.request import LearnerRequest
 from services.trainer.learner.rollouts import Rollouts
 from services.trainer.learner.state import RunState

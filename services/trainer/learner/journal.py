@@ -1,4 +1,5 @@
-"""The journal: every event of an attempt, numbered from 1, in a file next to the checkpoints.
+"""The journal: every event of an attempt, numbered from 1, in a file next to the checkpoints; and the
+reporter, which writes phase, metrics and times to it.
 
 The file is authoritative; the Redis stream delivers events to the recorder quickly. Line n of
 `journal/attempt-0001.jsonl` is event n, so a reader that misses events asks for the lines after the
@@ -7,7 +8,9 @@ last one it has.
 
 import re
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, Protocol
@@ -16,6 +19,7 @@ import structlog
 
 from services.common.errors import PlatformError
 from services.common.events import Event, EventType
+from services.common.job_metrics import JobMetric, find_metric
 
 DEFAULT_LIMIT: Final = 1000
 _MAX_RESPONSE_BYTES: Final = 32 << 20
@@ -111,6 +115,67 @@ class Journal:
             log.warning(
                 "event not sent; it stays in the journal", seq=event.seq, reason=error.message
             )
+
+
+class UnregisteredMetricWarning(UserWarning):
+    """A metric is reported under a name that services/common/job_metrics.py does not describe."""
+
+
+class Reporter:
+    """Phase, progress, metrics and times of an attempt, as events."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.stage = ""
+        self._phase: tuple[str, str, str | None] | None = None
+        self._seconds: dict[JobMetric, float] = {}
+        self._refused: set[str] = set()
+
+    def phase(self, phase: str, waiting_for: str | None = None) -> None:
+        """Report the current phase, once per change."""
+        current = (phase, self.stage, waiting_for)
+        if current != self._phase:
+            self._phase = current
+            self.journal.emit(
+                EventType.PHASE, {"phase": phase, "stage": self.stage, "waiting_for": waiting_for}
+            )
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Report the values, with the times measured since the last call.
+
+        A name that is not registered is left out, and the job's events have an error that names it:
+        a value that no chart, alert or document explains is a bug, but a training job must not fail
+        for it after hours. The warning makes the same bug an error in tests, where warnings are
+        errors.
+        """
+        times, self._seconds = self._seconds, {}
+        registered = {name: value for name, value in values.items() if find_metric(name)}
+        self.journal.emit(EventType.METRICS, {"step": step, "values": {**registered, **times}})
+        self._report_unregistered(values.keys() - registered.keys() - self._refused)
+
+    @contextmanager
+    def record_time(self, metric: JobMetric) -> Iterator[None]:
+        """Add the wall time of the block to a metric in seconds."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds[metric] = self.seconds(metric) + time.monotonic() - started
+
+    def seconds(self, metric: JobMetric) -> float:
+        """Return the time measured for a metric since the last `metrics`."""
+        return self._seconds.get(metric, 0.0)
+
+    def _report_unregistered(self, names: Iterable[str]) -> None:
+        """Report each name once."""
+        for name in sorted(names):
+            self._refused.add(name)
+            message = (
+                f"Cannot report metric {name!r}: it is not registered in services/common/job_metrics.py. "
+                "Its values are left out. Register it with its unit and meaning."
+            )
+            self.journal.say("error", "unregistered_metric", message, metric=name)
+            warnings.warn(message, UnregisteredMetricWarning, stacklevel=3)
 
 
 def journal_path(job_dir: Path, attempt: int) -> Path:

@@ -14,7 +14,7 @@ from services.common.errors import PlatformError
 from services.common.job_metrics import JobMetric
 from services.common.pb.dirl.v1 import rollout_pb2, rollout_pb2_grpc
 from services.common.rpc.client import call, channel
-from services.trainer.learner.report import Reporter
+from services.trainer.learner.journal import Reporter
 from services.trainer.learner.weight_snapshot import WeightSnapshot
 from services.trainer.learner.weight_sync import Publication, publish
 

@@ -10,9 +10,9 @@ from services.common.errors import PlatformError
 from services.common.streams import GroupConsumer, PromptQueue
 from services.common.trajectory import PromptTask, ScoredGroup
 from services.trainer.learner.graded_group import GradedGroup
+from services.trainer.learner.journal import Reporter
 from services.trainer.learner.lifecycle import StopSignal
 from services.trainer.learner.replicas import Replicas
-from services.trainer.learner.report import Reporter
 from services.trainer.learner.request import LearnerRequest
 from services.trainer.learner.weight_snapshot import WeightSnapshot
 

@@ -1,6 +1,12 @@
-"""One attempt from start to end: prepare, run the stages, return the result."""
+"""One attempt from start to end: rank 0 prepares, runs the stages and saves the result; the other
+ranks follow it.
+"""
 
+import faulthandler
+import os
 import re
+import signal
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
@@ -14,19 +20,25 @@ from services.common.attempt_result import AttemptResult, AttemptState
 from services.common.errors import PlatformError
 from services.common.events import EventType
 from services.common.streams import EventQueue, connect
+from services.common.telemetry.logs import configure_logging
 from services.trainer.learner.certificate import certify_end
 from services.trainer.learner.evaluation import EvaluationRunner
-from services.trainer.learner.journal import Journal
-from services.trainer.learner.lifecycle import StopRequestedError, StopSignal
+from services.trainer.learner.journal import Journal, Reporter
+from services.trainer.learner.lifecycle import StopRequestedError, StopSignal, die_with_parent
 from services.trainer.learner.prompt_tasks import TrainingPrompts
 from services.trainer.learner.reference_checkpoint import prepare_reference
-from services.trainer.learner.report import Reporter
-from services.trainer.learner.request import LearnerRequest
+from services.trainer.learner.request import (
+    RANK_VARIABLE,
+    LearnerRequest,
+    read_result,
+    save_result,
+)
 from services.trainer.learner.rl_stage import RlStage
 from services.trainer.learner.setup import Prepared, prepare
 from services.trainer.learner.sft_stage import SftStage
 from services.trainer.learner.stage import TrainingStage, run_training_stage
-from services.trainer.training.ranks import ALONE, Ranks
+from services.trainer.training.policy_model import PolicyModel
+from services.trainer.training.ranks import ALONE, Ranks, join
 
 _RANK_LOST = re.compile(
     r"connection (was )?closed|connection reset|broken pipe|gloo|nccl", re.IGNORECASE
@@ -34,6 +46,72 @@ _RANK_LOST = re.compile(
 _CPU_ALLOCATION_FAILED = re.compile(r"can't allocate memory|not enough memory", re.IGNORECASE)
 
 log = structlog.get_logger()
+
+
+def run_learner(request_file: Path) -> None:
+    """Run this process's rank of the attempt that the request describes; exits with 1 when a rank
+    other than 0 ends before rank 0 dismissed it.
+    """
+    request = LearnerRequest.model_validate_json(request_file.read_bytes())
+    configure_logging("learner", request.log_level, request.log_format)
+    structlog.contextvars.bind_contextvars(job_id=request.job_id, attempt=request.attempt)
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    # Before anything that takes long: a supervisor that dies while the model loads must not leave
+    # a learner behind.
+    die_with_parent(request.supervisor_pid)
+    stop = StopSignal()
+    stop.listen()
+    rank = int(os.environ.get(RANK_VARIABLE, "0"))
+    if rank == 0:
+        _lead(request, stop)
+    elif not _follow(request, rank):
+        sys.exit(1)
+
+
+def _lead(request: LearnerRequest, stop: StopSignal) -> None:
+    """Rank 0: the attempt itself. Dismisses the other ranks last, when their end can no longer
+    change the result.
+    """
+    try:
+        ranks = _join(request, 0)
+    except PlatformError as error:
+        _save(request, AttemptResult.from_error(error))
+        return
+    result = run_attempt(request, stop, ranks)
+    _save(request, result)
+    if result.state == "succeeded":
+        ranks.dismiss()
+        ranks.leave()
+
+
+def _follow(request: LearnerRequest, rank: int) -> bool:
+    """Any other rank; returns whether rank 0 dismissed it. It ignores SIGTERM: rank 0 stops after
+    a step.
+    """
+    try:
+        ranks = _join(request, rank)
+        if request.torch_threads is not None:
+            torch.set_num_threads(request.torch_threads)
+        checkpoint: Path | None = ranks.broadcast()
+        PolicyModel.load(request.model_path, request.spec, checkpoint, ranks).follow_leader()
+        ranks.leave()
+    except Exception as error:
+        failure = as_platform_error(error)
+        log.exception("rank failed", rank=rank, code=failure.code)
+        _save(request, AttemptResult.from_error(failure))
+        return False
+    return True
+
+
+def _join(request: LearnerRequest, rank: int) -> Ranks:
+    host = 0 if request.ranks_per_host is None else rank // request.ranks_per_host
+    return join(request.rendezvous, rank, request.ranks, request.ranks_of_host(host))
+
+
+def _save(request: LearnerRequest, result: AttemptResult) -> None:
+    """Save the first result only: the rank that fails first knows why, the others merely lose it."""
+    if read_result(request.job_dir, request.attempt) is None:
+        save_result(request.job_dir, request.attempt, result)
 
 
 def run_attempt(request: LearnerRequest, stop: StopSignal, ranks: Ranks = ALONE) -> AttemptResult:

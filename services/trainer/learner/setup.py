@@ -40,10 +40,10 @@ from services.trainer.learner.datasets import (
     mix_datasets,
     to_token_budget,
 )
+from services.trainer.learner.journal import Reporter
 from services.trainer.learner.lifecycle import StopSignal
 from services.trainer.learner.parity import PROMPTS, TOLERANCES, ParityGate, make_parity_gate
 from services.trainer.learner.replicas import Replicas
-from services.trainer.learner.report import Reporter
 from services.trainer.learner.request import LearnerRequest
 from services.trainer.learner.rollouts import Rollouts
 from services.trainer.learner.sft_stage import count_sft_steps

@@ -12,7 +12,7 @@ from services.common.events import EventType
 from services.common.job_spec import RewardSpec
 from services.common.trajectory import Outcome
 from services.trainer.learner.graded_group import GradedGroup, group_rewards
-from services.trainer.learner.report import Reporter
+from services.trainer.learner.journal import Reporter
 
 _SHOWN_GROUPS: Final = 8
 

@@ -11,6 +11,7 @@ from services.common.errors import ProblemsError
 from services.common.exactness import EXACT
 from services.common.job_decoding import resolve_decoding
 from services.common.job_spec import JobSpec, load_spec, parse_spec
+from services.common.job_spec.job import strip_prose
 
 SCHEMA = JobSpec.model_json_schema()
 KEYS = [
@@ -258,3 +259,18 @@ def test_every_key_says_what_it_means_in_the_schema_that_the_api_and_the_form_sh
     # The discriminator of a grader is the name of its model, which is described itself.
     described = schema if key == "type" and "const" in shown else shown
     assert described.get("description") or section.get("description")
+
+
+def test_the_digest_of_the_schema_ignores_wording_and_keeps_every_rule() -> None:
+    schema = {
+        "title": "Job",
+        "properties": {"source": {"type": "string", "description": "Origin.", "unit": "rows"}},
+        "anyOf": [{"maximum": 3, "source": "a paper"}],
+    }
+
+    assert strip_prose(schema) == {
+        "properties": {"source": {"type": "string"}},
+        "anyOf": [{"maximum": 3}],
+    }
+    assert "description" in json.dumps(JobSpec.model_json_schema())
+    assert "description" not in json.dumps(strip_prose(JobSpec.model_json_schema()))

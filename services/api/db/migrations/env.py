@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from services.api.db import job_tables, record_tables, webhook_tables  # noqa: F401 - fills the metadata
+from services.api.db import job_tables, record_tables, series, webhook_tables  # noqa: F401 - fills the metadata
 from services.api.db.base import Base
 
 connection = context.config.attributes["connection"]

@@ -11,9 +11,8 @@ import torch
 from services.common.errors import PlatformError
 from services.common.events import Event, EventType
 from services.common.weights import weight_digest
-from services.trainer.learner.journal import Journal
+from services.trainer.learner.journal import Journal, Reporter
 from services.trainer.learner.replicas import Replicas
-from services.trainer.learner.report import Reporter
 from services.trainer.learner.weight_snapshot import WeightSnapshot
 from services.trainer.learner.weight_sync import publish
 from tests.support.replicas import ScriptedReplica, serving

@@ -9,8 +9,12 @@ import pytest
 
 from services.common.events import Event
 from services.common.job_metrics import JobMetric
-from services.trainer.learner.journal import Journal, journal_path
-from services.trainer.learner.report import Reporter, UnregisteredMetricWarning
+from services.trainer.learner.journal import (
+    Journal,
+    Reporter,
+    UnregisteredMetricWarning,
+    journal_path,
+)
 
 
 class Discard:

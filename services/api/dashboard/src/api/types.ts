@@ -1,5 +1,6 @@
 /** Names of the API's schemas in the dashboard. */
-import type { operations } from "../generated/schema";
+import type registry from "../generated/metrics.json";
+import type { JobView, operations } from "../generated/schema";
 
 export type {
   AttemptView as Attempt,
@@ -21,3 +22,11 @@ export type {
 
 /** Query parameters of the groups list. */
 export type GroupQuery = NonNullable<operations["list_groups"]["parameters"]["query"]>;
+
+/** A metric of services/common/job_metrics.py with a fixed name. */
+export type MetricName = keyof typeof registry.metrics;
+
+/** The latest value of a metric of the job; the type admits registered names only. */
+export function latestMetric(job: JobView, metric: MetricName): number | undefined {
+  return job.latest_metrics[metric];
+}

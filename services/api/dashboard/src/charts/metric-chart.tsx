@@ -1,11 +1,51 @@
-/** A metric chart with a title and a legend that shows the values at the cursor. */
+/** A metric chart with a title and a legend that shows the values at the cursor, and the default charts (from services/common/job_metrics.py). */
 import { memo, useMemo, useState } from "react";
 
+import type { MetricName } from "../api/types";
 import { number } from "../format";
-import type { ChartSpec } from "./catalogue";
+import registry from "../generated/metrics.json";
 import { type Axis, assignColours, draw, type DrawnLine } from "./drawing";
 import { type Marker, type Range, UplotChart } from "./uplot-chart";
 import { withUnit, ZERO_BASED } from "./units";
+
+export type Unit = "fraction" | "seconds" | "count" | "tokens" | "tokens/s" | "nats" | "bytes" | "GiB" | "number";
+
+export interface Line {
+  metric: string;
+  label: string;
+}
+
+export interface ChartSpec {
+  id: string;
+  group: string;
+  title: string;
+  about: string;
+  unit: Unit;
+  lines: readonly Line[];
+  log: boolean;
+  /** Stages that report the metrics. */
+  stages: readonly string[];
+}
+
+interface Description {
+  unit: Unit;
+  meaning: string;
+}
+
+const METRICS = new Map(Object.entries(registry.metrics as Record<MetricName, Description>));
+const PATTERNS = registry.patterns.map((pattern) => ({ ...(pattern as Description), regex: new RegExp(`^${pattern.regex}$`) }));
+
+export const GROUPS: readonly string[] = registry.groups;
+export const CHARTS = registry.charts as readonly ChartSpec[];
+/** Every metric of the default charts. */
+export const DEFAULT_METRICS: readonly string[] = CHARTS.flatMap((chart) => chart.lines.map((line) => line.metric));
+
+/** A chart of one metric that is not in the default charts. */
+export function toChart(metric: string): ChartSpec {
+  const found = METRICS.get(metric as MetricName) ?? PATTERNS.find((pattern) => pattern.regex.test(metric));
+  const label = metric.split("/").at(-1) ?? metric;
+  return { id: metric, group: "", title: metric, about: found?.meaning ?? "", unit: found?.unit ?? "number", lines: [{ metric, label }], log: false, stages: [] };
+}
 
 interface Props {
   chart: ChartSpec;

@@ -1,6 +1,6 @@
 /** Format values with their unit. */
 import { bytes, duration, number } from "../format";
-import type { Unit } from "./catalogue";
+import type { Unit } from "./metric-chart";
 
 /** Units whose axis starts at 0; values of the others may be negative. */
 export const ZERO_BASED: readonly Unit[] = ["fraction", "seconds", "count", "tokens", "tokens/s", "bytes", "GiB"];

@@ -1,9 +1,8 @@
 /** State, progress and key metrics of the job. */
-import type { Job } from "../../api/types";
+import { type Job, latestMetric } from "../../api/types";
 import { number, percent, humanize } from "../../format";
 import { Badge, Copy, ErrorNote, Stat, When } from "../../ui/parts";
 import { ApiError } from "../../api/client";
-import { latestMetric } from "../../charts/catalogue";
 import { FINISHED, JobProgress, jobName, StateBadge } from "../job-state";
 import { Diagnosis } from "./diagnosis";
 import { JobActions } from "./job-actions";

@@ -5,7 +5,7 @@ import { unwrap, api, ApiError } from "../../api/client";
 import { followEvents } from "../../api/stream";
 import type { Job, JobEvent } from "../../api/types";
 import { asError } from "../../api/use-query";
-import { DEFAULT_METRICS } from "../../charts/catalogue";
+import { DEFAULT_METRICS } from "../../charts/metric-chart";
 import { POINTS, SeriesStore } from "../../charts/series";
 
 const REFRESH_MS = 1000;

@@ -2,11 +2,10 @@
 import { useDeferredValue, useMemo, useState } from "react";
 
 import { unwrap, api } from "../../api/client";
-import type { Job } from "../../api/types";
+import { type Job, latestMetric } from "../../api/types";
 import { useQuery } from "../../api/use-query";
-import { CHARTS, type ChartSpec, DEFAULT_METRICS, latestMetric } from "../../charts/catalogue";
 import type { Axis } from "../../charts/drawing";
-import { MetricChart } from "../../charts/metric-chart";
+import { CHARTS, type ChartSpec, DEFAULT_METRICS, MetricChart } from "../../charts/metric-chart";
 import type { Series } from "../../charts/series";
 import { SmoothingSlider } from "../../charts/smoothing-slider";
 import type { Range } from "../../charts/uplot-chart";

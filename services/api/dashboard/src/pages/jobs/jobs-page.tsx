@@ -3,9 +3,8 @@ import { useMemo, useState } from "react";
 
 import { useCapabilities } from "../../api/capabilities";
 import { unwrap, api, ApiError } from "../../api/client";
-import type { Job, JobState } from "../../api/types";
+import { type Job, type JobState, latestMetric, type MetricName } from "../../api/types";
 import { asError, useQuery } from "../../api/use-query";
-import { latestMetric, type MetricName } from "../../charts/catalogue";
 import { Sparkline } from "../../charts/sparkline";
 import { baseName, percent } from "../../format";
 import { Link, navigate, useSearchParam } from "../../router";

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 
-import { CHARTS, DEFAULT_METRICS, GROUPS, toChart } from "./catalogue";
+import { CHARTS, DEFAULT_METRICS, GROUPS, toChart } from "./metric-chart";
 import { withUnit } from "./units";
 
 test("the default charts are in the four groups, and no metric is drawn twice", () => {
