@@ -1,4 +1,4 @@
-"""A learner that is killed in the middle of reinforcement learning: the job goes on and proves that
+"""A learner that is killed in the middle of reinforcement learning: the job resumes and proves that
 it lost nothing.
 """
 

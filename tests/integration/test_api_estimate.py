@@ -25,7 +25,7 @@ from tests.support.servers import Postgres
 
 
 class ScriptedVerifier(reward_pb2_grpc.RewardServiceServicer):
-    """Judges every n-th response correct; 0 judges none so."""
+    """Grades every n-th response correct; 0 grades none so."""
 
     def __init__(self, correct_every: int) -> None:
         self.correct_every = correct_every

@@ -1,4 +1,4 @@
-"""Graders, reference answer audit and second judgements over HTTP, with a real reward service behind the API."""
+"""Graders, reference answer audit and rescoring over HTTP, with a real reward service behind the API."""
 
 import json
 from collections.abc import Iterator
@@ -178,8 +178,8 @@ def test_without_a_reward_service_reference_answers_are_typed_and_not_audited(
 
 
 def stored_group(job_id: str) -> dict[str, Any]:
-    """Two responses that an older verifier judged the wrong way round, and one that could not be
-    judged.
+    """Two responses that an older verifier graded the wrong way round, and one that could not be
+    graded.
     """
     texts = (r"\boxed{0.5}", r"\boxed{3}", r"\boxed{\frac12}")
     outcomes = (Outcome.INCORRECT, Outcome.CORRECT, Outcome.UNVERIFIABLE)

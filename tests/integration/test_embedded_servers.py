@@ -95,7 +95,7 @@ def test_servers_of_the_user_are_used_and_nothing_is_started(
         assert supervisor.pids() == {}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
 def test_as_root_the_cluster_lies_elsewhere_when_its_account_cannot_enter_the_data_directory(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""Events into tables: each once, in order, whoever brings them."""
+"""Events into tables: each once, in order, whichever process applies them."""
 
 import math
 import random

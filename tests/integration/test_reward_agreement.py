@@ -41,7 +41,7 @@ def pool() -> Iterator[Pool]:
 
 
 def verify(pool: Pool, pairs: list[tuple[str, str]], profile: Profile) -> list[Verdict]:
-    """Judge (reference answer, response) pairs."""
+    """Grade (reference answer, response) pairs."""
     items = [
         Item(str(place), reference_answer, response, FinishReason.STOP)
         for place, (reference_answer, response) in enumerate(pairs)

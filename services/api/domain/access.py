@@ -46,7 +46,7 @@ class Caller:
 
 
 LOCAL: Final = Caller(None, DEFAULT_PROJECT, frozenset({Scope.ADMIN}))
-"""Whoever can open a loopback connection: a user of this machine."""
+"""A caller on a loopback connection: a user of this machine."""
 
 
 def required_scope(method: str, path: str) -> Scope | None:

@@ -1,4 +1,4 @@
-"""What webhooks are told, how a message is signed, and when it is tried again.
+"""What webhooks are told, how a message is signed, and when it is retried.
 
 Messages are signed as the Standard Webhooks specification says (standardwebhooks.com), which
 OpenAI's clients verify.

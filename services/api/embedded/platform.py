@@ -33,7 +33,7 @@ OnReady = Callable[[Service, float], None]
 class LocalPlatform:
     """Runs while the context is open; everything it started has ended when the context is left.
 
-    `data_dir` holds all state: a later platform on it goes on where this one ended. `api_port` None
+    `data_dir` holds all state: a later platform on it resumes where this one ended. `api_port` None
     takes 8000 when it is free. `report` hears about crashes and restarts.
     """
 

@@ -24,7 +24,7 @@ def is_free(port: int) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Distinct ports on which nobody listens."""
+    """Distinct ports on which no process listens."""
     found: list[int] = []
     # The system's generator: a seeded one would give two platforms the same ports.
     for port in random.SystemRandom().sample(_RANGE, len(_RANGE)):

@@ -28,8 +28,8 @@ from services.api.schemas.fine_tuning import (
     FineTuningRequest,
 )
 from services.api.use_cases import requeue, stop
+from services.api.use_cases.create_job import submit_job
 from services.api.use_cases.fine_tuning import to_job_spec
-from services.api.use_cases.submit import submit_job
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine_tuning"])
 

@@ -16,7 +16,8 @@ from services.api.http.resources import After, Limit, Res
 from services.api.schemas.envelope import Page
 from services.api.schemas.estimates import JobEstimate
 from services.api.schemas.jobs import JobView
-from services.api.use_cases.submit import estimate_submission, submit_job
+from services.api.use_cases.create_job import submit_job
+from services.api.use_cases.estimate import estimate_submission
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 

@@ -2,6 +2,8 @@
 else constructs a Job row.
 """
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +44,31 @@ class KeyedRequest:
 
     key: str
     request_hash: str
+
+
+def submit_job(
+    plane: ControlPlane,
+    caller: Caller,
+    body: Any,
+    *,
+    key: str | None = None,
+    preflight: bool = False,
+) -> tuple[Job, bool]:
+    """Submit a job; return it, and whether it is new. Raises PlatformError and ProblemsError.
+
+    Idempotent with a key: the same key with the same body gives the same job, with another body it
+    is refused.
+    """
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    request_hash = hashlib.sha256(canonical.encode()).hexdigest()
+    keyed = None if key is None else KeyedRequest(f"{caller.project}:{key}", request_hash)
+    while True:
+        if keyed is not None and (known := _find_job_of_key(plane, keyed)):
+            return known, False
+        job = create_job(plane, caller, body, keyed=keyed, preflight=preflight)
+        if job is not None:  # else another request used the key meanwhile, and has the job
+            plane.wakeups.dispatch()
+            return job, True
 
 
 def create_job(
@@ -148,3 +175,18 @@ def _store(plane: ControlPlane, job: Job, keyed: KeyedRequest | None) -> bool:
                 return False
         transition(session, job, JobState.QUEUED)
     return True
+
+
+def _find_job_of_key(plane: ControlPlane, keyed: KeyedRequest) -> Job | None:
+    """The job that the key was used for; raises "conflict" when it was another request."""
+    with plane.database.begin() as session:
+        used = session.get(IdempotencyKey, keyed.key)
+        if used is None:
+            return None
+        if used.request_hash != keyed.request_hash:
+            raise PlatformError(
+                "conflict",
+                f"Idempotency-Key {keyed.key.partition(':')[2]!r} was used for job {used.job_id} with another body.",
+                hint="Use a new key for a new job.",
+            )
+        return session.get_one(Job, used.job_id)

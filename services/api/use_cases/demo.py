@@ -4,7 +4,7 @@ from services.api.adapters.demo_inputs import make_demo_spec
 from services.api.db.job_tables import Job
 from services.api.domain.access import Caller
 from services.api.use_cases.control_plane import ControlPlane
-from services.api.use_cases.submit import submit_job
+from services.api.use_cases.create_job import submit_job
 
 
 def create_demo_job(plane: ControlPlane, caller: Caller, seed: int) -> Job:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psutil
 from sqlalchemy import select
@@ -31,7 +31,7 @@ from services.api.domain.estimate import (
 from services.api.schemas.envelope import ProblemBody
 from services.api.schemas.estimates import FileEstimate, JobEstimate, ProbeEstimate
 from services.api.use_cases.control_plane import ControlPlane
-from services.api.use_cases.job_checks import CheckedSpec
+from services.api.use_cases.job_checks import CheckedSpec, check_spec
 from services.api.use_cases.sample_lengths import Lengths, find_length_problems, measure_lengths
 from services.common.data.rows import FileReport, Row, check_file, iter_rows
 from services.common.data.turns import messages_of
@@ -43,6 +43,11 @@ from services.common.rpc.security import is_loopback
 _GPU: Final = Path("/dev/nvidiactl")
 _PROBED_PROMPTS: Final = 4
 _MOST_GENERATIONS: Final = 4
+
+
+def estimate_submission(plane: ControlPlane, caller: Caller, body: Any) -> JobEstimate:
+    """Check a spec as a submission would be, and estimate its job; nothing is stored."""
+    return estimate_job(plane, caller, check_spec(plane, caller, body))
 
 
 def estimate_job(plane: ControlPlane, caller: Caller, checked: CheckedSpec) -> JobEstimate:

@@ -75,10 +75,10 @@ def _siblings(engine: Any, count: int) -> list[Response]:
 def test_without_the_order_of_rows_siblings_are_copies(
     open_engine: Open, siblings: int, distinct: int
 ) -> None:
-    mended = _siblings(open_engine(tiny_model()), siblings)
+    patched = _siblings(open_engine(tiny_model()), siblings)
     released = _siblings(open_engine(tiny_model(), without=("make_sampling_inputs",)), siblings)
 
-    assert [len({each.token_ids.tobytes() for each in done}) for done in (mended, released)] == [
+    assert [len({each.token_ids.tobytes() for each in done}) for done in (patched, released)] == [
         siblings,
         distinct,
     ]
@@ -114,17 +114,17 @@ def test_what_lmdeploy_returns_as_logprobs_does_not_belong_to_the_tokens(open_en
     )
 
 
-def test_without_the_mend_a_stop_token_in_the_prompts_block_is_overlooked(
+def test_without_the_patch_a_stop_token_in_the_prompts_block_is_overlooked(
     open_engine: Open,
 ) -> None:
     prompt, greedy = list(range(5)), {"temperature": 0.0, "max_new_tokens": 11}
     free = decode(open_engine(tiny_model()), [request(prompt, decoding(**greedy))])["0-0"]
     one = request(prompt, decoding(stop_token_ids=(int(free.token_ids[1]),), **greedy))
 
-    mended = decode(open_engine(tiny_model()), [one])["0-0"]
+    patched = decode(open_engine(tiny_model()), [one])["0-0"]
     released = decode(open_engine(tiny_model(), without=("make_stopping_criteria",)), [one])["0-0"]
 
-    assert (len(mended.token_ids), mended.finish_reason) == (3, FinishReason.STOP)
+    assert (len(patched.token_ids), patched.finish_reason) == (3, FinishReason.STOP)
     assert len(released.token_ids) > 3
 
 

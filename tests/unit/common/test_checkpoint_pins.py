@@ -1,4 +1,4 @@
-"""Retention leaves what somebody reads."""
+"""Retention leaves a checkpoint that is being read."""
 
 from pathlib import Path
 

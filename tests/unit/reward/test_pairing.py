@@ -102,9 +102,9 @@ def test_of_an_exact_value_and_its_decimal_the_reference_answer_decides(
     [
         # The last approximation counts.
         ("0.61", r"11/18 \approx 0.6 \approx 0.61", "0.61"),
-        # A name is no value.
+        # A name is not a value.
         ("3", r"x \approx 3", "3"),
-        # Nothing is approximated; the reference answer is no number.
+        # Nothing is approximated; the reference answer is not a number.
         ("3", r"\approx 3", r"\approx 3"),
         ("y", r"\frac{11}{18} \approx 0.611", r"\frac{11}{18} \approx 0.611"),
     ],

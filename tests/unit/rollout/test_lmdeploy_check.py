@@ -1,5 +1,5 @@
 """Where LMDeploy cannot run, choosing it is refused before anything is opened, with every reason
-and the way out.
+and how to fix it.
 """
 
 import importlib.metadata

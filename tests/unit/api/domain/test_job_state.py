@@ -24,7 +24,7 @@ STOPPED = AttemptResult(AttemptState.STOPPED)
 BROKEN = AttemptResult(AttemptState.FAILED, "nan_loss", "loss is NaN", retryable=False)
 FULL = AttemptResult(AttemptState.FAILED, "disk_full", "no space", retryable=False)
 UNJUDGED = AttemptResult(
-    AttemptState.FAILED, "reward_error_rate", "6 of 8 could not be judged", retryable=False
+    AttemptState.FAILED, "reward_error_rate", "6 of 8 could not be graded", retryable=False
 )
 LOST = AttemptResult(AttemptState.FAILED, "worker_lost", "gone", retryable=True)
 
@@ -102,7 +102,7 @@ def test_every_decision_follows_the_table(
         (JobState.RUNNING, BROKEN, 0, ("failed",)),
         (JobState.RUNNING, LOST, 0, ("provisioning",)),
         (JobState.RUNNING, LOST, MAX_FAILED_ATTEMPTS - 1, ("failed",)),
-        # Nobody asked for it: the trainer's machine is being taken down.
+        # It was not requested: the trainer's machine is being taken down.
         (JobState.RUNNING, STOPPED, MAX_FAILED_ATTEMPTS, ("provisioning",)),
         (JobState.PAUSING, STOPPED, 0, ("paused",)),
         (JobState.PAUSING, LOST, 0, ("paused",)),

@@ -198,7 +198,7 @@ def test_weights_that_are_renewed_overlapped_are_those_of_the_moment(
     live = torch.zeros(3)
 
     watcher.replicas.renew(WeightSnapshot(1, {"w": live}))
-    live += 1  # training goes on while version 1 travels
+    live += 1  # training continues while version 1 is sent
     watcher.replicas.renew(WeightSnapshot(2, {"w": live}))
     replica.held.set()
     while replica.pushed != [1, 2]:
