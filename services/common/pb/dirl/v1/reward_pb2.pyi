@@ -258,7 +258,7 @@ class ReferenceAudit(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     answer_type: _builtins.str
     status: _builtins.str
-    """ok | flagged (usable, but judged by its spelling alone) | invalid (every answer would be unverifiable) | unknown (the
+    """ok | flagged (usable, but compared by its spelling alone) | invalid (every answer would be unverifiable) | unknown (the
     service could not tell now)
     """
     reason: _builtins.str
