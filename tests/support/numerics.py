@@ -17,7 +17,8 @@ from services.common.model.loading import LoadedModel
 from services.common.model.sdar import SDARConfig, SDARForCausalLM
 from services.common.model.tiny import character_tokenizer
 from services.common.trajectory import NO_CANDIDATES, Candidates, FinishReason, Response
-from services.trainer.training.trajectory_rows import Sample
+from services.trainer.training.policy import score_row
+from services.trainer.training.trajectory_rows import PackedRow, Sample, rl_rows
 
 
 def tiny_loaded(
@@ -161,3 +162,19 @@ def state_logprobs(loaded: LoadedModel, visible_ids: list[int]) -> Tensor:
         loaded.model, torch.tensor([visible_ids]), torch.arange(total)[None], attend
     )[0]
     return token_logprobs(loaded, hidden[-loaded.block_size :], 1.0)
+
+
+def row_of(loaded: LoadedModel) -> PackedRow:
+    """One row of three random samples."""
+    (row,) = rl_rows(
+        random_samples(loaded, 3),
+        block_size=4,
+        mask_token_id=loaded.mask_token_id,
+        max_tokens=10**6,
+    )
+    return row
+
+
+def scores(loaded: LoadedModel) -> torch.Tensor:
+    """Log-probs of that row's terms."""
+    return score_row(loaded, row_of(loaded), 1.0)[0].detach()

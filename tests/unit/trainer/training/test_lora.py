@@ -17,13 +17,11 @@ from services.trainer.training import lora
 from services.trainer.training.policy import (
     AdapterOffReferencePolicy,
     Policy,
-    score_row,
     train_sft_batch,
 )
 from services.trainer.training.schedule import make_optimizer
 from services.trainer.training.sft import SftExample, make_noise_generator
-from services.trainer.training.trajectory_rows import PackedRow, rl_rows
-from tests.support.numerics import random_samples
+from tests.support.numerics import random_samples, row_of, scores
 
 LORA = LoraSpec(rank=3, alpha=6)
 
@@ -51,23 +49,9 @@ def trained(loaded: LoadedModel) -> LoadedModel:
     return loaded
 
 
-def _row(loaded: LoadedModel) -> PackedRow:
-    (row,) = rl_rows(
-        random_samples(loaded, 3),
-        block_size=4,
-        mask_token_id=loaded.mask_token_id,
-        max_tokens=10**6,
-    )
-    return row
-
-
-def _scores(loaded: LoadedModel) -> torch.Tensor:
-    return score_row(loaded, _row(loaded), 1.0)[0].detach()
-
-
 def test_a_new_adapter_changes_nothing(loaded: LoadedModel) -> None:
     before, weights = (
-        _scores(loaded),
+        scores(loaded),
         {name: tensor.clone() for name, tensor in own_state(loaded.model).items()},
     )
 
@@ -76,7 +60,7 @@ def test_a_new_adapter_changes_nothing(loaded: LoadedModel) -> None:
     merged = lora.merge_adapter(loaded.model, own_state(loaded.model))
     assert merged.keys() == weights.keys()
     assert all(torch.equal(merged[name], weights[name]) for name in weights)
-    assert torch.equal(_scores(loaded), before)
+    assert torch.equal(scores(loaded), before)
 
 
 def test_the_adapter_has_the_rank_and_the_scale_of_the_job(loaded: LoadedModel) -> None:
@@ -129,21 +113,21 @@ def test_the_merged_directory_computes_what_the_adapter_does(
     stored, published = export_state(again.model), export_state(trained.model, merged)
     assert stored.keys() == published.keys()
     assert all(torch.equal(stored[name], published[name]) for name in stored)
-    torch.testing.assert_close(_scores(again), _scores(trained), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(scores(again), scores(trained), rtol=1e-5, atol=1e-5)
 
 
 def test_with_the_adapter_off_the_base_answers(trained: LoadedModel, tmp_path: Path) -> None:
     base = load_model(tmp_path / "tiny", "float32", "cpu")
-    with_adapter = _scores(trained)
+    with_adapter = scores(trained)
 
     with lora.disable_adapter(trained.model):
-        off = _scores(trained)
+        off = scores(trained)
 
-    assert torch.equal(off, _scores(base))
+    assert torch.equal(off, scores(base))
     reference = AdapterOffReferencePolicy(Policy(loaded=trained, trainer=TrainerSpec()))
-    assert torch.equal(reference.logprobs(_row(trained), 1.0), off)
+    assert torch.equal(reference.logprobs(row_of(trained), 1.0), off)
     assert not torch.allclose(off, with_adapter)
-    assert torch.equal(_scores(trained), with_adapter)
+    assert torch.equal(scores(trained), with_adapter)
     assert any(parameter.requires_grad for parameter in trained.model.parameters())
 
 
@@ -157,7 +141,7 @@ def test_a_stored_adapter_is_restored_bit_for_bit(trained: LoadedModel, tmp_path
 
     lora.restore_adapter(again.model, stored)
 
-    assert torch.equal(_scores(again), _scores(trained))
+    assert torch.equal(scores(again), scores(trained))
     with pytest.raises(PlatformError, match="Cannot load the adapter"):
         lora.restore_adapter(again.model, dict(list(stored.items())[1:]))
 

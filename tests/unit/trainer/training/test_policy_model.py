@@ -13,12 +13,10 @@ from services.common.errors import PlatformError
 from services.common.job_spec import JobSpec
 from services.common.model.loading import LoadedModel, load_model, save_model
 from services.common.model.tiny import make_tiny_model
-from services.trainer.training.policy import score_row
 from services.trainer.training.policy_model import PolicyModel, _recompute_activations
 from services.trainer.training.ranks import ALONE, Ranks
 from services.trainer.training.sft import SftExample
-from services.trainer.training.trajectory_rows import PackedRow, rl_rows
-from tests.support.numerics import random_samples
+from tests.support.numerics import random_samples, row_of, scores
 
 ADAPTED = {"lora": {"rank": 3}}
 
@@ -34,20 +32,6 @@ def spec_of(**sections: Any) -> JobSpec:
 def model(tmp_path: Path) -> Path:
     make_tiny_model(tmp_path / "model", seed=0, hidden_size=16, layers=2, heads=2)
     return tmp_path / "model"
-
-
-def row_of(loaded: LoadedModel) -> PackedRow:
-    (row,) = rl_rows(
-        random_samples(loaded, 3),
-        block_size=4,
-        mask_token_id=loaded.mask_token_id,
-        max_tokens=10**6,
-    )
-    return row
-
-
-def scores(loaded: LoadedModel) -> torch.Tensor:
-    return score_row(loaded, row_of(loaded), 1.0)[0].detach()
 
 
 def examples_of(loaded: LoadedModel) -> list[SftExample]:
