@@ -13,6 +13,8 @@ from pydantic import Field
 from services.common.diffusion.config import Frozen
 
 EVENTS_STREAM: Final = "dirl:events"
+STREAMS_LOST: Final = "streams_lost"
+"""Code of the log event of a learner that issues prompts again because Redis lost them."""
 
 
 class EventType(StrEnum):

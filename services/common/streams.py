@@ -1,9 +1,14 @@
 """Redis streams of the data plane: prompts and scored groups of an attempt, and the platform's
 events.
 
-Every entry has one field, `m`, with the message's bytes. Streams are disposable: losing Redis costs
-an attempt, never recorded data. Prompts are leased: an entry stays pending until it is answered, and one
-whose consumer has not renewed it for the length of a lease is given to another consumer.
+Every entry has one field, `m`, with the message's bytes. Prompts are leased: an entry stays pending
+until it is answered, and one whose consumer has not renewed it for the length of a lease is given to
+another consumer.
+
+Streams are disposable. A prompt in flight is an entry of the prompts stream or has its group in the
+groups stream, because a replica moves it from one to the other in one atomic step. What is in
+neither was lost with Redis (FLUSHALL, eviction, a restart), and its learner issues it again
+(services/trainer/learner/rollouts.py).
 """
 
 import time
@@ -31,16 +36,25 @@ _EVENTS_LEASE_MS: Final = 10_000
 _MAX_EVENTS: Final = 100_000
 _GROUPS_PER_READ: Final = 16
 _CONNECT_S: Final = 5.0
-# Longer than any blocking read.
-_SOCKET_S: Final = 30.0
+# Longer than any blocking read, and short enough that a server that hangs is noticed.
+_SOCKET_S: Final = 10.0
 
-# The first answer counts: the replica that acknowledges the entry appends the group in the same
-# atomic step, and a second one appends nothing.
+# The first answer counts: the replica that deletes the entry appends the group in the same atomic
+# step, and a second one appends nothing. The entry decides and not the consumer group's list of
+# pending entries, which XGROUP DESTROY empties while replicas decode.
 _ANSWER: Final = """
-if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 0 end
-redis.call('XDEL', KEYS[1], ARGV[2])
+if redis.call('XDEL', KEYS[1], ARGV[2]) == 0 then return 0 end
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
 redis.call('XADD', KEYS[2], '*', 'm', ARGV[3])
 return 1
+"""
+# In the server, because XRANGE would send the prompts of every entry that still exists.
+_FIND_MISSING: Final = """
+local missing = {}
+for _, id in ipairs(ARGV) do
+    if #redis.call('XRANGE', KEYS[1], id, id) == 0 then missing[#missing + 1] = id end
+end
+return missing
 """
 
 log = get_logger()
@@ -95,11 +109,32 @@ def _redis_errors(what: str) -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
+        if str(error).startswith("NOGROUP"):
+            raise PlatformError(
+                "queue_unavailable",
+                f"Cannot {what}: the stream or its consumer group is missing in Redis: {error}.",
+                hint="FLUSHALL, XGROUP DESTROY or an eviction removed it; its learner makes it again within seconds.",
+            ) from error
         raise PlatformError(
             "queue_unavailable",
             f"Cannot {what}: {type(error).__name__}: {error}.",
             hint="Check that the server at DIRL_REDIS_URL runs, is reachable and has memory left.",
         ) from error
+
+
+def _ensure_group(client: redis.Redis, stream: str, group: str) -> bool:
+    """Create the stream and its consumer group unless they exist; returns whether they had to be.
+
+    The group begins at the first entry, so that nothing in the stream is left out.
+    """
+    with _redis_errors(f"create consumer group {group!r} of {stream}"):
+        try:
+            client.xgroup_create(stream, group, id="0", mkstream=True)
+        except redis.ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
+            return False
+    return True
 
 
 class _ConsumerGroup:
@@ -117,12 +152,7 @@ class _ConsumerGroup:
         )
         self._claim_cursor = "0-0"
         self._next_claim = 0.0
-        with _redis_errors(f"create consumer group {group!r} of {stream}"):
-            try:
-                client.xgroup_create(stream, group, id="0", mkstream=True)
-            except redis.ResponseError as error:
-                if not str(error).startswith("BUSYGROUP"):
-                    raise
+        _ensure_group(client, stream, group)
 
     def take(self, count: int, block_ms: int) -> list[Entry]:
         """Up to `count` entries: those of consumers whose lease ran out, then new ones; waits
@@ -196,11 +226,27 @@ class PromptQueue:
     """The learner's end of the prompts stream."""
 
     def __init__(self, client: redis.Redis, stream: str) -> None:
+        """Raises PlatformError `queue_unavailable`."""
         self._client, self._stream = client, stream
+        self.ensure_group()
 
-    def add(self, task: PromptTask) -> None:
-        """Append; admission control of the learner bounds the stream."""
-        _append(self._client, self._stream, task_to_pb(task).SerializeToString())
+    def add(self, task: PromptTask) -> str:
+        """Append, and return the id of the entry; admission control of the learner bounds the
+        stream.
+        """
+        return _append(self._client, self._stream, task_to_pb(task).SerializeToString())
+
+    def ensure_group(self) -> bool:
+        """Make the stream and the replicas' consumer group unless they exist; returns whether they
+        had to be made.
+        """
+        return _ensure_group(self._client, self._stream, _ROLLOUT)
+
+    def find_missing(self, entry_ids: Sequence[str]) -> set[str]:
+        """Return those of the entries that are not in the stream: answered, or lost."""
+        with _redis_errors(f"look for {len(entry_ids)} entries of {self._stream}"):
+            missing = self._client.eval(_FIND_MISSING, 1, self._stream, *entry_ids)
+        return {entry_id.decode() for entry_id in cast(list[bytes], missing)}
 
 
 class PromptConsumer:
@@ -270,23 +316,21 @@ class GroupConsumer:
     """The learner's end of the groups stream: everything from the beginning, once."""
 
     def __init__(self, client: redis.Redis, stream: str) -> None:
-        """Raises PlatformError `queue_unavailable`."""
         self._client, self._stream = client, stream
-        self._last_id: bytes | str = "0-0"
-        self._server = _server_run(client)
 
     def take(self, block_ms: int) -> list[ScoredGroup]:
         """The next groups in order of arrival; waits up to `block_ms` milliseconds for the first.
 
         What is returned is deleted: a dead learner's attempt is never continued, so no other process
-        needs it. Raises `queue_unavailable` also for a server that was restarted: the attempt's
-        prompts are gone, and no group would ever come.
+        needs it.
         """
         with _redis_errors(f"take from {self._stream}"):
+            # From the beginning, not from the last id: what was taken is deleted, and the ids of a
+            # stream that was lost and made anew may be lower.
             reply = cast(
                 list[tuple[bytes, list[Entry]]],
                 self._client.xread(
-                    {self._stream: self._last_id}, count=_GROUPS_PER_READ, block=block_ms or None
+                    {self._stream: "0-0"}, count=_GROUPS_PER_READ, block=block_ms or None
                 ),
             )
             entries = reply[0][1] if reply else []
@@ -295,25 +339,8 @@ class GroupConsumer:
                 for _, data in _messages(entries)
             ]
             if entries:
-                self._last_id = entries[-1][0]
                 self._client.xdel(self._stream, *(entry_id for entry_id, _ in entries))
-        if not entries:
-            self._require_same_server()
         return groups
-
-    def _require_same_server(self) -> None:
-        if _server_run(self._client) != self._server:
-            raise PlatformError(
-                "queue_unavailable",
-                f"The Redis server was restarted: {self._stream} and the prompts that wait for it are lost.",
-                hint="The next attempt issues them again.",
-            )
-
-
-def _server_run(client: redis.Redis) -> str:
-    """Random name of the server process, another one after each start."""
-    with _redis_errors("ask Redis who it is"):
-        return str(client.info("server")["run_id"])
 
 
 class EventQueue:
@@ -367,9 +394,9 @@ class EventConsumer:
         self._group.ack(entry_ids)
 
 
-def _append(client: redis.Redis, stream: str, message: bytes) -> None:
+def _append(client: redis.Redis, stream: str, message: bytes) -> str:
     with _redis_errors(f"append to {stream}"):
-        client.xadd(stream, {_FIELD: message})
+        return cast(bytes, client.xadd(stream, {_FIELD: message})).decode()
 
 
 def _messages(entries: Sequence[Entry]) -> list[tuple[str, bytes]]:

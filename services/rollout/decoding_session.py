@@ -3,7 +3,9 @@ them.
 
 Belongs to the engine thread; only the properties for the status are read by others. A prompt is in
 one place at a time: held (its weights have not arrived) → decoding → grading → answered. It stays
-leased in the stream until then, so whatever happens to this process, another replica gets it.
+leased in the stream until then, so whatever happens to this process, another replica gets it. When
+Redis loses its entry, the learner issues it again, and the response that is being decoded answers
+the new entry.
 """
 
 import time
@@ -58,7 +60,7 @@ class DecodingSession:
         self._weights: LoadedWeights | None = None
         self._held: list[Leased[PromptTask]] = []
         self._decoding: dict[str, _GroupInProgress] = {}
-        self._grading: list[tuple[str, Future[ScoredGroup]]] = []
+        self._grading: list[tuple[_GroupInProgress, Future[ScoredGroup]]] = []
         self._surplus: list[str] = []
         """Entries of prompts that were delivered twice and whose group is being decoded already."""
         self._generations_per_prompt = slots
@@ -134,16 +136,17 @@ class DecodingSession:
         return (
             [leased.entry_id for leased in self._held]
             + list(decoding)
-            + [entry_id for entry_id, _ in self._grading]
+            + [group.entry_id for group, _ in self._grading.copy()]
         )
 
     def _answer_graded(self) -> None:
         for item in [item for item in self._grading if item[1].done()]:
-            entry_id, future = item
-            group = future.result()
-            if not self._streams.prompts.answer(entry_id, self._streams.groups, group):
+            group, future = item
+            scored = future.result()
+            if not self._streams.prompts.answer(group.entry_id, self._streams.groups, scored):
                 log.warning(
-                    "group discarded, another replica answered first", group_id=group.group_id
+                    "group discarded: another replica answered first, or Redis lost the prompt",
+                    group_id=scored.group_id,
                 )
             self._grading.remove(item)
 
@@ -161,10 +164,16 @@ class DecodingSession:
     def _admit(self, leased: Leased[PromptTask]) -> None:
         if self._weights is None or self._weights.version < leased.value.min_weight_version:
             self._held.append(leased)
-        elif any(group.task.group_id == leased.value.group_id for group in self._decoding.values()):
-            self._surplus.append(leased.entry_id)
+        elif (group := self._find_in_progress(leased.value.group_id)) is not None:
+            # The newer entry is the one to answer: the older one may be lost with its stream.
+            self._surplus.append(group.entry_id)
+            group.entry_id = leased.entry_id
         else:
             self._start(leased, self._weights)
+
+    def _find_in_progress(self, group_id: str) -> _GroupInProgress | None:
+        in_progress = [*self._decoding.values(), *(group for group, _ in self._grading)]
+        return next((group for group in in_progress if group.task.group_id == group_id), None)
 
     def _start(self, leased: Leased[PromptTask], weights: LoadedWeights) -> None:
         task = leased.value
@@ -208,4 +217,4 @@ class DecodingSession:
             for index, id_ in enumerate(ids)
         )
         grading = self._grader.grade(group.task, trajectories, rollout_s, refusal)
-        self._grading.append((group.entry_id, grading))
+        self._grading.append((group, grading))

@@ -121,6 +121,24 @@ def test_the_system_page_names_every_service_and_its_state(
     assert "UNAVAILABLE" in system["services"][8]["error"]
 
 
+@pytest.mark.parametrize(
+    ("policy", "warned"), [("allkeys-lru", True), ("noeviction", False), ("volatile-lru", False)]
+)
+def test_a_redis_that_may_evict_streams_is_named(
+    migrated_url: str, tmp_path: Path, policy: str, warned: bool
+) -> None:
+    with running_valkey() as valkey:
+        settings = make_settings(migrated_url, f"{valkey.connection_url}/0", tmp_path)
+        with running_api(settings) as (http, resources):
+            resources.redis.config_set("maxmemory", "100mb")
+            resources.redis.config_set("maxmemory-policy", policy)
+
+            services = http.get("/v1/system").json()["services"]
+
+    error = services[2]["error"]
+    assert (services[2]["kind"], error is not None and policy in error) == ("redis", warned)
+
+
 def test_what_listens_nowhere_states_release_memory_and_its_last_error(
     api: tuple[httpx.Client, Resources],
 ) -> None:

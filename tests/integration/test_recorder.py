@@ -2,16 +2,20 @@
 
 import math
 import random
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import func, select
 
+from services.api.db.jobs import find_recent_log, get_job
 from services.api.db.record_tables import Checkpoint, Evaluation, JobEvent, TrajectoryGroup
 from services.api.db.series import Metric
 from services.api.recorder.apply import apply_events
@@ -19,7 +23,7 @@ from services.api.recorder.consumer import Recorder
 from services.api.scheduler.context import SchedulerContext
 from services.common.codec import group_to_json
 from services.common.errors import PlatformError
-from services.common.events import Event, EventType
+from services.common.events import STREAMS_LOST, Event, EventType
 from services.common.streams import EventConsumer, EventQueue
 from tests.support.builders import prompt_task, scored_group
 from tests.support.control_plane import (
@@ -239,6 +243,41 @@ def test_a_gap_that_no_trainer_can_fill_is_left_to_the_scheduler(recording: Reco
 
     assert recording.learner_events() == []
     assert recording.context.redis.xlen("dirl:events") == 0
+
+
+@pytest.mark.parametrize("command", ["FLUSHALL", "XGROUP DESTROY dirl:events recorder"])
+def test_a_stream_or_group_that_vanishes_costs_the_recorder_a_second(
+    recording: Recording, command: str
+) -> None:
+    events = recording.events(log(), log(), log())
+    ended = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(recording.recorder.run, ended)
+        recording.queue.send(events[0])
+        until(lambda: len(recording.learner_events()) == 1)
+        recording.queue.send(events[1])
+        recording.context.redis.execute_command(*command.split())
+        recording.queue.send(events[2])
+        try:
+            until(lambda: len(recording.learner_events()) == 3)
+        finally:
+            ended.set()
+            running.result(10)
+
+
+def test_the_diagnosis_finds_what_the_learner_said_a_short_time_ago(recording: Recording) -> None:
+    lost = {"level": "warning", "code": STREAMS_LOST, "message": "Redis lost 3 prompts."}
+    old, new = recording.events((EventType.LOG, {**lost, "message": "old"}), (EventType.LOG, lost))
+
+    def find() -> str | None:
+        with recording.context.database.begin() as session:
+            job = get_job(session, recording.job_id)
+            return find_recent_log(session, job, STREAMS_LOST, timedelta(minutes=5))
+
+    recording.apply([old.model_copy(update={"time": time.time() - 400})])
+    assert find() is None
+    recording.apply([new.model_copy(update={"time": time.time()})])
+    assert find() == "Redis lost 3 prompts."
 
 
 def test_events_are_acknowledged_only_after_the_commit(recording: Recording) -> None:

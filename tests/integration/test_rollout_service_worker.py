@@ -501,3 +501,21 @@ def test_prometheus_is_told_of_state_assignment_and_work(replica: Bench) -> None
         f'dirl_rollout_generated_tokens_total{{replica="r0"}} {float(replica.worker.totals.generated_tokens)}'
         in ready
     )
+
+
+def test_a_group_in_progress_answers_the_entry_that_replaces_a_lost_one(replica: Bench) -> None:
+    names = stream_names("job_1", 1)
+    replica.make_ready().engine.paused = True
+    replica.issue("grp_a")
+    eventually(lambda: replica.worker.inflight_groups == 1)
+    replica.client.flushall()
+    eventually(lambda: "missing in Redis" in replica.worker.replica.last_error)
+
+    replica.issue("grp_a")
+    eventually(lambda: replica.client.xpending(names.prompts, "rollout")["pending"] == 1)
+    replica.engine.paused = False
+
+    assert [group.group_id for group in replica.groups(1)] == ["grp_a"]
+    eventually(lambda: replica.client.xlen(names.prompts) == 0)
+    assert replica.worker.totals.generated_tokens == 2 * 4, "it was decoded once"
+    assert replica.worker.replica.last_error == ""

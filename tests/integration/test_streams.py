@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from services.common.codec import group_to_pb
 from services.common.errors import PlatformError
 from services.common.events import Event, EventType
 from services.common.streams import (
@@ -233,17 +234,48 @@ def test_entries_that_are_no_events_are_dropped_and_cost_nobody_else(client: red
     assert client.xpending("dirl:events", "recorder")["pending"] == 1
 
 
-def test_a_learner_notices_that_the_server_was_restarted_and_its_prompts_are_gone() -> None:
-    with running_valkey() as server, connect(f"{server.connection_url}/0") as client:
-        learner = GroupConsumer(client, NAMES.groups)
-        assert learner.take(0) == []
-        server.terminate()
-        server.start()
+def test_a_lost_consumer_group_is_made_again_and_delivers_what_was_not_answered(
+    client: redis.Redis,
+) -> None:
+    queue, replica = PromptQueue(client, NAMES.prompts), consumer(client, "r0")
+    issue(client, "a", "b")
+    (held,) = replica.take(1, 0)
+    client.xgroup_destroy(NAMES.prompts, "rollout")
 
-        with pytest.raises(PlatformError, match="was restarted") as raised:
-            learner.take(0)
-
+    with pytest.raises(PlatformError, match="consumer group is missing in Redis") as raised:
+        replica.take(1, 0)
     assert raised.value.code == "queue_unavailable"
+    assert queue.ensure_group()
+    assert not queue.ensure_group()
+
+    assert [item.value.group_id for item in consumer(client, "r1").take(2, 0)] == ["a", "b"]
+    assert replica.answer(held.entry_id, GroupQueue(client, NAMES.groups), group_of("a"))
+    assert client.xlen(NAMES.groups) == 1
+
+
+def test_entries_that_are_not_in_the_stream_are_found(client: redis.Redis) -> None:
+    queue, replica = PromptQueue(client, NAMES.prompts), consumer(client, "r0")
+    first, second, third = (queue.add(prompt_task(group_id=name)) for name in ("a", "b", "c"))
+    replica.take(1, 0)
+    replica.answer(first, GroupQueue(client, NAMES.groups), group_of("a"))
+    client.xdel(NAMES.prompts, second)
+
+    assert queue.find_missing([first, second, third]) == {first, second}
+    assert queue.find_missing([]) == set()
+
+
+def test_groups_of_a_stream_that_was_made_anew_are_taken_whatever_their_ids(
+    client: redis.Redis,
+) -> None:
+    learner = GroupConsumer(client, NAMES.groups)
+    GroupQueue(client, NAMES.groups).add(group_of("a"))
+    learner.take(0)
+    client.delete(NAMES.groups)
+
+    # The clock of another server, or of a failover, may be behind.
+    client.xadd(NAMES.groups, {"m": group_to_pb(group_of("b")).SerializeToString()}, id="1-1")
+
+    assert [group.group_id for group in learner.take(0)] == ["b"]
 
 
 def test_deleting_streams_deletes_those_of_the_attempt_only(client: redis.Redis) -> None:

@@ -1,18 +1,22 @@
 """Waiting for groups on a real stream: what is taken, refused, issued again."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import redis
 import torch
 
 from services.common.errors import PlatformError
 from services.common.events import Event, EventType
 from services.common.streams import GroupQueue, PromptConsumer, connect, stream_names
 from services.common.trajectory import PromptTask, ScoredGroup
+from services.trainer.learner import rollouts
 from services.trainer.learner.journal import Journal, Reporter
 from services.trainer.learner.lifecycle import StopRequestedError, StopSignal
 from services.trainer.learner.replicas import Replicas
@@ -21,9 +25,11 @@ from services.trainer.learner.weight_snapshot import WeightSnapshot
 from tests.support.builders import prompt_task, scored_group, trajectory
 from tests.support.learners import learner_request
 from tests.support.replicas import ScriptedReplica, serving
-from tests.support.trainer import of_kind
+from tests.support.servers import running_valkey
+from tests.support.trainer import of_kind, wait_until
 
 WEIGHTS = WeightSnapshot(4, {"w": torch.ones(2)})
+NAMES = stream_names("job_1", 1)
 SPEC = {"model": "m", "method": "rl", "training_file": "rows.jsonl"}
 
 
@@ -61,7 +67,11 @@ class AnsweringReplica:
 
     def _run(self) -> None:
         while not self._ended.is_set():
-            leased = self._prompts.take(1000, 20)
+            try:
+                leased = self._prompts.take(1000, 20)
+            except PlatformError as error:  # a replica waits for its streams, too
+                assert error.code == "queue_unavailable"  # noqa: PT017
+                continue
             self.largest_take = max(self.largest_take, len(leased))
             self.issued += [lease.value.group_id for lease in leased]
             self._prompts.ack([lease.entry_id for lease in leased])
@@ -184,3 +194,105 @@ def test_a_wait_for_groups_ends_when_the_attempt_is_asked_to(wiring: Wiring) -> 
 
     with pytest.raises(StopRequestedError):
         wiring.rollouts.collect(tasks(1), WEIGHTS, "rollout")
+
+
+Loss = Callable[[redis.Redis], object]
+
+
+def answered_and_lost(client: redis.Redis) -> None:
+    """A prompt whose group was in the groups stream when that was evicted is in neither stream."""
+    client.xdel(NAMES.prompts, client.xrange(NAMES.prompts)[0][0])
+
+
+@pytest.mark.parametrize(
+    ("loss", "lost"),
+    [
+        pytest.param(lambda client: client.flushall(), 3, id="FLUSHALL"),
+        pytest.param(lambda client: client.delete(NAMES.prompts), 3, id="the prompts stream"),
+        pytest.param(
+            lambda client: client.xgroup_destroy(NAMES.prompts, "rollout"), 0, id="XGROUP DESTROY"
+        ),
+        pytest.param(
+            lambda client: client.xtrim(NAMES.prompts, maxlen=1, approximate=False),
+            2,
+            id="some entries",
+        ),
+        pytest.param(answered_and_lost, 1, id="a group"),
+    ],
+)
+def test_what_redis_loses_is_noticed_said_and_issued_again(
+    wiring: Wiring, redis_url: str, loss: Loss, lost: int
+) -> None:
+    with connect(redis_url) as client, ThreadPoolExecutor(1) as pool, ExitStack() as stack:
+        PromptConsumer(client, NAMES.prompts, "replica-0", 60_000)
+        stack.callback(wiring.stop.request)  # before the pool waits for a thread that failed
+        collecting = pool.submit(wiring.rollouts.collect, tasks(3), WEIGHTS, "rollout")
+        wait_until(lambda: client.xlen(NAMES.prompts) == 3, "three prompts in the stream", 10)
+        loss(client)
+        lost_at = time.monotonic()
+        wait_until(lambda: "streams_lost" in wiring.codes(), "the loss is said", 10)
+        noticed_s = time.monotonic() - lost_at
+        replica = wiring.answer_with(lambda task: [answered(task)])
+
+        groups = collecting.result(20)
+
+    assert [group.position for group in groups] == [0, 1, 2]
+    assert sorted(replica.issued) == ["grp_0", "grp_1", "grp_2"]
+    assert wiring.codes() == ["streams_lost"]
+    (event,) = of_kind(wiring.sink.events, EventType.LOG)
+    assert event["prompts"] == lost
+    assert noticed_s < 4
+
+
+def test_a_server_that_loses_everything_again_and_again_ends_the_attempt(
+    wiring: Wiring, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollouts, "_RESTORE_EVERY_S", 0.05)
+    ended = threading.Event()
+
+    def flush_again_and_again() -> None:
+        with connect(redis_url) as client:
+            while not ended.is_set():
+                client.flushall()
+                time.sleep(0.01)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(flush_again_and_again)
+        try:
+            with pytest.raises(PlatformError, match="lost the streams of this attempt 5 times"):
+                wiring.rollouts.collect(tasks(1), WEIGHTS, "rollout")
+        finally:
+            ended.set()
+
+
+def test_a_restart_of_the_server_is_waited_for_and_costs_no_attempt(tmp_path: Path) -> None:
+    with running_valkey() as server, ExitStack() as stack, ThreadPoolExecutor(1) as pool:
+        wiring = Wiring(stack, tmp_path, f"{server.connection_url}/0")
+        collecting = pool.submit(wiring.rollouts.collect, tasks(3), WEIGHTS, "rollout")
+        with connect(f"{server.connection_url}/0") as client:
+            wait_until(lambda: client.xlen(NAMES.prompts) == 3, "three prompts in the stream", 10)
+        server.terminate()
+        wait_until(lambda: "queue_unavailable" in wiring.codes(), "the outage is said", 10)
+        server.start()
+        wiring.answer_with(lambda task: [answered(task)])
+
+        assert [group.position for group in collecting.result(30)] == [0, 1, 2]
+
+    assert {"phase": "waiting", "waiting_for": "redis"} in [
+        {name: data[name] for name in ("phase", "waiting_for")}
+        for data in of_kind(wiring.sink.events, EventType.PHASE)
+    ]
+    assert wiring.codes() == ["queue_unavailable", "queue_available", "streams_lost"]
+
+
+def test_a_server_that_stays_away_ends_the_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollouts, "_OUTAGE_S", 0.5)
+    with running_valkey() as server, ExitStack() as stack:
+        wiring = Wiring(stack, tmp_path, f"{server.connection_url}/0")
+        server.terminate()
+
+        with pytest.raises(PlatformError) as caught:
+            wiring.rollouts.collect(tasks(1), WEIGHTS, "rollout")
+    assert caught.value.code == "queue_unavailable"

@@ -3,7 +3,7 @@ lock.
 """
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Text, cast, delete, func, select
@@ -19,6 +19,7 @@ from services.api.domain.job_state import JobState, check_transition
 from services.api.domain.webhooks import WebhookEvent
 from services.common.attempt_result import AttemptResult, AttemptState
 from services.common.errors import PlatformError
+from services.common.events import EventType
 from services.common.ids import new_id
 
 STATE_EVENT = "state"
@@ -28,6 +29,8 @@ WAITING_EVENT = "waiting"
 ATTEMPT_EVENT = "attempt"
 """{state: attempt state, trainer: host:port, error: {code, message} | None}"""
 
+_RECENT_EVENTS: Final = 1000
+"""Events among which a recent one is looked for: a job may have hundreds of thousands."""
 _ANNOUNCED: Final = {
     JobState.SUCCEEDED: WebhookEvent.SUCCEEDED,
     JobState.FAILED: WebhookEvent.FAILED,
@@ -114,6 +117,23 @@ def append_numbered_event(
             time=time,
             data=data,
         )
+    )
+
+
+def find_recent_log(session: Session, job: Job, code: str, age: timedelta) -> str | None:
+    """Message of the newest log event with the code that is not older than `age`."""
+    message = JobEvent.data["message"].astext
+    return session.scalar(
+        select(message)
+        .where(
+            JobEvent.job_id == job.id,
+            JobEvent.position > job.event_count - _RECENT_EVENTS,
+            JobEvent.type == EventType.LOG,
+            JobEvent.data["code"].astext == code,
+            JobEvent.time > func.now() - age,
+        )
+        .order_by(JobEvent.position.desc())
+        .limit(1)
     )
 
 

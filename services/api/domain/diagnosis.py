@@ -30,6 +30,8 @@ class JobSnapshot:
     metrics: Mapping[str, float]
     """Latest value of every metric."""
     spec: Mapping[str, Any]
+    streams_lost: str | None = None
+    """What the learner reported of streams that Redis lost a short time ago."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class Diagnosis:
     """One finding."""
 
     code: str
-    """queued | waiting | stuck | failed | starved | truncation_limited | verifier_failing | verifier_bound |
-    rollout_bound | sync_bound | trainer_bound | balanced | finished | starting
+    """queued | waiting | stuck | failed | streams_lost | starved | truncation_limited | verifier_failing |
+    verifier_bound | rollout_bound | sync_bound | trainer_bound | balanced | finished | starting
     """
     sentence: str
     suggestion: dict[str, Any] = field(default_factory=dict)
@@ -79,6 +81,10 @@ def _diagnose_wait(job: JobSnapshot) -> Diagnosis | None:
     if job.state is not JobState.RUNNING:
         return Diagnosis("starting", f"The job is {job.state}.")
     return None
+
+
+def _diagnose_lost_streams(job: JobSnapshot) -> Diagnosis | None:
+    return None if job.streams_lost is None else Diagnosis("streams_lost", job.streams_lost)
 
 
 def _diagnose_verifier(job: JobSnapshot) -> Diagnosis | None:
@@ -181,6 +187,7 @@ _CHECKS: Final[Sequence[Callable[[JobSnapshot], Diagnosis | None]]] = (
     _diagnose_stall,
     _diagnose_end,
     _diagnose_wait,
+    _diagnose_lost_streams,
     _diagnose_verifier,
     _diagnose_starvation,
     _diagnose_truncation,

@@ -1,6 +1,7 @@
 """/v1/jobs/{id}/diagnosis and /v1/jobs/{id}/logs: what limits a job, and what its services log."""
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Annotated, Final
 
 import anyio
@@ -9,19 +10,22 @@ from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
 from services.api.adapters.job_logs import LEARNER, JobLog, LogLine, job_log
-from services.api.db.jobs import get_job
+from services.api.db.jobs import find_recent_log, get_job
 from services.api.domain.diagnosis import JobSnapshot, diagnose
 from services.api.domain.event_ids import parse_position
 from services.api.http.paging import to_page
 from services.api.http.resources import Limit, Res, Resources
 from services.api.schemas.envelope import Page
 from services.api.schemas.jobs import DiagnosisView, LogLineView
+from services.common.events import STREAMS_LOST
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["insight"])
 
 _STREAM: Final = "text/event-stream"
 _POLL_S: Final = 0.5
 _BATCH: Final = 500
+_RECENT: Final = timedelta(minutes=5)
+"""How long a loss of streams stays the finding of the diagnosis."""
 
 
 @router.get("/diagnosis")
@@ -29,6 +33,7 @@ def get_diagnosis(resources: Res, job_id: str) -> DiagnosisView:
     """One sentence on what limits the job, and a change that helps."""
     with resources.database.begin() as session:
         job = get_job(session, job_id)
+        streams_lost = find_recent_log(session, job, STREAMS_LOST, _RECENT)
     found = diagnose(
         JobSnapshot(
             state=job.job_state,
@@ -39,6 +44,7 @@ def get_diagnosis(resources: Res, job_id: str) -> DiagnosisView:
             error_message=job.error_message,
             metrics=job.latest_metrics,
             spec=job.spec,
+            streams_lost=streams_lost,
         )
     )
     return DiagnosisView(

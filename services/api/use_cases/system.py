@@ -119,11 +119,15 @@ def _describe_redis(plane: ControlPlane) -> ServiceView:
         fields: Mapping[str, Any] = plane.redis.info()
     except redis.RedisError as error:
         return ServiceView(kind="redis", address=None, state="down", error=str(error))
-    failed = [
-        name
+    problems = [
+        f"{name} failed; see the server's log and disk."
         for name in ("rdb_last_bgsave_status", "aof_last_write_status")
         if fields.get(name, "ok") != "ok"
     ]
+    if fields["maxmemory"] > 0 and str(fields["maxmemory_policy"]).startswith("allkeys"):
+        problems.append(
+            f"maxmemory-policy is {fields['maxmemory_policy']}: it evicts the streams of running jobs. Set noeviction."
+        )
     return ServiceView(
         kind="redis",
         address=None,
@@ -132,7 +136,7 @@ def _describe_redis(plane: ControlPlane) -> ServiceView:
         if "valkey_version" in fields
         else fields["redis_version"],
         rss_bytes=fields["used_memory_rss"],
-        error=f"{', '.join(failed)}: failed; see the server's log and disk" if failed else None,
+        error=" ".join(problems) or None,
     )
 
 

@@ -51,6 +51,11 @@ def snapshot(metrics: dict[str, float] | None = None, **values: Any) -> JobSnaps
         (snapshot({"time/weight_sync_s": 50.0}), "sync_bound", {}),
         (snapshot({"reward/frac_zero_std": 0.9}), "starved", {"rl.num_generations": 16}),
         (
+            snapshot({"reward/frac_zero_std": 0.9}, streams_lost="Redis lost 3 prompts."),
+            "streams_lost",
+            {},
+        ),
+        (
             snapshot({"rollout/truncation_rate": 0.5}),
             "truncation_limited",
             {"sampling.max_new_tokens": 1024},
