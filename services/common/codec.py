@@ -1,6 +1,7 @@
 """Protobuf and JSON forms of the data plane's vocabulary; the only module that knows both sides."""
 
-from typing import Any
+import json
+from typing import Any, Final
 
 import numpy as np
 
@@ -21,8 +22,10 @@ from services.common.trajectory import (
     Verdict,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Of the messages on the streams; every prompt states it, so that releases that differ do not mix."""
+_MAX_RECORDED_ROW: Final = 65_536
+"""Characters of a row beyond which a recorded group does not have it."""
 
 
 def pack_int32(values: Int32s) -> bytes:
@@ -102,7 +105,7 @@ def verdict_from_pb(message: types_pb2.Verdict) -> Verdict:
 
 _TASK_FIELDS = (
     "job_id", "attempt", "group_id", "ledger_position", "dataset", "reference_answer", "num_generations", "seed",
-    "min_weight_version", "grading_timeout_s", "issued_at", "answer_type",
+    "min_weight_version", "grading_timeout_s", "issued_at", "answer_type", "row",
 )  # fmt: skip
 
 
@@ -264,6 +267,8 @@ def group_to_json(task: PromptTask, group: ScoredGroup) -> dict[str, Any]:
         "dataset": task.dataset,
         "reference_answer": task.reference_answer,
         "answer_type": task.answer_type,
+        # Unit tests of a row may have megabytes, and eight groups are recorded at every step.
+        "row": json.loads(task.row) if len(task.row) <= _MAX_RECORDED_ROW else None,
         "prompt_ids": task.prompt_ids.tolist(),
         "block_size": task.decoding.block_size,
         "mask_token_id": task.decoding.mask_token_id,

@@ -5,22 +5,33 @@ as the name of the kind if there are no other fields. A score is a number; a res
 grader returns none is unverifiable.
 """
 
-import ast
 import json
-import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, Literal, Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from services.common.diffusion.config import Frozen
 from services.common.errors import PlatformError
 from services.common.formula import FUNCTIONS, Formula
+from services.common.grader_source import find_grade, find_item_fields, names_outcome
+from services.common.templates import find_variables
 
 _NAME: Final = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
-_VARIABLE: Final = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
-VARIABLES: Final = ("sample.output_text", "sample.answer", "item.reference_answer")
-"""Variables of templates: the response, the extracted answer, the reference answer."""
+SAMPLE_FIELDS: Final = (
+    "output_text",
+    "output_json",
+    "answer",
+    "outcome",
+    "finish_reason",
+    "num_tokens",
+    "num_steps",
+    "max_new_tokens",
+    "unmask_step",
+)
+"""Fields of `sample`, of which templates and Python graders read; docs/rewards.md describes them."""
+REFERENCE_ANSWER: Final = "reference_answer"
+"""Field of `item` with the reference answer of the row."""
 _MAX_SOURCE_CHARS: Final = 65_536
 _MAX_PARTS: Final = 16
 
@@ -33,11 +44,74 @@ class _Named(Frozen):
     weight: Finite = 1.0
     """Factor of the score in the reward, which is the sum of weight · score."""
 
+    is_binary: ClassVar[bool] = False
+    """Whether the score is 1 for success and 0 for failure."""
 
-class AccuracyGrader(_Named):
+    @property
+    def uses_correctness(self) -> bool:
+        """Whether the score depends on the comparison with the reference answer."""
+        return False
+
+    @property
+    def item_fields(self) -> frozenset[str]:
+        """Fields that every row must have, as dotted paths."""
+        return frozenset()
+
+
+class _Correctness(_Named):
+    """A grader that needs the comparison of the answer with the reference answer."""
+
+    @property
+    def uses_correctness(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def item_fields(self) -> frozenset[str]:
+        """The reference answer."""
+        return frozenset({REFERENCE_ANSWER})
+
+
+class _Templates(_Named):
+    """A grader with templates."""
+
+    def _templates(self) -> Iterable[str]:
+        """All templates of the grader."""
+        raise NotImplementedError
+
+    def _variables(self) -> list[str]:
+        return [name for template in self._templates() for name in find_variables(template)]
+
+    @property
+    def uses_correctness(self) -> bool:
+        """Whether a template shows the outcome."""
+        return "sample.outcome" in self._variables()
+
+    @property
+    def item_fields(self) -> frozenset[str]:
+        """Fields of `item` that a template names."""
+        return frozenset(
+            name.removeprefix("item.") for name in self._variables() if name.startswith("item.")
+        )
+
+    @model_validator(mode="after")
+    def _variables_are_known(self) -> Self:
+        for name in self._variables():
+            root, _, path = name.partition(".")
+            known = root == "item" or path.split(".")[0] in SAMPLE_FIELDS
+            if root not in ("item", "sample") or not path or not known:
+                raise ValueError(
+                    f"{{{{{name}}}}} is not a variable; the variables are item.<field of the row> and "
+                    f"{', '.join(f'sample.{field}' for field in SAMPLE_FIELDS)}"
+                )
+        return self
+
+
+class AccuracyGrader(_Correctness):
     """1 for a correct answer, else 0."""
 
     type: Literal["accuracy"]
+    is_binary: ClassVar[bool] = True
 
 
 class BoxedGrader(_Named):
@@ -52,7 +126,7 @@ class FormatGrader(_Named):
     type: Literal["format"]
 
 
-class CosineGrader(_Named):
+class CosineGrader(_Correctness):
     """Correct answers score less and wrong ones more, the longer they are (arXiv 2502.03373, eq.
     1).
 
@@ -91,7 +165,7 @@ class RepetitionGrader(_Named):
     """Words of an n-gram."""
 
 
-class SpeedGrader(_Named):
+class SpeedGrader(_Correctness):
     """Tokens per denoising step over `target`, at most 1; 0 unless the answer is correct."""
 
     type: Literal["speed"]
@@ -99,12 +173,13 @@ class SpeedGrader(_Named):
     """Tokens per denoising step that score 1."""
 
 
-class StringCheckGrader(_Named):
+class StringCheckGrader(_Templates):
     """1 when `input` and `reference`, filled in, compare as `operation` says, else 0 (OpenAI's
     grader).
     """
 
     type: Literal["string_check"]
+    is_binary: ClassVar[bool] = True
     operation: Literal["eq", "ne", "like", "ilike"]
     """Comparison of `input` with `reference`: equal, not equal, contains, contains without regard
     to case.
@@ -114,15 +189,8 @@ class StringCheckGrader(_Named):
     reference: str = Field(max_length=_MAX_SOURCE_CHARS)
     """Template of the text to compare with, e.g. `{{ item.reference_answer }}`."""
 
-    @model_validator(mode="after")
-    def _variables_are_known(self) -> Self:
-        named = _VARIABLE.findall(self.input + self.reference)
-        unknown = [name for name in named if name not in VARIABLES]
-        if unknown:
-            raise ValueError(
-                f"{{{{{unknown[0]}}}}} is not a variable; the variables are {', '.join(VARIABLES)}"
-            )
-        return self
+    def _templates(self) -> Iterable[str]:
+        return self.input, self.reference
 
 
 class PythonGrader(_Named):
@@ -138,17 +206,19 @@ class PythonGrader(_Named):
     memory_mb: int = Field(256, ge=64, le=2048)
     """Address space of the process, in MiB."""
 
+    @property
+    def uses_correctness(self) -> bool:
+        """Whether the source reads the outcome."""
+        return names_outcome(self.source)
+
+    @property
+    def item_fields(self) -> frozenset[str]:
+        """Fields of `item` that every call reads."""
+        return find_item_fields(self.source)
+
     @model_validator(mode="after")
     def _defines_grade(self) -> Self:
-        try:
-            body = ast.parse(self.source).body
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise ValueError(f"source is not valid Python: {error}") from None
-        defined = [
-            node for node in body if isinstance(node, ast.FunctionDef) and node.name == "grade"
-        ]
-        if not defined or len(defined[-1].args.args) != 2:
-            raise ValueError("source must define grade(sample, item), which returns a number")
+        find_grade(self.source)
         return self
 
 
@@ -166,6 +236,16 @@ class MultiGrader(_Named):
     """Formula over the names of `graders`, with + - * / and min, max, abs, floor, ceil, sqrt, exp,
     log.
     """
+
+    @property
+    def uses_correctness(self) -> bool:
+        """Whether a part does."""
+        return any(part.uses_correctness for part in self.graders.values())
+
+    @property
+    def item_fields(self) -> frozenset[str]:
+        """Fields of all parts."""
+        return frozenset().union(*(part.item_fields for part in self.graders.values()))
 
     @model_validator(mode="before")
     @classmethod
@@ -263,9 +343,14 @@ def grader_text(grader: _Kind) -> str:
     return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
 
-def fill_in(template: str, values: Mapping[str, str]) -> str:
-    """Replace the variables of a template."""
-    return _VARIABLE.sub(lambda match: values[match.group(1)], template)
+def required_fields(graders: Sequence[_Kind]) -> dict[str, str]:
+    """Return the fields that every row must have, as dotted paths, with the grader that reads each."""
+    return {path: grader.name for grader in graders for path in sorted(grader.item_fields)}
+
+
+def uses_correctness(graders: Iterable[_Kind]) -> bool:
+    """Whether any grader needs responses to be compared with reference answers."""
+    return any(grader.uses_correctness for grader in graders)
 
 
 def _describe_problem(location: tuple[int | str, ...], message: str) -> str:

@@ -134,6 +134,8 @@ class JobMetric(StrEnum):
         "Fraction of responses that reached the token budget before an answer."
     REWARD_OUTCOME_TOO_COMPLEX = "reward/outcome/too_complex", MetricUnit.FRACTION, _RL, \
         "Fraction of responses whose answer exceeds the verifier's limits; counted as incorrect."
+    REWARD_OUTCOME_SCORED = "reward/outcome/scored", MetricUnit.FRACTION, _RL, \
+        "Fraction of responses that were graded without a comparison with a reference answer."
     REWARD_OUTCOME_UNVERIFIABLE = "reward/outcome/unverifiable", MetricUnit.FRACTION, _RL, \
         "Fraction of responses that the verifier failed to grade; they carry no reward."
     REWARD_OUTCOME_ABORTED = "reward/outcome/aborted", MetricUnit.FRACTION, _RL, \

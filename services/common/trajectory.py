@@ -25,6 +25,8 @@ class Outcome(StrEnum):
     NO_ANSWER = "no_answer"
     TRUNCATED = "truncated"
     TOO_COMPLEX = "too_complex"
+    SCORED = "scored"
+    """Not compared with a reference answer: no grader asks for that, or the row has none."""
     UNVERIFIABLE = "unverifiable"
     ABORTED = "aborted"
 
@@ -85,6 +87,7 @@ class PromptTask:
     prompt_ids: Int32s
     """[P]"""
     reference_answer: str
+    """Empty when the row has none."""
     num_generations: int
     seed: int
     """Key of the randomness, with ledger_position, response index, absolute position and step."""
@@ -98,6 +101,8 @@ class PromptTask:
     """Unix seconds."""
     answer_type: str = ""
     """services.common.answers.answer_types.AnswerType; empty lets the reference answer's text say it."""
+    row: str = "{}"
+    """JSON object of the row, as graders see it (services.common.data.rows.Row.item)."""
 
 
 @dataclass(frozen=True, kw_only=True)

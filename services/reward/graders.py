@@ -7,13 +7,12 @@ from typing import Any, Final
 
 from services.common.formula import Formula
 from services.common.grader_spec import (
-    VARIABLES,
     MultiGrader,
     PythonGrader,
     StringCheckGrader,
-    fill_in,
     parse_graders,
 )
+from services.common.templates import MissingFieldError, fill_in
 from services.reward.sandbox import make_python_scorer
 from services.reward.scores import GradedResponse, GraderFailure, GradingLimits, Score, Scorer
 from services.reward.shaping import (
@@ -33,18 +32,17 @@ class Grader:
 
     name: str
     score: Scorer
+    uses_correctness: bool
+    """Whether responses must have been compared with their reference answers."""
 
 
 def score_string_check(spec: StringCheckGrader, graded: GradedResponse) -> Score:
     """Return 1 if the comparison holds, else 0."""
-    values = dict(
-        zip(
-            VARIABLES,
-            (graded.response, graded.extraction.text, graded.reference_answer),
-            strict=True,
-        )
-    )
-    left, right = fill_in(spec.input, values), fill_in(spec.reference, values)
+    values = {"sample": graded.to_sample(), "item": graded.to_item()}
+    try:
+        left, right = fill_in(spec.input, values), fill_in(spec.reference, values)
+    except MissingFieldError as error:
+        return GraderFailure("missing_field", f"the row has no {error}")
     holds = {
         "eq": left == right,
         "ne": left != right,
@@ -104,7 +102,9 @@ def make_graders(texts: Sequence[str]) -> list[Grader]:
 
     Raises PlatformError("invalid_request") for unknown, invalid and duplicate ones.
     """
-    return [Grader(spec.name, make_scorer(spec)) for spec in parse_graders(texts)]
+    return [
+        Grader(spec.name, make_scorer(spec), spec.uses_correctness) for spec in parse_graders(texts)
+    ]
 
 
 def score_all(

@@ -63,19 +63,7 @@ def _score_until_lost(
 
 
 def _score_one(jail: "_Jail", graded: GradedResponse, timeout_s: float) -> Score:
-    jail.send(
-        {
-            "sample": {
-                "output_text": graded.response,
-                "answer": graded.extraction.text,
-                "outcome": graded.outcome.value,
-                "num_tokens": graded.num_tokens,
-                "num_steps": graded.num_steps,
-                "max_new_tokens": graded.max_new_tokens,
-            },
-            "item": {"reference_answer": graded.reference_answer},
-        }
-    )
+    jail.send({"sample": graded.to_sample(), "item": graded.to_item()})
     reply = jail.receive(timeout_s)
     if isinstance(reply.get("score"), float):
         return float(reply["score"])

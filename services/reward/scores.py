@@ -1,10 +1,12 @@
 """Inputs and outputs of graders."""
 
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from services.common.trajectory import Outcome
+from services.common.trajectory import FinishReason, Outcome
 from services.reward.cancellation import Cancellation
 from services.reward.extraction import Extraction
 
@@ -18,12 +20,44 @@ class GradedResponse:
     outcome: Outcome
     """An outcome for which `is_scored` holds."""
     reference_answer: str = ""
+    """Empty when the row has none."""
+    row: Mapping[str, Any] = field(default_factory=dict)
+    """The row of the data set (services.common.data.rows.Row.item)."""
+    finish_reason: FinishReason = FinishReason.STOP
+    unmask_step: Sequence[int] = ()
+    """Denoising step at which each visible token was committed, from 1; empty if unknown."""
     num_tokens: int = 0
     """Visible tokens; 0 if unknown."""
     num_steps: int = 0
     """Denoising steps; 0 if unknown."""
     max_new_tokens: int = 0
     """Token budget; 0 if unknown."""
+
+    def to_sample(self) -> dict[str, Any]:
+        """Return what graders see as `sample`, with the fields of SAMPLE_FIELDS."""
+        return {
+            "output_text": self.response,
+            "output_json": _parse_json(self.response),
+            "answer": self.extraction.text,
+            "outcome": self.outcome.value,
+            "finish_reason": self.finish_reason.value,
+            "num_tokens": self.num_tokens,
+            "num_steps": self.num_steps,
+            "max_new_tokens": self.max_new_tokens,
+            "unmask_step": list(self.unmask_step),
+        }
+
+    def to_item(self) -> dict[str, Any]:
+        """Return what graders see as `item`: the row, with its reference answer if it has one."""
+        own = {"reference_answer": self.reference_answer} if self.reference_answer else {}
+        return {**own, **self.row}
+
+
+def _parse_json(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        return None
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,17 @@
 """gRPC transport of the reward service; Verifier has the logic."""
 
+import json
 import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import grpc
 
 from services.common.answers.answer_types import AnswerType
-from services.common.codec import verdict_to_pb
+from services.common.codec import unpack_int32, verdict_to_pb
 from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import reward_pb2, reward_pb2_grpc
 from services.common.release import release
@@ -48,7 +50,8 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
             limits = f"0..{_MAX_TIMEOUT_S:g}; 0 uses the default of the service"
             raise _invalid("timeout_s", f"{request.timeout_s} is outside {limits}")
         timeout_s = request.timeout_s or self._default_timeout_s
-        items = [_item_from_pb(item, place) for place, item in enumerate(request.items)]
+        rows = [_parse_row(row, place) for place, row in enumerate(request.rows)]
+        items = [_item_from_pb(item, place, rows) for place, item in enumerate(request.items)]
         cancellation = Cancellation()
         # gRPC calls back when the caller hangs up or its deadline passes; it takes no callback
         # for a call that has already ended.
@@ -113,7 +116,21 @@ def _expiry(remaining_s: float | None, timeout_s: float) -> float:
     return time.monotonic() + max(remaining_s - timeout_s - _REPLY_S, remaining_s / 2)
 
 
-def _item_from_pb(message: reward_pb2.VerifyItem, place: int) -> Item:
+def _parse_row(text: str, place: int) -> Mapping[str, Any]:
+    try:
+        row = json.loads(text)
+    except ValueError as error:
+        raise _invalid(f"rows[{place}]", f"is not JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise _invalid(f"rows[{place}]", f"is {text[:80]}; it must be a JSON object")
+    return row
+
+
+def _item_from_pb(
+    message: reward_pb2.VerifyItem, place: int, rows: Sequence[Mapping[str, Any]]
+) -> Item:
+    if message.HasField("row") and not 0 <= message.row < len(rows):
+        raise _invalid(f"items[{place}].row", f"{message.row} is not one of the {len(rows)} rows")
     param = f"items[{place}].finish_reason"
     finish_reason = _parse_choice(FinishReason, message.finish_reason, param, "finish reasons")
     return Item(
@@ -125,6 +142,8 @@ def _item_from_pb(message: reward_pb2.VerifyItem, place: int) -> Item:
         num_tokens=message.num_tokens,
         num_steps=message.num_steps,
         max_new_tokens=message.max_new_tokens,
+        row=rows[message.row] if message.HasField("row") else {},
+        unmask_step=unpack_int32(message.unmask_step).tolist(),
     )
 
 

@@ -16,11 +16,14 @@ from services.reward.extraction import final_part
 from services.reward.scores import GradedResponse, GraderFailure, Score
 
 _THINK_TAG: Final = re.compile(r"</?think>")
-_GRADED: Final = (Outcome.CORRECT, Outcome.INCORRECT)
+_GRADED: Final = (Outcome.CORRECT, Outcome.INCORRECT, Outcome.SCORED)
+_NOT_COMPARED: Final = GraderFailure("no_reference_answer", "the row has no reference answer")
 
 
 def score_accuracy(graded: GradedResponse) -> Score:
     """Return 1 for a correct answer, else 0."""
+    if graded.outcome is Outcome.SCORED:
+        return _NOT_COMPARED
     return float(graded.outcome is Outcome.CORRECT)
 
 
@@ -52,6 +55,8 @@ def score_cosine(spec: CosineGrader, graded: GradedResponse) -> Score:
 
     Responses that reach the budget score `exceeded` (arXiv 2502.03373).
     """
+    if graded.outcome is Outcome.SCORED:
+        return _NOT_COMPARED
     if graded.num_tokens <= 0 or graded.max_new_tokens <= 0:
         return GraderFailure("length_unknown", "cosine needs num_tokens and max_new_tokens")
     if graded.outcome is Outcome.TRUNCATED or graded.num_tokens >= graded.max_new_tokens:
@@ -84,6 +89,8 @@ def score_repetition(spec: RepetitionGrader, graded: GradedResponse) -> Score:
 
 def score_speed(spec: SpeedGrader, graded: GradedResponse) -> Score:
     """Return tokens per denoising step divided by the target, at most 1; 0 for incorrect answers."""
+    if graded.outcome is Outcome.SCORED:
+        return _NOT_COMPARED
     if graded.num_tokens <= 0 or graded.num_steps <= 0:
         return GraderFailure("steps_unknown", "speed needs num_tokens and num_steps")
     if graded.outcome is not Outcome.CORRECT:

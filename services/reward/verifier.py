@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from services.common.answers.answer_types import AnswerType, infer_answer_type
 from services.common.errors import PlatformError
@@ -48,6 +48,9 @@ class Item:
     finish_reason: FinishReason
     kind: AnswerType | None = None
     """None infers the type from the text."""
+    row: Mapping[str, Any] = field(default_factory=dict)
+    """The row of the data set, for graders."""
+    unmask_step: Sequence[int] = ()
     num_tokens: int = 0
     """Visible tokens of the response. Like the next two, 0 if unknown; used by length and speed graders."""
     num_steps: int = 0
@@ -93,7 +96,8 @@ class Verifier:
         another service.
         """
         cancellation = cancellation or Cancellation()
-        drafts = [self._draft(item, profile) for item in items]
+        compares = any(grader.uses_correctness for grader in graders)
+        drafts = [self._draft(item, profile, compares=compares) for item in items]
         requested = [draft.key for draft in drafts if draft.key is not None]
         keys = list(dict.fromkeys(requested))
         self._metrics.duplicates.inc(len(requested) - len(keys))
@@ -114,9 +118,9 @@ class Verifier:
         """Audit reference answers; raises PlatformError("busy")."""
         return audit_reference_answers(self.pool, reference_answers, timeout_s, expires_at)
 
-    def _draft(self, item: Item, profile: Profile) -> _Draft:
+    def _draft(self, item: Item, profile: Profile, *, compares: bool) -> _Draft:
         try:
-            return _grade(item, profile, self.version)
+            return _grade(item, profile, self.version, compares=compares)
         except Exception:  # an error of one item must not fail the batch
             log.exception(
                 "item failed", item_id=item.item_id, reference_answer=item.reference_answer
@@ -175,6 +179,9 @@ class Verifier:
                 extraction=draft.extraction,
                 outcome=draft.verdict.outcome,
                 reference_answer=draft.item.reference_answer,
+                row=draft.item.row,
+                finish_reason=draft.item.finish_reason,
+                unmask_step=draft.item.unmask_step,
                 num_tokens=draft.item.num_tokens,
                 num_steps=draft.item.num_steps,
                 max_new_tokens=draft.item.max_new_tokens,
@@ -207,13 +214,19 @@ def _add_scores(verdict: Verdict, scores: Mapping[str, Score]) -> Verdict:
     )
 
 
-def _grade(item: Item, profile: Profile, version: str) -> _Draft:
-    """Grade without sympy. A response that ran out of tokens is truncated, even if it has an answer."""
+def _grade(item: Item, profile: Profile, version: str, *, compares: bool) -> _Draft:
+    """Grade without sympy. A response that ran out of tokens is truncated, even if it has an answer.
+
+    Without a reference answer, or when no grader looks at correctness (`compares`), a response that
+    ended is `scored`, whether an answer is found in it or not.
+    """
     if item.finish_reason is FinishReason.ABORTED:
         return _Draft(item, Verdict(outcome=Outcome.ABORTED))
     extraction = extract(item.response, profile)
     if item.finish_reason is FinishReason.LENGTH:
         return _Draft(item, _make_verdict(extraction, Outcome.TRUNCATED, "length"), extraction)
+    if not compares or not item.reference_answer:
+        return _Draft(item, _make_verdict(extraction, Outcome.SCORED, ""), extraction)
     if extraction.failure:
         outcome = Outcome.TRUNCATED if extraction.failure in _CUT_OFF else Outcome.NO_ANSWER
         return _Draft(item, _make_verdict(extraction, outcome, extraction.failure), extraction)

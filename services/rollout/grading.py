@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from services.common.codec import verdict_from_pb
+from services.common.codec import pack_int32, verdict_from_pb
 from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import reward_pb2, reward_pb2_grpc
 from services.common.rpc.client import call, channel
@@ -182,6 +182,8 @@ def verify_request(
             num_tokens=t.response.visible_len,
             num_steps=t.response.num_steps,
             max_new_tokens=task.decoding.max_new_tokens,
+            unmask_step=pack_int32(t.response.unmask_step[: t.response.visible_len]),
+            row=0,
         )
         for t in trajectories
     ]
@@ -190,4 +192,5 @@ def verify_request(
         graders=task.graders,
         profile=_PROFILES[task.purpose],
         timeout_s=task.grading_timeout_s,
+        rows=[task.row],
     )

@@ -8,7 +8,7 @@ import pytest
 
 from services.api.db.job_tables import Job
 from services.api.domain.job_state import JobState
-from tests.support.control_plane import write_rows
+from tests.support.control_plane import job_body, write_rows
 from tests.support.job_api import Api, job_api
 from tests.support.servers import Postgres
 
@@ -104,6 +104,30 @@ def test_a_bad_path_in_the_changes_is_refused_by_name(
     assert (forked.status_code, forked.json()["error"]["code"]) == (400, "spec_invalid")
     assert said in forked.json()["error"]["message"]
     assert (changed.status_code, changed.json()["error"]["code"]) == (400, "spec_invalid")
+
+
+def test_every_row_is_checked_against_the_graders(api: Api) -> None:
+    source = "def grade(sample, item): return float(item['word'] in sample['output_text'])"
+    own = {"name": "own", "type": "python", "source": source}
+    path = api.directory / "words.jsonl"
+    path.write_text('{"prompt": "q", "word": "a"}\n{"prompt": "q"}\n')
+
+    def submit(*graders: Any) -> Any:
+        reward = {"graders": graders}
+        files = {"training_file": str(path), "validation_file": None}
+        body = job_body(api.directory, method="rl", reward=reward, **files)
+        return api.http.post("/v1/jobs", json=body)
+
+    refused = submit(own)
+    assert problem_paths(refused) == ["training_file"]
+    (problem,) = refused.json()["error"]["problems"]
+    assert problem["message"].startswith("row 2: has no field 'word', which the grader 'own' reads")
+    compared = submit("accuracy").json()["error"]["problems"]
+    assert [p["message"].split(",")[0] for p in compared] == [
+        f"row {row}: has no reference answer" for row in (1, 2)
+    ]
+    path.write_text('{"prompt": "q", "word": "a"}\n{"prompt": "q", "word": "b"}\n')
+    assert submit(own).status_code == 201
 
 
 def test_a_stage_without_optimizer_settings_gets_the_jobs_with_the_change(api: Api) -> None:

@@ -282,10 +282,25 @@ def test_every_outcome_has_its_cause(verifier: Verifier) -> None:
     assert verify(verifier, *batch) == [
         (Outcome.TRUNCATED, "length"),
         (Outcome.ABORTED, ""),
-        (Outcome.UNVERIFIABLE, "reference_answer_invalid"),
+        (
+            Outcome.UNVERIFIABLE,
+            "grader:accuracy:no_reference_answer (the row has no reference answer)",
+        ),
         (Outcome.NO_ANSWER, "nothing_found"),
         (Outcome.TRUNCATED, "unclosed_box"),
         (Outcome.NO_ANSWER, "unclosed_think"),
+    ]
+
+
+def test_nothing_is_compared_that_no_grader_asks_for(verifier: Verifier) -> None:
+    """An invalid reference answer and an answer that is none then do no harm."""
+    batch = [item("9^{9^{9^9}}", "5"), Item("item", "5", "no box", FinishReason.STOP)]
+    verdicts = verifier.verify(
+        batch, make_graders(["format"]), Profile.RL, timeout_s=30.0, expires_at=math.inf
+    )
+    assert [(v.outcome, v.reason, v.rewards["format"]) for v in verdicts] == [
+        (Outcome.SCORED, "", 1.0),
+        (Outcome.SCORED, "", 0.0),
     ]
 
 

@@ -23,6 +23,7 @@ RESPONSE = GradedResponse(
     outcome=Outcome.CORRECT,
     reference_answer="5",
     num_tokens=7,
+    row={"metadata": {"level": 3}},
 )
 
 
@@ -42,6 +43,11 @@ def run(
 def test_a_grader_sees_the_response_and_the_reference_answer() -> None:
     body = "return sample['num_tokens'] + float(sample['answer'] == item['reference_answer'])"
     assert run(body, count=2) == [8.0, 8.0]
+
+
+def test_a_grader_sees_the_row() -> None:
+    body = "return item['metadata']['level'] + len(sample['finish_reason'])"
+    assert run(body) == [3.0 + len("stop")]
 
 
 def test_the_mathematics_of_the_standard_library_is_there() -> None:

@@ -1,3 +1,4 @@
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -5,10 +6,11 @@ from typing import Any
 
 import grpc
 import httpx
+import numpy as np
 import psutil
 import pytest
 
-from services.common.codec import verdict_from_pb
+from services.common.codec import pack_int32, verdict_from_pb
 from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import reward_pb2, reward_pb2_grpc
 from services.common.rpc.client import call, channel, probe
@@ -92,6 +94,41 @@ def test_the_profile_decides_on_fallbacks(connection: grpc.Channel) -> None:
     response = item(response="The answer is 72.")
     assert verify(connection, response, profile="rl")[0].outcome is Outcome.NO_ANSWER
     assert verify(connection, response, profile="eval")[0].outcome is Outcome.CORRECT
+
+
+def test_rows_reach_the_graders_of_their_responses(connection: grpc.Channel) -> None:
+    source = """
+def grade(sample, item):
+    return item["tests"][sample["unmask_step"][-1]] + len(item["messages"])
+"""
+    responses = [
+        item(reference_answer="", row=place, unmask_step=pack_int32(np.array([0, step], np.int32)))
+        for place, step in ((0, 1), (1, 0), (1, 1))
+    ]
+    rows = [
+        json.dumps({"tests": tests, "messages": [{}]}) for tests in ([0.25, 0.5], [0.125, 0.75])
+    ]
+    grader = json.dumps({"name": "p", "type": "python", "source": source})
+    verdicts = verify(connection, *responses, graders=[grader], rows=rows)
+    assert [verdict.rewards["p"] for verdict in verdicts] == [1.5, 1.125, 1.75]
+    assert {verdict.outcome for verdict in verdicts} == {Outcome.SCORED}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rows": ["{"]}, r"rows\[0\]: is not JSON"),
+        ({"rows": ["[]"]}, r"rows\[0\]: is \[\]; it must be a JSON object"),
+        ({"rows": ["{}"], "row": 1}, r"items\[0\].row: 1 is not one of the 1 rows"),
+        ({"rows": [], "row": -1}, r"items\[0\].row: -1 is not one of the 0 rows"),
+    ],
+)
+def test_rows_that_cannot_be_read_fail_the_call(
+    connection: grpc.Channel, fields: dict[str, Any], message: str
+) -> None:
+    own = {"row": fields.pop("row")} if "row" in fields else {}
+    with pytest.raises(PlatformError, match=message):
+        verify(connection, item(**own), **fields)
 
 
 def test_an_empty_batch_has_no_verdicts(connection: grpc.Channel) -> None:

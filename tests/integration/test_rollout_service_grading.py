@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import grpc
+import numpy as np
 import pytest
 
-from services.common.codec import verdict_to_pb
+from services.common.codec import pack_int32, verdict_to_pb
 from services.common.errors import PlatformError
 from services.common.pb.dirl.v1 import reward_pb2, reward_pb2_grpc
 from services.common.rpc.server import RpcServer
@@ -101,7 +102,7 @@ def test_each_response_gets_its_own_verdict_and_the_visible_text() -> None:
 def test_the_verifier_is_told_everything_about_the_response(purpose: Purpose, profile: str) -> None:
     verifier = ScriptedVerifier(by_equality)
     with grader_of(verifier) as grader:
-        grade(grader, purpose=purpose, grading_timeout_s=2.5)
+        grade(grader, purpose=purpose, grading_timeout_s=2.5, row='{"tests": [1]}')
 
     (request,) = verifier.requests
     assert (request.profile, list(request.graders), request.timeout_s) == (
@@ -117,7 +118,10 @@ def test_the_verifier_is_told_everything_about_the_response(purpose: Purpose, pr
         num_tokens=2,
         num_steps=3,
         max_new_tokens=8,
+        row=0,
+        unmask_step=pack_int32(np.array([1, 2], np.int32)),
     )
+    assert list(request.rows) == ['{"tests": [1]}']
 
 
 def test_a_verifier_that_is_busy_is_asked_again() -> None:

@@ -50,6 +50,7 @@ def check(
                 "file": str(report.path),
                 "rows": report.rows,
                 "format": report.format,
+                "rows_with_reference_answer": report.rl_rows,
                 "usable_for": [name for name, usable in _uses(report).items() if usable],
                 "longest_prompt_chars": report.longest_prompt_chars,
                 "longest_completion_chars": report.longest_completion_chars,
@@ -78,6 +79,7 @@ def _to_text(report: FileReport) -> str:
     lines = [
         f"{report.path}: {report.rows} rows ({report.format or 'no valid row'})",
         *(f"  {name:<5} {'yes' if usable else 'no'}" for name, usable in _uses(report).items()),
+        f"  {report.rl_rows} rows have a reference answer, which accuracy, cosine and speed graders need",
         f"  longest prompt {report.longest_prompt_chars}, completion {report.longest_completion_chars} characters",
     ]
     if report.num_problems:

@@ -23,20 +23,16 @@ class ValidatedGrader(View):
     grader: dict[str, Any]
 
 
-class ReferenceAnswer(RequestBody):
-    """The answer that the response is compared with."""
-
-    reference_answer: str
-    answer_type: str = ""
-    """Empty derives the type from the text."""
-
-
 class RunBody(RequestBody):
     """A grader and one response."""
 
     grader: Grader
     model_sample: str
-    item: ReferenceAnswer
+    item: dict[str, Any] = Field(
+        default_factory=dict,
+        description="The row as graders see it. `reference_answer` is what the answer is compared"
+        " with; `answer_type` is its type, derived from the text by default.",
+    )
     profile: Literal["rl", "eval"] = "eval"
     num_tokens: int = Field(0, ge=0)
     """Like the next two for graders of length and speed; 0 is unknown."""

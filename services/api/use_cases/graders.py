@@ -1,11 +1,14 @@
 """Running a grader on one response."""
 
+import json
 import time
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from services.api.schemas.graders import GraderErrors, RunBody, RunMetadata, RunResult
 from services.api.use_cases.control_plane import ControlPlane
 from services.common.codec import verdict_from_pb, verdict_to_json
+from services.common.data.fields import FieldError, render_reference_answer
 from services.common.grader_spec import MultiGrader, grader_text, parse_grader
 from services.common.pb.dirl.v1 import reward_pb2
 
@@ -22,18 +25,20 @@ def run_grader(plane: ControlPlane, body: RunBody) -> RunResult:
     ]
     item = reward_pb2.VerifyItem(
         item_id="run",
-        reference_answer=body.item.reference_answer,
-        answer_type=body.item.answer_type,
+        reference_answer=_read_reference_answer(body.item),
+        answer_type=str(body.item.get("answer_type", "")),
         response=body.model_sample,
         finish_reason="stop",
         num_tokens=body.num_tokens,
         num_steps=body.num_steps,
         max_new_tokens=body.max_new_tokens,
+        row=0,
     )
     request = reward_pb2.VerifyRequest(
         items=[item],
         graders=[grader_text(each) for each in (grader, *named)],
         profile=body.profile,
+        rows=[json.dumps(body.item)],
     )
     started = time.monotonic()
     verdict = verdict_from_pb(plane.fleet.grade(request, _TIMEOUT_S).verdicts[0])
@@ -48,6 +53,14 @@ def run_grader(plane: ControlPlane, body: RunBody) -> RunResult:
         ),
         verdict=verdict_to_json(verdict),
     )
+
+
+def _read_reference_answer(item: Mapping[str, Any]) -> str:
+    """The reference answer as text; empty where there is none that a response could be compared with."""
+    try:
+        return render_reference_answer(item["reference_answer"])
+    except (KeyError, FieldError):
+        return ""
 
 
 def _to_errors(reason: str) -> GraderErrors:

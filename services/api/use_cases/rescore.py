@@ -1,8 +1,10 @@
 """Grading stored trajectories again: which verdicts flip, and what the advantages would have been."""
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+import numpy as np
 from sqlalchemy import select
 
 from services.api.db.database import Database
@@ -11,7 +13,7 @@ from services.api.db.record_tables import TrajectoryGroup
 from services.api.schemas.graders import Flip, RescoreQuery, RescoreReport, VerdictView
 from services.api.use_cases.control_plane import ControlPlane
 from services.common.advantages import MIN_SCORED, group_advantages
-from services.common.codec import verdict_from_pb
+from services.common.codec import pack_int32, verdict_from_pb
 from services.common.grader_spec import GraderSpec, grader_text, parse_graders
 from services.common.job_spec import JobSpec, parse_spec
 from services.common.pb.dirl.v1 import reward_pb2
@@ -108,6 +110,7 @@ def _grade(
             graders=[grader_text(grader) for grader in graders],
             profile=query.profile or _PROFILES[group.purpose],
             timeout_s=spec.reward.timeout_s,
+            rows=[json.dumps(group.payload["group"].get("row") or {})],
         )
         response = plane.fleet.grade(request, spec.reward.timeout_s * len(trajectories) + _MARGIN_S)
         yield [verdict_from_pb(message) for message in response.verdicts]
@@ -128,6 +131,10 @@ def _to_item(
         num_steps=trajectory["num_steps"],
         max_new_tokens=(spec.eval.max_new_tokens if evaluated else None)
         or spec.sampling.max_new_tokens,
+        unmask_step=pack_int32(
+            np.array(trajectory["unmask_step"][: trajectory["visible_len"]], np.int32)
+        ),
+        row=0,
     )
 
 

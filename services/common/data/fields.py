@@ -24,6 +24,7 @@ REFERENCE_ANSWER_FIELDS: Final = (
     "final_answer",
     "gold_answer",
     "ground_truth",
+    "reference_answer",
     "Answer",
 )
 ANSWER_TYPE_FIELD: Final = "gold_type"
@@ -164,10 +165,11 @@ def _read_message(turn: Any, place: str) -> Message:
 
 
 def _read_reference_answer(record: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
+    # An object is for graders: it cannot be compared with an answer.
     reference_answers = {
         name: render_reference_answer(record[name])
         for name in REFERENCE_ANSWER_FIELDS
-        if record.get(name) is not None
+        if record.get(name) is not None and not isinstance(record[name], dict)
     }
     verl = record.get("reward_model")
     if isinstance(verl, dict) and verl.get("ground_truth") is not None:

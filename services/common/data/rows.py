@@ -5,7 +5,7 @@ No row is skipped: a file with an invalid row is rejected with the position of e
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -21,11 +21,13 @@ from services.common.data.fields import (
 )
 from services.common.data.parquet import is_parquet, iter_parquet
 from services.common.errors import Problem, ProblemsError
+from services.common.templates import MissingFieldError, look_up
 
 Needs = Literal["sft", "rl", "eval"]
 
 MAX_PROBLEMS_SHOWN: Final = 20
 _MAX_VALUE_SHOWN: Final = 80
+_NO_FIELDS: Final[Mapping[str, str]] = {}
 _MAGIC: Final = {b"\x1f\x8b": "a gzip archive", b"PK\x03\x04": "a zip archive"}
 
 __all__ = ["FileReport", "Message", "Needs", "Row", "check_file", "iter_rows", "read_rows"]
@@ -33,7 +35,7 @@ __all__ = ["FileReport", "Message", "Needs", "Row", "check_file", "iter_rows", "
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A prompt with a reference answer, a completion, or both."""
+    """A prompt, with a reference answer, a completion, both or neither."""
 
     row_id: str
     """Id of the row, else the SHA-256 of its canonical JSON (equal rows share it)."""
@@ -50,6 +52,17 @@ class Row:
     data_source: str
     metadata: dict[str, Any]
     """Field `metadata` of the row and all fields that were not read."""
+    record: dict[str, Any]
+    """The row as the file has it."""
+
+    @property
+    def item(self) -> dict[str, Any]:
+        """The row as graders see it: every field of the file, `messages` (the prompt turns) and
+        `reference_answer`, unless the file has a field of that name.
+        """
+        messages = [{"role": message.role, "content": message.content} for message in self.messages]
+        derived = {} if self.answer is None else {"reference_answer": self.answer}
+        return {**derived, **self.record, "messages": messages}
 
     @property
     def prompt_chars(self) -> int:
@@ -67,9 +80,7 @@ class FileReport:
     sft_rows: int = 0
     """Rows with a completion."""
     rl_rows: int = 0
-    """Rows with a reference answer."""
-    eval_rows: int = 0
-    """Rows with a reference answer."""
+    """Rows with a reference answer, which graders of correctness need."""
     format: str = ""
     """Names of the fields read, e.g. `question/answer`; `mixed` if rows differ."""
     longest_prompt_chars: int = 0
@@ -79,13 +90,14 @@ class FileReport:
     num_problems: int = 0
 
     def usable_for(self, needs: Needs) -> bool:
-        """Whether read_rows(path, needs) succeeds."""
-        count = {"sft": self.sft_rows, "rl": self.rl_rows, "eval": self.eval_rows}[needs]
+        """Whether read_rows(path, needs) succeeds, with graders that read no field of a row."""
+        count = self.sft_rows if needs == "sft" else self.rows
         return self.num_problems == 0 and 0 < count == self.rows
 
 
-def read_rows(path: Path, needs: Needs) -> list[Row]:
-    """Read all rows. Each must have a prompt, and a completion (`sft`) or a reference answer.
+def read_rows(path: Path, needs: Needs, fields: Mapping[str, str] = _NO_FIELDS) -> list[Row]:
+    """Read all rows. Each must have a prompt, a completion (`sft`), and what graders read (`rl`,
+    `eval`): `fields` has the name of a grader by the dotted path of a field.
 
     Raises ProblemsError("dataset_invalid") with row numbers and reasons if a row is invalid.
     """
@@ -99,11 +111,8 @@ def read_rows(path: Path, needs: Needs) -> list[Row]:
                 "has no completion; sft needs `completion`, `solution` or a last assistant turn"
             )
             problems.append(_problem(item.number, reason))
-        elif needs != "sft" and item.answer is None:
-            reason = (
-                rf"has no reference answer; {needs} needs `answer`, or a solution with \boxed{{}}"
-            )
-            problems.append(_problem(item.number, reason))
+        elif needs != "sft" and (missing := _find_missing_field(item, fields)) is not None:
+            problems.append(_problem(item.number, _describe_missing(missing, fields[missing])))
         else:
             rows.append(item)
     if problems:
@@ -112,6 +121,23 @@ def read_rows(path: Path, needs: Needs) -> list[Row]:
             "dataset_invalid", what, problems[:MAX_PROBLEMS_SHOWN], total=len(problems)
         )
     return rows
+
+
+def _find_missing_field(row: Row, fields: Iterable[str]) -> str | None:
+    item = row.item
+    for path in fields:
+        try:
+            look_up(item, path)
+        except MissingFieldError:
+            return path
+    return None
+
+
+def _describe_missing(path: str, grader: str) -> str:
+    if path == "reference_answer":
+        what = rf"has no reference answer, which the grader {grader!r} compares with"
+        return rf"{what}; add `answer`, or a solution with \boxed{{}}"
+    return f"has no field {path!r}, which the grader {grader!r} reads; add it, or change the grader"
 
 
 def iter_rows(path: Path) -> Iterator[Row]:
@@ -130,7 +156,6 @@ def check_file(path: Path) -> FileReport:
         report.rows += 1
         report.sft_rows += item.completion is not None
         report.rl_rows += item.answer is not None
-        report.eval_rows += item.answer is not None
         report.format = layout if report.format in ("", layout) else "mixed"
         report.longest_prompt_chars = max(report.longest_prompt_chars, item.prompt_chars)
         report.longest_completion_chars = max(
@@ -296,6 +321,7 @@ def _make_row(number: int, record: dict[str, Any], fields: Fields) -> Row:
         completion=fields.completion,
         data_source="" if source is None else record[source],
         metadata={**rest, **(given or {})},
+        record=record,
     )
 
 

@@ -1,6 +1,7 @@
 """Rows of the job's files as token ids; what does not fit is dropped and counted, never cut."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from services.common.checkpoint.format import file_sha256
 from services.common.data.rows import Needs, Row, read_rows
 from services.common.data.turns import messages_of
 from services.common.errors import PlatformError
+from services.common.grader_spec import required_fields
 from services.common.job_spec import JobSpec, PromptSpec
 from services.common.model.loading import LoadedModel
 from services.common.model.prompts import encode_prompt
@@ -27,7 +29,10 @@ class EncodedPrompt:
     prompt_ids: Int32s
     """[P]"""
     reference_answer: str
-    answer_type: AnswerType
+    """Empty when the row has none."""
+    answer_type: AnswerType | None
+    row: str
+    """JSON object of the row, as graders see it."""
 
 
 Item = TypeVar("Item", EncodedPrompt, SftExample)
@@ -92,13 +97,15 @@ def load_prompts(
     path: Path,
     needs: Needs,
     loaded: LoadedModel,
-    prompt: PromptSpec,
+    spec: JobSpec,
     limits: TokenBudget,
     max_new_tokens: int,
 ) -> Dataset[EncodedPrompt]:
-    """Prompts with reference answers, for rollouts; raises `dataset_invalid` when none can be used."""
-    rows = read_rows(path, needs)
-    prompts = [_encode_prompt(row, loaded, prompt) for row in rows]
+    """Prompts with all that the job's graders read, for rollouts; raises `dataset_invalid` when none
+    can be used.
+    """
+    rows = read_rows(path, needs, required_fields(spec.reward.graders))
+    prompts = [_encode_prompt(row, loaded, spec.prompt) for row in rows]
     kept = [
         item for item in prompts if _prompt_fits(item, limits, max_new_tokens, loaded.block_size)
     ]
@@ -145,10 +152,13 @@ def _read_recorded(row: Row, name: str) -> list[int]:
 
 
 def _encode_prompt(row: Row, loaded: LoadedModel, prompt: PromptSpec) -> EncodedPrompt:
-    assert row.answer is not None  # read_rows refuses rows without one
-    assert row.answer_type is not None
     ids = encode_prompt(loaded.tokenizer, messages_of(row, prompt))
-    return EncodedPrompt(np.array(ids, dtype=np.int32), row.answer, row.answer_type)
+    return EncodedPrompt(
+        prompt_ids=np.array(ids, dtype=np.int32),
+        reference_answer=row.answer or "",
+        answer_type=row.answer_type,
+        row=json.dumps(row.item, ensure_ascii=False, separators=(",", ":")),
+    )
 
 
 def _example_fits(example: SftExample, limits: TokenBudget) -> bool:

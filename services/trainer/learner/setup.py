@@ -212,11 +212,11 @@ def _load_data(
             request,
             "rl",
             report,
-            lambda p: load_prompts(p, "rl", loaded, spec.prompt, limits, longest),
+            lambda p: load_prompts(p, "rl", loaded, spec, limits, longest),
         )
     if spec.validation_file is not None:
         path = _path_of_file(request, spec.validation_file)
-        validation = load_prompts(path, "eval", loaded, spec.prompt, limits, eval_new_tokens)
+        validation = load_prompts(path, "eval", loaded, spec, limits, eval_new_tokens)
         _report_dropped(report, path, validation)
         evaluation = validation.items[: spec.eval.num_samples]
     held_out_file = spec.sft_validation_file() if "sft" in stages else None

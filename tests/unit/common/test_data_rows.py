@@ -11,6 +11,8 @@ from services.common.data.rows import MAX_PROBLEMS_SHOWN, Message, Row, check_fi
 from services.common.errors import ProblemsError
 
 Write = Callable[..., Path]
+COMPARED = {"reference_answer": "accuracy"}
+"""What an accuracy grader reads."""
 
 
 @pytest.fixture
@@ -158,7 +160,7 @@ def test_fields_that_are_not_read_are_kept_as_metadata(write: Write) -> None:
         (b'{"prompt": "\xe9", "answer": "1"}', "is not UTF-8"),
         (b'{"prompt": "\\ud800", "answer": "1"}', "surrogate"),
         (b'{"prompt": "q", "answer": true}', "the reference answer is True"),
-        (b'{"prompt": "q", "answer": {"a": 1}}', "must be a string, a number or a list"),
+        (b'{"prompt": "q", "answer": {"a": 1}}', "has no reference answer"),
         (b'{"prompt": "q", "answer": []}', "must be a string, a number or a list"),
         (b'{"prompt": "  ", "answer": "1"}', "the prompt is empty"),
         (b'{"prompt": "q", "answer": ""}', "has no reference answer"),
@@ -191,7 +193,7 @@ def test_a_row_that_cannot_be_used_is_named_with_its_reason(
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"prompt": "q", "answer": "1"}\n' + line)
     with pytest.raises(ProblemsError) as caught:
-        read_rows(path, "rl")
+        read_rows(path, "rl", COMPARED)
     assert caught.value.code == "dataset_invalid"
     (problem,) = caught.value.problems
     assert problem.path == "row 2"
@@ -218,7 +220,7 @@ def test_windows_line_ends_and_a_byte_order_mark_are_read(tmp_path: Path) -> Non
 
 def test_the_first_problems_are_shown_and_all_are_counted(write: Write) -> None:
     with pytest.raises(ProblemsError) as caught:
-        read_rows(write(*[{"prompt": "q"}] * 57), "rl")
+        read_rows(write(*[{"prompt": "q"}] * 57), "rl", COMPARED)
     assert len(caught.value.problems) == MAX_PROBLEMS_SHOWN
     assert "57 problems" in caught.value.message
     assert "and 37 more" in caught.value.message
@@ -229,7 +231,8 @@ def test_what_a_row_needs_depends_on_the_use(write: Write) -> None:
     assert [row.completion for row in read_rows(path, "sft")] == ["c"]
     for use in ("rl", "eval"):
         with pytest.raises(ProblemsError, match="row 1: has no reference answer"):
-            read_rows(path, use)
+            read_rows(path, use, COMPARED)
+        assert len(read_rows(path, use)) == 1
     with pytest.raises(ProblemsError, match="row 1: has no completion"):
         read_rows(write({"prompt": "q", "answer": "1"}), "sft")
 
@@ -269,11 +272,36 @@ def test_the_report_counts_uses_and_lengths(write: Write) -> None:
             {"prompt": "q", "completion": "no box"},
         )
     )
-    assert (report.rows, report.sft_rows, report.rl_rows, report.eval_rows) == (3, 2, 2, 2)
+    assert (report.rows, report.sft_rows, report.rl_rows) == (3, 2, 2)
     assert (report.longest_prompt_chars, report.longest_completion_chars) == (6, 6)
     assert report.format == "mixed"
-    assert not report.usable_for("rl")
+    assert report.usable_for("rl")
     assert not report.usable_for("sft")
+
+
+def test_a_row_reaches_graders_with_every_field_of_the_file(write: Write) -> None:
+    row = {
+        "prompt": "q",
+        "answer": "so 7\n#### 7",
+        "tests": [{"input": "1"}],
+        "metadata": {"level": 2},
+        "source": "own",
+    }
+    (read,) = read_rows(write(row), "rl")
+    messages = [{"role": "user", "content": "q"}]
+    assert read.item == {**row, "messages": messages, "reference_answer": "7"}
+    own = {"prompt": "q", "reference_answer": {"low": 1}}
+    assert read_rows(write(own), "rl")[0].item == {**own, "messages": messages}
+
+
+def test_a_row_needs_the_fields_that_graders_read(write: Write) -> None:
+    path = write({"prompt": "q", "tests": [{"in": 1}]}, {"prompt": "q", "tests": []})
+    assert len(read_rows(path, "rl", {"tests": "unit"})) == 2
+    with pytest.raises(ProblemsError) as caught:
+        read_rows(path, "eval", {"tests": "unit", "tests.0.in": "first"})
+    (problem,) = caught.value.problems
+    assert problem.path == "row 2"
+    assert "no field 'tests.0.in', which the grader 'first' reads" in problem.message
 
 
 def test_the_report_lists_problems_and_then_nothing_is_usable(write: Write) -> None:

@@ -3,13 +3,13 @@ from typing import Any
 import pytest
 
 from services.common.errors import PlatformError
-from services.common.grader_spec import parse_grader
-from services.common.trajectory import Outcome
+from services.common.grader_spec import SAMPLE_FIELDS, parse_grader
+from services.common.trajectory import FinishReason, Outcome
 from services.reward.extraction import Profile, extract
 from services.reward.graders import make_graders, make_scorer
 from services.reward.scores import GradedResponse, GraderFailure, GradingLimits, Score
 
-SCORED = [outcome for outcome in Outcome if outcome.is_scored]
+COMPARED = [o for o in Outcome if o.is_scored and o is not Outcome.SCORED]
 
 
 def graded(
@@ -33,16 +33,64 @@ def score(
     return value
 
 
-@pytest.mark.parametrize("outcome", SCORED)
+@pytest.mark.parametrize("outcome", COMPARED)
 def test_accuracy_is_one_for_correct_only(outcome: Outcome) -> None:
     assert score("accuracy", r"\boxed{5}", outcome) == float(outcome is Outcome.CORRECT)
 
 
-@pytest.mark.parametrize("outcome", SCORED)
+@pytest.mark.parametrize("outcome", COMPARED)
 @pytest.mark.parametrize("name", ["boxed", "format"])
 def test_form_counts_only_when_the_answer_was_graded(name: str, outcome: Outcome) -> None:
     assert score(name, r"\boxed{5}", outcome) == float(
         outcome in (Outcome.CORRECT, Outcome.INCORRECT)
+    )
+
+
+@pytest.mark.parametrize("grader", ["accuracy", "cosine", "speed"])
+def test_without_a_comparison_correctness_has_no_score(grader: str) -> None:
+    lengths = {"num_tokens": 4, "num_steps": 2, "max_new_tokens": 8}
+    value = score(grader, outcome=Outcome.SCORED, **lengths)
+    assert value == GraderFailure("no_reference_answer", "the row has no reference answer")
+
+
+@pytest.mark.parametrize("grader", ["boxed", "format"])
+def test_form_counts_without_a_comparison(grader: str) -> None:
+    assert score(grader, outcome=Outcome.SCORED) == 1.0
+    assert score(grader, "no box", outcome=Outcome.SCORED) == 0.0
+
+
+def test_graders_see_the_response_and_the_row() -> None:
+    one = graded(
+        '{"a": 5}',
+        Outcome.SCORED,
+        row={"tests": [1], "messages": []},
+        finish_reason=FinishReason.LENGTH,
+        unmask_step=[1, 1, 2],
+        num_tokens=3,
+        num_steps=2,
+        max_new_tokens=3,
+    )
+    sample = one.to_sample()
+    assert tuple(sample) == SAMPLE_FIELDS
+    assert sample == {
+        "output_text": '{"a": 5}', "output_json": {"a": 5}, "answer": one.extraction.text, "outcome": "scored",
+        "finish_reason": "length", "num_tokens": 3, "num_steps": 2, "max_new_tokens": 3, "unmask_step": [1, 1, 2],
+    }  # fmt: skip
+    assert one.to_item() == {"tests": [1], "messages": [], "reference_answer": "5"}
+    assert graded("[" * 10_000).to_sample()["output_json"] is None
+
+
+def test_a_template_reads_fields_of_the_row() -> None:
+    check = {
+        "type": "string_check",
+        "name": "s",
+        "operation": "like",
+        "input": "{{sample.output_text}}",
+    }
+    grader = {**check, "reference": "{{ item.metadata.word }}"}
+    assert score(grader, "a needle", row={"metadata": {"word": "needle"}}) == 1.0
+    assert score(grader, "a needle", row={"metadata": {}}) == GraderFailure(
+        "missing_field", "the row has no item.metadata.word"
     )
 
 

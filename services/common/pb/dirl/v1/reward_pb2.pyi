@@ -91,9 +91,12 @@ class VerifyItem(_message.Message):
     NUM_STEPS_FIELD_NUMBER: _builtins.int
     MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
     ANSWER_TYPE_FIELD_NUMBER: _builtins.int
+    ROW_FIELD_NUMBER: _builtins.int
+    UNMASK_STEP_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """Echoed in the verdict's place; for logs."""
     reference_answer: _builtins.str
+    """Empty when the row has none."""
     response: _builtins.str
     """Visible text of the response, special tokens left out."""
     finish_reason: _builtins.str
@@ -106,6 +109,10 @@ class VerifyItem(_message.Message):
     """Token budget the response was decoded under."""
     answer_type: _builtins.str
     """A services.common.answers.answer_types.AnswerType; empty lets the reference answer's text say it."""
+    row: _builtins.int
+    """Place of its row in VerifyRequest.rows; unset without one."""
+    unmask_step: _builtins.bytes
+    """[num_tokens] int32; denoising step at which each visible token was committed, from 1. Empty if unknown."""
     def __init__(
         self,
         *,
@@ -117,12 +124,16 @@ class VerifyItem(_message.Message):
         num_steps: _builtins.int = ...,
         max_new_tokens: _builtins.int = ...,
         answer_type: _builtins.str = ...,
+        row: _builtins.int | None = ...,
+        unmask_step: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_row", b"_row", "row", b"row"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_type", b"answer_type", "finish_reason", b"finish_reason", "item_id", b"item_id", "max_new_tokens", b"max_new_tokens", "num_steps", b"num_steps", "num_tokens", b"num_tokens", "reference_answer", b"reference_answer", "response", b"response"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_row", b"_row", "answer_type", b"answer_type", "finish_reason", b"finish_reason", "item_id", b"item_id", "max_new_tokens", b"max_new_tokens", "num_steps", b"num_steps", "num_tokens", b"num_tokens", "reference_answer", b"reference_answer", "response", b"response", "row", b"row", "unmask_step", b"unmask_step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__row: _TypeAlias = _typing.Literal["row"]  # noqa: Y015
+    _WhichOneofArgType__row: _TypeAlias = _typing.Literal["_row", b"_row"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__row) -> _WhichOneofReturnType__row | None: ...
 
 Global___VerifyItem: _TypeAlias = VerifyItem  # noqa: Y015
 
@@ -134,6 +145,7 @@ class VerifyRequest(_message.Message):
     GRADERS_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
     profile: _builtins.str
     """rl (the last complete box only) | eval (with fallbacks)"""
     timeout_s: _builtins.float
@@ -146,6 +158,10 @@ class VerifyRequest(_message.Message):
     def graders(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Graders: the name of a kind, or the JSON object of services.common.grader_spec; unknown ones are refused."""
 
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Rows of the data set as JSON objects, which graders see as `item`: each once for all of its responses."""
+
     def __init__(
         self,
         *,
@@ -153,10 +169,11 @@ class VerifyRequest(_message.Message):
         graders: _abc.Iterable[_builtins.str] | None = ...,
         profile: _builtins.str = ...,
         timeout_s: _builtins.float = ...,
+        rows: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["graders", b"graders", "items", b"items", "profile", b"profile", "timeout_s", b"timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["graders", b"graders", "items", b"items", "profile", b"profile", "rows", b"rows", "timeout_s", b"timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

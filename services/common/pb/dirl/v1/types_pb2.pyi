@@ -43,6 +43,8 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     """Our fault: overload, crash, invalid reference answer, internal error."""
     OUTCOME_ABORTED: _Outcome.ValueType  # 7
     """Generation was abandoned."""
+    OUTCOME_SCORED: _Outcome.ValueType  # 8
+    """Not compared with a reference answer: no grader asks for that, or the row has none."""
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
     """How a response was graded. UNVERIFIABLE and ABORTED carry no number: they leave the group's statistics."""
@@ -60,6 +62,8 @@ OUTCOME_UNVERIFIABLE: Outcome.ValueType  # 6
 """Our fault: overload, crash, invalid reference answer, internal error."""
 OUTCOME_ABORTED: Outcome.ValueType  # 7
 """Generation was abandoned."""
+OUTCOME_SCORED: Outcome.ValueType  # 8
+"""Not compared with a reference answer: no grader asks for that, or the row has none."""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
 class _Purpose:
@@ -292,8 +296,9 @@ class PromptTask(_message.Message):
     GRADERS_FIELD_NUMBER: _builtins.int
     GRADING_TIMEOUT_S_FIELD_NUMBER: _builtins.int
     ANSWER_TYPE_FIELD_NUMBER: _builtins.int
+    ROW_FIELD_NUMBER: _builtins.int
     schema_version: _builtins.int
-    """Format of the messages on the streams; 2."""
+    """Format of the messages on the streams; 3."""
     job_id: _builtins.str
     attempt: _builtins.int
     group_id: _builtins.str
@@ -305,7 +310,7 @@ class PromptTask(_message.Message):
     prompt_ids: _builtins.bytes
     """[P] int32"""
     reference_answer: _builtins.str
-    """Reference answer, given to the verifier as it is."""
+    """Reference answer, given to the verifier as it is; empty when the row has none."""
     num_generations: _builtins.int
     seed: _builtins.int
     """Key of the randomness of every response of this prompt."""
@@ -317,6 +322,8 @@ class PromptTask(_message.Message):
     """Seconds the verifier may spend on one response."""
     answer_type: _builtins.str
     """Kind of reference answer, as in VerifyItem."""
+    row: _builtins.str
+    """JSON object of the row, as in VerifyRequest.rows."""
     @_builtins.property
     def decoding(self) -> Global___DecodingConfig: ...
     @_builtins.property
@@ -343,10 +350,11 @@ class PromptTask(_message.Message):
         graders: _abc.Iterable[_builtins.str] | None = ...,
         grading_timeout_s: _builtins.float = ...,
         answer_type: _builtins.str = ...,
+        row: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decoding", b"decoding"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_type", b"answer_type", "attempt", b"attempt", "dataset", b"dataset", "decoding", b"decoding", "graders", b"graders", "grading_timeout_s", b"grading_timeout_s", "group_id", b"group_id", "issued_at", b"issued_at", "job_id", b"job_id", "ledger_position", b"ledger_position", "min_weight_version", b"min_weight_version", "num_generations", b"num_generations", "prompt_ids", b"prompt_ids", "purpose", b"purpose", "reference_answer", b"reference_answer", "schema_version", b"schema_version", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_type", b"answer_type", "attempt", b"attempt", "dataset", b"dataset", "decoding", b"decoding", "graders", b"graders", "grading_timeout_s", b"grading_timeout_s", "group_id", b"group_id", "issued_at", b"issued_at", "job_id", b"job_id", "ledger_position", b"ledger_position", "min_weight_version", b"min_weight_version", "num_generations", b"num_generations", "prompt_ids", b"prompt_ids", "purpose", b"purpose", "reference_answer", b"reference_answer", "row", b"row", "schema_version", b"schema_version", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,12 +2,12 @@
 import { humanize } from "../../format";
 import { Badge, type Tone } from "../../ui/parts";
 
-export const OUTCOMES = ["correct", "incorrect", "no_answer", "truncated", "too_complex", "unverifiable", "aborted"] as const;
+export const OUTCOMES = ["correct", "incorrect", "no_answer", "truncated", "too_complex", "scored", "unverifiable", "aborted"] as const;
 
 /** Phrases for the filter "Has …". */
 export const OUTCOME_NOUNS: Record<(typeof OUTCOMES)[number], string> = {
   correct: "a correct response", incorrect: "an incorrect response", no_answer: "a response without an answer", truncated: "a truncated response",
-  too_complex: "a response that is too complex", unverifiable: "an unverifiable response", aborted: "an aborted response",
+  too_complex: "a response that is too complex", scored: "a response graded without comparison", unverifiable: "an unverifiable response", aborted: "an aborted response",
 };
 
 const USES: Record<string, string> = { trained: "training", evaluated: "evaluation" };
