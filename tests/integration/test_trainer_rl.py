@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 
 from services.common.attempt_result import AttemptResult
-from services.common.checkpoint.format import newest_valid
 from services.common.errors import PlatformError
 from services.common.events import EventType
 from services.common.model.tiny import make_tiny_model
 from services.common.trajectory import Outcome, PromptTask, Purpose, Trajectory
 from services.trainer.learner.lifecycle import StopSignal
-from tests.support.learners import journal_of, learner_request, run_here
+from tests.support.learners import journal_of, learner_request, moved_digest, run_here
 from tests.support.replicas import GradeResponse, RealReplica, by_index, real_replica
 from tests.support.trainer import of_kind, wait_until, write_rows
 
@@ -79,13 +78,6 @@ class Platform:
             groups_stream=f"dirl:{job_id}:{attempt}:groups",
         )
         return run_here(request, stop or StopSignal())
-
-
-def final_digest(directory: Path) -> str:
-    found = newest_valid(directory / "job" / "checkpoints")
-    assert found is not None
-    assert found[1].global_step == STEPS
-    return found[1].weight_digest
 
 
 def run_with(
@@ -192,7 +184,9 @@ def test_a_job_whose_replicas_take_turns_with_the_learner_learns_the_same(
 
     assert result.state == "succeeded", result.error_message
     assert state == "sleeping"  # no step needed the last weights
-    assert final_digest(tmp_path / "together") == final_digest(tmp_path / "apart")
+    assert moved_digest(tmp_path / "together" / "job", STEPS) == moved_digest(
+        tmp_path / "apart" / "job", STEPS
+    )
     metrics = of_kind(journal_of(tmp_path / "together" / "job"), EventType.METRICS)
     assert any("perf/rollout_bytes_given_back" in data["values"] for data in metrics)
 
@@ -220,7 +214,7 @@ def test_a_job_stopped_while_it_waits_for_groups_repeats_the_step_and_loses_no_p
     assert {name: certificate[name] for name in ("resumed_from", "trained", "lost", "trained_twice")} == {
         "resumed_from": 1, "trained": 2, "lost": 0, "trained_twice": 0
     }  # fmt: skip
-    assert final_digest(tmp_path) == final_digest(tmp_path / "whole")
+    assert moved_digest(tmp_path / "job", STEPS) == moved_digest(tmp_path / "whole" / "job", STEPS)
 
 
 def test_a_replica_that_failed_gets_the_weights_again_and_no_prompt_is_lost(

@@ -86,16 +86,29 @@ def tiny_spec(directory: Path, *, rl_steps: int) -> dict[str, Any]:
         "validation_file": str(files.test),
         "sampling": {"max_new_tokens": 8},
         "sft": {"max_steps": 3, "batch_size": 16, "optim": {"lr": 1e-3}},
-        # An untrained model solves nothing: without a group that varies, dynamic sampling would
-        # rightly give up.
+        # The untrained model solves no problem: by accuracy every response would get the same
+        # reward, and no step would move the weights. The letters of a random text differ.
         "rl": {
             "steps": rl_steps,
             "prompts_per_step": 4,
             "num_generations": 4,
             "dynamic_sampling": False,
+            "optim": {"lr": 1e-3},
         },
+        "reward": {"graders": [_contains(letter) for letter in "abcdefghijklmnop"]},
         "trainer": {"seq_len": 128},
         "checkpoint": {"interval_steps": 1, "keep_last": 2},
+    }
+
+
+def _contains(letter: str) -> dict[str, str]:
+    """Grader that scores 1 for a response with the letter."""
+    return {
+        "name": f"has_{letter}",
+        "type": "string_check",
+        "operation": "ilike",
+        "input": "{{ sample.output_text }}",
+        "reference": letter,
     }
 
 

@@ -49,7 +49,7 @@ class Arena:
     api: ApiClient
     spec: Json
     reports: list[Report] = field(default_factory=list)
-    _undisturbed: str = ""
+    _undisturbed: dict[int, str] = field(default_factory=dict)
 
     def start(self, *, replicas: int = 1) -> "HurtJob":
         """A job in the middle of its steps."""
@@ -58,12 +58,18 @@ class Arena:
         job.await_step(2)
         return job
 
-    def undisturbed_digest(self) -> str:
-        """Digest of the weights that the spec leads to when nothing happens; computed once."""
+    def undisturbed_digests(self) -> dict[int, str]:
+        """Digests of the weights after every step when nothing happens; computed once.
+
+        Every step must move the weights: equal digests would otherwise prove nothing.
+        """
         if not self._undisturbed:
             job = HurtJob(self, self.api.create_job(self.spec).id)
             job.finish()
-            self._undisturbed = job.final_digest()
+            digests = dict(job.saved_digests())
+            assert sorted(digests) == list(range(1, STEPS + 1))
+            assert len(set(digests.values())) == STEPS, "a step left the weights as they were"
+            self._undisturbed = digests
         return self._undisturbed
 
     def process(self, service: str) -> psutil.Process:
@@ -154,11 +160,11 @@ class HurtJob:
         """Data of every event of a type."""
         return [event.data for event in self.arena.api.events(self.id) if event.type == kind]
 
-    def final_digest(self) -> str:
-        """Digest of the last checkpoint's weights."""
-        return str(
-            max(self.arena.api.checkpoints(self.id), key=lambda item: item.step).weight_digest
-        )
+    def saved_digests(self) -> list[tuple[int, str]]:
+        """Step and weight digest of every checkpoint that was written; a step that was undone and
+        repeated is listed again.
+        """
+        return [(data["step"], data["weight_digest"]) for data in self.events("checkpoint")]
 
     def survive(self, fault: str, *, same_weights: bool = True) -> None:
         """Wait for success and for proof: every certificate holds, the weights are those of an
@@ -171,7 +177,10 @@ class HurtJob:
         assert [item for item in certificates if not holds(item)] == []
         assert job.progress.step == STEPS
         if same_weights:
-            assert self.final_digest() == self.arena.undisturbed_digest()
+            undisturbed = self.arena.undisturbed_digests()
+            saved = self.saved_digests()
+            assert {step for step, _ in saved} >= {STEPS}
+            assert [item for item in saved if item[1] != undisturbed[item[0]]] == []
         self._assert_nothing_is_left()
         last = certificates[-1]
         proof = f"{last['issued']} issued = {last['trained']} trained + {sum(last['dropped'].values())} dropped; 0 lost"
@@ -257,8 +266,6 @@ def arena(**environment: str) -> Iterator[Arena]:
 
 def _spec(directory: Path) -> dict[str, Any]:
     spec = tiny_spec(directory, rl_steps=STEPS)
-    # The base model's answers to most prompts need no weights that are any good: only the way of
-    # the data is looked at.
     return {
         **{name: spec[name] for name in spec if name not in ("sft", "validation_file")},
         "method": "rl",

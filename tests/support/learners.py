@@ -8,7 +8,8 @@ from typing import Any
 from structlog.testing import capture_logs
 
 from services.common.attempt_result import AttemptResult
-from services.common.events import Event
+from services.common.checkpoint.format import newest_valid
+from services.common.events import Event, EventType
 from services.common.job_spec import parse_spec
 from services.common.streams import stream_names
 from services.common.trajectory import Trajectory
@@ -84,3 +85,24 @@ def journal_of(job_dir: Path, attempt: int = 1) -> list[Event]:
     while texts := read_events(job_dir, attempt, len(events), 0):
         events += [Event.model_validate_json(text) for text in texts]
     return events
+
+
+def moved_digest(job_dir: Path, step: int) -> str:
+    """Return the weight digest of the newest checkpoint, which must be that of `step`.
+
+    No two checkpoints of the job may have the same weights: a comparison of digests
+    that training does not change would prove nothing.
+    """
+    found = newest_valid(job_dir / "checkpoints")
+    assert found is not None
+    manifest = found[1]
+    assert manifest.global_step == step
+    saved = {
+        event.data["step"]: event.data["weight_digest"]
+        for attempt in range(1, manifest.attempt + 1)
+        for event in journal_of(job_dir, attempt)
+        if event.type is EventType.CHECKPOINT
+    }
+    assert len(saved) > 1
+    assert len(set(saved.values())) == len(saved), "a step left the weights as they were"
+    return manifest.weight_digest

@@ -24,7 +24,13 @@ from services.common.weights import weight_digest
 from services.trainer.learner.journal import last_seq
 from services.trainer.learner.lifecycle import StopSignal
 from services.trainer.training.policy_model import PolicyModel, Snapshot
-from tests.support.learners import StopAfterSteps, journal_of, learner_request, run_here
+from tests.support.learners import (
+    StopAfterSteps,
+    journal_of,
+    learner_request,
+    moved_digest,
+    run_here,
+)
 from tests.support.trainer import of_kind, write_rows
 
 NUM_ROWS = 10
@@ -52,7 +58,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, model: Path, rows: P
     """Digest after all steps of one attempt."""
     job_dir = tmp_path_factory.mktemp("uninterrupted")
     assert run(job_dir, model, rows).state == "succeeded"
-    return final_digest(job_dir)
+    return moved_digest(job_dir, STEPS)
 
 
 def run(
@@ -83,13 +89,6 @@ def spec(rows: Path, **changes: Any) -> dict[str, Any]:
     return {**fields, **changes}
 
 
-def final_digest(job_dir: Path) -> str:
-    found = newest_valid(job_dir / "checkpoints")
-    assert found is not None
-    assert found[1].global_step == STEPS
-    return found[1].weight_digest
-
-
 def checkpoint_steps(job_dir: Path) -> list[int]:
     return [verify(path).global_step for path in list_checkpoints(job_dir / "checkpoints")]
 
@@ -99,7 +98,7 @@ def test_two_runs_of_one_spec_give_the_same_weights(
 ) -> None:
     run(tmp_path, model, rows)
 
-    assert final_digest(tmp_path) == uninterrupted
+    assert moved_digest(tmp_path, STEPS) == uninterrupted
 
 
 def test_another_seed_gives_other_weights(
@@ -107,7 +106,7 @@ def test_another_seed_gives_other_weights(
 ) -> None:
     run(tmp_path, model, rows, seed=6)
 
-    assert final_digest(tmp_path) != uninterrupted
+    assert moved_digest(tmp_path, STEPS) != uninterrupted
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 5])
@@ -120,7 +119,7 @@ def test_a_stopped_and_resumed_job_ends_with_the_weights_of_an_uninterrupted_one
 
     assert (first.state, second.state) == ("stopped", "succeeded")
     assert steps_after_stop[-1] == stop_after
-    assert final_digest(tmp_path) == uninterrupted
+    assert moved_digest(tmp_path, STEPS) == uninterrupted
 
 
 def test_after_a_resume_the_certificate_holds_and_the_weights_are_the_stored_ones(
@@ -162,7 +161,7 @@ def test_a_truncated_checkpoint_is_passed_over_and_its_steps_are_repeated(
     (undone,) = [data for data in of_kind(events, EventType.LOG) if data["code"] == "steps_undone"]
     assert (certificate["resumed_from"], certificate["trained"], certificate["lost"]) == (4, 16, 0)
     assert undone["steps"] == [5]
-    assert final_digest(tmp_path) == uninterrupted
+    assert moved_digest(tmp_path, STEPS) == uninterrupted
 
 
 def test_a_planted_duplicate_breaks_the_certificate_of_the_resumed_job(
@@ -247,7 +246,7 @@ def test_a_finished_job_that_is_started_again_trains_nothing_more(
         "train/loss" in data["values"]
         for data in of_kind(journal_of(tmp_path, 2), EventType.METRICS)
     )
-    assert final_digest(tmp_path) == uninterrupted
+    assert moved_digest(tmp_path, STEPS) == uninterrupted
 
 
 def test_rows_that_are_too_long_are_dropped_and_counted(tmp_path: Path, model: Path) -> None:
@@ -300,7 +299,7 @@ def test_a_mixture_is_trained_in_its_proportions_and_resumes_exactly(
         (tmp_path / "whole" / "checkpoints" / "step-000006" / "state.json").read_text()
     )["stages"]
     assert stages["sft"]["rows"]["mixture"] == [[NUM_ROWS, 1.0], [3, 3.0]]
-    assert final_digest(tmp_path / "halves") == final_digest(tmp_path / "whole")
+    assert moved_digest(tmp_path / "halves", STEPS) == moved_digest(tmp_path / "whole", STEPS)
     assert (refused.state, refused.error_code) == ("failed", "dataset_invalid")
 
 
@@ -372,7 +371,7 @@ def test_gradient_checkpointing_changes_no_weight(
 ) -> None:
     run(tmp_path, model, rows, trainer={"gradient_checkpointing": True})
 
-    assert final_digest(tmp_path) == uninterrupted
+    assert moved_digest(tmp_path, STEPS) == uninterrupted
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_attempt_and_leaves_the_earlier_one(
@@ -429,7 +428,7 @@ def test_a_stopped_and_resumed_lora_job_ends_with_the_weights_of_an_uninterrupte
     second = run(tmp_path / "parts", model, rows, lora=lora, attempt=2)
 
     assert (first.state, second.state) == ("stopped", "succeeded")
-    assert final_digest(tmp_path / "parts") == final_digest(tmp_path / "whole")
+    assert moved_digest(tmp_path / "parts", STEPS) == moved_digest(tmp_path / "whole", STEPS)
     certificate = of_kind(journal_of(tmp_path / "parts", 2), EventType.CERTIFICATE)[0]
     assert certificate["digest_before"] == certificate["digest_after"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from services.api.adapters.job_files import adopt_checkpoint, archive_checkpoints
 from services.common.attempt_result import AttemptResult
-from services.common.checkpoint.format import list_checkpoints, newest_valid, read_manifest
+from services.common.checkpoint.format import list_checkpoints, read_manifest
 from services.common.events import EventType
 from services.common.model.tiny import make_tiny_model
 from services.common.steering import (
@@ -19,7 +19,13 @@ from services.common.steering import (
     write_revision,
 )
 from services.trainer.learner.step_log import surviving_records
-from tests.support.learners import StopAfterSteps, journal_of, learner_request, run_here
+from tests.support.learners import (
+    StopAfterSteps,
+    journal_of,
+    learner_request,
+    moved_digest,
+    run_here,
+)
 from tests.support.trainer import of_kind, write_rows
 
 STEPS = 5
@@ -120,7 +126,8 @@ def test_a_fork_resumes_with_the_parents_ledger_and_the_certificate_counts_its_s
     assert (at_end["trained"], at_end["issued"], at_end["lost"]) == (4 * STEPS, 4 * STEPS, 0)
     records, _ = surviving_records(grandchild, before_attempt=2, resumed_from=STEPS)
     assert [record.step for record in records] == list(range(1, STEPS + 1))
-    assert _final_digest(grandchild) == _final_digest(parent)
+    newest = list_checkpoints(grandchild / "checkpoints")[-1]
+    assert read_manifest(newest).weight_digest == moved_digest(parent, STEPS)
 
 
 def test_a_rewound_job_resumes_from_the_checkpoint_that_is_left(
@@ -128,7 +135,7 @@ def test_a_rewound_job_resumes_from_the_checkpoint_that_is_left(
 ) -> None:
     write_checkpoint_request(tmp_path, "ckpt_1")
     run(tmp_path, model, rows)
-    digest = _final_digest(tmp_path)
+    digest = moved_digest(tmp_path, STEPS)
 
     archive_checkpoints(tmp_path, 1, attempt=1)
     archived = list((tmp_path / "checkpoints").glob("archived-0001-step-*"))
@@ -141,11 +148,5 @@ def test_a_rewound_job_resumes_from_the_checkpoint_that_is_left(
         4 * STEPS,
         0,
     )
-    assert _final_digest(tmp_path) == digest
+    assert moved_digest(tmp_path, STEPS) == digest
     assert {read_manifest(path).global_step for path in archived} == {STEPS}
-
-
-def _final_digest(job_dir: Path) -> str:
-    found = newest_valid(job_dir / "checkpoints")
-    assert found is not None
-    return found[1].weight_digest
