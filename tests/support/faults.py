@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -245,6 +245,19 @@ def patiently(ask: Callable[[], JobView], timeout_s: float = 60.0) -> JobView:
 def kill(process: psutil.Process) -> None:
     """SIGKILL."""
     os.kill(process.pid, signal.SIGKILL)
+
+
+@contextmanager
+def stopped(*processes: psutil.Process) -> Iterator[None]:
+    """SIGSTOP for the length of the block; SIGCONT to those that still exist."""
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 @contextmanager

@@ -6,7 +6,6 @@ process that dies, one that hangs, a disk, a checkpoint, a stream, a message.
 """
 
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ import redis
 
 from services.api.adapters.broker import Wakeups
 from services.api.schemas.jobs import JobView
-from tests.support.faults import Arena, HurtJob, holds, kill
+from tests.support.faults import Arena, HurtJob, holds, kill, stopped
 
 SLOW = pytest.mark.slow
 pytestmark = pytest.mark.timeout(
@@ -97,12 +96,8 @@ def test_a_replica_that_hangs_for_longer_than_its_lease_loses_its_prompts_to_the
     job = hurt.start(replicas=2)
 
     job.hurt()
-    hung = hurt.process("rollout-1")
-    hung.send_signal(signal.SIGSTOP)
-    try:
+    with stopped(hurt.process("rollout-1")):
         job.await_step(job.hurt_step + 2)
-    finally:
-        hung.send_signal(signal.SIGCONT)
 
     job.survive("SIGSTOP of one replica of two, beyond its lease", same_weights=False)
 
@@ -112,7 +107,8 @@ def test_a_full_disk_pauses_the_job_until_there_is_space_again(hurt: Arena) -> N
         job = hurt.start()
 
         job.hurt()
-        fill(disk)
+        with stopped(job.learner()):  # else it may be done before the disk is full
+            fill(disk)
         paused = wait_for(job, "paused")
         (disk / "filler").unlink()
         hurt.api.resume(job.id)
