@@ -35,6 +35,13 @@ def test_a_job_whose_learner_is_killed_goes_on_from_its_checkpoint_with_a_certif
         dropped = sum(certificate["dropped"].values())
         assert certificate["issued"] == certificate["trained"] + dropped + certificate["open"]
         assert certificate["digest_before"] == certificate["digest_after"]
+        saved = {
+            event.data["step"]: event.data["weight_digest"]
+            for event in api.events(job_id)
+            if event.type == "checkpoint"
+        }
+        # Every step moved the weights: else equal digests would say nothing.
+        assert len(set(saved.values())) == len(saved) == 3 + RL_STEPS
 
 
 def _is_in_the_middle_of_rl(job: JobView) -> bool:

@@ -242,10 +242,15 @@ def test_a_finished_job_that_is_started_again_trains_nothing_more(
     again = run(tmp_path, model, rows, attempt=2)
 
     assert again.state == "succeeded"
-    assert not any(
-        "train/loss" in data["values"]
-        for data in of_kind(journal_of(tmp_path, 2), EventType.METRICS)
-    )
+    trained = [
+        [
+            data["step"]
+            for data in of_kind(journal_of(tmp_path, attempt), EventType.METRICS)
+            if "train/loss" in data["values"]
+        ]
+        for attempt in (1, 2)
+    ]
+    assert trained == [list(range(1, STEPS + 1)), []]
     assert moved_digest(tmp_path, STEPS) == uninterrupted
 
 
