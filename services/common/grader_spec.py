@@ -202,9 +202,9 @@ class PythonGrader(_Named):
     source: str = Field(max_length=_MAX_SOURCE_CHARS)
     """Python source that defines `grade(sample, item)`."""
     timeout_s: float = Field(2.0, gt=0, le=30)
-    """Wall time of one call, in seconds."""
+    """Wall time of one call with the loading of the source, in seconds."""
     memory_mb: int = Field(256, ge=64, le=2048)
-    """Address space of the process, in MiB."""
+    """Address space beyond that of the interpreter, in MiB."""
 
     @property
     def uses_correctness(self) -> bool:

@@ -8,6 +8,7 @@ from services.common.telemetry.metrics import new_registry, serving_metrics
 from services.common.telemetry.tracing import configure_tracing
 from services.reward.metrics import RewardMetrics
 from services.reward.pool import Pool, PoolConfig
+from services.reward.sandbox import shared_sandboxes
 from services.reward.server import SERVICE_NAME, RewardService
 from services.reward.settings import RewardSettings
 from services.reward.verifier import Verifier
@@ -27,6 +28,7 @@ def main() -> None:
         RewardMetrics(new_registry()),
     )
     pool.start()
+    sandboxes = shared_sandboxes.open(settings.reward_sandbox, settings.reward_workers)
     configure_tracing("reward", settings.otlp_endpoint)
     service = RewardService(
         Verifier(pool, cache_size=settings.reward_cache_size), settings.reward_timeout_s
@@ -35,6 +37,7 @@ def main() -> None:
     def shut_down() -> None:
         pool.drain(settings.reward_drain_s)
         pool.close()
+        sandboxes.close()
 
     with serving_metrics(settings.metrics_listen, pool.metrics.registry):
         run_server(

@@ -1,5 +1,6 @@
 """The registry of graders: implementations of the kinds in services.common.grader_spec."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,8 +13,9 @@ from services.common.grader_spec import (
     StringCheckGrader,
     parse_graders,
 )
+from services.common.telemetry.logs import get_logger
 from services.common.templates import MissingFieldError, fill_in
-from services.reward.sandbox import make_python_scorer
+from services.reward.python_grader import make_python_scorer
 from services.reward.scores import GradedResponse, GraderFailure, GradingLimits, Score, Scorer
 from services.reward.shaping import (
     score_accuracy,
@@ -24,6 +26,8 @@ from services.reward.shaping import (
     score_soft_overlong,
     score_speed,
 )
+
+log = get_logger()
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,16 @@ def make_scorer(spec: Any) -> Scorer:
     if isinstance(spec, PythonGrader):
         return make_python_scorer(spec)
     grade = partial(_ONE_BY_ONE[spec.type], spec)
-    return lambda batch, _limits: [grade(graded) for graded in batch]
+    return lambda batch, _limits: [_isolate(grade, graded) for graded in batch]
+
+
+def _isolate(grade: Callable[[GradedResponse], Score], graded: GradedResponse) -> Score:
+    """Grade one response, whose error must not fail its neighbours."""
+    try:
+        return grade(graded)
+    except Exception as error:  # a defect of the grader, whatever it is
+        log.exception("grader failed", response=graded.response)
+        return GraderFailure("internal_error", repr(error))
 
 
 def make_graders(texts: Sequence[str]) -> list[Grader]:
@@ -110,8 +123,15 @@ def make_graders(texts: Sequence[str]) -> list[Grader]:
 def score_all(
     graders: Sequence[Grader], batch: Sequence[GradedResponse], limits: GradingLimits
 ) -> list[dict[str, Score]]:
-    """Return the scores of each response by grader name."""
+    """Return the scores of each response by grader name; every number is finite."""
     columns = {grader.name: grader.score(batch, limits) for grader in graders} if batch else {}
     return [
-        {name: column[place] for name, column in columns.items()} for place in range(len(batch))
+        {name: _require_finite(column[place]) for name, column in columns.items()}
+        for place in range(len(batch))
     ]
+
+
+def _require_finite(score: Score) -> Score:
+    if isinstance(score, GraderFailure) or math.isfinite(score):
+        return score
+    return GraderFailure("not_finite", f"the score is {score}")

@@ -67,6 +67,10 @@ class GraderFailure:
     reason: str
     detail: str = ""
 
+    def __post_init__(self) -> None:
+        # It may quote untrusted code, whose text may hold lone surrogates; no message can carry those.
+        object.__setattr__(self, "detail", self.detail.encode(errors="replace").decode())
+
 
 Score = float | GraderFailure
 

@@ -20,6 +20,7 @@ from services.common.trajectory import FinishReason
 from services.reward.cancellation import Cancellation
 from services.reward.extraction import Profile
 from services.reward.graders import make_graders
+from services.reward.sandbox import shared_sandboxes
 from services.reward.verifier import Item, Verifier
 
 SERVICE_NAME: Final = "dirl.v1.RewardService"
@@ -100,8 +101,12 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
         self, request: reward_pb2.GetRewardStatusRequest, context: grpc.ServicerContext
     ) -> reward_pb2.GetRewardStatusResponse:
         """Return the status without waiting for a worker."""
+        isolation = shared_sandboxes.open().isolation
         status = reward_pb2.GetRewardStatusResponse(
-            version=release(), **asdict(self._verifier.pool.status())
+            version=release(),
+            **asdict(self._verifier.pool.status()),
+            sandbox=isolation.mode,
+            sandbox_reason=isolation.reason,
         )
         if (error := last_error()) is not None:
             status.last_error, status.last_error_at = error.message, int(error.at.timestamp())

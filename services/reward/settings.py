@@ -1,10 +1,13 @@
 """Every environment variable of the reward process."""
 
 import os
+from typing import Literal
 
 from pydantic import Field
 
 from services.common.settings import CommonSettings, HostPort
+
+SandboxMode = Literal["auto", "bubblewrap", "process"]
 
 
 class RewardSettings(CommonSettings):
@@ -26,3 +29,7 @@ class RewardSettings(CommonSettings):
     """Verdicts in the cache."""
     reward_drain_s: float = Field(2.5, ge=0, le=3)
     """Seconds that a shutdown waits for comparisons in flight."""
+    reward_sandbox: SandboxMode = "auto"
+    """Isolation of untrusted code: `bubblewrap` refuses to start where it does not work, `auto` then
+    uses `process` and says so. docs/security.md says what each covers.
+    """

@@ -32,6 +32,10 @@ class VerifierPoolView(View):
     """Comparisons in the queue."""
     kills: int
     """Workers killed since the service's start, for whatever reason."""
+    sandbox: str
+    """Isolation of untrusted code: bubblewrap | process."""
+    sandbox_reason: str | None
+    """Why the isolation is not bubblewrap."""
 
 
 class DatabaseView(View):

@@ -186,6 +186,8 @@ def _describe_reward(status: reward_pb2.GetRewardStatusResponse) -> dict[str, An
         max_workers=status.max_workers,
         waiting=status.waiting,
         kills=status.kills,
+        sandbox=status.sandbox,
+        sandbox_reason=status.sandbox_reason or None,
     )
     return {
         "version": status.version,

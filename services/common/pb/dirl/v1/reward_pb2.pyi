@@ -46,6 +46,8 @@ class GetRewardStatusResponse(_message.Message):
     RSS_BYTES_FIELD_NUMBER: _builtins.int
     LAST_ERROR_FIELD_NUMBER: _builtins.int
     LAST_ERROR_AT_FIELD_NUMBER: _builtins.int
+    SANDBOX_FIELD_NUMBER: _builtins.int
+    SANDBOX_REASON_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     workers: _builtins.int
     """Live comparator processes, and how many there are to be."""
@@ -59,6 +61,9 @@ class GetRewardStatusResponse(_message.Message):
     last_error: _builtins.str
     """The last error that the service logged, and when: Unix seconds. Empty and 0 when there was none."""
     last_error_at: _builtins.int
+    sandbox: _builtins.str
+    """Isolation of untrusted code, bubblewrap or process, and why it is not bubblewrap."""
+    sandbox_reason: _builtins.str
     def __init__(
         self,
         *,
@@ -70,10 +75,12 @@ class GetRewardStatusResponse(_message.Message):
         rss_bytes: _builtins.int = ...,
         last_error: _builtins.str = ...,
         last_error_at: _builtins.int = ...,
+        sandbox: _builtins.str = ...,
+        sandbox_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kills", b"kills", "last_error", b"last_error", "last_error_at", b"last_error_at", "max_workers", b"max_workers", "rss_bytes", b"rss_bytes", "version", b"version", "waiting", b"waiting", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kills", b"kills", "last_error", b"last_error", "last_error_at", b"last_error_at", "max_workers", b"max_workers", "rss_bytes", b"rss_bytes", "sandbox", b"sandbox", "sandbox_reason", b"sandbox_reason", "version", b"version", "waiting", b"waiting", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -70,8 +70,19 @@ function memoryOf({ database, rss_bytes: rss }: Service) {
 
 function activityOf({ activity, pool, database }: Service) {
   if (database) return <span className="num">{number(database.connections)} of {number(database.max_connections)} connections</span>;
-  if (pool) return <span className="num" title="Worker processes; queued comparisons; workers killed since the service started">{pool.workers} of {pool.max_workers} workers, {number(pool.waiting)} waiting, {number(pool.kills)} killed</span>;
+  if (pool) return <PoolActivity pool={pool} />;
   return activity ? humanize(activity) : <span className="muted">–</span>;
+}
+
+function PoolActivity({ pool }: { pool: NonNullable<Service["pool"]> }) {
+  const isolation = pool.sandbox_reason ? `sandbox without bubblewrap: ${pool.sandbox_reason}` : `sandbox: ${pool.sandbox}`;
+  return (
+    <>
+      <span className="num" title="Worker processes; queued comparisons; workers killed since the service started">{pool.workers} of {pool.max_workers} workers, {number(pool.waiting)} waiting, {number(pool.kills)} killed</span>
+      <br />
+      <span className="muted" title="Isolation of programs and Python graders">{isolation}</span>
+    </>
+  );
 }
 
 function jobOf(service: Service) {
