@@ -6,11 +6,13 @@ grader returns none is unverifiable.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
+from services.common.data.program_tests import read_program_tests
 from services.common.diffusion.config import Frozen
 from services.common.errors import PlatformError
 from services.common.formula import FUNCTIONS, Formula
@@ -21,6 +23,7 @@ _NAME: Final = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
 SAMPLE_FIELDS: Final = (
     "output_text",
     "output_json",
+    "program",
     "answer",
     "outcome",
     "finish_reason",
@@ -56,6 +59,10 @@ class _Named(Frozen):
     def item_fields(self) -> frozenset[str]:
         """Fields that every row must have, as dotted paths."""
         return frozenset()
+
+    def find_problem(self, item: Mapping[str, Any]) -> str:
+        """Return what else of a row cannot be used, as "has …"; empty if nothing is wrong."""
+        return ""
 
 
 class _Correctness(_Named):
@@ -222,6 +229,35 @@ class PythonGrader(_Named):
         return self
 
 
+class CodeGrader(_Templates):
+    """1 when the program in the response passes the tests of its row, in a sandbox; docs/rewards.md says
+    which rows have tests.
+    """
+
+    type: Literal["code"]
+    score: Literal["all", "share"] = "all"
+    """`all` scores 1 or 0, `share` the share of the tests that pass."""
+    program: str = Field("{{ sample.program }}", max_length=_MAX_SOURCE_CHARS)
+    """Template of the program, e.g. `print({{ sample.output_text }})`."""
+    timeout_s: float = Field(6.0, gt=0, le=60)
+    """CPU time of one test, in seconds; its wall time may be three times that."""
+    memory_mb: int = Field(512, ge=64, le=4096)
+    """Address space of one test beyond that of the interpreter, in MiB."""
+    max_tests: int | None = Field(None, gt=0)
+    """Tests of a row that are run, from the first. None runs all."""
+
+    def _templates(self) -> Iterable[str]:
+        return (self.program,)
+
+    def find_problem(self, item: Mapping[str, Any]) -> str:
+        """Return why the tests of the row cannot be used."""
+        try:
+            read_program_tests(item)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+
 class MultiGrader(_Named):
     """A formula over the scores of other graders, e.g. `0.9 * accuracy + 0.1 * format` (OpenAI's
     grader).
@@ -246,6 +282,11 @@ class MultiGrader(_Named):
     def item_fields(self) -> frozenset[str]:
         """Fields of all parts."""
         return frozenset().union(*(part.item_fields for part in self.graders.values()))
+
+    def find_problem(self, item: Mapping[str, Any]) -> str:
+        """Return the first problem of a part."""
+        problems = (part.find_problem(item) for part in self.graders.values())
+        return next(filter(None, problems), "")
 
     @model_validator(mode="before")
     @classmethod
@@ -276,7 +317,7 @@ class MultiGrader(_Named):
 
 _Kind = (
     AccuracyGrader | BoxedGrader | FormatGrader | CosineGrader | SoftOverlongGrader | RepetitionGrader | SpeedGrader
-    | StringCheckGrader | PythonGrader | MultiGrader
+    | StringCheckGrader | PythonGrader | CodeGrader | MultiGrader
 )  # fmt: skip
 
 
@@ -341,6 +382,16 @@ def grader_text(grader: _Kind) -> str:
     if set(fields) == {"name", "type"} and fields["name"] == fields["type"]:
         return grader.type
     return json.dumps(fields, sort_keys=True, separators=(",", ":"))
+
+
+def row_checks(graders: Sequence[_Kind]) -> list[Callable[[Mapping[str, Any]], str]]:
+    """Return checks of a row, as graders see it: each says what is wrong, or returns ""."""
+
+    def check(grader: _Kind, item: Mapping[str, Any]) -> str:
+        problem = grader.find_problem(item)
+        return problem and f"{problem} (grader {grader.name!r})"
+
+    return [partial(check, grader) for grader in graders]
 
 
 def required_fields(graders: Sequence[_Kind]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from services.common.formula import Formula
 from services.common.grader_spec import (
+    CodeGrader,
     MultiGrader,
     PythonGrader,
     StringCheckGrader,
@@ -15,6 +16,7 @@ from services.common.grader_spec import (
 )
 from services.common.telemetry.logs import get_logger
 from services.common.templates import MissingFieldError, fill_in
+from services.reward.code_grader import make_code_scorer
 from services.reward.python_grader import make_python_scorer
 from services.reward.scores import GradedResponse, GraderFailure, GradingLimits, Score, Scorer
 from services.reward.shaping import (
@@ -95,6 +97,8 @@ def make_scorer(spec: Any) -> Scorer:
     """Return the implementation of a grader spec."""
     if isinstance(spec, MultiGrader):
         return _make_multi_scorer(spec)
+    if isinstance(spec, CodeGrader):
+        return make_code_scorer(spec)
     if isinstance(spec, PythonGrader):
         return make_python_scorer(spec)
     grade = partial(_ONE_BY_ONE[spec.type], spec)

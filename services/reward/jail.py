@@ -395,6 +395,37 @@ def _call_function(job: Json, channel: _Channel, _loaded: dict[str, types.Module
     return {"value": function(*test["arguments"])}
 
 
+def _evaluate(job: Json, channel: _Channel, _loaded: dict[str, types.ModuleType]) -> Json:
+    """Evaluate an expression after a program, and return its value as `to_comparable` has it."""
+    space = _load_source(job["source"], "program")
+    code = compile(channel.take_test()["code"], "test", "eval")
+    return {"value": to_comparable(eval(code, space))}
+
+
+def to_comparable(value: typing.Any) -> typing.Any:
+    """Return JSON that is equal for values that are equal in Python, and different for others.
+
+    Raises TypeError for a value that is not a number, text, None or a container of these.
+    """
+    if isinstance(value, bool | int):
+        return int(value)
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else repr(float(value))
+    if value is None or isinstance(value, str):
+        return ["text", value]
+    if isinstance(value, list | tuple):
+        return [
+            "list" if isinstance(value, list) else "tuple",
+            [to_comparable(item) for item in value],
+        ]
+    if isinstance(value, set | frozenset):
+        return ["set", sorted((to_comparable(item) for item in value), key=json.dumps)]
+    if isinstance(value, dict):
+        pairs = [[to_comparable(key), to_comparable(item)] for key, item in value.items()]
+        return ["dict", sorted(pairs, key=json.dumps)]
+    raise TypeError(f"{type(value).__name__} cannot be compared")
+
+
 def _run_assertions(job: Json, channel: _Channel, _loaded: dict[str, types.ModuleType]) -> Json:
     """Run code that raises unless the program is right."""
     space = _load_source(job["source"], "program")
@@ -421,8 +452,8 @@ def _call_module(job: Json, channel: _Channel, loaded: dict[str, types.ModuleTyp
 
 
 _KINDS: dict[str, typing.Callable[[Json, _Channel, dict[str, types.ModuleType]], Json]] = {
-    "program": _run_program, "function": _call_function, "assertions": _run_assertions, "grade": _grade,
-    "module": _call_module,
+    "program": _run_program, "function": _call_function, "expression": _evaluate, "assertions": _run_assertions,
+    "grade": _grade, "module": _call_module,
 }  # fmt: skip
 
 

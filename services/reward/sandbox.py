@@ -69,7 +69,7 @@ class Call:
     """One call of untrusted code."""
 
     kind: str
-    """`program`, `function`, `assertions`, `grade` or `module`: what the jail does with it."""
+    """`program`, `function`, `expression`, `assertions`, `grade` or `module`: what the jail does with it."""
     job: Mapping[str, Any]
     """Fields that the code may see from its first line on."""
     test: Mapping[str, Any] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from services.common.data.program_tests import find_program
 from services.common.trajectory import FinishReason, Outcome
 from services.reward.cancellation import Cancellation
 from services.reward.extraction import Extraction
@@ -38,6 +39,7 @@ class GradedResponse:
         return {
             "output_text": self.response,
             "output_json": _parse_json(self.response),
+            "program": find_program(self.response),
             "answer": self.extraction.text,
             "outcome": self.outcome.value,
             "finish_reason": self.finish_reason.value,

@@ -161,7 +161,9 @@ def test_the_service_ends_on_sigterm_and_leaves_no_process(tmp_path: Path) -> No
     environment = {"DIRL_REWARD_LISTEN": address, "DIRL_REWARD_WORKERS": "2"}
     with running_grpc_service("services.reward", tmp_path / "log", address, environment) as service:
         family = psutil.Process(service.process.pid).children(recursive=True)
-        assert len(family) == 3
+        names = [" ".join(member.cmdline()) for member in family]
+        assert sum("services.reward.zygote" in name for name in names) == 3
+        assert sum("jail.py" in name for name in names) >= 1
         assert service.terminate() == 0
         assert not probe(address, 1.0)
         assert not any(member.is_running() for member in family)
@@ -172,7 +174,11 @@ def test_the_status_tells_the_last_error(tmp_path: Path) -> None:
     address = free_address()
     environment = {"DIRL_REWARD_LISTEN": address, "DIRL_REWARD_WORKERS": "1"}
     with running_grpc_service("services.reward", tmp_path / "log", address, environment) as service:
-        [zygote] = psutil.Process(service.process.pid).children()
+        [zygote] = [
+            child
+            for child in psutil.Process(service.process.pid).children()
+            if "services.reward.zygote" in child.cmdline()
+        ]
         zygote.kill()
         with channel(address) as connection:
             verify(connection, item(reference_answer=r"\frac{\pi}{4}", response=r"\boxed{\pi/4}"))
@@ -245,7 +251,7 @@ def test_a_hung_up_call_ends_its_python_grader(
     )
     abandoned.cancel()
     service.wait_until(
-        lambda: {child.pid for child in parent.children(recursive=True)} == before,
+        lambda: {child.pid for child in parent.children(recursive=True)} <= before,
         "its end",
         timeout_s=15,
     )

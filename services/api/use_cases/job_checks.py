@@ -14,7 +14,7 @@ from services.api.use_cases.control_plane import ControlPlane
 from services.api.use_cases.reference_audit import find_reference_answer_problems
 from services.common.data.rows import Needs, read_rows
 from services.common.errors import PlatformError, Problem, ProblemsError
-from services.common.grader_spec import required_fields, uses_correctness
+from services.common.grader_spec import required_fields, row_checks, uses_correctness
 from services.common.job_decoding import resolve_decoding
 from services.common.job_spec import JobSpec, parse_spec
 from services.common.model_card import ModelCard, read_model_card
@@ -193,7 +193,9 @@ def _find_row_problems(spec: JobSpec, files: Mapping[str, Path | None]) -> Itera
         if path is None or not path.is_absolute():
             continue
         try:
-            read_rows(path, needs, required_fields(spec.reward.graders))
+            read_rows(
+                path, needs, required_fields(spec.reward.graders), row_checks(spec.reward.graders)
+            )
             audited = uses_correctness(spec.reward.graders) and name.startswith(_FILE_ID)
             if needs != "sft" and audited:
                 yield from (

@@ -4,7 +4,8 @@ Supported layouts: chat `messages`; `prompt` with `completion` and/or `answer` (
 `question/answer` (GSM8K, with the reference answer after `####`); `question/ground_truth_answer`
 (dLLM-RL); `problem/solution/answer` (MATH; without `answer`, the last `\boxed{}` of the
 solution); `problem/expected_answer` (NeMo-Skills' AIME); `question/final_answer` (OlympiadBench, a
-list); `reward_model.ground_truth` (verl); `Body/Question/Answer` (SVAMP).
+list); `reward_model.ground_truth` (verl); `Body/Question/Answer` (SVAMP); `question_content` and
+`starter_code` (LiveCodeBench, APPS).
 """
 
 import math
@@ -16,7 +17,7 @@ from typing import Any, Final
 from services.common.data.boxed import innermost, last_box
 
 ROLES: Final = ("system", "user", "assistant")
-PROMPT_FIELDS: Final = ("messages", "prompt", "question", "problem", "Body")
+PROMPT_FIELDS: Final = ("messages", "prompt", "question", "problem", "question_content", "Body")
 REFERENCE_ANSWER_FIELDS: Final = (
     "answer",
     "ground_truth_answer",
@@ -129,6 +130,10 @@ def _read_prompt(
     if isinstance(values[0], list):
         return *_read_conversation(values[0], present[0]), tuple(present)
     text = _read_text(record, present[0])
+    starter = record.get("starter_code")
+    if isinstance(starter, str) and starter.strip():
+        text = f"{text}\n\nComplete this code:\n```python\n{starter.strip()}\n```"
+        return (Message("user", text),), None, (*present, "starter_code")
     context = record.get("context")
     if isinstance(context, str) and context.strip():
         return (Message("user", f"{context}\n{text}"),), None, (*present, "context")

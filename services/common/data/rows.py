@@ -5,7 +5,7 @@ No row is skipped: a file with an invalid row is rejected with the position of e
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -95,9 +95,15 @@ class FileReport:
         return self.num_problems == 0 and 0 < count == self.rows
 
 
-def read_rows(path: Path, needs: Needs, fields: Mapping[str, str] = _NO_FIELDS) -> list[Row]:
+def read_rows(
+    path: Path,
+    needs: Needs,
+    fields: Mapping[str, str] = _NO_FIELDS,
+    checks: Sequence[Callable[[Mapping[str, Any]], str]] = (),
+) -> list[Row]:
     """Read all rows. Each must have a prompt, a completion (`sft`), and what graders read (`rl`,
-    `eval`): `fields` has the name of a grader by the dotted path of a field.
+    `eval`): `fields` has the name of a grader by the dotted path of a field, and `checks` return what
+    is wrong with the row as graders see it.
 
     Raises ProblemsError("dataset_invalid") with row numbers and reasons if a row is invalid.
     """
@@ -113,6 +119,10 @@ def read_rows(path: Path, needs: Needs, fields: Mapping[str, str] = _NO_FIELDS) 
             problems.append(_problem(item.number, reason))
         elif needs != "sft" and (missing := _find_missing_field(item, fields)) is not None:
             problems.append(_problem(item.number, _describe_missing(missing, fields[missing])))
+        elif needs != "sft" and (
+            wrong := next(filter(None, (check(item.item) for check in checks)), "")
+        ):
+            problems.append(_problem(item.number, wrong))
         else:
             rows.append(item)
     if problems:
@@ -306,6 +316,9 @@ def _make_row(number: int, record: dict[str, Any], fields: Fields) -> Row:
         *([ANSWER_TYPE_FIELD] if fields.answer is not None else []),
     }
     given = record.get("metadata")
+    # LiveCodeBench has an object as text, for its grader.
+    if isinstance(given, str) and given.lstrip().startswith("{"):
+        given = None
     if given is not None and not isinstance(given, dict):
         raise FieldError(f"the field metadata is {_shorten(given)}; it must be an object")
     # Canonical, so that the id does not depend on the order of the keys or on the file format.

@@ -14,7 +14,7 @@ from services.common.checkpoint.format import file_sha256
 from services.common.data.rows import Needs, Row, read_rows
 from services.common.data.turns import messages_of
 from services.common.errors import PlatformError
-from services.common.grader_spec import required_fields
+from services.common.grader_spec import required_fields, row_checks
 from services.common.job_spec import JobSpec, PromptSpec
 from services.common.model.loading import LoadedModel
 from services.common.model.prompts import encode_prompt
@@ -104,7 +104,8 @@ def load_prompts(
     """Prompts with all that the job's graders read, for rollouts; raises `dataset_invalid` when none
     can be used.
     """
-    rows = read_rows(path, needs, required_fields(spec.reward.graders))
+    graders = spec.reward.graders
+    rows = read_rows(path, needs, required_fields(graders), row_checks(graders))
     prompts = [_encode_prompt(row, loaded, spec.prompt) for row in rows]
     kept = [
         item for item in prompts if _prompt_fits(item, limits, max_new_tokens, loaded.block_size)
