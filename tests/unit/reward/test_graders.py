@@ -73,8 +73,9 @@ def test_graders_see_the_response_and_the_row() -> None:
     sample = one.to_sample()
     assert tuple(sample) == SAMPLE_FIELDS
     assert sample == {
-        "output_text": '{"a": 5}', "output_json": {"a": 5}, "answer": one.extraction.text, "outcome": "scored",
-        "finish_reason": "length", "num_tokens": 3, "num_steps": 2, "max_new_tokens": 3, "unmask_step": [1, 1, 2],
+        "output_text": '{"a": 5}', "output_json": {"a": 5}, "program": one.response,
+        "answer": one.extraction.text, "outcome": "scored", "finish_reason": "length",
+        "num_tokens": 3, "num_steps": 2, "max_new_tokens": 3, "unmask_step": [1, 1, 2],
     }  # fmt: skip
     assert one.to_item() == {"tests": [1], "messages": [], "reference_answer": "5"}
     assert graded("[" * 10_000).to_sample()["output_json"] is None
