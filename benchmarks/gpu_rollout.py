@@ -53,7 +53,8 @@ from services.common.model.loading import (
     load_skeleton,
     save_model,
 )
-from services.common.model.sdar import SDARConfig, SDARForCausalLM
+from services.common.model.remote_code.configuration_block_diffusion import SDARConfig
+from services.common.model.sdar import SDARForCausalLM
 from services.common.model.state import export_state
 from services.common.parity import DenoisingPath
 from services.common.trajectory import Response

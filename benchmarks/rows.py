@@ -35,7 +35,8 @@ from services.common.model.attention import IMPLEMENTATION
 from services.common.model.forward import attended_states, hidden_states, token_logprobs
 from services.common.model.index import RowIndex, visibility_mask
 from services.common.model.loading import LoadedModel
-from services.common.model.sdar import SDARConfig, SDARForCausalLM
+from services.common.model.remote_code.configuration_block_diffusion import SDARConfig
+from services.common.model.sdar import SDARForCausalLM
 from services.common.model.tiny import character_tokenizer
 from services.trainer.training.policy import score_row
 from services.trainer.training.trajectory_rows import Sample, rl_rows

@@ -8,8 +8,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from services.common.errors import PlatformError
 
-MODEL_FILES: Final = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
-"""Files to download; never code or pickled weights."""
+MODEL_FILES: Final = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py"]
+"""Files to download; no pickled weights. Python files are kept for exports and never run."""
 
 
 def resolve_model(name: str, revision: str | None = None) -> Path:

@@ -14,7 +14,8 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from services.common.model.attention import IMPLEMENTATION
 from services.common.model.forward import attended_states, token_logprobs
 from services.common.model.loading import LoadedModel
-from services.common.model.sdar import SDARConfig, SDARForCausalLM
+from services.common.model.remote_code.configuration_block_diffusion import SDARConfig
+from services.common.model.sdar import SDARForCausalLM
 from services.common.model.tiny import character_tokenizer
 from services.common.trajectory import NO_CANDIDATES, Candidates, FinishReason, Response
 from services.trainer.training.policy import score_row

@@ -23,6 +23,8 @@ MANIFEST: Final = "manifest.json"
 STATE: Final = "state.json"
 OPTIMIZER: Final = "optimizer.safetensors"
 ADAPTER: Final = "adapter.safetensors"
+ADAPTER_CONFIG: Final = "adapter.json"
+"""Not adapter_config.json: transformers would take the directory for an adapter without its model."""
 _NAME = re.compile(r"step-(\d{6,})")
 _READ_BYTES: Final = 1 << 20
 

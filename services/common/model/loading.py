@@ -6,7 +6,7 @@ Missing weights are an error, never initialised at random.
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,8 +25,10 @@ from transformers import (
 from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 
+from services.common.diffusion.config import DecodingConfig
 from services.common.errors import PlatformError
 from services.common.model.attention import IMPLEMENTATION
+from services.common.model.model_code import ModelCode, platform_code, read_published_code
 from services.common.model.prompts import end_of_turn_ids
 from services.common.model.sdar import FAMILIES
 from services.common.model_card import read_config, read_model_card
@@ -53,6 +55,8 @@ class LoadedModel:
     """bool [V] on the model's device (the CPU for a meta model): False for the mask id and for rows
     of the embedding beyond the tokenizer.
     """
+    published_code: ModelCode | None = None
+    """Modeling code that the directory came with; None where the platform's own is written."""
 
 
 def load_model(
@@ -96,29 +100,66 @@ def blank_model(
 
 
 def save_model(
-    loaded: LoadedModel, path: Path | str, state: Mapping[str, Tensor] | None = None
+    loaded: LoadedModel,
+    path: Path | str,
+    state: Mapping[str, Tensor] | None = None,
+    decoding: DecodingConfig | None = None,
 ) -> None:
-    """Write a complete model directory: configs, tokenizer and safetensors.
+    """Write a complete model directory: configs, tokenizer, safetensors and modeling code.
 
     `state` replaces the weights, e.g. with those gathered from several ranks; its names are those
-    of own_state.
+    of own_state. `decoding` becomes the default of `generate` in other programs.
     """
-    model = loaded.model
+    model, directory = loaded.model, Path(path)
     # Without these two, the directory would be an ordinary decoder for other programs.
     model.config.block_size = loaded.block_size
     model.config.mask_token_id = loaded.mask_token_id
+    model.config.tokenizer_length = len(loaded.tokenizer)
+    _describe_generation(loaded, decoding)
     with _no_progress_bar():
-        model.save_pretrained(path, state_dict=None if state is None else dict(state))
-    loaded.tokenizer.save_pretrained(path)
-    # transformers 5 renamed keys that other SDAR implementations still read.
-    file = Path(path) / "config.json"
+        model.save_pretrained(directory, state_dict=None if state is None else dict(state))
+    loaded.tokenizer.save_pretrained(directory)
+    code = loaded.published_code or platform_code(model.config.model_type)
+    for name, content in code.files.items():
+        (directory / name).write_bytes(content)
+    file = directory / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
+    config["auto_map"] = dict(code.auto_map)
+    # transformers 5 renamed keys that other SDAR implementations still read.
     rope = config.get("rope_parameters") or {}
     if "rope_theta" in rope:
         config["rope_theta"] = rope["rope_theta"]
+        if rope.get("rope_type", "default") != "default":
+            config["rope_scaling"] = {k: value for k, value in rope.items() if k != "rope_theta"}
     if "num_local_experts" in config:
         config["num_experts"] = config["num_local_experts"]
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _describe_generation(loaded: LoadedModel, decoding: DecodingConfig | None) -> None:
+    """Set the generation config: the ids that end a response, that of the chat template first, and
+    the decoding that was used.
+    """
+    generation: Any = loaded.model.generation_config
+    first = end_of_turn_ids(loaded.tokenizer)[0]
+    generation.eos_token_id = [first, *(id_ for id_ in loaded.stop_token_ids if id_ != first)]
+    if generation.pad_token_id is None:
+        generation.pad_token_id = loaded.tokenizer.pad_token_id
+    if decoding is None:
+        return
+    sampled = decoding.temperature > 0
+    generation.update(
+        do_sample=sampled,
+        temperature=decoding.temperature if sampled else None,
+        top_p=decoding.top_p if sampled else None,
+        top_k=decoding.top_k if sampled else None,
+        max_new_tokens=decoding.max_new_tokens,
+    )
+    generation.unmasking_strategy = decoding.unmasking_strategy.value
+    generation.denoising_steps = decoding.denoising_steps
+    generation.confidence_threshold = decoding.confidence_threshold
+    generation.entropy_bound = decoding.entropy_bound
+    generation.selection = decoding.selection.value
 
 
 def to_dtype(dtype: torch.dtype | str) -> torch.dtype:
@@ -169,7 +210,8 @@ def read_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
 def _assemble_from(path: Path | str, model: PreTrainedModel) -> LoadedModel:
     """Add the model card and the tokenizer."""
     card = read_model_card(path)
-    return assemble(model.eval(), read_tokenizer(path), card.block_size, card.mask_token_id)
+    assembled = assemble(model.eval(), read_tokenizer(path), card.block_size, card.mask_token_id)
+    return replace(assembled, published_code=read_published_code(path, read_config(path)))
 
 
 def assemble(

@@ -12,9 +12,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     PreTrainedConfig,
-    Qwen3Config,
     Qwen3ForCausalLM,
-    Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
 from transformers.conversion_mapping import (
@@ -22,27 +20,16 @@ from transformers.conversion_mapping import (
     register_checkpoint_conversion_mapping,
 )
 
-
-class SDARConfig(Qwen3Config):
-    """Configuration of a dense SDAR model."""
-
-    model_type = "sdar"
-    block_size: int | None = None
-    mask_token_id: int | None = None
+from services.common.model.remote_code.configuration_block_diffusion import (
+    SDARConfig,
+    SDARMoeConfig,
+)
 
 
 class SDARForCausalLM(Qwen3ForCausalLM):
     """Dense SDAR model."""
 
     config_class = SDARConfig
-
-
-class SDARMoeConfig(Qwen3MoeConfig):
-    """Configuration of a mixture-of-experts SDAR model."""
-
-    model_type = "sdar_moe"
-    block_size: int | None = None
-    mask_token_id: int | None = None
 
 
 class SDARMoeForCausalLM(Qwen3MoeForCausalLM):

@@ -17,7 +17,10 @@ from transformers import (
 
 from services.common.model.attention import IMPLEMENTATION
 from services.common.model.loading import assemble, save_model
-from services.common.model.sdar import SDARConfig, SDARMoeConfig
+from services.common.model.remote_code.configuration_block_diffusion import (
+    SDARConfig,
+    SDARMoeConfig,
+)
 
 MAX_POSITIONS: Final = 2048
 MASK_TOKEN: Final = "<|MASK|>"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from services.common.checkpoint.format import (
     ADAPTER,
+    ADAPTER_CONFIG,
     OPTIMIZER,
     ORIGIN,
     STATE,
@@ -26,12 +27,14 @@ from services.common.checkpoint.format import (
 )
 from services.common.checkpoint.store import apply_retention, write_checkpoint
 from services.common.errors import PlatformError
+from services.common.job_decoding import resolve_decoding
 from services.common.model.loading import save_model
 from services.common.model.state import export_state
 from services.common.model_card import ModelCard
 from services.common.weights import weight_digest
 from services.trainer.learner.request import LearnerRequest
 from services.trainer.learner.state import RunState, parse_state
+from services.trainer.training.lora import describe_adapter
 from services.trainer.training.policy_model import PolicyModel
 
 _SPARE_BYTES: Final = 64 << 20
@@ -92,18 +95,27 @@ class Checkpointer:
             [tensor for part in (snapshot.weights, *parts.values()) for tensor in part.values()]
         )
         stored = state.to_stored(self._spec).model_dump_json()
+        loaded = policy_model.loaded
+        decoding = resolve_decoding(
+            self._spec,
+            block_size=loaded.block_size,
+            mask_token_id=loaded.mask_token_id,
+            stop_token_ids=loaded.stop_token_ids,
+            evaluation=True,
+        )
 
         def write_payload(directory: Path) -> None:
             with _safetensors_errors():
-                save_model(policy_model.loaded, directory, snapshot.weights)
+                save_model(loaded, directory, snapshot.weights, decoding)
                 for name, tensors in parts.items():
                     if tensors:
                         save_file(dict(tensors), directory / name)
+            if self._spec.lora is not None:
+                described = describe_adapter(loaded.model, self._spec.lora, self._spec.model)
+                (directory / ADAPTER_CONFIG).write_text(described, encoding="utf-8")
             (directory / STATE).write_text(stored, encoding="utf-8")
 
-        header = self._header(
-            state, weight_digest(export_state(policy_model.loaded.model, snapshot.weights))
-        )
+        header = self._header(state, weight_digest(export_state(loaded.model, snapshot.weights)))
         path, manifest = write_checkpoint(self._request.checkpoints, header, write_payload)
         self._parent = path
         deleted = apply_retention(

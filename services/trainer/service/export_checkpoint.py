@@ -1,7 +1,8 @@
 """`python -m services.trainer.service.export_checkpoint CHECKPOINT OUTPUT`: write a checkpoint as a model directory.
 
 A checkpoint holds a complete Hugging Face directory in the SDAR layout, so an export is a verified
-copy of its model files with a note of where they come from. The output appears by one rename;
+copy of its model files with a note of where they come from; a LoRA job's export also has its adapter
+in the layout of peft. The output appears by one rename;
 running the same export again does nothing.
 """
 
@@ -11,8 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from safetensors.numpy import load_file, save_file
+
 from services.common.checkpoint.format import (
     ADAPTER,
+    ADAPTER_CONFIG,
     MANIFEST,
     OPTIMIZER,
     STATE,
@@ -23,7 +27,8 @@ from services.common.checkpoint.store import fsync_path
 from services.common.errors import PlatformError
 
 PROVENANCE: Final = "dirl_export.json"
-_NOT_THE_MODEL: Final = frozenset({OPTIMIZER, ADAPTER, STATE, MANIFEST})
+PEFT_DIRECTORY: Final = "adapter"
+_NOT_THE_MODEL: Final = frozenset({OPTIMIZER, ADAPTER, ADAPTER_CONFIG, STATE, MANIFEST})
 
 
 def export_checkpoint(checkpoint: Path, output: Path) -> None:
@@ -85,9 +90,26 @@ def _write(
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(checkpoint / name, target)
         fsync_path(target)
+    if ADAPTER_CONFIG in manifest.files:
+        _write_adapter(checkpoint, partial / PEFT_DIRECTORY)
     (partial / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
     fsync_path(partial / PROVENANCE)
     fsync_path(partial)
+
+
+def _write_adapter(checkpoint: Path, directory: Path) -> None:
+    """Write the adapter of a LoRA job in the layout of peft, for PeftModel.from_pretrained."""
+    directory.mkdir()
+    # peft wraps the model as base_model.model and names the adapter when it loads one.
+    tensors = {
+        f"base_model.model.{name.replace('.default.', '.')}": tensor
+        for name, tensor in load_file(checkpoint / ADAPTER).items()
+    }
+    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    shutil.copyfile(checkpoint / ADAPTER_CONFIG, directory / "adapter_config.json")
+    for file in directory.iterdir():
+        fsync_path(file)
+    fsync_path(directory)
 
 
 def main(arguments: list[str]) -> None:

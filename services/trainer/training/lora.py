@@ -5,9 +5,10 @@ Serving, checkpoints and exports see merged weights under the model's own names.
 the adapter off the model is its base, which is the reference policy of reinforcement learning.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -40,13 +41,7 @@ def attach_adapter(loaded: LoadedModel, lora: LoraSpec, seed: int) -> None:
             hint="Name some of these, or leave it out for all of them.",
             param="lora.target_modules",
         )
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        target_modules=list(targets),
-        lora_dropout=0.0,
-        bias="none",
-    )
+    config = LoraConfig(target_modules=list(targets), **_peft_options(lora))
     # A is random: the same on every rank and in every attempt, and without moving the generator that
     # others draw from.
     with torch.random.fork_rng(devices=[]):
@@ -54,15 +49,34 @@ def attach_adapter(loaded: LoadedModel, lora: LoraSpec, seed: int) -> None:
         inject_adapter_in_model(config, loaded.model)
 
 
+def _peft_options(lora: LoraSpec) -> dict[str, Any]:
+    """Options of peft's configuration apart from the layers."""
+    return {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": 0.0, "bias": "none"}
+
+
+def describe_adapter(model: nn.Module, lora: LoraSpec, base: str) -> str:
+    """JSON of peft's adapter_config.json; `base` is the model that the adapter was trained on."""
+    config = LoraConfig(
+        target_modules=list(lora.target_modules or linear_layers(model)),
+        base_model_name_or_path=base,
+        task_type="CAUSAL_LM",
+        inference_mode=True,
+        **_peft_options(lora),
+    )
+    described = config.to_dict()  # type: ignore[no-untyped-call]
+    return json.dumps(described, indent=2, sort_keys=True, default=sorted) + "\n"
+
+
 def linear_layers(model: nn.Module) -> tuple[str, ...]:
     """Last names of the linear layers inside the decoder's blocks, e.g. q_proj, down_proj; not the
     output layer's.
     """
     layers = model.base_model.layers  # type: ignore[union-attr]  # nn.Module types every attribute as Tensor | Module
+    # An adapted layer is a module of peft around its linear layer, named base_layer.
     found = {
-        name.rpartition(".")[2]
+        name.removesuffix(_BASE).rpartition(".")[2]
         for name, part in layers.named_modules()  # type: ignore[union-attr]
-        if isinstance(part, nn.Linear)
+        if isinstance(part, nn.Linear) and _ADAPTER not in name
     }
     return tuple(sorted(found))
 

@@ -1,7 +1,6 @@
 """Model directories: complete ones load and save unchanged, anything else is refused."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,49 +9,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
-    LlamaConfig,
-    MistralConfig,
     PreTrainedConfig,
-    Qwen2Config,
-    Qwen3Config,
-    Qwen3MoeConfig,
 )
 
 from services.common.errors import PlatformError
 from services.common.model.forward import hidden_states, token_logprobs
 from services.common.model.index import RowIndex
 from services.common.model.loading import LoadedModel, load_model, load_skeleton, save_model
-from services.common.model.sdar import FAMILIES, SDARConfig, SDARMoeConfig
+from services.common.model.sdar import FAMILIES
 from services.common.model.state import export_state, import_state
-from services.common.model.tiny import character_tokenizer, make_tiny_model
+from services.common.model.tiny import make_tiny_model
 from services.common.model_card import ModelCard, read_model_card
+from tests.support.families import FAMILY_CONFIGS, ROWS, TOKENIZER
 
-TOKENIZER = character_tokenizer()
 MASK = TOKENIZER.mask_token_id
-ROWS = math.ceil(len(TOKENIZER) / 8) * 8
-SHAPE: dict[str, Any] = {
-    "vocab_size": ROWS,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 4,
-    "initializer_range": 0.3,
-    "eos_token_id": TOKENIZER.eos_token_id,
-    "bos_token_id": None,
-    "pad_token_id": None,
-}
-EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
-FAMILY_CONFIGS: dict[str, PreTrainedConfig] = {
-    "sdar": SDARConfig(**SHAPE),
-    "sdar_moe": SDARMoeConfig(**SHAPE, **EXPERTS),
-    "qwen2": Qwen2Config(**SHAPE),
-    "qwen3": Qwen3Config(**SHAPE),
-    "qwen3_moe": Qwen3MoeConfig(**SHAPE, **EXPERTS),
-    "llama": LlamaConfig(**SHAPE),
-    "mistral": MistralConfig(**{**SHAPE, "sliding_window": None}),
-}
 
 
 def _tiny(path: Path, **options: Any) -> Path:

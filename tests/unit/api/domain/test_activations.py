@@ -11,7 +11,8 @@ from services.api.domain.estimate import estimate_resources, find_objections
 from services.common.job_spec import JobSpec
 from services.common.model.attention import IMPLEMENTATION
 from services.common.model.loading import LoadedModel
-from services.common.model.sdar import SDARConfig, SDARForCausalLM
+from services.common.model.remote_code.configuration_block_diffusion import SDARConfig
+from services.common.model.sdar import SDARForCausalLM
 from services.common.model.tiny import character_tokenizer
 from services.trainer.training.policy import score_row
 from services.trainer.training.trajectory_rows import PackedRow, Sample, rl_rows

@@ -5,15 +5,27 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import save_file
 
-from services.common.checkpoint.format import CheckpointHeader
+from services.common.checkpoint.format import ADAPTER, ADAPTER_CONFIG, CheckpointHeader
 from services.common.checkpoint.store import write_checkpoint
 from services.common.errors import PlatformError
+from services.common.job_spec import LoraSpec
 from services.common.model.loading import load_model, save_model
-from services.common.model.state import export_state
+from services.common.model.state import export_state, own_state
+from services.common.model.tiny import make_tiny_model
 from services.common.weights import weight_digest
 from services.trainer.service.export_checkpoint import PROVENANCE, export_checkpoint
 from services.trainer.service.export_processes import ExportProcesses
+from services.trainer.training.lora import (
+    adapter_tensors,
+    attach_adapter,
+    describe_adapter,
+    merge_adapter,
+)
+from tests.support.numerics import scores
 from tests.support.tiny_models import tiny_model
 from tests.support.trainer import wait_until
 
@@ -27,19 +39,23 @@ def checkpoint(tmp_path: Path) -> Path:
         (directory / "state.json").write_text("{}")
         (directory / "optimizer.safetensors").write_bytes(b"moments")
 
-    header = CheckpointHeader(
+    header = make_header(weight_digest(export_state(loaded.model)))
+    return write_checkpoint(tmp_path / "checkpoints", header, payload)[0]
+
+
+def make_header(digest: str) -> CheckpointHeader:
+    return CheckpointHeader(
         job_id="job_1",
         attempt=1,
         stage="rl",
         global_step=7,
         weight_version=7,
-        weight_digest=weight_digest(export_state(loaded.model)),
+        weight_digest=digest,
         parent=None,
         model={},
         diffusion={},
         created_at=1.0,
     )
-    return write_checkpoint(tmp_path / "checkpoints", header, payload)[0]
 
 
 def digest_of(directory: Path) -> str:
@@ -142,3 +158,36 @@ def test_exporting_needs_no_torch() -> None:
     )
 
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+# Of peft, which reads an attribute that transformers renamed.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+def test_a_lora_export_has_its_adapter_as_peft_reads_it(tmp_path: Path) -> None:
+    """The base model with the adapter gives the scores of the merged export."""
+    base, output = tmp_path / "base", tmp_path / "out"
+    make_tiny_model(base, seed=0, hidden_size=16, layers=2, heads=2)
+    trained = load_model(base, "float32", "cpu")
+    spec = LoraSpec(rank=3, alpha=6, target_modules=("q_proj", "down_proj"))
+    attach_adapter(trained, spec, seed=1)
+    for name, parameter in trained.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(2))
+    state = own_state(trained.model)
+    digest = weight_digest(export_state(trained.model, merge_adapter(trained.model, state)))
+
+    def payload(directory: Path) -> None:
+        save_model(trained, directory, merge_adapter(trained.model, state))
+        save_file(adapter_tensors(state), directory / ADAPTER)
+        described = describe_adapter(trained.model, spec, str(base))
+        (directory / ADAPTER_CONFIG).write_text(described)
+
+    checkpoint, _ = write_checkpoint(tmp_path / "checkpoints", make_header(digest), payload)
+    export_checkpoint(checkpoint, output)
+
+    assert not (output / ADAPTER_CONFIG).exists()
+    plain, merged = load_model(base, "float32", "cpu"), load_model(output, "float32", "cpu")
+    adapted = PeftModel.from_pretrained(plain.model, output / "adapter")
+    assert adapted.peft_config["default"].base_model_name_or_path == str(base)
+    unchanged = scores(load_model(base, "float32", "cpu"))
+    assert not torch.allclose(unchanged, scores(merged), atol=1e-3)
+    torch.testing.assert_close(scores(plain), scores(merged), rtol=1e-4, atol=1e-4)
