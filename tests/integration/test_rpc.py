@@ -101,6 +101,18 @@ def test_any_other_exception_is_internal_and_logged_with_its_traceback(peer: Pee
     assert [entry["event"] for entry in logs if entry.get("exc_info")] == ["rpc failed"]
 
 
+@pytest.mark.parametrize("variable", ["grpc_proxy", "https_proxy", "http_proxy"])
+def test_a_proxy_in_the_environment_is_not_used_between_services(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """A company's proxy cannot reach the services, which call each other directly."""
+    monkeypatch.setenv(variable, f"http://{free_address()}")
+
+    with channel(peer.address) as connection:
+        stub = reward_pb2_grpc.RewardServiceStub(connection)
+        call(stub.Verify, REQUEST, timeout_s=5.0, what="Verify on the test service")
+
+
 def test_a_call_without_a_deadline_is_refused(peer: Peer) -> None:
     with pytest.raises(grpc.RpcError) as raised:
         peer.verify(REQUEST)

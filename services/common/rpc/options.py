@@ -21,6 +21,8 @@ CHANNEL_OPTIONS: Final = (
     ("grpc.max_reconnect_backoff_ms", 1000),
     # A recreated container has a new address; by default gRPC resolves a name every 30 seconds.
     ("grpc.dns_min_time_between_resolutions_ms", 1000),
+    # Services call each other directly; gRPC would send even loopback calls to https_proxy.
+    ("grpc.enable_http_proxy", 0),
     # The name of the reward service resolves to all its pods in a cluster; balance over them.
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
 )
