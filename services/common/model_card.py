@@ -54,6 +54,7 @@ def read_model_card(path: Path | str) -> ModelCard:
         )
     card = ModelCard(*(config[key] for key in _KEYS))
     _check_values(card, path)
+    require_plain_weights(path, written)
     return card
 
 
@@ -73,6 +74,41 @@ def read_config(path: Path | str) -> dict[str, Any]:
             "model_invalid", f"{file} is a {type(config).__name__}; it must be an object."
         )
     return config
+
+
+def require_plain_weights(path: Path | str, config: Mapping[str, Any]) -> None:
+    """Reject directories whose weights cannot be trained or are ambiguous; raises
+    PlatformError("model_invalid").
+    """
+    for key in ("quantization_config", "compression_config"):
+        if config.get(key):
+            method = config[key].get("quant_method") if isinstance(config[key], dict) else None
+            raise PlatformError(
+                "model_invalid",
+                f"The weights in {path} are quantised ({method or key}); training needs plain ones (fp32, bf16, fp16).",
+                hint="Use the checkpoint that it was quantised from, or dequantise it before.",
+            )
+    single, index = (Path(path) / f"model.safetensors{end}" for end in ("", ".index.json"))
+    if single.is_file() and index.is_file():
+        raise PlatformError(
+            "model_invalid",
+            f"{path} has model.safetensors and shards named in {index.name}; which of them are the weights is unknown.",
+            hint="Delete those that are older.",
+        )
+    rows = config.get("vocab_size")
+    ids = [(key, config.get(key)) for key in ("eos_token_id", "pad_token_id")]
+    beyond = [
+        f"{key} {number}"
+        for key, value in ids
+        for number in (value if isinstance(value, list) else [value])
+        if isinstance(number, int) and isinstance(rows, int) and not 0 <= number < rows
+    ]
+    if beyond:
+        raise PlatformError(
+            "model_invalid",
+            f"{Path(path) / 'config.json'} names {', '.join(beyond)}, but the embedding has {rows} rows.",
+            hint="Correct the ids in config.json.",
+        )
 
 
 def _describe_problem(config: dict[str, Any], key: str) -> str | None:

@@ -9,7 +9,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from services.common.errors import PlatformError
 from services.common.model.gguf import read_gguf
-from services.common.model.loading import assemble, read_tokenizer, read_weights, save_model
+from services.common.model.loading import (
+    assemble,
+    read_tokenizer,
+    read_weights,
+    save_model,
+    translating_errors,
+)
 from services.common.model.sdar import block_diffusion_config
 from services.common.model.tiny import MASK_TOKEN
 from services.common.model_card import read_config
@@ -39,7 +45,8 @@ def convert_model(source: Path | str, out: Path | str, block_size: int) -> None:
     if file is not None:
         model, tokenizer = read_gguf(file)
     else:
-        config = block_diffusion_config(read_config(directory))
+        with translating_errors(directory):
+            config = block_diffusion_config(read_config(directory))
         model = read_weights(directory, "auto", config=config).eval()
         tokenizer = read_tokenizer(directory)
     mask_token_id = _ensure_mask_token(model, tokenizer)

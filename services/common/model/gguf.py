@@ -89,6 +89,11 @@ def _read_metadata(file: Path) -> tuple[dict[str, Any], list[str]]:
 
 def _require_lossless(file: Path, fields: Mapping[str, Any], tensors: list[str]) -> None:
     """Reject a file with content that would be missing from the model or its tokenizer."""
+    if fields.get("split.count", 1) > 1:
+        count = fields["split.count"]
+        raise _invalid_file(
+            file, f"is one of {count} parts", "join them with llama-gguf-split --merge"
+        )
     architecture = str(fields.get("general.architecture"))
     if architecture not in LAYER_TENSORS:
         raise _invalid_file(

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -31,7 +32,7 @@ from services.common.model.attention import IMPLEMENTATION
 from services.common.model.model_code import ModelCode, platform_code, read_published_code
 from services.common.model.prompts import end_of_turn_ids
 from services.common.model.sdar import FAMILIES
-from services.common.model_card import read_config, read_model_card
+from services.common.model_card import read_config, read_model_card, require_plain_weights
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {
     "float32": torch.float32,
@@ -39,6 +40,18 @@ DTYPES: Final[Mapping[str, torch.dtype]] = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
+
+
+_READ_ERRORS: Final = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+)
+"""What reading a directory with broken files raises; the last one for values of wrong types."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +193,7 @@ def read_weights(path: Path | str, dtype: torch.dtype | str, **options: Any) -> 
     the dtype "auto" keeps that of the file.
     """
     _check_family(path)
+    require_plain_weights(path, read_config(path))
     with translating_errors(path):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
@@ -195,6 +209,7 @@ def read_weights(path: Path | str, dtype: torch.dtype | str, **options: Any) -> 
     model: PreTrainedModel = loaded[0]
     _check_attention(path, model.config)
     check_report(path, loaded[1])
+    _check_tied_head(path, model.config)
     return model
 
 
@@ -272,6 +287,28 @@ def _check_attention(path: Path | str, config: PreTrainedConfig) -> None:
         )
 
 
+def _check_tied_head(path: Path | str, config: PreTrainedConfig) -> None:
+    """Reject a head of its own where config.json ties it to the embedding: it would be ignored."""
+    if not config.tie_word_embeddings:
+        return
+    outer: dict[str, Tensor] = {}
+    for file in sorted(Path(path).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            names = {name.rpartition("model.")[2]: name for name in tensors.keys()}  # noqa: SIM118 - not a mapping
+            outer |= {
+                name: tensors.get_tensor(names[name])
+                for name in ("lm_head.weight", "embed_tokens.weight")
+                if name in names
+            }
+    head, embedding = outer.get("lm_head.weight"), outer.get("embed_tokens.weight")
+    if head is not None and embedding is not None and not torch.equal(head, embedding):
+        raise PlatformError(
+            "model_invalid",
+            f"{path} has an lm_head.weight that differs from the embedding, but tie_word_embeddings is true.",
+            hint="Set tie_word_embeddings to false in config.json, or remove lm_head.weight from the files.",
+        )
+
+
 def check_report(path: Path | str, report: Mapping[str, Any]) -> None:
     """Require that the weights on disk match the model; raises PlatformError("model_invalid")."""
     mismatches = {
@@ -297,7 +334,7 @@ def translating_errors(path: Path | str) -> Iterator[None]:
     try:
         with _no_progress_bar():
             yield
-    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+    except _READ_ERRORS as error:
         raise PlatformError(
             "model_invalid",
             f"Cannot load the model directory {path}: {error}",

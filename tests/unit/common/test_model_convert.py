@@ -206,3 +206,49 @@ def test_a_command_that_fails_says_why(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["convert", "--source", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
 
     assert "Cannot read config.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"quantization_config": {"quant_method": "fp8"}}, r"quantised \(fp8\)"),
+        ({"quantization_config": {"quant_method": "awq", "bits": 4}}, r"quantised \(awq\)"),
+        ({"quantization_config": {"load_in_4bit": True}}, "quantised"),
+        ({"eos_token_id": 10**6}, "names eos_token_id 1000000, but the embedding has"),
+        ({"pad_token_id": -1}, "names pad_token_id -1, but the embedding has"),
+        ({"pad_token_id": [3]}, "Cannot load the model directory .*pad_token_id"),
+        ({"hidden_size": "wide"}, "Cannot load the model directory .*hidden_size"),
+        ({"eos_token_id": [3, 999999]}, "names eos_token_id 999999, but the embedding has"),
+    ],
+)
+def test_a_config_that_cannot_work_later_is_refused(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    source = _decoder(tmp_path / "source", Qwen3Config)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, **changes}))
+
+    with pytest.raises(PlatformError, match=message) as caught:
+        convert_model(source, tmp_path / "out", 4)
+
+    assert caught.value.code == "model_invalid"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_single_file_beside_shards_is_refused(tmp_path: Path) -> None:
+    source = _decoder(tmp_path / "source", LlamaConfig)
+    index = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
+    (source / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    with pytest.raises(PlatformError, match=r"has model\.safetensors and shards named in"):
+        convert_model(source, tmp_path / "out", 4)
+
+
+def test_a_head_of_its_own_under_tied_embeddings_is_refused(tmp_path: Path) -> None:
+    source = _decoder(tmp_path / "source", LlamaConfig)
+    config = json.loads((source / "config.json").read_text())
+    assert not config["tie_word_embeddings"]
+    (source / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+
+    with pytest.raises(PlatformError, match=r"an lm_head\.weight that differs from the embedding"):
+        convert_model(source, tmp_path / "out", 4)

@@ -114,6 +114,7 @@ def test_the_chat_template_and_the_end_of_turn_arrive(tmp_path: Path) -> None:
         ({"architecture": "gemma"}, "of architecture 'gemma'; supported are llama, qwen2"),
         ({"llama__attention__sliding_window": 128}, "a sliding window of 128"),
         ({"llama__rope__scaling__type": "yarn"}, r"scales its rotary positions \(yarn\)"),
+        ({"split__count": 3}, "is one of 3 parts.* llama-gguf-split --merge"),
         ({"tokenizer__ggml__pre": "viking"}, "pre-tokenizer 'viking'"),
         ({"tokenizer__ggml__model": "llama"}, "a tokenizer of kind 'llama'"),
     ],
