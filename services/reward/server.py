@@ -107,6 +107,7 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
             **asdict(self._verifier.pool.status()),
             sandbox=isolation.mode,
             sandbox_reason=isolation.reason,
+            unix_time_s=time.time(),
         )
         if (error := last_error()) is not None:
             status.last_error, status.last_error_at = error.message, int(error.at.timestamp())

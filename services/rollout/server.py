@@ -137,6 +137,7 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServiceServicer):
             rss_bytes=self._process.memory_info().rss,
             version=release(),
             busy_s=totals.busy_s,
+            unix_time_s=time.time(),
         )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from services.api.db.base import utc_now
+from services.api.db.clock import utc_now
 from services.api.db.job_tables import Attempt, Job, ServiceLease
 from services.api.db.jobs import lock_job, transition
 from services.api.db.record_tables import Checkpoint, JobEvent
@@ -195,6 +195,58 @@ def test_a_second_job_waits_for_the_trainer_until_the_first_is_done(world: World
 
     assert (waiting.state, waiting.waiting_for) == ("queued", "trainer")
     assert world.job(second).state == "provisioning"
+
+
+def test_a_job_that_needs_more_replicas_than_run_says_so_and_others_go_ahead(world: World) -> None:
+    never = world.submit(resources={"rollout_replicas": 3})
+    later = world.submit(resources={"rollout_replicas": 2})
+
+    dispatch(world.context)
+
+    assert world.job(later).state == "provisioning"
+    waiting = world.job(never)
+    assert (waiting.state, waiting.waiting_for) == ("queued", "rollout")
+    assert "needs 3 rollout replicas" in str(waiting.waiting_reason)
+    with world.context.database.begin() as session:
+        said = session.scalars(
+            select(JobEvent.data).where(JobEvent.type == "waiting", JobEvent.job_id == never)
+        )
+        assert [data["reason"] for data in said] == [waiting.waiting_reason]
+
+
+def test_a_job_that_waits_for_leased_replicas_still_keeps_its_turn(world: World) -> None:
+    first = world.run(resources={"rollout_replicas": 1})
+    both = world.submit(resources={"rollout_replicas": 2})
+    one = world.submit(resources={"rollout_replicas": 1})
+    world.trainer.end("succeeded")
+
+    dispatch(world.context)
+
+    assert world.job(first).state == "running"
+    assert (world.job(both).waiting_for, world.job(both).waiting_reason) == ("trainer", None)
+    assert world.job(one).state == "queued"
+
+
+def test_a_project_of_urgent_jobs_does_not_starve_another_one(world: World) -> None:
+    """One trainer: when a job ends, the other project has its turn, whatever the priorities."""
+    loud = [world.submit(method="sft") for _ in range(3)]
+    quiet = [world.submit(method="sft") for _ in range(2)]
+    with world.context.database.begin() as session:
+        session.execute(
+            update(Job).where(Job.id.in_(loud)).values(project="loud", priority=100, key_id="key_l")
+        )
+        session.execute(update(Job).where(Job.id.in_(quiet)).values(project="quiet"))
+
+    ran = []
+    for _ in range(5):
+        dispatch(world.context)
+        (job_id,) = active_jobs(world.context)
+        reconcile(world.context, job_id)
+        world.trainer.end("succeeded")
+        reconcile(world.context, job_id)
+        ran.append("loud" if job_id in loud else "quiet")
+
+    assert ran == ["loud", "quiet", "loud", "quiet", "loud"]
 
 
 def test_success_comes_after_the_last_journalled_event_and_gives_everything_back(

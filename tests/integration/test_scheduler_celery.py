@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from services.api.adapters.broker import Wakeups
+from services.api.client import Json
 from services.common.events import EventType
 from services.common.streams import EventQueue, connect
 from tests.support.control_plane import (
@@ -30,10 +32,22 @@ from tests.support.servers import Postgres, free_address
 CHECKPOINT = {"step": 4, "stage": "rl", "weight_version": 4, "weight_digest": "d", "bytes": 1}
 
 
+# The clock of the process is ahead, as that of its host would be; the monotonic clock is not.
+AHEAD = """
+import datetime, runpy, sys, time_machine
+ahead = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=float(sys.argv.pop(1)))
+time_machine.travel(ahead, tick=True).start()
+runpy.run_module("services.api.scheduler", run_name="__main__", alter_sys=True)
+"""
+
+
 @contextmanager
-def celery(environment: dict[str, str], log_path: Path, process_name: str) -> Iterator[None]:
+def celery(
+    environment: dict[str, str], log_path: Path, process_name: str, ahead_s: float = 0.0
+) -> Iterator[None]:
     """A Celery process; interrupted as a supervisor does, and gone afterwards."""
-    command = [sys.executable, "-m", "services.api.scheduler", process_name]
+    module = ["-c", AHEAD, str(ahead_s)] if ahead_s else ["-m", "services.api.scheduler"]
+    command = [sys.executable, *module, process_name]
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log
@@ -121,6 +135,50 @@ def test_a_job_runs_to_its_end_and_its_checkpoint_is_exported(
             assert counted["dirl_scheduler_tasks_total{outcome=done,task=dispatch}"] >= 1
             assert counted["dirl_scheduler_task_seconds_count{task=reconcile}"] >= 1
     assert "scheduler ready" in (tmp_path / "worker.log").read_text()
+
+
+def test_a_scheduler_whose_clock_is_ahead_works_and_says_so(
+    postgres_server: Postgres, redis_url: str, tmp_path: Path
+) -> None:
+    trainer = ScriptedTrainer()
+    with (
+        migrated_database(postgres_server) as url,
+        serving(trainer) as trainer_address,
+    ):
+        settings = make_settings(url, redis_url, tmp_path, trainer_addresses=(trainer_address,))
+        environment = {
+            "DIRL_DATABASE_URL": url,
+            "DIRL_REDIS_URL": redis_url,
+            "DIRL_DATA_DIR": str(tmp_path),
+            "DIRL_TRAINER_ADDRESSES": trainer_address,
+        }
+        log_path = tmp_path / "worker.log"
+        with (
+            celery(environment, log_path, "worker", ahead_s=600),
+            celery(environment, tmp_path / "beat.log", "beat"),
+            running_api(settings) as (http, _),
+        ):
+            body = job_body(tmp_path, method="sft", validation_file=None)
+            job_id = http.post("/v1/jobs", json=body).json()["id"]
+
+            def read_job() -> Json:
+                return http.get(f"/v1/jobs/{job_id}").json()
+
+            until(lambda: read_job()["state"] == "running", 40)
+            # Nothing was heard of the learner for a time that its clock makes of seconds.
+            time.sleep(3)
+            job = read_job()
+            system = http.get("/v1/system").json()["services"]
+            trainer.end("succeeded")
+            until(lambda: read_job()["state"] == "succeeded")
+
+    assert (job["attempt"], job["stalled"]) == (1, None)
+    assert abs(job["started_at"] - time.time()) < 120, "written by the database's clock"
+    skews = {service["kind"]: service["clock_skew_s"] for service in system}
+    assert 590 < skews["scheduler"] < 605
+    assert abs(skews["api"]) < 5
+    assert abs(skews["redis"]) < 5
+    assert "clock differs" in log_path.read_text()
 
 
 def health(process_name: str, environment: dict[str, str]) -> str:

@@ -1,20 +1,27 @@
 """Migrations, locks, leases, transitions: what the scheduler builds on."""
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psutil
 import pytest
+import time_machine
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, select, text, update
+from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
 from services.api.db.base import NEVER_LOCKED, Base
+from services.api.db.clock import DatabaseClock, utc_now
 from services.api.db.database import Database
-from services.api.db.job_tables import Job, ServiceLease
+from services.api.db.heartbeats import beat
+from services.api.db.job_tables import Heartbeat, Job, ServiceLease
 from services.api.db.jobs import lock_job, open_attempt, set_waiting, transition
 from services.api.db.locks import StaleTokenError, claim, open_locked
 from services.api.db.migrate import MIGRATIONS, downgrade, migrate, revision_of, wait_for_schema
@@ -22,6 +29,7 @@ from services.api.db.record_tables import JobEvent, TrajectoryGroup
 from services.api.domain.job_state import JobState
 from services.common.errors import PlatformError
 from tests.support.control_plane import read_job, submit
+from tests.support.servers import running_postgres
 
 
 @pytest.fixture
@@ -288,3 +296,77 @@ def test_waiting_for_the_same_service_is_said_once(database: Database, tmp_path:
             select(JobEvent.data).where(JobEvent.type == "waiting").order_by(JobEvent.position)
         )
         assert [data["waiting_for"] for data in said] == ["trainer", None]
+
+
+def test_the_server_ends_statements_locks_and_forgotten_transactions(database_url: str) -> None:
+    database = Database(database_url, statement_s=0.5)
+    began = time.monotonic()
+    with pytest.raises(OperationalError, match="statement timeout"), database.begin() as session:
+        session.execute(text("SELECT pg_sleep(20)"))
+    with database.begin() as session:
+        limits = [
+            session.scalar(text(f"SHOW {name}"))
+            for name in ("lock_timeout", "idle_in_transaction_session_timeout")
+        ]
+    database.dispose()
+
+    assert limits == ["500ms", "30s"]
+    assert time.monotonic() - began < 10
+
+
+def test_a_server_that_is_stopped_is_waited_for_so_long_and_no_longer() -> None:
+    with running_postgres() as server:
+        database = Database(server.url("postgres"), statement_s=0.2)
+        with database.begin() as session:
+            (pid,) = session.execute(text("SELECT pg_backend_pid()")).one()
+        processes = [psutil.Process(pid).parent(), *psutil.Process(pid).parent().children()]
+        for process in processes:
+            process.suspend()
+        try:
+            began = time.monotonic()
+            assert not database.is_up()
+            probed_s = time.monotonic() - began
+            with pytest.raises(OperationalError), database.begin() as session:
+                session.execute(text("SELECT 1"))
+            waited_s = time.monotonic() - began - probed_s
+        finally:
+            for process in processes:
+                process.resume()
+        with database.begin() as session:
+            assert session.scalar(text("SELECT 1")) == 1
+        assert database.is_up()
+        database.dispose()
+
+    assert probed_s < 4
+    # The ping of a pooled connection, then a new one.
+    assert waited_s < 0.2 + 5 + 5 + 2
+
+
+def test_time_is_the_databases_whatever_the_clock_of_the_host_says(database_url: str) -> None:
+    migrate(database_url)
+    ahead = datetime.now(UTC) + timedelta(minutes=10)
+    with time_machine.travel(ahead, tick=True):
+        database = Database(database_url)
+        with database.begin() as session:
+            beat(session, "scheduler")
+            now = utc_now()
+            seen_at, true_now = session.execute(
+                text("SELECT seen_at, clock_timestamp() FROM heartbeats")
+            ).one()
+            skew_s = session.scalar(select(Heartbeat.clock_skew_s))
+        database.dispose()
+
+    assert abs((seen_at - true_now).total_seconds()) < 5
+    assert abs((now - true_now).total_seconds()) < 5
+    assert 590 < skew_s < 605
+
+
+def test_a_correction_of_the_hosts_clock_moves_no_deadline() -> None:
+    clock = DatabaseClock()
+    clock.set(1_000_000.0, time.monotonic(), time.monotonic())
+    with time_machine.travel(datetime(2001, 1, 1, tzinfo=UTC), tick=True):
+        assert abs(clock.now() - 1_000_000.0) < 5
+        assert clock.skew_s() > 1e8
+    slow = time.monotonic()
+    clock.set(5.0, slow - 30, slow)
+    assert abs(clock.now() - 1_000_000.0) < 5, "a reading that took half a minute says too little"

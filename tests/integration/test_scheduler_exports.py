@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from services.api.db.base import utc_now
+from services.api.db.clock import utc_now
 from services.api.db.record_tables import Checkpoint, Export, RegisteredModel
 from services.api.scheduler.context import SchedulerContext
 from services.api.scheduler.exports import advance_export, open_exports

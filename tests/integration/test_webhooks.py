@@ -16,7 +16,7 @@ import openai
 import pytest
 from sqlalchemy import select, update
 
-from services.api.db.base import utc_now
+from services.api.db.clock import utc_now
 from services.api.db.jobs import lock_job, transition
 from services.api.db.webhook_tables import Delivery
 from services.api.domain.job_state import JobState

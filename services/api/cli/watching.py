@@ -79,6 +79,8 @@ def headline(job: JobView) -> str:
         parts.append(job.phase or "")
     if job.waiting_for:
         parts.append(f"waiting for {job.waiting_for}")
+    if job.waiting_reason:
+        parts.append(job.waiting_reason)
     if job.attempt > 1:
         parts.append(f"attempt {job.attempt}")
     return "  ".join(part for part in parts if part)

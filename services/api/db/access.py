@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from services.api.db.access_tables import ApiKey
-from services.api.db.base import utc_now
+from services.api.db.clock import utc_now
 from services.api.domain.access import DEFAULT_PROJECT, Caller, Scope
 from services.common.errors import PlatformError
 from services.common.ids import new_id

@@ -5,7 +5,8 @@ from datetime import datetime
 from sqlalchemy import BigInteger, Identity
 from sqlalchemy.orm import Mapped, mapped_column
 
-from services.api.db.base import Base, Created, utc_now
+from services.api.db.base import Base, Created
+from services.api.db.clock import utc_now
 
 
 class ApiKey(Created, Base):

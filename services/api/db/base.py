@@ -7,15 +7,11 @@ from sqlalchemy import ARRAY, BigInteger, DateTime, Float, MetaData, Text, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from services.api.db.clock import utc_now
 from services.api.domain.failure import Failure
 
 NEVER_LOCKED = datetime(1970, 1, 1, tzinfo=UTC)
 """Expiry of a lock that is not held."""
-
-
-def utc_now() -> datetime:
-    """The present, aware."""
-    return datetime.now(UTC)
 
 
 class Base(DeclarativeBase):

@@ -1,14 +1,15 @@
 """Signs of life of the processes that listen on no port."""
 
+import time
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from psutil import Process
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from services.api.db.base import utc_now
+from services.api.db.clock import CLOCK
 from services.api.db.job_tables import Heartbeat
 from services.common.release import release
 from services.common.telemetry.last_error import last_error
@@ -18,10 +19,18 @@ LATE: Final = timedelta(seconds=15)
 
 
 def beat(session: Session, name: str) -> None:
-    """Say that this process works, which release it runs, its resident bytes and the last error
-    that it logged.
+    """Say that this process works, which release it runs, its resident bytes, how far its host's
+    clock is ahead of the database's, and the last error that it logged.
     """
-    said = {"seen_at": utc_now(), "version": release(), "rss_bytes": Process().memory_info().rss}
+    sent_at = time.monotonic()
+    now = session.scalars(select(func.extract("epoch", func.clock_timestamp()))).one()
+    CLOCK.set(float(now), sent_at, time.monotonic())
+    said: dict[str, Any] = {
+        "seen_at": func.now(),
+        "version": release(),
+        "rss_bytes": Process().memory_info().rss,
+        "clock_skew_s": CLOCK.skew_s(),
+    }
     if (error := last_error()) is not None:
         said |= {"error": error.message, "error_at": error.at}
     statement = insert(Heartbeat).values(name=name, **said)

@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from services.api.db.base import Base, Created, Failable, Lockable, utc_now
+from services.api.db.base import Base, Created, Failable, Lockable
+from services.api.db.clock import utc_now
 from services.api.domain.access import DEFAULT_PROJECT
 from services.api.domain.event_ids import to_event_id
 from services.api.domain.job_state import JobState
@@ -47,7 +48,7 @@ class Job(Lockable, Failable, Base):
     """Replicas that the job needs; 0 when it decodes nothing."""
 
     priority: Mapped[int] = mapped_column(default=0, server_default="0")
-    """Jobs of a higher priority are placed first."""
+    """Jobs of a higher priority are placed first within their project."""
     revision: Mapped[int] = mapped_column(default=0, server_default="0")
     """Number of changes of the spec since the submission."""
     forked_from: Mapped[str | None]
@@ -64,6 +65,8 @@ class Job(Lockable, Failable, Base):
     stage: Mapped[str | None]
     waiting_for: Mapped[str | None]
     """Service that the scheduler sees missing."""
+    waiting_reason: Mapped[str | None]
+    """Why the job cannot be placed however long it waits."""
     shortage: Mapped[dict[str, Any] | None]
     """services.api.domain.space.Shortage, while the job is short of storage space."""
     learner_waiting_for: Mapped[str | None]
@@ -185,6 +188,8 @@ class Heartbeat(Base):
     seen_at: Mapped[datetime]
     version: Mapped[str | None]
     rss_bytes: Mapped[int | None]
+    clock_skew_s: Mapped[float | None]
+    """Seconds by which the clock of its host is ahead of the database's."""
     error: Mapped[str | None]
     """Last error that it logged, of an earlier process when the present one had none."""
     error_at: Mapped[datetime | None]

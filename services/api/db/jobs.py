@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Text, cast, delete, func, select
+from sqlalchemy import ColumnElement, Text, cast, delete, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from services.api.db.base import utc_now
+from services.api.db.clock import utc_now
 from services.api.db.job_tables import Attempt, Job, ServiceLease
 from services.api.db.record_tables import Checkpoint, JobEvent
 from services.api.db.webhooks import announce
 from services.api.domain.failure import make_not_found
 from services.api.domain.job_state import JobState, check_transition
+from services.api.domain.placement import Share
 from services.api.domain.webhooks import WebhookEvent
 from services.common.attempt_result import AttemptResult, AttemptState
 from services.common.errors import PlatformError
@@ -25,10 +26,11 @@ from services.common.ids import new_id
 STATE_EVENT = "state"
 """{from: state, to: state, error: {code, message} | None}"""
 WAITING_EVENT = "waiting"
-"""{waiting_for: trainer | rollout | reward | None}"""
+"""{waiting_for: trainer | rollout | reward | None, reason: why it cannot be placed at all | None}"""
 ATTEMPT_EVENT = "attempt"
 """{state: attempt state, trainer: host:port, error: {code, message} | None}"""
 
+_SHARES_KEPT: Final = timedelta(days=7)
 _RECENT_EVENTS: Final = 1000
 """Events among which a recent one is looked for: a job may have hundreds of thousands."""
 _ANNOUNCED: Final = {
@@ -183,11 +185,13 @@ def newest_checkpoint(session: Session, job_id: str) -> str | None:
     )
 
 
-def set_waiting(session: Session, job: Job, service: str | None) -> None:
-    """Store which service the job waits for, with an event when it changes."""
-    if job.waiting_for != service:
-        job.waiting_for = service
-        append_event(session, job, WAITING_EVENT, {"waiting_for": service})
+def set_waiting(session: Session, job: Job, service: str | None, reason: str | None = None) -> None:
+    """Store which service the job waits for, and why it cannot be placed at all if that is so, with
+    an event when it changes.
+    """
+    if (job.waiting_for, job.waiting_reason) != (service, reason):
+        job.waiting_for, job.waiting_reason = service, reason
+        append_event(session, job, WAITING_EVENT, {"waiting_for": service, "reason": reason})
 
 
 def running_attempt(session: Session, job_id: str) -> Attempt | None:
@@ -208,15 +212,25 @@ def awaiting_placement(session: Session) -> Sequence[Job]:
     ).all()
 
 
-def jobs_with_services(session: Session) -> dict[str, int]:
-    """How many jobs with an unfinished attempt each key has; "" stands for local users without a
-    key.
+def read_shares(session: Session, owner: InstrumentedAttribute[Any]) -> dict[str, Share]:
+    """Services that each owner has had; `owner` is a column of jobs, and "" stands for none.
+
+    Attempts that ended more than a week ago no longer count.
     """
-    owner = func.coalesce(Job.key_id, "")
-    counted = (
-        select(owner, func.count()).join(Attempt).where(Attempt.ended_at.is_(None)).group_by(owner)
+    name = func.coalesce(owner, "")
+    statement = (
+        select(
+            name,
+            func.count().filter(Attempt.ended_at.is_(None)),
+            func.extract("epoch", func.max(Attempt.created_at)),
+        )
+        .join(Attempt)
+        .where(or_(Attempt.ended_at.is_(None), Attempt.ended_at > func.now() - _SHARES_KEPT))
+        .group_by(name)
     )
-    return dict(session.execute(counted).all())
+    return {
+        whose: Share(running, float(last)) for whose, running, last in session.execute(statement)
+    }
 
 
 def open_attempt(

@@ -11,10 +11,11 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
-from services.api.db.database import CONNECT_TIMEOUT_S
+from services.api.db.clock import CLOCK, NOTABLE_SKEW_S
+from services.api.db.database import open_engine
 from services.common.errors import PlatformError
 from services.common.telemetry.logs import get_logger
 
@@ -22,6 +23,9 @@ MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _LOCK: Final = 0x6469726C
 """Key of the advisory lock ("dirl"): processes that start together migrate one after another."""
 _RETRY_S: Final = 1.0
+
+_STATEMENT_S: Final = 3600.0
+"""A migration may rewrite a table."""
 
 log = get_logger()
 
@@ -59,6 +63,11 @@ def wait_for_schema(url: str) -> None:
     missing.
     """
     _wait(url, _has_schema, "waiting for the schema: run `python -m services.api.db`")
+    skew_s = CLOCK.skew_s()
+    if abs(skew_s) > NOTABLE_SKEW_S:
+        log.warning(
+            "this host's clock differs from the database's, whose time counts", skew_s=skew_s
+        )
 
 
 def wait_for_database(url: str) -> None:
@@ -67,7 +76,7 @@ def wait_for_database(url: str) -> None:
 
 
 def _wait(url: str, suffices: Callable[[Connection], bool], missing: str) -> None:
-    engine = create_engine(url, connect_args={"connect_timeout": CONNECT_TIMEOUT_S})
+    engine = open_engine(url)
     said = None
     while True:
         try:
@@ -109,7 +118,7 @@ def _read_scripts() -> ScriptDirectory:
 @contextmanager
 def _lock_and_configure(url: str) -> Iterator[Config]:
     """Alembic's configuration on a connection that holds the lock until its transaction ends."""
-    engine = create_engine(url)
+    engine = open_engine(url, statement_s=_STATEMENT_S)
     try:
         with engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})

@@ -11,7 +11,7 @@ from typing import Final
 from sqlalchemy import any_, func, literal, select, update
 from sqlalchemy.orm import Session
 
-from services.api.db.base import utc_now
+from services.api.db.clock import utc_now
 from services.api.db.job_tables import Job
 from services.api.db.webhook_tables import Delivery, Webhook
 from services.api.domain.webhooks import WebhookEvent, wait_before_retry_s

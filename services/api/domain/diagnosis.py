@@ -30,6 +30,8 @@ class JobSnapshot:
     metrics: Mapping[str, float]
     """Latest value of every metric."""
     spec: Mapping[str, Any]
+    waiting_reason: str | None = None
+    """Why the job cannot be placed however long it waits."""
     streams_lost: str | None = None
     """What the learner reported of streams that Redis lost a short time ago."""
 
@@ -39,8 +41,8 @@ class Diagnosis:
     """One finding."""
 
     code: str
-    """queued | waiting | stuck | failed | streams_lost | starved | truncation_limited | verifier_failing |
-    verifier_bound | rollout_bound | sync_bound | trainer_bound | balanced | finished | starting
+    """queued | unplaceable | waiting | stuck | failed | streams_lost | starved | truncation_limited |
+    verifier_failing | verifier_bound | rollout_bound | sync_bound | trainer_bound | balanced | finished | starting
     """
     sentence: str
     suggestion: dict[str, Any] = field(default_factory=dict)
@@ -72,6 +74,8 @@ def _diagnose_end(job: JobSnapshot) -> Diagnosis | None:
 
 
 def _diagnose_wait(job: JobSnapshot) -> Diagnosis | None:
+    if job.waiting_reason is not None:
+        return Diagnosis("unplaceable", job.waiting_reason)
     if job.waiting_for is not None:
         code = "queued" if job.state is JobState.QUEUED else "waiting"
         return Diagnosis(

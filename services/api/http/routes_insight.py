@@ -39,6 +39,7 @@ def get_diagnosis(resources: Res, job_id: str) -> DiagnosisView:
             state=job.job_state,
             phase=job.phase,
             waiting_for=job.awaited_service,
+            waiting_reason=job.waiting_reason,
             stalled=job.stalled,
             error_code=job.error_code,
             error_message=job.error_message,

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from services.api.db.base import utc_now
+from services.api.db.clock import utc_now
 from services.api.settings import ApiSettings
 from services.common.settings import read_settings
 from services.common.telemetry.logs import configure_logging, get_logger

@@ -12,7 +12,7 @@ from typing import Final
 import httpx
 from sqlalchemy.exc import SQLAlchemyError
 
-from services.api.db.base import utc_now
+from services.api.db.clock import utc_now
 from services.api.db.database import Database
 from services.api.db.heartbeats import LATE, last_beats
 from services.api.settings import ApiSettings

@@ -14,7 +14,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from services.api.db.base import utc_now
+from services.api.db.clock import utc_now
 from services.api.db.job_tables import Attempt, Job
 from services.api.db.jobs import append_numbered_event, lock_job
 from services.api.db.record_tables import Checkpoint, Evaluation, TrajectoryGroup

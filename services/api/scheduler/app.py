@@ -1,16 +1,18 @@
 """The Celery application of worker and beat."""
 
 import logging
+import time
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from celery.schedules import schedule
 from celery.signals import setup_logging, worker_ready, worker_shutdown
 
 from services.api.adapters.broker import (
     DISPATCH,
     PRUNE,
     RECONCILE_ALL,
-    WAKEUP_EXPIRES_S,
     WATCH_SPACE,
     make_celery,
 )
@@ -27,7 +29,21 @@ _SPACE_S = 5.0
 _PRUNE_S = 60.0
 # One line per task and second would bury everything else; failures are logged at a higher level.
 # httpx names the whole address of a webhook, which is often a secret.
+_STARTED_AT, _STARTED_MONOTONIC = datetime.now(UTC), time.monotonic()
 _CHATTY = ("celery.worker.strategy", "celery.app.trace", "celery.utils.functional", "httpx")
+
+
+def _steady_now() -> datetime:
+    """The time of the start and the monotonic clock: a host's clock that is set back by an hour must
+    not stop the beat for an hour.
+    """
+    return _STARTED_AT + timedelta(seconds=time.monotonic() - _STARTED_MONOTONIC)
+
+
+def every(seconds: float) -> schedule:
+    """Schedule of a regular task."""
+    return schedule(timedelta(seconds=seconds), nowfun=_steady_now)
+
 
 settings = read_settings(ApiSettings)
 configure_tracing("scheduler", settings.otlp_endpoint)
@@ -35,14 +51,10 @@ app = make_celery(settings.redis_url)
 # In memory: what is due every minute at least needs no file that remembers when it was last done.
 app.conf.beat_scheduler = "celery.beat:Scheduler"
 app.conf.beat_schedule = {
-    "dispatch": {"task": DISPATCH, "schedule": _BEAT_S, "options": {"expires": WAKEUP_EXPIRES_S}},
-    "reconcile": {
-        "task": RECONCILE_ALL,
-        "schedule": _BEAT_S,
-        "options": {"expires": WAKEUP_EXPIRES_S},
-    },
-    "space": {"task": WATCH_SPACE, "schedule": _SPACE_S, "options": {"expires": _SPACE_S}},
-    "prune": {"task": PRUNE, "schedule": _PRUNE_S, "options": {"expires": _PRUNE_S}},
+    "dispatch": {"task": DISPATCH, "schedule": every(_BEAT_S)},
+    "reconcile": {"task": RECONCILE_ALL, "schedule": every(_BEAT_S)},
+    "space": {"task": WATCH_SPACE, "schedule": every(_SPACE_S)},
+    "prune": {"task": PRUNE, "schedule": every(_PRUNE_S), "options": {"max_age_s": _PRUNE_S}},
 }
 metrics = SchedulerMetrics()
 register_tasks(app, settings, metrics)

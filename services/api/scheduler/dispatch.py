@@ -10,12 +10,12 @@ from sqlalchemy import select
 
 from services.api.adapters.fleet import reads_same_spec
 from services.api.db.heartbeats import beat
-from services.api.db.job_tables import Attempt, ServiceLease
+from services.api.db.job_tables import Attempt, Job, ServiceLease
 from services.api.db.jobs import (
     awaiting_placement,
-    jobs_with_services,
     lock_job,
     open_attempt,
+    read_shares,
     running_attempt,
     set_waiting,
 )
@@ -44,14 +44,18 @@ def dispatch(context: SchedulerContext) -> None:
     with context.database.begin() as session:
         beat(session, "scheduler")
         jobs = {job.id: job for job in awaiting_placement(session)}
-        waiting = [Waiter(job.id, job.priority, job.key_id or "") for job in jobs.values()]
-        order = fair_order(waiting, jobs_with_services(session))
+        if not jobs:
+            return
+        waiting = [
+            Waiter(job.id, job.project, job.key_id or "", job.priority) for job in jobs.values()
+        ]
+        order = fair_order(
+            waiting, read_shares(session, Job.project), read_shares(session, Job.key_id)
+        )
         needs = [Need(job_id, jobs[job_id].rollout_replicas) for job_id in order]
         # Only a first selection: a service that is leased from here on is refused by the primary
         # key of the leases.
         leased = set(session.scalars(select(ServiceLease.address)))
-    if not needs:
-        return
 
     free = _find_free_services(context, leased)
 
@@ -60,7 +64,7 @@ def dispatch(context: SchedulerContext) -> None:
             with context.database.begin() as session:
                 job = lock_job(session, outcome.job_id)
                 if _is_waiting(job.job_state):
-                    set_waiting(session, job, outcome.service)
+                    set_waiting(session, job, outcome.service, outcome.reason)
         elif _lease_services(context, outcome):
             # The lease is committed: when this message is lost, the beat starts the attempt.
             context.wakeups.reconcile(outcome.job_id)
@@ -85,6 +89,7 @@ def _find_free_services(context: SchedulerContext, leased: set[str]) -> FreeServ
             and (status.state == "idle" or status.job_id != "")
         ],
         reward_is_up=fleet.reward_is_up(),
+        leased_replicas=sum(address in leased for address in fleet.replicas),
     )
 
 

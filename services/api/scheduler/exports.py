@@ -11,7 +11,7 @@ from typing import Final
 from sqlalchemy import select
 
 from services.api.adapters.fleet import UNREACHABLE_CODES
-from services.api.db.base import utc_now
+from services.api.db.clock import utc_now
 from services.api.db.job_tables import Job
 from services.api.db.locks import claim, open_locked
 from services.api.db.record_tables import Checkpoint, Export, RegisteredModel

@@ -10,7 +10,7 @@ from typing import Final
 from sqlalchemy import delete, select
 
 from services.api.adapters.job_files import delete_job_directory, is_unstarted_fork
-from services.api.db.base import utc_now
+from services.api.db.clock import utc_now
 from services.api.db.job_tables import Attempt, IdempotencyKey, Job
 from services.api.db.record_tables import Checkpoint, StoredFile
 from services.api.db.webhook_tables import Delivery

@@ -12,7 +12,7 @@ from typing import Final
 from sqlalchemy import select
 
 from services.api.adapters.fleet import UNREACHABLE_CODES
-from services.api.db.base import utc_now
+from services.api.db.clock import utc_now
 from services.api.db.job_tables import Attempt, Job
 from services.api.db.jobs import set_waiting, transition
 from services.api.db.locks import open_locked

@@ -8,7 +8,7 @@ and the next one starts; at its next event the condition is cleared.
 from datetime import UTC, datetime
 from typing import Final
 
-from services.api.db.base import utc_now
+from services.api.db.clock import utc_now
 from services.api.db.job_tables import Attempt, Job
 from services.api.db.jobs import append_event, lock_job
 from services.api.db.webhooks import announce

@@ -8,16 +8,19 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Any, Final
 
-from celery import Celery
+import redis
+from celery import Celery, Task
 
 from services.api.adapters.broker import (
     DELIVER,
     DISPATCH,
+    EXPIRES_AT,
     EXPORT,
     PRUNE,
     RECONCILE,
     RECONCILE_ALL,
     WATCH_SPACE,
+    broker_time,
 )
 from services.api.db.locks import StaleTokenError
 from services.api.scheduler.context import SchedulerContext, open_context
@@ -79,7 +82,7 @@ def register_tasks(app: Celery, settings: ApiSettings, metrics: SchedulerMetrics
     """Register every action under its name."""
     contexts = _Contexts(settings)
     for name, action in _ACTIONS.items():
-        app.task(name=name)(_make_task(name, action, contexts, metrics))
+        app.task(name=name, bind=True)(_make_task(name, action, contexts, metrics))
 
 
 def _make_task(
@@ -87,12 +90,20 @@ def _make_task(
 ) -> Callable[..., None]:
     short = name.rpartition(".")[2]
 
-    def run(*ids: str) -> None:
+    def run(task: Task, *ids: str) -> None:
+        context = contexts.get()
         try:
+            # Without the header: a message of an older release.
+            expires_at = task.request.get(EXPIRES_AT)
+            if expires_at is not None and broker_time(context.redis) > expires_at:
+                log.info("stale wake-up discarded", task=name, ids=ids)
+                return
             with metrics.observe(short):
-                action(contexts.get(), *ids)
+                action(context, *ids)
         except StaleTokenError as error:
             log.warning("result dropped", task=name, reason=str(error))
+        except redis.RedisError as error:
+            log.warning("task put off", task=name, ids=ids, reason=str(error))
         except PlatformError as error:
             log.warning("task put off", task=name, ids=ids, code=error.code, reason=error.message)
 

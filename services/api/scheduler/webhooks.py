@@ -4,12 +4,12 @@ Repeatable: one sender at a time claims a message, and a receiver recognises a r
 `webhook-id`.
 """
 
-import time
 from collections.abc import Sequence
 from typing import Final
 
 import httpx
 
+from services.api.db.clock import utc_now
 from services.api.db.webhooks import Letter, claim_letter, due_deliveries, store_result
 from services.api.domain.webhooks import signed_headers
 from services.api.scheduler.context import SchedulerContext
@@ -43,7 +43,9 @@ def _send(letter: Letter) -> str | None:
     """Why the message was not taken, or None. Redirects are not followed: the address was chosen by
     an admin.
     """
-    signed = signed_headers(letter.secret, letter.delivery_id, int(time.time()), letter.body)
+    signed = signed_headers(
+        letter.secret, letter.delivery_id, int(utc_now().timestamp()), letter.body
+    )
     headers = {"content-type": "application/json", "user-agent": "dirl-webhooks", **signed}
     try:
         with (

@@ -67,7 +67,11 @@ class JobView(View):
     """loading | rollout | reward | train | weight_sync | eval | checkpoint | waiting"""
     stage: str | None
     waiting_for: str | None = Field(validation_alias=AliasChoices("awaited_service", "waiting_for"))
-    """trainer | rollout | reward, when the job waits for that service."""
+    """trainer | rollout | reward | redis, when the job waits for that service."""
+    waiting_reason: str | None
+    """Why the job cannot be placed however long it waits, e.g. fewer replicas respond than it needs; other
+    jobs go ahead of it meanwhile.
+    """
     progress: ProgressView | None
     estimated_finish: UnixSeconds | None
     """At the pace of the current stage."""
@@ -76,7 +80,7 @@ class JobView(View):
     result_checkpoint: str | None
     """Newest checkpoint of a finished job."""
     priority: int
-    """Jobs of a higher priority are placed first."""
+    """Jobs of a higher priority are placed first within their project."""
     revision: int
     """Number of changes of the spec since the submission."""
     forked_from: str | None

@@ -70,6 +70,10 @@ class ServiceView(View):
     pool: Annotated[VerifierPoolView | None, Field(description="Of the reward service.")] = None
     database: Annotated[DatabaseView | None, Field(description="Of PostgreSQL.")] = None
     rss_bytes: int | None = None
+    clock_skew_s: float | None = None
+    """Seconds by which the clock of its host is ahead of the database's, whose time counts; null where it
+    is not known.
+    """
     error: str | None = None
     """Why it is down, or what went wrong last."""
     error_at: UnixSeconds | None = None

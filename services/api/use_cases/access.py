@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from services.api.db.access import create_key
 from services.api.db.access_tables import ApiKey
-from services.api.db.base import utc_now
+from services.api.db.clock import utc_now
 from services.api.domain.failure import make_not_found
 from services.api.schemas.access import KeyRequest
 from services.api.use_cases.control_plane import ControlPlane

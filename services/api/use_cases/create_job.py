@@ -13,7 +13,7 @@ from typing import Any, Final
 from sqlalchemy.dialects.postgresql import insert
 
 from services.api.adapters.job_files import adopt_checkpoint, delete_job_directory
-from services.api.db.base import utc_now
+from services.api.db.clock import utc_now
 from services.api.db.job_tables import IdempotencyKey, Job
 from services.api.db.jobs import transition
 from services.api.db.record_tables import Checkpoint

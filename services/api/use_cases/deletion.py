@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from services.api.db.base import utc_now
+from services.api.db.clock import utc_now
 from services.api.db.job_tables import Job
 from services.api.db.jobs import lock_job, newest_checkpoint
 from services.api.db.record_tables import (

@@ -1,6 +1,5 @@
 """The streams between learners, replicas and the recorder."""
 
-import time
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -50,6 +49,7 @@ def read_queues(database: Database, client: redis.Redis) -> list[QueueView]:
 
 def _read_attempt_queues(client: redis.Redis, attempt: Attempt) -> Iterator[QueueView]:
     names = stream_names(attempt.job_id, attempt.number)
+    now_s, _ = client.time()  # ids are times of the server's clock
     for name, key in (("prompts", names.prompts), ("groups", names.groups)):
         # Ids of entries begin with the milliseconds of their arrival.
         oldest = cast(list[tuple[bytes, object]], client.xrange(key, count=1))
@@ -61,7 +61,7 @@ def _read_attempt_queues(client: redis.Redis, attempt: Attempt) -> Iterator[Queu
             attempt=attempt.number,
             entries=int(client.xlen(key)),
             pending=_count_pending(client, key),
-            oldest_age_s=max(0.0, time.time() - arrivals_s[0]) if arrivals_s else None,
+            oldest_age_s=max(0.0, now_s - arrivals_s[0]) if arrivals_s else None,
             bytes=_measure_bytes(client, key),
         )
 

@@ -1,6 +1,7 @@
 """State of every process and server of the installation."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import redis
@@ -9,7 +10,7 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import OperationalError
 
 from services.api.adapters.fleet import reads_same_spec
-from services.api.db.base import utc_now
+from services.api.db.clock import CLOCK, utc_now
 from services.api.db.heartbeats import LATE, last_beats
 from services.api.db.job_tables import Heartbeat, ServiceLease
 from services.api.schemas.system import (
@@ -32,6 +33,26 @@ _DATABASE_NUMBERS: Final = text(
     "SELECT current_setting('server_version'), pg_database_size(current_database()),"
     " (SELECT sum(numbackends) FROM pg_stat_database), current_setting('max_connections')::int"
 )
+
+
+@dataclass(frozen=True)
+class _Responded:
+    """Status of a service, and by how many seconds its clock is ahead of the database's."""
+
+    status: Any
+    skew_s: float | None
+
+
+def _with_skew(ask: Callable[[str], Any]) -> Callable[[str], _Responded]:
+    """Compare the clocks when the response arrives: another service may take seconds."""
+
+    def ask_and_compare(address: str) -> _Responded:
+        status = ask(address)
+        # A service of an older release does not say its time.
+        skew_s = status.unix_time_s - CLOCK.now() if status.unix_time_s else None
+        return _Responded(status, skew_s)
+
+    return ask_and_compare
 
 
 def read_readiness(plane: ControlPlane) -> Readiness:
@@ -58,7 +79,11 @@ def read_system(plane: ControlPlane, version: str) -> SystemView:
     """State of every service: whether it is up, its version, its memory, its loaded weights."""
     fleet = plane.fleet
     postgres, beats, leases = _describe_database(plane)
-    fields = {"version": version, "rss_bytes": Process().memory_info().rss}
+    fields = {
+        "version": version,
+        "rss_bytes": Process().memory_info().rss,
+        "clock_skew_s": CLOCK.skew_s(),
+    }
     if (error := last_error()) is not None:
         fields |= {"error": error.message, "error_at": error.at}
     services = [
@@ -67,17 +92,20 @@ def read_system(plane: ControlPlane, version: str) -> SystemView:
         _describe_redis(plane),
         *(_describe_process(name, beats) for name in ("scheduler", "recorder")),
         *_describe_services(
-            "reward", fleet.ask_all(fleet.reward_status, (fleet.reward,)), leases, _describe_reward
+            "reward",
+            fleet.ask_all(_with_skew(fleet.reward_status), (fleet.reward,)),
+            leases,
+            _describe_reward,
         ),
         *_describe_services(
             "trainer",
-            fleet.ask_all(fleet.trainer_status, fleet.trainers),
+            fleet.ask_all(_with_skew(fleet.trainer_status), fleet.trainers),
             leases,
             _describe_trainer,
         ),
         *_describe_services(
             "rollout",
-            fleet.ask_all(fleet.rollout_status, fleet.replicas),
+            fleet.ask_all(_with_skew(fleet.rollout_status), fleet.replicas),
             leases,
             _describe_replica,
         ),
@@ -117,6 +145,7 @@ def _describe_database(
 def _describe_redis(plane: ControlPlane) -> ServiceView:
     try:
         fields: Mapping[str, Any] = plane.redis.info()
+        seconds, microseconds = plane.redis.time()
     except redis.RedisError as error:
         return ServiceView(kind="redis", address=None, state="down", error=str(error))
     problems = [
@@ -136,6 +165,7 @@ def _describe_redis(plane: ControlPlane) -> ServiceView:
         if "valkey_version" in fields
         else fields["redis_version"],
         rss_bytes=fields["used_memory_rss"],
+        clock_skew_s=seconds + microseconds / 1e6 - CLOCK.now(),
         error=" ".join(problems) or None,
     )
 
@@ -154,6 +184,7 @@ def _describe_process(name: str, beats: Mapping[str, Heartbeat]) -> ServiceView:
         state=to_service_state(not late),
         version=beat.version,
         rss_bytes=beat.rss_bytes,
+        clock_skew_s=beat.clock_skew_s,
         error=f"{seen}{beat.error or ''}".strip() or None,
         error_at=beat.error_at,
     )
@@ -161,7 +192,7 @@ def _describe_process(name: str, beats: Mapping[str, Heartbeat]) -> ServiceView:
 
 def _describe_services(
     kind: str,
-    responses: Mapping[str, Any],
+    responses: Mapping[str, _Responded | PlatformError],
     leases: Mapping[str, str],
     details: Callable[[Any], dict[str, Any]],
 ) -> list[ServiceView]:
@@ -173,7 +204,7 @@ def _describe_services(
             **(
                 {"state": "down", "error": response.message}
                 if isinstance(response, PlatformError)
-                else {"state": "up", **details(response)}
+                else {"state": "up", "clock_skew_s": response.skew_s, **details(response.status)}
             ),
         )
         for address, response in responses.items()

@@ -50,9 +50,11 @@ class Journal:
         sink: EventSink,
         *,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Create the file; raises PlatformError `stale_attempt` when the attempt has one already."""
-        self._job_id, self._attempt, self._sink, self._clock = job_id, attempt, sink, clock
+        self._job_id, self._attempt, self._sink = job_id, attempt, sink
+        self._clock, self._monotonic = clock, monotonic
         self._seq = 0
         self._send_after = 0.0
         path = journal_path(job_dir, attempt)
@@ -106,12 +108,12 @@ class Journal:
     def _send(self, event: Event) -> None:
         # While the stream cannot be reached each send may wait for a connection; one try every few seconds is
         # enough, the recorder fetches the rest.
-        if self._clock() < self._send_after:
+        if self._monotonic() < self._send_after:
             return
         try:
             self._sink.send(event)
         except PlatformError as error:
-            self._send_after = self._clock() + _RETRY_AFTER_S
+            self._send_after = self._monotonic() + _RETRY_AFTER_S
             log.warning(
                 "event not sent; it stays in the journal", seq=event.seq, reason=error.message
             )

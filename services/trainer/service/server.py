@@ -3,6 +3,7 @@ other.
 """
 
 import os
+import time
 from pathlib import Path
 from typing import Final
 
@@ -78,6 +79,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             version=release(),
             address=self._settings.trainer_listen,
             spec_digest=schema_digest(),
+            unix_time_s=time.time(),
         )
 
     def GetEvents(

@@ -51,6 +51,11 @@ def snapshot(metrics: dict[str, float] | None = None, **values: Any) -> JobSnaps
         (snapshot({"time/weight_sync_s": 50.0}), "sync_bound", {}),
         (snapshot({"reward/frac_zero_std": 0.9}), "starved", {"rl.num_generations": 16}),
         (
+            snapshot(state=JobState.QUEUED, waiting_for="rollout", waiting_reason="It needs 4."),
+            "unplaceable",
+            {},
+        ),
+        (
             snapshot({"reward/frac_zero_std": 0.9}, streams_lost="Redis lost 3 prompts."),
             "streams_lost",
             {},

@@ -14,6 +14,7 @@ from services.api.domain.placement import (
     FreeServices,
     Need,
     Placement,
+    Share,
     Waiter,
     Waiting,
     fair_order,
@@ -192,15 +193,19 @@ def test_the_third_failure_in_a_row_is_the_jobs(
 
 
 def test_jobs_of_a_higher_priority_count_before_those_of_a_lower_one() -> None:
-    waiting = [Waiter("a-low", 0, "a"), Waiter("b-low", 0, "b"), Waiter("a-high", 1, "a")]
+    waiting = [
+        Waiter("a-low", "p", "a", 0),
+        Waiter("b-low", "p", "b", 0),
+        Waiter("a-high", "p", "a", 1),
+    ]
 
-    assert fair_order(waiting, {}) == ["a-high", "b-low", "a-low"]
+    assert fair_order(waiting, {}, {}) == ["a-high", "b-low", "a-low"]
 
 
 def test_a_job_ahead_in_the_queue_counts_as_much_as_a_running_one() -> None:
-    waiting = [Waiter("a0", 0, "a"), Waiter("a1", 0, "a"), Waiter("b0", 0, "b")]
+    waiting = [Waiter("a0", "p", "a", 0), Waiter("a1", "p", "a", 0), Waiter("b0", "p", "b", 0)]
 
-    assert fair_order(waiting, {"b": 1}) == ["a0", "a1", "b0"]
+    assert fair_order(waiting, {}, {"b": Share(running=1)}) == ["a0", "a1", "b0"]
 
 
 def test_a_trainer_that_another_job_waits_for_is_not_taken() -> None:

@@ -113,7 +113,7 @@ def test_an_attempt_without_a_journal_has_no_events(tmp_path: Path) -> None:
 
 def test_a_stream_that_is_away_loses_no_event_of_the_journal(tmp_path: Path) -> None:
     stream, clock = Stream(), Clock()
-    with closing(Journal(tmp_path, "job_1", 1, stream, clock=clock)) as journal:
+    with closing(Journal(tmp_path, "job_1", 1, stream, monotonic=clock)) as journal:
         stream.away = True
         for step in range(5):
             journal.emit(EventType.METRICS, {"step": step, "values": {}})

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from services.common.pb.dirl.v1 import types_pb2 as dirl_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x64irl/v1/reward.proto\x12\x07\x64irl.v1\x1a\x13\x64irl/v1/types.proto\"\x18\n\x16GetRewardStatusRequest\"\xd7\x01\n\x17GetRewardStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07workers\x18\x02 \x01(\x05\x12\x13\n\x0bmax_workers\x18\x03 \x01(\x05\x12\x0f\n\x07waiting\x18\x04 \x01(\x05\x12\r\n\x05kills\x18\x05 \x01(\x03\x12\x11\n\trss_bytes\x18\x06 \x01(\x03\x12\x12\n\nlast_error\x18\x07 \x01(\t\x12\x15\n\rlast_error_at\x18\x08 \x01(\x03\x12\x0f\n\x07sandbox\x18\t \x01(\t\x12\x16\n\x0esandbox_reason\x18\n \x01(\t\"\xe3\x01\n\nVerifyItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x18\n\x10reference_answer\x18\x02 \x01(\t\x12\x10\n\x08response\x18\x03 \x01(\t\x12\x15\n\rfinish_reason\x18\x04 \x01(\t\x12\x12\n\nnum_tokens\x18\x05 \x01(\x05\x12\x11\n\tnum_steps\x18\x06 \x01(\x05\x12\x16\n\x0emax_new_tokens\x18\x07 \x01(\x05\x12\x13\n\x0b\x61nswer_type\x18\x08 \x01(\t\x12\x10\n\x03row\x18\t \x01(\x05H\x00\x88\x01\x01\x12\x13\n\x0bunmask_step\x18\n \x01(\x0c\x42\x06\n\x04_row\"v\n\rVerifyRequest\x12\"\n\x05items\x18\x01 \x03(\x0b\x32\x13.dirl.v1.VerifyItem\x12\x0f\n\x07graders\x18\x02 \x03(\t\x12\x0f\n\x07profile\x18\x03 \x01(\t\x12\x11\n\ttimeout_s\x18\x04 \x01(\x01\x12\x0c\n\x04rows\x18\x05 \x03(\t\"4\n\x0eVerifyResponse\x12\"\n\x08verdicts\x18\x01 \x03(\x0b\x32\x10.dirl.v1.Verdict\"S\n\x1c\x41uditReferenceAnswersRequest\x12\x33\n\x11reference_answers\x18\x01 \x03(\x0b\x32\x18.dirl.v1.ReferenceAnswer\"@\n\x0fReferenceAnswer\x12\x18\n\x10reference_answer\x18\x01 \x01(\t\x12\x13\n\x0b\x61nswer_type\x18\x02 \x01(\t\"H\n\x1d\x41uditReferenceAnswersResponse\x12\'\n\x06\x61udits\x18\x01 \x03(\x0b\x32\x17.dirl.v1.ReferenceAudit\"E\n\x0eReferenceAudit\x12\x13\n\x0b\x61nswer_type\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t2\x82\x02\n\rRewardService\x12\x39\n\x06Verify\x12\x16.dirl.v1.VerifyRequest\x1a\x17.dirl.v1.VerifyResponse\x12\x66\n\x15\x41uditReferenceAnswers\x12%.dirl.v1.AuditReferenceAnswersRequest\x1a&.dirl.v1.AuditReferenceAnswersResponse\x12N\n\tGetStatus\x12\x1f.dirl.v1.GetRewardStatusRequest\x1a .dirl.v1.GetRewardStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x64irl/v1/reward.proto\x12\x07\x64irl.v1\x1a\x13\x64irl/v1/types.proto\"\x18\n\x16GetRewardStatusRequest\"\xec\x01\n\x17GetRewardStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07workers\x18\x02 \x01(\x05\x12\x13\n\x0bmax_workers\x18\x03 \x01(\x05\x12\x0f\n\x07waiting\x18\x04 \x01(\x05\x12\r\n\x05kills\x18\x05 \x01(\x03\x12\x11\n\trss_bytes\x18\x06 \x01(\x03\x12\x12\n\nlast_error\x18\x07 \x01(\t\x12\x15\n\rlast_error_at\x18\x08 \x01(\x03\x12\x0f\n\x07sandbox\x18\t \x01(\t\x12\x16\n\x0esandbox_reason\x18\n \x01(\t\x12\x13\n\x0bunix_time_s\x18\x0b \x01(\x01\"\xe3\x01\n\nVerifyItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x18\n\x10reference_answer\x18\x02 \x01(\t\x12\x10\n\x08response\x18\x03 \x01(\t\x12\x15\n\rfinish_reason\x18\x04 \x01(\t\x12\x12\n\nnum_tokens\x18\x05 \x01(\x05\x12\x11\n\tnum_steps\x18\x06 \x01(\x05\x12\x16\n\x0emax_new_tokens\x18\x07 \x01(\x05\x12\x13\n\x0b\x61nswer_type\x18\x08 \x01(\t\x12\x10\n\x03row\x18\t \x01(\x05H\x00\x88\x01\x01\x12\x13\n\x0bunmask_step\x18\n \x01(\x0c\x42\x06\n\x04_row\"v\n\rVerifyRequest\x12\"\n\x05items\x18\x01 \x03(\x0b\x32\x13.dirl.v1.VerifyItem\x12\x0f\n\x07graders\x18\x02 \x03(\t\x12\x0f\n\x07profile\x18\x03 \x01(\t\x12\x11\n\ttimeout_s\x18\x04 \x01(\x01\x12\x0c\n\x04rows\x18\x05 \x03(\t\"4\n\x0eVerifyResponse\x12\"\n\x08verdicts\x18\x01 \x03(\x0b\x32\x10.dirl.v1.Verdict\"S\n\x1c\x41uditReferenceAnswersRequest\x12\x33\n\x11reference_answers\x18\x01 \x03(\x0b\x32\x18.dirl.v1.ReferenceAnswer\"@\n\x0fReferenceAnswer\x12\x18\n\x10reference_answer\x18\x01 \x01(\t\x12\x13\n\x0b\x61nswer_type\x18\x02 \x01(\t\"H\n\x1d\x41uditReferenceAnswersResponse\x12\'\n\x06\x61udits\x18\x01 \x03(\x0b\x32\x17.dirl.v1.ReferenceAudit\"E\n\x0eReferenceAudit\x12\x13\n\x0b\x61nswer_type\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t2\x82\x02\n\rRewardService\x12\x39\n\x06Verify\x12\x16.dirl.v1.VerifyRequest\x1a\x17.dirl.v1.VerifyResponse\x12\x66\n\x15\x41uditReferenceAnswers\x12%.dirl.v1.AuditReferenceAnswersRequest\x1a&.dirl.v1.AuditReferenceAnswersResponse\x12N\n\tGetStatus\x12\x1f.dirl.v1.GetRewardStatusRequest\x1a .dirl.v1.GetRewardStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,21 +35,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETREWARDSTATUSREQUEST']._serialized_start=54
   _globals['_GETREWARDSTATUSREQUEST']._serialized_end=78
   _globals['_GETREWARDSTATUSRESPONSE']._serialized_start=81
-  _globals['_GETREWARDSTATUSRESPONSE']._serialized_end=296
-  _globals['_VERIFYITEM']._serialized_start=299
-  _globals['_VERIFYITEM']._serialized_end=526
-  _globals['_VERIFYREQUEST']._serialized_start=528
-  _globals['_VERIFYREQUEST']._serialized_end=646
-  _globals['_VERIFYRESPONSE']._serialized_start=648
-  _globals['_VERIFYRESPONSE']._serialized_end=700
-  _globals['_AUDITREFERENCEANSWERSREQUEST']._serialized_start=702
-  _globals['_AUDITREFERENCEANSWERSREQUEST']._serialized_end=785
-  _globals['_REFERENCEANSWER']._serialized_start=787
-  _globals['_REFERENCEANSWER']._serialized_end=851
-  _globals['_AUDITREFERENCEANSWERSRESPONSE']._serialized_start=853
-  _globals['_AUDITREFERENCEANSWERSRESPONSE']._serialized_end=925
-  _globals['_REFERENCEAUDIT']._serialized_start=927
-  _globals['_REFERENCEAUDIT']._serialized_end=996
-  _globals['_REWARDSERVICE']._serialized_start=999
-  _globals['_REWARDSERVICE']._serialized_end=1257
+  _globals['_GETREWARDSTATUSRESPONSE']._serialized_end=317
+  _globals['_VERIFYITEM']._serialized_start=320
+  _globals['_VERIFYITEM']._serialized_end=547
+  _globals['_VERIFYREQUEST']._serialized_start=549
+  _globals['_VERIFYREQUEST']._serialized_end=667
+  _globals['_VERIFYRESPONSE']._serialized_start=669
+  _globals['_VERIFYRESPONSE']._serialized_end=721
+  _globals['_AUDITREFERENCEANSWERSREQUEST']._serialized_start=723
+  _globals['_AUDITREFERENCEANSWERSREQUEST']._serialized_end=806
+  _globals['_REFERENCEANSWER']._serialized_start=808
+  _globals['_REFERENCEANSWER']._serialized_end=872
+  _globals['_AUDITREFERENCEANSWERSRESPONSE']._serialized_start=874
+  _globals['_AUDITREFERENCEANSWERSRESPONSE']._serialized_end=946
+  _globals['_REFERENCEAUDIT']._serialized_start=948
+  _globals['_REFERENCEAUDIT']._serialized_end=1017
+  _globals['_REWARDSERVICE']._serialized_start=1020
+  _globals['_REWARDSERVICE']._serialized_end=1278
 # @@protoc_insertion_point(module_scope)

@@ -48,6 +48,7 @@ class GetRewardStatusResponse(_message.Message):
     LAST_ERROR_AT_FIELD_NUMBER: _builtins.int
     SANDBOX_FIELD_NUMBER: _builtins.int
     SANDBOX_REASON_FIELD_NUMBER: _builtins.int
+    UNIX_TIME_S_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     workers: _builtins.int
     """Live comparator processes, and how many there are to be."""
@@ -64,6 +65,8 @@ class GetRewardStatusResponse(_message.Message):
     sandbox: _builtins.str
     """Isolation of untrusted code, bubblewrap or process, and why it is not bubblewrap."""
     sandbox_reason: _builtins.str
+    unix_time_s: _builtins.float
+    """Clock of the host when it responded, Unix seconds; compared with the database's."""
     def __init__(
         self,
         *,
@@ -77,10 +80,11 @@ class GetRewardStatusResponse(_message.Message):
         last_error_at: _builtins.int = ...,
         sandbox: _builtins.str = ...,
         sandbox_reason: _builtins.str = ...,
+        unix_time_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kills", b"kills", "last_error", b"last_error", "last_error_at", b"last_error_at", "max_workers", b"max_workers", "rss_bytes", b"rss_bytes", "sandbox", b"sandbox", "sandbox_reason", b"sandbox_reason", "version", b"version", "waiting", b"waiting", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kills", b"kills", "last_error", b"last_error", "last_error_at", b"last_error_at", "max_workers", b"max_workers", "rss_bytes", b"rss_bytes", "sandbox", b"sandbox", "sandbox_reason", b"sandbox_reason", "unix_time_s", b"unix_time_s", "version", b"version", "waiting", b"waiting", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

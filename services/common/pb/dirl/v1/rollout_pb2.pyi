@@ -514,6 +514,7 @@ class GetRolloutStatusResponse(_message.Message):
     RSS_BYTES_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     BUSY_S_FIELD_NUMBER: _builtins.int
+    UNIX_TIME_S_FIELD_NUMBER: _builtins.int
     replica: _builtins.str
     job_id: _builtins.str
     """Empty when not assigned."""
@@ -532,6 +533,8 @@ class GetRolloutStatusResponse(_message.Message):
     version: _builtins.str
     busy_s: _builtins.float
     """Seconds the engine has been computing since it started."""
+    unix_time_s: _builtins.float
+    """Clock of the host when it responded, Unix seconds; compared with the database's."""
     def __init__(
         self,
         *,
@@ -547,10 +550,11 @@ class GetRolloutStatusResponse(_message.Message):
         rss_bytes: _builtins.int = ...,
         version: _builtins.str = ...,
         busy_s: _builtins.float = ...,
+        unix_time_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "busy_s", b"busy_s", "generated_tokens", b"generated_tokens", "inflight_groups", b"inflight_groups", "job_id", b"job_id", "last_error", b"last_error", "replica", b"replica", "rss_bytes", b"rss_bytes", "state", b"state", "version", b"version", "weight_digest", b"weight_digest", "weight_version", b"weight_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "busy_s", b"busy_s", "generated_tokens", b"generated_tokens", "inflight_groups", b"inflight_groups", "job_id", b"job_id", "last_error", b"last_error", "replica", b"replica", "rss_bytes", b"rss_bytes", "state", b"state", "unix_time_s", b"unix_time_s", "version", b"version", "weight_digest", b"weight_digest", "weight_version", b"weight_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

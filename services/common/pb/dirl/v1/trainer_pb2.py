@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x64irl/v1/trainer.proto\x12\x07\x64irl.v1\"\x96\x02\n\x0fStartJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x11\n\tspec_json\x18\x03 \x01(\t\x12\x12\n\nmodel_path\x18\x04 \x01(\t\x12\x32\n\x05\x66iles\x18\x05 \x03(\x0b\x32#.dirl.v1.StartJobRequest.FilesEntry\x12\x0f\n\x07job_dir\x18\x06 \x01(\t\x12\x19\n\x11rollout_addresses\x18\x07 \x03(\t\x12\x16\n\x0eprompts_stream\x18\x08 \x01(\t\x12\x15\n\rgroups_stream\x18\t \x01(\t\x1a,\n\nFilesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1f\n\x10StartJobResponse\x12\x0b\n\x03pid\x18\x01 \x01(\x05\"B\n\x0eStopJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0f\n\x07grace_s\x18\x03 \x01(\x01\"#\n\x0fStopJobResponse\x12\x10\n\x08stopping\x18\x01 \x01(\x08\"4\n\x11\x44umpStacksRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\"#\n\x12\x44umpStacksResponse\x12\r\n\x05\x61sked\x18\x01 \x01(\x08\"K\n\x17GetTrainerStatusRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0f\n\x07job_dir\x18\x03 \x01(\t\"\xea\x01\n\x18GetTrainerStatusResponse\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05state\x18\x03 \x01(\t\x12\x12\n\nerror_code\x18\x04 \x01(\t\x12\x15\n\rerror_message\x18\x05 \x01(\t\x12\x11\n\tretryable\x18\x06 \x01(\x08\x12\x16\n\x0elast_event_seq\x18\x07 \x01(\x03\x12\x11\n\trss_bytes\x18\x08 \x01(\x03\x12\x0f\n\x07version\x18\t \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\n \x01(\t\x12\x13\n\x0bspec_digest\x18\x0b \x01(\t\"V\n\x10GetEventsRequest\x12\x0f\n\x07job_dir\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x11\n\tafter_seq\x18\x03 \x01(\x03\x12\r\n\x05limit\x18\x04 \x01(\x05\"#\n\x11GetEventsResponse\x12\x0e\n\x06\x65vents\x18\x01 \x03(\t\"U\n\x12StartExportRequest\x12\x11\n\texport_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63heckpoint_path\x18\x02 \x01(\t\x12\x13\n\x0boutput_path\x18\x03 \x01(\t\"%\n\x10GetExportRequest\x12\x11\n\texport_id\x18\x01 \x01(\t\"9\n\x11GetExportResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12\x15\n\rerror_message\x18\x02 \x01(\t\"9\n\x14MakeTinyModelRequest\x12\x13\n\x0boutput_path\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x03\"\x17\n\x15MakeTinyModelResponse2\xc8\x04\n\x0eTrainerService\x12?\n\x08StartJob\x12\x18.dirl.v1.StartJobRequest\x1a\x19.dirl.v1.StartJobResponse\x12<\n\x07StopJob\x12\x17.dirl.v1.StopJobRequest\x1a\x18.dirl.v1.StopJobResponse\x12\x45\n\nDumpStacks\x12\x1a.dirl.v1.DumpStacksRequest\x1a\x1b.dirl.v1.DumpStacksResponse\x12P\n\tGetStatus\x12 .dirl.v1.GetTrainerStatusRequest\x1a!.dirl.v1.GetTrainerStatusResponse\x12\x42\n\tGetEvents\x12\x19.dirl.v1.GetEventsRequest\x1a\x1a.dirl.v1.GetEventsResponse\x12\x46\n\x0bStartExport\x12\x1b.dirl.v1.StartExportRequest\x1a\x1a.dirl.v1.GetExportResponse\x12\x42\n\tGetExport\x12\x19.dirl.v1.GetExportRequest\x1a\x1a.dirl.v1.GetExportResponse\x12N\n\rMakeTinyModel\x12\x1d.dirl.v1.MakeTinyModelRequest\x1a\x1e.dirl.v1.MakeTinyModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x64irl/v1/trainer.proto\x12\x07\x64irl.v1\"\x96\x02\n\x0fStartJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x11\n\tspec_json\x18\x03 \x01(\t\x12\x12\n\nmodel_path\x18\x04 \x01(\t\x12\x32\n\x05\x66iles\x18\x05 \x03(\x0b\x32#.dirl.v1.StartJobRequest.FilesEntry\x12\x0f\n\x07job_dir\x18\x06 \x01(\t\x12\x19\n\x11rollout_addresses\x18\x07 \x03(\t\x12\x16\n\x0eprompts_stream\x18\x08 \x01(\t\x12\x15\n\rgroups_stream\x18\t \x01(\t\x1a,\n\nFilesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1f\n\x10StartJobResponse\x12\x0b\n\x03pid\x18\x01 \x01(\x05\"B\n\x0eStopJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0f\n\x07grace_s\x18\x03 \x01(\x01\"#\n\x0fStopJobResponse\x12\x10\n\x08stopping\x18\x01 \x01(\x08\"4\n\x11\x44umpStacksRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\"#\n\x12\x44umpStacksResponse\x12\r\n\x05\x61sked\x18\x01 \x01(\x08\"K\n\x17GetTrainerStatusRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0f\n\x07job_dir\x18\x03 \x01(\t\"\xff\x01\n\x18GetTrainerStatusResponse\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05state\x18\x03 \x01(\t\x12\x12\n\nerror_code\x18\x04 \x01(\t\x12\x15\n\rerror_message\x18\x05 \x01(\t\x12\x11\n\tretryable\x18\x06 \x01(\x08\x12\x16\n\x0elast_event_seq\x18\x07 \x01(\x03\x12\x11\n\trss_bytes\x18\x08 \x01(\x03\x12\x0f\n\x07version\x18\t \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\n \x01(\t\x12\x13\n\x0bspec_digest\x18\x0b \x01(\t\x12\x13\n\x0bunix_time_s\x18\x0c \x01(\x01\"V\n\x10GetEventsRequest\x12\x0f\n\x07job_dir\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x11\n\tafter_seq\x18\x03 \x01(\x03\x12\r\n\x05limit\x18\x04 \x01(\x05\"#\n\x11GetEventsResponse\x12\x0e\n\x06\x65vents\x18\x01 \x03(\t\"U\n\x12StartExportRequest\x12\x11\n\texport_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63heckpoint_path\x18\x02 \x01(\t\x12\x13\n\x0boutput_path\x18\x03 \x01(\t\"%\n\x10GetExportRequest\x12\x11\n\texport_id\x18\x01 \x01(\t\"9\n\x11GetExportResponse\x12\r\n\x05state\x18\x01 \x01(\t\x12\x15\n\rerror_message\x18\x02 \x01(\t\"9\n\x14MakeTinyModelRequest\x12\x13\n\x0boutput_path\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x03\"\x17\n\x15MakeTinyModelResponse2\xc8\x04\n\x0eTrainerService\x12?\n\x08StartJob\x12\x18.dirl.v1.StartJobRequest\x1a\x19.dirl.v1.StartJobResponse\x12<\n\x07StopJob\x12\x17.dirl.v1.StopJobRequest\x1a\x18.dirl.v1.StopJobResponse\x12\x45\n\nDumpStacks\x12\x1a.dirl.v1.DumpStacksRequest\x1a\x1b.dirl.v1.DumpStacksResponse\x12P\n\tGetStatus\x12 .dirl.v1.GetTrainerStatusRequest\x1a!.dirl.v1.GetTrainerStatusResponse\x12\x42\n\tGetEvents\x12\x19.dirl.v1.GetEventsRequest\x1a\x1a.dirl.v1.GetEventsResponse\x12\x46\n\x0bStartExport\x12\x1b.dirl.v1.StartExportRequest\x1a\x1a.dirl.v1.GetExportResponse\x12\x42\n\tGetExport\x12\x19.dirl.v1.GetExportRequest\x1a\x1a.dirl.v1.GetExportResponse\x12N\n\rMakeTinyModel\x12\x1d.dirl.v1.MakeTinyModelRequest\x1a\x1e.dirl.v1.MakeTinyModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,21 +50,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETTRAINERSTATUSREQUEST']._serialized_start=544
   _globals['_GETTRAINERSTATUSREQUEST']._serialized_end=619
   _globals['_GETTRAINERSTATUSRESPONSE']._serialized_start=622
-  _globals['_GETTRAINERSTATUSRESPONSE']._serialized_end=856
-  _globals['_GETEVENTSREQUEST']._serialized_start=858
-  _globals['_GETEVENTSREQUEST']._serialized_end=944
-  _globals['_GETEVENTSRESPONSE']._serialized_start=946
-  _globals['_GETEVENTSRESPONSE']._serialized_end=981
-  _globals['_STARTEXPORTREQUEST']._serialized_start=983
-  _globals['_STARTEXPORTREQUEST']._serialized_end=1068
-  _globals['_GETEXPORTREQUEST']._serialized_start=1070
-  _globals['_GETEXPORTREQUEST']._serialized_end=1107
-  _globals['_GETEXPORTRESPONSE']._serialized_start=1109
-  _globals['_GETEXPORTRESPONSE']._serialized_end=1166
-  _globals['_MAKETINYMODELREQUEST']._serialized_start=1168
-  _globals['_MAKETINYMODELREQUEST']._serialized_end=1225
-  _globals['_MAKETINYMODELRESPONSE']._serialized_start=1227
-  _globals['_MAKETINYMODELRESPONSE']._serialized_end=1250
-  _globals['_TRAINERSERVICE']._serialized_start=1253
-  _globals['_TRAINERSERVICE']._serialized_end=1837
+  _globals['_GETTRAINERSTATUSRESPONSE']._serialized_end=877
+  _globals['_GETEVENTSREQUEST']._serialized_start=879
+  _globals['_GETEVENTSREQUEST']._serialized_end=965
+  _globals['_GETEVENTSRESPONSE']._serialized_start=967
+  _globals['_GETEVENTSRESPONSE']._serialized_end=1002
+  _globals['_STARTEXPORTREQUEST']._serialized_start=1004
+  _globals['_STARTEXPORTREQUEST']._serialized_end=1089
+  _globals['_GETEXPORTREQUEST']._serialized_start=1091
+  _globals['_GETEXPORTREQUEST']._serialized_end=1128
+  _globals['_GETEXPORTRESPONSE']._serialized_start=1130
+  _globals['_GETEXPORTRESPONSE']._serialized_end=1187
+  _globals['_MAKETINYMODELREQUEST']._serialized_start=1189
+  _globals['_MAKETINYMODELREQUEST']._serialized_end=1246
+  _globals['_MAKETINYMODELRESPONSE']._serialized_start=1248
+  _globals['_MAKETINYMODELRESPONSE']._serialized_end=1271
+  _globals['_TRAINERSERVICE']._serialized_start=1274
+  _globals['_TRAINERSERVICE']._serialized_end=1858
 # @@protoc_insertion_point(module_scope)

@@ -239,6 +239,7 @@ class GetTrainerStatusResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     SPEC_DIGEST_FIELD_NUMBER: _builtins.int
+    UNIX_TIME_S_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The attempt asked about when its learner left a result behind, whichever supervisor started it; else the attempt
     last started, and empty when none was.
@@ -261,6 +262,8 @@ class GetTrainerStatusResponse(_message.Message):
     """Of the job spec that this release reads (services.common.job_spec.schema_digest). The scheduler gives an attempt
     only to a trainer that reads the same.
     """
+    unix_time_s: _builtins.float
+    """Clock of the host when it responded, Unix seconds; compared with the database's."""
     def __init__(
         self,
         *,
@@ -275,10 +278,11 @@ class GetTrainerStatusResponse(_message.Message):
         version: _builtins.str = ...,
         address: _builtins.str = ...,
         spec_digest: _builtins.str = ...,
+        unix_time_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "attempt", b"attempt", "error_code", b"error_code", "error_message", b"error_message", "job_id", b"job_id", "last_event_seq", b"last_event_seq", "retryable", b"retryable", "rss_bytes", b"rss_bytes", "spec_digest", b"spec_digest", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "attempt", b"attempt", "error_code", b"error_code", "error_message", b"error_message", "job_id", b"job_id", "last_event_seq", b"last_event_seq", "retryable", b"retryable", "rss_bytes", b"rss_bytes", "spec_digest", b"spec_digest", "state", b"state", "unix_time_s", b"unix_time_s", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -49,7 +49,7 @@ export function describe({ type, data }: JobEvent): string {
   const text = (name: string) => String(data[name]);
   switch (type) {
     case "state": return `${text("from")} → ${text("to")}${failure(data["error"])}`;
-    case "waiting": return data["waiting_for"] === null ? "no longer waiting" : `waiting for ${text("waiting_for")}`;
+    case "waiting": return data["waiting_for"] === null ? "no longer waiting" : `waiting for ${text("waiting_for")}${data["reason"] ? `: ${text("reason")}` : ""}`;
     case "attempt": return `${text("state")} on ${text("trainer")}${failure(data["error"])}`;
     case "phase": return [text("stage"), text("phase"), data["waiting_for"] ? `waiting for ${text("waiting_for")}` : ""].filter((part) => part !== "").join(" · ");
     case "progress": return `${text("stage")} step ${text("stage_step")} of ${text("stage_steps")}`;

@@ -3,13 +3,14 @@ import { useCapabilities } from "../../api/capabilities";
 import { unwrap, api } from "../../api/client";
 import type { Service } from "../../api/types";
 import { useQuery } from "../../api/use-query";
-import { bytes, number, humanize } from "../../format";
+import { bytes, duration, number, humanize } from "../../format";
 import { Link } from "../../router";
 import { Badge, Digest, ErrorNote, Loading, Stat, When } from "../../ui/parts";
 import { ApiKeys } from "./api-keys";
 import { Queues } from "./queues";
 
 const EVERY_MS = 3000;
+const NOTABLE_SKEW_S = 5;
 const KEYS = "/v1/api_keys";
 
 export default function SystemPage() {
@@ -49,7 +50,7 @@ function ServiceTable({ services }: { services: readonly Service[] }) {
           {services.map((service) => (
             <tr key={`${service.kind} ${service.address}`}>
               <td><strong>{service.kind}</strong>{service.address && <div className="muted small"><code>{service.address}</code></div>}</td>
-              <td><Badge tone={service.state === "up" ? "good" : "bad"}>{service.state}</Badge></td>
+              <td><Badge tone={service.state === "up" ? "good" : "bad"}>{service.state}</Badge><ClockSkew seconds={service.clock_skew_s ?? 0} /></td>
               <td>{activityOf(service)}</td>
               <td>{jobOf(service)}</td>
               <td>{service.weight_version == null ? <span className="muted">–</span> : <span className="num">version {number(service.weight_version)} <Digest value={service.weight_digest ?? ""} length={8} /></span>}</td>
@@ -62,6 +63,12 @@ function ServiceTable({ services }: { services: readonly Service[] }) {
       </table>
     </div>
   );
+}
+
+/** Shown beyond what synchronised clocks differ by. */
+function ClockSkew({ seconds }: { seconds: number }) {
+  if (Math.abs(seconds) <= NOTABLE_SKEW_S) return null;
+  return <> <Badge tone="warn">clock {duration(Math.abs(seconds))} {seconds > 0 ? "ahead" : "behind"}</Badge></>;
 }
 
 function memoryOf({ database, rss_bytes: rss }: Service) {
