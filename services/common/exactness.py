@@ -12,7 +12,7 @@ from services.common.diffusion.config import Selection, UnmaskingStrategy
 EXACT: Final[Mapping[str, Any]] = {
     "advantage": "leave_one_out",
     "normaliser": "constant",
-    "dynamic_sampling": False,
+    "dynamic_sampling": "off",
     "num_iterations": 1,
     "minibatches": 1,
     "kl_beta": 0.0,

@@ -46,6 +46,10 @@ class _Named(Frozen):
     """Name under which the score is reported."""
     weight: Finite = 1.0
     """Factor of the score in the reward, which is the sum of weight · score."""
+    only_if: str | None = None
+    """Name of another grader, the gate: this one counts only where the gate scores above 0, and
+    adds 0 elsewhere.
+    """
 
     is_binary: ClassVar[bool] = False
     """Whether the score is 1 for success and 0 for failure."""
@@ -306,8 +310,10 @@ class MultiGrader(_Named):
                 raise ValueError(
                     f"part {part.name!r} is a multi grader; move its parts to this one"
                 )
-            if part.weight != 1:
-                raise ValueError(f"part {part.name!r} has a weight; set it in calculate_output")
+            if part.weight != 1 or part.only_if is not None:
+                raise ValueError(
+                    f"part {part.name!r} has a weight or only_if; use calculate_output for both"
+                )
         taken = set(self.graders) & set(FUNCTIONS)
         if taken:
             raise ValueError(f"{sorted(taken)} are names of functions; use other keys")
@@ -376,9 +382,26 @@ def require_distinct_names(graders: Sequence[_Kind]) -> None:
         )
 
 
+def require_gates(graders: Sequence[_Kind]) -> None:
+    """Raise PlatformError("invalid_request") if a grader names a gate that is not another ungated
+    grader.
+    """
+    gates = {grader.name for grader in graders if grader.only_if is None}
+    for grader in graders:
+        if grader.only_if is not None and grader.only_if not in gates:
+            raise PlatformError(
+                "invalid_request",
+                f"The grader {grader.name!r} has only_if {grader.only_if!r}; it must name another grader of the "
+                f"reward that has no only_if itself: {', '.join(sorted(gates)) or 'there is none'}.",
+                param="graders",
+            )
+
+
 def grader_text(grader: _Kind) -> str:
-    """Encode a grader: the name of its kind if there are no other fields, else JSON without weight."""
-    fields = grader.model_dump(mode="json", exclude_defaults=True, exclude={"weight"})
+    """Encode a grader for the reward service, which scores and does not combine: the name of its kind
+    if there are no other fields, else JSON without `weight` and `only_if`.
+    """
+    fields = grader.model_dump(mode="json", exclude_defaults=True, exclude={"weight", "only_if"})
     if set(fields) == {"name", "type"} and fields["name"] == fields["type"]:
         return grader.type
     return json.dumps(fields, sort_keys=True, separators=(",", ":"))

@@ -115,9 +115,9 @@ class JobMetric(StrEnum):
     REWARD_MAX = "reward/max", MetricUnit.NUMBER, _RL, \
         "Highest reward of a step."
     REWARD_ACCURACY = "reward/accuracy", MetricUnit.FRACTION, _RL, \
-        "Fraction of graded training responses that are correct."
+        "Fraction of graded training responses that are correct; with a grader of correctness only."
     REWARD_PASS_AT_K = "reward/pass_at_k", MetricUnit.FRACTION, _RL, \
-        "Fraction of groups with a correct response."
+        "Fraction of groups with a correct response; without a grader of correctness, with a 1 of the first binary one."
     REWARD_FRAC_ALL_CORRECT = "reward/frac_all_correct", MetricUnit.FRACTION, _RL, \
         "Fraction of groups whose graded responses are all correct."
     REWARD_FRAC_ALL_WRONG = "reward/frac_all_wrong", MetricUnit.FRACTION, _RL, \
@@ -175,8 +175,11 @@ class JobMetric(StrEnum):
     STALENESS_DROPPED_GROUPS = "staleness/dropped_groups", MetricUnit.COUNT, _RL, \
         "Groups dropped since the last step because they exceed rl.max_staleness."
 
+    EVAL_REWARD = "eval/validation/reward", MetricUnit.NUMBER, _ANY, \
+        "Mean reward on the validation set, averaged over prompts."
     EVAL_ACCURACY = "eval/validation/accuracy", MetricUnit.FRACTION, _ANY, \
-        "Fraction of correct responses on the validation set, averaged over prompts; avg@k for any k."
+        "Fraction of correct responses on the validation set, averaged over prompts; avg@k for any k. " \
+        "With a grader of correctness only."
     EVAL_TOKENS_PER_STEP = "eval/validation/tokens_per_step", MetricUnit.NUMBER, _ANY, \
         "Tokens committed per denoising step on the validation set."
     EVAL_MEAN_RESPONSE_LENGTH = "eval/validation/mean_response_length", MetricUnit.TOKENS, _ANY, \
@@ -279,9 +282,27 @@ EVAL_PASS_AT_K: Final = MetricPattern(
     "eval/validation/pass@{k}",
     MetricUnit.FRACTION,
     _ANY,
-    "Fraction of validation prompts with a correct response among k.",
+    "Fraction of validation prompts with a correct response among k; as for reward/pass_at_k.",
 )
-PATTERNS: Final = (GRADER_MEAN, EVAL_AVG_AT_K, EVAL_PASS_AT_K)
+EVAL_BEST_AT_K: Final = MetricPattern(
+    "eval/validation/best@{k}",
+    MetricUnit.NUMBER,
+    _ANY,
+    "Highest reward among k responses to a validation prompt, averaged over prompts.",
+)
+EVAL_GRADER_MEAN: Final = MetricPattern(
+    "eval/validation/{grader}/mean",
+    MetricUnit.NUMBER,
+    _ANY,
+    "Mean score of one grader on the validation set.",
+)
+PATTERNS: Final = (
+    GRADER_MEAN,
+    EVAL_AVG_AT_K,
+    EVAL_BEST_AT_K,
+    EVAL_PASS_AT_K,
+    EVAL_GRADER_MEAN,
+)
 """Names with a parameter."""
 
 OUTCOME_METRICS: Final[Mapping[str, JobMetric]] = {
@@ -347,8 +368,13 @@ CHARTS: Final = (
         id="reward",
         group="Progress",
         title="Reward",
-        about="Mean and standard deviation of the reward over the responses of a step.",
-        lines={JobMetric.REWARD_MEAN: "mean", JobMetric.REWARD_STD: "std"},
+        about="Mean and standard deviation of the reward over the responses of a step, and its mean on the "
+        "validation set.",
+        lines={
+            JobMetric.REWARD_MEAN: "mean",
+            JobMetric.REWARD_STD: "std",
+            JobMetric.EVAL_REWARD: "validation",
+        },
     ),
     Chart(
         id="loss",
@@ -438,8 +464,10 @@ CHARTS: Final = (
         id="zero-variance",
         group="Health",
         title="Zero-variance groups",
-        about="Fraction of groups whose responses are all correct or all incorrect. Their advantage is zero.",
+        about="Fraction of groups whose responses have equal rewards, hence zero advantages; and of those whose "
+        "responses are all correct or all incorrect, where a grader looks at correctness.",
         lines={
+            JobMetric.REWARD_FRAC_ZERO_STD: "equal rewards",
             JobMetric.REWARD_FRAC_ALL_CORRECT: "all correct",
             JobMetric.REWARD_FRAC_ALL_WRONG: "all incorrect",
         },

@@ -28,6 +28,7 @@ STEERABLE: Final = frozenset(
         "rl.clip_low",
         "rl.clip_high",
         "rl.dynamic_sampling",
+        "rl.min_reward_std",
         "rl.max_resample_rounds",
         "rl.min_groups_per_step",
         "rl.logged_groups_per_step",

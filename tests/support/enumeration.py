@@ -284,7 +284,7 @@ class ScoredPrompts:
                 outcomes = [
                     Outcome.CORRECT if reward > 0.5 else Outcome.INCORRECT for reward in rewards
                 ]
-                if drop_reason(outcomes, dynamic_sampling=rl.dynamic_sampling) is not None:
+                if drop_reason(rewards, outcomes, rl) is not None:
                     continue
                 kept += p * q / len(self._prompts)
                 lengths = torch.tensor([len(t.token_ids) + len(t.rejected) for t in (one, other)])

@@ -21,7 +21,6 @@ from services.common.pb.dirl.v1 import (
     rollout_pb2_grpc,
     trainer_pb2,
     trainer_pb2_grpc,
-    types_pb2,
 )
 from services.common.rpc.client import call, call_stream, channel, probe
 
@@ -191,15 +190,6 @@ class Fleet:
             what=f"Generate on rollout replica {address}",
             unavailable_code="rollout_unavailable",
         )
-
-    def verify(
-        self, items: Sequence[reward_pb2.VerifyItem], timeout_s: float
-    ) -> Sequence[types_pb2.Verdict]:
-        """Verdicts of the accuracy grader, in the order of the items; each may take `timeout_s`."""
-        request = reward_pb2.VerifyRequest(
-            items=items, graders=("accuracy",), profile="rl", timeout_s=timeout_s
-        )
-        return self.grade(request, timeout_s * len(items) + _SHORT_TIMEOUT_S).verdicts
 
     def start_job(self, address: str, request: trainer_pb2.StartJobRequest) -> None:
         """Start the learner of an attempt."""

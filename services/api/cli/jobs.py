@@ -1,9 +1,10 @@
 """`dirl jobs`: submit, list, show, watch and control jobs."""
 
+from collections.abc import Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -280,7 +281,6 @@ def _print_evals(evals: list[EvaluationView]) -> None:
             results = item.results
             threshold = results.get("decoding", {}).get("confidence_threshold", "default")
             speed = results.get("tokens_per_step")
-            accuracy, low, high = (results[f"accuracy{end}"] for end in ("", "_low", "_high"))
             rows.append(
                 (
                     item.step,
@@ -288,10 +288,21 @@ def _print_evals(evals: list[EvaluationView]) -> None:
                     item.dataset,
                     str(threshold),
                     "-" if speed is None else f"{speed:.2f}",
-                    f"{accuracy:.1%} ({low:.1%} to {high:.1%})",
+                    _format_interval(results, "reward", ".3f"),
+                    _format_interval(results, "accuracy", ".1%"),
                 )
             )
-        print_table(("STEP", "STAGE", "DATASET", "THRESHOLD", "TOKENS PER STEP", "ACCURACY"), rows)
+        columns = ("STEP", "STAGE", "DATASET", "THRESHOLD", "TOKENS PER STEP", "REWARD", "ACCURACY")
+        print_table(columns, rows)
+
+
+def _format_interval(results: Mapping[str, Any], name: str, form: str) -> str:
+    """Format a result with its interval; a dash for one that the job's graders do not give."""
+    if name not in results:
+        return "-"
+    low, high = results.get(f"{name}_low"), results.get(f"{name}_high")
+    interval = "" if low is None or high is None else f" ({low:{form}} to {high:{form}})"
+    return f"{results[name]:{form}}{interval}"
 
 
 def _print_attempts(attempts: list[AttemptView], certificates: list[CertificateView]) -> None:

@@ -31,7 +31,10 @@ _SHOWN: Final = {
         ("loss", JobMetric.TRAIN_LOSS, ".4f"),
         ("tokens/s", JobMetric.PERF_ROLLOUT_TOKENS_PER_S, ",.0f"),
     ),
-    "eval": (("accuracy", JobMetric.EVAL_ACCURACY, ".1%"),),
+    "eval": (
+        ("reward", JobMetric.EVAL_REWARD, ".3f"),
+        ("accuracy", JobMetric.EVAL_ACCURACY, ".1%"),
+    ),
 }
 
 

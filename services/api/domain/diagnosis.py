@@ -108,9 +108,15 @@ def _diagnose_starvation(job: JobSnapshot) -> Diagnosis | None:
     if rate < _STARVED:
         return None
     generations = job.spec["rl"]["num_generations"]
+    why = (
+        "the prompts are too easy or too hard"
+        if JobMetric.REWARD_ACCURACY in job.metrics
+        else "the graders give every response to a prompt the same score, "
+        f"{job.metrics.get(JobMetric.REWARD_MEAN, 0.0):g} on the mean"
+    )
     return Diagnosis(
         "starved",
-        f"{rate:.0%} of the groups have equal rewards and teach nothing: the prompts are too easy or too hard.",
+        f"{rate:.0%} of the groups have equal rewards and teach nothing: {why}.",
         {"rl.num_generations": 2 * generations},
     )
 

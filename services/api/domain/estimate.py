@@ -4,7 +4,7 @@ learning signal.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from services.common.errors import Problem
 from services.common.job_spec import JobSpec
@@ -41,15 +41,27 @@ class Probe:
     prompts: int
     generations: int
     """Of each prompt."""
-    all_correct: int
-    """Groups in which every response was correct."""
-    all_wrong: int
-    """Groups in which none was."""
+    zero_variance: int
+    """Groups whose rewards are equal."""
+    reward_mean: float | None
+    """None when no response could be graded."""
+    ungraded: tuple[str, ...] = ()
+    """Reason of every response that could not be graded."""
+    all_correct: int | None = None
+    """Groups in which every response was correct; None where no grader looks at correctness."""
+    all_wrong: int | None = None
+    """Groups in which none was; None as above."""
 
     @property
     def zero_variance_rate(self) -> float:
-        """Share of groups without a learning signal."""
-        return (self.all_correct + self.all_wrong) / self.prompts
+        """Share of groups with equal rewards."""
+        return self.zero_variance / self.prompts
+
+    def has_signal(self, rule: Literal["reward", "correctness", "off"]) -> bool:
+        """Whether dynamic sampling keeps any group."""
+        if rule == "correctness":
+            return (self.all_correct or 0) + (self.all_wrong or 0) < self.prompts
+        return rule == "off" or self.zero_variance < self.prompts
 
 
 def estimate_resources(
@@ -145,10 +157,20 @@ def find_objections(
 ) -> Sequence[Problem]:
     """Why the job cannot fit or cannot learn; empty when no problem was found."""
     found = [*find_misfits(needed, spec), *_find_pass_misfits(needed)]
-    if probe is not None and probe.zero_variance_rate == 1.0 and spec.rl.dynamic_sampling:
-        counts = f"{probe.all_correct} all correct, {probe.all_wrong} all wrong"
-        what = f"all {probe.prompts} groups of a probe had equal rewards ({counts})"
-        found.append(
-            Problem("rl", f"cannot learn: {what}; choose other prompts or another initial model")
+    if probe is None:
+        return found
+    responses = probe.prompts * probe.generations
+    if len(probe.ungraded) > spec.reward.max_unverifiable_rate * responses:
+        what = f"{len(probe.ungraded)} of {responses} responses of a probe could not be graded"
+        reasons = ", ".join(sorted(set(probe.ungraded)))
+        found.append(Problem("reward.graders", f"cannot train: {what} ({reasons})"))
+    elif not probe.has_signal(spec.rl.dynamic_sampling):
+        counts = (
+            f"mean {probe.reward_mean:g}"
+            if probe.all_correct is None
+            else f"{probe.all_correct} all correct, {probe.all_wrong} all wrong"
         )
+        what = f"all {probe.prompts} groups of a probe had equal rewards ({counts})"
+        fix = "choose other prompts, other graders or another initial model"
+        found.append(Problem("rl", f"cannot learn: {what}; {fix}"))
     return found

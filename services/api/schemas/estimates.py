@@ -32,8 +32,12 @@ class ProbeEstimate(View):
     prompts: int
     generations: int
     zero_variance_rate: float
-    all_correct: int
-    all_wrong: int
+    """Share of prompts whose responses have equal rewards."""
+    reward_mean: float | None
+    """Null when no response could be graded."""
+    all_correct: int | None
+    """Like `all_wrong` null where no grader looks at correctness."""
+    all_wrong: int | None
 
 
 class JobEstimate(View):

@@ -33,16 +33,21 @@ from services.api.schemas.estimates import FileEstimate, JobEstimate, ProbeEstim
 from services.api.use_cases.control_plane import ControlPlane
 from services.api.use_cases.job_checks import CheckedSpec, check_spec
 from services.api.use_cases.sample_lengths import Lengths, find_length_problems, measure_lengths
+from services.common.codec import verdict_from_pb
 from services.common.data.rows import FileReport, Row, check_file, iter_rows
 from services.common.data.turns import messages_of
 from services.common.errors import PlatformError, Problem, ProblemsError
+from services.common.grader_spec import grader_text, uses_correctness
 from services.common.job_spec import JobSpec
-from services.common.pb.dirl.v1 import reward_pb2, rollout_pb2, types_pb2
+from services.common.pb.dirl.v1 import reward_pb2, rollout_pb2
+from services.common.rewards import compute_rewards, compute_signals, has_signal
 from services.common.rpc.security import is_loopback
+from services.common.trajectory import Outcome, Verdict
 
 _GPU: Final = Path("/dev/nvidiactl")
 _PROBED_PROMPTS: Final = 4
 _MOST_GENERATIONS: Final = 4
+_GRADING_MARGIN_S: Final = 10.0
 
 
 def estimate_submission(plane: ControlPlane, caller: Caller, body: Any) -> JobEstimate:
@@ -205,9 +210,30 @@ def _probe_prompts(plane: ControlPlane, checked: CheckedSpec) -> tuple[Probe | N
         groups = [_grade_responses(plane, replica, checked, row, generations) for row in rows]
     except PlatformError as error:
         return None, error.message
-    correct = sum(all(group) for group in groups)
-    wrong = sum(not any(group) for group in groups)
-    return Probe(len(groups), generations, correct, wrong), None
+    return _summarise(groups, generations, spec), None
+
+
+def _summarise(groups: Sequence[Sequence[Verdict]], generations: int, spec: JobSpec) -> Probe:
+    """What the graded responses say of the job: rewards, and correctness where a grader looks at it."""
+    scores = [[v.rewards if v.outcome.is_scored else None for v in group] for group in groups]
+    signals = [compute_signals(group, spec.reward) for group in scores]
+    rewards = [
+        reward
+        for group in scores
+        for reward in compute_rewards(group, spec.reward.graders)
+        if reward is not None
+    ]
+    correct = [[v.outcome is Outcome.CORRECT for v in group] for group in groups]
+    compared = uses_correctness(spec.reward.graders)
+    return Probe(
+        prompts=len(groups),
+        generations=generations,
+        zero_variance=sum(not has_signal(group, spec.rl.min_reward_std) for group in signals),
+        reward_mean=sum(rewards) / len(rewards) if rewards else None,
+        ungraded=tuple(v.reason for group in groups for v in group if not v.outcome.is_scored),
+        all_correct=sum(map(all, correct)) if compared else None,
+        all_wrong=sum(not any(group) for group in correct) if compared else None,
+    )
 
 
 def find_free_replica(plane: ControlPlane) -> str:
@@ -230,8 +256,8 @@ def find_free_replica(plane: ControlPlane) -> str:
 
 def _grade_responses(
     plane: ControlPlane, replica: str, checked: CheckedSpec, row: Row, generations: int
-) -> Sequence[bool]:
-    """Whether each response to the row's prompt was correct."""
+) -> Sequence[Verdict]:
+    """Verdicts of the job's graders on responses to the row's prompt."""
     spec = checked.spec
     items = []
     for index in range(generations):
@@ -246,10 +272,19 @@ def _grade_responses(
                 num_tokens=last.completion_tokens,
                 num_steps=last.num_steps,
                 max_new_tokens=spec.sampling.max_new_tokens,
+                answer_type=row.answer_type or "",
+                row=0,
             )
         )
-    verdicts = plane.fleet.verify(items, spec.reward.timeout_s)
-    return [verdict.outcome == types_pb2.OUTCOME_CORRECT for verdict in verdicts]
+    request = reward_pb2.VerifyRequest(
+        items=items,
+        graders=[grader_text(grader) for grader in spec.reward.graders],
+        profile="rl",
+        timeout_s=spec.reward.timeout_s,
+        rows=[json.dumps(row.item)],
+    )
+    response = plane.fleet.grade(request, spec.reward.timeout_s * len(items) + _GRADING_MARGIN_S)
+    return [verdict_from_pb(message) for message in response.verdicts]
 
 
 def _to_request(checked: CheckedSpec, row: Row, seed: int) -> rollout_pb2.GenerateRequest:

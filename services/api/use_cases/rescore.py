@@ -17,6 +17,7 @@ from services.common.codec import pack_int32, verdict_from_pb
 from services.common.grader_spec import GraderSpec, grader_text, parse_graders
 from services.common.job_spec import JobSpec, parse_spec
 from services.common.pb.dirl.v1 import reward_pb2
+from services.common.rewards import Scores, compute_rewards, compute_signals
 from services.common.trajectory import Purpose, Verdict
 
 _GROUPS_AT_A_TIME: Final = 20
@@ -145,12 +146,13 @@ def _compare(
     graders: Sequence[GraderSpec],
 ) -> Iterator[Flip]:
     trajectories = group.payload["group"]["trajectories"]
-    rewards = [
-        _weigh(verdict.rewards, graders) if verdict.outcome.is_scored else None
-        for verdict in verdicts
-    ]
-    advantages = _compute_advantages(group, rewards, spec)
-    old_rewards = group.payload.get("rewards") or [_weigh_stored(one, spec) for one in trajectories]
+    scores = [verdict.rewards if verdict.outcome.is_scored else None for verdict in verdicts]
+    rewards = compute_rewards(scores, graders)
+    reward = spec.reward.model_copy(update={"graders": tuple(graders)})
+    advantages = _compute_advantages(group, compute_signals(scores, reward), spec)
+    old_rewards = group.payload.get("rewards") or compute_rewards(
+        [_read_stored_scores(trajectory) for trajectory in trajectories], spec.reward.graders
+    )
     old_advantages = group.payload.get("advantages") or [None] * len(trajectories)
     for place, (trajectory, verdict) in enumerate(zip(trajectories, verdicts, strict=True)):
         old = trajectory.get("verdict") or {}
@@ -178,21 +180,16 @@ def _compare(
 
 
 def _compute_advantages(
-    group: TrajectoryGroup, rewards: Sequence[float | None], spec: JobSpec
+    group: TrajectoryGroup, signals: Sequence[float | None], spec: JobSpec
 ) -> list[float | None]:
     """Advantages as the learner would compute them; None for evaluations and for groups it would not
     have trained on.
     """
-    scored = sum(reward is not None for reward in rewards)
+    scored = sum(signal is not None for signal in signals)
     if group.purpose != Purpose.TRAIN.value or scored < MIN_SCORED:
-        return [None] * len(rewards)
-    return group_advantages(rewards, spec.rl.advantage)
+        return [None] * len(signals)
+    return group_advantages(signals, spec.rl.advantage)
 
 
-def _weigh_stored(trajectory: dict[str, Any], spec: JobSpec) -> float | None:
-    scores = (trajectory.get("verdict") or {}).get("rewards")
-    return _weigh(scores, spec.reward.graders) if scores else None
-
-
-def _weigh(scores: dict[str, float], graders: Sequence[GraderSpec]) -> float:
-    return sum(grader.weight * scores[grader.name] for grader in graders)
+def _read_stored_scores(trajectory: dict[str, Any]) -> Scores | None:
+    return (trajectory.get("verdict") or {}).get("rewards") or None

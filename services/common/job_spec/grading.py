@@ -1,12 +1,17 @@
 """How responses are graded in training, and how a model is evaluated."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from services.common.diffusion.config import Frozen
 from services.common.errors import PlatformError
-from services.common.grader_spec import GraderSpec, parse_grader, require_distinct_names
+from services.common.grader_spec import (
+    GraderSpec,
+    parse_grader,
+    require_distinct_names,
+    require_gates,
+)
 from services.common.job_spec.notes import notes
 
 
@@ -21,6 +26,11 @@ class RewardSpec(Frozen):
     """Graders of a response, each with a name of its own. A plain name stands for the grader of
     that type.
     """
+    normalisation: Literal["none", "per_grader"] = "none"
+    """What advantages are computed from: the rewards (`none`), or the weighted sum of scores that
+    were standardised grader by grader within the group (`per_grader`, GDPO, arXiv 2601.05242), so
+    that no grader outweighs the others by its scale.
+    """
     timeout_s: float = Field(3.0, gt=0, le=60, json_schema_extra=notes(unit="seconds"))
     """Wall time of one comparison, from the moment a worker starts it."""
     max_unverifiable_rate: float = Field(0.05, ge=0, le=1)
@@ -32,6 +42,7 @@ class RewardSpec(Frozen):
     def _names_are_unique(self) -> Self:
         try:
             require_distinct_names(self.graders)
+            require_gates(self.graders)
         except PlatformError as error:
             raise ValueError(error.message) from None
         return self

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from services.common.diffusion.config import Frozen, UnmaskingStrategy
 from services.common.errors import Problem, ProblemsError
 from services.common.exactness import require_exact_estimator, require_policy_sampling
+from services.common.grader_spec import uses_correctness
 from services.common.job_spec.decoding import DiffusionSpec, PromptSpec, SamplingSpec
 from services.common.job_spec.grading import EvalSpec, RewardSpec
 from services.common.job_spec.method import Method, method_object
@@ -127,6 +128,22 @@ class JobSpec(Frozen):
             raise ValueError(
                 "sampling.temperature is 0, but greedy responses of one prompt are all equal and teach nothing; "
                 "reinforcement learning needs a temperature above 0 (1 keeps importance ratios exact)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _best_is_measured(self) -> Self:
+        metric = self.checkpoint.keep_best
+        if metric is not None and metric.startswith("eval/") and not self.validation_file:
+            raise ValueError(f"checkpoint.keep_best {metric!r} needs validation_file")
+        return self
+
+    @model_validator(mode="after")
+    def _correctness_is_graded(self) -> Self:
+        if self.rl.dynamic_sampling == "correctness" and not uses_correctness(self.reward.graders):
+            raise ValueError(
+                "rl.dynamic_sampling 'correctness' drops every group, because no grader of the reward compares "
+                "responses with reference answers; use 'reward'"
             )
         return self
 

@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from services.common.diffusion.config import Frozen
+from services.common.job_metrics import find_metric
 from services.common.job_spec.notes import notes
 
 
@@ -32,10 +33,24 @@ class CheckpointSpec(Frozen):
     """Optimizer steps between checkpoints: the most that a failed attempt repeats."""
     keep_last: int = Field(3, gt=0, json_schema_extra=notes(unit="checkpoints"))
     """Number of newest checkpoints to keep; older ones are deleted."""
+    keep_best: str | None = Field(None, max_length=128)
+    """Metric whose best checkpoint is kept as well, e.g. `eval/validation/reward`: the lowest value
+    of a loss, the highest of any other metric. None takes the validation loss of a supervised stage
+    that measures it (`sft.validation_interval_steps`).
+    """
     keep_every: int | None = Field(None, gt=0, json_schema_extra=notes(unit="steps"))
     """Keep the checkpoints of steps that are multiples of this number for good. None keeps the
     newest and the best only.
     """
+
+    @field_validator("keep_best")
+    @classmethod
+    def _metric_exists(cls, name: str | None) -> str | None:
+        if name is not None and find_metric(name) is None:
+            raise ValueError(
+                "is not a metric of a job; docs/reference/metrics.md lists them, e.g. eval/validation/reward"
+            )
+        return name
 
 
 class ResourcesSpec(Frozen):

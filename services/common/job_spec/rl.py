@@ -25,7 +25,7 @@ class RlSpec(Frozen):
     """Responses to each prompt: the size of a group."""
     preset: Literal["exact"] | None = None
     """`exact` sets the keys under which the expected update is the gradient of the expected reward:
-    `advantage` leave_one_out, `normaliser` constant, `dynamic_sampling` false, `num_iterations` 1,
+    `advantage` leave_one_out, `normaliser` constant, `dynamic_sampling` off, `num_iterations` 1,
     `minibatches` 1, `kl_beta` 0, `max_staleness` 0. A spec that sets one of them otherwise is
     rejected.
     """
@@ -79,8 +79,15 @@ class RlSpec(Frozen):
     """Largest number of weight versions between the weights that sampled a trajectory and those it
     trains. 0 is on-policy and reproducible; above 0, replicas decode while the learner trains.
     """
-    dynamic_sampling: bool = Field(True, json_schema_extra=notes(source=PAPER))
-    """Drop groups whose responses are all correct or all incorrect, and sample replacements."""
+    dynamic_sampling: Literal["reward", "correctness", "off"] = Field(
+        "reward", json_schema_extra=notes(source=PAPER)
+    )
+    """Drop groups without a learning signal and sample replacements: groups of equal rewards
+    (`reward`), or groups whose responses are all correct or all incorrect (`correctness`, the rule
+    of DAPO, which needs a grader of correctness). `true` is `reward`, `false` is `off`.
+    """
+    min_reward_std: float = Field(1e-6, ge=0, allow_inf_nan=False)
+    """Rewards of a group whose standard deviation is at most this count as equal."""
     max_resample_rounds: int = Field(2, ge=0, json_schema_extra=notes(unit="rounds"))
     """Rounds of replacement prompts per step, after which the step trains on the groups it has."""
     min_groups_per_step: int = Field(1, gt=0, json_schema_extra=notes(unit="groups"))
@@ -108,6 +115,14 @@ class RlSpec(Frozen):
             if isinstance(data, dict) and data.get("preset") == "exact"
             else data
         )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_dynamic_sampling(cls, data: Any) -> Any:
+        # Runs before _preset, which compares values: pydantic calls the last one first.
+        if isinstance(data, dict) and isinstance(data.get("dynamic_sampling"), bool):
+            return {**data, "dynamic_sampling": "reward" if data["dynamic_sampling"] else "off"}
+        return data
 
     @model_validator(mode="after")
     def _groups_fit(self) -> Self:

@@ -166,7 +166,7 @@ def _require_finite(weights: Mapping[str, Tensor], step: int) -> None:
 
 
 def best_name(state: RunState) -> str | None:
-    """Name of the checkpoint with the lowest validation loss, if any was measured."""
+    """Name of the best checkpoint, if what decides was measured."""
     return None if state.best is None else checkpoint_name(state.best.step)
 
 

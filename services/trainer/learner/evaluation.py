@@ -10,8 +10,17 @@ import numpy as np
 from services.common.diffusion.config import DecodingConfig, UnmaskingStrategy
 from services.common.errors import PlatformError
 from services.common.events import EventType
-from services.common.job_metrics import EVAL_AVG_AT_K, EVAL_PASS_AT_K, JobMetric
-from services.common.trajectory import Outcome, Purpose
+from services.common.grader_spec import GraderSpec, uses_correctness
+from services.common.job_metrics import (
+    EVAL_AVG_AT_K,
+    EVAL_BEST_AT_K,
+    EVAL_GRADER_MEAN,
+    EVAL_PASS_AT_K,
+    JobMetric,
+)
+from services.common.job_spec import RewardSpec
+from services.common.rewards import compute_reward, find_success
+from services.common.trajectory import Purpose, Verdict
 from services.trainer.learner.attempt_context import AttemptContext
 from services.trainer.learner.datasets import EncodedPrompt
 from services.trainer.learner.graded_group import GradedGroup
@@ -31,7 +40,10 @@ from services.trainer.learner.wilson import wilson_interval
 from services.trainer.training.sft import SftExample
 
 _LOGGED_GROUPS: Final = 8
+_NORMAL_95: Final = 1.959964
+"""Quantile 0.975 of the normal distribution."""
 _CURVES: Final = {
+    "reward": JobMetric.EVAL_REWARD,
     "accuracy": JobMetric.EVAL_ACCURACY,
     "tokens_per_step": JobMetric.EVAL_TOKENS_PER_STEP,
     "mean_response_length": JobMetric.EVAL_MEAN_RESPONSE_LENGTH,
@@ -111,7 +123,7 @@ class EvaluationRunner:
             "weight_version": context.state.global_step,
             "seconds": time.monotonic() - started,
         }
-        return {**evaluation_results(groups), **measured}, groups
+        return {**evaluation_results(groups, context.spec.reward), **measured}, groups
 
     def _emit_results(self, stage: str, results: dict[str, Any]) -> None:
         fields = {
@@ -126,40 +138,45 @@ class EvaluationRunner:
 def evaluation_metrics(results: dict[str, Any]) -> dict[str, float]:
     """Return the metrics of an evaluation by their public names.
 
-    `avg@k` and `pass@k`, with the k of the evaluation, are the names that experiment trackers know;
-    `accuracy` is avg@k under a name that stays the same when k changes.
+    `avg@k`, `best@k` and `pass@k`, with the k of the evaluation, are the names that experiment
+    trackers know; `reward` and `accuracy` stay the same when k changes.
     """
     k = results["num_generations"]
+    of_k = {
+        "accuracy": EVAL_AVG_AT_K,
+        "reward_best_at_k": EVAL_BEST_AT_K,
+        "pass_at_k": EVAL_PASS_AT_K,
+    }
     return {
         **{metric: results[name] for name, metric in _CURVES.items() if name in results},
-        EVAL_AVG_AT_K.format_name(k=k): results["accuracy"],
-        EVAL_PASS_AT_K.format_name(k=k): results["pass_at_k"],
+        **{p.format_name(k=k): results[name] for name, p in of_k.items() if name in results},
+        **{
+            EVAL_GRADER_MEAN.format_name(grader=name): score
+            for name, score in results["graders"].items()
+        },
     }
 
 
-def evaluation_results(groups: Sequence[GradedGroup]) -> dict[str, Any]:
+def evaluation_results(groups: Sequence[GradedGroup], reward: RewardSpec) -> dict[str, Any]:
     """Results of an EVALUATION event.
 
-    `accuracy` is the mean over prompts of the share of correct responses, with its 95 % Wilson
-    interval for as many trials as prompts (responses to one prompt are not independent), which over
-    k responses is what papers call avg@k; `pass_at_k` is the share of prompts with a correct one
-    among them. Responses that could not be graded are left out and counted; raises PlatformError
-    `verifier_unavailable` when that leaves nothing.
+    `reward` is the mean over prompts of the mean reward of their responses, with a 95 % interval
+    from its standard error over prompts (none for one prompt), `reward_best_at_k` the mean over
+    prompts of the best response, `graders` the mean score of each grader. Where a grader looks at
+    correctness, `accuracy` is the mean over prompts of the share of correct responses, with its 95 %
+    Wilson interval, which over k responses is what papers call avg@k; where the graders say what
+    success is, `pass_at_k` is the share of prompts with a success among them. Responses that could
+    not be graded are left out and counted; raises PlatformError `verifier_unavailable` when that
+    leaves nothing.
     """
     trajectories = trajectories_of(groups)
-    shares = [share for group in groups if (share := _correct_share(group)) is not None]
-    outcomes = [trajectory.outcome for trajectory in trajectories]
-    if not shares:
+    verdicts = [scored for group in groups if (scored := _scored_verdicts(group))]
+    if not verdicts:
         raise PlatformError(
             "verifier_unavailable",
             f"Cannot evaluate: none of {len(trajectories)} responses could be graded.",
             hint="Look at the reward service's log; the next attempt evaluates again.",
         )
-    # Prompts are the trials: k responses to one prompt are not independent, and counting them as such
-    # would make the interval too narrow.
-    low, high = wilson_interval(sum(shares), len(shares))
-    solved = sum(share > 0 for share in shares)
-    pass_low, pass_high = wilson_interval(solved, len(shares))
     finished = drop_aborted(trajectories)
     measured = {
         "tokens_per_step": tokens_per_step(finished),
@@ -170,24 +187,67 @@ def evaluation_results(groups: Sequence[GradedGroup]) -> dict[str, Any]:
         "truncation_rate": truncation_rate(finished),
     }
     return {
-        "accuracy": float(np.mean(shares)),
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "pass_at_k": solved / len(shares),
-        "pass_at_k_low": pass_low,
-        "pass_at_k_high": pass_high,
+        **_reward_results(verdicts, reward.graders),
+        **_success_results(verdicts, reward.graders),
         "num_prompts": len(groups),
         "num_generations": len(groups[0].trajectories),
         "num_responses": len(trajectories),
-        "num_correct": outcomes.count(Outcome.CORRECT),
-        "num_unverifiable": sum(not outcome.is_scored for outcome in outcomes),
-        "num_prompts_scored": len(shares),
+        "num_unverifiable": sum(not t.outcome.is_scored for t in trajectories),
+        "num_prompts_scored": len(verdicts),
         "outcomes": outcome_shares(trajectories),
         **drop_missing(measured),
     }
 
 
-def _correct_share(group: GradedGroup) -> float | None:
-    """Share of correct responses among those that could be graded; None when none could."""
-    scored = [outcome for outcome in group.outcomes if outcome.is_scored]
-    return sum(outcome is Outcome.CORRECT for outcome in scored) / len(scored) if scored else None
+def _scored_verdicts(group: GradedGroup) -> list[Verdict]:
+    return [t.verdict for t in group.trajectories if t.verdict and t.verdict.outcome.is_scored]
+
+
+def _reward_results(
+    verdicts: Sequence[Sequence[Verdict]], graders: Sequence[GraderSpec]
+) -> dict[str, Any]:
+    """Rewards of the scored verdicts of each prompt."""
+    rewards = [[compute_reward(v.rewards, graders) for v in prompt] for prompt in verdicts]
+    # Prompts are the trials: k responses to one prompt are not independent, and counting them as such
+    # would make the intervals too narrow.
+    means = [float(np.mean(prompt)) for prompt in rewards]
+    mean = float(np.mean(means))
+    results: dict[str, Any] = {
+        "reward": mean,
+        "reward_best_at_k": float(np.mean([max(prompt) for prompt in rewards])),
+        "graders": {
+            grader.name: float(np.mean([v.rewards[grader.name] for each in verdicts for v in each]))
+            for grader in graders
+        },
+    }
+    if len(means) > 1:
+        half = _NORMAL_95 * float(np.std(means, ddof=1)) / len(means) ** 0.5
+        results |= {"reward_low": mean - half, "reward_high": mean + half}
+    return results
+
+
+def _success_results(
+    verdicts: Sequence[Sequence[Verdict]], graders: Sequence[GraderSpec]
+) -> dict[str, Any]:
+    """Shares of successes; empty where the graders do not say what success is."""
+    succeeded = find_success(graders)
+    if succeeded is None:
+        return {}
+    successes = [[succeeded(verdict) for verdict in prompt] for prompt in verdicts]
+    solved = sum(any(prompt) for prompt in successes)
+    pass_low, pass_high = wilson_interval(solved, len(successes))
+    results = {
+        "pass_at_k": solved / len(successes),
+        "pass_at_k_low": pass_low,
+        "pass_at_k_high": pass_high,
+    }
+    if uses_correctness(graders):
+        shares = [sum(prompt) / len(prompt) for prompt in successes]
+        low, high = wilson_interval(sum(shares), len(shares))
+        results |= {
+            "accuracy": float(np.mean(shares)),
+            "accuracy_low": low,
+            "accuracy_high": high,
+            "num_correct": sum(map(sum, successes)),
+        }
+    return results

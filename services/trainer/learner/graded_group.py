@@ -11,6 +11,7 @@ from services.common.codec import group_to_json
 from services.common.errors import PlatformError
 from services.common.grader_spec import GraderSpec
 from services.common.job_spec import RewardSpec, RlSpec
+from services.common.rewards import Scores, compute_rewards, compute_signals, keeps_group
 from services.common.trajectory import Outcome, PromptTask, ScoredGroup, Trajectory
 from services.trainer.training.trajectory_rows import Sample
 
@@ -27,6 +28,10 @@ class GradedGroup:
     rewards: list[float | None] = field(default_factory=list)
     """In the order of the responses, None for one that could not be graded; empty before
     assess_group.
+    """
+    signals: list[float | None] = field(default_factory=list)
+    """What the advantages are computed from (services.common.rewards.compute_signals); None and empty
+    as for `rewards`.
     """
     advantages: list[float | None] = field(default_factory=list)
     """Advantage of each response; None and empty as for `rewards`."""
@@ -77,47 +82,42 @@ class GradedGroup:
 def assess_group(group: GradedGroup, rl: RlSpec, reward: RewardSpec) -> GradedGroup:
     """Return the group with its rewards and advantages, and whether a step trains on it.
 
-    Raises PlatformError("internal") where group_rewards does.
+    Raises PlatformError("internal") where read_scores does.
     """
-    rewards = group_rewards(group.scored, reward.graders)
+    scores = read_scores(group.scored, reward.graders)
+    signals = compute_signals(scores, reward)
     return replace(
         group,
-        rewards=rewards,
-        advantages=group_advantages(rewards, rl.advantage),
-        dropped=drop_reason(group.outcomes, dynamic_sampling=rl.dynamic_sampling),
+        rewards=compute_rewards(scores, reward.graders),
+        signals=signals,
+        advantages=group_advantages(signals, rl.advantage),
+        dropped=drop_reason(signals, group.outcomes, rl),
     )
 
 
-def group_rewards(group: ScoredGroup, graders: Sequence[GraderSpec]) -> list[float | None]:
-    """Reward of each response, in order: the weighted sum of its grader scores; None where it could
-    not be scored. Raises PlatformError("internal").
-    """
-    return [_reward(trajectory, graders) for trajectory in group.trajectories]
-
-
-def has_signal(outcomes: Sequence[Outcome]) -> bool:
-    """Whether correctness varies among the scored responses (dynamic sampling, DAPO, arXiv
-    2503.14476).
-
-    Correctness, not reward: shaped rewards hardly ever tie, so they would let every group pass.
-    """
-    correct = {outcome is Outcome.CORRECT for outcome in outcomes if outcome.is_scored}
-    return len(correct) > 1
-
-
-def drop_reason(outcomes: Sequence[Outcome], *, dynamic_sampling: bool) -> DropReason | None:
+def drop_reason(
+    signals: Sequence[float | None], outcomes: Sequence[Outcome], rl: RlSpec
+) -> DropReason | None:
     """Why a group is not trained on, or None if it is.
 
     error: fewer than two responses could be scored. zero_variance: dynamic sampling found no
     signal.
     """
     # The advantage is relative to the other responses of the group: one alone has none.
-    if sum(outcome.is_scored for outcome in outcomes) < MIN_SCORED:
+    if sum(signal is not None for signal in signals) < MIN_SCORED:
         return "error"
-    return "zero_variance" if dynamic_sampling and not has_signal(outcomes) else None
+    return None if keeps_group(signals, outcomes, rl) else "zero_variance"
 
 
-def _reward(trajectory: Trajectory, graders: Sequence[GraderSpec]) -> float | None:
+def read_scores(group: ScoredGroup, graders: Sequence[GraderSpec]) -> list[Scores | None]:
+    """Return the scores of each response, in order; None where it could not be scored.
+
+    Raises PlatformError("internal").
+    """
+    return [_read_scores(trajectory, graders) for trajectory in group.trajectories]
+
+
+def _read_scores(trajectory: Trajectory, graders: Sequence[GraderSpec]) -> Scores | None:
     verdict = trajectory.verdict
     if verdict is None:
         raise PlatformError(
@@ -137,4 +137,4 @@ def _reward(trajectory: Trajectory, graders: Sequence[GraderSpec]) -> float | No
             f" gave no score, only {sorted(verdict.rewards)} did.",
             hint="Run the same release of the reward and trainer services.",
         )
-    return sum(grader.weight * verdict.rewards[grader.name] for grader in graders)
+    return verdict.rewards

@@ -132,6 +132,8 @@ class Reporter:
         self._phase: tuple[str, str, str | None] | None = None
         self._seconds: dict[JobMetric, float] = {}
         self._refused: set[str] = set()
+        self._reported: tuple[int, dict[str, float]] = (0, {})
+        """Newest step that was reported, and its metrics."""
 
     def phase(self, phase: str, waiting_for: str | None = None) -> None:
         """Report the current phase, once per change."""
@@ -152,8 +154,14 @@ class Reporter:
         """
         times, self._seconds = self._seconds, {}
         registered = {name: value for name, value in values.items() if find_metric(name)}
+        known = self._reported[1] if self._reported[0] == step else {}
+        self._reported = step, {**known, **registered}
         self.journal.emit(EventType.METRICS, {"step": step, "values": {**registered, **times}})
         self._report_unregistered(values.keys() - registered.keys() - self._refused)
+
+    def read_value(self, step: int, metric: str) -> float | None:
+        """Return the value of a metric that was reported for the newest step; None without one."""
+        return self._reported[1].get(metric) if self._reported[0] == step else None
 
     @contextmanager
     def record_time(self, metric: JobMetric) -> Iterator[None]:

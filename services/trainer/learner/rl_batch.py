@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.common.errors import PlatformError
+from services.common.grader_spec import uses_correctness
 from services.common.job_spec import RewardSpec, RlSpec
 from services.common.trajectory import Outcome
 from services.trainer.learner.admission import Admission
@@ -86,17 +87,33 @@ def gather_batch(
         kept = sum(group.dropped is None for group in groups)
         rounds += 1
     if kept < rl.min_groups_per_step:
-        outcomes = [outcome for group in groups for outcome in group.outcomes]
-        raise PlatformError(
-            "no_learning_signal",
-            f"Cannot train: {kept} of {len(groups)} groups have responses of differing correctness, at least "
-            f"{rl.min_groups_per_step} are needed; {outcomes.count(Outcome.CORRECT)} of {len(outcomes)} responses were "
-            "correct.",
-            hint="Choose easier or harder prompts, a better initial model, or more rl.num_generations.",
-        )
+        raise _no_signal(groups, kept, rl, reward)
     # By position, not by arrival: rows, and so the rounding of sums, do not depend on which replica
     # was faster.
     return RlBatch(sorted(groups, key=lambda group: group.position), rounds, stale)
+
+
+def _no_signal(
+    groups: Sequence[GradedGroup], kept: int, rl: RlSpec, reward: RewardSpec
+) -> PlatformError:
+    """The error of a step that has too few groups to train on, with what its responses got."""
+    outcomes = [outcome for group in groups for outcome in group.outcomes]
+    rewards = [reward for group in groups for reward in group.rewards if reward is not None]
+    what = "correctness" if rl.dynamic_sampling == "correctness" else "reward"
+    got = (
+        f"the rewards of {len(rewards)} responses are {min(rewards):g} to {max(rewards):g}"
+        if rewards
+        else "no response has a reward"
+    )
+    correct = f", {outcomes.count(Outcome.CORRECT)} of {len(outcomes)} responses were correct"
+    return PlatformError(
+        "no_learning_signal",
+        f"Cannot train: {kept} of {len(groups)} groups have responses of differing {what}, at least "
+        f"{rl.min_groups_per_step} are needed; {got}"
+        f"{correct if uses_correctness(reward.graders) else ''}.",
+        hint="Choose easier or harder prompts, graders whose scores differ between the responses to a prompt, a better "
+        "initial model, or more rl.num_generations.",
+    )
 
 
 def _require_fresh(group: GradedGroup, rl: RlSpec, version: int, num_stale: int) -> None:

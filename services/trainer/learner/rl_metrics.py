@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from services.common.grader_spec import GraderSpec
+from services.common.grader_spec import uses_correctness
 from services.common.job_metrics import GRADER_MEAN, LATENCY_PERCENTILES, OUTCOME_METRICS, JobMetric
-from services.common.trajectory import Outcome, Trajectory
+from services.common.job_spec import RewardSpec, RlSpec
+from services.common.rewards import find_success, has_signal
+from services.common.trajectory import Trajectory
 from services.trainer.learner.graded_group import GradedGroup
 from services.trainer.learner.rl_batch import RlBatch
 from services.trainer.learner.trajectory_statistics import (
@@ -21,7 +23,7 @@ from services.trainer.learner.trajectory_statistics import (
 
 
 def batch_metrics(
-    batch: RlBatch, graders: Sequence[GraderSpec], threshold: float
+    batch: RlBatch, rl: RlSpec, reward: RewardSpec, threshold: float
 ) -> dict[str, float]:
     """Rewards, lengths and decoding of all groups of a step, the dropped ones included: they show
     the policy.
@@ -43,13 +45,14 @@ def batch_metrics(
         JobMetric.DIFFUSION_THRESHOLD: threshold,
     }
     return {
-        **_reward_metrics(batch.groups),
+        **_reward_metrics(batch.groups, rl.min_reward_std),
+        **_correctness_metrics(batch.groups, reward),
         **drop_missing(
             {
                 GRADER_MEAN.format_name(grader=grader.name): _mean(
                     [verdict.rewards[grader.name] for verdict in scored]
                 )
-                for grader in graders
+                for grader in reward.graders
             }
         ),
         **{OUTCOME_METRICS[name]: share for name, share in outcome_shares(trajectories).items()},
@@ -74,28 +77,40 @@ def staleness_metrics(batch: RlBatch, version: int) -> dict[str, float]:
     }
 
 
-def _reward_metrics(groups: Sequence[GradedGroup]) -> dict[str, float]:
-    rewards = [reward for group in groups for reward in group.rewards if reward is not None]
-    scored = [outcome for group in groups for outcome in group.outcomes if outcome.is_scored]
-    # Groups without any score are left out of the shares of correct ones: they say nothing about the
-    # policy.
-    correct_by_group = [_num_correct(group) for group in groups if _num_scored(group)]
-    all_correct = [
-        _num_correct(group) == _num_scored(group) for group in groups if _num_scored(group)
-    ]
+def _reward_metrics(groups: Sequence[GradedGroup], min_std: float) -> dict[str, float]:
+    rewards = [value for group in groups for value in group.rewards if value is not None]
     values: dict[str, float | None] = {
         JobMetric.REWARD_MEAN: _mean(rewards),
         JobMetric.REWARD_STD: float(np.std(rewards)) if rewards else None,
         JobMetric.REWARD_MIN: min(rewards, default=None),
         JobMetric.REWARD_MAX: max(rewards, default=None),
-        JobMetric.REWARD_ACCURACY: _mean([outcome is Outcome.CORRECT for outcome in scored]),
-        JobMetric.REWARD_PASS_AT_K: _mean([count > 0 for count in correct_by_group]),
-        JobMetric.REWARD_FRAC_ALL_CORRECT: _mean(all_correct),
-        JobMetric.REWARD_FRAC_ALL_WRONG: _mean([count == 0 for count in correct_by_group]),
         JobMetric.REWARD_FRAC_ZERO_STD: _mean(
-            [len({r for r in group.rewards if r is not None}) < 2 for group in groups]
+            [not has_signal(group.signals, min_std) for group in groups]
         ),
     }
+    return drop_missing(values)
+
+
+def _correctness_metrics(groups: Sequence[GradedGroup], reward: RewardSpec) -> dict[str, float]:
+    """Shares of successes; only where the graders say what success is."""
+    succeeded = find_success(reward.graders)
+    if succeeded is None:
+        return {}
+    # Groups without any score are left out: they say nothing about the policy.
+    scored = [
+        [t.verdict for t in group.trajectories if t.verdict and t.verdict.outcome.is_scored]
+        for group in groups
+    ]
+    successes = [[succeeded(verdict) for verdict in verdicts] for verdicts in scored if verdicts]
+    values: dict[str, float | None] = {
+        JobMetric.REWARD_PASS_AT_K: _mean([any(group) for group in successes])
+    }
+    if uses_correctness(reward.graders):
+        values |= {
+            JobMetric.REWARD_ACCURACY: _mean([one for group in successes for one in group]),
+            JobMetric.REWARD_FRAC_ALL_CORRECT: _mean([all(group) for group in successes]),
+            JobMetric.REWARD_FRAC_ALL_WRONG: _mean([not any(group) for group in successes]),
+        }
     return drop_missing(values)
 
 
@@ -113,14 +128,6 @@ def _rollout_metrics(batch: RlBatch, finished: Sequence[Trajectory]) -> dict[str
         JobMetric.ROLLOUT_UNIQUE_RATIO: _mean([_unique_ratio(group) for group in batch.groups]),
     }
     return drop_missing(values)
-
-
-def _num_scored(group: GradedGroup) -> int:
-    return sum(outcome.is_scored for outcome in group.outcomes)
-
-
-def _num_correct(group: GradedGroup) -> int:
-    return group.outcomes.count(Outcome.CORRECT)
 
 
 def _unique_ratio(group: GradedGroup) -> float:

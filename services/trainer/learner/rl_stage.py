@@ -55,7 +55,7 @@ class RlStage:
         threshold = self._prompts.decoding.confidence_threshold
         metrics = {
             **self._train(batch),
-            **batch_metrics(batch, spec.reward.graders, threshold),
+            **batch_metrics(batch, spec.rl, spec.reward, threshold),
             **staleness_metrics(batch, context.state.global_step),
         }
         return StepOutcome(

@@ -10,6 +10,7 @@ from services.common.events import EventType
 from services.common.job_metrics import JobMetric
 from services.common.steering import checkpoint_requests
 from services.trainer.learner.attempt_context import AttemptContext, peak_memory_gib
+from services.trainer.learner.best_checkpoint import mark_best, update_best
 from services.trainer.learner.checkpointing import best_name
 from services.trainer.learner.evaluation import EvaluationRunner
 from services.trainer.learner.ledger import StepRecord
@@ -123,14 +124,28 @@ def _after_step(
     ended = context.state.stage_step == stage.num_steps
     # Read before the checkpoint is written: one that arrives meanwhile is for the next step.
     requests = checkpoint_requests(context.request.job_dir)
-    best = stage.validation is not None and stage.validation.run_when_due()
+    if stage.validation is not None:
+        stage.validation.run_when_due()
+    # A checkpoint states which one is the best so far: what decides is measured before it is written.
+    if spec.checkpoint.keep_best is not None:
+        _evaluate_when_due(context, stage, evaluation)
+    best = update_best(context)
     if ended or requests or best or step % spec.checkpoint.interval_steps == 0:
         save_checkpoint(context, stage)
     # Named after it is written: best.json must never point to a checkpoint that is not there.
-    if best and stage.validation is not None:
-        stage.validation.mark_best()
+    if best:
+        mark_best(context)
     for request in requests:
         request.unlink(missing_ok=True)
-    interval = spec.eval.interval_steps
-    if evaluation is not None and interval is not None and step % interval == 0 and not ended:
-        evaluation.run(stage.name)
+    if not ended:
+        _evaluate_when_due(context, stage, evaluation)
+
+
+def _evaluate_when_due(
+    context: AttemptContext, stage: TrainingStage, evaluation: EvaluationRunner | None
+) -> None:
+    """Evaluate at the interval and after the last step, unless these weights were evaluated."""
+    step, interval = context.state.global_step, context.spec.eval.interval_steps
+    ended = context.state.stage_step == stage.num_steps
+    if evaluation is not None and (ended or (interval is not None and step % interval == 0)):
+        evaluation.run(stage.name, ends_stage=ended)

@@ -5,10 +5,11 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from services.common.diffusion.config import Frozen
 from services.common.errors import PlatformError
+from services.common.job_metrics import JobMetric
 from services.common.job_spec import JobSpec
 from services.trainer.learner.ledger import MixedOrder, PromptLedger, PromptOrder
 
@@ -36,11 +37,20 @@ class StoredStage(Frozen):
 
 
 class Best(Frozen):
-    """The supervised step with the lowest validation loss."""
+    """The step with the best value of the metric that decides which checkpoint is kept."""
 
     step: int
     """Global step."""
-    loss: float
+    metric: str
+    value: float
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former(cls, data: Any) -> Any:
+        """Read the form of before there was a choice of metrics: `{"step", "loss"}`."""
+        if isinstance(data, dict) and "loss" in data:
+            return {"step": data["step"], "metric": JobMetric.EVAL_LOSS, "value": data["loss"]}
+        return data
 
 
 class StoredState(Frozen):
@@ -55,7 +65,7 @@ class StoredState(Frozen):
     seed: int
     stages: dict[str, StoredStage]
     best: Best | None = None
-    """None before the first validation."""
+    """None before the metric was first measured."""
 
 
 @dataclass

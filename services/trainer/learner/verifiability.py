@@ -10,8 +10,9 @@ from typing import Final
 from services.common.errors import PlatformError
 from services.common.events import EventType
 from services.common.job_spec import RewardSpec
+from services.common.rewards import compute_rewards
 from services.common.trajectory import Outcome
-from services.trainer.learner.graded_group import GradedGroup, group_rewards
+from services.trainer.learner.graded_group import GradedGroup, read_scores
 from services.trainer.learner.journal import Reporter
 
 _SHOWN_GROUPS: Final = 8
@@ -54,7 +55,8 @@ def report_unverifiable(report: Reporter, step: int, reward: RewardSpec) -> Iter
         yield
     except UnverifiableError as error:
         for group in error.groups[:_SHOWN_GROUPS]:
-            rewards = group_rewards(group.scored, reward.graders)
+            scores = read_scores(group.scored, reward.graders)
+            rewards = compute_rewards(scores, reward.graders)
             shown = replace(group, rewards=rewards, advantages=[])
             report.journal.emit(EventType.TRAJECTORIES, shown.to_event(step, "dropped_error"))
         raise

@@ -1,12 +1,6 @@
 import pytest
 
 from services.common.advantages import group_advantages
-from services.common.trajectory import Outcome
-from services.trainer.learner.graded_group import drop_reason, has_signal
-
-C, W, N, U, A = (
-    Outcome.CORRECT, Outcome.INCORRECT, Outcome.NO_ANSWER, Outcome.UNVERIFIABLE, Outcome.ABORTED,
-)  # fmt: skip
 
 
 def test_std_divides_by_the_population_deviation() -> None:
@@ -47,28 +41,3 @@ def test_a_lone_response_has_no_leave_one_out_baseline() -> None:
     assert group_advantages([None, 1.0], "leave_one_out") == [None, None]
     assert group_advantages([None, 1.0], "std") == [None, 0.0]
     assert group_advantages([None, None], "std") == [None, None]
-
-
-@pytest.mark.parametrize(
-    ("outcomes", "signal"),
-    [
-        ([C, W], True),
-        ([C, C], False),
-        ([W, N], False),
-        ([C, U], False),
-        ([C, A, N], True),
-        ([U, A], False),
-    ],
-)
-def test_signal_is_correctness_that_varies_among_scored_responses(
-    outcomes: list[Outcome], signal: bool
-) -> None:
-    assert has_signal(outcomes) is signal
-
-
-def test_a_group_is_dropped_for_a_stated_reason() -> None:
-    assert drop_reason([C, W, U], dynamic_sampling=True) is None
-    assert drop_reason([C, C, U], dynamic_sampling=True) == "zero_variance"
-    assert drop_reason([C, C, U], dynamic_sampling=False) is None
-    assert drop_reason([C, U, A], dynamic_sampling=True) == "error"
-    assert drop_reason([C, U, A], dynamic_sampling=False) == "error"

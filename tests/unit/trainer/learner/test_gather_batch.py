@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from services.common.errors import PlatformError
-from services.common.grader_spec import parse_grader
 from services.common.job_spec import RewardSpec, RlSpec
 from services.common.trajectory import Outcome, Verdict
 from services.trainer.learner.graded_group import GradedGroup
@@ -66,14 +65,16 @@ class Prompts:
         return next(self._groups)
 
 
-def gather(prompts: Any, *, limit: float = 0.05, **rl: Any) -> RlBatch:
+def gather(
+    prompts: Any, *, limit: float = 0.05, graders: Sequence[Any] = ("accuracy",), **rl: Any
+) -> RlBatch:
     fields: dict[str, Any] = {
         "prompts_per_step": 2,
         "num_generations": 2,
         "max_resample_rounds": 2,
         **rl,
     }
-    reward = RewardSpec(max_unverifiable_rate=limit)
+    reward = RewardSpec.model_validate({"graders": graders, "max_unverifiable_rate": limit})
     return gather_batch(prompts, RlSpec(**fields), reward, WEIGHTS, steps_left=1)
 
 
@@ -113,8 +114,17 @@ def test_fewer_groups_than_the_least_end_the_job() -> None:
     assert caught.value.code == "no_learning_signal"
 
 
+def test_the_message_tells_the_rewards_and_names_correctness_only_where_it_is_graded() -> None:
+    own = {"name": "accuracy", "type": "python", "source": "def grade(sample, item): return 0"}
+    with pytest.raises(PlatformError) as caught:
+        gather(Prompts([C, C], [W, W], [C, C], [W, W]), graders=[own], min_groups_per_step=1)
+    assert "0 of 4 groups have responses of differing reward" in caught.value.message
+    assert "the rewards of 8 responses are 0 to 1." in caught.value.message
+    assert "correct" not in caught.value.message
+
+
 def test_without_dynamic_sampling_equal_groups_are_trained_on() -> None:
-    batch = gather(Prompts([C, C], [W, W]), dynamic_sampling=False)
+    batch = gather(Prompts([C, C], [W, W]), dynamic_sampling="off")
 
     assert [sample.advantage for sample in batch.samples()] == [0.0] * 4
 
@@ -159,7 +169,7 @@ def test_groups_are_ordered_by_ledger_position_whatever_order_they_came_in() -> 
 def test_reward_metrics_by_hand() -> None:
     batch = gather(Prompts([C, W], [C, C], [W, N], [W, C]), max_resample_rounds=2)
 
-    metrics = batch_metrics(batch, (parse_grader("accuracy"),), threshold=0.9)
+    metrics = batch_metrics(batch, RlSpec(), RewardSpec(), threshold=0.9)
 
     # Groups: CW, CC, WN, WC -> 4 of 8 correct; one group all right, one all wrong.
     wanted = {
@@ -176,8 +186,8 @@ def test_reward_metrics_by_hand() -> None:
 
 
 def test_a_grader_that_scored_nothing_has_a_mean_of_zero_not_none() -> None:
-    batch = gather(Prompts([W, W], [W, N]), dynamic_sampling=False)
+    batch = gather(Prompts([W, W], [W, N]), dynamic_sampling="off")
 
-    metrics = batch_metrics(batch, (parse_grader("accuracy"),), threshold=0.9)
+    metrics = batch_metrics(batch, RlSpec(), RewardSpec(), threshold=0.9)
 
     assert metrics["reward/accuracy/mean"] == 0.0

@@ -6,8 +6,9 @@ import pytest
 
 from services.common.errors import PlatformError
 from services.common.grader_spec import parse_grader
+from services.common.rewards import compute_rewards
 from services.common.trajectory import Outcome, ScoredGroup, Verdict
-from services.trainer.learner.graded_group import group_rewards
+from services.trainer.learner.graded_group import read_scores
 from tests.support.builders import scored_group, trajectory
 
 
@@ -32,7 +33,8 @@ def test_the_reward_is_the_weighted_sum_of_the_specs_graders() -> None:
     )
 
     # 1·1 + 0.2·0.5; 0 + 0.2·1, a score that was not requested is not added
-    assert group_rewards(group, graders) == pytest.approx([1.1, 0.2])
+    rewards = compute_rewards(read_scores(group, graders), graders)
+    assert rewards == pytest.approx([1.1, 0.2])
 
 
 def test_an_unscored_outcome_has_no_reward() -> None:
@@ -40,12 +42,13 @@ def test_an_unscored_outcome_has_no_reward() -> None:
         _verdict(Outcome.UNVERIFIABLE), _verdict(Outcome.ABORTED), _verdict(accuracy=1.0)
     )
 
-    assert group_rewards(group, [parse_grader("accuracy")]) == [None, None, 1.0]
+    scores = read_scores(group, [parse_grader("accuracy")])
+    assert scores == [None, None, {"accuracy": 1.0}]
 
 
 def test_a_missing_score_is_an_error_not_a_zero() -> None:
     with pytest.raises(PlatformError, match=r"traj_1: grader 'format'.*only \['accuracy'\]"):
-        group_rewards(
+        read_scores(
             _group(_verdict(accuracy=1.0, format=1.0), _verdict(accuracy=1.0)),
             [parse_grader("format")],
         )
@@ -53,4 +56,4 @@ def test_a_missing_score_is_an_error_not_a_zero() -> None:
 
 def test_a_response_that_was_never_graded_is_an_error() -> None:
     with pytest.raises(PlatformError, match="traj_0: it was never graded"):
-        group_rewards(_group(None), [parse_grader("accuracy")])
+        read_scores(_group(None), [parse_grader("accuracy")])

@@ -13,13 +13,14 @@ from services.common.grader_spec import parse_grader
 from services.common.job_spec import RewardSpec, RlSpec
 from services.common.trajectory import Outcome, Verdict
 from services.trainer.learner.evaluation import evaluation_results
-from services.trainer.learner.graded_group import GradedGroup, assess_group, group_rewards
+from services.trainer.learner.graded_group import GradedGroup, assess_group
 from services.trainer.learner.rl_batch import RlBatch
 from services.trainer.learner.rl_metrics import batch_metrics
 from tests.support.builders import trajectory
 from tests.support.learners import graded_group
 
 GRADERS = (parse_grader("accuracy"), parse_grader({"name": "boxed", "weight": 0.5}))
+REWARD = RewardSpec(graders=GRADERS, max_unverifiable_rate=1.0)
 UNSCORED = [Outcome.UNVERIFIABLE, Outcome.ABORTED]
 SCORED = [outcome for outcome in Outcome if outcome not in UNSCORED]
 
@@ -45,25 +46,26 @@ def group(*outcomes: Outcome) -> GradedGroup:
 
 
 def batch(*outcomes: Outcome) -> RlBatch:
-    rl = RlSpec(prompts_per_step=1, num_generations=2, dynamic_sampling=False)
-    reward = RewardSpec(graders=GRADERS, max_unverifiable_rate=1.0)
-    return RlBatch([assess_group(group(*outcomes), rl, reward)], rounds=1)
+    rl = RlSpec(prompts_per_step=1, num_generations=2, dynamic_sampling="off")
+    return RlBatch([assess_group(group(*outcomes), rl, REWARD)], rounds=1)
+
+
+def rewards_of(*outcomes: Outcome) -> list[float | None]:
+    return batch(*outcomes).groups[0].rewards
 
 
 def metrics(*outcomes: Outcome) -> dict[str, float]:
-    return batch_metrics(batch(*outcomes), GRADERS, threshold=0.9)
+    return batch_metrics(batch(*outcomes), RlSpec(), REWARD, threshold=0.9)
 
 
 @pytest.mark.parametrize("outcome", SCORED)
 def test_a_failure_of_the_answer_has_a_reward(outcome: Outcome) -> None:
-    assert group_rewards(group(outcome).scored, GRADERS) == [
-        1.5 if outcome is Outcome.CORRECT else 0.5
-    ]
+    assert rewards_of(outcome) == [1.5 if outcome is Outcome.CORRECT else 0.5]
 
 
 @pytest.mark.parametrize("outcome", UNSCORED)
 def test_a_failure_of_ours_has_no_reward_and_moves_no_advantage(outcome: Outcome) -> None:
-    rewards = group_rewards(group(Outcome.CORRECT, outcome, Outcome.INCORRECT).scored, GRADERS)
+    rewards = rewards_of(Outcome.CORRECT, outcome, Outcome.INCORRECT)
     assert rewards == [1.5, None, 0.5]
     for baseline in ("std", "mean", "leave_one_out"):
         with_failure = group_advantages(rewards, baseline)  # type: ignore[arg-type]
@@ -91,7 +93,7 @@ def test_a_step_without_any_score_reports_no_reward_instead_of_zero(outcome: Out
     ungraded = replace(
         group(outcome, outcome), rewards=[None, None], advantages=[None, None], dropped="error"
     )
-    shown = batch_metrics(RlBatch([ungraded], rounds=1), GRADERS, threshold=0.9)
+    shown = batch_metrics(RlBatch([ungraded], rounds=1), RlSpec(), REWARD, threshold=0.9)
     numbers = (
         "reward/mean",
         "reward/std",
@@ -107,9 +109,9 @@ def test_a_step_without_any_score_reports_no_reward_instead_of_zero(outcome: Out
 
 @pytest.mark.parametrize("outcome", UNSCORED)
 def test_an_evaluation_leaves_it_out_of_the_accuracy(outcome: Outcome) -> None:
-    assert evaluation_results([group(Outcome.CORRECT, outcome)])["accuracy"] == 1.0
+    assert evaluation_results([group(Outcome.CORRECT, outcome)], REWARD)["accuracy"] == 1.0
     with pytest.raises(PlatformError, match="none of 1 responses could be graded"):
-        evaluation_results([group(outcome)])
+        evaluation_results([group(outcome)], REWARD)
 
 
 @pytest.mark.parametrize(
@@ -117,4 +119,4 @@ def test_an_evaluation_leaves_it_out_of_the_accuracy(outcome: Outcome) -> None:
 )
 def test_a_failure_of_the_answer_counts_as_wrong_everywhere(outcome: Outcome) -> None:
     assert metrics(Outcome.CORRECT, outcome)["reward/accuracy"] == 0.5
-    assert evaluation_results([group(outcome)])["accuracy"] == 0.0
+    assert evaluation_results([group(outcome)], REWARD)["accuracy"] == 0.0

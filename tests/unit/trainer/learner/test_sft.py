@@ -484,7 +484,12 @@ def test_the_checkpoint_with_the_lowest_validation_loss_is_named_and_kept(
     best = json.loads((tmp_path / "checkpoints" / "best.json").read_text())
     assert losses.keys() == {2, 4, 6}
     lowest = min(losses, key=lambda step: losses[step])
-    assert best == {"checkpoint": f"step-{lowest:06d}", "step": lowest, "loss": losses[lowest]}
+    assert best == {
+        "checkpoint": f"step-{lowest:06d}",
+        "step": lowest,
+        "metric": "eval/validation/loss",
+        "value": losses[lowest],
+    }
     assert lowest < STEPS
     assert checkpoint_steps(tmp_path) == [lowest, STEPS]
 
@@ -509,7 +514,7 @@ def test_the_best_checkpoint_is_remembered_over_a_resume_and_gives_way_to_a_bett
         e["step"]
         for n in (1, 2)
         for e in of_kind(journal_of(tmp_path, n), EventType.LOG)
-        if "loss" in e
+        if "metric" in e
     ]
     assert kept == [2, 3]
     assert said == [2, 4, 6]

@@ -124,7 +124,7 @@ def test_replacing_groups_without_a_signal_stretches_the_gradient_and_with_shape
     """
     enumerations = [Enumeration(loaded, prompt, MAX) for prompt in (UNALIGNED, [2, 2, 2])]
     exact = RlSpec(preset="exact")
-    replacing = exact.model_copy(update={"dynamic_sampling": True})
+    replacing = exact.model_copy(update={"dynamic_sampling": "correctness"})
 
     binary = ScoredPrompts(enumerations, correct_above=0.5)
     shaped = ScoredPrompts(enumerations)

@@ -55,7 +55,7 @@ export function describe({ type, data }: JobEvent): string {
     case "progress": return `${text("stage")} step ${text("stage_step")} of ${text("stage_steps")}`;
     case "metrics": return `${Object.keys(data["values"] as object).length} values of step ${text("step")}`;
     case "checkpoint": return `step ${text("step")}, weights ${text("weight_digest").slice(0, 12)}`;
-    case "evaluation": return `${text("dataset")} at step ${text("step")}: ${accuracyOf(data["results"])}`;
+    case "evaluation": return `${text("dataset")} at step ${text("step")}: ${scoreOf(data["results"])}`;
     case "trajectories": return `${text("purpose")} group ${text("group_id")} of step ${text("step")} (${text("disposition")})`;
     case "log": return text("message");
     case "revision":
@@ -68,7 +68,8 @@ function failure(error: unknown): string {
   return error !== null && typeof error === "object" && "message" in error ? `: ${String(error.message)}` : "";
 }
 
-function accuracyOf(results: unknown): string {
-  const { accuracy, tokens_per_step: speed } = results as { accuracy: number; tokens_per_step?: number };
-  return `${(accuracy * 100).toFixed(1)} % accuracy${speed === undefined ? "" : `, ${number(speed)} tokens per step`}`;
+function scoreOf(results: unknown): string {
+  const { reward, accuracy, tokens_per_step: speed } = results as Record<string, number | undefined>;
+  const score = accuracy === undefined ? `reward ${number(reward)}` : `${(accuracy * 100).toFixed(1)} % accuracy`;
+  return `${score}${speed === undefined ? "" : `, ${number(speed)} tokens per step`}`;
 }

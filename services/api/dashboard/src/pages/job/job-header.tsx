@@ -1,9 +1,10 @@
 /** State, progress and key metrics of the job. */
 import { type Job, latestMetric } from "../../api/types";
-import { number, percent, humanize } from "../../format";
+import { number, humanize } from "../../format";
 import { Badge, Copy, ErrorNote, Stat, When } from "../../ui/parts";
 import { ApiError } from "../../api/client";
 import { FINISHED, JobProgress, jobName, StateBadge } from "../job-state";
+import { headlineScore } from "../headline-score";
 import { Diagnosis } from "./diagnosis";
 import { JobActions } from "./job-actions";
 import type { LiveJob } from "./use-live-job";
@@ -11,6 +12,7 @@ import type { LiveJob } from "./use-live-job";
 /** `isBrief` hides progress and metrics on tabs that need the space. */
 export function JobHeader({ live, job, isBrief }: { live: LiveJob; job: Job; isBrief: boolean }) {
   const isFinished = FINISHED.includes(job.state);
+  const score = headlineScore(job);
   return (
     <header className="stack tight">
       <div className="page-head">
@@ -39,8 +41,8 @@ export function JobHeader({ live, job, isBrief }: { live: LiveJob; job: Job; isB
           <Stat name="Stage">{job.stage === null || job.stage === "" ? "–" : `${job.stage}${job.progress ? ` ${number(job.progress.stage_step)}/${number(job.progress.stage_steps)}` : ""}`}</Stat>
           <Stat name="Phase">{job.phase === null ? "–" : humanize(job.phase)}</Stat>
           <Stat name="Attempt">{job.attempt === 0 ? "–" : job.attempt}</Stat>
-          <Stat name="Validation accuracy">{percent(latestMetric(job, "eval/validation/accuracy"))}</Stat>
-          <Stat name="Rollout accuracy">{percent(latestMetric(job, "reward/accuracy"))}</Stat>
+          <Stat name={`Validation ${score.name}`}>{score.format(latestMetric(job, score.validation))}</Stat>
+          <Stat name={`Rollout ${score.name}`}>{score.format(latestMetric(job, score.rollouts))}</Stat>
           <Stat name="Tokens per step" title="Tokens per denoising step">{number(latestMetric(job, "diffusion/tokens_per_step") ?? latestMetric(job, "eval/validation/tokens_per_step"))}</Stat>
           <Stat name="Loss">{number(latestMetric(job, "train/loss"))}</Stat>
         </div>

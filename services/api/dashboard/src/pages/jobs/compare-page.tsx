@@ -9,7 +9,7 @@ import { CHARTS, type ChartSpec, DEFAULT_METRICS, MetricChart } from "../../char
 import type { Series } from "../../charts/series";
 import { SmoothingSlider } from "../../charts/smoothing-slider";
 import type { Range } from "../../charts/uplot-chart";
-import { percent } from "../../format";
+import { number, percent } from "../../format";
 import { Link, useSearchParam } from "../../router";
 import { Empty, ErrorNote, Loading } from "../../ui/parts";
 import { Frontier } from "../job/frontier";
@@ -105,13 +105,14 @@ function ResultsTable({ jobs }: { jobs: readonly Job[] }) {
   return (
     <div className="card flush table-scroll" tabIndex={0} role="region" aria-label="Results">
       <table>
-        <thead><tr><th scope="col">Job</th><th scope="col">State</th><th scope="col">Method</th><th scope="col" className="num">Accuracy</th><th scope="col" className="num">Steps</th><th scope="col" className="num">Time</th></tr></thead>
+        <thead><tr><th scope="col">Job</th><th scope="col">State</th><th scope="col">Method</th><th scope="col" className="num">Reward</th><th scope="col" className="num">Accuracy</th><th scope="col" className="num">Steps</th><th scope="col" className="num">Time</th></tr></thead>
         <tbody>
           {jobs.map((job, place) => (
             <tr key={job.id}>
               <td><span className="swatch" style={{ background: `var(--series-${place + 1})` }} /><Link to={`/jobs/${job.id}`}>{names[place]}</Link></td>
               <td><StateBadge job={job} /></td>
               <td>{job.method}</td>
+              <td className="num">{number(latestMetric(job, "eval/validation/reward"))}</td>
               <td className="num">{percent(latestMetric(job, "eval/validation/accuracy"))}</td>
               <td className="num">{job.progress ? `${job.progress.step} of ${job.progress.total_steps}` : "–"}</td>
               <td className="num"><JobDuration job={job} /></td>

@@ -6,9 +6,10 @@ import { unwrap, api, ApiError } from "../../api/client";
 import { type Job, type JobState, latestMetric, type MetricName } from "../../api/types";
 import { asError, useQuery } from "../../api/use-query";
 import { Sparkline } from "../../charts/sparkline";
-import { baseName, percent } from "../../format";
+import { baseName } from "../../format";
 import { Link, navigate, useSearchParam } from "../../router";
 import { Empty, ErrorNote, Loading, When } from "../../ui/parts";
+import { headlineScore } from "../headline-score";
 import { JobProgress, jobName, StateBadge, stateDetail } from "../job-state";
 
 const EVERY_MS = 2000;
@@ -16,7 +17,8 @@ const PAGE = 50;
 /** Maximum page size of the API. */
 const MAX_SHOWN = 1000;
 const MAX_COMPARED = 6;
-const ACCURACY: MetricName[] = ["reward/accuracy", "eval/validation/accuracy"];
+/** Curves of a job, the preferred one first. */
+const CURVES: MetricName[] = ["reward/accuracy", "eval/validation/accuracy", "reward/mean", "eval/validation/reward"];
 const STATES: readonly { value: string; label: string; states: readonly JobState[] }[] = [
   { value: "active", label: "Active", states: ["validating_files", "queued", "provisioning", "running", "pausing", "cancelling"] },
   { value: "paused", label: "Paused", states: ["paused"] },
@@ -39,7 +41,7 @@ export function JobsPage() {
     { every: EVERY_MS, keepsData: true },
   );
   const found = jobs.data?.data ?? [];
-  const curves = useAccuracy(found);
+  const curves = useScores(found);
   const isFiltered = state !== null || method !== null || q !== "";
   const toggle = (id: string) => setChosen((old) => (old.includes(id) ? old.filter((item) => item !== id) : [...old, id].slice(-MAX_COMPARED)));
   return (
@@ -79,19 +81,26 @@ export function JobsPage() {
   );
 }
 
-/** Accuracy curve per job, from its rollouts or else its evaluations. */
-function useAccuracy(jobs: readonly Job[]): Map<string, number[]> {
+interface Curve {
+  name: MetricName;
+  values: number[];
+}
+
+/** Curve per job: accuracy where a grader compares with reference answers, else reward; of rollouts, else of evaluations. */
+function useScores(jobs: readonly Job[]): Map<string, Curve> {
   const ids = jobs.map((job) => job.id);
   const progress = jobs.map((job) => job.progress?.step ?? 0).join();
   const { data } = useQuery(
-    `accuracy ${ids.join()}`,
-    (signal) => unwrap(api.GET("/v1/metrics", { params: { query: { job_id: ids.slice(0, 100), names: ACCURACY, downsample: 40 } }, signal })),
+    `scores ${ids.join()}`,
+    (signal) => unwrap(api.GET("/v1/metrics", { params: { query: { job_id: ids.slice(0, 100), names: CURVES, downsample: 40 } }, signal })),
     { enabled: ids.length > 0, updates: progress, keepsData: true },
   );
   return useMemo(() => {
-    const curves = new Map<string, number[]>();
-    for (const series of data?.data ?? []) {
-      if (series.name === ACCURACY[0] || !curves.has(series.job_id)) curves.set(series.job_id, series.values);
+    const curves = new Map<string, Curve>();
+    for (const name of CURVES) {
+      for (const series of data?.data ?? []) {
+        if (series.name === name && !curves.has(series.job_id)) curves.set(series.job_id, { name, values: series.values });
+      }
     }
     return curves;
   }, [data]);
@@ -99,7 +108,7 @@ function useAccuracy(jobs: readonly Job[]): Map<string, number[]> {
 
 interface TableProps {
   jobs: readonly Job[];
-  curves: Map<string, number[]>;
+  curves: Map<string, Curve>;
   chosen: readonly string[];
   onToggle: (id: string) => void;
 }
@@ -114,7 +123,7 @@ function JobTable({ jobs, curves, chosen, onToggle }: TableProps) {
             <th scope="col">Job</th>
             <th scope="col">State</th>
             <th scope="col">Progress</th>
-            <th scope="col">Accuracy</th>
+            <th scope="col">Score</th>
             <th scope="col" className="num">Created</th>
           </tr>
         </thead>
@@ -133,7 +142,7 @@ function JobTable({ jobs, curves, chosen, onToggle }: TableProps) {
                 <div className="muted small clip" title={job.error?.message}>{stateDetail(job) || " "}</div>
               </td>
               <td><JobProgress job={job} /></td>
-              <td><Accuracy job={job} values={curves.get(job.id) ?? []} /></td>
+              <td><Score job={job} curve={curves.get(job.id)} /></td>
               <td className="num"><When time={job.created_at} /></td>
             </tr>
           ))}
@@ -143,12 +152,15 @@ function JobTable({ jobs, curves, chosen, onToggle }: TableProps) {
   );
 }
 
-function Accuracy({ job, values }: { job: Job; values: readonly number[] }) {
-  const last = latestMetric(job, "eval/validation/accuracy");
+function Score({ job, curve }: { job: Job; curve: Curve | undefined }) {
+  const { name, validation, format } = headlineScore(job);
+  const values = curve?.values ?? [];
+  const domain: [number, number] = name === "accuracy" ? [0, 1] : [Math.min(0, ...values), Math.max(1, ...values)];
   return (
-    <div className="row accuracy" title="Curve: rollout accuracy if available. Number: last evaluation.">
-      <Sparkline values={values} domain={[0, 1]} label="Accuracy" />
-      <span className="num">{percent(last ?? values.at(-1))}</span>
+    <div className="row accuracy" title={`Curve: ${name} of rollouts if available. Number: last evaluation.`}>
+      <Sparkline values={values} domain={domain} label={name} />
+      <span className="num">{format(latestMetric(job, validation) ?? values.at(-1))}</span>
+      {name === "reward" && values.length > 0 && <span className="muted small">reward</span>}
     </div>
   );
 }

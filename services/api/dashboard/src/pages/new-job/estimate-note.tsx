@@ -41,7 +41,8 @@ function longest(report: Estimate["files"][string]): string {
 
 function describeTrials({ probe, probe_skipped: why }: Estimate): string {
   if (probe === null) return `None. ${why ?? ""}`;
-  return `${number(probe.prompts)} prompts with ${number(probe.generations)} responses each: ${number(probe.all_correct)} all correct, ${number(probe.all_wrong)} all incorrect, ${percent(probe.zero_variance_rate)} zero variance`;
+  const correct = probe.all_correct === null ? "" : `${number(probe.all_correct)} all correct, ${number(probe.all_wrong)} all incorrect, `;
+  return `${number(probe.prompts)} prompts with ${number(probe.generations)} responses each: mean reward ${number(probe.reward_mean)}, ${correct}${percent(probe.zero_variance_rate)} with equal rewards`;
 }
 
 function Definition({ name, children }: { name: ReactNode; children: ReactNode }) {
