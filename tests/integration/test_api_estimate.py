@@ -40,7 +40,13 @@ class ScriptedVerifier(reward_pb2_grpc.RewardServiceServicer):
             for index in range(len(request.items))
         ]
         return reward_pb2.VerifyResponse(
-            verdicts=[types_pb2.Verdict(outcome=outcome) for outcome in outcomes]
+            verdicts=[
+                types_pb2.Verdict(
+                    outcome=outcome,
+                    rewards={"accuracy": float(outcome == types_pb2.OUTCOME_CORRECT)},
+                )
+                for outcome in outcomes
+            ]
         )
 
 

@@ -135,8 +135,10 @@ def test_a_pass_that_does_not_fit_beside_the_weights_is_an_objection() -> None:
 
 
 def test_a_probe_without_any_signal_is_an_objection_under_dynamic_sampling() -> None:
-    silent = Probe(prompts=8, generations=4, all_correct=5, all_wrong=3)
-    heard = replace(silent, all_wrong=2)
+    silent = Probe(
+        prompts=8, generations=4, zero_variance=8, reward_mean=0.6, all_correct=5, all_wrong=3
+    )
+    heard = replace(silent, zero_variance=7, all_wrong=2)
     static = spec_of(rl={"dynamic_sampling": False})
 
     assert (silent.zero_variance_rate, heard.zero_variance_rate) == (1.0, 0.875)
@@ -145,3 +147,29 @@ def test_a_probe_without_any_signal_is_an_objection_under_dynamic_sampling() -> 
     assert "all 8 groups" in text
     assert "5 all correct, 3 all wrong" in text
     assert objections(heard) == objections(silent, static) == []
+
+
+def test_the_probe_counts_what_dynamic_sampling_looks_at() -> None:
+    shaped = Probe(
+        prompts=8, generations=4, zero_variance=0, reward_mean=0.6, all_correct=5, all_wrong=3
+    )
+    by_correctness = spec_of(rl={"dynamic_sampling": "correctness"})
+    assert objections(shaped) == []
+    assert len(objections(shaped, by_correctness)) == 1
+    assert len(objections(replace(shaped, zero_variance=8, all_wrong=2), by_correctness)) == 0
+
+
+def test_a_probe_of_a_job_without_correctness_speaks_of_rewards() -> None:
+    silent = Probe(prompts=2, generations=4, zero_variance=2, reward_mean=0.25)
+    [text] = objections(silent)
+    assert "all 2 groups of a probe had equal rewards (mean 0.25)" in text
+    assert "correct" not in text
+
+
+def test_a_probe_that_could_not_be_graded_says_why() -> None:
+    failed = Probe(
+        prompts=2, generations=4, zero_variance=2, reward_mean=None, ungraded=("grader:own:x",) * 8
+    )
+    [text] = objections(failed)
+    assert text.startswith("reward.graders: cannot train: 8 of 8 responses of a probe could not")
+    assert "(grader:own:x)" in text

@@ -117,7 +117,7 @@ def test_fewer_groups_than_the_least_end_the_job() -> None:
 def test_the_message_tells_the_rewards_and_names_correctness_only_where_it_is_graded() -> None:
     own = {"name": "accuracy", "type": "python", "source": "def grade(sample, item): return 0"}
     with pytest.raises(PlatformError) as caught:
-        gather(Prompts([C, C], [W, W], [C, C], [W, W]), graders=[own], min_groups_per_step=1)
+        gather(Prompts([C, C], [W, W], [C, C], [W, W]), graders=[own], max_resample_rounds=1)
     assert "0 of 4 groups have responses of differing reward" in caught.value.message
     assert "the rewards of 8 responses are 0 to 1." in caught.value.message
     assert "correct" not in caught.value.message
