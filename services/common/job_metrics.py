@@ -328,6 +328,11 @@ def find_metric(name: str) -> JobMetric | MetricPattern | None:
     return _BY_NAME.get(name) or next(patterns, None)
 
 
+def is_evaluated(name: str) -> bool:
+    """Whether a metric is a result of evaluations."""
+    return name.startswith("eval/")
+
+
 ChartGroup = Literal["Progress", "Stability", "Performance", "Health"]
 CHART_GROUPS: Final[tuple[ChartGroup, ...]] = ("Progress", "Stability", "Performance", "Health")
 

@@ -13,6 +13,7 @@ from services.common.diffusion.config import Frozen, UnmaskingStrategy
 from services.common.errors import Problem, ProblemsError
 from services.common.exactness import require_exact_estimator, require_policy_sampling
 from services.common.grader_spec import uses_correctness
+from services.common.job_metrics import is_evaluated
 from services.common.job_spec.decoding import DiffusionSpec, PromptSpec, SamplingSpec
 from services.common.job_spec.grading import EvalSpec, RewardSpec
 from services.common.job_spec.method import Method, method_object
@@ -134,7 +135,7 @@ class JobSpec(Frozen):
     @model_validator(mode="after")
     def _best_is_measured(self) -> Self:
         metric = self.checkpoint.keep_best
-        if metric is not None and metric.startswith("eval/") and not self.validation_file:
+        if metric is not None and is_evaluated(metric) and self.validation_file is None:
             raise ValueError(f"checkpoint.keep_best {metric!r} needs validation_file")
         return self
 
