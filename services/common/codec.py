@@ -83,7 +83,7 @@ def outcome_from_pb(value: types_pb2.Outcome.ValueType) -> Outcome:
 
 _VERDICT_FIELDS = (
     "reason", "extracted", "extraction_method", "normalized_reference_answer", "normalized_answer", "compare_path",
-    "cpu_ms", "wall_ms", "queue_ms", "verifier_version",
+    "cpu_ms", "wall_ms", "queue_ms", "verifier_version", "judge_tokens",
 )  # fmt: skip
 
 
@@ -91,7 +91,10 @@ def verdict_to_pb(verdict: Verdict) -> types_pb2.Verdict:
     """Verdict to its message."""
     fields = {name: getattr(verdict, name) for name in _VERDICT_FIELDS}
     return types_pb2.Verdict(
-        outcome=outcome_to_pb(verdict.outcome), rewards=verdict.rewards, **fields
+        outcome=outcome_to_pb(verdict.outcome),
+        rewards=verdict.rewards,
+        grader_s=verdict.grader_s,
+        **fields,
     )
 
 
@@ -99,7 +102,10 @@ def verdict_from_pb(message: types_pb2.Verdict) -> Verdict:
     """Message to verdict."""
     fields = {name: getattr(message, name) for name in _VERDICT_FIELDS}
     return Verdict(
-        outcome=outcome_from_pb(message.outcome), rewards=dict(message.rewards), **fields
+        outcome=outcome_from_pb(message.outcome),
+        rewards=dict(message.rewards),
+        grader_s=dict(message.grader_s),
+        **fields,
     )
 
 
@@ -255,7 +261,12 @@ def trajectory_to_json(trajectory: Trajectory) -> dict[str, Any]:
 def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
     """Verdict as plain JSON values."""
     fields = {name: getattr(verdict, name) for name in _VERDICT_FIELDS}
-    return {"outcome": verdict.outcome.value, "rewards": verdict.rewards, **fields}
+    return {
+        "outcome": verdict.outcome.value,
+        "rewards": verdict.rewards,
+        "grader_s": verdict.grader_s,
+        **fields,
+    }
 
 
 def group_to_json(task: PromptTask, group: ScoredGroup) -> dict[str, Any]:

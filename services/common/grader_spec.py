@@ -7,8 +7,8 @@ grader returns none is unverifiable.
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from functools import lru_cache, partial
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
@@ -37,6 +37,8 @@ REFERENCE_ANSWER: Final = "reference_answer"
 """Field of `item` with the reference answer of the row."""
 _MAX_SOURCE_CHARS: Final = 65_536
 _MAX_PARTS: Final = 16
+_START_S: Final = 10.0
+"""Seconds that the start of a sandbox may take."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -51,13 +53,24 @@ class _Named(Frozen):
     adds 0 elsewhere.
     """
 
-    is_binary: ClassVar[bool] = False
-    """Whether the score is 1 for success and 0 for failure."""
+    @property
+    def is_binary(self) -> bool:
+        """Whether the score is 1 for success and 0 for failure."""
+        return False
+
+    @property
+    def needs_installation(self) -> bool:
+        """Whether the installation must offer something that not every one does, e.g. an endpoint."""
+        return False
 
     @property
     def uses_correctness(self) -> bool:
         """Whether the score depends on the comparison with the reference answer."""
         return False
+
+    def max_seconds(self, count: int) -> float:
+        """Largest wall time of a batch of so many responses, in seconds."""
+        return 0.0
 
     @property
     def item_fields(self) -> frozenset[str]:
@@ -122,7 +135,11 @@ class AccuracyGrader(_Correctness):
     """1 for a correct answer, else 0."""
 
     type: Literal["accuracy"]
-    is_binary: ClassVar[bool] = True
+
+    @property
+    def is_binary(self) -> bool:
+        """Always."""
+        return True
 
 
 class BoxedGrader(_Named):
@@ -190,7 +207,12 @@ class StringCheckGrader(_Templates):
     """
 
     type: Literal["string_check"]
-    is_binary: ClassVar[bool] = True
+
+    @property
+    def is_binary(self) -> bool:
+        """Always."""
+        return True
+
     operation: Literal["eq", "ne", "like", "ilike"]
     """Comparison of `input` with `reference`: equal, not equal, contains, contains without regard
     to case.
@@ -216,6 +238,19 @@ class PythonGrader(_Named):
     """Wall time of one call with the loading of the source, in seconds."""
     memory_mb: int = Field(256, ge=64, le=2048)
     """Address space beyond that of the interpreter, in MiB."""
+    packages: tuple[Annotated[str, Field(pattern=_NAME)], ...] = Field((), max_length=16)
+    """Packages beyond the standard library that the source imports; the installation allows them
+    (`DIRL_REWARD_PYTHON_PACKAGES`).
+    """
+
+    @property
+    def needs_installation(self) -> bool:
+        """Whether packages are declared."""
+        return bool(self.packages)
+
+    def max_seconds(self, count: int) -> float:
+        """Every call may take its whole time."""
+        return _START_S + self.timeout_s * count
 
     @property
     def uses_correctness(self) -> bool:
@@ -250,6 +285,15 @@ class CodeGrader(_Templates):
     max_tests: int | None = Field(None, gt=0)
     """Tests of a row that are run, from the first. None runs all."""
 
+    @property
+    def is_binary(self) -> bool:
+        """Whether only a program that passes every test scores."""
+        return self.score == "all"
+
+    def max_seconds(self, count: int) -> float:
+        """One test of each response may take its whole wall time; those of rows with more may not."""
+        return _START_S + 3 * self.timeout_s * count
+
     def _templates(self) -> Iterable[str]:
         return (self.program,)
 
@@ -260,6 +304,162 @@ class CodeGrader(_Templates):
         except ValueError as error:
             return str(error)
         return ""
+
+
+class TextSimilarityGrader(_Templates):
+    """Similarity of `input` and `reference`, filled in, from 0 to 1 (OpenAI's grader)."""
+
+    type: Literal["text_similarity"]
+    evaluation_metric: Literal[
+        "fuzzy_match", "bleu", "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l"
+    ]
+    """`fuzzy_match` is 1 - edits / length (insertions and deletions), `bleu` the BLEU of the sentence,
+    `rouge_*` the F1 of n-grams or of the longest common subsequence of words.
+    """
+    input: str = Field(max_length=_MAX_SOURCE_CHARS)
+    """Template of the text to grade, e.g. `{{ sample.output_text }}`."""
+    reference: str = Field(max_length=_MAX_SOURCE_CHARS)
+    """Template of the text to compare with, e.g. `{{ item.reference_answer }}`."""
+
+    def _templates(self) -> Iterable[str]:
+        return self.input, self.reference
+
+
+class JudgeMessage(Frozen):
+    """One turn of the prompt of a judge."""
+
+    role: Literal["system", "developer", "user", "assistant"] = "user"
+    """Who speaks."""
+    content: str = Field(max_length=_MAX_SOURCE_CHARS)
+    """Template, e.g. `Question: {{ item.question }} Answer: {{ sample.output_text }}`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_openais_form(cls, data: Any) -> Any:
+        """Read `{"type": "message", "content": {"type": "input_text", "text": …}}` as well."""
+        if not isinstance(data, Mapping):
+            return data
+        content = data.get("content")
+        text = content.get("text") if isinstance(content, Mapping) else content
+        rest = {name: data[name] for name in data if name not in ("type", "content")}
+        return {**rest, "content": text} if data.get("type", "message") == "message" else data
+
+
+class JudgeSampling(Frozen):
+    """How a judge samples; keys that are not set are not sent."""
+
+    temperature: float | None = Field(None, ge=0)
+    """Divisor of the logits. 0 is greedy."""
+    top_p: float | None = Field(None, gt=0, le=1)
+    """Nucleus sampling."""
+    seed: int | None = None
+    """Seed of the judge's sampling."""
+    max_completion_tokens: int | None = Field(None, gt=0)
+    """Longest reply, in tokens; `max_completions_tokens`, as OpenAI's graders write it, is read, too."""
+    reasoning_effort: str | None = None
+    """How long a reasoning model thinks, e.g. `low`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "max_completions_tokens" in data:
+            rest = {name: data[name] for name in data if name != "max_completions_tokens"}
+            return {"max_completion_tokens": data["max_completions_tokens"], **rest}
+        return data
+
+
+class _Remote(_Named):
+    """A grader that calls an endpoint of the installation."""
+
+    timeout_s: float = Field(30.0, gt=0, le=600)
+    """Wall time of one request, in seconds."""
+    deadline_s: float = Field(120.0, gt=0, le=3600)
+    """Wall time of a batch with all retries, in seconds. Responses without a score by then are
+    unverifiable.
+    """
+
+    @property
+    def needs_installation(self) -> bool:
+        """Always."""
+        return True
+
+    def max_seconds(self, count: int) -> float:
+        """The deadline, whatever the batch."""
+        return self.deadline_s
+
+
+class _Judge(_Remote, _Templates):
+    """A grader that asks a model behind an OpenAI-compatible endpoint."""
+
+    model: str = Field(min_length=1, max_length=256)
+    """Model, as the endpoint names it."""
+    input: tuple[JudgeMessage, ...] = Field(min_length=1, max_length=64)
+    """Prompt of the judge; its last turn is extended by the form of the reply."""
+    endpoint: str = Field("judge", pattern=_NAME)
+    """Endpoint of the installation (`DIRL_REWARD_ENDPOINTS`)."""
+    sampling_params: JudgeSampling = JudgeSampling()
+    """How the judge samples."""
+
+    def _templates(self) -> Iterable[str]:
+        return (message.content for message in self.input)
+
+
+class ScoreModelGrader(_Judge):
+    """Number that a model gives, within `range` (OpenAI's grader)."""
+
+    type: Literal["score_model"]
+    range: tuple[Finite, Finite] = (0.0, 1.0)
+    """Lowest and highest score. A score outside is none."""
+
+    @model_validator(mode="after")
+    def _range_ascends(self) -> Self:
+        if self.range[0] >= self.range[1]:
+            raise ValueError(f"range is {list(self.range)}; the first must be the lower one")
+        return self
+
+
+class LabelModelGrader(_Judge):
+    """1 when a model gives one of `passing_labels`, else 0 (OpenAI's grader)."""
+
+    type: Literal["label_model"]
+    labels: tuple[str, ...] = Field(min_length=1, max_length=64)
+    """Labels that the model may give."""
+    passing_labels: tuple[str, ...] = Field(min_length=1, max_length=64)
+    """Labels that score 1."""
+
+    @property
+    def is_binary(self) -> bool:
+        """Always."""
+        return True
+
+    @model_validator(mode="after")
+    def _passing_labels_exist(self) -> Self:
+        unknown = sorted(set(self.passing_labels) - set(self.labels))
+        if unknown:
+            raise ValueError(f"passing_labels {unknown} are not among labels {list(self.labels)}")
+        return self
+
+
+class EndpointGrader(_Remote):
+    """Score of your own HTTP service, which gets a batch of responses and their rows."""
+
+    type: Literal["endpoint"]
+    endpoint: str = Field(pattern=_NAME)
+    """Endpoint of the installation (`DIRL_REWARD_ENDPOINTS`)."""
+    fields: tuple[str, ...] = Field((), max_length=64)
+    """Fields of the row that the service needs, as dotted paths; every row is checked for them."""
+    outcome: bool = False
+    """Whether the service looks at `sample.outcome`, so that responses must be compared."""
+
+    @property
+    def uses_correctness(self) -> bool:
+        """As `outcome` says."""
+        return self.outcome
+
+    @property
+    def item_fields(self) -> frozenset[str]:
+        """As `fields` says."""
+        return frozenset(self.fields)
 
 
 class MultiGrader(_Named):
@@ -276,6 +476,15 @@ class MultiGrader(_Named):
     """Formula over the names of `graders`, with + - * / and min, max, abs, floor, ceil, sqrt, exp,
     log.
     """
+
+    @property
+    def needs_installation(self) -> bool:
+        """Whether a part does."""
+        return any(part.needs_installation for part in self.graders.values())
+
+    def max_seconds(self, count: int) -> float:
+        """Parts score one after the other."""
+        return sum(part.max_seconds(count) for part in self.graders.values())
 
     @property
     def uses_correctness(self) -> bool:
@@ -323,7 +532,8 @@ class MultiGrader(_Named):
 
 _Kind = (
     AccuracyGrader | BoxedGrader | FormatGrader | CosineGrader | SoftOverlongGrader | RepetitionGrader | SpeedGrader
-    | StringCheckGrader | PythonGrader | CodeGrader | MultiGrader
+    | StringCheckGrader | PythonGrader | CodeGrader | TextSimilarityGrader | ScoreModelGrader | LabelModelGrader
+    | EndpointGrader | MultiGrader
 )  # fmt: skip
 
 
@@ -420,6 +630,14 @@ def row_checks(graders: Sequence[_Kind]) -> list[Callable[[Mapping[str, Any]], s
 def required_fields(graders: Sequence[_Kind]) -> dict[str, str]:
     """Return the fields that every row must have, as dotted paths, with the grader that reads each."""
     return {path: grader.name for grader in graders for path in sorted(grader.item_fields)}
+
+
+@lru_cache(maxsize=64)
+def max_grading_seconds(texts: tuple[str, ...], count: int) -> float:
+    """Return the largest wall time of graders (see grader_text) on a batch of `count` responses, apart
+    from comparisons; they score one after the other.
+    """
+    return sum(grader.max_seconds(count) for grader in parse_graders(texts))
 
 
 def uses_correctness(graders: Iterable[_Kind]) -> bool:

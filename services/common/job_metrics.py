@@ -140,6 +140,10 @@ class JobMetric(StrEnum):
         "Fraction of responses that the verifier failed to grade; they carry no reward."
     REWARD_OUTCOME_ABORTED = "reward/outcome/aborted", MetricUnit.FRACTION, _RL, \
         "Fraction of responses that were aborted before they ended; they carry no reward."
+    REWARD_JUDGE_TOKENS = "reward/judge_tokens", MetricUnit.TOKENS, _RL, \
+        "Tokens that judges read and wrote for the responses of a step."
+    EVAL_JUDGE_TOKENS = "eval/validation/judge_tokens", MetricUnit.TOKENS, _ANY, \
+        "Tokens that judges read and wrote for an evaluation."
     REWARD_LATENCY_P50_S = "reward/latency_p50_s", MetricUnit.SECONDS, _RL, \
         "Median time to grade a response."
     REWARD_LATENCY_P95_S = "reward/latency_p95_s", MetricUnit.SECONDS, _RL, \
@@ -272,6 +276,12 @@ GRADER_MEAN: Final = MetricPattern(
     _RL,
     "Mean score of one grader over the graded responses of a step.",
 )
+GRADER_SECONDS: Final = MetricPattern(
+    "reward/{grader}/seconds",
+    MetricUnit.SECONDS,
+    _RL,
+    "Wall time of one grader, over all responses of a step.",
+)
 EVAL_AVG_AT_K: Final = MetricPattern(
     "eval/validation/avg@{k}",
     MetricUnit.FRACTION,
@@ -298,6 +308,7 @@ EVAL_GRADER_MEAN: Final = MetricPattern(
 )
 PATTERNS: Final = (
     GRADER_MEAN,
+    GRADER_SECONDS,
     EVAL_AVG_AT_K,
     EVAL_BEST_AT_K,
     EVAL_PASS_AT_K,

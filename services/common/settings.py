@@ -58,6 +58,8 @@ HostPort = Annotated[
 """host:port; port 0 lets the system choose (for listening only)."""
 HostPorts = Annotated[tuple[HostPort, ...], NoDecode, BeforeValidator(_split)]
 """Comma-separated host:port list."""
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+"""Comma-separated names."""
 
 ObjectStoreUrl = Annotated[str, AfterValidator(_s3_url)]
 """s3://bucket/prefix."""

@@ -70,6 +70,10 @@ class Verdict:
     verifier_version: str = ""
     rewards: dict[str, float] = field(default_factory=dict)
     """Score of each requested grader, by name; empty when the outcome is not scored."""
+    grader_s: dict[str, float] = field(default_factory=dict)
+    """The response's share of the wall time of each grader, in seconds, by name."""
+    judge_tokens: float = 0.0
+    """The response's share of the tokens that judges read and wrote."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,8 @@ from services.common.settings import read_settings
 from services.common.telemetry.logs import configure_logging
 from services.common.telemetry.metrics import new_registry, serving_metrics
 from services.common.telemetry.tracing import configure_tracing
+from services.reward.endpoints import Endpoints
+from services.reward.graders import Installation
 from services.reward.metrics import RewardMetrics
 from services.reward.pool import Pool, PoolConfig
 from services.reward.sandbox import shared_sandboxes
@@ -31,7 +33,11 @@ def main() -> None:
     sandboxes = shared_sandboxes.open(settings.reward_sandbox, settings.reward_workers)
     configure_tracing("reward", settings.otlp_endpoint)
     service = RewardService(
-        Verifier(pool, cache_size=settings.reward_cache_size), settings.reward_timeout_s
+        Verifier(pool, cache_size=settings.reward_cache_size),
+        settings.reward_timeout_s,
+        Installation(
+            Endpoints(settings.reward_endpoints), frozenset(settings.reward_python_packages)
+        ),
     )
 
     def shut_down() -> None:

@@ -1,24 +1,39 @@
 """The registry of graders: implementations of the kinds in services.common.grader_spec."""
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
+from services.common.errors import PlatformError
 from services.common.formula import Formula
 from services.common.grader_spec import (
     CodeGrader,
+    EndpointGrader,
+    LabelModelGrader,
     MultiGrader,
     PythonGrader,
+    ScoreModelGrader,
     StringCheckGrader,
     parse_graders,
 )
 from services.common.telemetry.logs import get_logger
 from services.common.templates import MissingFieldError, fill_in
 from services.reward.code_grader import make_code_scorer
+from services.reward.endpoints import Endpoints
+from services.reward.judges import make_endpoint_scorer, make_judge_scorer
 from services.reward.python_grader import make_python_scorer
-from services.reward.scores import GradedResponse, GraderFailure, GradingLimits, Score, Scorer
+from services.reward.scores import (
+    GradedResponse,
+    GraderFailure,
+    Grades,
+    GradingLimits,
+    Meter,
+    Score,
+    Scorer,
+)
 from services.reward.shaping import (
     score_accuracy,
     score_boxed,
@@ -28,8 +43,21 @@ from services.reward.shaping import (
     score_soft_overlong,
     score_speed,
 )
+from services.reward.similarity import score_text_similarity
 
 log = get_logger()
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What graders may use of this installation."""
+
+    endpoints: Endpoints
+    python_packages: frozenset[str]
+    """Packages that Python graders may import."""
+
+
+NOTHING_INSTALLED: Final = Installation(Endpoints({}), frozenset())
 
 
 @dataclass(frozen=True)
@@ -58,9 +86,9 @@ def score_string_check(spec: StringCheckGrader, graded: GradedResponse) -> Score
     return float(holds[spec.operation])
 
 
-def _make_multi_scorer(spec: MultiGrader) -> Scorer:
+def _make_multi_scorer(spec: MultiGrader, installation: Installation) -> Scorer:
     formula = Formula(spec.calculate_output, set(spec.graders))
-    parts = {key: make_scorer(part) for key, part in spec.graders.items()}
+    parts = {key: make_scorer(part, installation) for key, part in spec.graders.items()}
 
     def score(batch: Sequence[GradedResponse], limits: GradingLimits) -> list[Score]:
         columns = [part(batch, limits) for part in parts.values()]
@@ -87,22 +115,43 @@ def _combine(formula: Formula, scores: Mapping[str, Score]) -> Score:
 _ONE_BY_ONE: Final[Mapping[str, Callable[..., Score]]] = {
     "cosine": score_cosine, "soft_overlong": score_soft_overlong, "repetition": score_repetition,
     "speed": score_speed, "string_check": score_string_check,
+    "text_similarity": score_text_similarity,
     "accuracy": lambda _spec, graded: score_accuracy(graded),
     "boxed": lambda _spec, graded: score_boxed(graded),
     "format": lambda _spec, graded: score_format(graded),
 }  # fmt: skip
 
 
-def make_scorer(spec: Any) -> Scorer:
-    """Return the implementation of a grader spec."""
+def make_scorer(spec: Any, installation: Installation = NOTHING_INSTALLED) -> Scorer:
+    """Return the implementation of a grader spec.
+
+    Raises PlatformError("invalid_request") for one that needs what the installation does not have.
+    """
     if isinstance(spec, MultiGrader):
-        return _make_multi_scorer(spec)
+        return _make_multi_scorer(spec, installation)
+    if isinstance(spec, ScoreModelGrader | LabelModelGrader):
+        return make_judge_scorer(spec, installation.endpoints.open(spec.endpoint))
+    if isinstance(spec, EndpointGrader):
+        return make_endpoint_scorer(spec, installation.endpoints.open(spec.endpoint))
     if isinstance(spec, CodeGrader):
         return make_code_scorer(spec)
     if isinstance(spec, PythonGrader):
+        _require_allowed(spec.packages, installation.python_packages)
         return make_python_scorer(spec)
     grade = partial(_ONE_BY_ONE[spec.type], spec)
     return lambda batch, _limits: [_isolate(grade, graded) for graded in batch]
+
+
+def _require_allowed(packages: Sequence[str], allowed: frozenset[str]) -> None:
+    refused = sorted(set(packages) - allowed)
+    if refused:
+        raise PlatformError(
+            "invalid_request",
+            f"The installation does not allow Python graders to import {', '.join(refused)}; it allows: "
+            f"{', '.join(sorted(allowed)) or 'no package'}.",
+            hint="The operator allows packages in DIRL_REWARD_PYTHON_PACKAGES of the reward service.",
+            param="graders",
+        )
 
 
 def _isolate(grade: Callable[[GradedResponse], Score], graded: GradedResponse) -> Score:
@@ -114,25 +163,58 @@ def _isolate(grade: Callable[[GradedResponse], Score], graded: GradedResponse) -
         return GraderFailure("internal_error", repr(error))
 
 
-def make_graders(texts: Sequence[str]) -> list[Grader]:
+def make_graders(
+    texts: Sequence[str], installation: Installation = NOTHING_INSTALLED
+) -> list[Grader]:
     """Parse graders in JSON.
 
-    Raises PlatformError("invalid_request") for unknown, invalid and duplicate ones.
+    Raises PlatformError("invalid_request") for unknown, invalid and duplicate ones, and as make_scorer
+    does.
     """
     return [
-        Grader(spec.name, make_scorer(spec), spec.uses_correctness) for spec in parse_graders(texts)
+        Grader(spec.name, make_scorer(spec, installation), spec.uses_correctness)
+        for spec in parse_graders(texts)
     ]
 
 
 def score_all(
     graders: Sequence[Grader], batch: Sequence[GradedResponse], limits: GradingLimits
-) -> list[dict[str, Score]]:
-    """Return the scores of each response by grader name; every number is finite."""
-    columns = {grader.name: grader.score(batch, limits) for grader in graders} if batch else {}
+) -> list[Grades]:
+    """Return what the graders make of each response; every number is finite.
+
+    A grader that fails as a whole fails for every response; it never fails another grader.
+    """
+    if not batch:
+        return []
+    columns: dict[str, list[Score]] = {}
+    seconds: dict[str, float] = {}
+    meter = Meter()
+    for grader in graders:
+        started = time.monotonic()
+        columns[grader.name] = _score_batch(grader, batch, replace(limits, meter=meter))
+        seconds[grader.name] = (time.monotonic() - started) / len(batch)
     return [
-        {name: _require_finite(column[place]) for name, column in columns.items()}
+        Grades(
+            scores={name: _require_finite(column[place]) for name, column in columns.items()},
+            seconds=seconds,
+            judge_tokens=meter.judge_tokens / len(batch),
+        )
         for place in range(len(batch))
     ]
+
+
+def _score_batch(
+    grader: Grader, batch: Sequence[GradedResponse], limits: GradingLimits
+) -> list[Score]:
+    try:
+        scores = grader.score(batch, limits)
+    except Exception as error:  # a defect of the grader, whatever it is
+        log.exception("grader failed", grader=grader.name)
+        return [GraderFailure("internal_error", repr(error))] * len(batch)
+    if len(scores) != len(batch):
+        said = f"{len(scores)} scores for {len(batch)} responses"
+        return [GraderFailure("internal_error", said)] * len(batch)
+    return scores
 
 
 def _require_finite(score: Score) -> Score:

@@ -1,6 +1,7 @@
 """Score responses by Python of the user, in a sandbox; an error costs the response that caused it."""
 
 import math
+import sysconfig
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -15,16 +16,21 @@ from services.reward.sandbox import (
 )
 from services.reward.scores import GradedResponse, GraderFailure, GradingLimits, Score, Scorer
 
-_SETUP: Final = Setup()
+_PACKAGES: Final = sysconfig.get_path("purelib")
+"""Where the packages of this service are."""
 
 
 def make_python_scorer(spec: PythonGrader) -> Scorer:
     """Return a scorer that calls `grade` of the source; an error is a GraderFailure of that response only."""
 
+    # Imported before the sandbox closes, so that they work where it lets no file be read.
+    directories = (_PACKAGES,) if spec.packages else ()
+    setup = Setup(directories=directories, path=directories, modules=spec.packages)
+
     def score(batch: Sequence[GradedResponse], limits: GradingLimits) -> list[Score]:
         scores: list[Score] = []
         while len(scores) < len(batch):
-            scores.append(_score_one(spec, batch[len(scores)], limits))
+            scores.append(_score_one(spec, setup, batch[len(scores)], limits))
             # Not retried with the next response: the same source would fail again.
             if isinstance(scores[-1], GraderFailure) and scores[-1].reason == "python_source":
                 return [scores[-1]] * len(batch)
@@ -33,7 +39,9 @@ def make_python_scorer(spec: PythonGrader) -> Scorer:
     return score
 
 
-def _score_one(spec: PythonGrader, graded: GradedResponse, limits: GradingLimits) -> Score:
+def _score_one(
+    spec: PythonGrader, setup: Setup, graded: GradedResponse, limits: GradingLimits
+) -> Score:
     if limits.cancellation.is_cancelled:
         return GraderFailure("cancelled")
     if time.monotonic() > limits.expires_at:
@@ -47,7 +55,7 @@ def _score_one(spec: PythonGrader, graded: GradedResponse, limits: GradingLimits
         memory_bytes=spec.memory_mb << 20,
     )
     try:
-        with shared_sandboxes.open().lease(_SETUP, limits) as sandbox:
+        with shared_sandboxes.open().lease(setup, limits) as sandbox:
             reply = sandbox.call(call)
     except SandboxBusyError:
         return GraderFailure("overloaded")

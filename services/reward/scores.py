@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,13 +78,39 @@ class GraderFailure:
 Score = float | GraderFailure
 
 
+class Meter:
+    """Counts what a grader used for a batch. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.judge_tokens = 0
+
+    def add_tokens(self, count: int) -> None:
+        """Count tokens that a judge read and wrote."""
+        with self._lock:
+            self.judge_tokens += count
+
+
 @dataclass(frozen=True)
 class GradingLimits:
-    """Time limits of a batch."""
+    """Time limits of a batch, and the meter of what it uses."""
 
     expires_at: float = math.inf
     """Scores that are not started by then (time.monotonic) fail as overloaded."""
     cancellation: Cancellation = field(default_factory=Cancellation)
+    meter: Meter = field(default_factory=Meter)
+
+
+@dataclass(frozen=True)
+class Grades:
+    """What the graders made of one response."""
+
+    scores: dict[str, Score]
+    """By grader."""
+    seconds: dict[str, float]
+    """The response's share of the wall time of its batch, by grader."""
+    judge_tokens: float
+    """The response's share of the tokens that judges read and wrote."""
 
 
 Scorer = Callable[[Sequence[GradedResponse], GradingLimits], list[Score]]

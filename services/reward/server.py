@@ -19,7 +19,7 @@ from services.common.telemetry.last_error import last_error
 from services.common.trajectory import FinishReason
 from services.reward.cancellation import Cancellation
 from services.reward.extraction import Profile
-from services.reward.graders import make_graders
+from services.reward.graders import NOTHING_INSTALLED, Installation, make_graders
 from services.reward.sandbox import shared_sandboxes
 from services.reward.verifier import Item, Verifier
 
@@ -33,8 +33,13 @@ _Choice = TypeVar("_Choice", bound=StrEnum)
 class RewardService(reward_pb2_grpc.RewardServiceServicer):
     """The servicer; its only state is the cache of the verifier."""
 
-    def __init__(self, verifier: Verifier, default_timeout_s: float) -> None:
-        self._verifier = verifier
+    def __init__(
+        self,
+        verifier: Verifier,
+        default_timeout_s: float,
+        installation: Installation = NOTHING_INSTALLED,
+    ) -> None:
+        self._verifier, self._installation = verifier, installation
         self._default_timeout_s = default_timeout_s
 
     def Verify(
@@ -45,7 +50,7 @@ class RewardService(reward_pb2_grpc.RewardServiceServicer):
             raise _invalid(
                 "items", f"{len(request.items)} items exceed the limit of {_MAX_ITEMS} per batch"
             )
-        graders = make_graders(request.graders)
+        graders = make_graders(request.graders, self._installation)
         profile = _parse_choice(Profile, request.profile, "profile", "profiles")
         if not 0 <= request.timeout_s <= _MAX_TIMEOUT_S:
             limits = f"0..{_MAX_TIMEOUT_S:g}; 0 uses the default of the service"

@@ -5,7 +5,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from services.common.settings import CommonSettings, HostPort
+from services.common.settings import CommonSettings, HostPort, Names
+from services.reward.endpoints import Endpoint
 
 SandboxMode = Literal["auto", "bubblewrap", "process"]
 
@@ -27,6 +28,12 @@ class RewardSettings(CommonSettings):
     """Comparisons that may wait. Beyond it the service answers `busy`."""
     reward_cache_size: int = Field(65_536, ge=1)
     """Verdicts in the cache."""
+    reward_endpoints: dict[str, Endpoint] = Field(default_factory=dict)
+    """Endpoints that graders may call, as a JSON object: by name `url`, `api_key`, `secret` (signature)
+    and `max_concurrency`.
+    """
+    reward_python_packages: Names = ()
+    """Packages that Python graders may declare, separated by commas."""
     reward_drain_s: float = Field(2.5, ge=0, le=3)
     """Seconds that a shutdown waits for comparisons in flight."""
     reward_sandbox: SandboxMode = "auto"

@@ -17,7 +17,7 @@ from services.reward.equivalence import compare
 from services.reward.extraction import Extraction, Profile, extract
 from services.reward.graders import Grader, score_all
 from services.reward.pool import SHUTTING_DOWN, ComparisonResult, Pool
-from services.reward.scores import GradedResponse, GraderFailure, GradingLimits, Score
+from services.reward.scores import GradedResponse, GraderFailure, Grades, GradingLimits
 
 RULES_VERSION: Final = 5
 """Incremented when a change of extraction, normalisation or comparison changes a verdict."""
@@ -188,16 +188,18 @@ class Verifier:
             )
             for draft in scorable
         ]
-        scores = iter(score_all(graders, graded, limits))
+        grades = iter(score_all(graders, graded, limits))
         return [
-            _add_scores(draft.verdict, next(scores))
+            _add_grades(draft.verdict, next(grades))
             if draft.verdict.outcome.is_scored
             else draft.verdict
             for draft in drafts
         ]
 
 
-def _add_scores(verdict: Verdict, scores: Mapping[str, Score]) -> Verdict:
+def _add_grades(verdict: Verdict, grades: Grades) -> Verdict:
+    scores = grades.scores
+    verdict = replace(verdict, grader_s=grades.seconds, judge_tokens=grades.judge_tokens)
     failed = next(
         ((name, score) for name, score in scores.items() if isinstance(score, GraderFailure)), None
     )

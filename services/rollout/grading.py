@@ -11,6 +11,7 @@ import numpy as np
 
 from services.common.codec import pack_int32, verdict_from_pb
 from services.common.errors import PlatformError
+from services.common.grader_spec import max_grading_seconds
 from services.common.pb.dirl.v1 import reward_pb2, reward_pb2_grpc
 from services.common.rpc.client import call, channel
 from services.common.telemetry.logs import get_logger
@@ -150,7 +151,9 @@ class GradingClient:
                 return call(
                     self._stub.Verify,
                     request,
-                    timeout_s=request.timeout_s * len(request.items) + _CALL_MARGIN_S,
+                    timeout_s=request.timeout_s * len(request.items)
+                    + max_grading_seconds(tuple(request.graders), len(request.items))
+                    + _CALL_MARGIN_S,
                     what=f"Verify on reward service {self._address}",
                     unavailable_code="verifier_unavailable",
                 )

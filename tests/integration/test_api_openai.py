@@ -138,7 +138,65 @@ def test_a_reinforcement_job_is_created_with_a_grader_and_followed_through_its_s
         4,
         4,
     )  # type: ignore[index]
-    assert spec["reward"]["graders"] == [{"name": "boxed", "type": "boxed", "weight": 1.0}]  # type: ignore[index]
+    assert spec["reward"]["graders"] == [
+        {"name": "boxed", "type": "boxed", "weight": 1.0, "only_if": None}
+    ]  # type: ignore[index]
+
+
+_CHECK = {"operation": "eq", "input": "{{sample.output_text}}", "reference": "{{item.answer}}"}
+_TURN = {"role": "user", "content": "Grade {{item.prompt}}: {{sample.output_text}}"}
+_PARTS = {
+    "right": {"type": "string_check", "name": "Right", **_CHECK},
+    "close": {
+        "type": "text_similarity",
+        "name": "Close",
+        "evaluation_metric": "fuzzy_match",
+        "input": "{{sample.output_text}}",
+        "reference": "{{item.answer}}",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "grader",
+    [
+        {"type": "string_check", "name": "exact", **_CHECK},
+        {**_PARTS["close"], "name": "close"},
+        {
+            "type": "score_model",
+            "name": "score",
+            "model": "gpt-4o-2024-08-06",
+            "input": [_TURN],
+            "range": [0, 1],
+            "sampling_params": {"temperature": 1, "seed": 42, "max_completions_tokens": 100},
+        },
+        {
+            "type": "label_model",
+            "name": "label",
+            "model": "gpt-4o-2024-08-06",
+            "input": [
+                {"type": "message", "role": "user", "content": {"type": "input_text", "text": "A"}}
+            ],
+            "labels": ["good", "bad"],
+            "passing_labels": ["good"],
+        },
+        {
+            "type": "python",
+            "name": "own",
+            "source": "def grade(sample, item): return 1.0",
+            "image_tag": "2025-05-08",
+        },
+        {"type": "multi", "name": "all", "graders": _PARTS, "calculate_output": "right + close"},
+    ],
+    ids=lambda grader: grader["type"],
+)
+def test_a_reinforcement_job_with_a_grader_of_openais_runs_unchanged(
+    world: World, grader: dict[str, object]
+) -> None:
+    job = world.create(method={"type": "reinforcement", "reinforcement": {"grader": grader}})
+    spec = world.client.get(f"/jobs/{job.id}", cast_to=dict[str, dict[str, object]])["spec"]
+    (stored,) = spec["reward"]["graders"]  # type: ignore[index]
+    assert (stored["type"], stored["name"]) == (grader["type"], grader["name"])
 
 
 def test_what_has_no_meaning_here_is_refused_by_name(world: World) -> None:

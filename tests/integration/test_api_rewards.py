@@ -116,6 +116,25 @@ def test_a_grader_that_fails_gives_no_reward_and_says_why(http: httpx.Client) ->
     assert "PermissionError" in result["metadata"]["errors"]["details"]
 
 
+def test_a_job_whose_grader_needs_what_is_not_installed_is_refused(
+    http: httpx.Client, platform: tuple[httpx.Client, Database], tmp_path: Path
+) -> None:
+    submit(platform[1], tmp_path)  # writes the model
+    own = {"name": "own", "type": "endpoint", "endpoint": "elsewhere"}
+    body = {
+        "model": str(tmp_path / "model"),
+        "training_file": upload(http, {"prompt": "a"})["id"],
+        "method": "rl",
+        "reward": {"graders": [own]},
+    }
+    error = post(http, "/v1/jobs", body, 400)["error"]
+    assert [problem["path"] for problem in error["problems"]] == ["reward.graders"]
+    assert "The installation has no endpoint 'elsewhere'; it has: none" in error["message"]
+
+    tried = {"grader": own, "model_sample": "a"}
+    assert post(http, "/v1/graders/run", tried, 400)["error"]["code"] == "invalid_request"
+
+
 def test_reference_answers_are_typed_and_audited_when_a_file_comes_in(
     http: httpx.Client, tmp_path: Path
 ) -> None:

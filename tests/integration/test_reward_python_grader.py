@@ -11,11 +11,13 @@ import psutil
 import pytest
 
 from services.common.codec import verdict_from_pb, verdict_to_pb
+from services.common.errors import PlatformError
 from services.common.grader_spec import parse_grader
 from services.common.trajectory import FinishReason, Outcome
 from services.reward.cancellation import Cancellation
+from services.reward.endpoints import Endpoints
 from services.reward.extraction import Extraction, Profile
-from services.reward.graders import Grader, make_scorer, score_all
+from services.reward.graders import Grader, Installation, make_scorer, score_all
 from services.reward.pool import Pool, PoolConfig
 from services.reward.sandbox import SandboxPool
 from services.reward.scores import GradedResponse, GraderFailure, GradingLimits, Score
@@ -162,11 +164,54 @@ def test_a_caller_that_hangs_up_ends_the_process_before_its_deadline(setup: str,
 
 def test_a_score_of_any_grader_that_is_not_finite_is_a_failure() -> None:
     grader = Grader("g", lambda batch, _limits: [math.nan, math.inf, 1.0], uses_correctness=False)
-    scores = [row["g"] for row in score_all([grader], [GOOD] * 3, GradingLimits())]
+    grades = score_all([grader], [GOOD] * 3, GradingLimits())
+    scores = [one.scores["g"] for one in grades]
     assert [isinstance(score, GraderFailure) and score.reason for score in scores[:2]] == [
         "not_finite"
     ] * 2
     assert scores[2] == 1.0
+
+
+def test_a_grader_that_fails_as_a_whole_fails_no_other_one() -> None:
+    def fail(batch: Any, limits: Any) -> list[Score]:
+        raise RuntimeError("a defect \ud800")
+
+    graders = [
+        Grader("broken", fail, uses_correctness=False),
+        Grader("short", lambda batch, _limits: [1.0], uses_correctness=False),
+        Grader("sound", lambda batch, _limits: [0.5] * len(batch), uses_correctness=False),
+    ]
+    for grades in score_all(graders, [GOOD, BAD], GradingLimits()):
+        broken, short = grades.scores["broken"], grades.scores["short"]
+        assert isinstance(broken, GraderFailure)
+        assert broken.detail == r"RuntimeError('a defect \ud800')"
+        assert short == GraderFailure("internal_error", "1 scores for 2 responses")
+        assert grades.scores["sound"] == 0.5
+        assert grades.seconds.keys() == {"broken", "short", "sound"}
+
+
+def test_a_declared_package_that_the_operator_allows_can_be_imported() -> None:
+    source = (
+        "import rapidfuzz\ndef grade(sample, item): return rapidfuzz.fuzz.ratio('ab', 'ab') / 100"
+    )
+    spec = parse_grader(
+        {"name": "g", "type": "python", "source": source, "packages": ["rapidfuzz"]}
+    )
+    allowed = Installation(Endpoints({}), frozenset({"rapidfuzz"}))
+    assert make_scorer(spec, allowed)([GOOD, BAD], GradingLimits()) == [1.0, 1.0]
+
+    undeclared = parse_grader({"name": "g", "type": "python", "source": source})
+    for score in make_scorer(undeclared, allowed)([GOOD], GradingLimits()):
+        assert isinstance(score, GraderFailure)
+        assert "rapidfuzz" in score.detail
+
+
+def test_a_package_that_the_operator_does_not_allow_is_refused() -> None:
+    source = "def grade(sample, item): return 1"
+    spec = parse_grader({"name": "g", "type": "python", "source": source, "packages": ["numpy"]})
+    with pytest.raises(PlatformError, match="import numpy; it allows: scipy") as caught:
+        make_scorer(spec, Installation(Endpoints({}), frozenset({"scipy"})))
+    assert caught.value.code == "invalid_request"
 
 
 def test_the_verdict_of_a_failed_response_can_be_sent_and_its_neighbours_are_graded() -> None:

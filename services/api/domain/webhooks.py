@@ -1,17 +1,12 @@
-"""What webhooks are told, how a message is signed, and when it is retried.
-
-Messages are signed as the Standard Webhooks specification says (standardwebhooks.com), which
-OpenAI's clients verify.
-"""
+"""What webhooks are told, and when a message is retried."""
 
 import base64
-import hashlib
-import hmac
 import secrets
 from enum import StrEnum
 from typing import Final
 
-SECRET_PREFIX: Final = "whsec_"
+from services.common.signatures import SECRET_PREFIX
+
 _SECRET_BYTES: Final = 24
 _WAITS_S: Final = (5.0, 30.0, 120.0, 600.0, 3600.0, 6 * 3600.0, 24 * 3600.0)
 
@@ -29,17 +24,6 @@ class WebhookEvent(StrEnum):
 def new_secret() -> str:
     """A secret to sign with."""
     return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
-
-
-def signed_headers(secret: str, message_id: str, timestamp: int, body: str) -> dict[str, str]:
-    """Headers that prove who sent the body, and when (Unix seconds)."""
-    key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
-    digest = hmac.new(key, f"{message_id}.{timestamp}.{body}".encode(), hashlib.sha256).digest()
-    return {
-        "webhook-id": message_id,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
-    }
 
 
 def wait_before_retry_s(tries: int) -> float | None:

@@ -11,8 +11,8 @@ import httpx
 
 from services.api.db.clock import utc_now
 from services.api.db.webhooks import Letter, claim_letter, due_deliveries, store_result
-from services.api.domain.webhooks import signed_headers
 from services.api.scheduler.context import SchedulerContext
+from services.common.signatures import signed_headers
 from services.common.telemetry.logs import get_logger
 
 _TIMEOUT_S: Final = 5.0

@@ -37,7 +37,7 @@ from services.common.codec import verdict_from_pb
 from services.common.data.rows import FileReport, Row, check_file, iter_rows
 from services.common.data.turns import messages_of
 from services.common.errors import PlatformError, Problem, ProblemsError
-from services.common.grader_spec import grader_text, uses_correctness
+from services.common.grader_spec import grader_text, max_grading_seconds, uses_correctness
 from services.common.job_spec import JobSpec
 from services.common.pb.dirl.v1 import reward_pb2, rollout_pb2
 from services.common.rewards import compute_rewards, compute_signals, has_signal
@@ -283,7 +283,12 @@ def _grade_responses(
         timeout_s=spec.reward.timeout_s,
         rows=[json.dumps(row.item)],
     )
-    response = plane.fleet.grade(request, spec.reward.timeout_s * len(items) + _GRADING_MARGIN_S)
+    timeout_s = (
+        spec.reward.timeout_s * len(items)
+        + max_grading_seconds(tuple(request.graders), len(items))
+        + _GRADING_MARGIN_S
+    )
+    response = plane.fleet.grade(request, timeout_s)
     return [verdict_from_pb(message) for message in response.verdicts]
 
 

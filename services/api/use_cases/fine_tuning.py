@@ -93,4 +93,6 @@ def _to_grader(grader: Any, problems: list[Problem]) -> dict[str, Any]:
             Problem("method.reinforcement.grader", "must be an object whose `type` names a grader")
         )
         return {}
-    return {"name": grader["type"], **grader}
+    # The release of OpenAI's own sandbox, which its Python graders name.
+    own = {name: value for name, value in grader.items() if name != "image_tag"}
+    return {"name": grader["type"], **own}

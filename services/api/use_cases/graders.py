@@ -9,7 +9,12 @@ from services.api.schemas.graders import GraderErrors, RunBody, RunMetadata, Run
 from services.api.use_cases.control_plane import ControlPlane
 from services.common.codec import verdict_from_pb, verdict_to_json
 from services.common.data.fields import FieldError, render_reference_answer
-from services.common.grader_spec import MultiGrader, grader_text, parse_grader
+from services.common.grader_spec import (
+    MultiGrader,
+    grader_text,
+    max_grading_seconds,
+    parse_grader,
+)
 from services.common.pb.dirl.v1 import reward_pb2
 
 _TIMEOUT_S: Final = 60.0
@@ -41,7 +46,8 @@ def run_grader(plane: ControlPlane, body: RunBody) -> RunResult:
         rows=[json.dumps(body.item)],
     )
     started = time.monotonic()
-    verdict = verdict_from_pb(plane.fleet.grade(request, _TIMEOUT_S).verdicts[0])
+    timeout_s = _TIMEOUT_S + max_grading_seconds(tuple(request.graders), 1)
+    verdict = verdict_from_pb(plane.fleet.grade(request, timeout_s).verdicts[0])
     return RunResult(
         reward=verdict.rewards.get(grader.name),
         sub_rewards={name: score for name, score in verdict.rewards.items() if name != grader.name},

@@ -5,7 +5,7 @@ once, before the job is queued.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from services.api.db.job_tables import Job
 from services.api.db.record_tables import RegisteredModel, StoredFile
@@ -14,13 +14,23 @@ from services.api.use_cases.control_plane import ControlPlane
 from services.api.use_cases.reference_audit import find_reference_answer_problems
 from services.common.data.rows import Needs, read_rows
 from services.common.errors import PlatformError, Problem, ProblemsError
-from services.common.grader_spec import required_fields, row_checks, uses_correctness
+from services.common.grader_spec import (
+    grader_text,
+    required_fields,
+    row_checks,
+    uses_correctness,
+)
 from services.common.job_decoding import resolve_decoding
 from services.common.job_spec import JobSpec, parse_spec
 from services.common.model_card import ModelCard, read_model_card
+from services.common.pb.dirl.v1 import reward_pb2
+from services.common.telemetry.logs import get_logger
 
 _FILE_ID: str = "file_"
 _MODEL_ID: str = "model_"
+_CHECK_TIMEOUT_S: Final = 10.0
+
+log = get_logger()
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,7 @@ def check_spec(
         *_find_missing(spec, files, model_path),
         *_find_row_problems(spec, files),
         *_find_missing_replicas(spec, len(plane.settings.rollout_addresses)),
+        *_find_grader_problems(plane, spec),
     ]
     card = None if model_path is None else _read_card(model_path, problems)
     if card is not None:
@@ -203,6 +214,22 @@ def _find_row_problems(spec: JobSpec, files: Mapping[str, Path | None]) -> Itera
                 )
         except ProblemsError as error:
             yield from (Problem(param, str(problem)) for problem in error.problems)
+
+
+def _find_grader_problems(plane: ControlPlane, spec: JobSpec) -> Iterator[Problem]:
+    """What graders need and the installation does not have; the reward service knows."""
+    needing = [grader for grader in spec.reward.graders if grader.needs_installation]
+    if not needing or not spec.needs_rollout():
+        return
+    request = reward_pb2.VerifyRequest(graders=map(grader_text, needing), profile="rl")
+    try:
+        plane.fleet.grade(request, _CHECK_TIMEOUT_S)
+    except PlatformError as error:
+        # Without a reward service the job waits for one; it must not be refused for that.
+        if error.code == "invalid_request":
+            yield Problem("reward.graders", error.message)
+        else:
+            log.warning("graders not checked", code=error.code, error=error.message)
 
 
 def _find_missing_replicas(spec: JobSpec, installed: int) -> Iterator[Problem]:

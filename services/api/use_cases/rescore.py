@@ -14,7 +14,12 @@ from services.api.schemas.graders import Flip, RescoreQuery, RescoreReport, Verd
 from services.api.use_cases.control_plane import ControlPlane
 from services.common.advantages import MIN_SCORED, group_advantages
 from services.common.codec import pack_int32, verdict_from_pb
-from services.common.grader_spec import GraderSpec, grader_text, parse_graders
+from services.common.grader_spec import (
+    GraderSpec,
+    grader_text,
+    max_grading_seconds,
+    parse_graders,
+)
 from services.common.job_spec import JobSpec, parse_spec
 from services.common.pb.dirl.v1 import reward_pb2
 from services.common.rewards import Scores, compute_rewards, compute_signals
@@ -113,7 +118,12 @@ def _grade(
             timeout_s=spec.reward.timeout_s,
             rows=[json.dumps(group.payload["group"].get("row") or {})],
         )
-        response = plane.fleet.grade(request, spec.reward.timeout_s * len(trajectories) + _MARGIN_S)
+        timeout_s = (
+            spec.reward.timeout_s * len(trajectories)
+            + max_grading_seconds(tuple(request.graders), len(trajectories))
+            + _MARGIN_S
+        )
+        response = plane.fleet.grade(request, timeout_s)
         yield [verdict_from_pb(message) for message in response.verdicts]
 
 

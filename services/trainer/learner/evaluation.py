@@ -49,6 +49,7 @@ _CURVES: Final = {
     "mean_response_length": JobMetric.EVAL_MEAN_RESPONSE_LENGTH,
     "truncation_rate": JobMetric.EVAL_TRUNCATION_RATE,
     "loss": JobMetric.EVAL_LOSS,
+    "judge_tokens": JobMetric.EVAL_JUDGE_TOKENS,
 }
 """Results of an evaluation that are metrics too."""
 
@@ -185,6 +186,7 @@ def evaluation_results(groups: Sequence[GradedGroup], reward: RewardSpec) -> dic
         if finished
         else None,
         "truncation_rate": truncation_rate(finished),
+        "judge_tokens": sum(t.verdict.judge_tokens for t in trajectories if t.verdict) or None,
     }
     return {
         **_reward_results(verdicts, reward.graders),

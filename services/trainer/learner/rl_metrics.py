@@ -5,10 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from services.common.grader_spec import uses_correctness
-from services.common.job_metrics import GRADER_MEAN, LATENCY_PERCENTILES, OUTCOME_METRICS, JobMetric
+from services.common.job_metrics import (
+    GRADER_MEAN,
+    GRADER_SECONDS,
+    LATENCY_PERCENTILES,
+    OUTCOME_METRICS,
+    JobMetric,
+)
 from services.common.job_spec import RewardSpec, RlSpec
 from services.common.rewards import find_success, has_signal
-from services.common.trajectory import Trajectory
+from services.common.trajectory import Trajectory, Verdict
 from services.trainer.learner.graded_group import GradedGroup
 from services.trainer.learner.rl_batch import RlBatch
 from services.trainer.learner.trajectory_statistics import (
@@ -47,6 +53,7 @@ def batch_metrics(
     return {
         **_reward_metrics(batch.groups, rl.min_reward_std),
         **_correctness_metrics(batch.groups, reward),
+        **_cost_metrics(verdicts, reward),
         **drop_missing(
             {
                 GRADER_MEAN.format_name(grader=grader.name): _mean(
@@ -112,6 +119,19 @@ def _correctness_metrics(groups: Sequence[GradedGroup], reward: RewardSpec) -> d
             JobMetric.REWARD_FRAC_ALL_WRONG: _mean([not any(group) for group in successes]),
         }
     return drop_missing(values)
+
+
+def _cost_metrics(verdicts: Sequence[Verdict], reward: RewardSpec) -> dict[str, float]:
+    """What the graders used; judge tokens only where a judge reported any."""
+    tokens = sum(verdict.judge_tokens for verdict in verdicts)
+    seconds = {
+        grader.name: sum(verdict.grader_s.get(grader.name, 0.0) for verdict in verdicts)
+        for grader in reward.graders
+    }
+    return {
+        **{GRADER_SECONDS.format_name(grader=name): spent for name, spent in seconds.items()},
+        **({JobMetric.REWARD_JUDGE_TOKENS: tokens} if tokens else {}),
+    }
 
 
 def _rollout_metrics(batch: RlBatch, finished: Sequence[Trajectory]) -> dict[str, float]:

@@ -4,12 +4,8 @@ import base64
 
 import pytest
 
-from services.api.domain.webhooks import (
-    SECRET_PREFIX,
-    new_secret,
-    signed_headers,
-    wait_before_retry_s,
-)
+from services.api.domain.webhooks import new_secret, wait_before_retry_s
+from services.common.signatures import SECRET_PREFIX, signed_headers
 
 
 def test_a_secret_has_24_random_bytes_behind_its_prefix() -> None:

@@ -215,6 +215,26 @@ class Verdict(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class GraderSEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     OUTCOME_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     EXTRACTED_FIELD_NUMBER: _builtins.int
@@ -227,6 +247,8 @@ class Verdict(_message.Message):
     QUEUE_MS_FIELD_NUMBER: _builtins.int
     VERIFIER_VERSION_FIELD_NUMBER: _builtins.int
     REWARDS_FIELD_NUMBER: _builtins.int
+    GRADER_S_FIELD_NUMBER: _builtins.int
+    JUDGE_TOKENS_FIELD_NUMBER: _builtins.int
     outcome: Global___Outcome.ValueType
     reason: _builtins.str
     """Machine-readable cause, e.g. "deadline", "unclosed_box"; empty when the outcome says all."""
@@ -245,9 +267,15 @@ class Verdict(_message.Message):
     queue_ms: _builtins.float
     """Wall time from arrival to dispatch, milliseconds."""
     verifier_version: _builtins.str
+    judge_tokens: _builtins.float
+    """The response's share of the tokens that judges read and wrote."""
     @_builtins.property
     def rewards(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Score of each requested grader, by name. Empty for UNVERIFIABLE and ABORTED."""
+
+    @_builtins.property
+    def grader_s(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """The response's share of the wall time of each grader, seconds, by name."""
 
     def __init__(
         self,
@@ -264,10 +292,12 @@ class Verdict(_message.Message):
         queue_ms: _builtins.float = ...,
         verifier_version: _builtins.str = ...,
         rewards: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        grader_s: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        judge_tokens: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare_path", b"compare_path", "cpu_ms", b"cpu_ms", "extracted", b"extracted", "extraction_method", b"extraction_method", "normalized_answer", b"normalized_answer", "normalized_reference_answer", b"normalized_reference_answer", "outcome", b"outcome", "queue_ms", b"queue_ms", "reason", b"reason", "rewards", b"rewards", "verifier_version", b"verifier_version", "wall_ms", b"wall_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare_path", b"compare_path", "cpu_ms", b"cpu_ms", "extracted", b"extracted", "extraction_method", b"extraction_method", "grader_s", b"grader_s", "judge_tokens", b"judge_tokens", "normalized_answer", b"normalized_answer", "normalized_reference_answer", b"normalized_reference_answer", "outcome", b"outcome", "queue_ms", b"queue_ms", "reason", b"reason", "rewards", b"rewards", "verifier_version", b"verifier_version", "wall_ms", b"wall_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
