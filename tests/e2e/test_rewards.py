@@ -5,9 +5,12 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from services.api.client import ApiClient
 from services.common.model.tiny import make_tiny_model
 from tests.support.embedded import local_platform, watch
+from tests.support.http_stubs import Reply, Request, chat_reply, http_stub
 
 THREE_DIGITS = """
 def grade(sample, item):
@@ -45,6 +48,13 @@ def _make_spec(directory: Path, *graders: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _judge_digits(request: Request) -> Reply:
+    """A judge that likes digits."""
+    text = request.body["messages"][-1]["content"].partition("Reply with JSON")[0]
+    share = sum(character.isdigit() for character in text) / 16
+    return chat_reply(json.dumps({"result": min(1.0, share)}), tokens=20)
+
+
 def _reward_curve(api: ApiClient, job_id: str) -> list[float]:
     events = [event for event in api.events(job_id) if event.type == "metrics"]
     values = [event.data["values"] for event in events]
@@ -64,3 +74,39 @@ def test_a_python_reward_without_reference_answers_is_learnt() -> None:
     assert sum(curve[-5:]) / 5 > 0.8, curve
     # Nothing was compared, so nothing speaks of accuracy.
     assert not [name for name in job.latest_metrics if "accuracy" in name or "correct" in name]
+
+
+def test_a_judge_over_http_grades_and_one_that_fails_pauses_the_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judge = {
+        "name": "judge",
+        "type": "score_model",
+        "model": "judge-1",
+        "input": [{"role": "user", "content": "{{ sample.output_text }}"}],
+    }
+    own = {"name": "own", "type": "endpoint", "endpoint": "own", "deadline_s": 2}
+    with http_stub(_judge_digits) as sound, http_stub(lambda _: Reply("no", status=500)) as broken:
+        endpoints = {"judge": {"url": f"{sound.url}/v1"}, "own": {"url": broken.url}}
+        monkeypatch.setenv("DIRL_REWARD_ENDPOINTS", json.dumps(endpoints))
+        with local_platform() as platform, ApiClient(platform.api_url) as api:
+            spec = _make_spec(platform.data_dir / "input", judge)
+            short = {**spec, "method": "rl", "rl": {"steps": 2, "prompts_per_step": 4}}
+            graded = api.create_job(short).id
+            watch(api, graded, lambda job: job.state == "succeeded", WAIT_S)
+            metrics = api.job(graded).latest_metrics
+
+            failing = api.create_job({**short, "reward": {"graders": [own]}}).id
+            paused = watch(api, failing, lambda job: job.state == "paused", WAIT_S)
+            events = api.events(failing)
+
+    assert 0 < metrics["reward/mean"] == metrics["reward/judge/mean"] < 1
+    assert metrics["reward/judge_tokens"] >= 4 * 8 * 20
+    assert metrics["reward/judge/seconds"] > 0
+    assert {request.path for request in sound.requests} == {"/v1/chat/completions"}
+    assert paused.error is not None
+    assert paused.error.code == "reward_error_rate"
+    assert "grader:own:endpoint_failed (own: HTTP 500: no)" in paused.error.message
+    shown = [event.data["disposition"] for event in events if event.type == "trajectories"]
+    assert shown
+    assert set(shown) == {"dropped_error"}

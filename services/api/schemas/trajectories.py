@@ -27,7 +27,9 @@ class GroupView(View):
     outcomes: list[str]
     """Outcome of every response; "ungraded" without a verdict."""
     rewards: list[float | None]
-    """Sum of the graders' scores of every response; null where the outcome carries no number."""
+    """What the learner made of the graders' scores of every response; null where the outcome carries no
+    number.
+    """
     staleness: int | None
     """Weight versions between the oldest response and the step that trained on it; null for
     evaluations.

@@ -204,7 +204,9 @@ def _to_group_view(row: GroupRow, model_path: str) -> GroupView:
         reference_answer=group["reference_answer"],
         trajectory_ids=[trajectory["trajectory_id"] for trajectory in trajectories],
         outcomes=row.outcomes,
-        rewards=[sum(each.values()) if each else None for each in scores],
+        # Groups of earlier releases have no rewards where they were only evaluated.
+        rewards=row.payload.get("rewards")
+        or [sum(each.values()) if each else None for each in scores],
         staleness=staleness,
         replica=group.get("replica"),
         rollout_s=group.get("rollout_s"),

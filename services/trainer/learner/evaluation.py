@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -19,11 +19,11 @@ from services.common.job_metrics import (
     JobMetric,
 )
 from services.common.job_spec import RewardSpec
-from services.common.rewards import compute_reward, find_success
+from services.common.rewards import compute_reward, compute_rewards, find_success
 from services.common.trajectory import Purpose, Verdict
 from services.trainer.learner.attempt_context import AttemptContext
 from services.trainer.learner.datasets import EncodedPrompt
-from services.trainer.learner.graded_group import GradedGroup
+from services.trainer.learner.graded_group import GradedGroup, read_scores
 from services.trainer.learner.prompt_tasks import VALIDATION, make_prompt_task
 from services.trainer.learner.rollouts import Rollouts
 from services.trainer.learner.trajectory_statistics import (
@@ -89,9 +89,12 @@ class EvaluationRunner:
                 results["loss"] = self.context.policy_model.sft_loss(self.held_out)
         self._emit_results(stage, results)
         self.context.report.metrics(version, evaluation_metrics(results))
+        graders = self.context.spec.reward.graders
         for group in groups[:_LOGGED_GROUPS]:
+            rewards = compute_rewards(read_scores(group.scored, graders), graders)
+            shown = replace(group, rewards=rewards)
             self.context.report.journal.emit(
-                EventType.TRAJECTORIES, group.to_event(version, "evaluated")
+                EventType.TRAJECTORIES, shown.to_event(version, "evaluated")
             )
         self.last_version = version
 
