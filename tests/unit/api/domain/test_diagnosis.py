@@ -98,3 +98,12 @@ def test_a_failing_verifier_is_told_before_the_starvation_that_it_causes() -> No
     seen = snapshot({"reward/outcome/unverifiable": 0.2, "reward/frac_zero_std": 0.9})
 
     assert diagnose(seen).code == "verifier_failing"
+
+
+def test_starvation_speaks_of_prompts_only_where_correctness_is_graded() -> None:
+    rewards = snapshot({"reward/frac_zero_std": 0.9, "reward/mean": 0.25})
+    assert (
+        "give every response to a prompt the same score, 0.25 on the" in diagnose(rewards).sentence
+    )
+    compared = snapshot({"reward/frac_zero_std": 0.9, "reward/accuracy": 0.25})
+    assert "the prompts are too easy or too hard" in diagnose(compared).sentence
