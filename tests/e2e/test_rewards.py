@@ -73,7 +73,7 @@ def test_a_python_reward_without_reference_answers_is_learnt() -> None:
     assert sum(curve[:3]) / 3 < 0.3, curve
     assert sum(curve[-5:]) / 5 > 0.8, curve
     # Nothing was compared, so nothing speaks of accuracy.
-    assert not [name for name in job.latest_metrics if "accuracy" in name or "correct" in name]
+    assert not [name for name in job.latest_metrics if "accuracy" in name or "frac_all" in name]
 
 
 def test_a_judge_over_http_grades_and_one_that_fails_pauses_the_job(
