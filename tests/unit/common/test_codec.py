@@ -1,5 +1,6 @@
 """Every value of the data plane survives its message."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,8 @@ VERDICTS = st.builds(
     queue_ms=_FINITE,
     verifier_version=_TEXT,
     rewards=st.dictionaries(_TEXT, _FINITE, max_size=3),
+    grader_s=st.dictionaries(_TEXT, _FINITE, max_size=3),
+    judge_tokens=_FINITE,
 )
 TASKS = st.builds(
     PromptTask,
@@ -73,6 +76,7 @@ TASKS = st.builds(
     dataset=_TEXT,
     prompt_ids=_INT32S,
     reference_answer=_TEXT,
+    row=_TEXT,
     num_generations=_INT32,
     seed=_SEED,
     min_weight_version=_SEED,
@@ -170,3 +174,12 @@ def test_the_json_form_names_the_diffusion_facts_a_viewer_needs() -> None:
     assert data["trajectories"][0]["unmask_step"] == [1, 2, 2, 3]
     assert data["trajectories"][0]["num_steps"] == 3
     assert data["trajectories"][0]["verdict"]["outcome"] == "correct"
+
+
+def test_a_recorded_group_has_its_row_unless_that_is_very_long() -> None:
+    row = {"prompt": "q", "tests": ["x" * 65_000]}
+    task = prompt_task(row=json.dumps(row))
+    assert codec.group_to_json(task, scored_group())["row"] == row
+
+    longer = prompt_task(row=json.dumps({"tests": "x" * 65_536}))
+    assert codec.group_to_json(longer, scored_group())["row"] is None
