@@ -61,6 +61,7 @@ def _reward_curve(api: ApiClient, job_id: str) -> list[float]:
     return [each["reward/mean"] for each in values if "reward/mean" in each]
 
 
+@pytest.mark.slow
 def test_a_python_reward_without_reference_answers_is_learnt() -> None:
     grader = {"name": "three_digits", "type": "python", "source": THREE_DIGITS}
     with local_platform() as platform, ApiClient(platform.api_url) as api:
