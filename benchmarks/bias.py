@@ -92,7 +92,7 @@ def lines(seeds: Sequence[int]) -> Iterator[dict[str, object]]:
     for binary in (False, True):
         models = prompts(seeds, MAX, "accepted", binary=binary)
         for advantage, normaliser, dynamic in itertools.product(
-            ADVANTAGES, NORMALISERS, (False, True)
+            ADVANTAGES, NORMALISERS, ("off", "correctness")
         ):
             changes = {
                 "advantage": advantage,
