@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model
 
 from services.common.data.program_tests import read_program_tests
 from services.common.diffusion.config import Frozen
+from services.common.environments.names import is_environment_name
 from services.common.errors import PlatformError
 from services.common.formula import FUNCTIONS, Formula
 from services.common.grader_source import find_grade, find_item_fields, names_outcome
@@ -462,6 +463,23 @@ class EndpointGrader(_Remote):
         return frozenset(self.fields)
 
 
+class EnvironmentGrader(_Named):
+    """The score that the environment of the row gives the answer, e.g. reasoning-gym's own scorer."""
+
+    type: Literal["environment"]
+    timeout_s: float = Field(5.0, gt=0, le=60)
+    """CPU time of one answer, in seconds; its wall time may be three times that."""
+    memory_mb: int = Field(512, ge=64, le=4096)
+    """Address space of one answer beyond that of the environment, in MiB."""
+
+    def find_problem(self, item: Mapping[str, Any]) -> str:
+        """Return why the row is not one of an environment."""
+        environment, index = item.get("environment"), item.get("index")
+        if isinstance(environment, str) and type(index) is int and is_environment_name(environment):
+            return ""
+        return "is not a row of an environment: `environment` and `index` say which task it is"
+
+
 class MultiGrader(_Named):
     """A formula over the scores of other graders, e.g. `0.9 * accuracy + 0.1 * format` (OpenAI's
     grader).
@@ -533,7 +551,7 @@ class MultiGrader(_Named):
 _Kind = (
     AccuracyGrader | BoxedGrader | FormatGrader | CosineGrader | SoftOverlongGrader | RepetitionGrader | SpeedGrader
     | StringCheckGrader | PythonGrader | CodeGrader | TextSimilarityGrader | ScoreModelGrader | LabelModelGrader
-    | EndpointGrader | MultiGrader
+    | EndpointGrader | EnvironmentGrader | MultiGrader
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from services.common.formula import Formula
 from services.common.grader_spec import (
     CodeGrader,
     EndpointGrader,
+    EnvironmentGrader,
     LabelModelGrader,
     MultiGrader,
     PythonGrader,
@@ -23,6 +24,7 @@ from services.common.telemetry.logs import get_logger
 from services.common.templates import MissingFieldError, fill_in
 from services.reward.code_grader import make_code_scorer
 from services.reward.endpoints import Endpoints
+from services.reward.environment_grader import make_environment_scorer
 from services.reward.judges import make_endpoint_scorer, make_judge_scorer
 from services.reward.python_grader import make_python_scorer
 from services.reward.scores import (
@@ -135,6 +137,8 @@ def make_scorer(spec: Any, installation: Installation = NOTHING_INSTALLED) -> Sc
         return make_endpoint_scorer(spec, installation.endpoints.open(spec.endpoint))
     if isinstance(spec, CodeGrader):
         return make_code_scorer(spec)
+    if isinstance(spec, EnvironmentGrader):
+        return make_environment_scorer(spec)
     if isinstance(spec, PythonGrader):
         _require_allowed(spec.packages, installation.python_packages)
         return make_python_scorer(spec)

@@ -178,6 +178,8 @@ def main() -> None:
     try:
         sys.path += setup["path"]
         loaded = {name: importlib.import_module(name) for name in setup["modules"]}
+        for module, function, argument in setup["preparation"]:
+            getattr(loaded[module], function)(argument)
         limiter = Limiter(reads_files=setup["reads_files"])
     except Exception as error:  # noqa: BLE001 - a module of a package may raise anything
         _send(control, {"failure": _describe(error)})

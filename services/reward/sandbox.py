@@ -34,6 +34,8 @@ _REPLY_S: Final = 5.0
 _STOP_S: Final = 3.0
 _MAX_REPLY_BYTES: Final = 256 << 20
 _PROBE_S: Final = 10.0
+_IDLE_PER_LEASE: Final = 2
+"""Idle sandboxes per one that may be in use: training and validation may have setups of their own."""
 _ENDS: Final = {
     "cpu": "it took longer than its time limit (CPU time)",
     "wall": "it took longer than its time limit",
@@ -62,6 +64,8 @@ class Setup:
     """Directories added to its import path."""
     modules: tuple[str, ...] = ()
     """Modules imported at its start."""
+    preparation: tuple[tuple[str, str, str], ...] = ()
+    """(module, function, argument) of calls at its start, before any limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +122,12 @@ class Sandbox:
         self._stderr: IO[bytes] = self._process.stderr
         try:
             self._send(
-                {"path": setup.path, "modules": setup.modules, "reads_files": isolation.reads_files}
+                {
+                    "path": setup.path,
+                    "modules": setup.modules,
+                    "preparation": setup.preparation,
+                    "reads_files": isolation.reads_files,
+                }
             )
             ready = self._receive(_START_S)
         except SandboxError as error:
@@ -272,10 +281,10 @@ class SandboxPool:
         with self._lock:
             if self._idle[setup]:
                 return self._idle[setup].pop()
-            # Sandboxes of other setups would add up: as many as may be in use are kept in total.
+            # Sandboxes of other setups would add up.
             spare = next((found for found in self._idle.values() if found), None)
             count = sum(map(len, self._idle.values()))
-            dropped = spare.pop() if spare and count >= self.size else None
+            dropped = spare.pop() if spare and count >= _IDLE_PER_LEASE * self.size else None
         if dropped is not None:
             dropped.close()
         return Sandbox(self.isolation, setup)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from services.api.cli.failure import CommandError
 from services.api.client import ApiClient
+from services.common.environments.names import is_environment_name
 from services.common.job_spec import parse_spec, read_spec_file
 from services.common.model_source import resolve_model
 
@@ -45,6 +46,8 @@ def upload_files(spec: Spec, api: ApiClient, base: Path, tell: Callable[[str], N
     uploaded: dict[str, str] = {}
     for parent, key in _file_places(spec):
         name = parent[key]
+        if is_environment_name(name):
+            continue
         if name not in uploaded:
             path = _find_path(name, base)
             if path is None:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from services.api.adapters.environment_files import make_environment_file
 from services.api.db.job_tables import Job
 from services.api.db.record_tables import RegisteredModel, StoredFile
 from services.api.domain.access import Caller
 from services.api.use_cases.control_plane import ControlPlane
 from services.api.use_cases.reference_audit import find_reference_answer_problems
 from services.common.data.rows import Needs, read_rows
+from services.common.environments.names import is_environment_name
 from services.common.errors import PlatformError, Problem, ProblemsError
 from services.common.grader_spec import (
     grader_text,
@@ -91,6 +93,7 @@ def check_spec(
         raise ProblemsError("permission_denied", "The job cannot be accepted", paths)
     files, model_path = _look_up(plane, spec, known)
     problems = [
+        *_make_environment_files(plane, spec, files),
         *_find_missing(spec, files, model_path),
         *_find_row_problems(spec, files),
         *_find_missing_replicas(spec, len(plane.settings.rollout_addresses)),
@@ -140,7 +143,11 @@ def _find_server_paths(spec: JobSpec, known: _KnownNames) -> Iterator[Problem]:
         (params.get(name, "a file that no stage reads"), name, _FILE_ID) for name in spec.files()
     ]
     for param, name, prefix in named:
-        if not name.startswith(prefix) and not known.includes(name):
+        if (
+            not name.startswith(prefix)
+            and not known.includes(name)
+            and not is_environment_name(name)
+        ):
             yield Problem(param, f"{name!r} {rule}")
 
 
@@ -152,6 +159,9 @@ def _look_up(
     model: Path | None = Path(spec.model)
     with plane.database.begin() as session:
         for name in spec.files():
+            if is_environment_name(name):
+                files[name] = None
+                continue
             if not name.startswith(_FILE_ID):
                 files[name] = Path(name)
                 continue
@@ -161,6 +171,18 @@ def _look_up(
             row = session.get(RegisteredModel, spec.model)
             model = Path(row.path) if row and known.may_use(spec.model, row) else None
     return files, model
+
+
+def _make_environment_files(
+    plane: ControlPlane, spec: JobSpec, files: dict[str, Path | None]
+) -> Iterator[Problem]:
+    """Make the rows of environments, and add their paths."""
+    for name in filter(is_environment_name, files):
+        try:
+            files[name] = make_environment_file(plane.data_dir / "environments", name)
+        except ValueError as error:
+            params = [param for param, used, _ in _list_uses(spec) if used == name]
+            yield Problem(params[0] if params else "training_file", str(error))
 
 
 def _find_missing(
@@ -174,6 +196,8 @@ def _find_missing(
         )
     for param, name, _ in _list_uses(spec):
         path = files[name]
+        if is_environment_name(name):
+            continue
         if path is None:
             yield Problem(param, f"No file with id {name}; GET /v1/files lists them")
         elif not path.is_absolute():

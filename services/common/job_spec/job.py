@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tomllib
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from services.common.diffusion.config import Frozen, UnmaskingStrategy
+from services.common.environments.names import is_environment_name
 from services.common.errors import Problem, ProblemsError
 from services.common.exactness import require_exact_estimator, require_policy_sampling
 from services.common.grader_spec import uses_correctness
@@ -84,6 +86,21 @@ class JobSpec(Frozen):
     checkpoint: CheckpointSpec = CheckpointSpec()
     eval: EvalSpec = EvalSpec()
     resources: ResourcesSpec = ResourcesSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _environments_grade_their_rows(cls, data: Any) -> Any:
+        """A job that trains on environments only is graded by them, unless it says how."""
+        if not isinstance(data, Mapping) or data.get("training_mixture"):
+            return data
+        reward, rl = data.get("reward") or {}, data.get("rl") or {}
+        if not isinstance(reward, Mapping) or not isinstance(rl, Mapping) or "graders" in reward:
+            return data
+        files = (rl.get("training_file") or data.get("training_file"), data.get("validation_file"))
+        names = [name for name in files if isinstance(name, str)]
+        if not names or not all(map(is_environment_name, names)):
+            return data
+        return {**data, "reward": {**reward, "graders": ["environment"]}}
 
     @model_validator(mode="after")
     def _one_file_or_a_mixture(self) -> Self:

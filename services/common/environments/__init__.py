@@ -1,0 +1,1 @@
+"""Environments: data sets that a package makes, by name, with the scorers of that package."""
