@@ -40,7 +40,12 @@ class EventType(StrEnum):
     """
     CERTIFICATE = "certificate"
     """{moment: resume | end, resumed_from: int, issued: int, trained: int, dropped: {reason: int}, open: int,
-    lost: int, trained_twice: int, digest_before: str, digest_after: str}
+    lost: int, trained_twice: int, miscounted: int, sampler: str, prompts_seen: int, attempts: int, successes: int,
+    digest_before: str, digest_after: str}; from sampler to successes with a reinforcement stage only
+    """
+    PROMPT_RESULTS = "prompt_results"
+    """{step: int, stage: str, results: [[row: int, attempts: int, successes: int, excerpt: str]]}; the row is the
+    place in the stage's data set
     """
     REVISION = "revision"
     """{revision: int, step: int, changes: {key: value}}; applies to the steps after `step`"""

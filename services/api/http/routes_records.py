@@ -24,8 +24,10 @@ from services.api.schemas.records import (
     EventQuery,
     EventView,
     MetricSeries,
+    PromptView,
 )
 from services.api.use_cases.event_feed import EventFilter, events_after, events_before
+from services.api.use_cases.prompt_results import PromptOrder, read_prompt_results
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["records"])
 _STREAM = "text/event-stream"
@@ -124,6 +126,21 @@ def list_attempts(
             select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)
         ).all()
     return to_page_after(AttemptView, rows, after, limit)
+
+
+@router.get("/prompts")
+def list_prompts(
+    resources: Res,
+    job_id: str,
+    order: Annotated[PromptOrder, Query(description="Order of the prompts.")] = "row",
+    after: After = None,
+    limit: Limit = 100,
+) -> Page[PromptView]:
+    """Pass rate of every prompt over time."""
+    with resources.database.begin() as session:
+        get_job(session, job_id)
+        prompts = read_prompt_results(session, job_id, order)
+    return to_page_after(PromptView, prompts, after, limit)
 
 
 @router.get("/certificate")

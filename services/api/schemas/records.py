@@ -104,9 +104,30 @@ class CertificateView(View):
     object: Literal["job.certificate"] = "job.certificate"
     attempt: int = Field(validation_alias=AliasChoices("number", "attempt"))
     certificate: dict[str, Any]
-    """resumed_from, issued, trained, dropped, open, lost, trained_twice, digest_before,
-    digest_after
+    """resumed_from, issued, trained, dropped, open, lost, trained_twice, miscounted, digest_before,
+    digest_after; with a reinforcement stage sampler, prompts_seen, attempts, successes
     """
+
+
+class PromptView(View):
+    """Pass rate of one prompt over the steps that it was trained on or dropped in."""
+
+    object: Literal["job.prompt"] = "job.prompt"
+    id: str
+    row: int
+    """Place of the row in the stage's data set, from 0, without rows that were too long."""
+    excerpt: str
+    """Beginning of the prompt."""
+    attempts: int
+    """Responses with a reward."""
+    successes: int
+    """Responses whose reward exceeds `rl.curriculum.success_reward`."""
+    pass_rate: float
+    """successes / attempts; 0 without attempts."""
+    steps: list[int]
+    """Steps that the prompt was in."""
+    pass_rates: list[float]
+    """Pass rate in each of these steps."""
 
 
 class MetricSeries(View):

@@ -42,7 +42,7 @@ class ReasoningGym:
     @property
     def data_sets(self) -> Collection[str]:
         """Names that reasoning-gym registers."""
-        return DATASETS.keys()
+        return frozenset(DATASETS)
 
     def open(
         self, data_set: str, *, seed: int, size: int, parameters: Mapping[str, Any]

@@ -17,11 +17,12 @@ from services.common.job_spec.job import (
 )
 from services.common.job_spec.method import Method, MethodType, Stage
 from services.common.job_spec.resources import CheckpointSpec, ResourcesSpec, TrainerSpec
-from services.common.job_spec.rl import RlSpec
+from services.common.job_spec.rl import CurriculumSpec, RlSpec
 from services.common.job_spec.training import LoraSpec, OptimSpec, SftSpec
 
 __all__ = [
     "CheckpointSpec",
+    "CurriculumSpec",
     "DiffusionSpec",
     "EvalSpec",
     "JobSpec",

@@ -10,6 +10,26 @@ from services.common.job_spec.notes import CONFIGURATION, PAPER, notes
 from services.common.job_spec.training import OptimSpec
 
 
+class CurriculumSpec(Frozen):
+    """Which prompts a step gets, from their pass rates so far."""
+
+    sampler: Literal["uniform", "difficulty", "skip_solved"] = "uniform"
+    """`uniform` visits every row once per epoch. The others choose one of `candidates` rows for each
+    prompt: `difficulty` the one whose pass rate, drawn from its Beta posterior, is nearest to
+    `target`; `skip_solved` the first that is not solved.
+    """
+    candidates: int = Field(4, gt=1, le=64, json_schema_extra=notes(unit="rows"))
+    """Rows that the sampler chooses from, the next ones of the seeded order. The rest waits for the
+    next epoch.
+    """
+    target: float = Field(0.5, gt=0, lt=1)
+    """Pass rate that `difficulty` looks for."""
+    solved: float = Field(1.0, gt=0, le=1)
+    """Share of recent responses that must succeed for `skip_solved` to skip a row."""
+    success_reward: float = Field(0.5, allow_inf_nan=False)
+    """A response succeeds when its reward is greater."""
+
+
 class RlSpec(Frozen):
     """Reinforcement learning (DiPO): policy gradient on the recorded denoising steps."""
 
@@ -23,6 +43,7 @@ class RlSpec(Frozen):
         8, gt=1, json_schema_extra=notes(unit="responses", source=CONFIGURATION)
     )
     """Responses to each prompt: the size of a group."""
+    curriculum: CurriculumSpec = CurriculumSpec()
     preset: Literal["exact"] | None = None
     """`exact` sets the keys under which the expected update is the gradient of the expected reward:
     `advantage` leave_one_out, `normaliser` constant, `dynamic_sampling` off, `num_iterations` 1,

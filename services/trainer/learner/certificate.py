@@ -2,6 +2,7 @@
 start and end.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,7 @@ from services.common.errors import PlatformError
 from services.common.events import EventType
 from services.common.weights import weight_digest
 from services.trainer.learner.attempt_context import AttemptContext
+from services.trainer.learner.curriculum import count_differences, summarize
 from services.trainer.learner.ledger import NOTHING_ISSUED, certify
 from services.trainer.learner.step_log import surviving_records
 
@@ -61,12 +63,18 @@ def _emit_certificate(context: AttemptContext, checkpoint: Path, moment: Moment)
     )
     certificate = NOTHING_ISSUED
     for name, stage in state.stages.items():
-        certificate += certify(stage.ledger, [record for record in records if record.stage == name])
+        own = [record for record in records if record.stage == name]
+        results = [result for record in own for result in record.results]
+        miscounted = count_differences(stage.statistics, results)
+        certificate += replace(certify(stage.ledger, own), miscounted=miscounted)
     before, after = (
         read_manifest(checkpoint).weight_digest,
         weight_digest(context.policy_model.export_weights()),
     )
     fields = {"moment": moment, "resumed_from": context.resumed_from, **certificate.to_json()}
+    if "rl" in state.stages:
+        fields["sampler"] = context.spec.rl.curriculum.sampler
+        fields |= summarize(state.stages["rl"].statistics)
     context.report.journal.emit(
         EventType.CERTIFICATE, {**fields, "digest_before": before, "digest_after": after}
     )

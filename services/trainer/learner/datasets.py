@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from services.common.model.prompts import encode_prompt
 from services.common.trajectory import Int32s
 from services.trainer.training.sft import SftExample, encode_example, encode_trace
 
+_EXCERPT_CHARS: Final = 80
+
 
 @dataclass(frozen=True)
 class EncodedPrompt:
@@ -33,6 +35,8 @@ class EncodedPrompt:
     answer_type: AnswerType | None
     row: str
     """JSON object of the row, as graders see it."""
+    excerpt: str = ""
+    """Beginning of the last user turn."""
 
 
 Item = TypeVar("Item", EncodedPrompt, SftExample)
@@ -159,6 +163,7 @@ def _encode_prompt(row: Row, loaded: LoadedModel, prompt: PromptSpec) -> Encoded
         reference_answer=row.answer or "",
         answer_type=row.answer_type,
         row=json.dumps(row.item, ensure_ascii=False, separators=(",", ":")),
+        excerpt=row.messages[-1].content[:_EXCERPT_CHARS],
     )
 
 

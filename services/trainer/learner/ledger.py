@@ -56,6 +56,18 @@ class PromptOrder:
         return sorted(range(self._num_rows), key=rank)
 
 
+@dataclass(frozen=True)
+class PromptResult:
+    """What the responses to one prompt achieved in a step."""
+
+    row: int
+    """Place of the row in the stage's data set."""
+    attempts: int
+    """Responses with a reward."""
+    successes: int
+    """Responses whose reward exceeds `rl.curriculum.success_reward`."""
+
+
 class MixedOrder:
     """Order of the rows of several files, each in its own seeded order and with its share of the
     positions.
@@ -109,6 +121,8 @@ class StepRecord:
     """Positions of the groups that the step trained on."""
     dropped: Mapping[int, str]
     """Reason by position, for what was dropped while the step's batch was gathered."""
+    results: tuple["PromptResult", ...] = ()
+    """What the responses of the step's groups achieved, dropped ones included."""
 
 
 class PromptLedger:
@@ -226,12 +240,15 @@ class Certificate:
     """Surplus trainings: logged more than once, or logged and still open (they would be trained
     again).
     """
+    miscounted: int = 0
+    """Rows whose attempts and successes differ between checkpoint and step log."""
 
     @property
     def holds(self) -> bool:
-        """Whether nothing was lost or trained twice, and the sum is right."""
+        """Whether nothing was lost, trained twice or miscounted, and the sum is right."""
         total = self.trained + sum(self.dropped.values()) + self.open
-        return self.lost == 0 and self.trained_twice == 0 and self.issued == total
+        sound = self.lost == 0 and self.trained_twice == 0 and self.miscounted == 0
+        return sound and self.issued == total
 
     def to_json(self) -> dict[str, Any]:
         """Fields of the CERTIFICATE event."""
@@ -245,6 +262,7 @@ class Certificate:
             open=self.open + other.open,
             lost=self.lost + other.lost,
             trained_twice=self.trained_twice + other.trained_twice,
+            miscounted=self.miscounted + other.miscounted,
         )
 
 

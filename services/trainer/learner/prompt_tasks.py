@@ -67,7 +67,7 @@ class TrainingPrompts:
         return [
             make_prompt_task(
                 self.context,
-                self.dataset.items[self.ledger.order.row(position)],
+                self.dataset.items[self.row(position)],
                 position,
                 Purpose.TRAIN,
                 step,
@@ -75,3 +75,8 @@ class TrainingPrompts:
             )
             for position in self.ledger.ledger.issue(count)
         ]
+
+    def row(self, position: int) -> int:
+        """Return the row of an open position."""
+        spec = self.context.spec
+        return self.ledger.row(position, spec.rl.curriculum, f"{spec.seed}:rl")

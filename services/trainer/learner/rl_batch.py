@@ -2,7 +2,7 @@
 ones dropped and replaced.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,7 +12,7 @@ from services.common.job_spec import RewardSpec, RlSpec
 from services.common.trajectory import Outcome
 from services.trainer.learner.admission import Admission
 from services.trainer.learner.graded_group import GradedGroup, assess_group
-from services.trainer.learner.ledger import StepRecord
+from services.trainer.learner.ledger import PromptResult, StepRecord
 from services.trainer.learner.verifiability import require_verifiable
 from services.trainer.learner.weight_snapshot import WeightSnapshot
 from services.trainer.training.trajectory_rows import Sample
@@ -39,6 +39,17 @@ class RlBatch:
     def samples(self) -> list[Sample]:
         """The mini-batch: every graded response of the kept groups."""
         return [sample for group in self.kept for sample in group.samples()]
+
+    def count_results(
+        self, row: Callable[[int], int], success_reward: float
+    ) -> tuple[PromptResult, ...]:
+        """Attempts and successes of each group that was graded; `row` is that of a position."""
+        counted = []
+        for group in self.groups:
+            rewards = [reward for reward in group.rewards if reward is not None]
+            successes = sum(reward > success_reward for reward in rewards)
+            counted.append(PromptResult(row(group.position), len(rewards), successes))
+        return tuple(counted)
 
     def to_record(self, step: int) -> StepRecord:
         """The positions that the ledger closes for global step `step`: each one exactly once, stale

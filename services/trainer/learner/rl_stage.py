@@ -3,6 +3,7 @@ versions behind.
 """
 
 import time
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -58,8 +59,12 @@ class RlStage:
             **batch_metrics(batch, spec.rl, spec.reward, threshold),
             **staleness_metrics(batch, context.state.global_step),
         }
+        success_reward = spec.rl.curriculum.success_reward
+        results = batch.count_results(self._prompts.row, success_reward)
+        items = self._prompts.dataset.items
         return StepOutcome(
-            record=batch.to_record(step),
+            record=replace(batch.to_record(step), results=results),
+            excerpts={result.row: items[result.row].excerpt for result in results},
             group_ids=[group.task.group_id for group in batch.kept],
             metrics={
                 **metrics,

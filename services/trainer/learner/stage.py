@@ -30,6 +30,8 @@ class StepOutcome:
     metrics: Mapping[str, float]
     events: list[dict[str, Any]] = field(default_factory=list)
     """Data of TRAJECTORIES events."""
+    excerpts: Mapping[int, str] = field(default_factory=dict)
+    """Beginning of the prompt of each row that the record has results of."""
 
 
 class TrainingStage(Protocol):
@@ -105,9 +107,16 @@ def _one_step(context: AttemptContext, stage: TrainingStage) -> None:
     # Logged before the ledger is closed and long before a checkpoint: what enters one is in the
     # log.
     context.step_log.append(outcome.record, outcome.group_ids)
-    state.stages[stage.name].ledger.close(outcome.record)
+    state.stages[stage.name].close(outcome.record)
     for data in outcome.events:
         report.journal.emit(EventType.TRAJECTORIES, data)
+    if outcome.record.results:
+        results = [
+            [result.row, result.attempts, result.successes, outcome.excerpts.get(result.row, "")]
+            for result in outcome.record.results
+        ]
+        fields = {"step": state.global_step, "stage": stage.name, "results": results}
+        report.journal.emit(EventType.PROMPT_RESULTS, fields)
     counters: dict[str, float] = {
         JobMetric.TRAIN_GLOBAL_STEP: float(state.global_step),
         JobMetric.WEIGHTS_VERSION: float(state.global_step),

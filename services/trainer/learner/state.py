@@ -10,8 +10,9 @@ from pydantic import ValidationError, model_validator
 from services.common.diffusion.config import Frozen
 from services.common.errors import PlatformError
 from services.common.job_metrics import JobMetric
-from services.common.job_spec import JobSpec
-from services.trainer.learner.ledger import MixedOrder, PromptLedger, PromptOrder
+from services.common.job_spec import CurriculumSpec, JobSpec
+from services.trainer.learner.curriculum import PromptStatistics, choose_row
+from services.trainer.learner.ledger import MixedOrder, PromptLedger, PromptOrder, StepRecord
 
 
 class StoredRows(Frozen):
@@ -34,6 +35,10 @@ class StoredStage(Frozen):
 
     rows: StoredRows
     ledger: dict[str, Any]
+    chosen: tuple[tuple[int, int], ...] = ()
+    """(position, row) of open positions that a sampler chose a row for."""
+    results: tuple[tuple[float, ...], ...] = ()
+    """Attempts and successes of the rows (services.trainer.learner.curriculum)."""
 
 
 class Best(Frozen):
@@ -75,6 +80,26 @@ class StageLedger:
     rows: StoredRows
     order: PromptOrder | MixedOrder
     ledger: PromptLedger
+    statistics: PromptStatistics = field(default_factory=PromptStatistics)
+    chosen: dict[int, int] = field(default_factory=dict)
+    """Row of every open position that a sampler chose one for."""
+
+    def row(self, position: int, curriculum: CurriculumSpec, key: str) -> int:
+        """Return the row of an open position: once chosen, it stays. `key` names seed and stage."""
+        if position not in self.chosen and curriculum.sampler == "uniform":
+            return self.order.row(position)
+        if position not in self.chosen:
+            self.chosen[position] = choose_row(
+                curriculum, self.order, position, self.statistics, key
+            )
+        return self.chosen[position]
+
+    def close(self, record: StepRecord) -> None:
+        """Close what a finished step trained and dropped, and count its results."""
+        self.ledger.close(record)
+        self.statistics.add(record.results)
+        for position in (*record.trained, *record.dropped):
+            self.chosen.pop(position, None)
 
 
 @dataclass
@@ -99,7 +124,12 @@ class RunState:
             global_step=self.global_step,
             seed=spec.seed,
             stages={
-                name: StoredStage(rows=stage.rows, ledger=stage.ledger.to_json())
+                name: StoredStage(
+                    rows=stage.rows,
+                    ledger=stage.ledger.to_json(),
+                    chosen=tuple(sorted(stage.chosen.items())),
+                    results=tuple(map(tuple, stage.statistics.to_json())),
+                )
                 for name, stage in self.stages.items()
             },
             best=self.best,
@@ -141,6 +171,8 @@ def parse_state(text: str, spec: JobSpec) -> RunState:
             rows=stage.rows,
             order=stage.rows.order(stored.seed, name),
             ledger=PromptLedger.from_json(stage.ledger),
+            statistics=PromptStatistics.from_json(stage.results),
+            chosen=dict(stage.chosen),
         )
         for name, stage in stored.stages.items()
     }

@@ -11,11 +11,12 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 from services.common.checkpoint.format import ORIGIN, list_checkpoints, read_manifest
-from services.trainer.learner.ledger import StepRecord
+from services.trainer.learner.ledger import PromptResult, StepRecord
 
 
 class StepLog:
@@ -43,6 +44,7 @@ class StepLog:
                     [position, reason] for position, reason in sorted(record.dropped.items())
                 ],
                 "groups": group_ids,
+                "results": [astuple(result) for result in record.results],
             }
         )
 
@@ -79,6 +81,8 @@ def surviving_records(
                 step=line["step"],
                 trained=tuple(line["trained"]),
                 dropped=dict(line["dropped"]),
+                # Absent in logs of earlier releases.
+                results=tuple(PromptResult(*result) for result in line.get("results", ())),
             )
             for line in lines[1:]
             if line["step"] <= known

@@ -14,6 +14,7 @@ export type {
   JobState,
   JobView as Job,
   MetricSeries,
+  PromptView as Prompt,
   ModelView as Model,
   ServiceView as Service,
   SystemView as System,

@@ -12,6 +12,7 @@ import { EvaluationsTab } from "./evaluations-tab";
 import { EventsTab } from "./events-tab";
 import { JobHeader } from "./job-header";
 import { LogsTab } from "./logs-tab";
+import { PromptsTab } from "./prompts-tab";
 import { SpecTab } from "./spec-tab";
 import { TimelineTab } from "./timeline-tab";
 import { type LiveJob, useLiveJob } from "./use-live-job";
@@ -32,6 +33,7 @@ export function JobPage({ jobId, tab, trajectoryId = null }: Props) {
     ["charts", "Charts"],
     ["timeline", "Timeline"],
     ["trajectories", "Trajectories"],
+    ["prompts", "Prompts"],
     ["evaluations", "Evaluations"],
     ["checkpoints", "Checkpoints"],
     ["attempts", "Attempts"],
@@ -57,6 +59,7 @@ function tabContent(tab: string, live: LiveJob, trajectoryId: string | null): Re
     case "charts": return <ChartsTab live={live} job={job} />;
     case "timeline": return <TimelineTab job={job} updates={live.updates["phase"] ?? 0} />;
     case "trajectories": return <TrajectoriesTab job={job} trajectoryId={trajectoryId} updates={live.updates["trajectories"] ?? 0} />;
+    case "prompts": return <PromptsTab job={job} updates={live.updates["prompt_results"] ?? 0} />;
     case "evaluations": return <EvaluationsTab job={job} updates={live.updates["evaluation"] ?? 0} />;
     case "checkpoints": return <CheckpointsTab job={job} updates={live.updates["checkpoint"] ?? 0} />;
     case "attempts": return <AttemptsTab job={job} updates={(live.updates["attempt"] ?? 0) + (live.updates["certificate"] ?? 0)} />;
