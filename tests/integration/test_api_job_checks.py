@@ -228,3 +228,26 @@ def test_a_job_of_openais_alias_passes_the_same_checks(api: Api) -> None:
     )
 
     assert set(problem_paths(refused)) == {"model", "training_file", "resources.rollout_replicas"}
+
+
+def test_environments_are_files_by_name_and_unknown_ones_are_refused_with_what_there_is(
+    api: Api,
+) -> None:
+    name = "reasoning-gym:chain_sum?size=3"
+    body = {"method": "rl", "training_file": name, "validation_file": None}
+    created = api.http.post("/v1/jobs", json=job_body(api.directory, **body))
+    assert created.status_code == 201, created.json()
+    assert [grader["type"] for grader in created.json()["spec"]["reward"]["graders"]] == [
+        "environment"
+    ]
+    for bad, message in (
+        ("reasoning-gym:chain_summ", "no data set 'chain_summ'"),
+        ("reasoning-gym:chain_sum?terms=2", "no parameter 'terms'"),
+        ("reasoning-gym:chain_sum?size=0", "size is 0"),
+        ("gym:x", "no environment 'gym'"),
+    ):
+        refused = api.http.post(
+            "/v1/jobs", json=job_body(api.directory, **{**body, "training_file": bad})
+        )
+        assert problem_paths(refused) == ["training_file"], bad
+        assert message in refused.json()["error"]["message"]

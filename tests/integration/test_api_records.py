@@ -294,6 +294,25 @@ def test_checkpoints_and_evaluations_are_listed(records: Records) -> None:
     assert records.http.get(f"/v1/checkpoints/{kept['id']}").json() == kept
 
 
+def test_prompts_have_their_pass_rate_over_time_in_the_order_asked_for(records: Records) -> None:
+    records.record(
+        (EventType.PROMPT_RESULTS, {"step": 1, "stage": "rl", "results": [[4, 8, 2, "four"], [1, 8, 8, "one"]]}),
+        (EventType.PROMPT_RESULTS, {"step": 2, "stage": "rl", "results": [[4, 8, 8, "four"]]}),
+        # Of a later attempt, which repeated step 2.
+        (EventType.PROMPT_RESULTS, {"step": 2, "stage": "rl", "results": [[4, 8, 6, "four"]]}),
+    )  # fmt: skip
+
+    path = f"/v1/jobs/{records.job_id}/prompts"
+    one, four = records.http.get(path).json()["data"]
+    assert (four["row"], four["excerpt"], four["attempts"], four["successes"]) == (4, "four", 16, 8)
+    assert (four["pass_rate"], four["steps"], four["pass_rates"]) == (0.5, [1, 2], [0.25, 0.75])
+    assert (one["row"], one["pass_rate"]) == (1, 1.0)
+    hardest = records.http.get(path, params={"order": "hardest", "limit": 1}).json()
+    assert ([item["row"] for item in hardest["data"]], hardest["has_more"]) == ([4], True)
+    assert records.http.get(path, params={"order": "best"}).status_code in (400, 422)
+    assert records.http.get("/v1/jobs/job_nope/prompts").status_code == 404
+
+
 def test_an_export_is_asked_for_once(records: Records) -> None:
     records.record(checkpoint(1))
     checkpoint_id = records.get("/checkpoints")["data"][0]["id"]

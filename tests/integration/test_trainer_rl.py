@@ -217,6 +217,38 @@ def test_a_job_stopped_while_it_waits_for_groups_repeats_the_step_and_loses_no_p
     assert moved_digest(tmp_path / "job", STEPS) == moved_digest(tmp_path / "whole" / "job", STEPS)
 
 
+def test_a_stopped_job_makes_the_choices_of_its_sampler_as_one_that_never_stopped(
+    redis_url: str, model: Path, tmp_path: Path
+) -> None:
+    changes = {"curriculum": {"sampler": "difficulty", "candidates": 3}}
+    rl = {"steps": 3, "prompts_per_step": 2, "num_generations": 2, "dynamic_sampling": False}
+    stop = StopSignal()
+
+    def stop_in_the_second_step(task: PromptTask, trajectory: Trajectory) -> Outcome:
+        if task.attempt == 1 and task.ledger_position == 3:
+            stop.request()
+        return by_index(task, trajectory)
+
+    with real_replica(redis_url, stop_in_the_second_step) as (replica, address):
+        platform = Platform(replica, address, redis_url, model)
+        platform.run(tmp_path, stop=stop, rl={**rl, **changes})
+        platform.run(tmp_path, attempt=2, rl={**rl, **changes})
+    with real_replica(redis_url) as (replica, address):
+        whole = Platform(replica, address, redis_url, model)
+        whole.run(tmp_path / "whole", job_id="job_2", rl={**rl, **changes})
+
+    def results(directory: Path, attempt: int) -> list[Any]:
+        events = of_kind(journal_of(directory, attempt), EventType.PROMPT_RESULTS)
+        return [result for data in events for result in data["results"]]
+
+    expected = results(tmp_path / "whole" / "job", 1)
+    assert results(tmp_path / "job", 1) + results(tmp_path / "job", 2) == expected
+    assert len(expected) == 6
+    *_, at_end = of_kind(journal_of(tmp_path / "job", 2), EventType.CERTIFICATE)
+    assert (at_end["sampler"], at_end["miscounted"], at_end["attempts"]) == ("difficulty", 0, 12)
+    assert at_end["successes"] == sum(successes for _, _, successes, _ in expected)
+
+
 def test_a_replica_that_failed_gets_the_weights_again_and_no_prompt_is_lost(
     redis_url: str, model: Path, tmp_path: Path
 ) -> None:
