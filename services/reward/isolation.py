@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 _JAIL: Final = Path(__file__).with_name("jail.py")
+_SCRATCH_BYTES: Final = 64 << 20
 _SYSTEM_DIRECTORIES: Final = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/etc/ld.so.cache")
 
 
@@ -45,6 +46,8 @@ class Isolation:
                 for argument in ("--ro-bind", path, path)
             ),
             *("--ro-bind", str(_JAIL), "/jail.py", "--dev-bind", "/dev/null", "/dev/null"),
+            # Packages may want a directory for their caches when they are imported.
+            *("--size", str(_SCRATCH_BYTES), "--tmpfs", "/tmp"),
             # Last: the mount points above are made in the root.
             *("--remount-ro", "/", "--chdir", "/"),
             *("--", *python, "/jail.py"),
