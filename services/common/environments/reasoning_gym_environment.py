@@ -27,13 +27,30 @@ class ReasoningGymData:
         return Task(entry["question"], answer, metadata)
 
     def score(self, index: int, task: Task, answer: str) -> float:
-        """Return the score of the data set's own scorer, mostly 0 to 1."""
-        # Some data sets make other tasks in every process, because they iterate over sets; the others'
-        # own entry may hold tuples, which JSON has not and their scorers compare with.
-        entry = self._data_set[index]
-        if entry["question"] != task.prompt:
-            entry = {"question": task.prompt, "answer": task.answer, "metadata": task.metadata}
-        return float(self._data_set.score_answer(answer, entry))
+        """Return the score of the data set's own scorer, mostly 0 to 1.
+
+        Some scorers raise for an answer that they cannot read: it scores 0, like any wrong one.
+        """
+        entry = self._find_entry(index, task)
+        try:
+            return float(self._data_set.score_answer(answer, entry))
+        except (ImportError, OSError, MemoryError):
+            raise  # not the answer's fault
+        except Exception:  # noqa: BLE001 - whatever the text made the scorer do
+            return 0.0
+
+    def _find_entry(self, index: int, task: Task) -> dict[str, Any]:
+        """Return the entry of a task: made again, because it may hold tuples, which JSON has not and
+        scorers compare with, or from the task where that gives another one. Some data sets iterate
+        over sets and differ from process to process; some read files, which the sandbox may refuse.
+        """
+        try:
+            made: dict[str, Any] = self._data_set[index]
+        except OSError:
+            made = {}
+        if made.get("question") == task.prompt:
+            return made
+        return {"question": task.prompt, "answer": task.answer, "metadata": task.metadata}
 
 
 class ReasoningGym:
