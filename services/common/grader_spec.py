@@ -194,12 +194,24 @@ class RepetitionGrader(_Named):
     """Words of an n-gram."""
 
 
-class SpeedGrader(_Correctness):
-    """Tokens per denoising step over `target`, at most 1; 0 unless the answer is correct."""
+class SpeedGrader(_Named):
+    """Tokens per denoising step over `target`, at most 1. Without `only_if` it is 0 unless the answer
+    is correct; with it the gate decides (LightningRL, arXiv 2603.13319).
+    """
 
     type: Literal["speed"]
     target: float = Field(4.0, gt=0, allow_inf_nan=False)
     """Tokens per denoising step that score 1."""
+
+    @property
+    def uses_correctness(self) -> bool:
+        """Unless another grader says what success is."""
+        return self.only_if is None
+
+    @property
+    def item_fields(self) -> frozenset[str]:
+        """The reference answer, where correctness decides."""
+        return frozenset({REFERENCE_ANSWER}) if self.uses_correctness else frozenset()
 
 
 class StringCheckGrader(_Templates):
@@ -471,6 +483,10 @@ class EnvironmentGrader(_Named):
     """CPU time of one answer, in seconds; its wall time may be three times that."""
     memory_mb: int = Field(512, ge=64, le=4096)
     """Address space of one answer beyond that of the environment, in MiB."""
+
+    def max_seconds(self, count: int) -> float:
+        """The wall time of as many answers, one after the other, after the start of a sandbox."""
+        return _START_S + 3 * self.timeout_s * count
 
     def find_problem(self, item: Mapping[str, Any]) -> str:
         """Return why the row is not one of an environment."""

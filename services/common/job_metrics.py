@@ -186,6 +186,8 @@ class JobMetric(StrEnum):
         "With a grader of correctness only."
     EVAL_TOKENS_PER_STEP = "eval/validation/tokens_per_step", MetricUnit.NUMBER, _ANY, \
         "Tokens committed per denoising step on the validation set."
+    EVAL_AUP = "eval/validation/aup", MetricUnit.NUMBER, _ANY, \
+        "Accuracy under parallelism (d3LLM) over the decodings evaluated at the end of a stage."
     EVAL_MEAN_RESPONSE_LENGTH = "eval/validation/mean_response_length", MetricUnit.TOKENS, _ANY, \
         "Mean length of a finished response on the validation set."
     EVAL_TRUNCATION_RATE = "eval/validation/truncation_rate", MetricUnit.FRACTION, _ANY, \

@@ -88,11 +88,13 @@ def score_repetition(spec: RepetitionGrader, graded: GradedResponse) -> Score:
 
 
 def score_speed(spec: SpeedGrader, graded: GradedResponse) -> Score:
-    """Return tokens per denoising step divided by the target, at most 1; 0 for incorrect answers."""
-    if graded.outcome is Outcome.SCORED:
+    """Return tokens per denoising step divided by the target, at most 1; 0 for an incorrect answer
+    unless a gate decides.
+    """
+    if spec.uses_correctness and graded.outcome is Outcome.SCORED:
         return _NOT_COMPARED
     if graded.num_tokens <= 0 or graded.num_steps <= 0:
         return GraderFailure("steps_unknown", "speed needs num_tokens and num_steps")
-    if graded.outcome is not Outcome.CORRECT:
+    if spec.uses_correctness and graded.outcome is not Outcome.CORRECT:
         return 0.0
     return min(graded.num_tokens / graded.num_steps / spec.target, 1.0)

@@ -1,5 +1,6 @@
 """Evaluation: the validation prompts through the rollout replicas, with the current weights."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from services.common.job_spec import RewardSpec
 from services.common.rewards import compute_reward, compute_rewards, find_success
 from services.common.trajectory import Purpose, Verdict
 from services.trainer.learner.attempt_context import AttemptContext
+from services.trainer.learner.aup import compute_aup
 from services.trainer.learner.datasets import EncodedPrompt
 from services.trainer.learner.graded_group import GradedGroup, read_scores
 from services.trainer.learner.prompt_tasks import VALIDATION, make_prompt_task
@@ -40,6 +42,7 @@ from services.trainer.learner.wilson import wilson_interval
 from services.trainer.training.sft import SftExample
 
 _LOGGED_GROUPS: Final = 8
+_PASS_AT: Final = (1, 2, 4, 8, 16, 32, 64, 128)
 _NORMAL_95: Final = 1.959964
 """Quantile 0.975 of the normal distribution."""
 _CURVES: Final = {
@@ -50,6 +53,7 @@ _CURVES: Final = {
     "truncation_rate": JobMetric.EVAL_TRUNCATION_RATE,
     "loss": JobMetric.EVAL_LOSS,
     "judge_tokens": JobMetric.EVAL_JUDGE_TOKENS,
+    "aup": JobMetric.EVAL_AUP,
 }
 """Results of an evaluation that are metrics too."""
 
@@ -80,10 +84,14 @@ class EvaluationRunner:
         version = self.context.state.global_step
         if version == self.last_version:
             return
+        measured = []
         for other in self._other_decodings() if ends_stage else ():
             results, _ = self._measure(self.decoding.model_copy(update=other))
             self._emit_results(stage, {**results, "decoding": other})
+            measured.append(results)
         results, groups = self._measure(self.decoding)
+        if measured:
+            results |= drop_missing({"aup": compute_aup([*measured, results])})
         if stage == "sft" and self.held_out:
             with self.context.report.record_time(JobMetric.TIME_EVAL_S):
                 results["loss"] = self.context.policy_model.sft_loss(self.held_out)
@@ -155,6 +163,10 @@ def evaluation_metrics(results: dict[str, Any]) -> dict[str, float]:
         **{metric: results[name] for name, metric in _CURVES.items() if name in results},
         **{p.format_name(k=k): results[name] for name, p in of_k.items() if name in results},
         **{
+            EVAL_PASS_AT_K.format_name(k=i): share
+            for i, share in results.get("pass_at", {}).items()
+        },
+        **{
             EVAL_GRADER_MEAN.format_name(grader=name): score
             for name, score in results["graders"].items()
         },
@@ -169,7 +181,8 @@ def evaluation_results(groups: Sequence[GradedGroup], reward: RewardSpec) -> dic
     prompts of the best response, `graders` the mean score of each grader. Where a grader looks at
     correctness, `accuracy` is the mean over prompts of the share of correct responses, with its 95 %
     Wilson interval, which over k responses is what papers call avg@k; where the graders say what
-    success is, `pass_at_k` is the share of prompts with a success among them. Responses that could
+    success is, `pass_at_k` is the share of prompts with a success among them, and `pass_at` the unbiased
+    estimate for powers of two up to k. Responses that could
     not be graded are left out and counted; raises PlatformError `verifier_unavailable` when that
     leaves nothing.
     """
@@ -231,6 +244,14 @@ def _reward_results(
     return results
 
 
+def estimate_pass_at(k: int, successes: Sequence[bool]) -> float:
+    """Return the unbiased estimate of the chance that one of k responses succeeds, from n >= k
+    responses: 1 - C(n - c, k) / C(n, k) for c successes (arXiv 2107.03374).
+    """
+    n, c = len(successes), sum(successes)
+    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
+
+
 def _success_results(
     verdicts: Sequence[Sequence[Verdict]], graders: Sequence[GraderSpec]
 ) -> dict[str, Any]:
@@ -245,6 +266,11 @@ def _success_results(
         "pass_at_k": solved / len(successes),
         "pass_at_k_low": pass_low,
         "pass_at_k_high": pass_high,
+        "pass_at": {
+            str(k): float(np.mean([estimate_pass_at(k, prompt) for prompt in successes]))
+            for k in _PASS_AT
+            if k <= min(map(len, successes))
+        },
     }
     if uses_correctness(graders):
         shares = [sum(prompt) / len(prompt) for prompt in successes]
