@@ -14,18 +14,27 @@ from services.api.cli.output import notes, out, print_json, print_table
 from services.api.cli.submission import assign, upload_files
 from services.api.cli.watching import failure_of, watch_job
 from services.api.client import ApiClient, Json
-from services.api.domain.benchmarks import BENCHMARKS, REPORTED, benchmark_spec
+from services.api.domain.benchmarks import (
+    BENCHMARKS,
+    CODE_BENCHMARKS,
+    REPORTED,
+    benchmark_spec,
+)
 from services.common.job_spec import parse_spec
 
 
 class Benchmark(StrEnum):
-    """Keys of BENCHMARKS."""
+    """Keys of BENCHMARKS and CODE_BENCHMARKS."""
 
     MATH500 = "MATH500"
     GSM8K = "GSM8K"
     AIME24 = "AIME24"
     AIME25 = "AIME25"
     OLYMPIADBENCH = "OlympiadBench"
+    HUMANEVAL_PLUS = "HumanEval+"
+    MBPP_PLUS = "MBPP+"
+    LIVECODEBENCH = "LiveCodeBench"
+    APPS = "APPS"
 
 
 class DecodingPreset(StrEnum):
@@ -53,7 +62,8 @@ def evaluate(  # noqa: PLR0913 - one for each option of the command
         ),
     ],
     only: Annotated[
-        list[Benchmark] | None, typer.Option("--only", help="Benchmarks to run; all by default.")
+        list[Benchmark] | None,
+        typer.Option("--only", help="Benchmarks to run; those of the paper by default."),
     ] = None,
     decoding: Annotated[
         list[DecodingPreset] | None, typer.Option(help="static or dynamic; both by default.")
@@ -69,10 +79,10 @@ def evaluate(  # noqa: PLR0913 - one for each option of the command
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate a model with the published protocol: one job per benchmark and decoding."""
-    files = _find_files(benchmarks_dir, [each.value for each in only or Benchmark])
+    files = _find_files(benchmarks_dir, [each.value for each in only] if only else list(BENCHMARKS))
     modes = [each.value for each in decoding or DecodingPreset]
     specs = {
-        (mode, name): _make_spec(model, file, mode, assignments or [])
+        (mode, name): _make_spec(name, model, file, mode, assignments or [])
         for mode in modes
         for name, file in files.items()
     }
@@ -89,7 +99,8 @@ def evaluate(  # noqa: PLR0913 - one for each option of the command
 
 def _find_files(directory: Path, names: Sequence[str]) -> dict[str, Path]:
     """Return the paths by benchmark; raises CommandError that lists all missing files."""
-    files = {name: (directory / BENCHMARKS[name]).resolve() for name in names}
+    known = {**BENCHMARKS, **CODE_BENCHMARKS}
+    files = {name: (directory / known[name]).resolve() for name in names}
     missing = [str(path) for path in files.values() if not path.is_file()]
     if missing:
         raise CommandError(
@@ -98,9 +109,9 @@ def _find_files(directory: Path, names: Sequence[str]) -> dict[str, Path]:
     return files
 
 
-def _make_spec(model: str, file: Path, mode: str, assignments: Sequence[str]) -> Json:
+def _make_spec(name: str, model: str, file: Path, mode: str, assignments: Sequence[str]) -> Json:
     """Create and validate the job of a benchmark."""
-    spec = benchmark_spec(model, str(file), mode)
+    spec = benchmark_spec(name, model, str(file), mode)
     for assignment in assignments:
         assign(spec, assignment)
     parse_spec(spec)
@@ -127,9 +138,10 @@ def _group_by_decoding(results: Results) -> dict[str, dict[str, Json]]:
 
 def _print_results(model: str, results: Results) -> None:
     """Print the table of the paper, then intervals, pass@k and truncation."""
-    out.print("accuracy in % (avg@k) · tokens per step · mean length", markup=False)
-    print_table(("MODEL", "DECODING", *BENCHMARKS, "AVERAGE"), table(model, results))
-    out.print()
+    if any(name in BENCHMARKS for _, name in results):
+        out.print("accuracy in % (avg@k) · tokens per step · mean length", markup=False)
+        print_table(("MODEL", "DECODING", *BENCHMARKS, "AVERAGE"), table(model, results))
+        out.print()
     columns = (
         "BENCHMARK",
         "DECODING",
@@ -168,15 +180,19 @@ def _format_cell(found: Json | None) -> str:
 
 
 def _details(mode: str, name: str, found: Json) -> tuple[Any, ...]:
+    # Programs have no reference answer: the share that passes is their reward.
+    share = "accuracy" if "accuracy" in found else "reward"
     return (
         name, mode, found["num_generations"], found["num_prompts_scored"],
-        _interval(found, "accuracy"), _interval(found, "pass_at_k"),
+        _interval(found, share), _interval(found, "pass_at_k"),
         _number(found, "tokens_per_step", 2), _number(found, "mean_response_length", 0),
         f"{100 * found['truncation_rate']:.1f} %" if "truncation_rate" in found else "-",
     )  # fmt: skip
 
 
 def _interval(found: Mapping[str, float], key: str) -> str:
+    if f"{key}_low" not in found:  # one problem has no interval
+        return f"{100 * found[key]:.1f} %"
     low, high = found[f"{key}_low"], found[f"{key}_high"]
     return f"{100 * found[key]:.1f} % ({100 * low:.1f}–{100 * high:.1f})"
 

@@ -19,6 +19,13 @@ BENCHMARKS: Final[Mapping[str, str]] = {
     "OlympiadBench": "olympiadbench/test.jsonl",
 }
 """Name to file below the data directory, in the order of the table."""
+CODE_BENCHMARKS: Final[Mapping[str, str]] = {
+    "HumanEval+": "humanevalplus/test.jsonl",
+    "MBPP+": "mbppplus/test.jsonl",
+    "LiveCodeBench": "livecodebench/test.jsonl",
+    "APPS": "apps/test.jsonl",
+}
+"""Benchmarks whose responses are programs, which the `code` grader runs; no published row is compared."""
 DECODING: Final[Mapping[str, Mapping[str, Any]]] = {
     "static": {"unmasking_strategy": "low_confidence_static"},
     "dynamic": {"unmasking_strategy": "low_confidence_dynamic", "confidence_threshold": 0.9},
@@ -27,6 +34,7 @@ DECODING: Final[Mapping[str, Mapping[str, Any]]] = {
 PROMPT: Final = (
     "{prompt}\nPlease reason step by step, and put your final answer within $\\boxed{}$."
 )
+CODE_PROMPT: Final = "{prompt}\n\nWrite the program in Python, in one code block."
 MAX_PROMPT_TOKENS: Final = 1024
 MAX_NEW_TOKENS: Final = 8192
 
@@ -65,14 +73,19 @@ REPORTED: Final = (
 )  # fmt: skip
 
 
-def benchmark_spec(model: str, validation_file: str, decoding: str) -> dict[str, Any]:
-    """Job spec of one benchmark under the published protocol."""
+def benchmark_spec(name: str, model: str, validation_file: str, decoding: str) -> dict[str, Any]:
+    """Job spec of one benchmark under the published protocol; code differs in prompt and grader."""
+    is_code = name in CODE_BENCHMARKS
     return {
         "model": model,
         "method": "eval",
         "validation_file": validation_file,
         "suffix": f"eval-{decoding}",
-        "prompt": {"template": PROMPT, "max_prompt_tokens": MAX_PROMPT_TOKENS},
+        "prompt": {
+            "template": CODE_PROMPT if is_code else PROMPT,
+            "max_prompt_tokens": MAX_PROMPT_TOKENS,
+        },
+        **({"reward": {"graders": ["code"]}} if is_code else {}),
         # The engine of the published results compares the probability of the sampled candidate.
         "diffusion": {**DECODING[decoding], "selection": "sampled"},
         "eval": {

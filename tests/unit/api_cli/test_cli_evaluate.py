@@ -20,7 +20,7 @@ FOUND: dict[str, Any] = {
 
 @pytest.mark.parametrize("decoding", DECODING)
 def test_a_benchmark_is_evaluated_by_the_published_protocol(decoding: str) -> None:
-    spec = parse_spec(_make_spec("models/x", Path("gsm8k.jsonl"), decoding, []))
+    spec = parse_spec(_make_spec("GSM8K", "models/x", Path("gsm8k.jsonl"), decoding, []))
 
     resolved = resolve_decoding(
         spec, block_size=4, mask_token_id=9, stop_token_ids=(1,), evaluation=True
@@ -40,7 +40,11 @@ def test_a_benchmark_is_evaluated_by_the_published_protocol(decoding: str) -> No
 def test_keys_of_the_protocol_can_be_overridden() -> None:
     spec = parse_spec(
         _make_spec(
-            "models/x", Path("f"), "static", ["eval.num_samples=5", "trainer.precision=fp32"]
+            "GSM8K",
+            "models/x",
+            Path("f"),
+            "static",
+            ["eval.num_samples=5", "trainer.precision=fp32"],
         )
     )
 
@@ -104,3 +108,15 @@ def test_details_have_intervals_and_the_share_of_truncated_responses() -> None:
 
 def test_every_benchmark_can_be_chosen() -> None:
     assert [each.value for each in Benchmark] == list(BENCHMARKS)
+
+
+def test_programs_are_run_and_not_compared_with_a_reference_answer() -> None:
+    spec = parse_spec(_make_spec("HumanEval+", "models/x", Path("f"), "static", []))
+    assert [grader.type for grader in spec.reward.graders] == ["code"]
+    assert "boxed" not in spec.prompt.template
+    found = {name: value for name, value in FOUND.items() if not name.startswith("accuracy")}
+    measured = {**found, "reward": 0.25, "reward_low": 0.2, "reward_high": 0.3}
+    assert _details("static", "HumanEval+", measured)[4:6] == (
+        "25.0 % (20.0–30.0)",
+        "75.0 % (70.0–80.0)",
+    )

@@ -23,7 +23,7 @@ from services.common.job_spec import parse_spec
 def test_the_protocol_samples_sixteen_responses_of_up_to_8192_tokens(
     decoding: str, diffusion: dict[str, object]
 ) -> None:
-    spec = benchmark_spec("/models/m", "file_1", decoding)
+    spec = benchmark_spec("GSM8K", "/models/m", "file_1", decoding)
 
     assert spec == {
         "model": "/models/m",

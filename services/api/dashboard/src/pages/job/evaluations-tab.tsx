@@ -25,7 +25,7 @@ export function EvaluationsTab({ job, updates }: { job: Job; updates: number }) 
               <th scope="col" className="num">Reward</th><th scope="col">95 % CI</th>
               {hasAccuracy && <><th scope="col" className="num">Accuracy</th><th scope="col">95 % CI</th></>}
               {hasPass && <th scope="col" className="num">Pass@k</th>}
-              <th scope="col" className="num">Tokens per step</th><th scope="col" className="num">Mean length</th><th scope="col" className="num">Prompts</th><th scope="col" className="num">Duration</th><th scope="col" className="num">Time</th>
+              <th scope="col" className="num">Tokens per step</th><th scope="col" className="num" title="Accuracy under parallelism, over the decodings evaluated at the end of a stage">AUP</th><th scope="col" className="num">Mean length</th><th scope="col" className="num">Prompts</th><th scope="col" className="num">Duration</th><th scope="col" className="num">Time</th>
             </tr>
           </thead>
           <tbody>{[...data.data].reverse().map((item) => <Row key={item.id} item={item} job={job} hasAccuracy={hasAccuracy} hasPass={hasPass} />)}</tbody>
@@ -57,6 +57,7 @@ function Row({ item, job, hasAccuracy, hasPass }: RowProps) {
       {hasAccuracy && <td className="num muted">{percent(value("accuracy_low"))} – {percent(value("accuracy_high"))}</td>}
       {hasPass && <td className="num">{percent(value("pass_at_k"))}</td>}
       <td className="num">{number(value("tokens_per_step"))}</td>
+      <td className="num">{number(value("aup"))}</td>
       <td className="num">{number(value("mean_response_length"))}</td>
       <td className="num" title={unverifiable > 0 ? `${unverifiable} responses could not be graded and are excluded` : undefined}>{number(value("num_prompts"))}{unverifiable > 0 ? " *" : ""}</td>
       <td className="num">{duration(value("seconds"))}</td>
