@@ -4,8 +4,8 @@
 
 Prints one JSON line per run: results on held-out instances before and after, and the curve of the mean
 reward. `code`: write the expression of two variables that gives a target, checked by running it.
-`environment`: a data set of reasoning-gym, scored by its own scorer. `speed`: the same steps from the same
-weights with and without a speed part.
+`environment`: a data set of reasoning-gym, scored by its own scorer. `speed`: the same further steps from the
+weights of a `code` run, with and without a speed part.
 """
 
 import argparse
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from services.api.client import ApiClient
-from services.common.data.arithmetic import make_arithmetic
 from services.common.job_metrics import JobMetric
 from services.common.model.tiny import make_tiny_model
 from tests.support.embedded import local_platform, watch
@@ -26,10 +25,8 @@ _EXPRESSIONS: Final = ("a+b", "a-b", "a*b", "b-a")
 _LARGEST: Final = 30
 _HELD_OUT_PAIRS: Final = 150
 _TIMEOUT_S: Final = 1200.0
-SPEED_REWARD: Final[dict[str, Any]] = {
-    "normalisation": "per_grader",
-    "graders": ["accuracy", {"name": "speed", "only_if": "accuracy", "weight": 0.5}],
-}
+_CODE_STEPS: Final = 60
+_SPEED_STEPS: Final = 40
 
 Json = dict[str, Any]
 
@@ -64,7 +61,12 @@ def make_code_spec(directory: Path) -> Json:
         validation_file=_write(directory / "test.jsonl", _make_code_rows(held_out, 400, "test")),
         sampling={"max_new_tokens": 4},
         sft=_sft(60, 2e-3),
-        rl={"steps": 60, "prompts_per_step": 32, "num_generations": 16, "optim": {"lr": 1e-3}},
+        rl={
+            "steps": _CODE_STEPS,
+            "prompts_per_step": 32,
+            "num_generations": 16,
+            "optim": {"lr": 1e-3},
+        },
         reward={
             "graders": [
                 {
@@ -107,22 +109,8 @@ def make_environment_spec(directory: Path) -> Json:
         training_file=f"{words}&seed=1&size=4096",
         validation_file=f"{words}&seed=500000&size=300",
         sampling={"max_new_tokens": 8},
-        sft=_sft(150, 2e-3),
+        sft=_sft(160, 2e-3),
         rl={"steps": 40, "prompts_per_step": 32, "num_generations": 8, "optim": {"lr": 1e-3}},
-    )
-
-
-def make_speed_spec(directory: Path) -> Json:
-    """Arithmetic of two-digit numbers; the run without the speed part."""
-    files = make_arithmetic(directory, seed=0, num_train=4096, num_test=300)
-    return make_spec(
-        directory,
-        training_file=str(files.train),
-        validation_file=str(files.test),
-        sampling={"max_new_tokens": 16},
-        sft=_sft(560, 3e-3),
-        rl={"steps": 30, "prompts_per_step": 16, "num_generations": 16, "optim": {"lr": 5e-4}},
-        eval={"num_samples": 300, "confidence_thresholds": [0.5, 0.7]},
     )
 
 
@@ -137,11 +125,16 @@ def run_environment(api: ApiClient, directory: Path) -> Json:
 
 
 def run_speed(api: ApiClient, directory: Path) -> Json:
-    """Train with and without the speed part, from the same checkpoint."""
-    without = _run(api, make_speed_spec(directory))
-    after_sft = min(api.checkpoints(without["job"]), key=lambda item: item.step)
-    forked = api.fork(without["job"], after_sft.id, {"reward": SPEED_REWARD})
-    return {"run": "speed", "without": without, "with": _await(api, forked.id)}
+    """Train on programs, then go on from the same weights with and without a speed part."""
+    first = _run(api, make_code_spec(directory))
+    last = max(api.checkpoints(first["job"]), key=lambda item: item.step)
+    more = {"rl.steps": _CODE_STEPS + _SPEED_STEPS, "eval.confidence_thresholds": [0.5, 0.7]}
+    graders = api.job(first["job"]).spec["reward"]["graders"]
+    speed = {"name": "speed", "type": "speed", "only_if": "code", "weight": 0.5}
+    reward = {"reward.graders": [*graders, speed], "reward.normalisation": "per_grader"}
+    plain = _await(api, api.fork(first["job"], last.id, more).id)
+    fast = _await(api, api.fork(first["job"], last.id, {**more, **reward}).id)
+    return {"run": "speed", "before": first["after"], "without": plain, "with": fast}
 
 
 def _run(api: ApiClient, spec: Json) -> Json:
@@ -166,16 +159,11 @@ def _await(api: ApiClient, job_id: str) -> Json:
 
 
 def _shorten(results: Json) -> Json:
-    names = (
-        "reward",
-        "reward_low",
-        "reward_high",
-        "accuracy",
-        "tokens_per_step",
-        "aup",
-        "num_prompts",
-    )
-    return {name: round(results[name], 4) for name in names if results.get(name) is not None}
+    names = ("reward", "reward_low", "reward_high", "tokens_per_step", "aup", "num_prompts")
+    shown = {name: round(results[name], 4) for name in names if results.get(name) is not None}
+    # With one response to each prompt, the share of prompts whose program passes.
+    passed = {"pass_rate": results["graders"]["code"]} if "code" in results["graders"] else {}
+    return {**shown, **passed}
 
 
 def _sft(steps: int, lr: float) -> Json:
