@@ -101,12 +101,18 @@ def test_a_resumed_stage_makes_the_choices_of_one_that_never_stopped(name: str) 
     assert resumed.statistics.totals() == whole.statistics.totals()
 
 
-def test_an_open_position_keeps_its_row_whatever_is_learned_meanwhile() -> None:
-    stage, curriculum = make_stage(), sampler("difficulty")
-    (open_position,) = stage.ledger.issue(1)
-    row = stage.row(open_position, curriculum, KEY)
+def test_open_positions_keep_their_rows_whatever_is_learned_meanwhile_and_after_a_resume() -> None:
+    stage, curriculum = make_stage(), sampler("difficulty", candidates=8)
+    positions = stage.ledger.issue(6)
+    rows = [stage.row(position, curriculum, KEY) for position in positions]
     train(stage, curriculum, 30)
-    assert stage.row(open_position, curriculum, KEY) == row
+    assert [stage.row(position, curriculum, KEY) for position in positions] == rows
+    state = RunState(stages={"rl": stage})
+    resumed = parse_state(state.to_stored(SPEC).model_dump_json(), SPEC).stages["rl"]
+    assert [resumed.row(position, curriculum, KEY) for position in positions] == rows
+    # Chosen now, they would be others: much is known of the rows by now.
+    anew = [choose_row(curriculum, stage.order, p, stage.statistics, KEY) for p in positions]
+    assert anew != rows
 
 
 def test_a_state_of_an_earlier_release_has_no_results() -> None:
