@@ -7,7 +7,7 @@ import pytest
 
 from services.api.cli.evaluate import Benchmark, _details, _find_files, _make_spec, table
 from services.api.cli.failure import CommandError
-from services.api.domain.benchmarks import BENCHMARKS, DECODING, REPORTED
+from services.api.domain.benchmarks import BENCHMARKS, CODE_BENCHMARKS, DECODING, REPORTED
 from services.common.job_decoding import resolve_decoding
 from services.common.job_spec import parse_spec
 
@@ -107,7 +107,7 @@ def test_details_have_intervals_and_the_share_of_truncated_responses() -> None:
 
 
 def test_every_benchmark_can_be_chosen() -> None:
-    assert [each.value for each in Benchmark] == list(BENCHMARKS)
+    assert [each.value for each in Benchmark] == [*BENCHMARKS, *CODE_BENCHMARKS]
 
 
 def test_programs_are_run_and_not_compared_with_a_reference_answer() -> None:
