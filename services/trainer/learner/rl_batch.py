@@ -112,7 +112,8 @@ def _no_signal(
     rewards = [reward for group in groups for reward in group.rewards if reward is not None]
     what = "correctness" if rl.dynamic_sampling == "correctness" else "reward"
     got = (
-        f"the rewards of {len(rewards)} responses are {min(rewards):g} to {max(rewards):g}"
+        f"the rewards of {len(rewards)} responses are {min(rewards):g} to {max(rewards):g}, "
+        f"{sum(rewards) / len(rewards):.3g} on the mean"
         if rewards
         else "no response has a reward"
     )
@@ -123,7 +124,8 @@ def _no_signal(
         f"{rl.min_groups_per_step} are needed; {got}"
         f"{correct if uses_correctness(reward.graders) else ''}.",
         hint="Choose easier or harder prompts, graders whose scores differ between the responses to a prompt, a better "
-        "initial model, or more rl.num_generations.",
+        "initial model, or more rl.num_generations. A mean as high as it can get says that the job has learnt what its "
+        "rewards can teach; fewer rl.steps then end it in time.",
     )
 
 

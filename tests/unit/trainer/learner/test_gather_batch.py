@@ -119,7 +119,7 @@ def test_the_message_tells_the_rewards_and_names_correctness_only_where_it_is_gr
     with pytest.raises(PlatformError) as caught:
         gather(Prompts([C, C], [W, W], [C, C], [W, W]), graders=[own], max_resample_rounds=1)
     assert "0 of 4 groups have responses of differing reward" in caught.value.message
-    assert "the rewards of 8 responses are 0 to 1." in caught.value.message
+    assert "the rewards of 8 responses are 0 to 1, 0.5 on the mean." in caught.value.message
     assert "correct" not in caught.value.message
 
 
