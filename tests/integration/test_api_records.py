@@ -375,4 +375,5 @@ def test_one_trajectory_has_everything_that_the_model_produced(records: Records)
         "42",
     )
     assert item["verdict"]["rewards"] == {"accuracy": 1.0}
+    assert item["row"] == {}
     assert records.http.get("/v1/trajectories/traj_1_1_train_1_0_1").status_code == 404

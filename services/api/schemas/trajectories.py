@@ -87,6 +87,8 @@ class TrajectoryDetail(TrajectoryView):
     prompt: str | None
     """What the model was given, special tokens included; null when the model's tokenizer does not exist any more."""
     prompt_ids: list[int]
+    row: dict[str, Any] | None
+    """Row of the data set, as graders see it; null when it was too long to be recorded."""
     tokens: list[str] | None
     """Text of every token; one that is only part of a character is empty, and the one that
     completes it has it all. Null when the model's tokenizer

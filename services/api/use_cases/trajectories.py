@@ -83,6 +83,7 @@ def read_trajectory(plane: ControlPlane, trajectory_id: str) -> TrajectoryDetail
     group = row.payload["group"]
     trajectory = group["trajectories"][index]
     context = {name: group[name] for name in ("prompt_ids", "block_size", "mask_token_id")}
+    context["row"] = group.get("row")
     prompt = token_texts(model_path, group["prompt_ids"])
     texts = {
         "prompt": None if prompt is None else "".join(prompt),

@@ -91,3 +91,11 @@ test("an ungraded response shows the reason and no reward", () => {
   expect([fact("Total"), fact("Advantage")]).toEqual(["–", "–"]);
   expect(screen.getByText("overloaded")).toBeTruthy();
 });
+
+test("a response that was not compared shows its reward and no reference answer", () => {
+  render(<ReplayView detail={exampleTrajectory({ outcome: "scored", reward: 0.5, rewards: { own: 0.5 }, reference_answer: "" })} onSibling={vi.fn()} />);
+  expect(document.querySelector(".note")?.textContent).toContain("Reward 0.5");
+  expect(document.body.textContent).not.toContain("reference answer");
+  expect(within(screen.getByRole("region", { name: "Reward" })).queryByText("Compared")).toBeNull();
+  expect(screen.getByText("Row of the data set")).toBeTruthy();
+});

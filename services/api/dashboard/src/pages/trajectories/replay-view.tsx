@@ -86,6 +86,11 @@ export function ReplayView({ detail, onSibling }: Props) {
   );
 }
 
+/** Whether the response was compared with a reference answer: not every job's graders ask for that. */
+function isCompared(detail: TrajectoryDetail): boolean {
+  return detail.outcome !== "scored" && detail.reference_answer !== "";
+}
+
 /** The extracted answer, the reference answer, and the steps that committed it. */
 function AnswerSummary({ detail, answer, onSeek }: { detail: TrajectoryDetail; answer: AnswerSpan | null; onSeek: (at: number) => void }) {
   const verdict = detail.verdict as { extracted?: string; reason?: string } | null;
@@ -94,10 +99,11 @@ function AnswerSummary({ detail, answer, onSeek }: { detail: TrajectoryDetail; a
     <div className={`note ${detail.outcome === "correct" ? "good" : wrong ? "bad" : ""}`}>
       <div className="row">
         <OutcomeBadge outcome={detail.outcome} />
-        <span>
+        {isCompared(detail) && <span>
           Answer <strong className="mono">{verdict?.extracted || "none"}</strong>, reference answer <strong className="mono">{detail.reference_answer}</strong>
           {answer && <>; committed {answer.firstStep === answer.lastStep ? `at step ${answer.firstStep}` : `in steps ${answer.firstStep} to ${answer.lastStep}`}</>}
-        </span>
+        </span>}
+        {!isCompared(detail) && <span>Reward <strong>{number(detail.reward)}</strong></span>}
       </div>
       {wrong && (
         <div className="row">
@@ -172,11 +178,19 @@ function VerdictCard({ detail }: { detail: TrajectoryDetail }) {
         {Object.entries(detail.rewards).map(([name, value]) => <Definition key={name} name={name}>{number(value)}</Definition>)}
         <Definition name="Total"><strong>{number(detail.reward)}</strong></Definition>
         <Definition name="Advantage">{detail.advantage === null ? "–" : formatSigned(detail.advantage)}</Definition>
-        <Definition name="Extracted"><code>{verdict["extracted"] || "–"}</code> {verdict["extraction_method"] ? <Badge plain>{verdict["extraction_method"]}</Badge> : null}</Definition>
-        <Definition name="Compared"><code>{verdict["normalized_answer"] || "–"}</code> with <code>{verdict["normalized_reference_answer"] || detail.reference_answer}</code></Definition>
-        <Definition name="Method">{humanize(String(verdict["compare_path"] ?? "–"))}</Definition>
-        <Definition name="Verifier">{number(Number(verdict["cpu_ms"] ?? 0))} ms CPU, {number(Number(verdict["wall_ms"] ?? 0))} ms wall</Definition>
+        {isCompared(detail) && <>
+          <Definition name="Extracted"><code>{verdict["extracted"] || "–"}</code> {verdict["extraction_method"] ? <Badge plain>{verdict["extraction_method"]}</Badge> : null}</Definition>
+          <Definition name="Compared"><code>{verdict["normalized_answer"] || "–"}</code> with <code>{verdict["normalized_reference_answer"] || detail.reference_answer}</code></Definition>
+          <Definition name="Method">{humanize(String(verdict["compare_path"] ?? "–"))}</Definition>
+          <Definition name="Verifier">{number(Number(verdict["cpu_ms"] ?? 0))} ms CPU, {number(Number(verdict["wall_ms"] ?? 0))} ms wall</Definition>
+        </>}
       </dl>
+      {detail.row && (
+        <details className="small">
+          <summary>Row of the data set</summary>
+          <pre>{JSON.stringify(detail.row, null, 2)}</pre>
+        </details>
+      )}
     </section>
   );
 }
