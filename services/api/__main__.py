@@ -13,6 +13,7 @@ import uvicorn
 from services.api.db.access import create_first_key
 from services.api.db.migrate import wait_for_schema
 from services.api.http.app import create_app
+from services.api.http.protocol import make_server_config
 from services.api.http.resources import Resources, open_resources
 from services.api.settings import ApiSettings
 from services.common.rpc.security import is_loopback
@@ -20,7 +21,6 @@ from services.common.settings import read_settings
 from services.common.telemetry.logs import configure_logging, get_logger
 from services.common.telemetry.tracing import configure_tracing
 
-_DRAIN_S: Final = 5
 _TRACED: Final = "opentelemetry.instrumentation.fastapi"
 _UNTRACED: Final = "healthz,readyz,metrics,assets"
 _PARTS: Final = ["receive", "send"]
@@ -79,14 +79,7 @@ def main() -> None:
             import_module(_TRACED).FastAPIInstrumentor.instrument_app(
                 app, excluded_urls=_UNTRACED, exclude_spans=_PARTS
             )
-        config = uvicorn.Config(
-            app,
-            host=host,
-            port=int(port),
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=_DRAIN_S,
-        )
+        config = make_server_config(app, host, int(port))
         _Server(config, resources).run()
 
 

@@ -122,7 +122,8 @@ ERROR_KINDS: Final[Mapping[str, ErrorKind]] = {
         429,
         "rate_limit_error",
         True,
-        "The API key sends more requests per second than `DIRL_RATE_LIMIT_PER_S`.",
+        "The API key sends more requests per second than `DIRL_RATE_LIMIT_PER_S`, or its project has as many long "
+        "requests or event streams open as it may.",
         "Retry after the seconds in `Retry-After`.",
     ),
     "busy": ErrorKind(

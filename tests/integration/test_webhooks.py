@@ -4,8 +4,9 @@ until taken.
 
 import json
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,6 +23,7 @@ from services.api.db.webhook_tables import Delivery
 from services.api.domain.job_state import JobState
 from services.api.domain.webhooks import wait_before_retry_s
 from services.api.http.resources import Resources
+from services.api.scheduler import webhooks
 from services.api.scheduler.context import SchedulerContext
 from services.api.scheduler.prune import prune
 from services.api.scheduler.webhooks import deliver, open_deliveries
@@ -40,6 +42,8 @@ class Receiver:
 
     def __init__(self) -> None:
         self.status = 200
+        self.drips = False
+        """Sends a byte of its headers now and then, for longer than anyone waits."""
         self.got: list[tuple[dict[str, str], str]] = []
         """Headers and body of every request."""
 
@@ -59,6 +63,12 @@ def listening(receiver: Receiver) -> Iterator[str]:
             receiver.got.append(
                 ({name.lower(): value for name, value in self.headers.items()}, body)
             )
+            if receiver.drips:
+                with suppress(OSError):
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\nx-long: ")
+                    for _ in range(100):
+                        self.wfile.write(b"x")
+                        time.sleep(0.1)
             self.send_response(receiver.status)
             self.send_header("location", "/elsewhere")
             self.end_headers()
@@ -262,3 +272,19 @@ def test_an_address_that_cannot_be_used_is_refused(world: World, url: str) -> No
     answer = world.http.post("/v1/webhooks", json={"url": url})
 
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "url")
+
+
+def test_a_receiver_that_responds_a_byte_at_a_time_holds_no_worker(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "_TIMEOUT_S", 1.0)
+    hook = world.hook()
+    world.receiver.drips = True
+    world.job(JobState.CANCELLING, JobState.CANCELLED)
+
+    began = time.monotonic()
+    world.send()
+
+    assert time.monotonic() - began < 4
+    (delivery,) = world.http.get(f"/v1/webhooks/{hook['id']}/deliveries").json()["data"]
+    assert "TimeoutError" in delivery["last_error"]

@@ -26,6 +26,7 @@ from services.api.db.migrate import migrate
 from services.api.domain.access import LOCAL
 from services.api.domain.job_state import JobState
 from services.api.http.app import create_app
+from services.api.http.protocol import make_server_config
 from services.api.http.resources import Resources, open_resources
 from services.api.scheduler.context import SchedulerContext, open_context
 from services.api.settings import ApiSettings
@@ -267,7 +268,7 @@ def running_api(
             if dashboard is None
             else create_app(resources, dashboard=dashboard)
         )
-        server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
+        server = uvicorn.Server(make_server_config(app, "127.0.0.1", 0))
         thread = threading.Thread(target=server.run)
         thread.start()
         try:

@@ -27,7 +27,7 @@ from services.api.http import (
 )
 from services.api.http.auth import authorize
 from services.api.http.errors import install_error_handlers
-from services.api.http.middleware import BodyLimitMiddleware, RequestMiddleware
+from services.api.http.middleware import RequestMiddleware, TransferLimitMiddleware
 from services.api.http.pages import DASHBOARD, dashboard_router
 from services.api.http.platform_metrics import PlatformCollector
 from services.api.http.resources import Resources
@@ -79,7 +79,7 @@ def create_app(resources: Resources, *, dashboard: Path = DASHBOARD) -> FastAPI:
     PlatformCollector(resources.database, resources.redis, resources.registry)
     upload_bytes = resources.settings.max_upload_bytes + _MULTIPART_BYTES
     app.add_middleware(
-        BodyLimitMiddleware, max_bytes=_MAX_BODY_BYTES, uploads={"/v1/files": upload_bytes}
+        TransferLimitMiddleware, max_bytes=_MAX_BODY_BYTES, uploads={"/v1/files": upload_bytes}
     )
     app.add_middleware(GZipMiddleware, minimum_size=_GZIP_BYTES, compresslevel=_GZIP_LEVEL)
     app.add_middleware(RequestMiddleware, registry=resources.registry)

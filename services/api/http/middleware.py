@@ -5,6 +5,7 @@ import secrets
 import time
 from typing import Final
 
+import anyio
 import structlog
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
@@ -16,6 +17,11 @@ from services.common.telemetry.logs import get_logger
 REQUEST_ID_HEADER: Final = "x-request-id"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TOO_LARGE: Final = 413
+_TOO_SLOW: Final = 408
+_PIECE_S: Final = 30.0
+"""Longest silence within a body, and longest wait for a client to read what it was sent."""
+_BODY_S: Final = 60.0
+_UPLOAD_S: Final = 3600.0
 _ERROR: Final = 400
 
 log = get_logger()
@@ -70,8 +76,10 @@ class RequestMiddleware:
             await self._app(scope, receive, send_named)
 
 
-class BodyLimitMiddleware:
-    """Refuses bodies that are too large while they arrive, before they fill memory or disk."""
+class TransferLimitMiddleware:
+    """Refuses bodies that are too large or too slow while they arrive, before they fill memory or
+    disk or hold a connection, and drops clients that stop reading.
+    """
 
     def __init__(self, app: ASGIApp, *, max_bytes: int, uploads: dict[str, int]) -> None:
         self._app = app
@@ -84,12 +92,23 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        is_upload = scope["path"] in self._uploads
         limit = self._uploads.get(scope["path"], self._max_bytes)
-        received = 0
+        ends_at = anyio.current_time() + (_UPLOAD_S if is_upload else _BODY_S)
+        received, is_complete = 0, False
 
         async def receive_bounded() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, is_complete
+            if is_complete:  # the next message is the end of the connection
+                return await receive()
+            try:
+                with anyio.fail_after(min(_PIECE_S, ends_at - anyio.current_time())):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(
+                    _TOO_SLOW, "the body of the request arrives too slowly"
+                ) from None
+            is_complete = not message.get("more_body", False)
             received += len(message.get("body", b""))
             if received > limit:
                 raise HTTPException(
@@ -97,4 +116,8 @@ class BodyLimitMiddleware:
                 )
             return message
 
-        await self._app(scope, receive_bounded, send)
+        async def send_bounded(message: Message) -> None:
+            with anyio.fail_after(_PIECE_S):
+                await send(message)
+
+        await self._app(scope, receive_bounded, send_bounded)

@@ -13,6 +13,8 @@ from services.api.adapters.broker import Wakeups
 from services.api.adapters.fleet import Fleet
 from services.api.db.database import Database
 from services.api.domain.rate import RateLimits
+from services.api.domain.slots import Slots
+from services.api.http.heavy import HeavyWork, stream_slots
 from services.api.settings import ApiSettings
 from services.api.use_cases.control_plane import ControlPlane
 from services.api.use_cases.event_feed import EventFeed
@@ -29,6 +31,9 @@ class Resources(ControlPlane):
     feed: EventFeed
     registry: CollectorRegistry = field(default_factory=new_registry)
     version: str = field(default_factory=release)
+    heavy: HeavyWork = field(default_factory=HeavyWork)
+    streams: Slots = field(default_factory=stream_slots)
+    """Of event streams."""
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the process is asked to end: streams of events close themselves."""
 

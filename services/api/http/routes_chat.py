@@ -17,6 +17,7 @@ from fastapi.responses import StreamingResponse
 from services.api.domain.access import Caller
 from services.api.http.auth import Who
 from services.api.http.resources import Res, Resources
+from services.api.http.slots import HoldsHeavySlot
 from services.api.schemas.chat import (
     ChatAnswer,
     ChatChoice,
@@ -43,8 +44,8 @@ _STREAM: Final = "text/event-stream"
     response_model=ChatCompletion,
     responses={200: {"content": {_STREAM: {}}}},
 )
-def create_chat_completion(
-    resources: Res, caller: Who, body: ChatRequest
+async def create_chat_completion(
+    resources: Res, caller: Who, body: ChatRequest, _slot: HoldsHeavySlot
 ) -> ChatCompletion | StreamingResponse:
     """Answer a conversation. With `stream` the generation comes in chunks of finished blocks."""
     tokens = body.max_completion_tokens or body.max_tokens
@@ -53,10 +54,12 @@ def create_chat_completion(
         for message in body.messages
     ]
     request = _to_request(body, tokens, messages=turns)
-    generation = _start(resources, caller, body.model, request, "chatcmpl")
+    generation = await resources.heavy.run(
+        _start, resources, caller, body.model, request, "chatcmpl"
+    )
     if body.stream:
-        return _to_stream(generation, "chat.completion.chunk", _to_chat_delta)
-    text, last = generation.whole()
+        return _to_stream(resources, generation, "chat.completion.chunk", _to_chat_delta)
+    text, last = await resources.heavy.run(generation.whole)
     choice = ChatChoice(message=ChatAnswer(content=text), finish_reason=last.finish_reason)
     return ChatCompletion(
         id=generation.id,
@@ -70,11 +73,12 @@ def create_chat_completion(
 @router.post(
     "/v1/completions", response_model=TextCompletion, responses={200: {"content": {_STREAM: {}}}}
 )
-def create_completion(
-    resources: Res, caller: Who, body: CompletionRequest
+async def create_completion(
+    resources: Res, caller: Who, body: CompletionRequest, _slot: HoldsHeavySlot
 ) -> TextCompletion | StreamingResponse:
     """Continue a text. With `stream` the continuation comes in chunks of finished blocks."""
-    generation = _start(
+    generation = await resources.heavy.run(
+        _start,
         resources,
         caller,
         body.model,
@@ -82,8 +86,8 @@ def create_completion(
         "cmpl",
     )
     if body.stream:
-        return _to_stream(generation, "text_completion", _to_text_delta)
-    text, last = generation.whole()
+        return _to_stream(resources, generation, "text_completion", _to_text_delta)
+    text, last = await resources.heavy.run(generation.whole)
     choice = TextChoice(text=text, finish_reason=last.finish_reason)
     return TextCompletion(
         id=generation.id,
@@ -152,9 +156,11 @@ def _to_usage(last: rollout_pb2.GenerateResponse) -> ChatUsage:
 _Delta = Callable[[rollout_pb2.GenerateResponse, bool], dict[str, Any]]
 
 
-def _to_stream(generation: _Generation, kind: str, delta: _Delta) -> StreamingResponse:
+def _to_stream(
+    resources: Resources, generation: _Generation, kind: str, delta: _Delta
+) -> StreamingResponse:
     return StreamingResponse(
-        _iter_frames(generation, kind, delta),
+        resources.heavy.iterate(_iter_frames(generation, kind, delta)),
         media_type=_STREAM,
         headers={"cache-control": "no-store"},
     )

@@ -12,6 +12,7 @@ from services.api.domain.failure import make_not_found
 from services.api.http.auth import Who
 from services.api.http.paging import make_page
 from services.api.http.resources import After, Limit, Res, Resources
+from services.api.http.slots import HoldsHeavySlot
 from services.api.schemas.envelope import Page
 from services.api.schemas.files import DeletedFile, FileView
 from services.api.use_cases import deletion, files
@@ -22,9 +23,10 @@ router = APIRouter(prefix="/v1/files", tags=["files"])
 
 
 @router.post("", status_code=201)
-def upload_file(
+async def upload_file(
     resources: Res,
     caller: Who,
+    _slot: HoldsHeavySlot,
     file: UploadFile,
     purpose: Annotated[
         Literal["fine-tune", "eval"], Form(description="As OpenAI asks for; kept, not interpreted.")
@@ -36,9 +38,10 @@ def upload_file(
     Reference answers are typed, and verified against themselves when the reward service is up.
     """
     name = file.filename or "data.jsonl"
-    return to_file_view(
-        files.upload_file(resources, caller, file.file, name, purpose, file.size or 0)
+    stored = await resources.heavy.run(
+        files.upload_file, resources, caller, file.file, name, purpose, file.size or 0
     )
+    return to_file_view(stored)
 
 
 @router.get("")

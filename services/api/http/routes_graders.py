@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 
 from services.api.http.resources import Res
+from services.api.http.slots import HoldsHeavySlot
 from services.api.schemas.graders import RunBody, RunResult, ValidateBody, ValidatedGrader
 from services.api.use_cases import graders
 from services.common.grader_spec import parse_grader
@@ -17,6 +18,6 @@ def validate_grader(body: ValidateBody) -> ValidatedGrader:
 
 
 @router.post("/v1/graders/run")
-def run_grader(resources: Res, body: RunBody) -> RunResult:
+async def run_grader(resources: Res, body: RunBody, _slot: HoldsHeavySlot) -> RunResult:
     """Grade one response as the reward service grades a job's."""
-    return graders.run_grader(resources, body)
+    return await resources.heavy.run(graders.run_grader, resources, body)

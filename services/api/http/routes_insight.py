@@ -15,6 +15,7 @@ from services.api.domain.diagnosis import JobSnapshot, diagnose
 from services.api.domain.event_ids import parse_position
 from services.api.http.paging import to_page
 from services.api.http.resources import Limit, Res, Resources
+from services.api.http.slots import HoldsStreamSlot
 from services.api.schemas.envelope import Page
 from services.api.schemas.jobs import DiagnosisView, LogLineView
 from services.common.events import STREAMS_LOST
@@ -57,6 +58,7 @@ def get_diagnosis(resources: Res, job_id: str) -> DiagnosisView:
 def list_log_lines(
     resources: Res,
     job_id: str,
+    _slot: HoldsStreamSlot,
     service: Annotated[
         str, Query(description="learner, or a service on the API's machine.")
     ] = LEARNER,

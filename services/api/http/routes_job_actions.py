@@ -6,6 +6,7 @@ from fastapi import APIRouter, Body
 
 from services.api.http.auth import Who
 from services.api.http.resources import Res
+from services.api.http.slots import HoldsHeavySlot
 from services.api.schemas.graders import RescoreQuery, RescoreReport
 from services.api.schemas.jobs import (
     CheckpointRequest,
@@ -89,11 +90,13 @@ def fork_job(
 
 
 @router.post("/rescore", tags=["graders"])
-def rescore_job(resources: Res, job_id: str, query: RescoreQuery) -> RescoreReport:
+async def rescore_job(
+    resources: Res, job_id: str, query: RescoreQuery, _slot: HoldsHeavySlot
+) -> RescoreReport:
     """Grade stored trajectories again; changes nothing. Verdicts that flip are listed with the
     advantages before and now.
     """
-    return rescore.rescore_job(resources, job_id, query)
+    return await resources.heavy.run(rescore.rescore_job, resources, job_id, query)
 
 
 @router.delete("")

@@ -31,7 +31,7 @@ _MAX_SEARCH: Final = 200
     response_model=JobView,
     responses={200: {"model": JobView | JobEstimate}},
 )
-def create_job(
+async def create_job(
     resources: Res,
     caller: Who,
     response: Response,
@@ -58,10 +58,14 @@ def create_job(
     model does with some of the prompts when a replica is free. A job that cannot fit is always
     refused; with `preflight` one that cannot learn is, too.
     """
-    if dry_run:
-        estimate = estimate_submission(resources, caller, body)
-        return JSONResponse(estimate.model_dump(mode="json"))
-    job, is_new = submit_job(resources, caller, body, key=idempotency_key, preflight=preflight)
+    # Both may have a replica answer prompts, and read every row of every file.
+    with resources.heavy.slots.take(caller.project):
+        if dry_run:
+            estimate = await resources.heavy.run(estimate_submission, resources, caller, body)
+            return JSONResponse(estimate.model_dump(mode="json"))
+        job, is_new = await resources.heavy.run(
+            submit_job, resources, caller, body, key=idempotency_key, preflight=preflight
+        )
     if not is_new:
         response.status_code = 200
     return JobView.model_validate(job)

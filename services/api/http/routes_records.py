@@ -14,6 +14,7 @@ from services.api.domain.event_ids import parse_position
 from services.api.http.paging import make_page, to_page, to_page_after
 from services.api.http.resources import After, Limit, Res
 from services.api.http.routes_metrics import Downsample, Names
+from services.api.http.slots import HoldsStreamSlot
 from services.api.http.sse import event_stream
 from services.api.schemas.envelope import Page
 from services.api.schemas.records import (
@@ -39,6 +40,7 @@ def list_events(
     resources: Res,
     job_id: str,
     query: Annotated[EventQuery, Query()],
+    _slot: HoldsStreamSlot,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Page[EventView] | StreamingResponse:
     """Events, oldest first. With `Accept: text/event-stream` they are streamed live, after

@@ -4,6 +4,7 @@ Repeatable: one sender at a time claims a message, and a receiver recognises a r
 `webhook-id`.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final
 
@@ -48,10 +49,19 @@ def _send(letter: Letter) -> str | None:
     )
     headers = {"content-type": "application/json", "user-agent": "dirl-webhooks", **signed}
     try:
-        with (
-            httpx.Client(timeout=_TIMEOUT_S, trust_env=False) as client,
-            client.stream("POST", letter.url, content=letter.body, headers=headers) as response,
-        ):
-            return None if response.is_success else f"the receiver answered {response.status_code}"
-    except httpx.HTTPError as error:
+        status = asyncio.run(_post(letter, headers))
+    except (httpx.HTTPError, TimeoutError) as error:
         return f"{type(error).__name__}: {error}"
+    return None if httpx.codes.is_success(status) else f"the receiver answered {status}"
+
+
+async def _post(letter: Letter, headers: dict[str, str]) -> int:
+    """Status of the response. The deadline is that of the whole request: httpx limits each read, so
+    that a receiver which sends a byte now and then would hold a worker for ever.
+    """
+    async with (
+        asyncio.timeout(_TIMEOUT_S),
+        httpx.AsyncClient(timeout=_TIMEOUT_S, trust_env=False) as client,
+        client.stream("POST", letter.url, content=letter.body, headers=headers) as response,
+    ):
+        return response.status_code
