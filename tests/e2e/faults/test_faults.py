@@ -9,9 +9,10 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 import redis
@@ -166,6 +167,73 @@ def test_a_prompt_that_is_delivered_twice_is_trained_once(hurt: Arena) -> None:
         client.xadd(job.streams.prompts, next_entry(client, job.streams.prompts))
 
     job.survive("a duplicated prompt")
+
+
+def flush(client: redis.Redis, job: HurtJob) -> None:
+    client.flushall()
+
+
+def destroy_group(client: redis.Redis, job: HurtJob) -> None:
+    assert client.xgroup_destroy(job.streams.prompts, "rollout")
+
+
+def evict(client: redis.Redis, job: HurtJob) -> None:
+    """What a server with too little memory and the wrong policy does."""
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    client.config_set("maxmemory", 1)
+    with suppress(redis.RedisError):
+        client.set("more", "than fits")
+    assert client.dbsize() == 0
+    system = httpx.get(
+        f"{job.arena.platform.api_url}/v1/system", trust_env=False, timeout=10
+    ).json()
+    (said,) = (service["error"] for service in system["services"] if service["kind"] == "redis")
+    assert "maxmemory-policy is allkeys-lru" in str(said)
+    client.config_set("maxmemory", 0)
+    client.config_set("maxmemory-policy", "noeviction")
+
+
+@pytest.mark.parametrize(
+    ("fault", "lose"),
+    [
+        ("FLUSHALL", flush),
+        pytest.param("XGROUP DESTROY of the replicas", destroy_group, marks=SLOW),
+        pytest.param("eviction of every key under maxmemory", evict, marks=SLOW),
+    ],
+)
+def test_what_redis_loses_is_noticed_within_seconds_and_issued_again(
+    hurt: Arena, fault: str, lose: Callable[[redis.Redis, HurtJob], None]
+) -> None:
+    job = hurt.start()
+
+    # Without grading, prompts stay in flight.
+    with stopped(hurt.process("reward")), hurt.redis() as client:
+        wait_until(lambda: client.xlen(job.streams.prompts) > 0, "prompts in flight")
+        job.hurt()
+        lose(client, job)
+        wait_until(lambda: "streams_lost" in codes(job), "the loss is an event", timeout_s=10)
+        meanwhile, diagnosis = job.read(), hurt.api.diagnosis(job.id)
+        wait_until(lambda: client.xlen(job.streams.prompts) > 0, "prompts in flight again")
+
+    assert (meanwhile.state, meanwhile.phase, diagnosis.code) == (
+        "running",
+        "rollout",
+        "streams_lost",
+    )
+    job.survive(fault)
+    assert len(hurt.api.attempts(job.id)) == 1
+    assert codes(job).count("streams_lost") == 1
+
+
+def codes(job: HurtJob) -> list[str]:
+    return [data["code"] for data in job.events("log")]
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
 
 
 @SLOW
