@@ -4,16 +4,19 @@ process itself.
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 
 from services.api.db.heartbeats import beat
 from services.api.db.job_tables import Heartbeat
 from services.api.http.resources import Resources
+from services.common.pb.dirl.v1 import trainer_pb2
 from services.common.telemetry.last_error import MEMORY, LoggedError
 from tests.support.control_plane import (
     ScriptedReplica,
@@ -137,6 +140,38 @@ def test_a_redis_that_may_evict_streams_is_named(
 
     error = services[2]["error"]
     assert (services[2]["kind"], error is not None and policy in error) == ("redis", warned)
+
+
+class LateTrainer(ScriptedTrainer):
+    """Its host's clock is five minutes behind."""
+
+    def GetStatus(
+        self, request: trainer_pb2.GetTrainerStatusRequest, context: grpc.ServicerContext
+    ) -> trainer_pb2.GetTrainerStatusResponse:
+        status = super().GetStatus(request, context)
+        status.unix_time_s = time.time() - 300
+        return status
+
+
+def test_the_system_page_states_how_far_each_clock_is_from_the_databases(
+    migrated_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    with serving(LateTrainer()) as trainer, serving(ScriptedReplica()) as replica:
+        settings = make_settings(
+            migrated_url,
+            redis_url,
+            tmp_path,
+            trainer_addresses=(trainer,),
+            rollout_addresses=(replica,),
+        )
+        with running_api(settings) as (http, _):
+            services = {
+                service["kind"]: service for service in http.get("/v1/system").json()["services"]
+            }
+
+    assert -305 < services["trainer"]["clock_skew_s"] < -295
+    assert abs(services["redis"]["clock_skew_s"]) < 5
+    assert services["rollout"]["clock_skew_s"] is None, "of a release that does not say its time"
 
 
 def test_what_listens_nowhere_states_release_memory_and_its_last_error(
