@@ -68,7 +68,7 @@ class JobView(View):
     stage: str | None
     waiting_for: str | None = Field(validation_alias=AliasChoices("awaited_service", "waiting_for"))
     """trainer | rollout | reward | redis, when the job waits for that service."""
-    waiting_reason: str | None
+    waiting_reason: str | None = None
     """Why the job cannot be placed however long it waits, e.g. fewer replicas respond than it needs; other
     jobs go ahead of it meanwhile.
     """

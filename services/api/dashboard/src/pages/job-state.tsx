@@ -17,7 +17,7 @@ export function StateBadge({ job }: { job: Job }) {
 /** Error, awaited resource or current phase of the job. */
 export function stateDetail(job: Job): string {
   if (job.error !== null) return humanize(job.error.code);
-  if (job.waiting_reason !== null) return "Cannot be placed";
+  if (job.waiting_reason) return "Cannot be placed";
   if (job.waiting_for !== null) return `Waiting for ${job.waiting_for}`;
   if (job.state === "running" && job.phase !== null) return [job.stage, humanize(job.phase)].filter(Boolean).join(" · ");
   return "";

@@ -20,7 +20,7 @@ export function JobHeader({ live, job, isBrief }: { live: LiveJob; job: Job; isB
           <div className="row">
             <h1>{jobName(job)}</h1>
             <StateBadge job={job} />
-            {job.waiting_for !== null && <Badge tone="warn">{job.waiting_reason === null ? `Waiting for ${job.waiting_for}` : "Cannot be placed"}</Badge>}
+            {job.waiting_for !== null && <Badge tone="warn">{job.waiting_reason ? "Cannot be placed" : `Waiting for ${job.waiting_for}`}</Badge>}
             {job.stalled && <Badge tone="bad">stalled in {humanize(job.stalled.phase)} since <When time={job.stalled.since} /></Badge>}
             {job.revision > 0 && <Badge plain>revision {job.revision}</Badge>}
             {!live.connected && !isFinished && <Badge tone="warn">Connection lost. Reconnecting …</Badge>}
