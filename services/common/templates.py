@@ -4,11 +4,12 @@ A variable is a path through objects and lists: `{{ item.tests.0.input }}`.
 """
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-_VARIABLE: Final = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
+from services.common.linear_patterns import LinearPattern, Match
+
+_VARIABLE: Final = LinearPattern(r"\{\{\s*([^{}]*?)\s*\}\}")
 
 
 class MissingFieldError(Exception):
@@ -39,7 +40,7 @@ def fill_in(template: str, values: Mapping[str, Any]) -> str:
     Raises MissingFieldError.
     """
 
-    def render(match: re.Match[str]) -> str:
+    def render(match: Match) -> str:
         value = look_up(values, match.group(1))
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 

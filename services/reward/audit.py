@@ -3,7 +3,6 @@
 The check runs once per data file, so that a faulty row does not cost one verification per response.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -11,6 +10,7 @@ from typing import Final, Literal
 from services.common.answers.answer_types import AnswerType, infer_answer_type
 from services.common.answers.normalisation import normalise
 from services.common.answers.statements import extract_reference
+from services.common.linear_patterns import LinearPattern
 from services.common.trajectory import Outcome
 from services.reward.guard import MAX_CHARS, find_violation
 from services.reward.pool import Pool
@@ -25,8 +25,8 @@ _EXACT: Final = frozenset(
 )  # fmt: skip
 """Types that are compared without sympy."""
 _LONG: Final = 150
-_ELLIPSIS: Final = re.compile(r"\\[lcdv]?dots|\.\.\.|…")
-_WORDS: Final = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{4,} +[a-zA-Z]{3,}")
+_ELLIPSIS: Final = LinearPattern(r"\\[lcdv]?dots|\.\.\.|…")
+_WORDS: Final = LinearPattern(r"(?<![\\a-zA-Z])[a-zA-Z]{4,} +[a-zA-Z]{3,}")
 
 
 @dataclass(frozen=True)

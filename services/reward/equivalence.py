@@ -7,7 +7,6 @@ unevaluated operators and expressions that would take too long.
 """
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,38 +23,39 @@ from services.common.answers.rationals import (
 from services.common.answers.sequences import is_same_sequence, parse_sequence
 from services.common.answers.statements import extract_reference
 from services.common.answers.units import canonical, has_unit_conflict
+from services.common.linear_patterns import LinearPattern
 from services.common.trajectory import Outcome
 from services.reward.extraction import Extraction, Profile
 from services.reward.guard import MAX_CHARS, find_violation
 from services.reward.pairing import Pair, align, squeeze
 
-_CHOICE: Final = re.compile(r"\(?([A-J])\)?")
-_STATED_CHOICE: Final = re.compile(
-    r"(?:\\(?:text|math)\w*)? ?\{? ?(?:(?i:option|choice|answer) )?"
-    r"(?:\(([A-J])\) ?\}?(?=$|[ .:])|([A-J]) ?\}?(?=$|[.:)]| +\d))"
+_CHOICE: Final = LinearPattern(r"\(?([A-J])\)?")
+_BEFORE_CHOICE: Final = r"(?:\\(?:text|math)\w*)? ?\{? ?(?:(?i:option|choice|answer) )?"
+_STATED_CHOICE: Final = LinearPattern(
+    rf"{_BEFORE_CHOICE}\(([A-J])\) ?\}}?(?=$|[ .:])|{_BEFORE_CHOICE}([A-J]) ?\}}?(?=$|[.:)]| +\d)"
 )
-_PARENTHESISED_LETTER: Final = re.compile(r"\([A-J]\)")
-_BASED: Final = re.compile(r"\(?([0-9A-F]*\d[0-9A-F]*)\)? ?_ ?\{? ?(\d+) ?\}?")
-_CLOCK: Final = re.compile(r"(\d+(?: ?: ?\d+)+)(?: ?([ap])\.?m\.?)?", re.IGNORECASE)
-_HOUR: Final = re.compile(r"^(\d+) ?([ap]\.?m\.?)$", re.IGNORECASE)
-_TO: Final = re.compile(r"(?<=\d) ?(?:\\text ?\{ ?to ?\}|to) ?(?=\d)")
-_RATIO: Final = re.compile(r": ?\d(?!\d)")
-_ELLIPSIS: Final = re.compile(r"\\[lcd]?dots|\.\.\.|…")
-_ARTICLE: Final = re.compile(r"^(?:an?|the) (?=\w\w)", re.IGNORECASE)
-_GUESSED_UNIT: Final = re.compile(
+_PARENTHESISED_LETTER: Final = LinearPattern(r"\([A-J]\)")
+_BASED: Final = LinearPattern(r"\(?([0-9A-F]*\d[0-9A-F]*)\)? ?_ ?\{? ?(\d+) ?\}?")
+_CLOCK: Final = LinearPattern(r"(\d+(?: ?: ?\d+)+)(?: ?([ap])\.?m\.?)?", ignore_case=True)
+_HOUR: Final = LinearPattern(r"^(\d+) ?([ap]\.?m\.?)$", ignore_case=True)
+_TO: Final = LinearPattern(r"(?<=\d) ?(?:\\text ?\{ ?to ?\}|to) ?(?=\d)")
+_RATIO: Final = LinearPattern(r": ?\d(?!\d)")
+_ELLIPSIS: Final = LinearPattern(r"\\[lcd]?dots|\.\.\.|…")
+_ARTICLE: Final = LinearPattern(r"^(?:an?|the) (?=\w\w)", ignore_case=True)
+_GUESSED_UNIT: Final = LinearPattern(
     r"^([\d.,]+|.*10 ?\^ ?\{? ?-?\d+ ?\}?) ?([mghsJNWVKLACTF]|\\Omega)$"
 )
-_RELATION: Final = re.compile(r"[<>=:]|\\(?:in|equiv|approx|sim|le|ge|ne)(?![a-z])")
-_PLAIN_WORD: Final = re.compile(
+_RELATION: Final = LinearPattern(r"[<>=:]|\\(?:in|equiv|approx|sim|le|ge|ne)(?![a-z])")
+_PLAIN_WORD: Final = LinearPattern(
     r"\\[a-zA-Z]+|(?<![a-zA-Z])(?:sqrt|sin|cos|tan|log|ln|exp|pi|or|and|mod|gcd|lcm|min|max)(?![a-zA-Z])"
 )
-_VARIABLE: Final = re.compile(r"[a-df-hj-zA-Z]")
-_EQUALS: Final = re.compile(r"(?<![\\<>!])=")
+_VARIABLE: Final = LinearPattern(r"[a-df-hj-zA-Z]")
+_EQUALS: Final = LinearPattern(r"(?<![\\<>!])=")
 _FACTORS: Final = {
     "%": Fraction(1, 100), "thousand": Fraction(10**3), "million": Fraction(10**6), "billion": Fraction(10**9),
 }  # fmt: skip
 _BRACKETS: Final = ("{}", "()", "[]")
-_OPERATOR: Final = re.compile(
+_OPERATOR: Final = LinearPattern(
     r"\\(sum|prod|int|lim|d?binom|choose|det|gcd|lcm|max|min|[bp]?mod)(?![a-z])|(!)|\\(log) ?_|\\frac ?\{ ?(d) ?\}"
 )
 

@@ -5,22 +5,23 @@ A computer algebra system expands before it compares: `(x+y+z)^{200}` is 20,301 
 """
 
 import math
-import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
+
+from services.common.linear_patterns import LinearPattern
 
 MAX_SIZE: Final = 100_000
 """Sizes are capped at this value."""
 _OPENING: Final = "([{"
 _CLOSING: Final = ")]}"
-_POWER: Final = re.compile(r"\s*(?:\^|\*\*)\s*[{(]?\s*(\d{1,9})")
-_BARE_EXPONENT: Final = re.compile(r"(?:\^|\*\*)\s*[{(]?\s*(\d{1,9})")
-_UNEXPANDED: Final = re.compile(
+_POWER: Final = LinearPattern(r"\s*(?:\^|\*\*)\s*[{(]?\s*(\d{1,9})")
+_BARE_EXPONENT: Final = LinearPattern(r"(?:\^|\*\*)\s*[{(]?\s*(\d{1,9})")
+_UNEXPANDED: Final = LinearPattern(
     r"(?:[\^_]|\\(?:text\w*|mathrm|sqrt(?:\[[^\]]*\])?|sin|cos|tan|cot|sec|csc|arc[a-z]+|log|ln|exp))\s*\Z"
 )
 _PREFIX_CHARS: Final = 24
-_PLAIN_COMMAND: Final = re.compile(r"\\(?:[dtc]?frac|cdot|times|div|left|right)(?![a-z])")
-_LETTER: Final = re.compile("[a-zA-Z]")
+_PLAIN_COMMAND: Final = LinearPattern(r"\\(?:[dtc]?frac|cdot|times|div|left|right)(?![a-z])")
+_LETTER: Final = LinearPattern("[a-zA-Z]")
 
 
 class _Group(NamedTuple):
@@ -91,7 +92,7 @@ def _iterate_groups(text: str) -> Iterator[_Group]:
     while place < len(text):
         if text[place] in _OPENING:
             end = group_end(text, place)
-            power = _POWER.match(text, end + 1)
+            power = _POWER.match(text[end + 1 :])
             yield _Group(place, end, text[place + 1 : end], int(power.group(1)) if power else 1)
             place = end
         place += 1

@@ -5,7 +5,6 @@ result could be rewarded. The `eval` profile adds the fallbacks that benchmarks 
 reinforcement learning accepts boxes only.
 """
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -18,9 +17,13 @@ from services.common.answers.statements import (
     last_value,
 )
 from services.common.data.boxed import innermost, outer_boxes
+from services.common.linear_patterns import LinearPattern
 
+_MAX_RESPONSE_CHARS: Final = 1_000_000
 _FALLBACK_CHARS: Final = 20_000
-_END_OF_TURN: Final = re.compile(r"<\|(?:im_end|im_start|endoftext|end_of_text|eot_id|end)\|>|</s>")
+_END_OF_TURN: Final = LinearPattern(
+    r"<\|(?:im_end|im_start|endoftext|end_of_text|eot_id|end)\|>|</s>"
+)
 
 
 class Profile(StrEnum):
@@ -40,7 +43,7 @@ class Extraction:
     was found
     """
     failure: str = ""
-    """unclosed_box | empty_box | unclosed_think | nothing_found; empty if an answer was found"""
+    """unclosed_box | empty_box | unclosed_think | nothing_found | too_long; empty if an answer was found"""
     listed: str = ""
     """All boxes of a last run such as `\\boxed{3} and \\boxed{5}`, joined by commas; for answers that are lists."""
 
@@ -53,8 +56,10 @@ def final_part(response: str) -> str | None:
 
 def extract(response: str, profile: Profile) -> Extraction:
     """Find the final answer in time linear in the length of the response."""
+    if len(response) > _MAX_RESPONSE_CHARS:
+        return Extraction(failure="too_long")
     # After the end of its turn a model may continue with a conversation of its own invention.
-    final = final_part(_END_OF_TURN.split(response, maxsplit=1)[0])
+    final = final_part(_END_OF_TURN.text_before(response))
     if final is None:
         return Extraction(failure="unclosed_think")
     boxes = outer_boxes(final)

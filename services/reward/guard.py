@@ -6,10 +6,10 @@ by the deadline and the memory limit of the worker.
 """
 
 import math
-import re
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from services.common.linear_patterns import LinearPattern
 from services.reward.expansion import expanded_terms, group_end, tallest_power
 
 MAX_CHARS: Final = 1500
@@ -19,6 +19,8 @@ _MAX_TERMS: Final = 60
 _MAX_EXPANDED: Final = 256
 _MAX_MATRIX_CELLS: Final = 36
 _MAX_EXPONENT: Final = 20_000
+_MAX_EXPONENT_CHARS: Final = 200
+"""Later digits stand after a further sign of a power, which is read on its own."""
 _MAX_QUOTIENT_DEGREE: Final = 150
 _MAX_ROOT_EXPONENT: Final = 300
 _MAX_FUNCTIONS: Final = 20
@@ -28,40 +30,43 @@ _MAX_FACTORIAL: Final = 5000
 _MAX_BINOMIAL: Final = 100_000
 _MAX_BOUND: Final = 2000
 _MAX_LONE_BOUND: Final = 200
+_MAX_OPERATORS: Final = 20
 _MAX_INTEGRALS: Final = 2
 _MAX_INTEGRATED_DEGREE: Final = 8
 _MAX_SYMBOLIC_CELLS: Final = 16
 
-_LONG_NUMBER: Final = re.compile(r"\d{400}")
-_EXPONENT: Final = re.compile(r"(?:\^|\*\*)\s*")
-_NUMBER: Final = re.compile(r"\d+")
-_FACTORIAL_NUMBER: Final = re.compile(r"(\d+)\s*!")
-_NESTED_FACTORIAL: Final = re.compile(
+_LONG_NUMBER: Final = LinearPattern(r"\d{400}")
+_EXPONENT: Final = LinearPattern(r"(?:\^|\*\*)\s*")
+_NUMBER: Final = LinearPattern(r"\d+")
+_FACTORIAL_NUMBER: Final = LinearPattern(r"(\d+)\s*!")
+_NESTED_FACTORIAL: Final = LinearPattern(
     r"!\s*!\s*!|!\s*[})\]]+\s*!|\^\s*\{?\d+\}?\s*!|\^\s*\{?\d+\}?\s*[})\]]\s*!"
 )
-_PRODUCT_FACTORIAL: Final = re.compile(r"[)}\]]\s*!")
-_TOWER: Final = re.compile(r"\d+(?:\s*(?:\^|\*\*)\s*[{(]?\s*\d+)+")
-_BINOMIAL: Final = re.compile(r"\\[dt]?binom|\\choose|\\tbinom")
-_BIG_OPERATOR: Final = re.compile(r"\\(?:sum|prod)(?![a-z])")
-_BOUNDS: Final = re.compile(
+_PRODUCT_FACTORIAL: Final = LinearPattern(r"[)}\]]\s*!")
+_TOWER: Final = LinearPattern(r"\d+(?:\s*(?:\^|\*\*)\s*[{(]?\s*\d+)+")
+_BINOMIAL: Final = LinearPattern(r"\\[dt]?binom|\\choose|\\tbinom")
+_BIG_OPERATOR: Final = LinearPattern(r"\\(?:sum|prod)(?![a-z])")
+_BOUNDS: Final = LinearPattern(
     r"\s*(?:_\s*(?:\{\s*(?P<index>[a-zA-Z])?[^{}]*\}|\S))?\s*\^\s*(?P<upper>\{(?:[^{}]|\{[^{}]*\})*\}|\d+)"
 )
-_INTEGRAL: Final = re.compile(r"\\i{0,3}int(?![a-z])")
-_COMMAND: Final = re.compile(r"\\[a-zA-Z]+")
-_LETTER: Final = re.compile("[a-zA-Z]")
-_DETERMINANT: Final = re.compile(r"\\det(?![a-z])|vmatrix")
-_MATRIX_NAME: Final = re.compile(r"\{[a-zA-Z]*matrix\}|\\[a-zA-Z]+")
-_MATRIX_POWER: Final = re.compile(r"matrix\}\s*\)?\s*\^\s*\{?\s*[-+]?\d")
-_GAMMA: Final = re.compile(r"\\(?:Gamma|zeta)(?![a-z])")
-_FUNCTION: Final = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc|arc[a-z]+|log|ln|exp)(?![a-z])")
-_NESTED_FUNCTIONS: Final = re.compile(r"(?:\\[a-zA-Z]+\s*\(\s*){6}")
-_CHAINED_POWERS: Final = re.compile(r"(?:\^\s*\w\s*){6}")
-_LONG_WORD: Final = re.compile(r"[a-zA-Z]{30}")
-_ROOT: Final = re.compile(r"\\sqrt(?![a-z])|\^\s*[{(][^{}()]*(?:/|\\frac)")
-_SIGN: Final = re.compile(r"[-+]")
-_NUMBER_TO: Final = re.compile(r"\d\s*\^\s*\{?\s*(\d{1,9})")
-_LETTER_TO: Final = re.compile(r"[a-zA-Z]\s*\^\s*\{?\s*(\d{1,9})")
-_MULTIPLIED: Final = re.compile(r"\\cdot|\\times|\*|\)\s*\(")
+_INTEGRAL: Final = LinearPattern(r"\\i{0,3}int(?![a-z])")
+_COMMAND: Final = LinearPattern(r"\\[a-zA-Z]+")
+_LETTER: Final = LinearPattern("[a-zA-Z]")
+_DETERMINANT: Final = LinearPattern(r"\\det(?![a-z])|vmatrix")
+_MATRIX_NAME: Final = LinearPattern(r"\{[a-zA-Z]*matrix\}|\\[a-zA-Z]+")
+_MATRIX_POWER: Final = LinearPattern(r"matrix\}\s*\)?\s*\^\s*\{?\s*[-+]?\d")
+_GAMMA: Final = LinearPattern(r"\\(?:Gamma|zeta)(?![a-z])")
+_FUNCTION: Final = LinearPattern(r"\\(?:sin|cos|tan|cot|sec|csc|arc[a-z]+|log|ln|exp)(?![a-z])")
+_NESTED_FUNCTIONS: Final = LinearPattern(r"(?:\\[a-zA-Z]+\s*\(\s*){6}")
+_CHAINED_POWERS: Final = LinearPattern(r"(?:\^\s*\w\s*){6}")
+_LONG_WORD: Final = LinearPattern(r"[a-zA-Z]{30}")
+_ROOT: Final = LinearPattern(r"\\sqrt(?![a-z])|\^\s*[{(][^{}()]*(?:/|\\frac)")
+_SIGN: Final = LinearPattern(r"[-+]")
+_NUMBER_TO: Final = LinearPattern(r"\d\s*\^\s*\{?\s*(\d{1,9})")
+_LETTER_TO: Final = LinearPattern(r"[a-zA-Z]\s*\^\s*\{?\s*(\d{1,9})")
+_BARE_EXPONENT: Final = LinearPattern(r"[^\s,;(){}\[\]+=<>]*(?:\^\{[^{}]*\})?")
+_POWER_OF_NUMBER: Final = LinearPattern(r"\d\s*\^")
+_MULTIPLIED: Final = LinearPattern(r"\\cdot|\\times|\*|\)\s*\(")
 _OPENING: Final = "([{"
 _CLOSING: Final = ")]}"
 
@@ -155,7 +160,7 @@ def _iterate_exponents(text: str) -> Iterator[str]:
         if text[start : start + 1] in ("{", "("):
             yield text[start + 1 : group_end(text, start)]
         else:
-            yield re.match(r"[^\s,;(){}\[\]+=<>]*(?:\^\{[^{}]*\})?", text[start:]).group()  # type: ignore[union-attr]
+            yield _BARE_EXPONENT.match(text[start : start + _MAX_EXPONENT_CHARS]).group()  # type: ignore[union-attr]
 
 
 def _magnitude(exponent: str) -> int:
@@ -231,13 +236,17 @@ def has_large_range(text: str) -> bool:
     The numbers of terms of nested ones are multiplied.
     """
     terms = 1
-    for match in _BIG_OPERATOR.finditer(text):
-        bounds = _BOUNDS.match(text, match.end())
+    operators = list(_BIG_OPERATOR.finditer(text))
+    if len(operators) > _MAX_OPERATORS:
+        return True
+    for match in operators:
+        after = text[match.end() :]
+        bounds = _BOUNDS.match(after)
         if bounds is None:
             continue
-        upper, term = bounds.group("upper"), text[bounds.end() :]
+        upper, term = bounds.group("upper"), after[bounds.end() :]
         # A power as the bound may be astronomical, so it is rejected without its value.
-        if re.search(r"\d\s*\^", upper):
+        if _POWER_OF_NUMBER.search(upper):
             return True
         terms *= max([1, *(int(number[:9]) for number in _NUMBER.findall(upper))])
         # Functions, factorials and variables besides the index have no closed form: sympy has to

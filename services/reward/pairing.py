@@ -2,7 +2,6 @@
 them may omit.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -11,26 +10,29 @@ from services.common.answers.answer_types import AnswerType
 from services.common.answers.normalisation import Normalised
 from services.common.answers.rationals import parse_rational
 from services.common.answers.sequences import UNORDERED, parse_sequence, split_outside, to_interval
+from services.common.linear_patterns import LinearPattern, Match
 from services.reward.extraction import Profile
 
-_SPACE_BESIDE_SIGN: Final = re.compile(r" ?([^\w ]) ?")
+_SPACE_BESIDE_SIGN: Final = LinearPattern(r" ?([^\w ]) ?")
 _NAME: Final = (
     r"(?:[a-zA-Z]|\\[a-zA-Z]+) ?(?:_ ?(?:\w|\{(?:[^{}]|\{[^{}]*\})*\}))? ?(?:\(\\?[a-zA-Z]+ ?\))?"
 )
-_LABEL: Final = re.compile(
-    rf"(?:(?:{_NAME}|\([a-z](?: ?, ?[a-z])+\)) ?=|[a-z] ?\\in(?![a-z])) ?(?=[^=<>]+$)"
+_LABEL: Final = LinearPattern(
+    rf"(?:{_NAME}|\([a-z](?: ?, ?[a-z])+\)) ?= ?(?=[^=<>]+$)"
+    r"|[a-z] ?\\in (?=[^=<>]+$)|[a-z] ?\\in(?=[^=<>a-z][^=<>]*$)"
 )
-_LABEL_LAST: Final = re.compile(
+_LABEL_LAST: Final = LinearPattern(
     rf"^([-\d.,/ ]+|\\frac ?\{{ ?\d+ ?\}} ?\{{ ?\d+ ?\}}) ?= ?({_NAME})$"
 )
-_POINT_NAME: Final = re.compile(r"^[A-Z]'? ?(?=\()")
-_BARE_LIST: Final = re.compile(r"(?!\\\{)[^()\[\]=<>,;]+(?:,[^()\[\]=<>,;]+)+")
-_COMBINATIONS: Final = re.compile(r"(?<![a-zA-Z\\_])C ?\(([^(),]+),([^(),]+)\)")
-_EITHER_SIGN: Final = re.compile(r"\\(pm|mp)(?![a-z])")
+_WHOLE_NAME: Final = LinearPattern(_NAME)
+_POINT_NAME: Final = LinearPattern(r"^[A-Z]'? ?(?=\()")
+_BARE_LIST: Final = LinearPattern(r"[^()\[\]=<>,;]+(?:,[^()\[\]=<>,;]+)+")
+_COMBINATIONS: Final = LinearPattern(r"(?<![a-zA-Z\\_])C ?\(([^(),]+),([^(),]+)\)")
+_EITHER_SIGN: Final = LinearPattern(r"\\(pm|mp)(?![a-z])")
 _PLUS: Final = {"pm": "+", "mp": "-"}
 _MINUS: Final = {"pm": "-", "mp": "+"}
-_EQUALS: Final = re.compile(r"(?<![\\<>!])=")
-_DIVISOR: Final = re.compile(r"\\(gcd|lcm) ?\((?=[^()]*[a-z])([^()\\]*)\)")
+_EQUALS: Final = LinearPattern(r"(?<![\\<>!])=")
+_DIVISOR: Final = LinearPattern(r"\\(gcd|lcm) ?\(([^()\\]*[a-z][^()\\]*)\)")
 _MAYBE_INTERVALS: Final = (AnswerType.INTERVAL, AnswerType.TUPLE)
 """`(0,1)` is typed as a point unless the row says otherwise. No inequality describes a point, so reading one as an
 interval is safe.
@@ -77,7 +79,7 @@ def _strip_labels(pair: Pair) -> Pair:
     )
 
 
-def _cut_label(label: re.Match[str] | None, side: Normalised) -> Normalised:
+def _cut_label(label: Match | None, side: Normalised) -> Normalised:
     return replace(side, text=side.text[label.end() :]) if label else side
 
 
@@ -86,7 +88,8 @@ def _to_point(pair: Pair) -> Pair:
     if pair.kind is not AnswerType.TUPLE:
         return pair
     text = _POINT_NAME.sub("", pair.answer.text)
-    return _replace_answer(pair, f"({text})" if _BARE_LIST.fullmatch(text) else text)
+    is_list = not text.startswith(r"\{") and _BARE_LIST.fullmatch(text)
+    return _replace_answer(pair, f"({text})" if is_list else text)
 
 
 def _to_interval(pair: Pair) -> Pair:
@@ -134,7 +137,7 @@ def _match_exactness(pair: Pair) -> Pair:
     reference = parse_rational(pair.reference.text)
     if not sign or not exact.strip() or reference is None:
         return pair
-    named = re.fullmatch(_NAME, exact.strip())
+    named = _WHOLE_NAME.fullmatch(exact.strip())
     return _replace_answer(pair, (decimal if reference.places or named else exact).strip())
 
 
@@ -142,7 +145,7 @@ def _name_divisors(pair: Pair) -> Pair:
     r"""Replace `\gcd(m,n)` by a symbol, because sympy evaluates the gcd of two symbols to 1."""
     names: dict[tuple[str, ...], str] = {}
 
-    def name(match: re.Match[str]) -> str:
+    def name(match: Match) -> str:
         parts = sorted(part.strip() for part in match.group(2).split(","))
         return names.setdefault((match.group(1), *parts), f"d_{{{len(names) + 1}{len(names) + 1}}}")
 

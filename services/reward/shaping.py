@@ -1,7 +1,6 @@
 """Graders of format, length, repetition and denoising speed."""
 
 import math
-import re
 from typing import Final
 
 from services.common.data.boxed import innermost, outer_boxes
@@ -11,11 +10,12 @@ from services.common.grader_spec import (
     SoftOverlongGrader,
     SpeedGrader,
 )
+from services.common.linear_patterns import LinearPattern
 from services.common.trajectory import Outcome
 from services.reward.extraction import final_part
 from services.reward.scores import GradedResponse, GraderFailure, Score
 
-_THINK_TAG: Final = re.compile(r"</?think>")
+_THINK_TAG: Final = LinearPattern(r"</?think>")
 _GRADED: Final = (Outcome.CORRECT, Outcome.INCORRECT, Outcome.SCORED)
 _NOT_COMPARED: Final = GraderFailure("no_reference_answer", "the row has no reference answer")
 

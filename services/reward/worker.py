@@ -7,7 +7,6 @@ deadline, at which the worker stops on its own and need not be replaced.
 
 import ctypes
 import os
-import re
 import resource
 import signal
 import socket
@@ -18,6 +17,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final
 
+from services.common.linear_patterns import LinearPattern
 from services.reward import wire
 from services.reward.symbolic import (
     AnswerUnreadableError,
@@ -34,7 +34,7 @@ allocation beyond the limit leaves no trace and counts as incorrect; the guard r
 beforehand, and both outcomes score the same.)
 """
 _MAX_DETAIL: Final = 200
-_ENDLESS: Final = re.compile(r"\\(?:sum|prod|i{0,3}int|oint|lim)(?![a-z])")
+_ENDLESS: Final = LinearPattern(r"\\(?:sum|prod|i{0,3}int|oint|lim)(?![a-z])")
 _ENDLESS_SHARE: Final = 0.5
 """CPU time of an answer with such an operator, as a share of the deadline; those that terminate need a third of it."""
 _REPEAT_S: Final = 0.2

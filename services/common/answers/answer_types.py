@@ -4,7 +4,6 @@ The type is inferred once per data file, from the text. A row with an ambiguous 
 (`(1,2)` is a point or an interval) can set it with its field `gold_type`.
 """
 
-import re
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
@@ -13,6 +12,7 @@ from services.common.answers.normalisation import Normalised, normalise
 from services.common.answers.rationals import parse_rational
 from services.common.answers.sequences import UNORDERED, parse_sequence
 from services.common.answers.statements import extract_reference
+from services.common.linear_patterns import LinearPattern
 
 
 class AnswerType(StrEnum):
@@ -43,15 +43,16 @@ class AnswerType(StrEnum):
     """Everything else."""
 
 
-_CHOICE: Final = re.compile(r"\(?[A-J]\)?")
-_WORDS: Final = re.compile(r"(?=.*[a-zA-Z]{2})[a-zA-Z][a-zA-Z' -]+[a-zA-Z]")
-_BASED: Final = re.compile(r"\(?[0-9A-F]*\d[0-9A-F]*\)? ?_ ?\{? ?\d+ ?\}?")
-_CLOCK: Final = re.compile(r"\d+(?: ?: ?\d+)+(?: ?[ap]\.?m\.?)?", re.IGNORECASE)
-_MATRIX: Final = re.compile(r"\\begin ?\{(?:[pbvBV]?matrix|array)")
-_RELATION: Final = re.compile(r"<|>|\\(?:le|ge|ne|neq|lt|gt)(?![a-z])")
-_EQUALS: Final = re.compile(r"(?<![\\<>!])=")
-_MEMBER: Final = re.compile(r"[a-z] ?\\in(?![a-z]) ?")
-_HALF_OPEN: Final = re.compile(r"\\infty|\\cup|\\cap")
+_CHOICE: Final = LinearPattern(r"\(?[A-J]\)?")
+_WORDS: Final = LinearPattern(r"[a-zA-Z][a-zA-Z' -]+[a-zA-Z]")
+_TWO_LETTERS: Final = LinearPattern("[a-zA-Z]{2}")
+_BASED: Final = LinearPattern(r"\(?[0-9A-F]*\d[0-9A-F]*\)? ?_ ?\{? ?\d+ ?\}?")
+_CLOCK: Final = LinearPattern(r"\d+(?: ?: ?\d+)+(?: ?[ap]\.?m\.?)?", ignore_case=True)
+_MATRIX: Final = LinearPattern(r"\\begin ?\{(?:[pbvBV]?matrix|array)")
+_RELATION: Final = LinearPattern(r"<|>|\\(?:le|ge|ne|neq|lt|gt)(?![a-z])")
+_EQUALS: Final = LinearPattern(r"(?<![\\<>!])=")
+_MEMBER: Final = LinearPattern(r"[a-z] ?\\in |[a-z] ?\\in(?![a-z])")
+_HALF_OPEN: Final = LinearPattern(r"\\infty|\\cup|\\cap")
 
 
 def infer_answer_type(reference: str) -> AnswerType:
@@ -67,11 +68,11 @@ def _is_interval(normal: Normalised) -> bool:
     return sequence.brackets != "()" or bool(_HALF_OPEN.search(normal.text))
 
 
-def _matches(pattern: re.Pattern[str]) -> Callable[[Normalised], object]:
+def _matches(pattern: LinearPattern) -> Callable[[Normalised], object]:
     return lambda normal: pattern.fullmatch(normal.text)
 
 
-def _contains(pattern: re.Pattern[str]) -> Callable[[Normalised], object]:
+def _contains(pattern: LinearPattern) -> Callable[[Normalised], object]:
     return lambda normal: pattern.search(normal.text)
 
 
@@ -84,7 +85,10 @@ _TESTS: Final[tuple[tuple[AnswerType, Callable[[Normalised], object]], ...]] = (
         lambda normal: (number := parse_rational(normal.text)) and number.is_integer,
     ),
     (AnswerType.RATIONAL, lambda normal: parse_rational(normal.text)),
-    (AnswerType.TEXT, _matches(_WORDS)),
+    (
+        AnswerType.TEXT,
+        lambda normal: _WORDS.fullmatch(normal.text) and _TWO_LETTERS.search(normal.text),
+    ),
     (AnswerType.BASE_N, _matches(_BASED)),
     (AnswerType.TIME, _matches(_CLOCK)),
     (AnswerType.MATRIX, _contains(_MATRIX)),

@@ -1,10 +1,8 @@
 r"""Normalise notation, spacing, wrappers and units of answers without changing their meaning.
 
-It runs in the serving process on answers that may be hostile: every pattern takes linear time, or
-its input is bounded by the length limit of the guard.
+It runs in the serving process on answers that may be hostile, so every step takes linear time.
 """
 
-import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
@@ -13,41 +11,44 @@ from services.common.answers.notation import TEXT, closes_at_end, unify_notation
 from services.common.answers.number_words import parse_words
 from services.common.answers.units import canonical as canonical_unit
 from services.common.answers.units import is_known, split_unit
+from services.common.linear_patterns import LinearPattern
 
 _LEFT_EDGE: Final = " ,;:"
 _RIGHT_EDGE: Final = " .,;:"
-_LEAD: Final = re.compile(
-    rf"(?i)(?:{TEXT}\s*\{{)?\s*(?:the |final )*answer(?: is)?\s*:?\s*\}}?\s*"
-    rf"|{TEXT}\s*\{{[a-z ,]{{3,}}(?::| is| equals| is equal to)\s*:?\s*\}}\s*|\\approx(?![a-z])\s*"
+_MAX_WRAPPERS: Final = 12
+_LEAD: Final = LinearPattern(
+    rf"(?:{TEXT}\s*\{{)?\s*(?:the |final )*answer(?: is)?\s*:?\s*\}}?\s*"
+    rf"|{TEXT}\s*\{{[a-z ,]{{3,}}(?::| is| equals| is equal to)\s*:?\s*\}}\s*|\\approx\s+|\\approx(?![a-z])",
+    ignore_case=True,
 )
 _ALL_VALUES: Final = (
     rf"(?:{TEXT} ?\{{ ?)?(?:for )?(?:all|any|every)(?: real)?(?: numbers?)? ?\}}? ?"
 )
-_FOR_ALL: Final = re.compile(
+_FOR_ALL: Final = LinearPattern(
     rf"^{_ALL_VALUES}(?=[a-z] ?(?:[<>]|\\[lg]))|[ ,]+{_ALL_VALUES}[a-z](?: ?\\in ?\\mathbb ?\{{ ?\w ?\}})?$"
 )
-_WHOLE_TEXT: Final = re.compile(TEXT + r"\s*\{([^{}]*)\}", re.DOTALL)
-_LEADING_TEXT: Final = re.compile(
+_WHOLE_TEXT: Final = LinearPattern(TEXT + r"\s*\{([^{}]*)\}", dotall=True)
+_LEADING_TEXT: Final = LinearPattern(
     TEXT + r"\s*\{([^{}\d]*[a-zA-Z]{3}[^{}]*)\}((?:[\d\s,]|" + TEXT + r"\s*\{[^{}]*\})+)"
 )
-_ARGUMENT: Final = re.compile(TEXT + r"\s*\{([^{}]*)\}")
-_WORDS: Final = re.compile(r"[a-zA-Z][a-zA-Z' -]+(?:\(\d+\))?|\d+ ?\([a-zA-Z -]+\)")
-_LETTER: Final = re.compile(TEXT + r"\s*\{\s*([a-zA-Z])\s*\}")
-_COUNTED_WORDS: Final = re.compile(
+_ARGUMENT: Final = LinearPattern(TEXT + r"\s*\{([^{}]*)\}")
+_WORDS: Final = LinearPattern(r"[a-zA-Z][a-zA-Z' -]+(?:\(\d+\))?|\d+ ?\([a-zA-Z -]+\)")
+_LETTER: Final = LinearPattern(TEXT + r"\s*\{\s*([a-zA-Z])\s*\}")
+_COUNTED_WORDS: Final = LinearPattern(
     r"([a-zA-Z][a-zA-Z -]*[a-zA-Z])(?: ?\((\d+)\))?|(\d+) ?\(([a-zA-Z -]+)\)"
 )
 _PHRASES: Final = (
     (
-        re.compile(
+        LinearPattern(
             r"(?i)(?:there (?:is|are) )?no (?:real )?solutions?(?: exists?)?|(?:the )?(?:empty|null) set"
         ),
         r"\emptyset",
     ),
     (
-        re.compile(r"(?i)(?:all |the set of )?(?:all )?(?:the )?real(?: numbers|s)|all real"),
+        LinearPattern(r"(?i)(?:all |the set of )?(?:all )?(?:the )?real(?: numbers|s)|all real"),
         r"\mathbb{R}",
     ),
-    (re.compile(r"(?i)dne|(?:the limit )?does not exist"), "does not exist"),
+    (LinearPattern(r"(?i)dne|(?:the limit )?does not exist"), "does not exist"),
 )
 
 
@@ -114,7 +115,10 @@ def _strip_unit(text: str) -> Normalised:
 
 def _trim(text: str) -> str:
     """Collapse blanks; strip trailing punctuation, stray backslashes and enclosing braces."""
-    text = re.sub(r"\s+", " ", text).lstrip(_LEFT_EDGE).rstrip(_RIGHT_EDGE + "\\")
-    if text.startswith("{") and text.endswith("}") and closes_at_end(text, "{", "}"):
-        return _trim(text[1:-1])
+    text = " ".join(text.split())
+    for _ in range(_MAX_WRAPPERS):
+        text = text.lstrip(_LEFT_EDGE).rstrip(_RIGHT_EDGE + "\\")
+        if not (text.startswith("{") and text.endswith("}") and closes_at_end(text, "{", "}")):
+            break
+        text = text[1:-1]
     return text

@@ -1,17 +1,16 @@
 r"""Rewrite equivalent notations to one: Unicode, plain-text functions, binomials, bases, degrees.
 
-Every rewrite keeps the meaning. Patterns take linear time, or their input is bounded by the length
-limit of the guard, since answers may be hostile.
+Every rewrite keeps the meaning, and takes linear time, since answers may be hostile.
 """
 
-import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from services.common.answers.number_words import parse_words
+from services.common.linear_patterns import LinearPattern, Match
 
-Rewrite = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
+Rewrite = tuple[LinearPattern, str | Callable[[Match], str]]
 
 TEXT: Final = (
     r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mbox|mathrm|mathbf|mathit|mathsf|operatorname|bold"
@@ -35,25 +34,36 @@ _CHARACTERS: Final = str.maketrans(
 )  # fmt: skip
 _RAISED: Final = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _LOWERED: Final = str.maketrans("₀₁₂₃₄₅₆₇₈₉ₙₖ", "0123456789nk")
+_RAISED_RUN: Final = LinearPattern("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
+_LOWERED_RUN: Final = LinearPattern("[₀₁₂₃₄₅₆₇₈₉ₙₖ]+")
+_VULGAR_FRACTION: Final = LinearPattern("[¼-¾⅐-⅞]")
 _FUNCTIONS: Final = r"arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log"
 _NAMED: Final = r"gcd|lcm|max|min|exp"
 _GREEK: Final = r"\\(?:pi|alpha|beta|delta|theta|lambda|mu|phi|omega)"
 _NESTED: Final = r"\(((?:[^()]|\([^()]*\))*)\)"
+_ARGUMENT: Final = (
+    rf"(?:{_NESTED}|(\\frac\s*\{{[^{{}}]*\}}\s*\{{[^{{}}]*\}}"
+    r"|(?:\d+|\\?[a-z]+)(?:\s*\\text\{degree\})?))"
+)
 _TOKEN: Final = r"(?:\{([^{}]*)\}|(\w))"
+_DECIMAL_EXPONENT: Final = r"\^\s*\{?\s*(-?)(\d{0,3})\.(\d{1,3})"
+_SIZE: Final = r"\\(?:left|right|[bB]igg?[lrm]?)"
+_TRIGONOMETRIC: Final = r"\\(?:sin|cos|tan|cot|sec|csc)"
 _DEGREE: Final = r"\\text\{degree\}"
+_END_OF_DEGREES: Final = rf"(?: ?\}})? ?{_DEGREE}"
 _RADIANS: Final = r"\\cdot\\frac{\\pi}{180}"
 
 
-def _pattern(expression: str) -> re.Pattern[str]:
-    return re.compile(expression, re.DOTALL)
+def _pattern(expression: str) -> LinearPattern:
+    return LinearPattern(expression, dotall=True)
 
 
-def _rewrite_binomial(match: re.Match[str]) -> str:
+def _rewrite_binomial(match: Match) -> str:
     above, below = (group for group in match.groups() if group is not None)
     return rf"\binom{{{above.strip()}}}{{{below.strip()}}}"
 
 
-def _rewrite_indexed_binomial(match: re.Match[str]) -> str:
+def _rewrite_indexed_binomial(match: Match) -> str:
     """Rewrite `C_n^k` and `C^k_n`; the larger number is n, and `C_1^2` is the square of a constant."""
     low, high = (group for group in match.groups() if group is not None)
     if match.group().lstrip("C ").startswith("^"):
@@ -63,29 +73,30 @@ def _rewrite_indexed_binomial(match: re.Match[str]) -> str:
     return rf"\binom{{{low}}}{{{high}}}"
 
 
-def _rewrite_permutation(match: re.Match[str]) -> str:
+def _rewrite_permutation(match: Match) -> str:
     of, some = (group for group in match.groups() if group is not None)
     return rf"\frac{{({of})!}}{{({of}-{some})!}}"
 
 
-def _rewrite_base(match: re.Match[str]) -> str:
+def _rewrite_base(match: Match) -> str:
     """Rewrite `52_{eight}` and `52 (base 8)` to `52_{8}`; other subscripts are not changed."""
     base = match.group("base")
     value = parse_words(base)
     return match.group() if value is None else f"{match.group('digits')}_{{{value}}}"
 
 
-def _rewrite_decimal_exponent(match: re.Match[str]) -> str:
-    sign, whole, digits = match.groups()
+def _rewrite_decimal_exponent(match: Match) -> str:
+    sign, whole, digits = (group for group in match.groups() if group is not None)
     return rf"^{{{sign}\frac{{{int((whole or '0') + digits)}}}{{{10 ** len(digits)}}}}}"
 
 
-def _to_radians(match: re.Match[str]) -> str:
+def _to_radians(match: Match) -> str:
     r"""Rewrite degrees in the argument of a trigonometric function to multiples of \pi."""
 
-    def to_fraction(plain: re.Match[str]) -> str:
+    def to_fraction(plain: Match) -> str:
         # The decimal places move to the denominator, so that the argument stays exact.
-        whole, _, digits = plain.group(1).partition(".")
+        number = next(group for group in plain.groups() if group)
+        whole, _, digits = number.partition(".")
         return rf"\frac{{{whole}{digits}\pi}}{{{180 * 10 ** len(digits)}}}"
 
     text = _PLAIN_DEGREES.sub(to_fraction, match.group())
@@ -93,9 +104,20 @@ def _to_radians(match: re.Match[str]) -> str:
 
 
 _PLAIN_DEGREES: Final = _pattern(
-    rf"(?:(?<=[a-z])\{{ ?)?((?<![\w.])\d+(?:\.\d+)?|(?<![\\a-zA-Z])[a-zA-Z]|\\[a-z]+)(?: ?\}})? ?{_DEGREE}"
+    rf"(?<=[a-z])\{{ ?(\d+(?:\.\d+)?|[a-zA-Z]|\\[a-z]+){_END_OF_DEGREES}"
+    rf"|(?<![\w.])(\d+(?:\.\d+)?){_END_OF_DEGREES}"
+    rf"|(?<![\\a-zA-Z])([a-zA-Z]){_END_OF_DEGREES}|(\\[a-z]+){_END_OF_DEGREES}"
 )
 _OTHER_DEGREES: Final = _pattern(rf"([)}}\w]) ?{_DEGREE}")
+
+_OPENING_ANGLE: Final = _pattern(r"\\l?angle(?=[-\d\\(])|\\l?angle\s+(?=[-\d\\a-z(])")
+
+
+def _open_angles(match: Match) -> str:
+    r"""Rewrite the angle brackets that a later `\rangle` closes."""
+    inside = match.group().removesuffix(r"\rangle")
+    return _OPENING_ANGLE.sub("(", inside) + r"\rangle"
+
 
 _DIGIT_GROUPS: Final[tuple[Rewrite, ...]] = (
     (_pattern(r"(?<=\d)(?:\{,\}|,\\! ?|\\[,!;: ])(?=\d{3}(?!\d))"), ""),
@@ -116,7 +138,7 @@ _LAYOUT: Final[tuple[Rewrite, ...]] = (
     (_pattern(r"\\\$|\\?\""), ""),
     (_pattern(r"\$|(?<!\\)\\[()\[\]]"), " "),
     (_pattern(r"\\[hv]space\*?\s*\{[^{}]*\}"), " "),
-    (_pattern(r"\\(?:left|right|[bB]igg?[lrm]?)(?![a-z])\.?"), ""),
+    (_pattern(rf"{_SIZE}\.|{_SIZE}(?![a-z])"), ""),
     (
         _pattern(
             r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it|sf|tt|normalfont|strut|hfill"
@@ -129,7 +151,7 @@ _LAYOUT: Final[tuple[Rewrite, ...]] = (
     (_pattern(r"\\\\\s*(?=\\end(?![a-z]))"), " "),
     (_pattern(r"\\lbrace(?![a-z])"), r"\\{"),
     (_pattern(r"\\rbrace(?![a-z])"), r"\\}"),
-    (_pattern(r"\\l?angle(?![a-z])\s*(?=[-\d\\a-z(][^<>]*\\rangle)"), "("),
+    (_pattern(r"[^<>]*\\rangle"), _open_angles),
     (_pattern(r"\\rangle(?![a-z])"), ")"),
     (_pattern(r"\\(?:text)?color\s*\{\w*\}"), ""),
     (_pattern(r"(?<!\\)\\[,;:! ]|~|\\q?quad(?![a-z])"), " "),
@@ -137,8 +159,11 @@ _LAYOUT: Final[tuple[Rewrite, ...]] = (
 )
 _COMMANDS: Final[tuple[Rewrite, ...]] = (
     (_pattern(r"\\(?:[dtcs]|nice)frac(?![a-z])"), r"\\frac"),
-    (_pattern(r"\{\s*([^{}\\]+?)\s*\\over(?![a-z])\s*([^{}\\]+?)\s*\}"), r"\\frac{\1}{\2}"),
-    (_pattern(r"\{?\s*(\w+)\s*\\choose(?![a-z])\s*(\w+)\s*\}?"), r"\\binom{\1}{\2}"),
+    (
+        _pattern(r"\{\s*([^{}\\]+?)\s*\\over(?:\s+([^{}\\]+?)|([^{}\\a-z][^{}\\]*?))\s*\}"),
+        r"\\frac{\1}{\2\3}",
+    ),
+    (_pattern(r"\{?\s*(\w+)\s*\\choose(?:\s+(\w+)|([A-Z\d_]\w*))\s*\}?"), r"\\binom{\1}{\2\3}"),
     (_pattern(r"\\root\s*(\w+)\s*\\of\s*\{?\s*(\w+)\s*\}?"), r"\\sqrt[\1]{\2}"),
     (_pattern(rf"({_GREEK})\s*\("), r"\1\\cdot ("),  # no functions
     (_pattern(r"\\log\s*_\s*(\w|\\[a-z]+)"), r"\\log_{\1}"),
@@ -150,15 +175,15 @@ _COMMANDS: Final[tuple[Rewrite, ...]] = (
     (_pattern(r"\\le(?:q|qslant)(?![a-z])|<="), r"\\le"),
     (_pattern(r"\\ge(?:q|qslant)(?![a-z])|>="), r"\\ge"),
     (
-        _pattern(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-z]))|\\(?:degree|textdegree)(?![a-z])"),
+        _pattern(r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![a-z])|\\(?:degree|textdegree)(?![a-z])"),
         r"\\text{degree}",
     ),
     (
-        _pattern(r"\\text\{degree\}\s*(?:" + TEXT + r"\s*\{\s*C\s*\}|C(?![a-zA-Z]))"),
+        _pattern(rf"{_DEGREE}\s*{TEXT}\s*\{{\s*C\s*\}}|{_DEGREE}\s*C(?![a-zA-Z])"),
         r"\\text{celsius}",
     ),
     (
-        _pattern(r"\\text\{degree\}\s*(?:" + TEXT + r"\s*\{\s*F\s*\}|F(?![a-zA-Z]))"),
+        _pattern(rf"{_DEGREE}\s*{TEXT}\s*\{{\s*F\s*\}}|{_DEGREE}\s*F(?![a-zA-Z])"),
         r"\\text{fahrenheit}",
     ),
     (_pattern(r"\\?%"), r"\\text{percent}"),
@@ -168,7 +193,10 @@ _ROOTS: Final[tuple[Rewrite, ...]] = (
     (_pattern(r"√\s*(\d+|\w)"), r"\\sqrt{\1}"),
     (_pattern(r"√"), r"\\sqrt"),
     (_pattern(rf"(?<![\\a-zA-Z])(?:np\.)?sqrt\s*{_NESTED}"), r"\\sqrt{\1}"),
-    (_pattern(r"(?<![\\a-zA-Z])sqrt\s*(\d+|[a-z](?![a-z]))"), r"\\sqrt{\1}"),
+    (
+        _pattern(r"(?<![\\a-zA-Z])sqrt\s*(\d+)|(?<![\\a-zA-Z])sqrt\s*([a-z])(?![a-z])"),
+        r"\\sqrt{\1\2}",
+    ),
     (_pattern(rf"(?<![\\a-zA-Z])cbrt\s*{_NESTED}"), r"\\sqrt[3]{\1}"),
     (_pattern(r"(?<![\\a-zA-Z])cbrt\s*(\d+|\w)"), r"\\sqrt[3]{\1}"),
 )
@@ -185,13 +213,8 @@ _PLAIN_NAMES: Final[tuple[Rewrite, ...]] = (
     (_pattern(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])"), r"\\pi "),
     (_pattern(r"(?<![\\a-zA-Z])(?:infinity|infty)(?![a-zA-Z])"), r"\\infty "),
     (
-        _pattern(
-            rf"(?:{TEXT}\s*\{{\s*cis\s*\}}|(?<![\\a-zA-Z])cis)\s*"
-            rf"(?:{_NESTED}|(\\frac\s*\{{[^{{}}]*\}}\s*\{{[^{{}}]*\}}|(?:\d+|\\?[a-z]+)(?:\s*{_DEGREE})?))"
-        ),
-        lambda match: (
-            rf"(\cos({match.group(1) or match.group(2)})+i\sin({match.group(1) or match.group(2)}))"
-        ),
+        _pattern(rf"{TEXT}\s*\{{\s*cis\s*\}}\s*{_ARGUMENT}|(?<![\\a-zA-Z])cis\s*{_ARGUMENT}"),
+        r"(\\cos(\1\2\3\4)+i\\sin(\1\2\3\4))",
     ),
 )
 _COUNTING: Final[tuple[Rewrite, ...]] = (
@@ -225,18 +248,17 @@ _NUMBERS: Final[tuple[Rewrite, ...]] = (
         "! =",
     ),  # a factorial in an equation; ` !=` with a blank is the operator of programming languages
     (_pattern(r"\*\*"), "^"),
-    (_pattern(r"\^\s*\{?\s*(-?)(\d{0,3})\.(\d{1,3})(?![\d.])\s*\}?"), _rewrite_decimal_exponent),
+    (
+        _pattern(rf"{_DECIMAL_EXPONENT}(?:\s*\}}|\s+)|{_DECIMAL_EXPONENT}(?![\d.])"),
+        _rewrite_decimal_exponent,
+    ),
     (_pattern(r"\s*\*\s*"), r"\\cdot "),
     (_pattern(r"(?<![a-zA-Z\\_^{])i(?=\()"), r"i\\cdot "),
-    (_pattern(r"(?<=_)\s*(?:\{\s*\\odot\s*\}|\\odot(?![a-z]))"), r"{o}"),
+    (_pattern(r"(?<=_)\s*\{\s*\\odot\s*\}|(?<=_)\s*\\odot(?![a-z])"), r"{o}"),
     (_pattern(TEXT + r"\s*\{\s*([-+]?[\d.,/]+)\s*\}"), r"\1"),
     (_pattern(TEXT + r"\s*\{\s*((?i:[ap]\.? ?m\.?))\s*\}"), r" \1"),
     (
-        _pattern(
-            r"(?:"
-            + TEXT
-            + r"\s*\{\s*,?\s*(?:and|or)\s*\}|(?<=[\d)} ]),? +(?:and|or) +(?=[-\d(\\]))"
-        ),
+        _pattern(TEXT + r"\s*\{\s*,?\s*(?:and|or)\s*\}|(?<=[\d)} ]),? +(?:and|or) +(?=[-\d(\\])"),
         ",",
     ),
     (_pattern(r",(?:\s*,)+"), ","),
@@ -247,7 +269,11 @@ _SUBSCRIPTS: Final[tuple[Rewrite, ...]] = (
 )
 _ANGLES: Final[tuple[Rewrite, ...]] = (
     (_pattern(TEXT + r"\s*\{\s*degrees?\s*\}|(?<=\d)\s*degrees?(?![a-z])"), r"\\text{degree}"),
-    (_pattern(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])(?!\s*\^\s*\{?\s*-)[^=,]*"), _to_radians),
+    # The argument of an inverse function is no angle, so its start is matched and kept.
+    (
+        _pattern(rf"{_TRIGONOMETRIC}\s*\^\s*\{{?\s*-|{_TRIGONOMETRIC}(?:[^a-z=,][^=,]*)?"),
+        _to_radians,
+    ),
 )
 _LISTS: Final = _pattern(r"\[\s*\[([^\[\]]*)\](?:\s*,\s*\[[^\[\]]*\])*\s*\]")
 _ROW: Final = _pattern(r"\[([^\[\]]+)\]")
@@ -286,14 +312,14 @@ def _spell_out(text: str) -> str:
     `23/5`.
     """
 
-    def to_fraction(match: re.Match[str]) -> str:
+    def to_fraction(match: Match) -> str:
         above, _, below = unicodedata.normalize("NFKC", match.group()).partition("⁄")
         return rf"\frac{{{above}}}{{{below}}}"
 
     text = text.translate(_CHARACTERS)
-    text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+", lambda run: f"^{{{run.group().translate(_RAISED)}}}", text)
-    text = re.sub("[₀₁₂₃₄₅₆₇₈₉ₙₖ]+", lambda run: f"_{{{run.group().translate(_LOWERED)}}}", text)
-    return re.sub("[¼-¾⅐-⅞]", to_fraction, text)
+    text = _RAISED_RUN.sub(lambda run: f"^{{{run.group().translate(_RAISED)}}}", text)
+    text = _LOWERED_RUN.sub(lambda run: f"_{{{run.group().translate(_LOWERED)}}}", text)
+    return _VULGAR_FRACTION.sub(to_fraction, text)
 
 
 def _strip_quotes(text: str) -> str:

@@ -1,8 +1,9 @@
 """Numbers in words: `forty-two`, `one hundred and five`, `two thirds`."""
 
-import re
 from fractions import Fraction
 from typing import Final
+
+from services.common.linear_patterns import LinearPattern
 
 _SMALL: Final = {
     "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
@@ -19,7 +20,7 @@ _PARTS: Final = {
     "ninth": 9, "ninths": 9, "tenth": 10, "tenths": 10,
 }  # fmt: skip
 _MAX_WORDS: Final = 12
-_WORDS: Final = re.compile(r"[a-zA-Z]+(?:[ -]+[a-zA-Z]+)*")
+_WORDS: Final = LinearPattern(r"[a-zA-Z]+(?:[ -]+[a-zA-Z]+)*")
 
 
 def parse_words(text: str) -> Fraction | None:

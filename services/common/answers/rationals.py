@@ -1,24 +1,25 @@
 r"""Exact values of plain numbers: integers, decimals, fractions, mixed numbers, powers of ten."""
 
-import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
+from services.common.linear_patterns import LinearPattern
+
 _MAX_DIGITS: Final = 400
 _MAX_POWER_OF_TEN: Final = 400
-_INTEGER: Final = re.compile(r"\d+")
-_GROUPED: Final = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
-_DECIMAL: Final = re.compile(r"(\d*)\.(\d+)|(\d+)\.")
-_REPEATING: Final = re.compile(
+_INTEGER: Final = LinearPattern(r"\d+")
+_GROUPED: Final = LinearPattern(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
+_DECIMAL: Final = LinearPattern(r"(\d*)\.(\d+)|(\d+)\.")
+_REPEATING: Final = LinearPattern(
     r"(\d*)\.(\d*) ?(?:\\(?:overline|bar|dot|overset\{\\cdot\}) ?(?:\{ ?(\d+) ?\}|(\d))|\((\d+)\))"
 )
-_DECIMAL_COMMA: Final = re.compile(r"([-+]?\d+),(\d+)")
-_FRACTION: Final = re.compile(
+_DECIMAL_COMMA: Final = LinearPattern(r"([-+]?\d+),(\d+)")
+_FRACTION: Final = LinearPattern(
     r"\\frac ?\{ ?(-?\d+) ?\} ?\{ ?(-?\d+) ?\}|(\d+) ?/ ?(\d+)|\((-?\d+)\) ?/ ?\((-?\d+)\)"
 )
-_MIXED: Final = re.compile(r"(\d+) ?(?:\\frac ?\{ ?(\d+) ?\} ?\{ ?(\d+) ?\}|(?<= )(\d+) ?/ ?(\d+))")
-_SCIENTIFIC: Final = re.compile(
+_MIXED: Final = LinearPattern(r"(\d+)(?: ?\\frac ?\{ ?(\d+) ?\} ?\{ ?(\d+) ?\}| (\d+) ?/ ?(\d+))")
+_SCIENTIFIC: Final = LinearPattern(
     r"(?:(\d+(?:\.\d+)?) ?\\(?:times|cdot) ?)?10 ?\^ ?(?:\{ ?([-+]?\d+) ?\}|(\d))"
 )
 _MIN_PLACES: Final = 6

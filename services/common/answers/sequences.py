@@ -1,27 +1,27 @@
 r"""Parse and compare answers with several values: `1,2`, `\{1,2\}`, `(1,2)`, `[0,1)`."""
 
-import re
 from dataclasses import dataclass
 from typing import Final
 
 from services.common.answers.notation import closes_at_end
 from services.common.answers.rationals import Rational, is_same_number, parse_rational
+from services.common.linear_patterns import LinearPattern
 
-_SET: Final = re.compile(r"\\\{(.*)\\\}", re.DOTALL)
+_SET: Final = LinearPattern(r"\\\{(.*)\\\}", dotall=True)
 _UNLIKE_ELEMENTS: Final = ("=", r"\pm", r"\mp", r"\cup", "<", ">", r"\in")
-_CONSTANT: Final = r"((?:[^<>=a-zA-Z\\]|\\(?:frac|sqrt|pi|infty|cdot|times)(?![a-z]))+?)"
-_BUILDER: Final = re.compile(
+_CONSTANT: Final = r"((?:[^<>=a-zA-Z\\]|\\(?:frac|sqrt|pi|infty|cdot|times))+?)"
+_BUILDER: Final = LinearPattern(
     r"\\\{ ?[a-zA-Z](?: ?\\in ?\\(?:mathbb|mathbf|Bbb) ?\{? ?R ?\}?)? ?(?::|\||\\mid|\\vert) ?(.+?) ?\\\}"
 )
-_RISING: Final = re.compile(
+_RISING: Final = LinearPattern(
     rf"{_CONSTANT} ?(<=|<|\\le|\\lt) ?[a-zA-Z] ?(<=|<|\\le|\\lt) ?{_CONSTANT}"
 )
-_FALLING: Final = re.compile(
+_FALLING: Final = LinearPattern(
     rf"{_CONSTANT} ?(>=|>|\\ge|\\gt) ?[a-zA-Z] ?(>=|>|\\ge|\\gt) ?{_CONSTANT}"
 )
-_BOUND: Final = re.compile(rf"[a-zA-Z] ?(<=|>=|<|>|\\le|\\ge|\\lt|\\gt) ?{_CONSTANT}")
-_HOLE: Final = re.compile(rf"[a-zA-Z] ?\\neq? ?{_CONSTANT}")
-_BRACKETED: Final = re.compile(rf"[(\[] ?{_CONSTANT} ?, ?{_CONSTANT} ?[)\]]")
+_BOUND: Final = LinearPattern(rf"[a-zA-Z] ?(<=|>=|<|>|\\le|\\ge|\\lt|\\gt) ?{_CONSTANT}")
+_HOLE: Final = LinearPattern(rf"[a-zA-Z] ?\\neq? ?{_CONSTANT}")
+_BRACKETED: Final = LinearPattern(rf"[(\[] ?{_CONSTANT} ?, ?{_CONSTANT} ?[)\]]")
 _STRICT: Final = ("<", ">", r"\lt", r"\gt")
 UNORDERED: Final = "{}"
 

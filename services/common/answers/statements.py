@@ -1,28 +1,28 @@
 r"""Find answers in prose: `The answer is 5.`, `so $x=5$`, `#### 5`."""
 
-import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from services.common.answers.number_words import parse_words
 from services.common.data.boxed import Box, innermost, outer_boxes
+from services.common.linear_patterns import LinearPattern
 
-_ANSWER_TAG: Final = re.compile(r"<answer>([^<]*)</answer>")
-_HASHES: Final = re.compile(r"####[ \t]*([^\n]+)")
-_PHRASE: Final = re.compile(
-    r"(?:answer(?:\s+is)?\s*:|(?:answer|option|choice)\s+is)[ \t]*([^\n]+)", re.IGNORECASE
+_ANSWER_TAG: Final = LinearPattern(r"<answer>([^<]*)</answer>")
+_HASHES: Final = LinearPattern(r"####[ \t]*([^\n]+)")
+_PHRASE: Final = LinearPattern(
+    r"(?:answer(?:\s+is)?\s*:|(?:answer|option|choice)\s+is)[ \t]*([^\n]+)", ignore_case=True
 )
-_FINAL: Final = re.compile(r"final\s+answer\s+is[ \t:]*([^\n]+)", re.IGNORECASE)
-_DELIMITER: Final = re.compile(r"\\.|\$+", re.DOTALL)
+_FINAL: Final = LinearPattern(r"final\s+answer\s+is[ \t:]*([^\n]+)", ignore_case=True)
+_DELIMITER: Final = LinearPattern(r"\\.|\$+", dotall=True)
 _CLOSING: Final = {r"\(": r"\)", r"\[": r"\]", "$": "$"}
-_SENTENCE_END: Final = re.compile(r"\.\s+[A-Z]")
-_NUMBER: Final = re.compile(r"(?<![\w.,])[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)%?")
-_COMMAND: Final = re.compile(
+_SENTENCE_END: Final = LinearPattern(r"\.\s+[A-Z]")
+_NUMBER: Final = LinearPattern(r"(?<![\w.,])[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)%?")
+_COMMAND: Final = LinearPattern(
     r"\\{1,2}(?:begin|end|text|mathrm|mbox|textbf|mathbf|operatorname) ?\{[^{}]*\}|\\[a-zA-Z]+|[\^_]\{[^{}]*\}"
 )
-_WORD: Final = re.compile(
-    r"[a-zA-Z]{3,}|\b(?:am|an|as|at|be|by|he|if|in|is|it|me|my|no|of|on|or|pm|so|to|up|we)\b",
-    re.IGNORECASE,
+_WORD: Final = LinearPattern(
+    r"[a-zA-Z]{3,}|(?<!\w)(?:am|an|as|at|be|by|he|if|in|is|it|me|my|no|of|on|or|pm|so|to|up|we)(?!\w)",
+    ignore_case=True,
 )
 _FUNCTIONS: Final = frozenset(
     {
@@ -30,15 +30,17 @@ _FUNCTIONS: Final = frozenset(
         "log", "ln", "exp", "sqrt", "cbrt", "pi", "gcd", "lcm", "max", "min", "mod", "cis", "infinity",
     }
 )  # fmt: skip
-_RATIO_OR_BASE: Final = re.compile(
+_RATIO_OR_BASE: Final = LinearPattern(
     r"\d+ to \d+|[\dA-F]+ \(?(?:in )?base[ -]\w+\)?|[a-zA-Z -]+ \(\d+\)"
 )
-_NUMBER_AND_UNIT: Final = re.compile(
+_NUMBER_AND_UNIT: Final = LinearPattern(
     r"[-+$\d.,:/\\ {}^]+ ?[a-zA-Z]+(?: [a-zA-Z]+)?(?:\^ ?\{?\d\}?|\.)?"
 )
+_DIGIT: Final = LinearPattern(r"\d")
+_MAX_SOLUTION_CHARS: Final = 20_000
 _MAX_BARE_CHARS: Final = 400
 _MAX_WORDS: Final = 4
-_GAP: Final = re.compile(
+_GAP: Final = LinearPattern(
     r"\\q?quad|\\text|(?<![a-z])[a-z]+ (?=(?:and|or) )|(?<![a-z])[a-z] ?=|[\s,;$\\(){}\[\]]"
 )
 _MAX_BOX_GAP: Final = 40
@@ -57,7 +59,7 @@ def extract_reference(reference: str) -> str:
     boxes = [box for box in outer_boxes(reference) if box.closed]
     if boxes:
         return join_boxes(reference, boxes) or innermost(boxes[-1].content)
-    announced = None if is_bare(reference) else find_stated(reference)
+    announced = None if is_bare(reference) else find_stated(reference[-_MAX_SOLUTION_CHARS:])
     return announced[1] if announced else reference.strip()
 
 
@@ -106,7 +108,7 @@ def is_bare(text: str) -> bool:
         or parse_words(text)
     ):
         return True
-    return len(words) <= 2 and not re.search(r"\d", text)
+    return len(words) <= 2 and not _DIGIT.search(text)
 
 
 def last_value(text: str) -> tuple[str, str] | None:
@@ -123,7 +125,7 @@ def _first_statement(line: str) -> str:
     formulas = _find_formulas(line)
     if formulas and formulas[0].start == 0:
         return formulas[0].content
-    sentence = _SENTENCE_END.split(line, maxsplit=1)[0].lstrip("}").strip()
+    sentence = _SENTENCE_END.text_before(line).lstrip("}").strip()
     value = last_value(sentence) if _is_prose(sentence) else None
     return value[1] if value else sentence
 

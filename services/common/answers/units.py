@@ -1,10 +1,10 @@
 r"""Units at the end of answers: `5\text{ cm}`, `9.8\,\mathrm{m/s^2}`, `12 red marbles`, `45\%`."""
 
-import re
 from collections import Counter
 from typing import Final
 
 from services.common.answers.notation import TEXT
+from services.common.linear_patterns import LinearPattern
 
 _NAMES: Final = {
     "mm": "mm", "millimeter": "mm", "millimetre": "mm", "cm": "cm", "centimeter": "cm", "centimetre": "cm",
@@ -63,26 +63,30 @@ _PROPERTIES: Final = frozenset(
 
 _POWER: Final = r"(?: ?\^ ?(?:\{ ?-?\d ?\}|-?\d))?"
 _GROUP: Final = TEXT + r" ?\{(?:[^{}\\]|\{[^{}\\]*\})*\}" + _POWER
-_MARKED: Final = re.compile(rf"(?:\\mu ?)?{_GROUP}(?:[ ()/]*(?:\\cdot ?|\\times ?)?{_GROUP})*\)?\Z")
-_ARGUMENT: Final = re.compile(TEXT + r" ?\{((?:[^{}\\]|\{[^{}\\]*\})*)\}")
-_UNIT_TEXT: Final = re.compile(r"[ (]*[a-zA-Z][a-zA-Z0-9 ,./^{}()'-]*")
+_MARKED: Final = LinearPattern(
+    rf"(?:\\mu ?)?{_GROUP}(?:[ ()/]*(?:\\cdot ?|\\times ?)?{_GROUP})*\)?\Z"
+)
+_ARGUMENT: Final = LinearPattern(TEXT + r" ?\{((?:[^{}\\]|\{[^{}\\]*\})*)\}")
+_UNIT_TEXT: Final = LinearPattern(r"[ (]*[a-zA-Z][a-zA-Z0-9 ,./^{}()'-]*")
 _KNOWN: Final = "|".join(sorted((*_NAMES, *_RATES), key=len, reverse=True))
-_NAME: Final = rf"(?i:(?:(?:{'|'.join(_BEFORE)})\.? )?(?:{_KNOWN})s?(?: (?:{'|'.join(_AFTER)}))?)(?![a-zA-Z])\.?"
-_SYMBOL: Final = rf"(?:{'|'.join(_SYMBOLS)})(?![a-zA-Z])"
+_NAME: Final = (
+    rf"(?i:(?:(?:{'|'.join(_BEFORE)})\.? )?(?:{_KNOWN})s?(?: (?:{'|'.join(_AFTER)}))?)\.?"
+)
+_SYMBOL: Final = rf"(?:{'|'.join(_SYMBOLS)})"
 _ANY: Final = rf"(?:{_NAME}|{_SYMBOL})"
-_JOIN: Final = r" ?(?:/|\\cdot ?|per ) ?"
-_BODY: Final = r"(?P<body>.*(?:[\d})]|\\pi)) ?"
-_BARE: Final = re.compile(
-    rf"{_BODY}(?P<unit>{_NAME}{_POWER}(?:(?:{_JOIN}| ){_ANY}{_POWER})*"
-    rf"|(?<= )[mJNWV]{_POWER}(?:{_JOIN}{_ANY}{_POWER})+|(?<= ){_SYMBOL}{_POWER}{_JOIN}{_NAME}{_POWER})"
+_JOIN: Final = r"(?: ?/| ?\\cdot ?| per ) ?"
+_BARE: Final = LinearPattern(
+    rf"(?P<body>.*(?:[\d}})]|\\pi))(?: ?(?P<named>{_NAME}{_POWER}(?:(?:{_JOIN}| ){_ANY}{_POWER})*)"
+    rf"| (?P<symbols>[mJNWV]{_POWER}(?:{_JOIN}{_ANY}{_POWER})+|{_SYMBOL}{_POWER}{_JOIN}{_NAME}{_POWER}))"
 )
 """`2g/h` may be a formula, so single letters need a blank before them and another unit."""
-_COUNTED: Final = re.compile(
+_COUNTED: Final = LinearPattern(
     r"(?P<body>.*(?:[\d})]|\\pi)) (?P<unit>[A-Za-z][a-z-]+(?: [a-z-]+){0,3})\.?"
 )
-_COMMAND: Final = re.compile(r"\\[a-zA-Z]+")
-_FREE: Final = re.compile(r"[a-df-hj-zA-Z]")
-_WORD: Final = re.compile(r"(?P<name>[a-zA-Z]+)|\^ ?\{? ?(?P<power>-?\d)|(?P<per>/)")
+_COMMAND: Final = LinearPattern(r"\\[a-zA-Z]+")
+_LETTERS: Final = LinearPattern(r"[a-zA-Z]+")
+_FREE: Final = LinearPattern(r"[a-df-hj-zA-Z]")
+_WORD: Final = LinearPattern(r"(?P<name>[a-zA-Z]+)|\^ ?\{? ?(?P<power>-?\d)|(?P<per>/)")
 
 
 def split_unit(text: str) -> tuple[str, str]:
@@ -97,7 +101,7 @@ def split_unit(text: str) -> tuple[str, str]:
         return (body, canonical(names)) if fits else (text, "")
     bare = _BARE.fullmatch(text)
     if bare:
-        return bare.group("body"), canonical(bare.group("unit"))
+        return bare.group("body"), canonical(bare.group("named") or bare.group("symbols"))
     counted = _COUNTED.fullmatch(text)
     if (
         counted
@@ -112,7 +116,7 @@ def _is_unit(names: str, body: str) -> bool:
     """Whether the words are a unit: no quantifiers or properties, and single letters only after a
     number.
     """
-    words = re.findall(r"[a-zA-Z]+", names)
+    words = _LETTERS.findall(names)
     closed = _is_closed(body)
     if not _NO_UNITS.isdisjoint(word.lower() for word in words):
         return False

@@ -1,13 +1,14 @@
 r"""The last `\boxed{…}` or `\fbox{…}` of a text, found in one pass without backtracking."""
 
-import re
 from dataclasses import dataclass
 from typing import Final
 
-_BOX: Final = re.compile(r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])")
+from services.common.linear_patterns import LinearPattern, Match
+
+_BOX: Final = LinearPattern(r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])")
 _MAX_NESTED: Final = 8
-_BRACE_OR_ESCAPE: Final = re.compile(r"\\.|[{}]", re.DOTALL)
-_BARE_ARGUMENT: Final = re.compile(r"[ \t]+([+-]?[\w.,/]*\w)")
+_MAX_ARGUMENT_CHARS: Final = 2000
+_BARE_ARGUMENT: Final = LinearPattern(r"[ \t]+([+-]?[\w.,/]*\w)")
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,12 @@ def outer_boxes(text: str) -> list[Box]:
     counts as closed.
     """
     boxes: list[Box] = []
-    position = 0
-    while (match := _BOX.search(text, position)) is not None:
+    for match in _BOX.finditer(text):
+        if boxes and match.start() < boxes[-1].end:
+            continue
         box = _parse_box(text, match)
         if box is not None:
             boxes.append(box)
-        position = match.end() if box is None else box.end
     return boxes
 
 
@@ -56,19 +57,32 @@ def innermost(content: str) -> str:
     return stripped
 
 
-def _parse_box(text: str, match: re.Match[str]) -> Box | None:
+def _parse_box(text: str, match: Match) -> Box | None:
     opening = match.end()
     while opening < len(text) and text[opening].isspace():
         opening += 1
     if opening < len(text) and text[opening] == "{":
-        inside, depth = opening + 1, 1
-        for token in _BRACE_OR_ESCAPE.finditer(text, inside):
-            # Escaped braces are tokens of two characters and do not count.
-            depth += {"{": 1, "}": -1}.get(token.group(), 0)
-            if depth == 0:
-                return Box(text[inside : token.start()], match.start(), token.end(), closed=True)
-        return Box(text[inside:], match.start(), len(text), closed=False)
+        inside = opening + 1
+        end = _closing_brace(text, inside)
+        if end is None:
+            return Box(text[inside:], match.start(), len(text), closed=False)
+        return Box(text[inside:end], match.start(), end + 1, closed=True)
     if opening == len(text):
         return Box("", match.start(), len(text), closed=False)
-    argument = _BARE_ARGUMENT.match(text, match.end())
-    return argument and Box(argument.group(1), match.start(), argument.end(), closed=True)
+    argument = _BARE_ARGUMENT.match(text[match.end() : match.end() + _MAX_ARGUMENT_CHARS])
+    if argument is None:
+        return None
+    return Box(argument.group(1), match.start(), match.end() + argument.end(), closed=True)
+
+
+def _closing_brace(text: str, place: int) -> int | None:
+    """Return the offset of the brace that closes one opened before `place`."""
+    depth = 1
+    while place < len(text):
+        char = text[place]
+        depth += (char == "{") - (char == "}")
+        if depth == 0:
+            return place
+        # Escaped braces do not count.
+        place += 1 + (char == "\\")
+    return None

@@ -9,12 +9,12 @@ list); `reward_model.ground_truth` (verl); `Body/Question/Answer` (SVAMP); `ques
 """
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from services.common.data.boxed import innermost, last_box
+from services.common.linear_patterns import LinearPattern
 
 ROLES: Final = ("system", "user", "assistant")
 PROMPT_FIELDS: Final = ("messages", "prompt", "question", "problem", "question_content", "Body")
@@ -32,7 +32,7 @@ ANSWER_TYPE_FIELD: Final = "gold_type"
 """Not `answer_type`, with which OlympiadBench names types of its own."""
 COMPLETION_FIELDS: Final = ("completion", "solution", "reference_solution")
 ID_FIELDS: Final = ("id", "unique_id", "ID")
-_GSM8K_ANSWER: Final = re.compile(r"(?:^|\n)####[ \t]*([^\n]*?)\s*$")
+_GSM8K_ANSWER: Final = LinearPattern(r"(?:^|\n)####[ \t]*([^\n]*?)\s*$")
 
 
 class FieldError(ValueError):
