@@ -58,11 +58,19 @@ class Match:
 class LinearPattern:
     """A compiled pattern, with those methods of `re.Pattern` that are needed."""
 
-    def __init__(self, expression: str, *, dotall: bool = False, ignore_case: bool = False) -> None:
+    def __init__(
+        self,
+        expression: str,
+        *,
+        dotall: bool = False,
+        ignore_case: bool = False,
+        multiline: bool = False,
+    ) -> None:
         self.expression = expression
         self.dotall = dotall
         self.ignore_case = ignore_case
-        flags = "(?s)" * dotall + "(?i)" * ignore_case
+        self.multiline = multiline
+        flags = "(?s)" * dotall + "(?i)" * ignore_case + "(?m)" * multiline
         branches = [_parse_branch(branch) for branch in _split_branches(_to_re2(expression))]
         # Texts of which every match contains one, as far as they are known.
         self.literals: Final = [] if ignore_case else _required_literals(branches)

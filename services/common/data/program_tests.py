@@ -15,13 +15,16 @@ import binascii
 import io
 import json
 import pickle
-import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-_FENCE: Final = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+from services.common.linear_patterns import LinearPattern
+
+_FENCE: Final = LinearPattern(
+    r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", dotall=True, multiline=True
+)
 _THINK_END: Final = "</think>"
 _MAX_PRIVATE_BYTES: Final = 64 << 20
 _SHOWN: Final = 80
@@ -54,10 +57,17 @@ def complete_program(program: str, item: Mapping[str, Any]) -> str:
     entry, prompt = item.get("entry_point"), item.get("prompt")
     if not isinstance(entry, str) or not isinstance(prompt, str):
         return program
-    is_complete = re.search(
-        rf"^(?:def|class) {re.escape(entry)}\b|^{re.escape(entry)} *=", program, re.MULTILINE
-    )
+    is_complete = any(_defines(line, entry) for line in program.split("\n"))
     return program if is_complete else f"{prompt}{program}"
+
+
+def _defines(line: str, name: str) -> bool:
+    """Whether the line begins the definition of a function or class, or an assignment."""
+    for keyword in ("def ", "class "):
+        if line.startswith(f"{keyword}{name}"):
+            following = line[len(keyword) + len(name) :][:1]
+            return not following or not f"x{following}".isidentifier()
+    return line.startswith(name) and line[len(name) :].lstrip(" ").startswith("=")
 
 
 def read_program_tests(item: Mapping[str, Any]) -> tuple[ProgramTest, ...]:

@@ -31,9 +31,8 @@ def texts_for(draw: st.DrawFn, pattern: LinearPattern) -> str:
 @given(st.data())
 def test_results_are_those_of_re(pattern: LinearPattern, data: st.DataObject) -> None:
     text = data.draw(texts_for(pattern)).strip("\n")
-    original = re.compile(
-        pattern.expression, re.DOTALL * pattern.dotall | re.I * pattern.ignore_case
-    )
+    flags = re.DOTALL * pattern.dotall | re.I * pattern.ignore_case | re.M * pattern.multiline
+    original = re.compile(pattern.expression, flags)
 
     assert spans(pattern.finditer(text)) == spans(original.finditer(text))
     assert spans(filter(None, [pattern.match(text)])) == spans(filter(None, [original.match(text)]))
