@@ -233,6 +233,8 @@ def _to_re2(expression: str) -> str:
             parts.append(r"\z")
         elif content is None:
             parts.append(token)
+        elif in_class and token[1].isupper():
+            raise ValueError(f"{token} in brackets has no translation; spell the class out.")
         elif in_class:
             parts.append(content)
         else:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -10,11 +9,12 @@ from functools import partial
 from typing import Any, Final
 
 from services.common.grader_spec import EndpointGrader, LabelModelGrader, ScoreModelGrader
+from services.common.linear_patterns import LinearPattern
 from services.common.templates import MissingFieldError, fill_in
 from services.reward.endpoints import EndpointClient, ReplyError
 from services.reward.scores import GradedResponse, GraderFailure, GradingLimits, Score, Scorer
 
-_FENCE: Final = re.compile(r"^```(?:json)?\s*|\s*```$")
+_FENCE: Final = LinearPattern(r"^```(?:json)?\s*|\s*```$")
 _END_OF_THOUGHT: Final = "</think>"
 _MAX_SHOWN: Final = 200
 

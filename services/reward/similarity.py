@@ -2,7 +2,6 @@
 cells of the comparison at a time.
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
@@ -15,7 +14,6 @@ from services.common.grader_spec import TextSimilarityGrader
 from services.common.templates import MissingFieldError, fill_in
 from services.reward.scores import GradedResponse, GraderFailure, Score
 
-_WORD: Final = re.compile(r"[^\W_]+")
 # Effective order: a sentence of three words has no n-gram of four, which must not make its BLEU 0.
 _BLEU: Final = BLEU(effective_order=True)
 
@@ -32,12 +30,17 @@ def score_text_similarity(spec: TextSimilarityGrader, graded: GradedResponse) ->
         return fuzz.ratio(text, reference) / 100
     if metric == "bleu":
         return float(_BLEU.sentence_score(text, [reference]).score) / 100
-    words, wanted = (_WORD.findall(each.lower()) for each in (text, reference))
+    words, wanted = (_split_words(each.lower()) for each in (text, reference))
     if metric == "rouge_l":
         return _f1(LCSseq.similarity(words, wanted), len(words), len(wanted))
     size = int(metric.removeprefix("rouge_"))
     found, needed = (_count_ngrams(each, size) for each in (words, wanted))
     return _f1((found & needed).total(), found.total(), needed.total())
+
+
+def _split_words(text: str) -> list[str]:
+    """Return the runs of letters and digits."""
+    return "".join(char if char.isalnum() else " " for char in text).split()
 
 
 def _count_ngrams(words: Sequence[str], size: int) -> Counter[tuple[str, ...]]:
