@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from services.common.answers.answer_types import AnswerType, infer_answer_type
+from services.common.answers.candidates import extract_reference
 from services.common.answers.normalisation import normalise
-from services.common.answers.statements import extract_reference
 from services.common.linear_patterns import LinearPattern
 from services.common.trajectory import Outcome
-from services.reward.guard import MAX_CHARS, find_violation
+from services.reward.comparison_request import ComparisonRequest
+from services.reward.extraction import Profile
+from services.reward.guard import MAX_CHARS
 from services.reward.pool import Pool
 
 Status = Literal["ok", "flagged", "invalid", "unknown"]
@@ -52,15 +54,13 @@ def audit_reference_answers(
     Raises PlatformError("busy") when the queue is full.
     """
     drafts = [_audit_text(reference, kind) for reference, kind in references]
-    unknown_references = list(
-        dict.fromkeys(text for text, audit in drafts if audit.status == "unknown")
-    )
-    futures = pool.submit(
-        [(text, text) for text in unknown_references], timeout_s=timeout_s, expires_at=expires_at
-    )
-    results = {
-        text: future.result() for text, future in zip(unknown_references, futures, strict=True)
+    requests = {
+        text: ComparisonRequest(text, text, audit.kind, Profile.EVAL)
+        for text, audit in drafts
+        if audit.status == "unknown"
     }
+    futures = pool.submit(list(requests.values()), timeout_s=timeout_s, expires_at=expires_at)
+    results = {text: future.result() for text, future in zip(requests, futures, strict=True)}
     audits = []
     for text, audit in drafts:
         status, reason = audit.status, audit.reason
@@ -84,8 +84,6 @@ def _audit_text(reference: str, kind: AnswerType | None) -> tuple[str, Reference
     text = normalise(answer).text
     if not text:
         return "", ReferenceAudit(kind, "invalid", "empty")
-    if rule := find_violation(text):
-        return "", ReferenceAudit(kind, "invalid", rule)
     if _ELLIPSIS.search(text):
         return "", ReferenceAudit(kind, "flagged", "ellipsis")
     if kind in _EXACT:

@@ -66,7 +66,8 @@ def main() -> int:
 def read_cases(path: Path) -> list[Case]:
     """Read the rows of the file; raises ProblemsError("dataset_invalid") that lists the invalid rows."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Only line feeds end a row: JSON strings may hold other separators, such as U+2028.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise PlatformError("dataset_invalid", f"Cannot read {path}: {error}.") from None
     read = [_parse_case(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
@@ -172,7 +173,10 @@ def _format_row(case: Case, verdict: Verdict, *, as_json: bool) -> str:
 
 
 def _shorten(text: str) -> str:
-    line = " ".join(text.split())
+    """Return the text on one line, with everything that a terminal could not show or would obey escaped."""
+    line = "".join(
+        char if char.isprintable() else ascii(char)[1:-1] for char in " ".join(text.split())
+    )
     return line if len(line) <= _MAX_SHOWN else line[: _MAX_SHOWN - 1] + "…"
 
 

@@ -9,13 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from services.common.answers.statements import (
-    final_statement,
-    find_stated,
-    is_bare,
-    join_boxes,
-    last_value,
-)
+from services.common.answers.candidates import BOX_SCORE, Candidate, find_candidates
+from services.common.answers.statements import join_boxes
 from services.common.data.boxed import innermost, outer_boxes
 from services.common.linear_patterns import LinearPattern
 
@@ -39,8 +34,8 @@ class Extraction:
 
     text: str = ""
     method: str = ""
-    """boxed; in evaluation also answer_tag | hashes | phrase | whole | last_formula | last_number; empty if no answer
-    was found
+    """boxed; in evaluation also final_answer | answer_tag | hashes | phrase | whole | last_formula | last_number; empty
+    if no answer was found
     """
     failure: str = ""
     """unclosed_box | empty_box | unclosed_think | nothing_found | too_long; empty if an answer was found"""
@@ -63,22 +58,19 @@ def extract(response: str, profile: Profile) -> Extraction:
     if final is None:
         return Extraction(failure="unclosed_think")
     boxes = outer_boxes(final)
-    announced = final_statement(final[boxes[-1].end :][-_FALLBACK_CHARS:]) if boxes else ""
-    if announced and profile is Profile.EVAL:
-        return Extraction(text=announced, method="phrase")
+    candidates: list[Candidate] = []
+    if profile is Profile.EVAL:
+        tail = final[boxes[-1].end :] if boxes else final
+        candidates = find_candidates(tail[-_FALLBACK_CHARS:])
     if boxes:
         # Only the last box counts: an earlier one may hold an intermediate result.
         if not boxes[-1].closed:
             return Extraction(failure="unclosed_box")
-        text = innermost(boxes[-1].content)
-        if not text:
-            return Extraction(failure="empty_box")
-        return Extraction(text=text, method="boxed", listed=join_boxes(final, boxes))
-    if profile is Profile.EVAL:
-        tail = final[-_FALLBACK_CHARS:]
-        found = find_stated(tail) or (
-            ("whole", tail.strip()) if is_bare(tail) else last_value(tail)
-        )
-        if found:
-            return Extraction(text=found[1], method=found[0])
+        if not candidates or candidates[0].score < BOX_SCORE:
+            text = innermost(boxes[-1].content)
+            if not text:
+                return Extraction(failure="empty_box")
+            return Extraction(text=text, method="boxed", listed=join_boxes(final, boxes))
+    if candidates:
+        return Extraction(text=candidates[0].text, method=candidates[0].method)
     return Extraction(failure="nothing_found")

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 import psutil
@@ -22,6 +22,7 @@ from services.common.errors import PlatformError
 from services.common.telemetry.logs import get_logger
 from services.common.trajectory import Outcome
 from services.reward.cancellation import Cancellation
+from services.reward.comparison_request import ComparisonRequest
 from services.reward.metrics import RewardMetrics
 from services.reward.process import Worker, WorkerLostError, Zygote, ZygoteLostError
 
@@ -36,8 +37,10 @@ _OUTCOMES: Final = {
     "correct": (Outcome.CORRECT, ""),
     "string_only": (Outcome.CORRECT, "string_only"),
     "incorrect": (Outcome.INCORRECT, ""),
+    "unevaluated": (Outcome.INCORRECT, "unevaluated"),
     "answer_unparseable": (Outcome.INCORRECT, "answer_unparseable"),
     "reference_answer_invalid": (Outcome.UNVERIFIABLE, "reference_answer_invalid"),
+    "contradiction": (Outcome.UNVERIFIABLE, "contradiction"),
     "memory": (Outcome.TOO_COMPLEX, "memory"),
     "cpu_time": (Outcome.TOO_COMPLEX, "cpu_time"),
 }
@@ -88,20 +91,21 @@ class ComparisonResult:
     """From dispatch to verdict."""
     queue_ms: float = 0.0
     """From arrival to dispatch."""
+    path: str = "none"
+    """Method that found the outcome: formula | math_verify | none"""
 
     @property
     def is_deterministic(self) -> bool:
         """Whether the same pair always has this result, on any machine."""
-        return (
-            self.outcome in (Outcome.CORRECT, Outcome.INCORRECT)
-            or self.reason == "reference_answer_invalid"
+        return self.outcome in (Outcome.CORRECT, Outcome.INCORRECT) or self.reason in (
+            "reference_answer_invalid",
+            "contradiction",
         )
 
 
 @dataclass(frozen=True)
 class _Task:
-    reference: str
-    answer: str
+    request: ComparisonRequest
     timeout_s: float
     arrived_at: float
     expires_at: float
@@ -167,24 +171,23 @@ class Pool:
 
     def submit(
         self,
-        pairs: Sequence[tuple[str, str]],
+        requests: Sequence[ComparisonRequest],
         *,
         timeout_s: float,
         expires_at: float,
         cancellation: Cancellation | None = None,
     ) -> "list[Future[ComparisonResult]]":
-        """Compare (reference answer, answer) pairs; the futures, in their order, always complete and never raise.
+        """Compare answers; the futures, in the order of the requests, always complete and never raise.
 
-        `timeout_s` is wall time from dispatch; a pair not dispatched by `expires_at` (monotonic) is
+        `timeout_s` is wall time from dispatch; a request not dispatched by `expires_at` (monotonic) is
         unverifiable. `cancellation` frees the workers early. Raises PlatformError("busy"), with the
-        time after which to retry, when the queue cannot take all pairs, and
+        time after which to retry, when the queue cannot take all, and
         "verifier_unavailable" when the pool is closing.
         """
         now = time.monotonic()
         shared = cancellation or Cancellation()
         tasks = [
-            _Task(reference, answer, timeout_s, now, expires_at, shared, Future())
-            for reference, answer in pairs
+            _Task(request, timeout_s, now, expires_at, shared, Future()) for request in requests
         ]
         # One lock for check and submission: two batches cannot both take the last places, and nothing
         # is queued behind the end marks of close(), where no slot would take it.
@@ -243,7 +246,7 @@ class _Slot:
             try:
                 result = self._compare(task)
             except Exception:  # the thread must survive, and the caller must get a result
-                log.exception("verifier slot failed", reference=task.reference, answer=task.answer)
+                log.exception("verifier slot failed", **asdict(task.request))
                 self._discard("internal_error")
                 result = ComparisonResult(Outcome.UNVERIFIABLE, "internal_error")
             task.future.set_result(result)
@@ -270,11 +273,7 @@ class _Slot:
             except (ZygoteLostError, TimeoutError, PlatformError) as error:
                 log.warning("cannot start a verifier worker", error=repr(error))
             if crashes >= _MAX_CRASHES:
-                log.warning(
-                    "answer crashed the verifier twice",
-                    reference=task.reference,
-                    answer=task.answer,
-                )
+                log.warning("answer crashed the verifier twice", **asdict(task.request))
                 return ComparisonResult(Outcome.TOO_COMPLEX, "crash", queue_ms=queue_ms)
         return ComparisonResult(Outcome.UNVERIFIABLE, "worker_lost", queue_ms=queue_ms)
 
@@ -283,16 +282,23 @@ class _Slot:
         started = time.monotonic()
         try:
             with task.cancellation.covers(worker):
-                reply = worker.ask(task.reference, task.answer, task.timeout_s)
+                reply = worker.ask(task.request, task.timeout_s)
         except TimeoutError:
             return self._kill_at_deadline(task, queue_ms, started)
         wall_ms = 1000 * (time.monotonic() - started)
-        outcome, reason = _OUTCOMES[reply["status"]]
+        if reply["status"] == "too_complex":
+            outcome, reason = Outcome.TOO_COMPLEX, reply["detail"]
+        else:
+            outcome, reason = _OUTCOMES[reply["status"]]
+        if reply["status"] == "contradiction":
+            log.error("the verifier contradicts itself", **asdict(task.request))
         # The worker compares its peak size with the limit, and a peak never falls: it would report
         # "memory" for every later answer that is incorrect.
         if reply["status"] == "memory" or worker.items >= self._config.items_per_worker:
             self._discard("memory" if reply["status"] == "memory" else "recycled")
-        return ComparisonResult(outcome, reason, 1000 * reply["cpu_s"], wall_ms, queue_ms)
+        return ComparisonResult(
+            outcome, reason, 1000 * reply["cpu_s"], wall_ms, queue_ms, reply["path"]
+        )
 
     def _kill_at_deadline(self, task: _Task, queue_ms: float, started: float) -> ComparisonResult:
         cpu_s = self._discard("deadline")

@@ -6,13 +6,14 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from socket import SHUT_RDWR, socket
 from typing import Any, Final
 
 from services.common.errors import PlatformError
 from services.common.telemetry.logs import get_logger
 from services.reward import wire
+from services.reward.comparison_request import ComparisonRequest
 
 _START_S: Final = 60.0
 _CONTROL_S: Final = 10.0
@@ -41,13 +42,11 @@ class Worker:
     """Total CPU seconds, as of its last message."""
     items: int = 0
 
-    def ask(self, reference: str, answer: str, timeout_s: float) -> dict[str, Any]:
+    def ask(self, request: ComparisonRequest, timeout_s: float) -> dict[str, Any]:
         """Return the reply; raises TimeoutError at the deadline, WorkerLostError if the process ended."""
         self.end.settimeout(timeout_s)
         try:
-            wire.send(
-                self.end, {"reference_answer": reference, "answer": answer, "timeout_s": timeout_s}
-            )
+            wire.send(self.end, {**asdict(request), "timeout_s": timeout_s})
         except ConnectionError as error:
             raise WorkerLostError from error
         reply = self._receive()

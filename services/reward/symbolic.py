@@ -102,7 +102,8 @@ def _parse(text: str) -> list[Any]:
     """
     return list(
         parse(
-            rf"\boxed{{{text}}}",
+            # The library reads \gamma as a function.
+            rf"\boxed{{{text}}}".replace(r"\gamma", "g_{9}"),
             extraction_config=(_CONFIG,),
             extraction_mode="first_match",
             parsing_timeout=None,

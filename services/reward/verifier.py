@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from services.common.answers.answer_types import AnswerType, infer_answer_type
 from services.common.errors import PlatformError
@@ -13,29 +13,19 @@ from services.common.telemetry.logs import get_logger
 from services.common.trajectory import FinishReason, Outcome, Verdict
 from services.reward.audit import ReferenceAudit, audit_reference_answers
 from services.reward.cancellation import Cancellation
+from services.reward.comparison_request import ComparisonRequest
 from services.reward.equivalence import compare
 from services.reward.extraction import Extraction, Profile, extract
 from services.reward.graders import Grader, score_all
 from services.reward.pool import SHUTTING_DOWN, ComparisonResult, Pool
 from services.reward.scores import GradedResponse, GraderFailure, Grades, GradingLimits
 
-RULES_VERSION: Final = 5
+RULES_VERSION: Final = 6
 """Incremented when a change of extraction, normalisation or comparison changes a verdict."""
-_PACKAGES: Final = ("math-verify", "latex2sympy2_extended", "sympy")
+_PACKAGES: Final = ("python-flint", "math-verify", "latex2sympy2_extended", "sympy")
 _CUT_OFF: Final = {"unclosed_box"}
 
 log = get_logger()
-
-
-class ComparisonKey(NamedTuple):
-    """Cache key of a comparison: everything that its result depends on."""
-
-    version: str
-    profile: Profile
-    kind: AnswerType
-    reference_answer: str
-    """Normalised, like the answer."""
-    answer: str
 
 
 @dataclass(frozen=True)
@@ -64,7 +54,7 @@ class _Draft:
     item: Item
     verdict: Verdict
     extraction: Extraction = field(default_factory=Extraction)
-    key: ComparisonKey | None = None
+    request: ComparisonRequest | None = None
 
 
 class Verifier:
@@ -98,10 +88,10 @@ class Verifier:
         cancellation = cancellation or Cancellation()
         compares = any(grader.uses_correctness for grader in graders)
         drafts = [self._draft(item, profile, compares=compares) for item in items]
-        requested = [draft.key for draft in drafts if draft.key is not None]
-        keys = list(dict.fromkeys(requested))
-        self._metrics.duplicates.inc(len(requested) - len(keys))
-        results = self._compare(keys, timeout_s, expires_at, cancellation)
+        requests = [draft.request for draft in drafts if draft.request is not None]
+        distinct = list(dict.fromkeys(requests))
+        self._metrics.duplicates.inc(len(requests) - len(distinct))
+        results = self._compare(distinct, timeout_s, expires_at, cancellation)
         limits = GradingLimits(expires_at, cancellation)
         verdicts = self._score([self._finish(draft, results) for draft in drafts], graders, limits)
         for verdict in verdicts:
@@ -120,7 +110,7 @@ class Verifier:
 
     def _draft(self, item: Item, profile: Profile, *, compares: bool) -> _Draft:
         try:
-            return _grade(item, profile, self.version, compares=compares)
+            return _grade(item, profile, compares=compares)
         except Exception:  # an error of one item must not fail the batch
             log.exception(
                 "item failed", item_id=item.item_id, reference_answer=item.reference_answer
@@ -129,39 +119,45 @@ class Verifier:
 
     def _compare(
         self,
-        keys: list[ComparisonKey],
+        requests: list[ComparisonRequest],
         timeout_s: float,
         expires_at: float,
         cancellation: Cancellation,
-    ) -> dict[ComparisonKey, ComparisonResult]:
-        known = {key: result for key in keys if (result := self._cache.get(key)) is not None}
-        unknown = [key for key in keys if key not in known]
+    ) -> dict[ComparisonRequest, ComparisonResult]:
+        known = {
+            request: result
+            for request in requests
+            if (result := self._cache.get(request)) is not None
+        }
+        unknown = [request for request in requests if request not in known]
         self._metrics.cache.labels("hit").inc(len(known))
         self._metrics.cache.labels("miss").inc(len(unknown))
-        pairs = [(key.reference_answer, key.answer) for key in unknown]
         futures = self.pool.submit(
-            pairs, timeout_s=timeout_s, expires_at=expires_at, cancellation=cancellation
+            unknown, timeout_s=timeout_s, expires_at=expires_at, cancellation=cancellation
         )
-        fresh = {key: future.result() for key, future in zip(unknown, futures, strict=True)}
+        fresh = {request: future.result() for request, future in zip(unknown, futures, strict=True)}
         if any(result.reason == SHUTTING_DOWN for result in fresh.values()):
             raise PlatformError(
                 "verifier_unavailable", "The verifier is shutting down. Retry the request."
             )
-        for key, result in fresh.items():
+        for request, result in fresh.items():
             # Timeouts depend on the load of the machine and must not be repeated from the cache.
             if result.is_deterministic:
-                self._cache.put(key, replace(result, cpu_ms=0.0, wall_ms=0.0, queue_ms=0.0))
+                self._cache.put(request, replace(result, cpu_ms=0.0, wall_ms=0.0, queue_ms=0.0))
         return {**known, **fresh}
 
-    def _finish(self, draft: _Draft, results: Mapping[ComparisonKey, ComparisonResult]) -> _Draft:
+    def _finish(
+        self, draft: _Draft, results: Mapping[ComparisonRequest, ComparisonResult]
+    ) -> _Draft:
         """Return the draft with its final outcome."""
         verdict = replace(draft.verdict, verifier_version=self.version)
-        if draft.key is not None:
-            result = results[draft.key]
+        if draft.request is not None:
+            result = results[draft.request]
             verdict = replace(
                 verdict,
                 outcome=result.outcome,
                 reason=result.reason,
+                compare_path=result.path,
                 cpu_ms=result.cpu_ms,
                 wall_ms=result.wall_ms,
                 queue_ms=result.queue_ms,
@@ -216,7 +212,7 @@ def _add_grades(verdict: Verdict, grades: Grades) -> Verdict:
     )
 
 
-def _grade(item: Item, profile: Profile, version: str, *, compares: bool) -> _Draft:
+def _grade(item: Item, profile: Profile, *, compares: bool) -> _Draft:
     """Grade without sympy. A response that ran out of tokens is truncated, even if it has an answer.
 
     Without a reference answer, or when no grader looks at correctness (`compares`), a response that
@@ -233,15 +229,15 @@ def _grade(item: Item, profile: Profile, version: str, *, compares: bool) -> _Dr
         outcome = Outcome.TRUNCATED if extraction.failure in _CUT_OFF else Outcome.NO_ANSWER
         return _Draft(item, _make_verdict(extraction, outcome, extraction.failure), extraction)
     kind = item.kind or infer_answer_type(item.reference_answer)
-    comparison = compare(item.reference_answer, extraction, profile, kind)
-    key = ComparisonKey(version, profile, kind, comparison.reference, comparison.answer)
+    comparison = compare(item.reference_answer, extraction, kind)
+    request = ComparisonRequest(comparison.reference, comparison.answer, kind, profile)
     verdict = replace(
         _make_verdict(extraction, comparison.outcome or Outcome.UNVERIFIABLE, comparison.reason),
         normalized_reference_answer=comparison.reference,
         normalized_answer=comparison.answer,
         compare_path=comparison.path,
     )
-    return _Draft(item, verdict, extraction, key if comparison.outcome is None else None)
+    return _Draft(item, verdict, extraction, request if comparison.outcome is None else None)
 
 
 def _make_verdict(extraction: Extraction, outcome: Outcome, reason: str) -> Verdict:
@@ -259,17 +255,17 @@ class _Cache:
     def __init__(self, size: int) -> None:
         self._size = size
         self._lock = threading.Lock()
-        self._entries: OrderedDict[ComparisonKey, ComparisonResult] = OrderedDict()
+        self._entries: OrderedDict[ComparisonRequest, ComparisonResult] = OrderedDict()
 
-    def get(self, key: ComparisonKey) -> ComparisonResult | None:
+    def get(self, request: ComparisonRequest) -> ComparisonResult | None:
         with self._lock:
-            if key in self._entries:
-                self._entries.move_to_end(key)
-            return self._entries.get(key)
+            if request in self._entries:
+                self._entries.move_to_end(request)
+            return self._entries.get(request)
 
-    def put(self, key: ComparisonKey, result: ComparisonResult) -> None:
+    def put(self, request: ComparisonRequest, result: ComparisonResult) -> None:
         with self._lock:
-            self._entries[key] = result
-            self._entries.move_to_end(key)
+            self._entries[request] = result
+            self._entries.move_to_end(request)
             if len(self._entries) > self._size:
                 self._entries.popitem(last=False)

@@ -17,14 +17,12 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final
 
+from services.common.answers.answer_types import AnswerType
 from services.common.linear_patterns import LinearPattern
 from services.reward import wire
-from services.reward.symbolic import (
-    AnswerUnreadableError,
-    ReferenceUnreadableError,
-    is_equivalent,
-    is_readable,
-)
+from services.reward.comparator import compare
+from services.reward.comparison_request import ComparisonRequest
+from services.reward.extraction import Profile
 
 _PR_SET_PDEATHSIG: Final = 1
 _GROWTH_SHARE: Final = 0.2
@@ -39,7 +37,10 @@ _ENDLESS_SHARE: Final = 0.5
 """CPU time of an answer with such an operator, as a share of the deadline; those that terminate need a third of it."""
 _REPEAT_S: Final = 0.2
 """Interval of further interruptions, because math-verify may swallow the first one."""
-_SELF_TEST: Final = ((r"\frac{1}{2}", "0.5", True), ("x+1", "1+x", True), ("2", "3", False))
+_SELF_TEST: Final = (
+    (r"\frac{1}{2}", "0.5", "correct"), ("x+1", "1+x", "correct"), ("2", "3", "incorrect"),
+    (r"\sum_{k=1}^{3} k", "6", "correct"),
+)  # fmt: skip
 
 
 class _CpuSpentError(BaseException):
@@ -54,34 +55,45 @@ def run(end: socket.socket, memory_bytes: int, parent: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     signal.signal(signal.SIGPROF, _raise_cpu_spent)
     passed = all(
-        is_equivalent(reference, answer) is expected for reference, answer, expected in _SELF_TEST
+        compare(
+            ComparisonRequest(reference, answer, AnswerType.EXPRESSION, Profile.EVAL)
+        ).status.value
+        == expected
+        for reference, answer, expected in _SELF_TEST
     )
     wire.send(end, {"ready": passed, "cpu_s": time.process_time()})
     suspicious_bytes = _peak_bytes() + int(_GROWTH_SHARE * memory_bytes)
     while (request := wire.receive(end)) is not None:
-        status, detail = _compare(request)
+        status, detail, path = _compare(request)
         if status in ("incorrect", "answer_unparseable") and _peak_bytes() > suspicious_bytes:
             status = "memory"
         wire.send(
-            end, {"status": status, "detail": detail[:_MAX_DETAIL], "cpu_s": time.process_time()}
+            end,
+            {
+                "status": status,
+                "detail": detail[:_MAX_DETAIL],
+                "path": path,
+                "cpu_s": time.process_time(),
+            },
         )
 
 
-def _compare(request: dict[str, Any]) -> tuple[str, str]:
+def _compare(message: dict[str, Any]) -> tuple[str, str, str]:
+    """Return the status, its detail and the method."""
+    request = ComparisonRequest(
+        message["reference_answer"],
+        message["answer"],
+        AnswerType(message["kind"]),
+        Profile(message["profile"]),
+    )
     try:
-        with _cpu_budget(request):
-            equal = is_equivalent(request["reference_answer"], request["answer"])
-        if not equal:
-            return "incorrect", ""
-        return ("correct" if is_readable(request["reference_answer"]) else "string_only"), ""
-    except ReferenceUnreadableError as error:
-        return "reference_answer_invalid", str(error)
-    except AnswerUnreadableError as error:
-        return "answer_unparseable", str(error)
+        with _cpu_budget(message):
+            reply = compare(request)
     except MemoryError:
-        return "memory", ""
+        return "memory", "", "none"
     except _CpuSpentError:
-        return "cpu_time", ""
+        return "cpu_time", "", "none"
+    return reply.status.value, reply.detail, reply.path
 
 
 @contextmanager

@@ -13,7 +13,11 @@ import sys
 import traceback
 from typing import Any, Final
 
+from services.common.answers.answer_types import AnswerType
 from services.reward import wire, worker
+from services.reward.comparator import compare
+from services.reward.comparison_request import ComparisonRequest
+from services.reward.extraction import Profile
 from services.reward.symbolic import is_equivalent
 
 _WARM_UP: Final = (
@@ -31,6 +35,7 @@ def main() -> None:
     memory_bytes = int(sys.argv[2])
     for reference, answer in _WARM_UP:
         is_equivalent(reference, answer)
+        compare(ComparisonRequest(reference, answer, AnswerType.EXPRESSION, Profile.RL))
     # Objects outside the collector are never written by it, so their pages stay shared with the workers.
     gc.collect()
     gc.freeze()

@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
+from services.common.answers.answer_types import infer_answer_type
 from services.common.data.rows import read_rows
 from services.common.trajectory import FinishReason, Outcome, Verdict
+from services.reward.comparison_request import ComparisonRequest
 from services.reward.extraction import Profile
 from services.reward.pool import Pool, PoolConfig
 from services.reward.verifier import Item, Verifier
@@ -105,7 +107,15 @@ def test_the_comparator_itself_accepts_every_reference_answer_of_a_sample(
         120,
     )
     futures = pool.submit(
-        [(reference_answer, reference_answer) for reference_answer in sample],
+        [
+            ComparisonRequest(
+                reference_answer,
+                reference_answer,
+                infer_answer_type(reference_answer),
+                Profile.RL,
+            )
+            for reference_answer in sample
+        ],
         timeout_s=10.0,
         expires_at=math.inf,
     )

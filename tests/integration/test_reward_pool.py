@@ -11,10 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from services.common.answers.answer_types import AnswerType
 from services.common.errors import PlatformError
 from services.common.trajectory import FinishReason, Outcome
-from services.reward import equivalence
 from services.reward.cancellation import Cancellation
+from services.reward.comparison_request import ComparisonRequest
 from services.reward.extraction import Profile
 from services.reward.graders import make_graders
 from services.reward.pool import ComparisonResult, Pool, PoolConfig
@@ -22,10 +23,16 @@ from services.reward.verifier import Item, Verifier
 
 EASY = (r"3\sqrt{13}", r"\sqrt{117}")
 WRONG = (r"3\sqrt{13}", r"\sqrt{118}")
-SLOW = ("x^{900}+42", "(x+y+z)^{900}")
-BOMBS = [
-    "1000000000!", "9^{9^{9^9}}", "(((9!)!)!)!", r"\sum_{i=1}^{100000}\sin(i)",
-    r"\binom{10^6}{5\cdot 10^5}", "(x+y+z)^{900}",
+# The reference answer is slow, because an answer with an integral gets a budget of CPU time of its own.
+SLOW = (r"\int_0^{\infty} \frac{\sin x}{x^3+1} dx", "42")
+ENDLESS = [
+    r"\int_0^1 \frac{\sin(x^x)}{\log(1+x^{x})} dx", r"\int_0^{\infty} \frac{\sin x}{x^3+1} dx",
+    r"\int_0^{\pi} \sin^{50}(x)\cos^{50}(x) dx",
+]  # fmt: skip
+LARGE = [
+    "1000000000!", "9^{9^{9^9}}", "(((9!)!)!)!", r"\binom{10^6}{5\cdot 10^5}",
+    "(x+y+z)^{900}", r"\gcd(2^{10^{10}}, 6)",
+    r"\sum_{i=1}^{100000}\sin(i)",
 ]  # fmt: skip
 
 
@@ -56,7 +63,13 @@ def grade(pool: Pool, *pairs: tuple[str, str], timeout_s: float = 30.0) -> list[
 def submit(
     pool: Pool, *pairs: tuple[str, str], timeout_s: float = 30.0
 ) -> "list[Future[ComparisonResult]]":
-    return pool.submit(pairs, timeout_s=timeout_s, expires_at=math.inf)
+    return pool.submit(
+        [to_request(*pair) for pair in pairs], timeout_s=timeout_s, expires_at=math.inf
+    )
+
+
+def to_request(reference_answer: str, answer: str) -> ComparisonRequest:
+    return ComparisonRequest(reference_answer, answer, AnswerType.EXPRESSION, Profile.EVAL)
 
 
 def live_worker(pool: Pool) -> int:
@@ -107,22 +120,33 @@ def test_what_rounding_and_sets_would_make_equal_is_refused(
     assert outcomes(grade(pool, (reference_answer, answer))) == [Outcome.INCORRECT]
 
 
-@pytest.mark.parametrize("bomb", BOMBS)
-def test_a_bomb_ends_by_its_deadline_and_the_next_answer_is_graded(pool: Pool, bomb: str) -> None:
-    exploded, after = grade(pool, ("x^{900}+42", bomb), timeout_s=0.4)[0], grade(pool, EASY)[0]
-    assert exploded.outcome is Outcome.TOO_COMPLEX
-    assert exploded.reason in ("deadline", "memory", "cpu_time")
-    assert exploded.reason != "deadline" or exploded.wall_ms > 400, (
+@pytest.mark.parametrize("answer", ENDLESS)
+def test_an_endless_answer_ends_by_its_deadline_and_the_next_is_graded(
+    pool: Pool, answer: str
+) -> None:
+    (ended,), (after,) = grade(pool, ("42", answer), timeout_s=0.4), grade(pool, EASY)
+    assert ended.outcome is Outcome.TOO_COMPLEX
+    assert ended.reason in ("deadline", "memory", "cpu_time")
+    assert ended.wall_ms < 700
+    assert ended.reason != "deadline" or ended.wall_ms > 400, (
         "measured, with the time that the kill took"
     )
     assert after.outcome is Outcome.CORRECT
+
+
+@pytest.mark.parametrize("answer", LARGE)
+def test_a_large_answer_costs_no_worker(pool: Pool, answer: str) -> None:
+    worker = live_worker(pool)
+    (graded,) = grade(pool, ("x^{900}+42", answer), timeout_s=3.0)
+    assert graded.outcome in (Outcome.INCORRECT, Outcome.TOO_COMPLEX)
+    assert pool.worker_pids == [worker]
 
 
 def test_a_comparison_out_of_memory_is_told_apart_from_a_wrong_answer() -> None:
     pool = Pool(PoolConfig(workers=1, memory_bytes=160 << 20, min_cpu_share=0.0))
     pool.start()
     try:
-        (graded,) = grade(pool, SLOW)
+        (graded,) = grade(pool, (r"\int x dx", r"\prod_{k=1}^{100}(1+x^k)"))
         assert (graded.outcome, graded.reason) == (Outcome.TOO_COMPLEX, "memory")
         assert outcomes(grade(pool, EASY)) == [Outcome.CORRECT]
     finally:
@@ -196,7 +220,7 @@ def test_a_full_queue_refuses_the_whole_batch(strict_pool: Pool) -> None:
 
 
 def test_what_cannot_be_dispatched_in_time_is_unverifiable(pool: Pool) -> None:
-    (future,) = pool.submit([EASY], timeout_s=3.0, expires_at=time.monotonic() - 1)
+    (future,) = pool.submit([to_request(*EASY)], timeout_s=3.0, expires_at=time.monotonic() - 1)
     assert (future.result(60).outcome, future.result().reason) == (
         Outcome.UNVERIFIABLE,
         "overloaded",
@@ -228,14 +252,6 @@ def verifier(pool: Pool) -> Verifier:
     return Verifier(pool, cache_size=4)
 
 
-@pytest.fixture
-def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SLOW reaches a worker, as whatever the guard does not know."""
-    monkeypatch.setattr(
-        equivalence, "find_violation", lambda text: "large_factorial" if "!" in text else ""
-    )
-
-
 def verify(verifier: Verifier, *items: Item, timeout_s: float = 30.0) -> list[tuple[Outcome, str]]:
     graders = make_graders(["accuracy", "boxed", "format"])
     verdicts = verifier.verify(items, graders, Profile.RL, timeout_s=timeout_s, expires_at=math.inf)
@@ -248,7 +264,6 @@ def verify(verifier: Verifier, *items: Item, timeout_s: float = 30.0) -> list[tu
     return [(verdict.outcome, verdict.reason) for verdict in verdicts]
 
 
-@pytest.mark.usefixtures("unguarded")
 def test_one_bomb_in_a_batch_never_shifts_or_spoils_its_neighbours(verifier: Verifier) -> None:
     batch = [
         item(*EASY),
@@ -257,7 +272,7 @@ def test_one_bomb_in_a_batch_never_shifts_or_spoils_its_neighbours(verifier: Ver
         item("72", "72"),
         item("72", "7"),
         item(*EASY),
-        item("42", "1000000000!"),
+        item("42", "9^{9^{9^9}}"),
     ]
     assert verify(verifier, *batch, timeout_s=1.0) == [
         (Outcome.CORRECT, ""),
@@ -266,7 +281,7 @@ def test_one_bomb_in_a_batch_never_shifts_or_spoils_its_neighbours(verifier: Ver
         (Outcome.CORRECT, ""),
         (Outcome.INCORRECT, ""),
         (Outcome.CORRECT, ""),
-        (Outcome.TOO_COMPLEX, "large_factorial"),
+        (Outcome.INCORRECT, ""),
     ]
 
 
@@ -312,7 +327,6 @@ def test_equal_pairs_of_a_batch_are_compared_once(strict_pool: Pool) -> None:
     )
 
 
-@pytest.mark.usefixtures("unguarded")
 def test_certain_verdicts_are_remembered_and_deadlines_are_not(
     pool: Pool, verifier: Verifier
 ) -> None:
@@ -361,7 +375,10 @@ def test_the_serving_process_imports_neither_sympy_nor_torch() -> None:
 def test_a_caller_that_hangs_up_frees_the_worker_and_loses_its_queue(pool: Pool) -> None:
     cancellation = Cancellation()
     dropped = pool.submit(
-        [SLOW, EASY], timeout_s=60.0, expires_at=math.inf, cancellation=cancellation
+        [to_request(*SLOW), to_request(*EASY)],
+        timeout_s=60.0,
+        expires_at=math.inf,
+        cancellation=cancellation,
     )
     wait_until(lambda: pool.waiting == 1)
     cancellation.cancel()
@@ -398,7 +415,6 @@ def test_draining_waits_for_what_is_open_and_no_longer(pool: Pool) -> None:
     slow.result(60)
 
 
-@pytest.mark.usefixtures("unguarded")
 def test_a_batch_that_the_end_overtakes_fails_as_a_whole_so_that_it_is_sent_elsewhere() -> None:
     pool = Pool(PoolConfig(workers=1))
     pool.start()
@@ -413,7 +429,6 @@ def test_a_batch_that_the_end_overtakes_fails_as_a_whole_so_that_it_is_sent_else
     assert caught.value.code == "verifier_unavailable"
 
 
-@pytest.mark.usefixtures("unguarded")
 def test_what_happened_is_counted(pool: Pool) -> None:
     verifier = Verifier(pool, cache_size=4)
     names = ("dirl_reward_duplicates_total", "dirl_reward_latency_seconds_count")

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
+from services.common.answers.candidates import extract_reference
 from services.common.answers.normalisation import Normalised, normalise
 from services.common.answers.rationals import parse_rational
 from services.common.answers.sequences import UNORDERED, parse_sequence
-from services.common.answers.statements import extract_reference
 from services.common.linear_patterns import LinearPattern
 
 
@@ -46,6 +46,7 @@ class AnswerType(StrEnum):
 _CHOICE: Final = LinearPattern(r"\(?[A-J]\)?")
 _WORDS: Final = LinearPattern(r"[a-zA-Z][a-zA-Z' -]+[a-zA-Z]")
 _TWO_LETTERS: Final = LinearPattern("[a-zA-Z]{2}")
+_ROMAN: Final = LinearPattern(r"[IVX]{2,}")
 _BASED: Final = LinearPattern(r"\(?[0-9A-F]*\d[0-9A-F]*\)? ?_ ?\{? ?\d+ ?\}?")
 _CLOCK: Final = LinearPattern(r"\d+(?: ?: ?\d+)+(?: ?[ap]\.?m\.?)?", ignore_case=True)
 _MATRIX: Final = LinearPattern(r"\\begin ?\{(?:[pbvBV]?matrix|array)")
@@ -59,6 +60,14 @@ def infer_answer_type(reference: str) -> AnswerType:
     """Infer the type from the text of the reference answer."""
     normal = normalise(extract_reference(reference))
     return next((kind for kind, fits in _TESTS if fits(normal)), AnswerType.EXPRESSION)
+
+
+def _is_words(normal: Normalised) -> bool:
+    """Whether the answer is words, of which a Roman numeral is one."""
+    if normal.is_text and normal.text.isalpha() and len(normal.text) > 1:
+        return True
+    words = _WORDS.fullmatch(normal.text) and _TWO_LETTERS.search(normal.text)
+    return bool(words or _ROMAN.fullmatch(normal.text))
 
 
 def _is_interval(normal: Normalised) -> bool:
@@ -85,10 +94,7 @@ _TESTS: Final[tuple[tuple[AnswerType, Callable[[Normalised], object]], ...]] = (
         lambda normal: (number := parse_rational(normal.text)) and number.is_integer,
     ),
     (AnswerType.RATIONAL, lambda normal: parse_rational(normal.text)),
-    (
-        AnswerType.TEXT,
-        lambda normal: _WORDS.fullmatch(normal.text) and _TWO_LETTERS.search(normal.text),
-    ),
+    (AnswerType.TEXT, _is_words),
     (AnswerType.BASE_N, _matches(_BASED)),
     (AnswerType.TIME, _matches(_CLOCK)),
     (AnswerType.MATRIX, _contains(_MATRIX)),

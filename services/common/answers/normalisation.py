@@ -59,6 +59,8 @@ class Normalised:
     text: str
     unit: str = ""
     """Canonical unit with its powers, `%`, or empty."""
+    is_text: bool = False
+    r"""Whether the whole answer is in `\\text{}`, so that it is words even if it has only two letters."""
 
 
 def normalise(answer: str) -> Normalised:
@@ -73,7 +75,9 @@ def normalise(answer: str) -> Normalised:
     if phrase:
         return Normalised(phrase)
     number = _parse_number_words(words)
-    return number or (_strip_unit(words) if words[:1].isdigit() else Normalised(words))
+    if number or words[:1].isdigit():
+        return number or _strip_unit(words)
+    return Normalised(words, is_text=bool(_WHOLE_TEXT.fullmatch(text)))
 
 
 def _plain_words(text: str) -> str | None:

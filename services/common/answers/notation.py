@@ -46,7 +46,6 @@ _ARGUMENT: Final = (
     r"|(?:\d+|\\?[a-z]+)(?:\s*\\text\{degree\})?))"
 )
 _TOKEN: Final = r"(?:\{([^{}]*)\}|(\w))"
-_DECIMAL_EXPONENT: Final = r"\^\s*\{?\s*(-?)(\d{0,3})\.(\d{1,3})"
 _SIZE: Final = r"\\(?:left|right|[bB]igg?[lrm]?)"
 _TRIGONOMETRIC: Final = r"\\(?:sin|cos|tan|cot|sec|csc)"
 _DEGREE: Final = r"\\text\{degree\}"
@@ -85,11 +84,6 @@ def _rewrite_base(match: Match) -> str:
     return match.group() if value is None else f"{match.group('digits')}_{{{value}}}"
 
 
-def _rewrite_decimal_exponent(match: Match) -> str:
-    sign, whole, digits = (group for group in match.groups() if group is not None)
-    return rf"^{{{sign}\frac{{{int((whole or '0') + digits)}}}{{{10 ** len(digits)}}}}}"
-
-
 def _to_radians(match: Match) -> str:
     r"""Rewrite degrees in the argument of a trigonometric function to multiples of \pi."""
 
@@ -120,7 +114,7 @@ def _open_angles(match: Match) -> str:
 
 
 _DIGIT_GROUPS: Final[tuple[Rewrite, ...]] = (
-    (_pattern(r"(?<=\d)(?:\{,\}|,\\! ?|\\[,!;: ])(?=\d{3}(?!\d))"), ""),
+    (_pattern(r"(?<=\d)(?: ?\{, ?\}|,\\! ?|\\[,!;: ])(?=\d{3}(?!\d))"), ""),
     (
         _pattern(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d.,])"),
         lambda match: match.group().replace(" ", ""),
@@ -170,7 +164,6 @@ _COMMANDS: Final[tuple[Rewrite, ...]] = (
     (_pattern(r"\\lg(?![a-z])"), r"\\log_{10}"),
     (_pattern(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
     (_pattern(r"\\frac\s*(\d)\s*\{"), r"\\frac{\1}{"),
-    (_pattern(r"\\gamma(?![a-z])"), r"g_{9}"),  # the library reads \gamma as a function
     (_pattern(r"\\varnothing(?![a-z])|\\\{\s*\\\}"), r"\\emptyset"),
     (_pattern(r"\\le(?:q|qslant)(?![a-z])|<="), r"\\le"),
     (_pattern(r"\\ge(?:q|qslant)(?![a-z])|>="), r"\\ge"),
@@ -248,21 +241,20 @@ _NUMBERS: Final[tuple[Rewrite, ...]] = (
         "! =",
     ),  # a factorial in an equation; ` !=` with a blank is the operator of programming languages
     (_pattern(r"\*\*"), "^"),
-    (
-        _pattern(rf"{_DECIMAL_EXPONENT}(?:\s*\}}|\s+)|{_DECIMAL_EXPONENT}(?![\d.])"),
-        _rewrite_decimal_exponent,
-    ),
     (_pattern(r"\s*\*\s*"), r"\\cdot "),
     (_pattern(r"(?<![a-zA-Z\\_^{])i(?=\()"), r"i\\cdot "),
     (_pattern(r"(?<=_)\s*\{\s*\\odot\s*\}|(?<=_)\s*\\odot(?![a-z])"), r"{o}"),
     (_pattern(TEXT + r"\s*\{\s*([-+]?[\d.,/]+)\s*\}"), r"\1"),
     (_pattern(TEXT + r"\s*\{\s*((?i:[ap]\.? ?m\.?))\s*\}"), r" \1"),
+)
+_CONNECTIVES: Final[tuple[Rewrite, ...]] = (
     (
         _pattern(TEXT + r"\s*\{\s*,?\s*(?:and|or)\s*\}|(?<=[\d)} ]),? +(?:and|or) +(?=[-\d(\\])"),
         ",",
     ),
     (_pattern(r",(?:\s*,)+"), ","),
 )
+_CONDITION: Final = _pattern(r"[<>|]|\\(?:le|ge|ne|lt|gt)(?![a-z])")
 _SUBSCRIPTS: Final[tuple[Rewrite, ...]] = (
     (_pattern(r"(?<=[_^])\s*" + TEXT + r"\s*\{\s*(\w+)\s*\}"), r"{\1}"),
     (_pattern(r"(?<=[_^])\s*\{\s*" + TEXT + r"\s*\{\s*(\w+)\s*\}\s*\}"), r"{\1}"),
@@ -282,11 +274,15 @@ _OUTWARD: Final = _pattern(r"([\[\]])([^\[\](){}]+[,;][^\[\](){}]+)([\[\]])")
 
 def unify_notation(answer: str) -> str:
     """Apply every rewrite to an answer."""
-    text = unicodedata.normalize("NFKC", _spell_out(answer)).translate(_CHARACTERS).strip()
+    text = unicodedata.normalize("NFKC", _spell_out(_drop_invisible(answer))).translate(_CHARACTERS)
+    text = text.strip()
     text = rewrite(
         _strip_quotes(text), (*_DIGIT_GROUPS, *_LAYOUT, *_COMMANDS, *_ROOTS, *_PLAIN_NAMES)
     )
     text = rewrite(text, (*_SUBSCRIPTS, *_COUNTING, *_BASES, *_ANGLES, *_NUMBERS))
+    # Between conditions `and` differs from `or`; between values both only separate them.
+    if not _CONDITION.search(text):
+        text = rewrite(text, _CONNECTIVES)
     return _rewrite_brackets(text)
 
 
@@ -305,6 +301,13 @@ def rewrite(text: str, rewrites: Sequence[Rewrite]) -> str:
     for pattern, replacement in rewrites:
         text = pattern.sub(replacement, text)
     return text
+
+
+def _drop_invisible(text: str) -> str:
+    """Drop format characters: zero-width blanks, joiners, marks of the direction of writing."""
+    if text.isascii():
+        return text
+    return "".join(char for char in text if unicodedata.category(char) != "Cf")
 
 
 def _spell_out(text: str) -> str:

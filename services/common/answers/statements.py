@@ -1,22 +1,14 @@
-r"""Find answers in prose: `The answer is 5.`, `so $x=5$`, `#### 5`."""
+"""Tell formulas, bare answers and prose apart."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from services.common.answers.number_words import parse_words
-from services.common.data.boxed import Box, innermost, outer_boxes
+from services.common.data.boxed import Box, innermost
 from services.common.linear_patterns import LinearPattern
 
-_ANSWER_TAG: Final = LinearPattern(r"<answer>([^<]*)</answer>")
-_HASHES: Final = LinearPattern(r"####[ \t]*([^\n]+)")
-_PHRASE: Final = LinearPattern(
-    r"(?:answer(?:\s+is)?\s*:|(?:answer|option|choice)\s+is)[ \t]*([^\n]+)", ignore_case=True
-)
-_FINAL: Final = LinearPattern(r"final\s+answer\s+is[ \t:]*([^\n]+)", ignore_case=True)
 _DELIMITER: Final = LinearPattern(r"\\.|\$+", dotall=True)
 _CLOSING: Final = {r"\(": r"\)", r"\[": r"\]", "$": "$"}
-_SENTENCE_END: Final = LinearPattern(r"\.\s+[A-Z]")
-_NUMBER: Final = LinearPattern(r"(?<![\w.,])[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)%?")
 _COMMAND: Final = LinearPattern(
     r"\\{1,2}(?:begin|end|text|mathrm|mbox|textbf|mathbf|operatorname) ?\{[^{}]*\}|\\[a-zA-Z]+|[\^_]\{[^{}]*\}"
 )
@@ -37,7 +29,6 @@ _NUMBER_AND_UNIT: Final = LinearPattern(
     r"[-+$\d.,:/\\ {}^]+ ?[a-zA-Z]+(?: [a-zA-Z]+)?(?:\^ ?\{?\d\}?|\.)?"
 )
 _DIGIT: Final = LinearPattern(r"\d")
-_MAX_SOLUTION_CHARS: Final = 20_000
 _MAX_BARE_CHARS: Final = 400
 _MAX_WORDS: Final = 4
 _GAP: Final = LinearPattern(
@@ -46,21 +37,12 @@ _GAP: Final = LinearPattern(
 _MAX_BOX_GAP: Final = 40
 
 
-class _Formula(NamedTuple):
+class Formula(NamedTuple):
+    """A formula between delimiters."""
+
     start: int
     end: int
     content: str
-
-
-def extract_reference(reference: str) -> str:
-    r"""Return the answer of a reference that is a sentence or a solution: its last boxes, or its
-    statement.
-    """
-    boxes = [box for box in outer_boxes(reference) if box.closed]
-    if boxes:
-        return join_boxes(reference, boxes) or innermost(boxes[-1].content)
-    announced = None if is_bare(reference) else find_stated(reference[-_MAX_SOLUTION_CHARS:])
-    return announced[1] if announced else reference.strip()
 
 
 def join_boxes(text: str, boxes: Sequence[Box]) -> str:
@@ -75,25 +57,10 @@ def join_boxes(text: str, boxes: Sequence[Box]) -> str:
     return ",".join(run) if len(run) > 1 else ""
 
 
-def find_stated(text: str) -> tuple[str, str] | None:
-    """Return the form of a statement (answer_tag | hashes | phrase) and its answer; None without one."""
-    for method, pattern in (("answer_tag", _ANSWER_TAG), ("hashes", _HASHES), ("phrase", _PHRASE)):
-        found = [part.strip() for part in pattern.findall(text) if part.strip()]
-        if found:
-            return method, _first_statement(found[-1])
-    return None
-
-
-def final_statement(text: str) -> str:
-    """Return the answer after the last `the final answer is`; "" without one."""
-    found = _FINAL.findall(text)
-    return _first_statement(found[-1].strip()) if found else ""
-
-
 def is_bare(text: str) -> bool:
     """Whether the text is only an answer: one formula, a number with a unit, or at most two words."""
     text = text.strip()
-    formulas = _find_formulas(text)
+    formulas = find_formulas(text)
     if len(formulas) == 1 and (formulas[0].start, formulas[0].end) == (0, len(text)):
         return True
     if len(text) > _MAX_BARE_CHARS or not text:
@@ -111,38 +78,20 @@ def is_bare(text: str) -> bool:
     return len(words) <= 2 and not _DIGIT.search(text)
 
 
-def last_value(text: str) -> tuple[str, str] | None:
-    """Return the last formula (last_formula), or the last number after it (last_number)."""
-    formulas = [formula for formula in _find_formulas(text) if not _is_prose(formula.content)]
-    numbers = list(_NUMBER.finditer(text))
-    if numbers and (not formulas or numbers[-1].start() >= formulas[-1].end):
-        return "last_number", numbers[-1].group().rstrip(",")
-    return ("last_formula", formulas[-1].content) if formulas else None
-
-
-def _first_statement(line: str) -> str:
-    """Return the leading formula of a line, else its first sentence, or the last value of a long one."""
-    formulas = _find_formulas(line)
-    if formulas and formulas[0].start == 0:
-        return formulas[0].content
-    sentence = _SENTENCE_END.text_before(line).lstrip("}").strip()
-    value = last_value(sentence) if _is_prose(sentence) else None
-    return value[1] if value else sentence
-
-
-def _is_prose(text: str) -> bool:
+def is_prose(text: str) -> bool:
+    """Whether the text has more words than an answer."""
     return len(_WORD.findall(_COMMAND.sub(" ", text))) > _MAX_WORDS
 
 
-def _find_formulas(text: str) -> list[_Formula]:
+def find_formulas(text: str) -> list[Formula]:
     r"""Find `$…$`, `\(…\)` and `\[…\]` in one pass; ignores delimiters that are not closed."""
-    found: list[_Formula] = []
+    found: list[Formula] = []
     opening, start, inside = "", 0, 0
     for token in _DELIMITER.finditer(text):
         sign = token.group().replace("$", "") or "$"
         if opening and sign == _CLOSING[opening]:
             content = text[inside : token.start()].strip()
-            found += [_Formula(start, token.end(), content)] if content else []
+            found += [Formula(start, token.end(), content)] if content else []
             opening = ""
         elif sign in _CLOSING and opening != "$":
             opening, start, inside = sign, token.start(), token.end()

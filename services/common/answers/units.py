@@ -1,6 +1,7 @@
 r"""Units at the end of answers: `5\text{ cm}`, `9.8\,\mathrm{m/s^2}`, `12 red marbles`, `45\%`."""
 
 from collections import Counter
+from fractions import Fraction
 from typing import Final
 
 from services.common.answers.notation import TEXT
@@ -61,6 +62,40 @@ _PROPERTIES: Final = frozenset(
 )  # fmt: skip
 """Words that restrict the values of a variable and are not units."""
 
+_SCALES: Final[dict[str, tuple[str, Fraction]]] = {
+    "mm": ("m", Fraction(1, 1000)), "cm": ("m", Fraction(1, 100)), "km": ("m", Fraction(1000)), "nm": ("m",
+    Fraction(1, 10**9)),
+    "foot": ("inch", Fraction(12)), "yard": ("inch", Fraction(36)), "mile": ("inch", Fraction(63360)),
+    "mg": ("g", Fraction(1, 1000)), "kg": ("g", Fraction(1000)), "pound": ("ounce", Fraction(16)),
+    "ms": ("s", Fraction(1, 1000)), "minute": ("s", Fraction(60)), "hour": ("s", Fraction(3600)), "day": ("s",
+    Fraction(86400)),
+    "week": ("s", Fraction(604800)), "month": ("year", Fraction(1, 12)), "cent": ("dollar", Fraction(1, 100)),
+    "ml": ("liter", Fraction(1, 1000)), "kHz": ("Hz", Fraction(1000)), "MHz": ("Hz", Fraction(10**6)),
+    "kJ": ("J", Fraction(1000)), "kW": ("W", Fraction(1000)), "kPa": ("Pa", Fraction(1000)), "MeV": ("eV",
+    Fraction(10**6)),
+    "GeV": ("eV", Fraction(10**9)),
+}  # fmt: skip
+"""Units as exact multiples of others. Metric and customary lengths are not converted: an answer in the other system
+was computed with rounded factors."""
+
+_CONTRADICTIONS: Final = frozenset(
+    {
+        "is", "are", "was", "were", "be", "been", "isn", "not", "no", "never", "neither", "nor", "wrong", "false",
+        "incorrect",
+        "right", "correct", "true", "actually", "really", "possibly", "maybe", "perhaps", "probably", "likely",
+        "might", "may",
+        "could", "would", "should", "can", "cannot", "but", "though", "although", "however", "instead", "rather",
+        "yet",
+        "it", "its", "this", "that", "these", "those", "they", "he", "she", "we", "you", "i", "because", "since",
+        "so", "thus",
+        "then", "hence", "than", "wait", "sorry", "oops", "mistake", "error", "guess", "guessed", "think",
+        "believe", "either",
+        "otherwise", "unknown", "unsure", "almost", "nearly", "approximately", "about", "roughly", "around", "also",
+        "another",
+    }
+)  # fmt: skip
+"""Words that make a statement about the number before them; a unit states nothing."""
+
 _POWER: Final = r"(?: ?\^ ?(?:\{ ?-?\d ?\}|-?\d))?"
 _GROUP: Final = TEXT + r" ?\{(?:[^{}\\]|\{[^{}\\]*\})*\}" + _POWER
 _MARKED: Final = LinearPattern(
@@ -68,6 +103,8 @@ _MARKED: Final = LinearPattern(
 )
 _ARGUMENT: Final = LinearPattern(TEXT + r" ?\{((?:[^{}\\]|\{[^{}\\]*\})*)\}")
 _UNIT_TEXT: Final = LinearPattern(r"[ (]*[a-zA-Z][a-zA-Z0-9 ,./^{}()'-]*")
+_LONE_NUMBER: Final = LinearPattern(r"[ ,(]\d|\d\d")
+_MAX_UNIT_WORDS: Final = 6
 _KNOWN: Final = "|".join(sorted((*_NAMES, *_RATES), key=len, reverse=True))
 _NAME: Final = (
     rf"(?i:(?:(?:{'|'.join(_BEFORE)})\.? )?(?:{_KNOWN})s?(?: (?:{'|'.join(_AFTER)}))?)\.?"
@@ -97,7 +134,13 @@ def split_unit(text: str) -> tuple[str, str]:
         names = _ARGUMENT.sub(r" \1 ", marked.group().replace(r"\mu", "micro ")).replace(
             r"\cdot", " "
         )
-        fits = bool(body.strip()) and _UNIT_TEXT.fullmatch(names) and _is_unit(names, body)
+        closes_body = marked.group().endswith(")") and "(" not in marked.group()
+        fits = (
+            not closes_body
+            and bool(body.strip())
+            and _UNIT_TEXT.fullmatch(names)
+            and _is_unit(names, body)
+        )
         return (body, canonical(names)) if fits else (text, "")
     bare = _BARE.fullmatch(text)
     if bare:
@@ -118,7 +161,12 @@ def _is_unit(names: str, body: str) -> bool:
     """
     words = _LETTERS.findall(names)
     closed = _is_closed(body)
-    if not _NO_UNITS.isdisjoint(word.lower() for word in words):
+    lower = {word.lower() for word in words}
+    if (
+        lower & (_NO_UNITS | _CONTRADICTIONS)
+        or len(words) > _MAX_UNIT_WORDS
+        or _LONE_NUMBER.search(names)
+    ):
         return False
     if closed:
         return any(len(word) > 1 or word in _SYMBOLS for word in words)
@@ -168,6 +216,24 @@ def _canonical_name(word: str) -> str:
         return _SYMBOLS[word]
     lower = word.lower()
     return _NAMES.get(lower) or _NAMES.get(lower.removesuffix("s")) or lower
+
+
+def find_factor(unit: str, other: str) -> Fraction | None:
+    """Return how many of the other unit one unit is; None if their dimensions differ or are unknown."""
+    (dimension, factor), (wanted, scale) = _to_base(unit), _to_base(other)
+    return factor / scale if dimension and dimension == wanted else None
+
+
+def _to_base(unit: str) -> tuple[dict[str, int], Fraction]:
+    """Return the exponents of the base units, and the factor to them."""
+    exponents: Counter[str] = Counter()
+    factor = Fraction(1)
+    for part in unit.split():
+        name, _, power = part.partition("^")
+        base, scale = _SCALES.get(name, (name, Fraction(1)))
+        exponents[base] += int(power or 1)
+        factor *= scale ** int(power or 1)
+    return {name: power for name, power in exponents.items() if power}, factor
 
 
 def has_unit_conflict(first: str, second: str) -> bool:

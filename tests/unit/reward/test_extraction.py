@@ -44,7 +44,11 @@ def test_what_is_missing_is_said_and_no_earlier_box_is_taken(response: str, fail
         ("so <answer> 5 </answer>", "5", "answer_tag"),
         ("3+4\n#### 7", "7", "hashes"),
         ("Answer: 41 was wrong.\nAnswer: 42", "42", "phrase"),
-        ("The final answer is $\\frac{1}{2}$. I hope it is correct.", r"\frac{1}{2}", "phrase"),
+        (
+            "The final answer is $\\frac{1}{2}$. I hope it is correct.",
+            r"\frac{1}{2}",
+            "final_answer",
+        ),
         ("The answer is 10 apples. Nice.", "10 apples", "phrase"),
         ("She has 3 cats and 4 dogs, 1,007 in all.", "1,007", "last_number"),
         ("It fell by -2.5 degrees", "-2.5", "last_number"),

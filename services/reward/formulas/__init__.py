@@ -1,0 +1,1 @@
+"""Answers as typed formulas: parsed, brought to one normal form per type, and compared exactly."""
