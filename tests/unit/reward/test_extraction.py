@@ -60,6 +60,38 @@ def test_fallbacks_belong_to_evaluation_only(response: str, answer: str, method:
     assert extract(response, Profile.RL).failure == "nothing_found"
 
 
+@pytest.mark.parametrize(
+    ("response", "answer", "method"),
+    [
+        (r"\boxed{12}. The final answer is **13**.", "13", "final_answer"),
+        (r"\boxed{12} The final answer is **13 apples**.", "13 apples", "final_answer"),
+        ("\\boxed{12}\nThe final answer is:\n13", "13", "final_answer"),
+        ("\\boxed{12}\n### Final Answer\n\n$$\n13\n$$", "13", "final_answer"),
+        # Sentences about the answer, and other statements, leave the box.
+        (r"\boxed{12} I checked that the final answer is correct.", "12", "boxed"),
+        (r"\boxed{12}. So the final answer is in the box above.", "12", "boxed"),
+        (r"\boxed{12} The final answer is obtained by adding 5 and 7.", "12", "boxed"),
+        (r"\boxed{12}. The answer is 13.", "12", "boxed"),
+        ("The answer is **12**.", "12", "phrase"),
+        ("the answer is *12*.", "12", "phrase"),
+        ("**Answer:** `12`", "12", "phrase"),
+        ("The answer is 12, since 5 is prime.", "12", "phrase"),
+        ("The answer is 12 because 5 is prime.", "12", "phrase"),
+        ("The answer is Paris.", "Paris", "phrase"),
+        ("So the probability is 3/4.", "3/4", "last_number"),
+        ("Thus 5-3", "5-3", "last_number"),
+        ("We add: 10 + 5 = 15", "15", "last_number"),
+        ("It is 15, not 16.", "15", "last_number"),
+        ("We get $x=2$, that is 50%.", "50%", "last_number"),
+    ],
+)
+def test_evaluation_reads_the_whole_answer_where_it_is_stated(
+    response: str, answer: str, method: str
+) -> None:
+    found = extract(response, Profile.EVAL)
+    assert (found.text, found.method) == (answer, method)
+
+
 def test_an_unclosed_box_has_no_fallback_in_evaluation_either() -> None:
     assert extract(r"The answer is 5. \boxed{5", Profile.EVAL).failure == "unclosed_box"
 
