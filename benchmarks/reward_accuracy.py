@@ -1,9 +1,11 @@
 """How often verdicts are right: ours compared with math-verify, plain and with wrapped reference answers, in one run.
 
 One JSON line per set and method: agreement with the labels, false accepts, false rejects. Sets: `verifier_cases`
-(labelled by other projects), `rewrites` (tests/golden/reward_cases.jsonl). Then for ours and wrapped math-verify:
-reference answers against themselves, changed ones (all must be rejected) and rewrites that keep the meaning (all
-must be accepted). The last lines name the cases that one gets right and the other does not.
+(labelled by other projects), `rewrites` (tests/golden/reward_cases.jsonl), `policy` (written from docs/rewards.md).
+Then for ours and wrapped math-verify: reference answers against themselves, changed ones (all must be rejected) and
+rewrites that keep the meaning (all must be accepted). The lines with `disagreements` class every case on which ours
+and wrapped math-verify differ by the type of its reference answer and by who is right, and list those on which
+math-verify is. `paths` counts the methods that found our verdicts.
 
 plain: `verify(parse(reference_answer), parse(answer))`, the documented call. wrapped: bare reference answers and
 answers in `\\boxed{}`.
@@ -14,6 +16,7 @@ import json
 import math
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +68,10 @@ def _wrap(text: str) -> str:
     return rf"\boxed{{{text}}}" if bare else text
 
 
+PATHS: Counter[str] = Counter()
+"""Methods that found our verdicts."""
+
+
 def ours(pool: Pool, profile: Profile) -> Grade:
     """The service's verifier."""
 
@@ -81,6 +88,7 @@ def ours(pool: Pool, profile: Profile) -> Grade:
                 items[start : start + 1024], [], profile, timeout_s=10.0, expires_at=math.inf
             )
         ]
+        PATHS.update(verdict.compare_path for verdict in verdicts)
         return [verdict.outcome is Outcome.CORRECT for verdict in verdicts]
 
     return grade
@@ -88,7 +96,7 @@ def ours(pool: Pool, profile: Profile) -> Grade:
 
 def labelled(path: Path) -> list[dict[str, Any]]:
     """Cases with `reference answer`, `answer`, `expected`."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text().split("\n") if line]
 
 
 def report(name: str, method: str, graded: Sequence[bool], expected: Sequence[bool]) -> None:
@@ -114,19 +122,18 @@ def compare(name: str, cases: list[dict[str, Any]], graders: dict[str, Grade]) -
     graded = {method: grade(pairs) for method, grade in graders.items()}
     for method, verdicts in graded.items():
         report(name, method, verdicts, expected)
-    right = {
-        method: [one == other for one, other in zip(graded[method], expected, strict=True)]
-        for method in graded
-    }
-    rows = list(zip(pairs, right["wrapped"], right["ours"], strict=True))
-    missed = sum(not theirs for _, theirs, _ in rows)
-    line = {
-        "set": name,
-        "missed_by_wrapped": missed,
-        "fixed": sum(us and not theirs for _, theirs, us in rows),
-        "lost": [pair for pair, theirs, us in rows if theirs and not us],
-    }
-    print(json.dumps(line), flush=True)
+    sides: dict[str, Counter[str]] = {}
+    lost = []
+    rows = zip(cases, expected, graded["wrapped"], graded["ours"], strict=True)
+    for case, wanted, theirs, us in rows:
+        if theirs is us:
+            continue
+        effect = "accept" if wanted else "reject"
+        who = "ours" if us is wanted else "math-verify"
+        kind = infer_answer_type(case["gold"])
+        sides.setdefault(kind, Counter())[f"{who} right to {effect}"] += 1
+        lost += [(case["gold"], case["answer"])] if theirs is wanted else []
+    print(json.dumps({"set": name, "disagreements": sides, "lost": lost}), flush=True)
 
 
 def mutations(reference_answers: Sequence[str], rng: random.Random) -> Iterator[Pair]:
@@ -266,7 +273,11 @@ def main() -> None:
     try:
         compare("verifier_cases", labelled(data_dir() / "verifier_cases.jsonl")[:limit], graders)
         compare("rewrites", labelled(ROOT / "tests/golden/reward_cases.jsonl")[:limit], graders)
+        policy = labelled(ROOT / "tests/golden/reward_policy_cases.jsonl")
+        strict = [case for case in policy if case["profile"] == Profile.RL][:limit]
+        compare("policy", strict, {**graders, "ours": ours(pool, Profile.RL)})
         self_and_changes({**graders, "ours": ours(pool, Profile.RL)}, limit)
+        print(json.dumps({"paths": PATHS}), flush=True)
     finally:
         pool.close()
 

@@ -27,6 +27,7 @@ from services.common.answers.answer_types import infer_answer_type
 from services.common.codec import group_to_json, group_to_pb
 from services.common.telemetry.logs import configure_logging
 from services.common.trajectory import ScoredGroup
+from services.reward.comparison_request import ComparisonRequest
 from services.reward.equivalence import compare
 from services.reward.extraction import Profile, extract
 from services.reward.pool import ComparisonResult, Pool, PoolConfig
@@ -78,22 +79,18 @@ def expected_wait_s(servers: int, rate: float, service: ServiceTime, batch: int)
     return before + max(0, batch - servers) / (2 * servers) * service.mean_s
 
 
-def comparable(pairs: list[Pair]) -> tuple[list[Pair], float]:
-    """Pairs that need a worker as the pool gets them, and their share."""
+def comparable(pairs: list[Pair]) -> tuple[list[ComparisonRequest], float]:
+    """Comparisons that need a worker as the pool gets them, and their share."""
     found = []
     for reference_answer, response in pairs:
-        compared = compare(
-            reference_answer,
-            extract(response, Profile.RL),
-            Profile.RL,
-            infer_answer_type(reference_answer),
-        )
+        kind = infer_answer_type(reference_answer)
+        compared = compare(reference_answer, extract(response, Profile.RL), kind)
         if compared.outcome is None:
-            found.append((compared.reference, compared.answer))
+            found.append(ComparisonRequest(compared.reference, compared.answer, kind, Profile.RL))
     return found, len(found) / len(pairs)
 
 
-def run(pool: Pool, pairs: list[Pair]) -> list[ComparisonResult]:
+def run(pool: Pool, pairs: list[ComparisonRequest]) -> list[ComparisonResult]:
     """Grade a batch and wait for it."""
     return [
         f.result()
@@ -101,7 +98,7 @@ def run(pool: Pool, pairs: list[Pair]) -> list[ComparisonResult]:
     ]
 
 
-def measure(pool: Pool, pairs: list[Pair]) -> ServiceTime:
+def measure(pool: Pool, pairs: list[ComparisonRequest]) -> ServiceTime:
     """Service time, with nothing else in the pool."""
     times = [run(pool, [pair])[0].wall_ms / 1000 for pair in pairs]
     mean = statistics.fmean(times)
@@ -109,7 +106,7 @@ def measure(pool: Pool, pairs: list[Pair]) -> ServiceTime:
 
 
 def offered(
-    pool: Pool, pairs: list[Pair], rate: float, seconds: float, rng: random.Random
+    pool: Pool, pairs: list[ComparisonRequest], rate: float, seconds: float, rng: random.Random
 ) -> tuple[float, float]:
     """Groups at random times; mean wait and mean service time of their comparisons, in seconds."""
     futures, at, end = [], time.monotonic(), time.monotonic() + seconds
