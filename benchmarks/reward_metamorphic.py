@@ -38,13 +38,15 @@ def kept(reference: str) -> Iterator[Rewrite]:
     """Yield (rule, answer) pairs with the value of the reference answer."""
     kind, text = infer_answer_type(reference), _ungrouped(normalise(extract_reference(reference)))
     yield "spaced", f" {reference} "
-    yield from _KEPT.get(kind, lambda _: iter(()))(text)
+    if kind in _KEPT:
+        yield from _KEPT[kind](text)
 
 
 def changed(reference: str) -> Iterator[Rewrite]:
     """Yield (rule, answer) pairs with another value."""
     kind, text = infer_answer_type(reference), _ungrouped(normalise(extract_reference(reference)))
-    yield from _CHANGED.get(kind, lambda _: iter(()))(text)
+    if kind in _CHANGED:
+        yield from _CHANGED[kind](text)
 
 
 def _keep_value(text: str) -> Iterator[Rewrite]:
@@ -88,10 +90,11 @@ def _change_list(text: str) -> Iterator[Rewrite]:
     if sequence is None:
         return
     items = sequence.elements
-    left, right = sequence.brackets if sequence.brackets != UNORDERED else ("", "")
+    is_ordered = sequence.brackets != UNORDERED
+    left, right = (sequence.brackets[0], sequence.brackets[1]) if is_ordered else ("", "")
     yield "one left out", f"{left}{','.join(items[1:])}{right}"
     yield "one more", f"{left}{','.join((*items, '987654'))}{right}"
-    if sequence.brackets != UNORDERED and items != items[::-1]:
+    if is_ordered and items != items[::-1]:
         yield "reversed", f"{left}{','.join(reversed(items))}{right}"
 
 
@@ -257,8 +260,8 @@ def main() -> None:
             json.dumps({"effect": name, "total": totals.total(), "right": good.total()}), flush=True
         )
     pool.close()
-    for line in wrong:
-        print(json.dumps(line))
+    for pair in wrong:
+        print(json.dumps(pair))
 
 
 if __name__ == "__main__":
