@@ -86,7 +86,8 @@ class Verifier:
         another service.
         """
         cancellation = cancellation or Cancellation()
-        compares = any(grader.uses_correctness for grader in graders)
+        # Without graders the caller asks for the comparison alone, as `dirl reward check` does.
+        compares = not graders or any(grader.uses_correctness for grader in graders)
         drafts = [self._draft(item, profile, compares=compares) for item in items]
         requests = [draft.request for draft in drafts if draft.request is not None]
         distinct = list(dict.fromkeys(requests))
