@@ -305,6 +305,8 @@ class _Parser:
                 if self._accept("'"):
                     node = _differentiate(node, 1)
                     continue
+                if self._accept_degree():
+                    continue
                 exponent = self._script()
                 node = _raise(node, exponent, self._arguments_follow(node))
             elif token.kind == "sign" and token.text in ("'", "′"):
@@ -322,6 +324,17 @@ class _Parser:
                 node = Call(node.name, self._arguments())
             else:
                 return node
+
+    def _accept_degree(self) -> bool:
+        """Step over a degree sign: a number in degrees is compared as its number."""
+        if (
+            self._next.text == "{"
+            and self._ahead(1).text == r"\circ"
+            and self._ahead(2).text == "}"
+        ):
+            self._place += 3
+            return True
+        return self._accept(r"\circ")
 
     def _is_derivative_order(self, node: Node) -> bool:
         """Whether `^{(n)}` follows a function."""
@@ -595,8 +608,11 @@ class _Parser:
         """Return the letters of `\\angle ABC`, the same for both directions."""
         grouped = self._accept("{")
         letters = ""
-        while self._next.kind in ("letter", "number", "text"):
-            letters += self._take().text
+        while self._next.kind in ("letter", "number", "text") or self._next.text == "_":
+            if self._next.text == "_":
+                letters += str(self._subscripted(Symbol("")))
+            else:
+                letters += self._take().text
         if grouped:
             self._expect("}")
         if not letters:

@@ -24,6 +24,7 @@ def accepts(reference: str, answer: str, kind: AnswerType | None = None) -> bool
         (r"\vec a\times\vec b", r"-\vec b\times\vec a"), (r"\angle ABC", r"\angle CBA"), ("2^{3^2}", "2^3^2"),
         ("10", "C(5,2)"), ("20", "P(5,2)"), (r"0.\overline{3}", r"\frac13"), (r"\infty", r"+\infty"),
         ("2^{100000}-1", r"2\cdot2^{99999}-1"), (r"\lfloor x\rfloor+1", r"\lfloor x+1\rfloor"),
+        (r"2\cdot30^{\circ}", r"60^\circ"), (r"\angle BEA_{1}+1", r"1+\angle B E A_{1}"),
     ],
 )  # fmt: skip
 def test_equal_expressions_are_accepted(reference: str, answer: str) -> None:
