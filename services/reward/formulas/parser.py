@@ -296,34 +296,29 @@ class _Parser:
     def _power(self) -> Node:
         node = self._primary()
         while True:
-            token = self._next
-            if token.kind == "sign" and token.text == "^":
-                self._place += 1
-                if self._is_derivative_order(node):
-                    node = _differentiate(node, self._derivative_order())
-                    continue
-                if self._accept("'"):
-                    node = _differentiate(node, 1)
-                    continue
-                if self._accept_degree():
-                    continue
-                exponent = self._script()
-                node = _raise(node, exponent, self._arguments_follow(node))
-            elif token.kind == "sign" and token.text in ("'", "′"):
-                order = 0
-                while self._accept("'", "′"):
-                    order += 1
-                node = _differentiate(node, order)
-            elif token.kind == "sign" and token.text == "!":
-                self._place += 1
+            if self._accept("^"):
+                node = self._superscripted(node)
+            elif self._accept("'", "′"):
+                node = _differentiate(node, 1)
+            elif self._accept("!"):
                 node = Call("factorial", (node,))
-            elif token.kind == "command" and token.text == r"\%":
-                self._place += 1
+            elif self._accept(r"\%"):
                 node = divide(node, Number(Fraction(100)))
             elif isinstance(node, Symbol) and self._arguments_follow(node):
                 node = Call(node.name, self._arguments())
             else:
                 return node
+
+    def _superscripted(self, node: Node) -> Node:
+        """Return a node with what follows its `^`: a degree sign, marks of a derivative, an exponent."""
+        if self._is_derivative_order(node):
+            return _differentiate(node, self._derivative_order())
+        if self._accept("'"):
+            return _differentiate(node, 1)
+        if self._accept_degree():
+            return node
+        exponent = self._script()
+        return _raise(node, exponent, self._arguments_follow(node))
 
     def _accept_degree(self) -> bool:
         """Step over a degree sign: a number in degrees is compared as its number."""
