@@ -220,7 +220,7 @@ def _cut_clause(line: str) -> str:
             if len(word) > 1 and word not in ("and", "or"):
                 return line[:place]
         if line[place] == " " and _word_at(line, place + 1) in _CLAUSES and place:
-            return line[:place]
+            return line[:place].removesuffix(" and").removesuffix(" or")
         place += 1
     return line
 
@@ -288,6 +288,9 @@ def _number_end(text: str, place: int) -> int:
 
 def _linked_number(text: str, place: int) -> int | None:
     """Return the end of the number that an operator links to the one before; None without one."""
+    # A ratio has no blanks; a colon before one ends a phrase.
+    if text[place : place + 1] == ":" and text[place + 1 : place + 2].isdigit():
+        return _number_end(text, place + 1)
     operator = _skip_one_blank(text, place)
     if text[operator : operator + 1] not in _LINKS or operator >= len(text):
         return None

@@ -40,15 +40,18 @@ _COUNTED_WORDS: Final = LinearPattern(
 _PHRASES: Final = (
     (
         LinearPattern(
-            r"(?i)(?:there (?:is|are) )?no (?:real )?solutions?(?: exists?)?|(?:the )?(?:empty|null) set"
+            r"(?:there (?:is|are) )?no (?:real )?solutions?(?: exists?)?|(?:the )?(?:empty|null) set",
+            ignore_case=True,
         ),
         r"\emptyset",
     ),
     (
-        LinearPattern(r"(?i)(?:all |the set of )?(?:all )?(?:the )?real(?: numbers|s)|all real"),
+        LinearPattern(
+            r"(?:all |the set of )?(?:all )?(?:the )?real(?: numbers|s)|all real", ignore_case=True
+        ),
         r"\mathbb{R}",
     ),
-    (LinearPattern(r"(?i)dne|(?:the limit )?does not exist"), "does not exist"),
+    (LinearPattern(r"dne|(?:the limit )?does not exist", ignore_case=True), "does not exist"),
 )
 
 
