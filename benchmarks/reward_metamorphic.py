@@ -12,8 +12,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-
-from reward_inputs import data_dir
+from pathlib import Path
 
 from services.common.answers.answer_types import AnswerType, infer_answer_type
 from services.common.answers.candidates import extract_reference
@@ -206,9 +205,9 @@ def _has_relation(text: str) -> bool:
     )
 
 
-def reference_answers() -> list[str]:
-    """Return the distinct reference answers of every data set, in order."""
-    paths = sorted(data_dir().glob("*/*.jsonl"))
+def reference_answers(directory: Path) -> list[str]:
+    """Return the distinct reference answers of the data sets in a directory, in order."""
+    paths = sorted(directory.glob("*/*.jsonl"))
     return list(
         dict.fromkeys(row.answer for path in paths for row in iter_rows(path) if row.answer)
     )
@@ -231,11 +230,13 @@ def grade(pool: Pool, pairs: list[tuple[str, str]]) -> list[bool]:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("directory", type=Path, help="data sets, as DATA_SET/*.jsonl")
+    arguments = parser.parse_args()
     configure_logging("benchmark", "error", "console")
     pool = Pool(PoolConfig(workers=2, min_cpu_share=0.0))
     pool.start()
-    references = reference_answers()
+    references = reference_answers(arguments.directory)
     wrong: list[dict[str, str]] = []
     for name, rewrite, expected in (("kept", kept, True), ("changed", changed, False)):
         rows = [

@@ -132,11 +132,11 @@ def test_the_comparator_itself_accepts_every_reference_answer_of_a_sample(
 
 @pytest.mark.parametrize(("rewrite", "expected"), [(kept, True), (changed, False)])
 def test_rewrites_of_reference_answers_are_graded_by_their_effect(
-    pool: Pool, rewrite: Callable[[str], Iterator[tuple[str, str]]], expected: bool
+    pool: Pool, data: Path, rewrite: Callable[[str], Iterator[tuple[str, str]]], expected: bool
 ) -> None:
     """A sample of every type; the benchmark grades all."""
     by_type: dict[AnswerType, list[tuple[str, str, str]]] = {}
-    for reference in reference_answers():
+    for reference in reference_answers(data):
         for rule, answer in rewrite(reference):
             by_type.setdefault(infer_answer_type(reference), []).append((rule, reference, answer))
     rng = random.Random(2)
