@@ -14,7 +14,14 @@ from services.reward.extraction import Profile
 from services.reward.formulas.comparison import is_equal
 from services.reward.formulas.echoes import find_operations, has_echo
 from services.reward.formulas.identity import ContradictionError, has_value
-from services.reward.formulas.nodes import EXPRESSIONS, Node, UndecidedError, UnreadableError
+from services.reward.formulas.nodes import (
+    EXPRESSIONS,
+    Constant,
+    Node,
+    UndecidedError,
+    UnreadableError,
+    walk,
+)
 from services.reward.formulas.parser import parse
 from services.reward.guard import find_violation
 from services.reward.symbolic import AnswerUnreadableError, ReferenceUnreadableError
@@ -59,10 +66,7 @@ def compare(request: ComparisonRequest) -> ComparisonReply:
     except UnreadableError as error:
         return ComparisonReply(Status.ANSWER_UNPARSEABLE, error.construct)
     try:
-        if request.profile is Profile.RL and has_echo(answer, reference):
-            return ComparisonReply(Status.UNEVALUATED)
-        if is_equal(reference, answer, request.kind):
-            return ComparisonReply(Status.CORRECT)
+        return _compare_formulas(reference, answer, request)
     except ContradictionError as error:
         return ComparisonReply(Status.CONTRADICTION, str(error))
     except RecursionError:
@@ -71,14 +75,27 @@ def compare(request: ComparisonRequest) -> ComparisonReply:
         if not _has_value(reference):
             return ComparisonReply(Status.REFERENCE_INVALID, "no_value")
         return ComparisonReply(Status.TOO_COMPLEX, f"undecided: {error}")
+
+
+def _compare_formulas(reference: Node, answer: Node, request: ComparisonRequest) -> ComparisonReply:
+    if request.profile is Profile.RL and has_echo(answer, reference):
+        return ComparisonReply(Status.UNEVALUATED)
+    if is_equal(reference, answer, request.kind):
+        # Equal texts come from the audit of reference answers; equal answers are accepted before.
+        if request.reference_answer == request.answer and not _has_value(reference):
+            return ComparisonReply(Status.REFERENCE_INVALID, "no_value")
+        return ComparisonReply(Status.CORRECT)
     if find_operations(answer) | find_operations(reference):
         return _ask_library(request)
     return ComparisonReply(Status.INCORRECT)
 
 
 def _has_value(reference: Node) -> bool:
+    """Whether other answers can be compared with a reference answer; infinity only equals itself."""
+    if not isinstance(reference, EXPRESSIONS) or Constant("infinity") in walk(reference):
+        return True
     try:
-        return not isinstance(reference, EXPRESSIONS) or has_value(reference)
+        return has_value(reference)
     except (UndecidedError, UnreadableError, RecursionError):
         return False
 

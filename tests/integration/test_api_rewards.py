@@ -158,7 +158,7 @@ def test_reference_answers_are_typed_and_audited_when_a_file_comes_in(
             "row": 5,
             "reference_answer": "9^{9^{9^9}}",
             "type": "expression",
-            "reason": "large_exponent",
+            "reason": "reference_answer_invalid",
         }
     ]
     assert reference_answers["flagged"][0]["reason"] == "ellipsis"
