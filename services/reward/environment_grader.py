@@ -1,7 +1,6 @@
 """Score answers by the environment that made their rows, in a sandbox with its package."""
 
 import math
-import re
 import sys
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Final
 import services
 from services.common.data.boxed import innermost, last_box
 from services.common.grader_spec import EnvironmentGrader
+from services.common.linear_patterns import LinearPattern
 from services.reward.sandbox import (
     Call,
     SandboxBusyError,
@@ -20,7 +20,7 @@ from services.reward.sandbox import (
 from services.reward.scores import GradedResponse, GraderFailure, GradingLimits, Score, Scorer
 
 _MODULE: Final = "services.common.environments.scoring"
-_ANSWER: Final = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_ANSWER: Final = LinearPattern(r"<answer>(.*?)</answer>", dotall=True)
 
 
 def make_environment_scorer(spec: EnvironmentGrader) -> Scorer:
