@@ -5,6 +5,7 @@ It runs in the serving process on answers that may be hostile, so every step tak
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Final
 
 from services.common.answers.notation import TEXT, closes_at_end, unify_notation
@@ -66,8 +67,12 @@ class Normalised:
     r"""Whether the whole answer is in `\\text{}`, so that it is words even if it has only two letters."""
 
 
+@lru_cache(maxsize=4096)
 def normalise(answer: str) -> Normalised:
-    """Convert an answer or reference answer to its normal form."""
+    """Convert an answer or reference answer to its normal form.
+
+    Cached, because the responses of a group share their reference answer and often their answers.
+    """
     text = _trim(unify_notation(answer))
     lead = _LEAD.match(text)
     text = _trim(_FOR_ALL.sub("", text[lead.end() :] if lead else text))
