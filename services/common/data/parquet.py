@@ -1,18 +1,25 @@
-"""Read the rows of a Parquet file as JSON objects, in batches."""
+"""Read the rows of a Parquet file in a process that can be killed.
 
+A file of a kilobyte may unfold to gigabytes, whatever sizes it declares, and the C++ library cannot
+be interrupted. So a child process unfolds it, with limits on memory, CPU time, rows and bytes.
+"""
+
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
-
-from pyarrow import ArrowException
-from pyarrow.parquet import ParquetFile
+from typing import Final
 
 from services.common.data.fields import FieldError
 
 MAGIC: Final = b"PAR1"
-_BATCH_ROWS: Final = 1024
-_MAX_GROUP_BYTES: Final = 2 * 2**30
-"""Uncompressed size that the file declares. A small file may decompress to more than the memory."""
+MAX_ROWS: Final = 10_000_000
+_MIB: Final = 2**20
+_MIN_UNFOLDED_BYTES: Final = 64 * _MIB
+_MAX_RATIO: Final = 100
+"""Bytes of JSON for each byte of the file; data sets of text have 3 to 20."""
+_MIN_CPU_S: Final = 30
+_CPU_S_PER_MIB: Final = 1
 
 
 def is_parquet(path: Path) -> bool:
@@ -21,33 +28,34 @@ def is_parquet(path: Path) -> bool:
         return file.read(len(MAGIC)) == MAGIC
 
 
-def iter_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows as plain values, without null fields.
+def iter_parquet(path: Path) -> Iterator[bytes | FieldError]:
+    """Yield the rows as lines of JSON without null fields, or why a row is none.
 
-    Raises FieldError for a file that is damaged or too large when decompressed.
+    Raises FieldError for a file that is damaged, or beyond a limit when it is unfolded.
     """
-    try:
-        with ParquetFile(path) as file:
-            metadata = file.metadata
-            sizes = [
-                metadata.row_group(index).total_byte_size
-                for index in range(metadata.num_row_groups)
-            ]
-            largest = max(sizes, default=0)
-            if largest > _MAX_GROUP_BYTES:
-                raise ValueError(
-                    f"a row group decompresses to {largest} bytes; the limit is {_MAX_GROUP_BYTES}"
+    size = path.stat().st_size
+    max_bytes = max(_MIN_UNFOLDED_BYTES, _MAX_RATIO * size)
+    cpu_s = _MIN_CPU_S + _CPU_S_PER_MIB * size // _MIB
+    limits = (str(number) for number in (MAX_ROWS, max_bytes, cpu_s))
+    command = [sys.executable, "-m", "services.common.data.parquet_reader", str(path), *limits]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        try:
+            for line in child.stdout:
+                kind, content = line[:1], line[1:]
+                if kind == b"{":
+                    yield line
+                elif kind == b"!":
+                    yield FieldError(content.decode().strip())
+                else:
+                    raise FieldError(
+                        f"cannot be read as Parquet: {content.decode().strip()}; write the file again"
+                    )
+            if status := child.wait():
+                raise FieldError(
+                    f"cannot be read as Parquet within {cpu_s} s and the memory of the reader (exit status {status});"
+                    " write the file with smaller row groups, or as JSON lines"
                 )
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-                yield from (_drop_nulls(row) for row in batch.to_pylist())
-    except (ArrowException, OSError, ValueError) as error:
-        raise FieldError(f"cannot be read as Parquet: {error}; write the file again") from None
-
-
-def _drop_nulls(value: Any) -> Any:
-    """Drop nulls at every depth: Parquet has one schema, so missing fields of a row are nulls."""
-    if isinstance(value, dict):
-        return {name: _drop_nulls(item) for name, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [_drop_nulls(item) for item in value]
-    return value
+        finally:
+            # Also when the caller wants no more rows.
+            child.kill()

@@ -231,10 +231,12 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-def _row_or_problem(number: int, source: bytes | dict[str, Any]) -> tuple[Row | Problem, str]:
-    """Parse a line of JSON, or check an object from Parquet."""
+def _row_or_problem(number: int, source: bytes | FieldError) -> tuple[Row | Problem, str]:
+    """Parse a line of JSON; an error stands for a row that has none."""
     try:
-        record = _parse_json(source) if isinstance(source, bytes) else _require_json(source)
+        if isinstance(source, FieldError):
+            raise source
+        record = _parse_json(source)
         fields = read_fields(record)
         return _make_row(number, record, fields), "/".join(fields.used)
     except FieldError as error:
@@ -266,17 +268,6 @@ def _parse_json(line: bytes) -> dict[str, Any]:
         raise FieldError(
             f"is {_shorten(record)}, not a JSON object; write one object per line, without a list around them"
         )
-    return record
-
-
-def _require_json(record: dict[str, Any]) -> dict[str, Any]:
-    """Require values that JSON has; dates, bytes and the like have no unique representation."""
-    try:
-        json.dumps(record, allow_nan=False, ensure_ascii=False).encode("utf-8")
-    except (TypeError, ValueError) as error:
-        raise FieldError(
-            f"has a value that JSON does not support ({error}); store it as text or number"
-        ) from None
     return record
 
 

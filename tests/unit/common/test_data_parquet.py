@@ -4,14 +4,17 @@ bound.
 
 import datetime
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow
 import pytest
 from pyarrow import parquet
 
 from services.common.data import parquet as reader
+from services.common.data.fields import FieldError
 from services.common.data.rows import check_file, iter_rows, read_rows
 from services.common.errors import ProblemsError
 
@@ -76,10 +79,49 @@ def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
         read_rows(path, "sft")
 
 
-def test_a_file_that_would_unfold_beyond_the_bound_is_not_unfolded(
+def test_a_file_of_kilobytes_that_unfolds_to_a_gigabyte_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.parquet"
+    # One text of 1 MiB, and a thousand references to it.
+    column = pyarrow.array(["x" * 2**20]).dictionary_encode().take(pyarrow.array([0] * 1024))
+    parquet.write_table(
+        pyarrow.table({"prompt": column}), path, compression="zstd", dictionary_pagesize_limit=2**24
+    )
+    assert path.stat().st_size < 10_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    with pytest.raises(FieldError, match="more than 67108864 bytes when unfolded"):
+        for _ in reader.iter_parquet(path):
+            pass
+
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+
+
+def test_a_file_with_too_many_rows_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write(tmp_path / "rows.parquet", [{"prompt": "x" * 1000, "answer": "1"}] * 500)
-    monkeypatch.setattr(reader, "_MAX_GROUP_BYTES", 100)
-    with pytest.raises(ProblemsError, match="a row group decompresses to"):
+    path = write(tmp_path / "rows.parquet", [{"prompt": "x", "answer": "1"}] * 500)
+    monkeypatch.setattr(reader, "MAX_ROWS", 100)
+    with pytest.raises(ProblemsError, match="it has 500 rows; the limit is 100"):
         read_rows(path, "rl")
+
+
+def test_a_reader_that_takes_too_long_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pyarrow.table({"prompt": pyarrow.array(["xy"] * 2_000_000)}), path)
+    monkeypatch.setattr(reader, "_MIN_CPU_S", 1)
+    monkeypatch.setattr(reader, "_CPU_S_PER_MIB", 0)
+    with pytest.raises(FieldError, match="cannot be read as Parquet within 1 s"):
+        list(reader.iter_parquet(path))
+
+
+def test_no_process_is_left_when_the_caller_stops_early(tmp_path: Path) -> None:
+    others = psutil.Process().children()
+    rows = iter_rows(write(tmp_path / "rows.parquet", ROWS[:1] * 50_000))
+    next(rows)
+    assert len(psutil.Process().children()) == len(others) + 1
+
+    del rows
+
+    assert psutil.Process().children() == others
