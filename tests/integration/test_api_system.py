@@ -241,7 +241,7 @@ def test_prometheus_metrics_count_requests_and_jobs(
     assert 'dirl_jobs{status="queued"} 1.0' in text
     assert 'dirl_jobs{status="running"} 0.0' in text
     assert "dirl_jobs_stalled 0.0" in text
-    assert 'dirl_queue_depth{attempt="",job_id="",queue="events"} 0.0' in text
+    assert 'dirl_queue_depth{queue="events"} 0.0' in text
     assert 'dirl_api_requests_total{method="GET",route="/v1/jobs",status="200"} 1.0' in text
 
 

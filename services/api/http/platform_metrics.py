@@ -58,11 +58,11 @@ class PlatformCollector(Collector):
         depth = exported.QUEUE_DEPTH.new_family()
         size = exported.QUEUE_BYTES.new_family()
         age = exported.QUEUE_OLDEST_AGE.new_family()
-        for view in views:
-            attempt = "" if view.attempt is None else str(view.attempt)
-            whose = [view.name, view.job_id or "", attempt]
-            depth.add_metric(whose, view.entries)
-            size.add_metric(whose, view.bytes)
-            if view.oldest_age_s is not None:
-                age.add_metric(whose, view.oldest_age_s)
+        for name in sorted({view.name for view in views}):
+            streams = [view for view in views if view.name == name]
+            depth.add_metric([name], sum(view.entries for view in streams))
+            size.add_metric([name], sum(view.bytes for view in streams))
+            ages = [view.oldest_age_s for view in streams if view.oldest_age_s is not None]
+            if ages:
+                age.add_metric([name], max(ages))
         yield from (depth, size, age)

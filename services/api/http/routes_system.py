@@ -6,6 +6,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from services.api.http.auth import Who
 from services.api.http.resources import Res
 from services.api.schemas.system import Alive, Readiness, SystemView
 from services.api.use_cases.system import read_readiness, read_system
@@ -31,9 +32,11 @@ def readyz(resources: Res, response: Response) -> Readiness:
 
 
 @router.get("/v1/system")
-def get_system(resources: Res) -> SystemView:
-    """Every service: whether it is up, its version, its memory, the weights it has loaded."""
-    return read_system(resources, resources.version)
+def get_system(resources: Res, caller: Who) -> SystemView:
+    """Every service: whether it is up, its version, its memory, the weights it has loaded. Errors, and
+    jobs of other projects, are for admins.
+    """
+    return read_system(resources, resources.version, caller)
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

@@ -1,6 +1,6 @@
 """State of every process and server of the installation."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,7 +12,8 @@ from sqlalchemy.exc import OperationalError
 from services.api.adapters.fleet import reads_same_spec
 from services.api.db.clock import CLOCK, utc_now
 from services.api.db.heartbeats import LATE, last_beats
-from services.api.db.job_tables import Heartbeat, ServiceLease
+from services.api.db.job_tables import Heartbeat, Job, ServiceLease
+from services.api.domain.access import Caller
 from services.api.schemas.system import (
     DatabaseView,
     Readiness,
@@ -28,6 +29,9 @@ from services.common.telemetry.last_error import last_error
 
 _FOREIGN: Final = (
     "Of a release with another job spec: jobs wait until it, or the scheduler, is replaced."
+)
+_WITHHELD: Final = (
+    "Only a key with the scope admin reads errors of services: they may hold data of any project."
 )
 _DATABASE_NUMBERS: Final = text(
     "SELECT current_setting('server_version'), pg_database_size(current_database()),"
@@ -75,8 +79,12 @@ def is_redis_up(plane: ControlPlane) -> bool:
         return False
 
 
-def read_system(plane: ControlPlane, version: str) -> SystemView:
-    """State of every service: whether it is up, its version, its memory, its loaded weights."""
+def read_system(plane: ControlPlane, version: str, caller: Caller) -> SystemView:
+    """State of every service: whether it is up, its version, its memory, its loaded weights.
+
+    Without the scope admin, errors are withheld, and of jobs only those of the caller's project are
+    named.
+    """
     fleet = plane.fleet
     postgres, beats, leases = _describe_database(plane)
     fields = {
@@ -110,10 +118,41 @@ def read_system(plane: ControlPlane, version: str) -> SystemView:
             _describe_replica,
         ),
     ]
+    if not caller.is_admin:
+        named = {job_id for service in services for job_id in (service.job_id, service.leased_to)}
+        own = _find_own_jobs(plane, caller, named - {None})
+        services = [_withhold(service, own) for service in services]
     return SystemView(
         version=version,
         healthy=all(service.state == "up" for service in services),
         services=services,
+    )
+
+
+def _find_own_jobs(
+    plane: ControlPlane, caller: Caller, named: Collection[str | None]
+) -> Collection[str]:
+    """Return the jobs of the caller's project; none while the database is down."""
+    try:
+        with plane.database.begin() as session:
+            return session.scalars(
+                select(Job.id).where(Job.id.in_(named), Job.project == caller.project)
+            ).all()
+    except OperationalError:
+        return ()
+
+
+def _withhold(service: ServiceView, own: Collection[str]) -> ServiceView:
+    """Return the view without what may come from another project."""
+    is_own = service.job_id is None or service.job_id in own
+    return service.model_copy(
+        update={
+            "error": _WITHHELD if service.error else None,
+            "job_id": service.job_id if is_own else None,
+            "leased_to": service.leased_to if service.leased_to in own else None,
+            "weight_version": service.weight_version if is_own else None,
+            "weight_digest": service.weight_digest if is_own else None,
+        }
     )
 
 

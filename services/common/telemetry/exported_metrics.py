@@ -100,13 +100,23 @@ SERVICE_LAST_SEEN: Final = ExportedGauge(
     "Unix time of the last heartbeat of the scheduler, beat and the recorder.",
     ("service",),
 )
-_OF_QUEUE: Final = ("queue", "job_id", "attempt")
+# /metrics of the API is open, so its series name no job; those of the other processes, whose ports are
+# for Prometheus alone, do.
+_OF_QUEUE: Final = ("queue",)
 QUEUE_DEPTH: Final = ExportedGauge(
-    "dirl_queue_depth", "api", "Entries of a stream that are pending or leased.", _OF_QUEUE
+    "dirl_queue_depth",
+    "api",
+    "Entries of the streams of all running jobs that are pending or leased.",
+    _OF_QUEUE,
 )
-QUEUE_BYTES: Final = ExportedGauge("dirl_queue_bytes", "api", "Memory of a stream.", _OF_QUEUE)
+QUEUE_BYTES: Final = ExportedGauge(
+    "dirl_queue_bytes", "api", "Memory of the streams of all running jobs.", _OF_QUEUE
+)
 QUEUE_OLDEST_AGE: Final = ExportedGauge(
-    "dirl_queue_oldest_age_seconds", "api", "Age of the oldest entry of a stream.", _OF_QUEUE
+    "dirl_queue_oldest_age_seconds",
+    "api",
+    "Age of the oldest entry in the streams of all running jobs.",
+    _OF_QUEUE,
 )
 
 SCHEDULER_TASKS: Final = ExportedCounter(
