@@ -6,7 +6,7 @@ import ts from "typescript-eslint";
 const SCRIPT_GLOBALS = ["process", "console", "URL", "document", "window", "performance", "requestAnimationFrame", "Event", "KeyboardEvent", "HTMLInputElement"];
 
 export default ts.config(
-  { ignores: ["dist", "src/generated"] },
+  { ignores: ["dist", "public", "src/generated"] },
   js.configs.recommended,
   ts.configs.strict,
   { files: ["src/**/*.{ts,tsx}"], ...hooks.configs.flat.recommended },

@@ -71,6 +71,9 @@ def create_app(resources: Resources, *, dashboard: Path = DASHBOARD) -> FastAPI:
         title="DiRL Platform",
         version=resources.version,
         description=_DESCRIPTION,
+        # The pages of FastAPI load scripts of a third party; /docs is a page of the dashboard instead.
+        docs_url=None,
+        redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
         dependencies=[Depends(authorize)],
         responses={"default": {"model": ErrorEnvelope, "description": "An error."}},

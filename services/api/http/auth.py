@@ -86,10 +86,9 @@ def _find_local_caller(
         return None
     # A page of the web may reach for this machine from the user's browser: by another origin, or by a
     # name of its own that resolves to loopback.
-    named = [urlsplit(f"//{request.headers.get('host', '')}").hostname]
-    if "origin" in request.headers:
-        named.append(urlsplit(request.headers["origin"]).hostname)
-    for host in named:
+    given = [f"//{host}" for host in request.headers.getlist("host") or [""]]
+    for address in (*given, *request.headers.getlist("origin")):
+        host = _find_host(address)
         if host is None or not is_loopback(f"{host}:0"):
             raise PlatformError(
                 "permission_denied",
@@ -97,6 +96,13 @@ def _find_local_caller(
                 hint="Open the API by its loopback address, or send an API key.",
             )
     return LOCAL
+
+
+def _find_host(address: str) -> str | None:
+    try:
+        return urlsplit(address).hostname
+    except ValueError:  # not an address, such as `//[`
+        return None
 
 
 def _find_caller_by_key(

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
-from services.api.http.middleware import REQUEST_ID_HEADER
+from services.api.http.middleware import REQUEST_ID_HEADER, SECURITY_HEADERS
 from services.api.schemas.envelope import ErrorBody, ErrorEnvelope, ProblemBody
 from services.common.errors import PlatformError, Problem, ProblemsError
 from services.common.telemetry.logs import get_logger
@@ -78,8 +78,10 @@ def _handle_unexpected(request: Request, error: Exception) -> JSONResponse:
     # The server logs the traceback: Starlette raises the exception again after this response.
     message = f"{type(error).__name__} in {request.method} {request.url.path}; the server's log has the traceback."
     response = _to_response(request, PlatformError("internal", message))
-    # This handler alone runs outside the middleware that names every response.
-    response.headers[REQUEST_ID_HEADER] = request.scope["state"]["request_id"]
+    # This handler alone runs outside the middleware that adds headers to every response.
+    response.headers.update(
+        {REQUEST_ID_HEADER: request.scope["state"]["request_id"], **SECURITY_HEADERS}
+    )
     return response
 
 

@@ -11,19 +11,20 @@ from starlette.responses import Response
 import services.api
 
 DASHBOARD: Final = Path(services.api.__file__).parent / "dashboard" / "dist"
-_API_PREFIXES: Final = ("v1/", "healthz", "readyz", "metrics", "openapi.json", "docs", "redoc")
+_API_PREFIXES: Final = ("v1/", "healthz", "readyz", "metrics", "openapi.json")
+_REFERENCE: Final = "docs"
 _NOT_FOUND: Final = 404
 _YEAR_S: Final = 31_536_000
 
 _PLAIN_PAGE: Final = """<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><title>DiRL Platform</title>
-<style>body{font:16px/1.5 system-ui,sans-serif;max-width:40rem;margin:4rem auto;padding:0 1rem}</style></head>
+</head>
 <body>
 <h1>DiRL Platform</h1>
 <p>The API is running. Its dashboard is not built: run <code>make dashboard</code> (needs Node) and reload.</p>
 <ul>
-<li><a href="/docs">API reference</a> (<a href="/openapi.json">OpenAPI</a>)</li>
+<li><a href="/openapi.json">OpenAPI document</a>; the dashboard shows it at <code>/docs</code></li>
 <li><a href="/v1/jobs">Jobs</a></li>
 <li><a href="/v1/system">Services</a></li>
 </ul>
@@ -42,8 +43,8 @@ def dashboard_router(directory: Path) -> APIRouter:
     def dashboard(request: Request, path: str) -> Response:
         if path.startswith(_API_PREFIXES) or f"{path}/" in _API_PREFIXES:
             raise HTTPException(_NOT_FOUND, "there is no such route")
-        file = (directory / path).resolve()
-        if path and file.is_relative_to(directory.resolve()) and file.is_file():
+        file = _find_file(directory, "docs.html" if path == _REFERENCE else path)
+        if file is not None:
             # The bundler names assets after their content; nothing else may be kept without asking.
             is_asset = path.startswith("assets/")
             caching = f"public, max-age={_YEAR_S}, immutable" if is_asset else "no-cache"
@@ -56,3 +57,11 @@ def dashboard_router(directory: Path) -> APIRouter:
         return FileResponse(index, headers={"cache-control": "no-cache"})
 
     return router
+
+
+def _find_file(directory: Path, path: str) -> Path | None:
+    try:
+        file = (directory / path).resolve()
+        return file if file.is_relative_to(directory.resolve()) and file.is_file() else None
+    except (OSError, ValueError):  # a name with NUL, or longer than a name may be
+        return None
