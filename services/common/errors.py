@@ -139,13 +139,27 @@ ERROR_KINDS: Final[Mapping[str, ErrorKind]] = {
         "A checkpoint does not match its manifest, or does not belong to the job.",
         "Rewind the job to an older checkpoint.",
     ),
+    "checkpoint_lost": _DATA_LOSS(
+        "No checkpoint of the job verifies, or only one so old that a resume would undo more steps than "
+        "`checkpoint.max_undone_steps`; the job is paused.",
+        "Restore the checkpoints from a backup, or raise `checkpoint.max_undone_steps`; then resume.",
+    ),
     "checkpoint_failed": _RETRYABLE(
         "A checkpoint or a model directory could not be written.",
         "Check the data directory: permissions, mount, file system errors.",
     ),
-    "disk_full": _INTERNAL(
-        "The data directory has no space for the next checkpoint; the job is paused.",
-        "Free space or lower `checkpoint.keep_last`, then resume the job.",
+    "disk_full": ErrorKind(
+        "RESOURCE_EXHAUSTED",
+        507,
+        "capacity_error",
+        False,
+        "The data directory has no space left; a job that needs it is paused.",
+        "Free space or lower `checkpoint.keep_last`, then resume the job or repeat the request.",
+    ),
+    "storage_unavailable": _UNAVAILABLE(
+        "The data directory cannot be read or written.",
+        "Check the volume at `DIRL_DATA_DIR`: mounted, writable, without errors. Attempts are retried, then the job "
+        "is paused; resume it.",
     ),
     "store_unavailable": _UNAVAILABLE(
         "The object store does not answer, or rejects the request.",
@@ -213,7 +227,8 @@ ERROR_KINDS: Final[Mapping[str, ErrorKind]] = {
     ),
     "worker_lost": _UNAVAILABLE(
         "A trainer, a learner or one of its ranks ended without a result.",
-        "Nothing: the next attempt resumes from the newest checkpoint. If it happens again, read the learner's log.",
+        "Nothing while attempts are left: they resume from the newest checkpoint. If it happens again, read the "
+        "learner's log.",
     ),
     "deadline_exceeded": _DEADLINE(
         "An operation took longer than its deadline, or a phase of a learner made no progress for three budgets.",

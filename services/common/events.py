@@ -27,8 +27,8 @@ class EventType(StrEnum):
     METRICS = "metrics"
     """{step: int, values: {name: float}}"""
     CHECKPOINT = "checkpoint"
-    """{step: int, stage: str, path: str, weight_version: int, weight_digest: str, bytes: int,
-    deleted: [path]}
+    """{attempt: int, step: int, stage: str, path: str, weight_version: int, weight_digest: str,
+    bytes: int, deleted: [path]}; `attempt` is the one that wrote it
     """
     TRAJECTORIES = "trajectories"
     """{step: int, purpose: str, disposition: str, group: codec.group_to_json(task, group), rewards: [float | None],
@@ -39,9 +39,10 @@ class EventType(StrEnum):
     tokens_per_step, …
     """
     CERTIFICATE = "certificate"
-    """{moment: resume | end, resumed_from: int, issued: int, trained: int, dropped: {reason: int}, open: int,
-    lost: int, trained_twice: int, miscounted: int, sampler: str, prompts_seen: int, attempts: int, successes: int,
-    digest_before: str, digest_after: str}; from sampler to successes with a reinforcement stage only
+    """{moment: resume | restart | end, resumed_from: int, steps_undone: int, skipped_checkpoints: [reason],
+    issued: int, trained: int, dropped: {reason: int}, open: int, lost: int, trained_twice: int, miscounted: int,
+    sampler: str, prompts_seen: int, attempts: int, successes: int, digest_before: str | None, digest_after: str};
+    after a restart no checkpoint states a digest; from sampler to successes with a reinforcement stage only
     """
     PROMPT_RESULTS = "prompt_results"
     """{step: int, stage: str, results: [[row: int, attempts: int, successes: int, excerpt: str]]}; the row is the

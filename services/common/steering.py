@@ -35,6 +35,7 @@ STEERABLE: Final = frozenset(
         "reward.max_unverifiable_rate",
         "reward.timeout_s",
         "checkpoint.interval_steps",
+        "checkpoint.max_undone_steps",
         "eval.interval_steps",
     }
 )

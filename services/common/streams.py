@@ -12,12 +12,13 @@ neither was lost with Redis (FLUSHALL, eviction, a restart), and its learner iss
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar, cast
 
 import redis
+from google.protobuf.message import DecodeError
 from pydantic import ValidationError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -315,8 +316,11 @@ class GroupQueue:
 class GroupConsumer:
     """The learner's end of the groups stream: everything from the beginning, once."""
 
-    def __init__(self, client: redis.Redis, stream: str) -> None:
-        self._client, self._stream = client, stream
+    def __init__(
+        self, client: redis.Redis, stream: str, refuse: Callable[[str], None] = log.warning
+    ) -> None:
+        """`refuse` is called with a sentence about an entry that is not a group."""
+        self._client, self._stream, self._refuse = client, stream, refuse
 
     def take(self, block_ms: int) -> list[ScoredGroup]:
         """The next groups in order of arrival; waits up to `block_ms` milliseconds for the first.
@@ -334,13 +338,20 @@ class GroupConsumer:
                 ),
             )
             entries = reply[0][1] if reply else []
-            groups = [
-                group_from_pb(types_pb2.ScoredGroup.FromString(data))
-                for _, data in _messages(entries)
-            ]
             if entries:
                 self._client.xdel(self._stream, *(entry_id for entry_id, _ in entries))
-        return groups
+        return [group for entry in entries if (group := self._decode(*entry)) is not None]
+
+    def _decode(self, entry_id: bytes, fields: Mapping[bytes, bytes]) -> ScoredGroup | None:
+        try:
+            return group_from_pb(types_pb2.ScoredGroup.FromString(fields[_FIELD]))
+        except (KeyError, ValueError, DecodeError, PlatformError) as error:
+            # If it was the answer to a prompt, the prompt is in neither stream now and is issued again.
+            self._refuse(
+                f"Entry {entry_id.decode()} of {self._stream} was dropped: it is not a graded group "
+                f"({type(error).__name__}: {error}). Another program may write to this Redis."
+            )
+            return None
 
 
 class EventQueue:

@@ -1,5 +1,7 @@
 """Files and models over HTTP."""
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,6 +102,30 @@ def test_a_file_that_is_too_large_is_refused_while_it_arrives(
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "payload_too_large")
     assert not list((tmp_path / "data").glob("files/*"))
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "code"),
+    [(errno.ENOSPC, 507, "disk_full"), (errno.EROFS, 503, "storage_unavailable")],
+)
+def test_a_volume_that_takes_no_upload_is_no_defect_and_keeps_nothing_of_it(
+    http: httpx.Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    status: int,
+    code: str,
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("services.api.adapters.uploads._copy_and_hash", fail)
+
+    answer = upload(http, b'{"prompt": "a", "answer": "b"}\n')
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert os.strerror(number) in answer.json()["error"]["message"]
+    assert list((tmp_path / "data").glob("files/*")) == []
 
 
 def test_a_json_body_that_is_too_large_is_refused(http: httpx.Client) -> None:

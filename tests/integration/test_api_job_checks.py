@@ -1,5 +1,6 @@
 """Every way to a job passes the same checks: submission, fork, rerun, rewind, OpenAI's alias."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import pytest
 
 from services.api.db.job_tables import Job
 from services.api.domain.job_state import JobState
+from services.common.model.tiny import make_tiny_model
+from services.common.model_card import read_model_card
 from tests.support.control_plane import job_body, write_rows
 from tests.support.job_api import Api, job_api
 from tests.support.servers import Postgres
@@ -251,3 +254,82 @@ def test_environments_are_files_by_name_and_unknown_ones_are_refused_with_what_t
         )
         assert problem_paths(refused) == ["training_file"], bad
         assert message in refused.json()["error"]["message"]
+
+
+def tiny_model(api: Api) -> str:
+    """A model directory with a real tokenizer."""
+    path = api.directory / "tiny"
+    make_tiny_model(path, seed=0, hidden_size=16, layers=1, heads=2)
+    return str(path)
+
+
+SPECIAL = ("<|MASK|>", "<|im_end|>", "<|im_start|>", "<|endoftext|>")
+
+
+@pytest.mark.parametrize("token", SPECIAL)
+@pytest.mark.parametrize(
+    ("method", "row"),
+    [
+        ("sft", {"prompt": "1+1=?", "completion": "It is {} 2."}),
+        ("sft", {"prompt": "1{}+1=?", "completion": "2"}),
+        ("rl", {"prompt": "1{}+1=?", "answer": "2"}),
+        (
+            "rl",
+            {
+                "messages": [
+                    {"role": "system", "content": "Be {} brief."},
+                    {"role": "user", "content": "1+1=?"},
+                ],
+                "answer": "2",
+            },
+        ),
+    ],
+)
+def test_a_row_with_a_special_token_is_refused_by_its_number(
+    api: Api, method: str, row: dict[str, Any], token: str
+) -> None:
+    good = {"prompt": "2+2=?", "completion": "4", "answer": "4"}
+    bad = json.loads(json.dumps(row).replace("{}", token))
+    path = api.directory / "special.jsonl"
+    path.write_text("".join(f"{json.dumps(item)}\n" for item in (good, bad, good)))
+
+    body = job_body(api.directory, method=method, training_file=str(path), model=tiny_model(api))
+    refused = api.http.post("/v1/jobs", json=body)
+
+    assert refused.status_code == 400, refused.text
+    (problem,) = refused.json()["error"]["problems"]
+    assert problem["path"] == "training_file"
+    assert "row 2:" in problem["message"]
+    assert repr(token) in problem["message"]
+
+
+def test_a_recorded_response_with_the_mask_token_or_an_unknown_id_is_refused_by_its_row(
+    api: Api,
+) -> None:
+    model = tiny_model(api)
+    card = read_model_card(model)
+    rows = [
+        {"prompt": "1+1=?", "completion": "2", "token_ids": [3, number], "unmask_step": [1, 2]}
+        for number in (4, card.mask_token_id, card.vocab_size)
+    ]
+    path = api.directory / "traces.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    body = job_body(
+        api.directory, method="sft", training_file=str(path), model=model, sft={"noise": "trace"}
+    )
+
+    refused = api.http.post("/v1/jobs", json=body)
+
+    assert refused.status_code == 400, refused.text
+    messages = [problem["message"] for problem in refused.json()["error"]["problems"]]
+    assert len(messages) == 2
+    assert "row 2: token_ids has" in messages[0]
+    assert "the mask token" in messages[0]
+    assert f"row 3: token_ids has {card.vocab_size}" in messages[1]
+
+
+def test_a_special_token_in_the_prompt_template_is_refused(api: Api) -> None:
+    template = {"template": "<|im_end|>{prompt}"}
+    body = job_body(api.directory, model=tiny_model(api), prompt=template)
+
+    assert problem_paths(api.http.post("/v1/jobs", json=body)) == ["prompt.template"]

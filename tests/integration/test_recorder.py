@@ -142,6 +142,16 @@ def group(group_id: str, *outcomes: str, text: str = "4") -> tuple[EventType, di
     }
 
 
+def certificate(**changes: Any) -> dict[str, Any]:
+    """A certificate that holds."""
+    fields = {
+        "moment": "resume", "resumed_from": 0, "steps_undone": 0, "skipped_checkpoints": [], "issued": 8,
+        "trained": 8, "dropped": {}, "open": 0, "lost": 0, "trained_twice": 0, "digest_before": "d",
+        "digest_after": "d",
+    }  # fmt: skip
+    return {**fields, **changes}
+
+
 def test_every_type_of_event_reaches_its_table(recording: Recording) -> None:
     recording.apply(
         recording.events(
@@ -157,7 +167,7 @@ def test_every_type_of_event_reaches_its_table(recording: Recording) -> None:
                 EventType.EVALUATION,
                 {"step": 3, "stage": "rl", "dataset": "validation", "results": {"accuracy": 0.5}},
             ),
-            (EventType.CERTIFICATE, {"resumed_from": 2, "issued": 8, "lost": 0}),
+            (EventType.CERTIFICATE, certificate(resumed_from=2)),
             log(),
         )
     )
@@ -169,7 +179,7 @@ def test_every_type_of_event_reaches_its_table(recording: Recording) -> None:
     assert job.latest_metrics == {"reward/mean": 0.25, "train/loss": 1.5}
     [attempt] = read_attempts(recording.context.database, recording.job_id)
     assert (attempt.last_event_seq, attempt.resumed_from) == (8, 2)
-    assert attempt.certificate == {"resumed_from": 2, "issued": 8, "lost": 0}
+    assert attempt.certificate == job.certificate == certificate(resumed_from=2)
     with recording.context.database.begin() as session:
         kept = session.scalars(select(TrajectoryGroup)).one()
         assert (kept.outcomes, kept.max_reward, kept.step) == (["correct", "incorrect"], 1.0, 3)

@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from services.api.db.clock import utc_now
 from services.api.db.job_tables import Attempt, Job, ServiceLease
@@ -278,17 +278,72 @@ def test_a_retryable_failure_is_followed_by_the_next_attempt_three_times(world: 
         assert world.trainer.started[-1].attempt == number
         world.trainer.end("failed", "oom_train", "out of memory", retryable=True)
         reconcile(world.context, job_id)
-        dispatch(world.context)
-        reconcile(world.context, job_id)
+        start_next_attempt(world, job_id)
 
     job = world.job(job_id)
     assert (job.state, job.error_code, job.error_message) == (
         "failed",
         "oom_train",
-        "out of memory",
+        "out of memory It is failure 3 in a row. The job has failed: no attempt follows unless it is rerun.",
     )
     assert [attempt.error_code for attempt in world.attempts(job_id)] == ["oom_train"] * 3
     assert len(world.trainer.started) == 3
+
+
+def start_next_attempt(world: World, job_id: str) -> None:
+    """As the beat does once the delay between two attempts is over."""
+    with world.context.database.begin() as session:
+        session.execute(update(Job).values(retry_at=None))
+    dispatch(world.context)
+    reconcile(world.context, job_id)
+
+
+def test_attempts_that_the_environment_fails_are_delayed_and_then_pause_the_job(
+    world: World,
+) -> None:
+    job_id = world.run()
+    at_once: list[bool] = []
+
+    for number in range(1, 9):
+        assert world.trainer.started[-1].attempt == number
+        world.trainer.end("failed", "storage_unavailable", "It is read-only.", retryable=True)
+        reconcile(world.context, job_id)
+        dispatch(world.context)
+        reconcile(world.context, job_id)
+        at_once.append(world.trainer.started[-1].attempt > number)
+        if number == 2:
+            delayed = world.job(job_id)
+        if not at_once[-1] and number < 8:
+            start_next_attempt(world, job_id)
+
+    assert at_once == [True] + [False] * 7
+    assert delayed.state == "provisioning"
+    assert delayed.retry_reason == "storage_unavailable: It is read-only."
+    assert delayed.retry_at is not None
+    assert delayed.retry_at > delayed.created_at
+    paused = world.job(job_id)
+    assert (paused.state, paused.error_code, paused.retry_at) == (
+        "paused",
+        "storage_unavailable",
+        None,
+    )
+    assert "It is failure 8 in a row. The job is paused" in (paused.error_message or "")
+
+
+def test_an_attempt_is_placed_once_its_delay_is_over(world: World) -> None:
+    job_id = world.run()
+    for _ in range(2):
+        world.trainer.end("failed", "worker_lost", "killed", retryable=True)
+        reconcile(world.context, job_id)
+        dispatch(world.context)
+        reconcile(world.context, job_id)
+    assert world.job(job_id).attempt == 2
+
+    with world.context.database.begin() as session:
+        session.execute(update(Job).values(retry_at=func.now() - timedelta(seconds=1)))
+    dispatch(world.context)
+
+    assert (world.job(job_id).attempt, world.job(job_id).retry_at) == (3, None)
 
 
 def test_failures_count_from_the_last_attempt_that_wrote_a_checkpoint(world: World) -> None:
@@ -298,10 +353,9 @@ def test_failures_count_from_the_last_attempt_that_wrote_a_checkpoint(world: Wor
         assert world.trainer.started[-1].attempt == number
         if number in (3, 4):
             add_checkpoint(world, job_id, number)
-        world.trainer.end("failed", "worker_lost", "restarted", retryable=True)
+        world.trainer.end("failed", "oom_train", "out of memory", retryable=True)
         reconcile(world.context, job_id)
-        dispatch(world.context)
-        reconcile(world.context, job_id)
+        start_next_attempt(world, job_id)
 
     assert world.job(job_id).state == "failed"
     assert len(world.trainer.started) == 6

@@ -279,6 +279,24 @@ def test_groups_of_a_stream_that_was_made_anew_are_taken_whatever_their_ids(
     assert [group.group_id for group in learner.take(0)] == ["b"]
 
 
+def test_entries_that_are_no_groups_are_dropped_with_a_sentence_and_cost_no_group(
+    client: redis.Redis,
+) -> None:
+    refused: list[str] = []
+    learner = GroupConsumer(client, NAMES.groups, refused.append)
+    client.xadd(NAMES.groups, {"m": b"\xff no group"})
+    GroupQueue(client, NAMES.groups).add(group_of("a"))
+    client.xadd(NAMES.groups, {"x": b"no field of ours"})
+
+    taken = learner.take(0)
+
+    assert [group.group_id for group in taken] == ["a"]
+    assert client.xlen(NAMES.groups) == 0
+    assert len(refused) == 2
+    assert "is not a graded group (DecodeError" in refused[0]
+    assert "is not a graded group (KeyError" in refused[1]
+
+
 def test_deleting_streams_deletes_those_of_the_attempt_only(client: redis.Redis) -> None:
     issue(client, "a")
     PromptQueue(client, stream_names("job_1", 2).prompts).add(prompt_task())

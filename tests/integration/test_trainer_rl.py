@@ -249,6 +249,36 @@ def test_a_stopped_job_makes_the_choices_of_its_sampler_as_one_that_never_stoppe
     assert at_end["successes"] == sum(successes for _, _, successes, _ in expected)
 
 
+@pytest.mark.parametrize("was_said", [False, True])
+def test_an_evaluation_that_a_killed_learner_did_not_report_is_made_by_the_next_attempt(
+    redis_url: str, model: Path, tmp_path: Path, was_said: bool
+) -> None:
+    stop = StopSignal()
+
+    def stop_in_the_second_step(task: PromptTask, trajectory: Trajectory) -> Outcome:
+        if task.attempt == 1 and task.min_weight_version == 1 and task.purpose is not Purpose.EVAL:
+            stop.request()
+        return by_index(task, trajectory)
+
+    validation = write_rows(tmp_path / "validation.jsonl", ROWS[:2])
+    changes = {"validation_file": str(validation), "eval": {"interval_steps": 1}}
+    with real_replica(redis_url, stop_in_the_second_step) as (replica, address):
+        platform = Platform(replica, address, redis_url, model)
+        platform.run(tmp_path, stop=stop, **changes)
+        if not was_said:
+            journal = tmp_path / "job" / "journal" / "attempt-0001.jsonl"
+            lines = journal.read_text().splitlines(keepends=True)
+            saved = next(n for n, line in enumerate(lines) if '"type":"checkpoint"' in line)
+            journal.write_text("".join(lines[: saved + 1]))
+        platform.run(tmp_path, attempt=2, **changes)
+
+    said = [
+        [data["step"] for data in of_kind(journal_of(tmp_path / "job", n), EventType.EVALUATION)]
+        for n in (1, 2)
+    ]
+    assert said == ([[0, 1], [2]] if was_said else [[0], [1, 2]])
+
+
 def test_a_replica_that_failed_gets_the_weights_again_and_no_prompt_is_lost(
     redis_url: str, model: Path, tmp_path: Path
 ) -> None:

@@ -5,15 +5,20 @@ Every fault is one function of `tests/e2e/faults`; here is what they share.
 """
 
 import os
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import psutil
+import pytest
 import redis
 
 from services.api.client import ApiClient, Json
@@ -24,6 +29,91 @@ from tests.support.embedded import local_platform, tiny_spec, watch
 
 STEPS = 8
 ENDS = ("succeeded", "failed", "cancelled")
+ABOUT_STEPS = {
+    "balanced", "rollout_bound", "trainer_bound", "sync_bound", "verifier_bound", "verifier_failing", "starved",
+    "truncation_limited",
+}  # fmt: skip
+"""Diagnoses that speak of the last steps: false while none is made."""
+UNTRUE_AFTER_S = 25.0
+UNTRUE_AFTER_STEPS = 3.0
+"""After so many seconds, and so many times the length of the last step, without one such a diagnosis
+is a lie. The API counts from 15 s and learns of a step a moment later.
+"""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a user sees of a job: the API's answers, from which the dashboard draws its page."""
+
+    at: float
+    state: str
+    step: int
+    diagnosis: str
+    waiting_for: str | None
+    has_retry: bool
+    step_s: float
+    """Length of the last step."""
+
+    def __str__(self) -> str:
+        waits = f", waiting for {self.waiting_for}" if self.waiting_for else ""
+        return f"{self.state}: {self.diagnosis}{waits}"
+
+
+@dataclass
+class Observer:
+    """Looks at a job twice a second, in a thread of its own."""
+
+    api_url: str
+    job_id: str
+    seen: list[Seen] = field(default_factory=list)
+    _over: Event = field(default_factory=Event)
+
+    def __enter__(self) -> "Observer":
+        self._thread = Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(30)
+
+    def require_truth(self) -> None:
+        """No finding about steps while none is made; no delay that is not one; success only at the end."""
+        assert self.seen, "nothing was seen of the job"
+        last_step = self.seen[0]
+        for now in self.seen:
+            if now.step != last_step.step or now.state != "running":
+                last_step = now
+            silent_s = now.at - last_step.at
+            is_late = silent_s > UNTRUE_AFTER_S + UNTRUE_AFTER_STEPS * now.step_s
+            assert not is_late or now.diagnosis not in ABOUT_STEPS, (silent_s, now)
+            assert not now.has_retry or now.state == "provisioning", now
+            assert now.state != "succeeded" or now.step == STEPS, now
+
+    def summary(self) -> str:
+        """What was said, in order, without repetitions."""
+        said = [name for name, _ in groupby(map(str, self.seen))]
+        return "; ".join(dict.fromkeys(said))
+
+    def _watch(self) -> None:
+        with ApiClient(self.api_url) as api:
+            while not self._over.wait(0.5):
+                try:
+                    job = api.job(self.job_id)
+                    diagnosis = api.diagnosis(self.job_id)
+                except Exception:  # noqa: BLE001 - the fault may be the API's own
+                    continue
+                self.seen.append(
+                    Seen(
+                        at=time.monotonic(),
+                        state=job.state,
+                        step=0 if job.progress is None else job.progress.step,
+                        diagnosis=diagnosis.code,
+                        waiting_for=job.waiting_for,
+                        has_retry=job.retry_at is not None,
+                        step_s=job.latest_metrics.get("time/step_s", 0.0),
+                    )
+                )
 
 
 @dataclass
@@ -35,10 +125,15 @@ class Report:
     recovery_s: float
     """From the fault to the next optimizer step."""
     certificate: str
+    meanwhile: str
+    """What the API said of the job from the fault to the end."""
 
     def row(self) -> str:
         """Markdown."""
-        return f"| {self.fault} | {self.happened} | {self.recovery_s:.1f} | {self.certificate} |"
+        return (
+            f"| {self.fault} | {self.happened} | {self.recovery_s:.1f} | {self.certificate} | "
+            f"{self.meanwhile} |"
+        )
 
 
 @dataclass
@@ -51,10 +146,10 @@ class Arena:
     reports: list[Report] = field(default_factory=list)
     _undisturbed: dict[int, str] = field(default_factory=dict)
 
-    def start(self, *, replicas: int = 1) -> "HurtJob":
+    def start(self, *, replicas: int = 1, spec: Json | None = None) -> "HurtJob":
         """A job in the middle of its steps."""
-        spec = {**self.spec, "resources": {"rollout_replicas": replicas}}
-        job = HurtJob(self, self.api.create_job(spec).id)
+        wanted = {**(spec or self.spec), "resources": {"rollout_replicas": replicas}}
+        job = HurtJob(self, self.api.create_job(wanted).id)
         job.await_step(2)
         return job
 
@@ -112,6 +207,7 @@ class HurtJob:
     id: str
     hurt_at: float = 0.0
     hurt_step: int = 0
+    observer: Observer | None = None
 
     @property
     def directory(self) -> Path:
@@ -149,6 +245,7 @@ class HurtJob:
     def hurt(self) -> None:
         """Note the moment of the fault."""
         self.hurt_step, self.hurt_at = self.step(), time.monotonic()
+        self.observer = Observer(self.arena.platform.api_url, self.id).__enter__()
 
     def finish(self) -> JobView:
         """Wait for success."""
@@ -168,10 +265,16 @@ class HurtJob:
 
     def survive(self, fault: str, *, same_weights: bool = True) -> None:
         """Wait for success and for proof: every certificate holds, the weights are those of an
-        undisturbed run.
+        undisturbed run, and what the API said meanwhile was true.
         """
-        recovered_at = self._await_recovery()
-        job = self.finish()
+        observer = self.observer
+        assert observer is not None
+        try:
+            recovered_at = self._await_recovery()
+            job = self.finish()
+        finally:
+            observer.__exit__()
+        observer.require_truth()
         certificates = [item.certificate for item in self.arena.api.certificates(self.id)]
         assert certificates, "no attempt stated a certificate"
         assert [item for item in certificates if not holds(item)] == []
@@ -186,7 +289,13 @@ class HurtJob:
         proof = f"{last['issued']} issued = {last['trained']} trained + {sum(last['dropped'].values())} dropped; 0 lost"
         proof += "; same weights" if same_weights else ""
         self.arena.reports.append(
-            Report(fault, self._what_happened(), recovered_at - self.hurt_at, proof)
+            Report(
+                fault,
+                self._what_happened(),
+                recovered_at - self.hurt_at,
+                proof,
+                observer.summary(),
+            )
         )
 
     def _await_recovery(self) -> float:
@@ -225,7 +334,8 @@ def holds(certificate: Json) -> bool:
         certificate["lost"] == certificate["trained_twice"] == 0
         and certificate["issued"] == accounted
     )
-    return sound and bool(certificate["digest_before"] == certificate["digest_after"])
+    # A restart from zero has no saved weights to compare with.
+    return sound and certificate["digest_before"] in (None, certificate["digest_after"])
 
 
 def patiently(ask: Callable[[], JobView], timeout_s: float = 60.0) -> JobView:
@@ -245,6 +355,51 @@ def patiently(ask: Callable[[], JobView], timeout_s: float = 60.0) -> JobView:
 def kill(process: psutil.Process) -> None:
     """SIGKILL."""
     os.kill(process.pid, signal.SIGKILL)
+
+
+def wait_for(job: HurtJob, state: str, timeout_s: float = 120.0) -> JobView:
+    """The job once it is in the state."""
+    deadline = time.monotonic() + timeout_s
+    while (found := job.read()).state != state:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.1)
+    return found
+
+
+def fill(disk: Path, *, spare_bytes: int = 0) -> None:
+    """Leave so many bytes free."""
+    with (disk / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+        while (free := shutil.disk_usage(disk).free) > spare_bytes:
+            filler.write(bytes(min(1 << 20, free - spare_bytes)))
+
+
+def _mount(*arguments: str) -> None:
+    if subprocess.run(["mount", *arguments], check=False).returncode != 0:
+        pytest.skip("a file system cannot be mounted by this user")
+
+
+@contextmanager
+def small_disk(path: Path) -> Iterator[Path]:
+    """A file system of its own at a directory: the way to have a disk full without filling
+    everybody's.
+    """
+    path.mkdir(exist_ok=True)  # made by the first job, of which this one may be
+    _mount("-t", "tmpfs", "-o", "size=256m", "tmpfs", str(path))
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+@contextmanager
+def read_only(path: Path) -> Iterator[None]:
+    """Let every path below a directory be read-only; files that are open stay writable."""
+    _mount("--bind", str(path), str(path))
+    try:
+        _mount("-o", "remount,bind,ro", str(path))
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 @contextmanager

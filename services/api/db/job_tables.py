@@ -61,6 +61,12 @@ class Job(Lockable, Failable, Base):
     """Attempts up to this number are excluded from the retry budget: the user queued the job again
     after them, or a later one wrote a checkpoint.
     """
+    retry_at: Mapped[datetime | None]
+    """When the next attempt may start, after several that failed."""
+    retry_reason: Mapped[str | None]
+    """Failure that the next attempt waits after."""
+    certificate: Mapped[dict[str, Any] | None]
+    """The worst certificate of all attempts."""
     phase: Mapped[str | None]
     stage: Mapped[str | None]
     waiting_for: Mapped[str | None]
@@ -151,6 +157,7 @@ class Attempt(Created, Failable, Base):
     resumed_from: Mapped[int | None]
     """Global step that the attempt started from; None when it did not say."""
     certificate: Mapped[dict[str, Any] | None]
+    """The worst of the attempt's certificates."""
 
 
 class ServiceLease(Created, Base):

@@ -29,6 +29,8 @@ WAITING_EVENT = "waiting"
 """{waiting_for: trainer | rollout | reward | None, reason: why it cannot be placed at all | None}"""
 ATTEMPT_EVENT = "attempt"
 """{state: attempt state, trainer: host:port, error: {code, message} | None}"""
+RETRY_EVENT = "retry"
+"""{after_s: seconds until the next attempt, error: {code, message} of the last one}"""
 
 _SHARES_KEPT: Final = timedelta(days=7)
 _RECENT_EVENTS: Final = 1000
@@ -168,7 +170,14 @@ def queue_again(session: Session, job: Job) -> None:
     """
     transition(session, job, JobState.QUEUED)
     job.excluded_attempts = job.attempt
-    job.finished_at = job.result_checkpoint = None
+    job.finished_at = job.result_checkpoint = job.retry_at = job.retry_reason = None
+
+
+def delay_attempt(session: Session, job: Job, seconds: float, failure: AttemptResult) -> None:
+    """Let the next attempt wait, by the clock of the database."""
+    job.retry_at = func.now() + timedelta(seconds=seconds)
+    job.retry_reason = f"{failure.error_code}: {failure.error_message}"
+    append_event(session, job, RETRY_EVENT, {"after_s": seconds, "error": _to_error_json(failure)})
 
 
 def _to_error_json(error: AttemptResult | None) -> dict[str, str] | None:
@@ -202,13 +211,14 @@ def running_attempt(session: Session, job_id: str) -> Attempt | None:
 
 
 def awaiting_placement(session: Session) -> Sequence[Job]:
-    """Jobs that wait for services, oldest first."""
+    """Jobs that wait for services and whose next attempt is due, oldest first."""
     has_attempt = (
         select(Attempt.id).where(Attempt.job_id == Job.id, Attempt.ended_at.is_(None)).exists()
     )
     wanting = Job.state.in_((JobState.QUEUED, JobState.PROVISIONING))
+    is_due = Job.retry_at.is_(None) | (Job.retry_at <= func.now())
     return session.scalars(
-        select(Job).where(wanting, ~has_attempt).order_by(Job.created_at, Job.id)
+        select(Job).where(wanting, ~has_attempt, is_due).order_by(Job.created_at, Job.id)
     ).all()
 
 
@@ -267,6 +277,7 @@ def open_attempt(
             savepoint.rollback()
             return None
     job.attempt = number
+    job.retry_at = job.retry_reason = None
     attempt = Attempt(
         id=new_id("att"),
         job_id=job.id,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from services.api.domain.certificate import is_verified
 from services.api.domain.job_state import JobState
 from services.common.job_metrics import JobMetric
 
@@ -15,6 +16,8 @@ _STARVED: Final = 0.5
 _TRUNCATED: Final = 0.3
 _UNVERIFIABLE: Final = 0.02
 _GRADING_DOMINATES: Final = 0.5
+_MIN_PAUSE_S: Final = 15.0
+_PAUSE_STEPS: Final = 3.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,12 @@ class JobSnapshot:
     """Why the job cannot be placed however long it waits."""
     streams_lost: str | None = None
     """What the learner reported of streams that Redis lost a short time ago."""
+    since_step_s: float = 0.0
+    """Seconds since the last optimizer step, or the beginning of the stage."""
+    retry_reason: str | None = None
+    """Failure after which the job waits before its next attempt."""
+    certificate: Mapping[str, Any] | None = None
+    """The worst of all attempts."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +50,9 @@ class Diagnosis:
     """One finding."""
 
     code: str
-    """queued | unplaceable | waiting | stuck | failed | streams_lost | starved | truncation_limited |
-    verifier_failing | verifier_bound | rollout_bound | sync_bound | trainer_bound | balanced | finished | starting
+    """queued | unplaceable | waiting | retrying | certificate_broken | restarted | stuck | failed |
+    streams_lost | starved | truncation_limited | verifier_failing | verifier_bound | rollout_bound |
+    sync_bound | trainer_bound | balanced | finished | starting
     """
     sentence: str
     suggestion: dict[str, Any] = field(default_factory=dict)
@@ -71,6 +81,44 @@ def _diagnose_end(job: JobSnapshot) -> Diagnosis | None:
     if job.state.is_terminal or job.state is JobState.PAUSED:
         return Diagnosis("finished", f"The job is {job.state}; nothing runs.")
     return None
+
+
+def _diagnose_retry(job: JobSnapshot) -> Diagnosis | None:
+    if job.retry_reason is None:
+        return None
+    return Diagnosis(
+        "retrying",
+        f"The last attempts failed; the next one follows after a delay. {job.retry_reason}",
+    )
+
+
+def _diagnose_pause_of_steps(job: JobSnapshot) -> Diagnosis | None:
+    """Long before a stall, no finding about the last step may pass for what happens now."""
+    step_s = job.metrics.get(JobMetric.TIME_STEP_S, 0.0)
+    if job.since_step_s < max(_MIN_PAUSE_S, _PAUSE_STEPS * step_s):
+        return None
+    return Diagnosis(
+        "waiting",
+        f"No step was made for {job.since_step_s:.0f} s, the phase is {job.phase or 'unknown'}; the last step took "
+        f"{step_s:.1f} s. GET /v1/system says which service does not respond.",
+    )
+
+
+def _diagnose_certificate(job: JobSnapshot) -> Diagnosis | None:
+    certificate = job.certificate
+    if certificate is None or (is_verified(certificate) and certificate["moment"] != "restart"):
+        return None
+    if not is_verified(certificate):
+        return Diagnosis(
+            "certificate_broken",
+            f"An attempt's certificate does not hold: {certificate['lost']} prompts lost, "
+            f"{certificate['trained_twice']} trained twice, or other weights than those saved.",
+        )
+    reasons = "".join(f" {reason}" for reason in certificate["skipped_checkpoints"][:1])
+    return Diagnosis(
+        "restarted",
+        f"The job began anew: no checkpoint verified, and {certificate['steps_undone']} steps were undone.{reasons}",
+    )
 
 
 def _diagnose_wait(job: JobSnapshot) -> Diagnosis | None:
@@ -196,8 +244,11 @@ _BOUND: Final[Mapping[JobMetric, Callable[[JobSnapshot, float], Diagnosis]]] = {
 _CHECKS: Final[Sequence[Callable[[JobSnapshot], Diagnosis | None]]] = (
     _diagnose_stall,
     _diagnose_end,
+    _diagnose_retry,
     _diagnose_wait,
     _diagnose_lost_streams,
+    _diagnose_pause_of_steps,
+    _diagnose_certificate,
     _diagnose_verifier,
     _diagnose_starvation,
     _diagnose_truncation,

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from services.api.http.middleware import REQUEST_ID_HEADER, SECURITY_HEADERS
 from services.api.schemas.envelope import ErrorBody, ErrorEnvelope, ProblemBody
 from services.common.errors import PlatformError, Problem, ProblemsError
+from services.common.storage_errors import is_storage_fault, to_storage_error
 from services.common.telemetry.logs import get_logger
 
 log = get_logger()
@@ -30,6 +31,7 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(OperationalError, _handle_database_error)
     app.add_exception_handler(PoolTimeoutError, _handle_database_error)
     app.add_exception_handler(DataError, _handle_data_error)
+    app.add_exception_handler(OSError, _handle_os_error)
     app.add_exception_handler(Exception, _handle_unexpected)
 
 
@@ -72,6 +74,15 @@ def _handle_data_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, DataError)
     message = f"The request holds a value that the database cannot hold: {error.orig}."
     return _to_response(request, PlatformError("invalid_request", message))
+
+
+def _handle_os_error(request: Request, error: Exception) -> JSONResponse:
+    """A full or read-only disk is not a defect of the platform; any other error may be one."""
+    assert isinstance(error, OSError)
+    if not is_storage_fault(error):
+        raise error
+    log.error("storage failed", reason=str(error))
+    return _to_response(request, to_storage_error("store the request's data", error))
 
 
 def _handle_unexpected(request: Request, error: Exception) -> JSONResponse:

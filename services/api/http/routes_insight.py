@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from time import time
 from typing import Annotated, Final
 
 import anyio
@@ -44,6 +45,9 @@ def get_diagnosis(resources: Res, job_id: str) -> DiagnosisView:
             stalled=job.stalled,
             error_code=job.error_code,
             error_message=job.error_message,
+            since_step_s=0.0 if job.progress is None else time() - job.progress["time"],
+            retry_reason=None if job.retry_at is None else job.retry_reason,
+            certificate=job.certificate,
             metrics=job.latest_metrics,
             spec=job.spec,
             streams_lost=streams_lost,

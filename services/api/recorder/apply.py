@@ -18,6 +18,7 @@ from services.api.db.clock import utc_now
 from services.api.db.job_tables import Attempt, Job
 from services.api.db.jobs import append_numbered_event, lock_job
 from services.api.db.record_tables import Checkpoint, Evaluation, TrajectoryGroup
+from services.api.domain.certificate import worst
 from services.api.domain.progress import Progress, advance
 from services.api.domain.storable import storable
 from services.common.errors import PlatformError
@@ -190,7 +191,8 @@ def _apply_metrics(to: _Recording, _event: Event, data: dict[str, Any]) -> None:
 
 def _apply_checkpoint(to: _Recording, event: Event, data: dict[str, Any]) -> None:
     row = {
-        "attempt": to.attempt.number,
+        # A later attempt may be the first to report one: its writer was killed before it could.
+        "attempt": int(data.get("attempt", to.attempt.number)),
         "step": int(data["step"]),
         "stage": str(data["stage"]),
         "weight_version": int(data["weight_version"]),
@@ -260,7 +262,8 @@ def _apply_evaluation(to: _Recording, event: Event, data: dict[str, Any]) -> Non
 
 def _apply_certificate(to: _Recording, _event: Event, data: dict[str, Any]) -> None:
     to.attempt.resumed_from = int(data["resumed_from"])
-    to.attempt.certificate = data
+    to.attempt.certificate = worst(to.attempt.certificate, data)
+    to.job.certificate = worst(to.job.certificate, data)
 
 
 _HANDLERS: Final[Mapping[EventType, Callable[[_Recording, Event, dict[str, Any]], None]]] = {

@@ -2,10 +2,9 @@
 
 from services.api.adapters.fleet import UNREACHABLE_CODES
 from services.api.db.job_tables import Attempt, Job
-from services.api.db.jobs import close_attempt, transition
+from services.api.db.jobs import close_attempt, delay_attempt, transition
 from services.api.db.locks import open_locked
-from services.api.domain.attempt_end import PAUSING_CODES, decide
-from services.api.domain.job_state import JobState
+from services.api.domain.attempt_end import decide
 from services.api.scheduler.claims import ClaimedJob, release_claim
 from services.api.scheduler.context import SchedulerContext
 from services.common.attempt_result import AttemptResult
@@ -42,13 +41,13 @@ def end_attempt(
         row = session.get_one(Attempt, attempt.id)
         row.events_complete = unread is None
         failed_before = close_attempt(session, job, row, end)
-        states = decide(job.job_state, end, failed_before).states
-        for state in states:
-            # The job shows the attempt's error only where it says why the job failed or was paused.
-            explains = state is JobState.FAILED or (
-                state is JobState.PAUSED and end.error_code in PAUSING_CODES
-            )
-            transition(session, job, state, end if explains else None)
+        decision = decide(job.job_state, end, failed_before)
+        for state in decision.states:
+            # On the last state: the job shows an error only where it says why the job stands still.
+            is_last = state is decision.states[-1]
+            transition(session, job, state, decision.error if is_last else None)
+        if decision.retry_after_s:
+            delay_attempt(session, job, decision.retry_after_s, end)
     log.info(
         "attempt ended",
         job_id=claimed.job.id,

@@ -66,7 +66,10 @@ def advance_export(context: SchedulerContext, export_id: str) -> None:
             context,
             export,
             token,
-            PlatformError("internal", response.error_message or "the trainer gave no reason"),
+            PlatformError(
+                response.error_code or "internal",
+                response.error_message or "the trainer gave no reason",
+            ),
         )
     else:
         _store_progress(context, export, token, address, restart=response.state == "unknown")

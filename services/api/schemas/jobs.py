@@ -85,6 +85,12 @@ class JobView(View):
     """Number of changes of the spec since the submission."""
     forked_from: str | None
     """Checkpoint of another job that this one started from."""
+    retry_at: UnixSeconds | None
+    """When the next attempt may start, while a job waits after failures of its environment."""
+    retry_reason: str | None
+    """Failure that it waits after."""
+    certificate: dict[str, Any] | None
+    """The worst certificate of all attempts; null before the first."""
     stalled: StallView | None
     """Set while a running job makes no progress."""
     shortage: ShortageView | None
@@ -156,7 +162,8 @@ class DiagnosisView(View):
     object: Literal["job.diagnosis"] = "job.diagnosis"
     job_id: str
     code: str
-    """queued | waiting | stuck | failed | starved | truncation_limited | verifier_failing | verifier_bound |
+    """queued | waiting | retrying | certificate_broken | restarted |
+    stuck | failed | starved | truncation_limited | verifier_failing | verifier_bound |
     rollout_bound | sync_bound | trainer_bound | balanced | finished | starting
     """
     sentence: str

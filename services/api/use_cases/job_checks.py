@@ -4,6 +4,7 @@ once, before the job is queued.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +14,12 @@ from services.api.db.record_tables import RegisteredModel, StoredFile
 from services.api.domain.access import Caller
 from services.api.use_cases.control_plane import ControlPlane
 from services.api.use_cases.reference_audit import find_reference_answer_problems
-from services.common.data.rows import Needs, read_rows
+from services.common.data.rows import MAX_PROBLEMS_SHOWN, Needs, read_rows
+from services.common.data.special_tokens import (
+    SpecialTokens,
+    find_special_tokens,
+    read_special_tokens,
+)
 from services.common.environments.names import is_environment_name
 from services.common.errors import PlatformError, Problem, ProblemsError
 from services.common.grader_spec import (
@@ -92,16 +98,17 @@ def check_spec(
     if paths := list(_find_server_paths(spec, known)):
         raise ProblemsError("permission_denied", "The job cannot be accepted", paths)
     files, model_path = _look_up(plane, spec, known)
-    problems = [
-        *_make_environment_files(plane, spec, files),
-        *_find_missing(spec, files, model_path),
-        *_find_row_problems(spec, files),
-        *_find_missing_replicas(spec, len(plane.settings.rollout_addresses)),
-        *_find_grader_problems(plane, spec),
-    ]
+    problems = list(_make_environment_files(plane, spec, files))
+    problems.extend(_find_missing(spec, files, model_path))
     card = None if model_path is None else _read_card(model_path, problems)
-    if card is not None:
+    special = None
+    if card is not None and model_path is not None:
+        special = read_special_tokens(model_path, card.mask_token_id, card.vocab_size)
         problems.extend(_find_contradictions(spec, card))
+        problems.extend(_find_special_tokens_of_prompt(spec, special))
+    problems.extend(_find_row_problems(spec, files, special))
+    problems.extend(_find_missing_replicas(spec, len(plane.settings.rollout_addresses)))
+    problems.extend(_find_grader_problems(plane, spec))
     if problems or card is None or model_path is None:
         raise ProblemsError("spec_invalid", "The job cannot be accepted", problems)
     found = {name: str(path) for name, path in files.items() if path is not None}
@@ -222,15 +229,34 @@ def _list_uses(spec: JobSpec) -> list[tuple[str, str, Needs]]:
     return uses
 
 
-def _find_row_problems(spec: JobSpec, files: Mapping[str, Path | None]) -> Iterator[Problem]:
+def _find_special_tokens_of_prompt(spec: JobSpec, special: SpecialTokens) -> Iterator[Problem]:
+    for param, text in (
+        ("prompt.template", spec.prompt.template),
+        ("prompt.system", spec.prompt.system or ""),
+    ):
+        if (token := special.find_in(text)) is not None:
+            yield Problem(param, f"has {token!r}; the chat template adds the tokens of a turn")
+
+
+def _find_row_problems(
+    spec: JobSpec, files: Mapping[str, Path | None], special: SpecialTokens | None
+) -> Iterator[Problem]:
     for param, name, needs in _list_uses(spec):
         path = files[name]
         if path is None or not path.is_absolute():
             continue
         try:
-            read_rows(
+            rows = read_rows(
                 path, needs, required_fields(spec.reward.graders), row_checks(spec.reward.graders)
             )
+            if special is not None:
+                # The loss of a supervised stage is also measured on the validation file.
+                completions = needs == "sft" or (needs == "eval" and "sft" in spec.method.stages)
+                trace = spec.sft.noise == "trace"
+                found = find_special_tokens(rows, special, completions=completions, trace=trace)
+                yield from (
+                    Problem(param, str(problem)) for problem in islice(found, MAX_PROBLEMS_SHOWN)
+                )
             audited = uses_correctness(spec.reward.graders) and name.startswith(_FILE_ID)
             if needs != "sft" and audited:
                 yield from (

@@ -147,13 +147,19 @@ def verify(path: Path) -> CheckpointManifest:
     return manifest
 
 
-def newest_valid(directory: Path) -> tuple[Path, CheckpointManifest] | None:
-    """Return the valid checkpoint with the greatest step, or None; logs invalid ones."""
+def newest_valid(
+    directory: Path, skipped: list[str] | None = None
+) -> tuple[Path, CheckpointManifest] | None:
+    """Return the valid checkpoint with the greatest step, or None; logs invalid ones, and adds
+    their problems to `skipped`.
+    """
     for path in reversed(list_checkpoints(directory)):
         try:
             return path, verify(path)
         except PlatformError as error:
             log.warning("checkpoint skipped", path=str(path), reason=error.message)
+            if skipped is not None:
+                skipped.append(error.message)
     return None
 
 

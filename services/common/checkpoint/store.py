@@ -6,7 +6,6 @@ is fsynced. A crash leaves the previous checkpoints unchanged, and at most a hid
 the next writer deletes.
 """
 
-import errno
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,12 +26,11 @@ from services.common.checkpoint.format import (
     list_checkpoints,
 )
 from services.common.checkpoint.pins import list_pinned
-from services.common.errors import PlatformError
 from services.common.job_spec import CheckpointSpec
+from services.common.storage_errors import to_storage_error
 
 _PARTIAL: Final = ".partial-"
 _REPLACED: Final = ".replaced-"
-_FULL_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 log = structlog.get_logger()
 
@@ -78,22 +76,27 @@ def select_expired(names: Sequence[str], rules: CheckpointSpec, best: str | None
     return [name for name in names[: -rules.keep_last] if name != best and not is_milestone(name)]
 
 
-def apply_retention(directory: Path, rules: CheckpointSpec, best: str | None = None) -> list[Path]:
-    """Delete checkpoints beyond `rules`, except pinned ones; returns the deleted paths."""
+def expired_checkpoints(
+    directory: Path, rules: CheckpointSpec, best: str | None = None
+) -> list[Path]:
+    """Return the checkpoints beyond `rules`, except pinned ones, by ascending step."""
     checkpoints = {path.name: path for path in list_checkpoints(directory)}
     kept = list_pinned(directory)
-    expired = [
+    return [
         checkpoints[name]
         for name in select_expired(list(checkpoints), rules, best)
         if name not in kept
     ]
-    with _translating_errors(f"delete old checkpoints in {directory}"):
-        for path in expired:
+
+
+def delete_checkpoints(checkpoints: Iterable[Path]) -> None:
+    """Delete checkpoint directories; raises `checkpoint_failed`."""
+    for path in checkpoints:
+        with _translating_errors(f"delete the checkpoint {path}"):
             # Hidden before it is deleted, so that no reader sees a partly deleted checkpoint.
             hidden = path.with_name(f"{_REPLACED}{path.name}")
             path.rename(hidden)
             shutil.rmtree(hidden)
-    return expired
 
 
 def write_file_durably(path: Path, data: bytes) -> None:
@@ -162,12 +165,4 @@ def _translating_errors(action: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        code = "disk_full" if error.errno in _FULL_DISK else "checkpoint_failed"
-        hint = (
-            "Free space, or lower checkpoint.keep_last."
-            if code == "disk_full"
-            else "Check the volume."
-        )
-        raise PlatformError(
-            code, f"Cannot {action}: {error}. No checkpoint was changed.", hint=hint
-        ) from error
+        raise to_storage_error(action, error, code="checkpoint_failed") from error

@@ -42,6 +42,15 @@ class CheckpointSpec(Frozen):
     """Keep the checkpoints of steps that are multiples of this number for good. None keeps the
     newest and the best only.
     """
+    max_undone_steps: int | None = Field(None, ge=0, json_schema_extra=notes(unit="steps"))
+    """Most steps that an attempt may undo because checkpoints do not verify; beyond it the job pauses
+    with `checkpoint_lost`. None takes twice `interval_steps`. A rewind is not limited.
+    """
+
+    @property
+    def undo_limit(self) -> int:
+        """Most steps that an attempt may undo because checkpoints do not verify."""
+        return 2 * self.interval_steps if self.max_undone_steps is None else self.max_undone_steps
 
     @field_validator("keep_best")
     @classmethod

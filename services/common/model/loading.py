@@ -232,8 +232,15 @@ def _assemble_from(path: Path | str, model: PreTrainedModel) -> LoadedModel:
 def assemble(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, block_size: int, mask_token_id: int
 ) -> LoadedModel:
-    """Create a LoadedModel from its parts."""
+    """Create a LoadedModel from its parts; raises PlatformError("model_invalid")."""
     head = model.get_output_embeddings().weight
+    if len(tokenizer) > head.shape[0]:
+        raise PlatformError(
+            "model_invalid",
+            f"The tokenizer has {len(tokenizer)} tokens, the model's embedding {head.shape[0]} rows: text may be "
+            "encoded to ids that the model does not have.",
+            hint="Use the tokenizer of the model, or resize its embedding (resize_token_embeddings).",
+        )
     ids = torch.arange(head.shape[0], device="cpu" if head.is_meta else head.device)
     return LoadedModel(
         model=model,

@@ -101,14 +101,18 @@ class Lane:
     def _denoise(self, config: DecodingConfig, rows: Tensor, logits: Tensor) -> None:
         """Make one denoising step of slots [n] from their logits [n, B, V]."""
         slots = self._slots
-        # NaN compares false with every threshold, so it would never commit a token.
-        if bool(logits.isnan().any()):
+        logprobs = scaled_logprobs(config, logits)
+        # NaN compares false with every threshold, so it would never commit a token, and a candidate
+        # drawn from it is no id. Logits of +inf, by an overflow of the dtype or of a tiny temperature,
+        # end as NaN here; the -inf of a token that must not be sampled does not. A committed position
+        # may have no token that could be sampled: nothing is drawn from it.
+        is_broken = ~logprobs.amax(-1).isfinite()
+        if bool((is_broken & (slots.masked[rows] | ~logits.amax(-1).isneginf())).any()):
             raise PlatformError(
                 "internal",
-                "The model's logits are not numbers; its weights, or an overflow of its dtype, are broken.",
+                "The model's logits are not numbers or infinite; its weights, or an overflow of its dtype, are broken.",
                 hint="Load other weights or a wider dtype.",
             )
-        logprobs = scaled_logprobs(config, logits)
         candidates = self._candidates(config, rows, logprobs)
         confidence = confidences(config, logprobs, candidates)
         slots.record(

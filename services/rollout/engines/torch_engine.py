@@ -22,7 +22,12 @@ from services.common.model.state import drop_weights, import_state
 from services.common.parity import DenoisingPath
 from services.common.trajectory import Float32s, Response
 from services.rollout.engines.base import DenoisingEvent, GenerationRequest
-from services.rollout.engines.fitting import require_awake, require_fits, require_idle
+from services.rollout.engines.fitting import (
+    require_awake,
+    require_fits,
+    require_idle,
+    require_known_ids,
+)
 from services.rollout.engines.kv_cache import Prefix, cache_dtype, slot_bytes
 from services.rollout.engines.lane import Lane
 from services.rollout.engines.replay import ReplayLane, replay_request
@@ -105,6 +110,7 @@ class TorchEngine:
             for slot, path in enumerate(paths):
                 request = replay_request(self._loaded, path, slot)
                 require_fits(request, self._loaded, self._max_tokens)
+                require_known_ids(path.token_ids, self._loaded)
                 lane.seat([request], self._prefill(request))
             logprobs = lane.run()
         self.busy_s += time.perf_counter() - began

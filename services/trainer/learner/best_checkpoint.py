@@ -50,5 +50,16 @@ def mark_best(context: AttemptContext) -> None:
     )
 
 
+def restore_mark(context: AttemptContext) -> None:
+    """Name the best checkpoint again unless its file does: the learner that wrote it may have been
+    killed before it wrote the file.
+    """
+    best, path = context.state.best, context.request.checkpoints / BEST_FILE
+    if best is None or not (path.parent / checkpoint_name(best.step)).is_dir():
+        return
+    if not path.exists() or json.loads(path.read_bytes())["step"] != best.step:
+        mark_best(context)
+
+
 def _is_better(metric: str, value: float, than: float) -> bool:
     return value < than if metric.endswith("loss") else value > than

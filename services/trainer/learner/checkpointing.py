@@ -25,7 +25,7 @@ from services.common.checkpoint.format import (
     checkpoint_name,
     newest_valid,
 )
-from services.common.checkpoint.store import apply_retention, write_checkpoint
+from services.common.checkpoint.store import expired_checkpoints, write_checkpoint
 from services.common.errors import PlatformError
 from services.common.job_decoding import resolve_decoding
 from services.common.model.loading import save_model
@@ -42,21 +42,17 @@ _OS_ERROR: Final = re.compile(r"os error (\d+)")
 
 
 @dataclass(frozen=True)
-class SavedCheckpoint:
-    """A checkpoint that was just written."""
+class StoredCheckpoint:
+    """A complete checkpoint on disk."""
 
     path: Path
     manifest: CheckpointManifest
-    deleted: list[Path]
-    """Checkpoints that retention removed."""
 
 
 @dataclass(frozen=True)
-class ResumePoint:
+class ResumePoint(StoredCheckpoint):
     """The checkpoint an attempt continues from."""
 
-    path: Path
-    manifest: CheckpointManifest
     state: RunState
 
     @property
@@ -83,10 +79,8 @@ class Checkpointer:
         """Global step of the newest checkpoint of this lineage; 0 when there is none."""
         return 0 if self._parent is None else int(self._parent.name.removeprefix("step-"))
 
-    def save(self, policy_model: PolicyModel, state: RunState) -> SavedCheckpoint:
-        """Write the current step and apply retention; raises `nan_loss`, `disk_full` or
-        `checkpoint_failed`.
-        """
+    def save(self, policy_model: PolicyModel, state: RunState) -> StoredCheckpoint:
+        """Write the current step; raises `nan_loss`, `disk_full` or `checkpoint_failed`."""
         # On every rank at once, then written by rank 0 alone.
         snapshot = policy_model.take_snapshot()
         parts = {OPTIMIZER: snapshot.moments, ADAPTER: snapshot.adapter}
@@ -118,10 +112,13 @@ class Checkpointer:
         header = self._header(state, weight_digest(export_state(loaded.model, snapshot.weights)))
         path, manifest = write_checkpoint(self._request.checkpoints, header, write_payload)
         self._parent = path
-        deleted = apply_retention(
+        return StoredCheckpoint(path, manifest)
+
+    def expired(self, state: RunState) -> list[Path]:
+        """Return the checkpoints that retention does not keep."""
+        return expired_checkpoints(
             self._request.checkpoints, self._spec.checkpoint, best_name(state)
         )
-        return SavedCheckpoint(path, manifest, deleted)
 
     def _header(self, state: RunState, digest: str) -> CheckpointHeader:
         return CheckpointHeader(
@@ -147,7 +144,7 @@ class Checkpointer:
                 "disk_full",
                 f"Cannot write a checkpoint into {self._request.checkpoints}: it takes {needed} bytes and {free} are "
                 "free. Earlier checkpoints are untouched.",
-                hint="Free space, or lower checkpoint.keep_last; the job resumes from its newest checkpoint.",
+                hint="Free space, or lower checkpoint.keep_last.",
             )
 
 
@@ -170,16 +167,18 @@ def best_name(state: RunState) -> str | None:
     return None if state.best is None else checkpoint_name(state.best.step)
 
 
-def find_resume_point(request: LearnerRequest) -> ResumePoint | None:
-    """The newest checkpoint of the job that verifies, else the one it was forked from, or None.
+def find_resume_point(request: LearnerRequest) -> tuple[ResumePoint | None, list[str]]:
+    """The newest checkpoint of the job that verifies, else the one it was forked from, or None; and
+    why newer ones were passed over.
 
     Raises `checkpoint_invalid` for another job's.
     """
+    skipped: list[str] = []
     # Its own checkpoints first: a fork that has trained already continues from where it is.
-    own = newest_valid(request.checkpoints)
-    found = own or newest_valid(request.job_dir / ORIGIN / "checkpoints")
+    own = newest_valid(request.checkpoints, skipped)
+    found = own or newest_valid(request.job_dir / ORIGIN / "checkpoints", skipped)
     if found is None:
-        return None
+        return None, skipped
     path, manifest = found
     if own is not None and manifest.job_id != request.job_id:
         raise PlatformError(
@@ -187,9 +186,8 @@ def find_resume_point(request: LearnerRequest) -> ResumePoint | None:
             f"Cannot resume {request.job_id} from {path}: it belongs to {manifest.job_id}. Every job has a directory "
             "of its own.",
         )
-    return ResumePoint(
-        path, manifest, parse_state((path / STATE).read_text(encoding="utf-8"), request.spec)
-    )
+    state = parse_state((path / STATE).read_text(encoding="utf-8"), request.spec)
+    return ResumePoint(path, manifest, state), skipped
 
 
 @contextmanager

@@ -11,9 +11,10 @@ import numpy as np
 
 from services.common.answers.answer_types import AnswerType
 from services.common.checkpoint.format import file_sha256
-from services.common.data.rows import Needs, Row, read_rows
+from services.common.data.rows import MAX_PROBLEMS_SHOWN, Needs, Row, read_rows
+from services.common.data.special_tokens import SpecialTokens, find_special_tokens
 from services.common.data.turns import messages_of
-from services.common.errors import PlatformError
+from services.common.errors import PlatformError, ProblemsError
 from services.common.grader_spec import required_fields, row_checks
 from services.common.job_spec import JobSpec, PromptSpec
 from services.common.model.loading import LoadedModel
@@ -76,6 +77,7 @@ def load_examples(
 ) -> Dataset[SftExample]:
     """Load examples for supervised fine-tuning; raises `dataset_invalid` when none can be used."""
     rows = read_rows(path, "sft")
+    _refuse_special_tokens(path, rows, loaded, completions=True, trace=trace)
     examples = [_encode_example(row, loaded, prompt, trace) for row in rows]
     return _make_dataset(
         path, examples, [example for example in examples if _example_fits(example, limits)], limits
@@ -93,6 +95,7 @@ def load_held_out(
 ) -> tuple[SftExample, ...]:
     """Load the rows of a validation file that have a completion and fit; may be none."""
     rows = [row for row in read_rows(path, needs) if row.completion is not None]
+    _refuse_special_tokens(path, rows, loaded, completions=True, trace=trace)
     examples = [_encode_example(row, loaded, prompt, trace) for row in rows]
     return tuple(example for example in examples if _example_fits(example, limits))
 
@@ -110,6 +113,7 @@ def load_prompts(
     """
     graders = spec.reward.graders
     rows = read_rows(path, needs, required_fields(graders), row_checks(graders))
+    _refuse_special_tokens(path, rows, loaded, completions=False, trace=False)
     prompts = [_encode_prompt(row, loaded, spec.prompt) for row in rows]
     kept = [
         item for item in prompts if _prompt_fits(item, limits, max_new_tokens, loaded.block_size)
@@ -132,6 +136,30 @@ def mix_datasets(parts: Sequence[tuple[Dataset[Item], float]]) -> Dataset[Item]:
         file_sha256=hashlib.sha256(digests.encode()).hexdigest(),
         mixture=tuple((len(dataset.items), weight) for dataset, weight in parts),
     )
+
+
+def _refuse_special_tokens(
+    path: Path, rows: Sequence[Row], loaded: LoadedModel, *, completions: bool, trace: bool
+) -> None:
+    """Checked at submission too; a file on the server may have changed since."""
+    added = loaded.tokenizer.added_tokens_decoder
+    special = SpecialTokens(
+        texts=frozenset(
+            token.content
+            for number, token in added.items()
+            if token.special or number == loaded.mask_token_id
+        ),
+        mask_token_id=loaded.mask_token_id,
+        vocab_size=len(loaded.sampleable),
+    )
+    problems = list(find_special_tokens(rows, special, completions=completions, trace=trace))
+    if problems:
+        raise ProblemsError(
+            "dataset_invalid",
+            f"The data file {path} cannot be used",
+            problems[:MAX_PROBLEMS_SHOWN],
+            total=len(problems),
+        )
 
 
 def _encode_example(row: Row, loaded: LoadedModel, prompt: PromptSpec, trace: bool) -> SftExample:

@@ -192,7 +192,7 @@ def evaluation_results(groups: Sequence[GradedGroup], reward: RewardSpec) -> dic
         raise PlatformError(
             "verifier_unavailable",
             f"Cannot evaluate: none of {len(trajectories)} responses could be graded.",
-            hint="Look at the reward service's log; the next attempt evaluates again.",
+            hint="Look at the reward service's log.",
         )
     finished = drop_aborted(trajectories)
     measured = {

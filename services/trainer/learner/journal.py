@@ -67,7 +67,6 @@ class Journal:
                 "stale_attempt",
                 f"Cannot start attempt {attempt} of {job_id}: {path} exists, so it was started before. "
                 "An attempt runs once.",
-                hint="Start the next attempt; it continues from the newest checkpoint.",
             ) from None
 
     @property
@@ -204,6 +203,25 @@ def last_seq(job_dir: Path, attempt: int) -> int:
             return 0
         file.seek(_last_newline(file, end) + 1)
         return _seq_of(file.read(_PREFIX_BYTES))
+
+
+def has_event(
+    job_dir: Path, attempts: Iterable[int], kind: EventType, step: int | None = None
+) -> bool:
+    """Whether a journal of the attempts has an event of this type, and of this global step where
+    one is given.
+    """
+    paths = (journal_path(job_dir, attempt) for attempt in attempts)
+    return any(_has_event(path, kind, step) for path in paths if path.exists())
+
+
+def _has_event(path: Path, kind: EventType, step: int | None) -> bool:
+    # Most lines are trajectories: only those of the type are parsed.
+    mark = f'"type":"{kind.value}"'.encode()
+    with path.open("rb") as file:
+        lines = (line for line in file if mark in line[:_PREFIX_BYTES] and line.endswith(b"\n"))
+        events = map(Event.model_validate_json, lines)
+        return any(event.type is kind and step in (None, event.data["step"]) for event in events)
 
 
 def read_events(job_dir: Path, attempt: int, after_seq: int, limit: int) -> list[str]:

@@ -221,7 +221,7 @@ class Replicas:
             "rollout_unavailable",
             f"None of the {len(self._addresses)} rollout replicas ({', '.join(self._addresses)}) was assigned to "
             f"{self._job_id} attempt {self._attempt} and answering for {seconds:.0f} s.{last}",
-            hint="Start the rollout service; the next attempt continues from the newest checkpoint.",
+            hint="Start the rollout service.",
         )
 
     def _status(self, address: str) -> Status | None:
@@ -244,7 +244,7 @@ class Replicas:
             raise PlatformError(
                 "deadline_exceeded",
                 f"Waited {seconds:.0f} s for rollouts while no replica generated a token.",
-                hint="Look at the rollout service's log; the next attempt continues from the newest checkpoint.",
+                hint="Look at the rollout service's log.",
             )
 
     def _record_publication(self, publication: Publication) -> None:

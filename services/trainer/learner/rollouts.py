@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import redis
@@ -58,7 +59,11 @@ class Rollouts:
         replicas: Replicas,
     ) -> None:
         self._prompts = PromptQueue(client, request.prompts_stream)
-        self._groups = GroupConsumer(client, request.groups_stream)
+        self._groups = GroupConsumer(
+            client,
+            request.groups_stream,
+            refuse=partial(report.journal.say, "warning", "undecodable_group"),
+        )
         self.report, self._stop = report, stop
         self._pending: deque[PromptTask] = deque()
         """Issued, not in the stream yet."""

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from services.common.attempt_result import AttemptResult, AttemptState
 from services.common.errors import PlatformError
 from services.common.events import EventType
+from services.common.storage_errors import STORAGE_EXITS, to_storage_error
 from services.common.streams import EventQueue, connect
 from services.common.telemetry.logs import configure_logging
 from services.trainer.learner.certificate import certify_end
@@ -49,9 +50,20 @@ log = structlog.get_logger()
 
 
 def run_learner(request_file: Path) -> None:
-    """Run this process's rank of the attempt that the request describes; exits with 1 when a rank
-    other than 0 ends before rank 0 dismissed it.
+    """Run this process's rank of the attempt that the request describes.
+
+    Exits with 1 when a rank other than 0 ends before rank 0 dismissed it, and with a status of
+    STORAGE_EXITS when the result cannot be written.
     """
+    try:
+        _run_rank(request_file)
+    except OSError as error:
+        failure = to_storage_error(f"use the directory of {request_file}", error)
+        log.exception("result not written", code=failure.code)
+        sys.exit(STORAGE_EXITS[failure.code])
+
+
+def _run_rank(request_file: Path) -> None:
     request = LearnerRequest.model_validate_json(request_file.read_bytes())
     configure_logging("learner", request.log_level, request.log_format)
     structlog.contextvars.bind_contextvars(job_id=request.job_id, attempt=request.attempt)
@@ -116,25 +128,40 @@ def _save(request: LearnerRequest, result: AttemptResult) -> None:
 
 def run_attempt(request: LearnerRequest, stop: StopSignal, ranks: Ranks = ALONE) -> AttemptResult:
     """Run the job's stages; never raises for a failure of the job: the result states it."""
-    client = connect(request.redis_url)
-    journal = Journal(request.job_dir, request.job_id, request.attempt, EventQueue(client))
-    try:
-        _run_stages(request, client, journal, stop, ranks)
-        result = AttemptResult(AttemptState.SUCCEEDED)
-    except StopRequestedError:
-        result = AttemptResult(AttemptState.STOPPED)
-    except Exception as error:
-        failure = as_platform_error(error)
-        log.exception("attempt failed", code=failure.code)
-        journal.emit(
-            EventType.LOG, {"level": "error", "code": failure.code, "message": failure.message}
-        )
-        result = AttemptResult.from_error(failure)
-    finally:
-        journal.close()
-        client.close()
+    with closing(connect(request.redis_url)) as client:
+        try:
+            journal = Journal(request.job_dir, request.job_id, request.attempt, EventQueue(client))
+            with closing(journal):
+                result = _run_with_journal(request, client, journal, stop, ranks)
+        except (OSError, PlatformError) as error:
+            result = _to_failure(error)
     log.info("attempt ended", job_id=request.job_id, attempt=request.attempt, state=result.state)
     return result
+
+
+def _run_with_journal(
+    request: LearnerRequest, client: redis.Redis, journal: Journal, stop: StopSignal, ranks: Ranks
+) -> AttemptResult:
+    try:
+        _run_stages(request, client, journal, stop, ranks)
+        return AttemptResult(AttemptState.SUCCEEDED)
+    except StopRequestedError:
+        return AttemptResult(AttemptState.STOPPED)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the result states it
+        result = _to_failure(error)
+        # Not on a volume that takes no more events: the result matters more than its event.
+        with suppress(OSError):
+            journal.emit(
+                EventType.LOG,
+                {"level": "error", "code": result.error_code, "message": result.error_message},
+            )
+        return result
+
+
+def _to_failure(error: Exception) -> AttemptResult:
+    failure = as_platform_error(error)
+    log.exception("attempt failed", code=failure.code, exc_info=error)
+    return AttemptResult.from_error(failure)
 
 
 def as_platform_error(error: Exception) -> PlatformError:
@@ -156,8 +183,9 @@ def as_platform_error(error: Exception) -> PlatformError:
         return PlatformError(
             "worker_lost",
             f"A rank of the learner was lost: {error}",
-            hint="The next attempt continues from the newest checkpoint.",
         )
+    if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
+        return to_storage_error(f"use {error.filename or 'the data directory'}", error)
     return PlatformError(
         "internal", f"The learner failed: {type(error).__name__}: {error}", hint="Its log has more."
     )

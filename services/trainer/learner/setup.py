@@ -13,17 +13,19 @@ import structlog
 import torch
 
 from services.common.checkpoint.archive import Archive, archive_of
+from services.common.checkpoint.store import remove_leftovers
 from services.common.data.rows import Needs
 from services.common.data.turns import PLACEHOLDER
 from services.common.diffusion.config import DecodingConfig
 from services.common.errors import PlatformError
+from services.common.events import EventType
 from services.common.job_decoding import resolve_decoding
 from services.common.job_spec import JobSpec
 from services.common.model.loading import LoadedModel
 from services.common.model_card import read_model_card
 from services.trainer.learner.archiving import Archiver, restore_newest
 from services.trainer.learner.attempt_context import AttemptContext
-from services.trainer.learner.certificate import certify_resume
+from services.trainer.learner.certificate import certify_start, find_undone_steps
 from services.trainer.learner.checkpointing import (
     Checkpointer,
     ResumePoint,
@@ -40,13 +42,14 @@ from services.trainer.learner.datasets import (
     mix_datasets,
     to_token_budget,
 )
-from services.trainer.learner.journal import Reporter
+from services.trainer.learner.journal import Reporter, has_event
 from services.trainer.learner.lifecycle import StopSignal
 from services.trainer.learner.parity import PROMPTS, TOLERANCES, ParityGate, make_parity_gate
 from services.trainer.learner.replicas import Replicas
 from services.trainer.learner.request import LearnerRequest
 from services.trainer.learner.rollouts import Rollouts
 from services.trainer.learner.sft_stage import count_sft_steps
+from services.trainer.learner.stage import report_checkpoint
 from services.trainer.learner.state import RunState, StoredRows
 from services.trainer.learner.step_log import StepLog
 from services.trainer.training.policy_model import PolicyModel
@@ -99,7 +102,9 @@ def prepare(
     if request.torch_threads is not None:
         torch.set_num_threads(request.torch_threads)
     archive = archive_of(request.object_store_url, request.job_id, request.job_dir)
-    resume = _find_or_restore(request, archive, report)
+    remove_leftovers(request.checkpoints)
+    resume, skipped = _find_or_restore(request, archive, report)
+    undone = find_undone_steps(request, resume, skipped)
     resumed_path = None if resume is None else resume.path
     resumed_from = 0 if resume is None else resume.manifest.global_step
     # The other ranks wait here: only rank 0 looks at checkpoints, so that all load the same one.
@@ -143,8 +148,9 @@ def prepare(
         else resources.enter_context(closing(Archiver(archive, spec.checkpoint, report.journal))),
     )
     _enter_ledgers(context, data)
-    if resume is not None:
-        certify_resume(context, resume.path)
+    certify_start(context, resume, undone, skipped)
+    if resume is not None and _is_unreported(request, resume):
+        report_checkpoint(context, resume)
     if context.archiver is not None:
         context.archiver.catch_up(
             request.checkpoints, context.resumed_from, best_name(context.state)
@@ -155,14 +161,28 @@ def prepare(
 
 def _find_or_restore(
     request: LearnerRequest, archive: Archive | None, report: Reporter
-) -> ResumePoint | None:
-    """Return the checkpoint to resume from; fetched from the object store where the volume of a
-    later attempt has none.
+) -> tuple[ResumePoint | None, list[str]]:
+    """Return the checkpoint to resume from, fetched from the object store where the volume of a
+    later attempt has none, and why newer ones were passed over.
     """
-    resume = find_resume_point(request)
-    if resume is not None or archive is None or request.attempt == 1:
-        return resume
-    return find_resume_point(request) if restore_newest(archive, report.journal) else None
+    resume, skipped = find_resume_point(request)
+    if (
+        resume is None
+        and archive is not None
+        and request.attempt > 1
+        and restore_newest(archive, report.journal)
+    ):
+        resume, _ = find_resume_point(request)
+    return resume, skipped
+
+
+def _is_unreported(request: LearnerRequest, resume: ResumePoint) -> bool:
+    """Whether the learner that wrote the checkpoint was killed before it could say so."""
+    is_own = resume.path.parent == request.checkpoints
+    writer, step = resume.manifest.attempt, resume.manifest.global_step
+    return is_own and not has_event(
+        request.job_dir, range(writer, request.attempt), EventType.CHECKPOINT, step
+    )
 
 
 def _require_feasible(request: LearnerRequest) -> None:

@@ -6,13 +6,15 @@ from typing import Any, Literal, Protocol
 
 import structlog
 
+from services.common.checkpoint.store import delete_checkpoints
 from services.common.events import EventType
 from services.common.job_metrics import JobMetric
 from services.common.steering import checkpoint_requests
 from services.trainer.learner.attempt_context import AttemptContext, peak_memory_gib
-from services.trainer.learner.best_checkpoint import mark_best, update_best
-from services.trainer.learner.checkpointing import best_name
+from services.trainer.learner.best_checkpoint import mark_best, restore_mark, update_best
+from services.trainer.learner.checkpointing import StoredCheckpoint, best_name
 from services.trainer.learner.evaluation import EvaluationRunner
+from services.trainer.learner.journal import has_event
 from services.trainer.learner.ledger import StepRecord
 from services.trainer.learner.lifecycle import StopRequestedError
 from services.trainer.learner.steering import apply_revisions
@@ -59,6 +61,8 @@ def run_training_stage(
     raises.
     """
     context.progress(stage.name)
+    if context.state.stage_step and context.state.global_step == context.resumed_from:
+        _finish_step(context, stage, evaluation)
     try:
         while context.state.stage_step < stage.num_steps:
             context.stop.check()
@@ -81,20 +85,32 @@ def save_checkpoint(context: AttemptContext, stage: TrainingStage) -> None:
     report.phase("checkpoint")
     with report.record_time(JobMetric.TIME_CHECKPOINT_S):
         saved = context.checkpointer.save(context.policy_model, state)
-    report.journal.emit(
-        EventType.CHECKPOINT,
-        {
-            "step": state.global_step,
-            "stage": stage.name,
-            "path": str(saved.path),
-            "weight_version": saved.manifest.weight_version,
-            "weight_digest": saved.manifest.weight_digest,
-            "bytes": saved.manifest.total_bytes,
-            "deleted": [str(path) for path in saved.deleted],
-        },
-    )
+        report_checkpoint(context, saved)
     if context.archiver is not None:
         context.archiver.submit(saved.path, best_name(state))
+
+
+def report_checkpoint(context: AttemptContext, stored: StoredCheckpoint) -> None:
+    """Emit CHECKPOINT, then delete what retention does not keep.
+
+    In this order, whatever ends the learner in between: a checkpoint that is said to be deleted is
+    deleted after the next one, and none is missing that is said to exist.
+    """
+    expired, manifest = context.checkpointer.expired(context.state), stored.manifest
+    context.report.journal.emit(
+        EventType.CHECKPOINT,
+        {
+            "attempt": manifest.attempt,
+            "step": manifest.global_step,
+            "stage": manifest.stage,
+            "path": str(stored.path),
+            "weight_version": manifest.weight_version,
+            "weight_digest": manifest.weight_digest,
+            "bytes": manifest.total_bytes,
+            "deleted": [str(path) for path in expired],
+        },
+    )
+    delete_checkpoints(expired)
 
 
 def _one_step(context: AttemptContext, stage: TrainingStage) -> None:
@@ -158,3 +174,15 @@ def _evaluate_when_due(
     ended = context.state.stage_step == stage.num_steps
     if evaluation is not None and (ended or (interval is not None and step % interval == 0)):
         evaluation.run(stage.name, ends_stage=ended)
+
+
+def _finish_step(
+    context: AttemptContext, stage: TrainingStage, evaluation: EvaluationRunner | None
+) -> None:
+    """Do what the learner that wrote the checkpoint was killed before it could do."""
+    restore_mark(context)
+    earlier, step = range(1, context.request.attempt), context.state.global_step
+    is_said = has_event(context.request.job_dir, earlier, EventType.EVALUATION, step)
+    # After its last step, the end of the stage evaluates in any case.
+    if not is_said and context.state.stage_step != stage.num_steps:
+        _evaluate_when_due(context, stage, evaluation)

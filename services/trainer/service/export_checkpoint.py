@@ -25,6 +25,7 @@ from services.common.checkpoint.format import (
 )
 from services.common.checkpoint.store import fsync_path
 from services.common.errors import PlatformError
+from services.common.storage_errors import STORAGE_EXITS, to_storage_error
 
 PROVENANCE: Final = "dirl_export.json"
 PEFT_DIRECTORY: Final = "adapter"
@@ -35,7 +36,7 @@ def export_checkpoint(checkpoint: Path, output: Path) -> None:
     """Verify the checkpoint and copy its model to `output`.
 
     Raises PlatformError: `checkpoint_invalid`, `conflict` when `output` exists and is something
-    else, `disk_full` or `checkpoint_failed` when it cannot be written.
+    else, `disk_full` or `storage_unavailable` when it cannot be written.
     """
     manifest = verify(checkpoint)
     provenance = _provenance(manifest)
@@ -49,9 +50,8 @@ def export_checkpoint(checkpoint: Path, output: Path) -> None:
         fsync_path(output.parent)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise PlatformError(
-            "checkpoint_failed", f"Cannot write the model directory {output}: {error}."
-        ) from error
+        action = f"write the model directory {output}"
+        raise to_storage_error(action, error) from error
 
 
 def _provenance(manifest: CheckpointManifest) -> dict[str, Any]:
@@ -113,13 +113,16 @@ def _write_adapter(checkpoint: Path, directory: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Export; a failure ends the process with its message on stderr."""
+    """Export; a failure ends the process with its message on stderr, and a status of STORAGE_EXITS
+    where that says why.
+    """
     if len(arguments) != 2:
         sys.exit("usage: python -m services.trainer.service.export_checkpoint CHECKPOINT OUTPUT")
     try:
         export_checkpoint(Path(arguments[0]), Path(arguments[1]))
     except PlatformError as error:
-        sys.exit(error.message)
+        sys.stderr.write(f"{error.message}\n")
+        sys.exit(STORAGE_EXITS.get(error.code, 1))
 
 
 if __name__ == "__main__":

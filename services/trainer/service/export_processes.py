@@ -10,10 +10,12 @@ from typing import Final
 import structlog
 
 from services.common.errors import PlatformError
+from services.common.storage_errors import STORAGE_EXITS
 
 _MAX_RUNNING: Final = 2
 _MAX_REMEMBERED: Final = 1000
 _KILL_AFTER_S: Final = 5.0
+_CODES: Final = {status: code for code, status in STORAGE_EXITS.items()}
 
 log = structlog.get_logger()
 
@@ -25,6 +27,8 @@ class ExportStatus:
     state: str
     """unknown | running | succeeded | failed"""
     error_message: str = ""
+    error_code: str = ""
+    """A code of services.common.errors; empty unless the export failed."""
 
 
 class ExportProcesses:
@@ -101,6 +105,7 @@ class ExportProcesses:
             else ExportStatus(
                 "failed",
                 message.strip() or f"the export process ended with status {process.returncode}",
+                _CODES.get(process.returncode, "internal"),
             )
         )
         log.info("export ended", export_id=export_id, state=ended.state, reason=ended.error_message)

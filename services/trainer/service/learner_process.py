@@ -2,6 +2,7 @@
 supervisor.
 """
 
+import errno
 import os
 import signal
 import subprocess
@@ -14,7 +15,9 @@ import psutil
 import structlog
 
 from services.common.attempt_result import AttemptResult, AttemptState
-from services.common.errors import PlatformError
+from services.common.checkpoint.store import remove_leftovers
+from services.common.errors import ERROR_KINDS, PlatformError
+from services.common.storage_errors import STORAGE_EXITS, to_storage_error
 from services.trainer.learner.request import (
     RANK_VARIABLE,
     LearnerRequest,
@@ -113,7 +116,12 @@ class LearnerProcess:
         if self._kill_timer is not None:
             self._kill_timer.cancel()
         status = fallen if fallen < 0 else _exit_status(self.pid)
-        self._result = self._interpret(status, is_follower=fallen < 0)
+        try:
+            self._result = self._interpret(status, is_follower=fallen < 0)
+            remove_leftovers(self.request.checkpoints)
+        except (OSError, ValueError) as error:
+            # No result is the end of this thread: the attempt would be running for ever.
+            self._result = self._result or self._storage_failure(error)
         for process in (*self._followers, self._process):
             process.wait()
         log.info(
@@ -145,9 +153,22 @@ class LearnerProcess:
             )
         return self._crash(status)
 
+    def _storage_failure(self, error: OSError | ValueError) -> AttemptResult:
+        """The end of an attempt whose result cannot be read."""
+        os_error = error if isinstance(error, OSError) else OSError(errno.EIO, str(error))
+        action = f"read the result of {self.request.job_id} attempt {self.request.attempt}"
+        return AttemptResult.from_error(to_storage_error(action, os_error))
+
     def _crash(self, status: int) -> AttemptResult:
         name = f"{self.request.job_id} attempt {self.request.attempt}"
-        if status == -signal.SIGKILL and _oom_kills() > self._oom_kills:
+        unwritable = next((code for code, exit in STORAGE_EXITS.items() if exit == status), None)
+        if unwritable is not None:
+            error = PlatformError(
+                unwritable,
+                f"The learner of {name} could not write to {self.request.job_dir}.",
+                hint=ERROR_KINDS[unwritable].remedy,
+            )
+        elif status == -signal.SIGKILL and _oom_kills() > self._oom_kills:
             error = PlatformError(
                 "oom_train",
                 f"The kernel killed the learner of {name} for lack of memory.",
@@ -157,7 +178,6 @@ class LearnerProcess:
             error = PlatformError(
                 "worker_lost",
                 f"The learner of {name} was killed by {signal.Signals(-status).name}.",
-                hint="The next attempt continues from the newest checkpoint.",
             )
         else:
             tail = _tail(log_path(self.request))
@@ -180,7 +200,6 @@ def _spawn(request: LearnerRequest, program: Sequence[str]) -> "list[subprocess.
             "worker_lost",
             f"Cannot start attempt {request.attempt} of {request.job_id}: it was started before, by a supervisor that "
             "has ended, and its learner with it. An attempt runs once.",
-            hint="Start the next attempt; it continues from the newest checkpoint.",
         )
     ranks: list[subprocess.Popen[bytes]] = []
     try:
@@ -195,9 +214,8 @@ def _spawn(request: LearnerRequest, program: Sequence[str]) -> "list[subprocess.
     except OSError as error:
         if ranks:
             _kill_group(ranks[0].pid, signal.SIGKILL)
-        raise PlatformError(
-            "internal", f"Cannot start the learner of {request.job_id}: {error}."
-        ) from error
+        action = f"start the learner of {request.job_id} in {request.job_dir}"
+        raise to_storage_error(action, error) from error
 
 
 def _spawn_rank(

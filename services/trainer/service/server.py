@@ -158,4 +158,6 @@ def _learner_request(
 
 
 def _export_response(status: ExportStatus) -> trainer_pb2.GetExportResponse:
-    return trainer_pb2.GetExportResponse(state=status.state, error_message=status.error_message)
+    return trainer_pb2.GetExportResponse(
+        state=status.state, error_message=status.error_message, error_code=status.error_code
+    )

@@ -83,7 +83,8 @@ def encode_trace(
     tokens, steps = (np.array(values, dtype=np.int32) for values in (token_ids, unmask_step))
     total = len(prompt_ids) + len(tokens)
     is_whole = len(tokens) == len(steps) > 0 and total % loaded.block_size == 0 and steps.min() >= 1
-    if not is_whole or tokens.min() < 0 or not all(loaded.sampleable[tokens.tolist()]):
+    is_known = is_whole and tokens.min() >= 0 and tokens.max() < len(loaded.sampleable)
+    if not is_known or not all(loaded.sampleable[tokens.tolist()]):
         raise PlatformError(
             "dataset_invalid",
             f"Cannot follow a recorded order: {len(prompt_ids)} prompt tokens, {len(tokens)} token_ids and "

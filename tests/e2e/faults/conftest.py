@@ -26,8 +26,8 @@ def pytest_terminal_summary(
         return
     terminalreporter.section("faults")
     terminalreporter.write_line(
-        "| fault | what happened | seconds to the next step | certificate |"
+        "| fault | what happened | seconds to the next step | certificate | said meanwhile |"
     )
-    terminalreporter.write_line("| --- | --- | ---: | --- |")
+    terminalreporter.write_line("| --- | --- | ---: | --- | --- |")
     for report in reports:
         terminalreporter.write_line(report.row())

@@ -5,11 +5,9 @@ One platform of real processes serves all of them. Those that are not slow are o
 process that dies, one that hangs, a disk, a checkpoint, a stream, a message.
 """
 
-import shutil
-import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -18,8 +16,7 @@ import pytest
 import redis
 
 from services.api.adapters.broker import Wakeups
-from services.api.schemas.jobs import JobView
-from tests.support.faults import Arena, HurtJob, holds, kill, stopped
+from tests.support.faults import Arena, HurtJob, fill, holds, kill, small_disk, stopped, wait_for
 
 SLOW = pytest.mark.slow
 pytestmark = pytest.mark.timeout(
@@ -109,7 +106,7 @@ def test_a_full_disk_pauses_the_job_until_there_is_space_again(hurt: Arena) -> N
 
         job.hurt()
         with stopped(job.learner()):  # else it may be done before the disk is full
-            fill(disk)
+            fill(disk, spare_bytes=32 << 20)
         paused = wait_for(job, "paused")
         (disk / "filler").unlink()
         hurt.api.resume(job.id)
@@ -296,14 +293,6 @@ def plant(step_log: Path, what: str) -> None:
     step_log.write_text(changed)
 
 
-def wait_for(job: HurtJob, state: str) -> JobView:
-    deadline = time.monotonic() + 120
-    while (found := job.read()).state != state:
-        assert time.monotonic() < deadline, found
-        time.sleep(0.1)
-    return found
-
-
 def next_entry(client: redis.Redis, stream: str) -> dict[bytes, bytes]:
     """A copy of the next entry that passes through the stream."""
     deadline = time.monotonic() + 60
@@ -311,29 +300,3 @@ def next_entry(client: redis.Redis, stream: str) -> dict[bytes, bytes]:
         assert time.monotonic() < deadline, f"nothing passes through {stream}"
     copied: dict[bytes, bytes] = entries[0][1]
     return copied
-
-
-def fill(disk: Path) -> None:
-    """Leave less than a checkpoint takes."""
-    with (disk / "filler").open("wb") as filler:
-        filler.truncate(0)
-        while shutil.disk_usage(disk).free > 32 << 20:
-            filler.write(bytes(1 << 20))
-            filler.flush()
-
-
-@contextmanager
-def small_disk(path: Path) -> Iterator[Path]:
-    """A file system of its own at a directory: the way to have a disk full without filling
-    everybody's.
-    """
-    path.mkdir(exist_ok=True)  # made by the first job, of which this one may be
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(path)], check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip("a small disk cannot be mounted by this user")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)

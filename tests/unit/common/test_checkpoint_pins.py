@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from services.common.checkpoint.pins import list_pinned, pin, unpin
-from services.common.checkpoint.store import apply_retention
+from services.common.checkpoint.store import delete_checkpoints, expired_checkpoints
 from services.common.job_spec import CheckpointSpec
 from tests.unit.common.test_checkpoint_store import write
 
@@ -14,10 +14,11 @@ def test_a_checkpoint_that_is_read_stays_until_its_pin_has_run_out(tmp_path: Pat
     pin(first, "copy", 60)
     unpin(first, "copy")
 
-    while_read = apply_retention(tmp_path, CheckpointSpec(keep_last=1))
+    while_read = expired_checkpoints(tmp_path, CheckpointSpec(keep_last=1))
+    delete_checkpoints(while_read)
     unpin(first, "export")
     pin(first, "chat", -1)
-    afterwards = apply_retention(tmp_path, CheckpointSpec(keep_last=1))
+    afterwards = expired_checkpoints(tmp_path, CheckpointSpec(keep_last=1))
 
     assert [path.name for path in while_read] == ["step-000002"]
     assert [path.name for path in afterwards] == ["step-000001"]

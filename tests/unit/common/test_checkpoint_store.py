@@ -14,7 +14,12 @@ from services.common.checkpoint.format import (
     newest_valid,
     verify,
 )
-from services.common.checkpoint.store import apply_retention, remove_leftovers, write_checkpoint
+from services.common.checkpoint.store import (
+    delete_checkpoints,
+    expired_checkpoints,
+    remove_leftovers,
+    write_checkpoint,
+)
 from services.common.errors import PlatformError
 from services.common.job_spec import CheckpointSpec
 
@@ -151,10 +156,11 @@ def test_retention_keeps_the_newest_and_the_multiples(tmp_path: Path) -> None:
     for step in range(1, 13):
         write(tmp_path, step)
 
-    deleted = apply_retention(tmp_path, CheckpointSpec(keep_last=2, keep_every=5))
+    expired = expired_checkpoints(tmp_path, CheckpointSpec(keep_last=2, keep_every=5))
+    delete_checkpoints(expired)
 
     assert everything_in(tmp_path) == ["step-000005", "step-000010", "step-000011", "step-000012"]
-    assert [path.name for path in deleted] == [
+    assert [path.name for path in expired] == [
         f"step-{step:06d}" for step in (1, 2, 3, 4, 6, 7, 8, 9)
     ]
 
@@ -162,5 +168,5 @@ def test_retention_keeps_the_newest_and_the_multiples(tmp_path: Path) -> None:
 def test_retention_deletes_nothing_while_there_are_few(tmp_path: Path) -> None:
     write(tmp_path, 1)
 
-    assert apply_retention(tmp_path, CheckpointSpec(keep_last=3)) == []
+    assert expired_checkpoints(tmp_path, CheckpointSpec(keep_last=3)) == []
     assert everything_in(tmp_path) == ["step-000001"]

@@ -205,3 +205,39 @@ def test_broken_weights_are_an_error_and_do_not_outlive_their_replacement() -> N
     engine.load_weights(good)
 
     assert _bytes(decode(engine, [one])["0-0"]) == expected
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_overflow_are_the_error_that_nan_is(temperature: float) -> None:
+    loaded = tiny_model.__wrapped__(seed=0)
+    engine = TorchEngine(loaded, max_sequence_tokens=64, max_batch_size=2)
+    with torch.no_grad():
+        # Every product is finite, their sums are not: logits of +inf and -inf, none of them NaN.
+        loaded.model.model.norm.weight.fill_(1e38)
+        loaded.model.get_output_embeddings().weight.mul_(
+            1.0 / loaded.model.get_output_embeddings().weight.std()
+        )
+
+    with pytest.raises(PlatformError, match="not numbers or infinite"):
+        decode(engine, [request(_prompt(9), decoding(temperature=temperature))])
+
+
+def test_a_temperature_that_makes_the_logits_overflow_is_the_same_error() -> None:
+    engine = TorchEngine(tiny_model(), max_sequence_tokens=64, max_batch_size=2)
+
+    with pytest.raises(PlatformError, match="not numbers or infinite"):
+        decode(engine, [request(_prompt(9), decoding(temperature=1e-39))])
+
+
+@pytest.mark.parametrize("token_id", [-1, 10**6])
+def test_an_id_outside_the_vocabulary_is_refused_before_it_reaches_the_embedding(
+    token_id: int,
+) -> None:
+    engine = TorchEngine(tiny_model(), max_sequence_tokens=64, max_batch_size=2)
+    prompt = _prompt(9)
+    prompt[4] = token_id
+
+    with pytest.raises(PlatformError, match=f"Token id {token_id} is outside the vocabulary"):
+        engine.submit([request(prompt, decoding())])
+
+    assert not engine.has_work

@@ -14,6 +14,10 @@ SPEC = {
     "resources": {"rollout_replicas": 1},
     "trainer": {"max_tokens_per_microbatch": 1024},
 }
+CERTIFICATE = {
+    "moment": "end", "steps_undone": 0, "skipped_checkpoints": [], "issued": 8, "trained": 8, "dropped": {},
+    "open": 0, "lost": 0, "trained_twice": 0, "digest_before": "d", "digest_after": "d",
+}  # fmt: skip
 HEALTHY = {"time/rollout_s": 5.0, "time/train_s": 5.0, "time/weight_sync_s": 1.0}
 
 
@@ -58,6 +62,22 @@ def snapshot(metrics: dict[str, float] | None = None, **values: Any) -> JobSnaps
         (
             snapshot({"reward/frac_zero_std": 0.9}, streams_lost="Redis lost 3 prompts."),
             "streams_lost",
+            {},
+        ),
+        (snapshot({"reward/frac_zero_std": 0.9}, since_step_s=60.0), "waiting", {}),
+        (snapshot({"time/step_s": 100.0}, since_step_s=60.0), "balanced", {}),
+        (
+            snapshot(
+                state=JobState.PROVISIONING, retry_reason="storage_unavailable: It is read-only."
+            ),
+            "retrying",
+            {},
+        ),
+        (snapshot(certificate=CERTIFICATE), "balanced", {}),
+        (snapshot(certificate={**CERTIFICATE, "lost": 1}), "certificate_broken", {}),
+        (
+            snapshot(certificate={**CERTIFICATE, "moment": "restart", "digest_before": None}),
+            "restarted",
             {},
         ),
         (

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from services.api.domain.attempt_end import MAX_FAILED_ATTEMPTS, decide
+from services.api.domain.attempt_end import (
+    MAX_ENVIRONMENT_FAILURES,
+    decide,
+)
 from services.api.domain.job_state import (
     ACTIVE,
     RESUMABLE,
@@ -66,7 +69,7 @@ def test_a_request_that_does_not_fit_the_state_names_itself_and_both_states() ->
 def test_a_full_disk_or_a_failing_verifier_pauses_a_job_however_often(
     state: JobState, end: AttemptResult
 ) -> None:
-    assert decide(state, end, MAX_FAILED_ATTEMPTS).states[-1] == "paused"
+    assert decide(state, end, MAX_ENVIRONMENT_FAILURES).states[-1] == "paused"
 
 
 def test_every_state_is_reached_from_the_first() -> None:
@@ -86,7 +89,7 @@ def test_every_unfinished_state_can_be_cancelled_or_is_being_cancelled() -> None
 
 @pytest.mark.parametrize("state", sorted(ACTIVE))
 @pytest.mark.parametrize("end", [SUCCEEDED, STOPPED, BROKEN, LOST, FULL])
-@pytest.mark.parametrize("failed_before", range(MAX_FAILED_ATTEMPTS))
+@pytest.mark.parametrize("failed_before", range(MAX_ENVIRONMENT_FAILURES))
 def test_every_decision_follows_the_table(
     state: JobState, end: AttemptResult, failed_before: int
 ) -> None:
@@ -101,9 +104,10 @@ def test_every_decision_follows_the_table(
         (JobState.RUNNING, SUCCEEDED, 0, ("succeeded",)),
         (JobState.RUNNING, BROKEN, 0, ("failed",)),
         (JobState.RUNNING, LOST, 0, ("provisioning",)),
-        (JobState.RUNNING, LOST, MAX_FAILED_ATTEMPTS - 1, ("failed",)),
+        (JobState.RUNNING, LOST, MAX_ENVIRONMENT_FAILURES - 2, ("provisioning",)),
+        (JobState.RUNNING, LOST, MAX_ENVIRONMENT_FAILURES - 1, ("pausing", "paused")),
         # It was not requested: the trainer's machine is being taken down.
-        (JobState.RUNNING, STOPPED, MAX_FAILED_ATTEMPTS, ("provisioning",)),
+        (JobState.RUNNING, STOPPED, MAX_ENVIRONMENT_FAILURES, ("provisioning",)),
         (JobState.PAUSING, STOPPED, 0, ("paused",)),
         (JobState.PAUSING, LOST, 0, ("paused",)),
         (JobState.PAUSING, BROKEN, 0, ("failed",)),

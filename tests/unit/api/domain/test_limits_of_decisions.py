@@ -184,12 +184,48 @@ def test_a_reader_may_read_and_is_told_what_it_lacks() -> None:
     ("failed_before", "states"),
     [(0, (JobState.PROVISIONING,)), (1, (JobState.PROVISIONING,)), (2, (JobState.FAILED,))],
 )
-def test_the_third_failure_in_a_row_is_the_jobs(
+def test_the_third_failure_in_a_row_by_its_own_fault_ends_the_job(
     failed_before: int, states: tuple[JobState, ...]
 ) -> None:
-    end = AttemptResult(AttemptState.FAILED, "internal", "x", retryable=True)
+    end = AttemptResult(AttemptState.FAILED, "oom_train", "x", retryable=True)
 
     assert decide(JobState.RUNNING, end, failed_before).states == states
+
+
+def test_faults_of_the_environment_are_retried_for_minutes_and_then_pause_the_job() -> None:
+    end = AttemptResult(AttemptState.FAILED, "worker_lost", "It was killed.", retryable=True)
+
+    decisions = [decide(JobState.RUNNING, end, before) for before in range(8)]
+
+    assert [item.states[-1] for item in decisions] == ["provisioning"] * 7 + ["paused"]
+    delays = [item.retry_after_s for item in decisions]
+    assert delays == [0, 5, 10, 20, 40, 60, 60, 0]
+    assert [item.error for item in decisions[:7]] == [None] * 7
+    assert decisions[7].error is not None
+    assert decisions[7].error.error_message == (
+        "It was killed. It is failure 8 in a row. The job is paused; resume it once the cause is fixed."
+    )
+
+
+def test_a_job_that_has_failed_does_not_promise_another_attempt() -> None:
+    end = AttemptResult(AttemptState.FAILED, "nan_loss", "The loss is NaN.")
+
+    (error,) = [decide(JobState.RUNNING, end, 0).error]
+
+    assert error is not None
+    assert error.error_message == (
+        "The loss is NaN. The job has failed: no attempt follows unless it is rerun."
+    )
+
+
+@pytest.mark.parametrize(
+    "code", ["checkpoint_lost", "disk_full", "parity_violation", "reward_error_rate"]
+)
+def test_what_an_operator_must_fix_pauses_the_job_at_once(code: str) -> None:
+    decision = decide(JobState.RUNNING, AttemptResult(AttemptState.FAILED, code, "x"), 0)
+
+    assert decision.states[-1] is JobState.PAUSED
+    assert decision.error is not None
 
 
 def test_jobs_of_a_higher_priority_count_before_those_of_a_lower_one() -> None:

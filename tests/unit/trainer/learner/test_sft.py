@@ -2,7 +2,9 @@
 accounted for.
 """
 
+import errno
 import json
+import os
 import resource
 import shutil
 from dataclasses import replace
@@ -21,7 +23,7 @@ from services.common.model.prompts import encode_prompt
 from services.common.model.state import export_state
 from services.common.model.tiny import make_tiny_model
 from services.common.weights import weight_digest
-from services.trainer.learner.journal import last_seq
+from services.trainer.learner.journal import Journal, last_seq
 from services.trainer.learner.lifecycle import StopSignal
 from services.trainer.training.policy_model import PolicyModel, Snapshot
 from tests.support.learners import (
@@ -280,6 +282,169 @@ def test_a_resume_with_other_rows_is_refused(tmp_path: Path, model: Path, rows: 
         "dataset_invalid",
         False,
     )
+
+
+def break_checkpoints(job_dir: Path, *steps: int) -> None:
+    for step in steps:
+        weights = job_dir / "checkpoints" / f"step-{step:06d}" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1])
+
+
+def test_a_job_whose_checkpoints_are_all_broken_stops_before_it_undoes_more_than_is_allowed(
+    tmp_path: Path, model: Path, rows: Path
+) -> None:
+    run(tmp_path, model, rows)
+    break_checkpoints(tmp_path, 2, 4, STEPS)
+    limited = {"interval_steps": 2, "keep_last": 9, "max_undone_steps": STEPS - 1}
+
+    result = run(tmp_path, model, rows, attempt=2, checkpoint=limited)
+
+    assert result.error_code == "checkpoint_lost"
+    assert f"undo {STEPS} steps, 1 to {STEPS}" in result.error_message
+    assert "model.safetensors has sha256" in result.error_message
+
+
+def test_steps_before_the_first_checkpoint_are_repeated_however_many(
+    tmp_path: Path, model: Path, rows: Path
+) -> None:
+    never = {"interval_steps": 99, "max_undone_steps": 0}
+    run(tmp_path, model, rows, stop_after=3, checkpoint=never)
+    shutil.rmtree(tmp_path / "checkpoints")  # a killed learner writes none
+    journal = tmp_path / "journal" / "attempt-0001.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(line for line in lines if '"type":"checkpoint"' not in line))
+
+    result = run(tmp_path, model, rows, attempt=2, stop_after=0, checkpoint=never)
+
+    assert result.state == "stopped", result.error_message
+    (restarted,) = of_kind(journal_of(tmp_path, 2), EventType.CERTIFICATE)
+    assert restarted["steps_undone"] == 3
+
+
+def test_checkpoints_that_are_gone_are_as_lost_as_damaged_ones(
+    tmp_path: Path, model: Path, rows: Path
+) -> None:
+    run(tmp_path, model, rows)
+    shutil.rmtree(tmp_path / "checkpoints")
+
+    result = run(tmp_path, model, rows, attempt=2)
+
+    assert (result.error_code, result.retryable) == ("checkpoint_lost", False)
+
+
+def test_a_restart_from_zero_is_stated_with_its_reason_and_the_steps_undone(
+    tmp_path: Path, model: Path, rows: Path, uninterrupted: str
+) -> None:
+    run(tmp_path, model, rows)
+    break_checkpoints(tmp_path, 2, 4, STEPS)
+    allowed = {"interval_steps": 2, "keep_last": 9, "max_undone_steps": STEPS}
+
+    assert run(tmp_path, model, rows, attempt=2, checkpoint=allowed).state == "succeeded"
+
+    events = journal_of(tmp_path, 2)
+    restarted, at_end = of_kind(events, EventType.CERTIFICATE)
+    assert (restarted["moment"], restarted["steps_undone"]) == ("restart", STEPS)
+    assert len(restarted["skipped_checkpoints"]) == 3
+    assert restarted["digest_before"] is None
+    (said,) = [
+        data for data in of_kind(events, EventType.LOG) if data["code"] == "restarted_from_zero"
+    ]
+    assert said["steps"] == list(range(1, STEPS + 1))
+    assert "no checkpoint verifies" in said["message"]
+    assert (at_end["lost"], at_end["trained_twice"]) == (0, 0)
+    assert moved_digest(tmp_path, STEPS) == uninterrupted
+
+
+def test_one_broken_checkpoint_costs_its_interval_and_is_named(
+    tmp_path: Path, model: Path, rows: Path, uninterrupted: str
+) -> None:
+    run(tmp_path, model, rows)
+    break_checkpoints(tmp_path, STEPS)
+
+    assert run(tmp_path, model, rows, attempt=2).state == "succeeded"
+
+    resumed, _ = of_kind(journal_of(tmp_path, 2), EventType.CERTIFICATE)
+    assert (resumed["moment"], resumed["resumed_from"]) == ("resume", 4)
+    assert resumed["steps_undone"] == STEPS - 4
+    assert "step-00000" in resumed["skipped_checkpoints"][0]
+    assert moved_digest(tmp_path, STEPS) == uninterrupted
+
+
+def forget_events_after_the_last_checkpoint(job_dir: Path) -> None:
+    """Leave the journal of a learner that was killed between the rename of its last checkpoint and the
+    event that says so.
+    """
+    path = job_dir / "journal" / "attempt-0001.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    last = max(number for number, line in enumerate(lines) if '"type":"checkpoint"' in line)
+    path.write_text("".join(lines[:last]))
+
+
+def test_a_checkpoint_whose_writer_was_killed_before_it_said_so_is_reported_by_the_next_attempt(
+    tmp_path: Path, model: Path, rows: Path
+) -> None:
+    run(tmp_path, model, rows)
+    forget_events_after_the_last_checkpoint(tmp_path)
+
+    run(tmp_path, model, rows, attempt=2)
+    run(tmp_path, model, rows, attempt=3)
+
+    reported = [
+        [(data["attempt"], data["step"]) for data in of_kind(events, EventType.CHECKPOINT)]
+        for events in (journal_of(tmp_path, attempt) for attempt in (2, 3))
+    ]
+    assert reported == [[(1, STEPS)], []]
+
+
+def test_the_mark_of_the_best_checkpoint_is_made_again_when_its_writer_was_killed_before(
+    tmp_path: Path, model: Path, rows: Path
+) -> None:
+    validated = {
+        "sft": {
+            "batch_size": 4, "epochs": 3, "max_steps": STEPS, "validation_file": str(rows),
+            "validation_interval_steps": 2,
+        }
+    }  # fmt: skip
+    run(tmp_path, model, rows, stop_after=2, **validated)
+    mark = tmp_path / "checkpoints" / "best.json"
+    named = mark.read_text()
+    mark.unlink()
+
+    run(tmp_path, model, rows, attempt=2, stop_after=0, **validated)
+
+    assert mark.read_text() == named
+
+
+def test_a_partial_checkpoint_of_a_killed_learner_is_removed_at_the_next_start(
+    tmp_path: Path, model: Path, rows: Path
+) -> None:
+    partial = tmp_path / "checkpoints" / ".partial-step-000002"
+    partial.mkdir(parents=True)
+
+    run(tmp_path, model, rows, stop_after=0)
+
+    assert not partial.exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.ENOSPC, "disk_full"), (errno.EROFS, "storage_unavailable")]
+)
+def test_a_volume_that_takes_no_more_events_ends_the_attempt_with_its_own_code(
+    tmp_path: Path, model: Path, rows: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: str
+) -> None:
+    emit = Journal.emit
+
+    def fail_from_the_first_step(self: Journal, kind: EventType, data: dict[str, Any]) -> None:
+        if kind is EventType.METRICS or self.last_seq > 10:
+            raise OSError(number, os.strerror(number))
+        emit(self, kind, data)
+
+    monkeypatch.setattr(Journal, "emit", fail_from_the_first_step)
+
+    result = run(tmp_path, model, rows)
+
+    assert (result.state, result.error_code) == ("failed", code)
+    assert os.strerror(number) in result.error_message
 
 
 def test_a_mixture_is_trained_in_its_proportions_and_resumes_exactly(

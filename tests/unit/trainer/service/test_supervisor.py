@@ -1,5 +1,6 @@
 """The supervisor's child processes: real ones, small programs in the learner's place."""
 
+import errno
 import os
 import signal
 import sys
@@ -11,7 +12,12 @@ import pytest
 
 from services.common.attempt_result import AttemptResult, AttemptState
 from services.common.errors import PlatformError
-from services.trainer.learner.request import read_result, request_path, save_result
+from services.trainer.learner.request import (
+    LearnerRequest,
+    read_result,
+    request_path,
+    save_result,
+)
 from services.trainer.service.supervisor import LearnerSupervisor
 from tests.support.learners import learner_request
 from tests.support.trainer import is_alive, wait_until
@@ -234,6 +240,62 @@ def test_a_learner_that_ends_without_a_result_failed_and_its_log_is_quoted(
     end = supervisor.status().result
     assert (end.state, end.error_code) == ("failed", "internal")
     assert "something broke" in end.error_message
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "retryable"),
+    [(os.EX_CANTCREAT, "disk_full", False), (os.EX_IOERR, "storage_unavailable", True)],
+)
+def test_a_learner_that_could_not_write_its_result_says_so_by_its_exit_status(
+    supervisors: list[LearnerSupervisor], tmp_path: Path, status: int, code: str, retryable: bool
+) -> None:
+    supervisor = supervisor_of(supervisors, f"ready(); sys.exit({status})")
+    started(supervisor, tmp_path)
+    wait_for_end(supervisor)
+
+    result = supervisor.status().result
+    assert (result.error_code, result.retryable) == (code, retryable)
+    assert str(tmp_path) in result.error_message
+
+
+def test_a_result_that_cannot_be_read_is_a_fault_of_the_volume_and_not_a_learner_that_runs_for_ever(
+    supervisors: list[LearnerSupervisor], tmp_path: Path
+) -> None:
+    supervisor = supervisor_of(supervisors, "result('{'); ready()")
+    started(supervisor, tmp_path)
+    wait_for_end(supervisor)
+
+    assert supervisor.status().result.error_code == "storage_unavailable"
+
+
+def test_what_a_killed_learner_left_of_a_checkpoint_is_removed(
+    supervisors: list[LearnerSupervisor], tmp_path: Path
+) -> None:
+    leftover = tmp_path / "checkpoints" / ".partial-step-000003"
+    supervisor = supervisor_of(
+        supervisors, f"Path({str(leftover)!r}).mkdir(parents=True); ready(); time.sleep(600)"
+    )
+    pid, _ = started(supervisor, tmp_path)
+    assert leftover.is_dir()
+
+    os.kill(pid, signal.SIGKILL)
+
+    wait_for_end(supervisor)
+    wait_until(lambda: not leftover.exists(), "the partial checkpoint is removed", 10)
+
+
+def test_a_learner_that_cannot_be_started_for_want_of_space_says_so(
+    supervisors: list[LearnerSupervisor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(_self: LearnerRequest) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(LearnerRequest, "save", no_space)
+
+    with pytest.raises(PlatformError) as caught:
+        supervisor_of(supervisors, SUCCEED).start(request_in(tmp_path))
+
+    assert caught.value.code == "disk_full"
 
 
 def test_starting_the_same_attempt_again_changes_nothing(

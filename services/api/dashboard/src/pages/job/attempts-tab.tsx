@@ -3,11 +3,10 @@ import { unwrap, api } from "../../api/client";
 import type { Attempt, Job } from "../../api/types";
 import { useQuery } from "../../api/use-query";
 import { duration, number } from "../../format";
+import { type Accounting, count, dropped, isRestart, isVerified } from "./accounting";
 import { Badge, Digest, Empty, ErrorNote, Loading, type Tone, When } from "../../ui/parts";
 
 const TONES: Record<string, Tone> = { running: "active", succeeded: "good", failed: "bad", stopped: "warn" };
-
-type Accounting = Record<string, unknown> & { dropped?: Record<string, number> };
 
 export function AttemptsTab({ job, updates }: { job: Job; updates: number }) {
   const path = { path: { job_id: job.id } };
@@ -17,7 +16,7 @@ export function AttemptsTab({ job, updates }: { job: Job; updates: number }) {
   if (data === undefined) return <Loading what="attempts" height={240} />;
   const [attempts, certificates] = data;
   if (attempts.data.length === 0) return <Empty title="No attempts yet"><p>The first attempt starts when a trainer and enough rollout replicas are free.</p></Empty>;
-  const accountings = new Map(certificates.data.map((item) => [item.attempt, item.certificate as Accounting]));
+  const accountings = new Map(certificates.data.map((item) => [item.attempt, item.certificate]));
   return (
     <div className="stack">
       {[...attempts.data].reverse().map((attempt) => <AttemptCard key={attempt.id} attempt={attempt} accounting={accountings.get(attempt.number)} />)}
@@ -44,19 +43,23 @@ function AttemptCard({ attempt, accounting }: { attempt: Attempt; accounting: Ac
 }
 
 function PromptAccounting({ accounting }: { accounting: Accounting }) {
-  const count = (name: string) => Number(accounting[name] ?? 0);
-  const dropped = Object.entries(accounting.dropped ?? {});
-  const droppedSum = dropped.reduce((sum, [, value]) => sum + value, 0);
-  const isVerified = count("lost") === 0 && count("trained_twice") === 0 && accounting["digest_before"] === accounting["digest_after"];
+  const drops = dropped(accounting);
+  const value = (name: string) => number(count(accounting, name));
+  const verified = isVerified(accounting);
+  const skipped = (accounting["skipped_checkpoints"] ?? []) as string[];
   return (
-    <div className={`note ${isVerified ? "good" : "bad"}`}>
-      <strong>{isVerified ? "Prompt accounting verified: every prompt was trained exactly once or dropped with a reason" : "Prompt accounting failed: prompts were lost or trained twice, or the loaded weights differ from the saved ones"}</strong>
-      <span className="num">
-        {number(count("issued"))} prompts issued: {number(count("trained"))} trained, {number(droppedSum)} dropped
-        {dropped.length > 0 ? ` (${dropped.map(([reason, value]) => `${value} ${reason.replaceAll("_", " ")}`).join(", ")})` : ""}, {number(count("open"))} in flight,{" "}
-        {number(count("lost"))} lost, {number(count("trained_twice"))} trained twice
-      </span>
-      <span>Weights at resume: <Digest value={String(accounting["digest_before"])} /> (saved) {accounting["digest_before"] === accounting["digest_after"] ? "=" : "≠"} <Digest value={String(accounting["digest_after"])} /> (loaded)</span>
-    </div>
+    <>
+      {isRestart(accounting) && <div className="note warn"><strong>Restarted from step 0: {value("steps_undone")} steps were undone, because no checkpoint verified.</strong></div>}
+      {skipped.length > 0 && <div className="note warn">{skipped.map((reason) => <span key={reason}>{reason}</span>)}</div>}
+      <div className={`note ${verified ? "good" : "bad"}`}>
+        <strong>{verified ? "Prompt accounting verified: every prompt was trained exactly once or dropped with a reason" : "Prompt accounting failed: prompts were lost or trained twice, or the loaded weights differ from the saved ones"}</strong>
+        <span className="num">
+          {value("issued")} prompts issued: {value("trained")} trained, {number(drops.reduce((sum, [, each]) => sum + each, 0))} dropped
+          {drops.length > 0 ? ` (${drops.map(([reason, each]) => `${each} ${reason.replaceAll("_", " ")}`).join(", ")})` : ""}, {value("open")} in flight,{" "}
+          {value("lost")} lost, {value("trained_twice")} trained twice
+        </span>
+        {accounting["digest_before"] !== null && <span>Weights at resume: <Digest value={String(accounting["digest_before"])} /> (saved) {accounting["digest_before"] === accounting["digest_after"] ? "=" : "≠"} <Digest value={String(accounting["digest_after"])} /> (loaded)</span>}
+      </div>
+    </>
   );
 }

@@ -8,7 +8,7 @@ import { number } from "../../format";
 import { Badge, ErrorNote, Loading, Segments, type Tone, When } from "../../ui/parts";
 
 type Kind = "important" | "all";
-const IMPORTANT = ["state", "waiting", "attempt", "checkpoint", "evaluation", "certificate", "log", "revision", "changed", "rewound"];
+const IMPORTANT = ["state", "waiting", "attempt", "retry", "checkpoint", "evaluation", "certificate", "log", "revision", "changed", "rewound"];
 const PAGE = 100;
 const LEVELS: Record<string, Tone> = { error: "bad", warning: "warn" };
 
@@ -50,6 +50,7 @@ export function describe({ type, data }: JobEvent): string {
   switch (type) {
     case "state": return `${text("from")} → ${text("to")}${failure(data["error"])}`;
     case "waiting": return data["waiting_for"] === null ? "no longer waiting" : `waiting for ${text("waiting_for")}${data["reason"] ? `: ${text("reason")}` : ""}`;
+    case "retry": return `next attempt in ${text("after_s")} s${failure(data["error"])}`;
     case "attempt": return `${text("state")} on ${text("trainer")}${failure(data["error"])}`;
     case "phase": return [text("stage"), text("phase"), data["waiting_for"] ? `waiting for ${text("waiting_for")}` : ""].filter((part) => part !== "").join(" · ");
     case "progress": return `${text("stage")} step ${text("stage_step")} of ${text("stage_steps")}`;
