@@ -210,6 +210,11 @@ class Pool:
                 self._tasks.put(task)
         return [task.future for task in tasks]
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether the pool accepts no more comparisons."""
+        return self._closing.is_set()
+
     def drain(self, timeout_s: float) -> None:
         """Wait at most `timeout_s` for all submitted comparisons; callers stop submitting before."""
         self._load.wait_idle(timeout_s)

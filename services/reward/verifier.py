@@ -88,7 +88,15 @@ class Verifier:
         cancellation = cancellation or Cancellation()
         # Without graders the caller asks for the comparison alone, as `dirl reward check` does.
         compares = not graders or any(grader.uses_correctness for grader in graders)
-        drafts = [self._draft(item, profile, compares=compares) for item in items]
+        drafts = []
+        for item in items:
+            # The rules run in this process: a large batch must not outlive its caller or the service.
+            if cancellation.is_cancelled or self.pool.is_closing:
+                raise PlatformError(
+                    "verifier_unavailable",
+                    "The call was cancelled or the verifier is shutting down. Retry the request.",
+                )
+            drafts.append(self._draft(item, profile, compares=compares))
         requests = [draft.request for draft in drafts if draft.request is not None]
         distinct = list(dict.fromkeys(requests))
         self._metrics.duplicates.inc(len(requests) - len(distinct))

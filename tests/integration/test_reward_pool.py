@@ -16,7 +16,7 @@ from services.common.errors import PlatformError
 from services.common.trajectory import FinishReason, Outcome
 from services.reward.cancellation import Cancellation
 from services.reward.comparison_request import ComparisonRequest
-from services.reward.extraction import Profile
+from services.reward.extraction import Extraction, Profile, extract
 from services.reward.graders import make_graders
 from services.reward.pool import ComparisonResult, Pool, PoolConfig
 from services.reward.verifier import Item, Verifier
@@ -388,6 +388,33 @@ def test_a_caller_that_hangs_up_frees_the_worker_and_loses_its_queue(pool: Pool)
     }
     assert outcomes(grade(pool, EASY)) == [Outcome.CORRECT]
     assert count(pool, "dirl_reward_kills_total", reason="cancelled") == 1
+
+
+@pytest.mark.parametrize("reason", ["cancelled", "closed"])
+def test_a_batch_that_nobody_waits_for_is_read_no_further(
+    monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    """The rules run in the serving process, which must end within seconds whatever it was given."""
+    pool = Pool(PoolConfig(workers=1))
+    pool.start()
+    cancellation, read = Cancellation(), []
+
+    def extract_and_leave(response: str, profile: Profile) -> Extraction:
+        read.append(response)
+        cancellation.cancel() if reason == "cancelled" else pool.close()
+        return extract(response, profile)
+
+    monkeypatch.setattr("services.reward.verifier.extract", extract_and_leave)
+    items = [Item(str(n), "1", rf"\boxed{{{n}}}", FinishReason.STOP) for n in range(3)]
+    with pytest.raises(PlatformError) as caught:
+        Verifier(pool, cache_size=4).verify(
+            items, make_graders(["accuracy"]), Profile.RL, timeout_s=5.0, expires_at=math.inf,
+            cancellation=cancellation,
+        )  # fmt: skip
+    pool.close()
+
+    assert caught.value.code == "verifier_unavailable"
+    assert read == [items[0].response]
 
 
 def test_a_refusal_says_when_to_come_back() -> None:
