@@ -125,6 +125,17 @@ def job_spec_page() -> str:
         for model in iterate_graders(schema)
         for part in (f"### `{model['properties']['type']['const']}`", to_section(schema, "", model))
     ]
+    parts = {
+        name: section
+        for model in iterate_graders(schema)
+        for name, key in model["properties"].items()
+        if (section := find_section(schema, key)) is not None
+    }
+    grader_parts = [
+        part
+        for name, model in parts.items()
+        for part in (f"### `{name}`", to_section(schema, "", model))
+    ]
     return page(
         "Job spec",
         "What a job is asked to do, as TOML or JSON. Unknown keys are rejected. A default without a source is a choice "
@@ -134,6 +145,7 @@ def job_spec_page() -> str:
         "## Graders",
         "Options of the objects in `reward.graders`. [Rewards](../rewards.md#graders) explains them.",
         *graders,
+        *grader_parts,
     )
 
 
