@@ -66,6 +66,10 @@ class LinearPattern:
         ignore_case: bool = False,
         multiline: bool = False,
     ) -> None:
+        if any(f"(?{flag})" in expression for flag in "aiLmsux"):
+            raise ValueError(
+                f"{expression!r}: inline flags have no translation; pass ignore_case and others."
+            )
         self.expression = expression
         self.dotall = dotall
         self.ignore_case = ignore_case

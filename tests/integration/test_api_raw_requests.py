@@ -4,6 +4,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -106,6 +107,17 @@ def test_no_odd_path_or_query_is_an_error_of_the_server(
 
     assert {odd: status for odd, status in statuses.items() if status >= 500} == {}
     assert max(statuses.values()) > 0
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/v1/jobs", "/missing", "/a%00b"])
+def test_no_page_may_frame_the_dashboard_or_run_a_foreign_script(
+    address: tuple[str, int], path: str
+) -> None:
+    headers = httpx.get(f"http://{address[0]}:{address[1]}{path}").headers
+
+    policy = headers["content-security-policy"].split("; ")
+    assert {"default-src 'self'", "frame-ancestors 'none'", "object-src 'none'"} <= set(policy)
+    assert (headers["x-frame-options"], headers["x-content-type-options"]) == ("DENY", "nosniff")
 
 
 @pytest.mark.parametrize("name", NAMES)

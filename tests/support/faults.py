@@ -189,8 +189,12 @@ class Arena:
 
     def learners(self) -> list[psutil.Process]:
         """Learners that run."""
-        children = self.process("trainer").children(recursive=True)
-        return [child for child in children if "services.trainer.learner" in child.cmdline()]
+        found = []
+        for child in self.process("trainer").children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # it ended, or is a zombie
+                if "services.trainer.learner" in child.cmdline():
+                    found.append(child)
+        return found
 
     def _api_is_ready(self) -> bool:
         try:

@@ -9,20 +9,6 @@ from services.common.linear_patterns import LinearPattern
 
 _SET: Final = LinearPattern(r"\\\{(.*)\\\}", dotall=True)
 _UNLIKE_ELEMENTS: Final = ("=", r"\pm", r"\mp", r"\cup", "<", ">", r"\in")
-_CONSTANT: Final = r"((?:[^<>=a-zA-Z\\]|\\(?:frac|sqrt|pi|infty|cdot|times))+?)"
-_BUILDER: Final = LinearPattern(
-    r"\\\{ ?[a-zA-Z](?: ?\\in ?\\(?:mathbb|mathbf|Bbb) ?\{? ?R ?\}?)? ?(?::|\||\\mid|\\vert) ?(.+?) ?\\\}"
-)
-_RISING: Final = LinearPattern(
-    rf"{_CONSTANT} ?(<=|<|\\le|\\lt) ?[a-zA-Z] ?(<=|<|\\le|\\lt) ?{_CONSTANT}"
-)
-_FALLING: Final = LinearPattern(
-    rf"{_CONSTANT} ?(>=|>|\\ge|\\gt) ?[a-zA-Z] ?(>=|>|\\ge|\\gt) ?{_CONSTANT}"
-)
-_BOUND: Final = LinearPattern(rf"[a-zA-Z] ?(<=|>=|<|>|\\le|\\ge|\\lt|\\gt) ?{_CONSTANT}")
-_HOLE: Final = LinearPattern(rf"[a-zA-Z] ?\\neq? ?{_CONSTANT}")
-_BRACKETED: Final = LinearPattern(rf"[(\[] ?{_CONSTANT} ?, ?{_CONSTANT} ?[)\]]")
-_STRICT: Final = ("<", ">", r"\lt", r"\gt")
 UNORDERED: Final = "{}"
 
 
@@ -44,38 +30,6 @@ def parse_sequence(text: str) -> Sequence | None:
         return Sequence(text[0] + text[-1], elements) if len(elements) > 1 else None
     elements = split_outside(text)
     return Sequence(UNORDERED, elements) if len(elements) > 1 else None
-
-
-def to_interval(text: str) -> str | None:
-    r"""Convert `2 < x \le 5` and `\{x : 2 < x \le 5\}` to `(2,5]`, `x > 2` to `(2,\infty)`.
-
-    Several inequalities become a union. None for anything else.
-    """
-    builder = _BUILDER.fullmatch(text)
-    condition = builder.group(1) if builder else text
-    if hole := _HOLE.fullmatch(condition):
-        return rf"(-\infty,{hole.group(1)}) \cup ({hole.group(1)},\infty)"
-    parts = [_to_single_interval(part) for part in split_outside(condition)]
-    known = [part for part in parts if part is not None]
-    return r" \cup ".join(known) if len(known) == len(parts) else None
-
-
-def _to_single_interval(text: str) -> str | None:
-    if _BRACKETED.fullmatch(text):
-        return text
-    if chain := _RISING.fullmatch(text):
-        low, left, right, high = chain.groups()
-        return f"{'(' if left in _STRICT else '['}{low},{high}{')' if right in _STRICT else ']'}"
-    if chain := _FALLING.fullmatch(text):
-        high, right, left, low = chain.groups()
-        return f"{'(' if left in _STRICT else '['}{low},{high}{')' if right in _STRICT else ']'}"
-    bound = _BOUND.fullmatch(text)
-    if bound is None:
-        return None
-    sign, end = bound.groups()
-    if sign.startswith(("<", r"\le", r"\lt")):
-        return rf"(-\infty,{end}{')' if sign in _STRICT else ']'}"
-    return rf"{'(' if sign in _STRICT else '['}{end},\infty)"
 
 
 def is_same_sequence(reference: Sequence, answer: Sequence) -> bool | None:

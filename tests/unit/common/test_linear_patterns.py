@@ -76,7 +76,9 @@ def test_lookaround_at_the_edges_is_not_part_of_the_match(expression: str, text:
     assert spans(LinearPattern(expression).finditer(text)) == expected
 
 
-@pytest.mark.parametrize("expression", ["a(?!b)c", "(?:a(?=b))+", "(?<!ab)c", r"(a)\1", r"[^\W_]"])
+@pytest.mark.parametrize(
+    "expression", ["a(?!b)c", "(?:a(?=b))+", "(?<!ab)c", r"(a)\1", r"[^\W_]", "(?i)a|b"]
+)
 def test_what_re2_cannot_match_is_an_error_at_once(expression: str) -> None:
     with pytest.raises(Exception, match=r"invalid|not one character|no translation"):
         LinearPattern(expression)
