@@ -40,14 +40,15 @@ class Isolation:
             shutil.which("bwrap") or "bwrap",
             *("--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534"),
             *("--cap-drop", "ALL", "--clearenv", "--hostname", "sandbox"),
+            # Packages may want a directory for their caches when they are imported. Before the
+            # installation, which may itself be somewhere below /tmp.
+            *("--size", str(_SCRATCH_BYTES), "--tmpfs", "/tmp"),
             *(
                 argument
                 for path in dict.fromkeys(visible)
                 for argument in ("--ro-bind", path, path)
             ),
             *("--ro-bind", str(_JAIL), "/jail.py", "--dev-bind", "/dev/null", "/dev/null"),
-            # Packages may want a directory for their caches when they are imported.
-            *("--size", str(_SCRATCH_BYTES), "--tmpfs", "/tmp"),
             # Last: the mount points above are made in the root.
             *("--remount-ro", "/", "--chdir", "/"),
             *("--", *python, "/jail.py"),

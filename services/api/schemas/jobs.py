@@ -85,11 +85,11 @@ class JobView(View):
     """Number of changes of the spec since the submission."""
     forked_from: str | None
     """Checkpoint of another job that this one started from."""
-    retry_at: UnixSeconds | None
+    retry_at: UnixSeconds | None = None
     """When the next attempt may start, while a job waits after failures of its environment."""
-    retry_reason: str | None
+    retry_reason: str | None = None
     """Failure that it waits after."""
-    certificate: dict[str, Any] | None
+    certificate: dict[str, Any] | None = None
     """The worst certificate of all attempts; null before the first."""
     stalled: StallView | None
     """Set while a running job makes no progress."""
