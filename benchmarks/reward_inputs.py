@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from services.common.data.rows import iter_rows
+from tests.support.hostile_text import CLASSES
 
 Pair = tuple[str, str]
 """Reference answer, response."""
@@ -67,7 +68,8 @@ def with_hostile(pairs: list[Pair], share: float, seed: int = 0) -> list[Pair]:
 
 def hostile_responses() -> list[str]:
     """More than two hundred responses that hang, exhaust or confuse naive verifiers."""
-    return [*(rf"so \boxed{{{answer}}}" for answer in (*_expensive(), *_algebra())), *_malformed()]
+    answers = (*_expensive(), *_algebra(), *_long_runs())
+    return [*(rf"so \boxed{{{answer}}}" for answer in answers), *_malformed()]
 
 
 def _expensive() -> Iterator[str]:
@@ -185,6 +187,11 @@ def _algebra() -> Iterator[str]:
         "a_{b_{c_{d_{e_{f}}}}}", "f(g(h(f(g(h(x))))))", r"\left\{\begin{array}{l}x+y=1\\x^5-y=3\end{array}\right.",
         r"x^{17}-3x^{11}+5x-1=0", r"\sqrt{x^2+1}+\sqrt{x^4+1}+\sqrt{x^6+1}=3",
     )  # fmt: skip
+
+
+def _long_runs() -> Iterator[str]:
+    """Yield answers just below the limit of length that make a backtracking pattern run for minutes."""
+    return (f"1{one * (1490 // len(one))}x" for one in CLASSES.values())
 
 
 def _malformed() -> Iterator[str]:
