@@ -22,7 +22,7 @@ export function JobHeader({ live, job, isBrief }: { live: LiveJob; job: Job; isB
             <h1>{jobName(job)}</h1>
             <StateBadge job={job} />
             {job.waiting_for !== null && <Badge tone="warn">{job.waiting_reason ? "Cannot be placed" : `Waiting for ${job.waiting_for}`}</Badge>}
-            {job.retry_at !== null && <Badge tone="warn">Next attempt <When time={job.retry_at} /></Badge>}
+            {job.retry_at && <Badge tone="warn">Next attempt <When time={job.retry_at} /></Badge>}
             <CertificateBadge certificate={job.certificate} />
             {job.stalled && <Badge tone="bad">stalled in {humanize(job.stalled.phase)} since <When time={job.stalled.since} /></Badge>}
             {job.revision > 0 && <Badge plain>revision {job.revision}</Badge>}
@@ -59,7 +59,7 @@ export function JobHeader({ live, job, isBrief }: { live: LiveJob; job: Job; isB
 
 /** Shown when the worst certificate of all attempts does not hold, or says that the job began anew. */
 function CertificateBadge({ certificate }: { certificate: Job["certificate"] }) {
-  if (certificate === null) return null;
+  if (!certificate) return null;
   if (!isVerified(certificate)) return <Badge tone="bad">Prompt accounting failed</Badge>;
   return isRestart(certificate) ? <Badge tone="warn">Restarted from step 0</Badge> : null;
 }
