@@ -182,7 +182,7 @@ class LinearPattern:
                     for first, last in spans
                 ]
             yield Match(text, spans, self._names)
-            # After an empty match the search goes on one character later.
+            # After an empty match the search continues one character later.
             if start == end == len(encoded):
                 return
             steps = int(start == end) - self._looks_behind

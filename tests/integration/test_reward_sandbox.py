@@ -1,4 +1,4 @@
-"""Untrusted Python: what it may compute, and that every way out of its process is closed, in each mode."""
+"""Untrusted Python: what it may compute, and that no escape from its process succeeds, in each mode."""
 
 import errno
 import os

@@ -298,17 +298,18 @@ def _check_tied_head(path: Path | str, config: PreTrainedConfig) -> None:
     """Reject a head of its own where config.json ties it to the embedding: it would be ignored."""
     if not config.tie_word_embeddings:
         return
-    outer: dict[str, Tensor] = {}
+    places: dict[str, tuple[Path, str]] = {}
     for file in sorted(Path(path).glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
-            names = {name.rpartition("model.")[2]: name for name in tensors.keys()}  # noqa: SIM118 - not a mapping
-            outer |= {
-                name: tensors.get_tensor(names[name])
-                for name in ("lm_head.weight", "embed_tokens.weight")
-                if name in names
-            }
-    head, embedding = outer.get("lm_head.weight"), outer.get("embed_tokens.weight")
-    if head is not None and embedding is not None and not torch.equal(head, embedding):
+            places |= {name.rpartition("model.")[2]: (file, name) for name in tensors.keys()}  # noqa: SIM118 - not a mapping
+    # Read only where both exist: an embedding may have gigabytes.
+    if not {"lm_head.weight", "embed_tokens.weight"} <= places.keys():
+        return
+    outer: list[Tensor] = []
+    for file, name in (places["lm_head.weight"], places["embed_tokens.weight"]):
+        with safe_open(file, framework="pt") as tensors:
+            outer.append(tensors.get_tensor(name))
+    if not torch.equal(*outer):
         raise PlatformError(
             "model_invalid",
             f"{path} has an lm_head.weight that differs from the embedding, but tie_word_embeddings is true.",

@@ -308,8 +308,12 @@ def _intersect(left: list[Interval], right: list[Interval]) -> list[Interval]:
     found = []
     for one in left:
         for other in right:
-            low, low_closed = _later(one.low, one.low_closed, other.low, other.low_closed)
-            high, high_closed = _earlier(one.high, one.high_closed, other.high, other.high_closed)
+            low, low_closed = _stricter(
+                one.low, one.low_closed, other.low, other.low_closed, direction=1
+            )
+            high, high_closed = _stricter(
+                one.high, one.high_closed, other.high, other.high_closed, direction=-1
+            )
             if low is not None and high is not None and not _has_symbols(low, high):
                 order = _order(low, high)
                 if order > 0 or (order == 0 and not (low_closed and high_closed)):
@@ -318,26 +322,18 @@ def _intersect(left: list[Interval], right: list[Interval]) -> list[Interval]:
     return found
 
 
-def _later(
-    one: Node | None, one_closed: bool, other: Node | None, other_closed: bool
+def _stricter(
+    one: Node | None, one_closed: bool, other: Node | None, other_closed: bool, *, direction: int
 ) -> tuple[Node | None, bool]:
+    """Return the bound that excludes more: the greater one for direction 1, the lesser one for -1;
+    None is no bound.
+    """
     if one is None or other is None:
         return (other, other_closed) if one is None else (one, one_closed)
-    order = _order(one, other)
+    order = direction * _order(one, other)
     if order == 0:
         return one, one_closed and other_closed
     return (one, one_closed) if order > 0 else (other, other_closed)
-
-
-def _earlier(
-    one: Node | None, one_closed: bool, other: Node | None, other_closed: bool
-) -> tuple[Node | None, bool]:
-    if one is None or other is None:
-        return (other, other_closed) if one is None else (one, one_closed)
-    order = _order(one, other)
-    if order == 0:
-        return one, one_closed and other_closed
-    return (one, one_closed) if order < 0 else (other, other_closed)
 
 
 def _complement(intervals: list[Interval]) -> list[Interval]:
