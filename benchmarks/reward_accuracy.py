@@ -1,7 +1,8 @@
 """How often verdicts are right: ours compared with math-verify, plain and with wrapped reference answers, in one run.
 
 One JSON line per set and method: agreement with the labels, false accepts, false rejects. Sets: `verifier_cases`
-(labelled by other projects), `rewrites` (tests/golden/reward_cases.jsonl), `policy` (written from docs/rewards.md).
+(labelled by other projects), `rewrites` (tests/golden/reward_cases.jsonl), `policy` (written from docs/rewards.md),
+`solutions` (published ones, with their own reference answer and another problem's).
 Then for ours and wrapped math-verify: reference answers against themselves, changed ones (all must be rejected) and
 rewrites that keep the meaning (all must be accepted). The lines with `disagreements` class every case on which ours
 and wrapped math-verify differ by the type of its reference answer and by who is right, and list those on which
@@ -25,6 +26,7 @@ from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, veri
 from reward_inputs import Pair, data_dir, reference_answers_of
 
 from services.common.answers.answer_types import AnswerType, infer_answer_type
+from services.common.data.rows import iter_rows
 from services.common.telemetry.logs import configure_logging
 from services.common.trajectory import FinishReason, Outcome
 from services.reward.extraction import Profile
@@ -136,6 +138,20 @@ def compare(name: str, cases: list[dict[str, Any]], graders: dict[str, Grade]) -
     print(json.dumps({"set": name, "disagreements": sides, "lost": lost}), flush=True)
 
 
+def solved_pairs() -> Iterator[tuple[str, str, bool]]:
+    """Reference answer, solution, and whether the solution is of the same problem."""
+    for name in ("math500/test.jsonl", "gsm8k/test.jsonl", "olympiadbench/test.jsonl"):
+        solved = [
+            (row.answer, row.completion)
+            for row in iter_rows(data_dir() / name)
+            if row.answer is not None and row.completion is not None
+        ]
+        for (own, solution), (other, _) in zip(solved, solved[1:] + solved[:1], strict=True):
+            yield own, solution, True
+            if other != own:
+                yield other, solution, False
+
+
 def mutations(reference_answers: Sequence[str], rng: random.Random) -> Iterator[Pair]:
     """A digit changed, the sign turned, another problem's reference answer."""
     for place, reference_answer in enumerate(reference_answers):
@@ -204,7 +220,7 @@ def rewrites(reference_answer: str) -> Iterator[str]:
     if re.search(r"\\sqrt\{\d+\}", reference_answer):
         yield from (
             re.sub(r"\\sqrt\{(\d+)\}", r"√\1", reference_answer),
-            re.sub(r"\\sqrt\{(\d+)\}", r"sqrt(\1)", reference_answer),
+            re.sub(r"\\sqrt\{(\d+)\}", r" sqrt(\1)", reference_answer),
         )
     if kind is AnswerType.TUPLE and reference_answer.startswith("("):
         yield from (
@@ -274,8 +290,16 @@ def main() -> None:
         compare("verifier_cases", labelled(data_dir() / "verifier_cases.jsonl")[:limit], graders)
         compare("rewrites", labelled(ROOT / "tests/golden/reward_cases.jsonl")[:limit], graders)
         policy = labelled(ROOT / "tests/golden/reward_policy_cases.jsonl")
-        strict = [case for case in policy if case["profile"] == Profile.RL][:limit]
+        # math-verify knows no problem, which decides about letter case.
+        strict = [
+            case for case in policy if case["profile"] == Profile.RL and "prompt" not in case
+        ][:limit]
         compare("policy", strict, {**graders, "ours": ours(pool, Profile.RL)})
+        solutions = [
+            {"gold": gold, "answer": answer, "expected": own}
+            for gold, answer, own in solved_pairs()
+        ][:limit]
+        compare("solutions", solutions, graders)
         self_and_changes({**graders, "ours": ours(pool, Profile.RL)}, limit)
         print(json.dumps({"paths": PATHS}), flush=True)
     finally:

@@ -2,7 +2,8 @@
 `dirl reward check`.
 
 Each row is `{"reference_answer": …, "answer": …}`; the former may also be called `gold`. The optional
-`expected` (true or false) is compared with the verdict.
+`expected` (true or false) is compared with the verdict; the optional `prompt` is the text of the
+problem, which tells whether letter case matters.
 """
 
 import argparse
@@ -38,6 +39,8 @@ class Case:
     reference_answer: str
     answer: str
     expected: bool | None
+    prompt: str = ""
+    """Text of the problem; empty if unknown."""
 
 
 def main() -> int:
@@ -92,7 +95,9 @@ def _parse_case(number: int, line: str) -> Case | Problem:
         return Problem(place, "must have the strings reference_answer (or gold) and answer")
     if row.get("expected") not in (None, True, False):
         return Problem(place, f"expected is {row['expected']!r}; it must be true, false or omitted")
-    return Case(number, reference_answer, row["answer"], row.get("expected"))
+    if not isinstance(row.get("prompt", ""), str):
+        return Problem(place, f"prompt is {row['prompt']!r}; it must be a string or omitted")
+    return Case(number, reference_answer, row["answer"], row.get("expected"), row.get("prompt", ""))
 
 
 def grade_cases(cases: Sequence[Case], profile: Profile) -> list[Verdict]:
@@ -103,7 +108,13 @@ def grade_cases(cases: Sequence[Case], profile: Profile) -> list[Verdict]:
     try:
         verifier = Verifier(pool, cache_size=settings.reward_cache_size)
         items = [
-            Item(str(case.number), case.reference_answer, case.answer, FinishReason.STOP)
+            Item(
+                str(case.number),
+                case.reference_answer,
+                case.answer,
+                FinishReason.STOP,
+                row={"prompt": case.prompt},
+            )
             for case in cases
         ]
         return [

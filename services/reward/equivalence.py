@@ -7,7 +7,7 @@ about half of real traffic. Everything that has to be parsed as a formula goes t
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Final
 
@@ -26,6 +26,7 @@ from services.common.linear_patterns import LinearPattern, Match
 from services.common.trajectory import Outcome
 from services.reward.extraction import Extraction
 from services.reward.guard import MAX_CHARS
+from services.reward.letter_case import adopt_case
 
 _CHOICE: Final = LinearPattern(r"\(?([A-J])\)?")
 _LETTER: Final = LinearPattern(r"\(?([A-Ja-j])\)?")
@@ -78,8 +79,13 @@ _Decision = tuple[Outcome, str, str]
 _Rule = Callable[[Pair], _Decision | None]
 
 
-def compare(reference: str, extraction: Extraction, kind: AnswerType | None = None) -> Comparison:
-    """Compare an extracted answer with the reference answer; without `kind` its type is inferred."""
+def compare(
+    reference: str, extraction: Extraction, kind: AnswerType | None = None, problem: str = ""
+) -> Comparison:
+    """Compare an extracted answer with the reference answer; without `kind` its type is inferred.
+
+    `problem` is the text of the prompt, which tells whether letter case matters.
+    """
     reference = extract_reference(reference)
     normal_reference = normalise(reference) if len(reference) <= MAX_CHARS else Normalised("")
     if not normal_reference.text:
@@ -88,7 +94,9 @@ def compare(reference: str, extraction: Extraction, kind: AnswerType | None = No
     text = extraction.listed if extraction.listed and kind is AnswerType.LIST else extraction.text
     if len(text) > MAX_CHARS:
         return Comparison(Outcome.TOO_COMPLEX, "none", normal_reference.text, reason="too_long")
-    pair = _share_unit(_read_units(Pair(normal_reference, normalise(text))))
+    answer = normalise(text)
+    cased = adopt_case(answer.text, normal_reference.text, problem)
+    pair = _share_unit(_read_units(Pair(normal_reference, replace(answer, text=cased))))
     for rule in (*_FIRST, *_BY_TYPE.get(kind, _ANY_TYPE)):
         decision = rule(pair)
         if decision is not None:

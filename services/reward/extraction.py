@@ -67,10 +67,11 @@ def extract(response: str, profile: Profile) -> Extraction:
         if not boxes[-1].closed:
             return Extraction(failure="unclosed_box")
         if not candidates or candidates[0].score < BOX_SCORE:
-            text = innermost(boxes[-1].content)
+            run = join_boxes(final, boxes)
+            text = run.joined if run.is_connected else innermost(boxes[-1].content)
             if not text:
                 return Extraction(failure="empty_box")
-            return Extraction(text=text, method="boxed", listed=join_boxes(final, boxes))
+            return Extraction(text=text, method="boxed", listed=run.joined)
     if candidates:
         return Extraction(text=candidates[0].text, method=candidates[0].method)
     return Extraction(failure="nothing_found")

@@ -17,10 +17,11 @@ from services.reward.comparison_request import ComparisonRequest
 from services.reward.equivalence import compare
 from services.reward.extraction import Extraction, Profile, extract
 from services.reward.graders import Grader, score_all
+from services.reward.letter_case import read_problem
 from services.reward.pool import SHUTTING_DOWN, ComparisonResult, Pool
 from services.reward.scores import GradedResponse, GraderFailure, Grades, GradingLimits
 
-RULES_VERSION: Final = 6
+RULES_VERSION: Final = 7
 """Incremented when a change of extraction, normalisation or comparison changes a verdict."""
 _PACKAGES: Final = ("python-flint", "math-verify", "latex2sympy2_extended", "sympy")
 _CUT_OFF: Final = {"unclosed_box"}
@@ -238,7 +239,7 @@ def _grade(item: Item, profile: Profile, *, compares: bool) -> _Draft:
         outcome = Outcome.TRUNCATED if extraction.failure in _CUT_OFF else Outcome.NO_ANSWER
         return _Draft(item, _make_verdict(extraction, outcome, extraction.failure), extraction)
     kind = item.kind or infer_answer_type(item.reference_answer)
-    comparison = compare(item.reference_answer, extraction, kind)
+    comparison = compare(item.reference_answer, extraction, kind, read_problem(item.row))
     request = ComparisonRequest(comparison.reference, comparison.answer, kind, profile)
     verdict = replace(
         _make_verdict(extraction, comparison.outcome or Outcome.UNVERIFIABLE, comparison.reason),

@@ -31,6 +31,22 @@ def test_cases_written_from_the_policy_are_graded_by_it() -> None:
     assert find_disagreements(cases) == []
 
 
+def test_markdown_answers_are_read_where_models_state_them() -> None:
+    """Each answer is accepted for its reference answer, and refused for a decoy in its text."""
+    read = read_cases(GOLDEN / "markdown_answers.jsonl")
+    assert len(read) > 90
+    assert (
+        find_disagreements(
+            [
+                {"gold": case[key], "answer": case["answer"], "expected": key == "gold"}
+                for case in read
+                for key in ("gold", "decoy")
+            ]
+        )
+        == []
+    )
+
+
 @pytest.mark.skipif(
     "DIRL_TEST_CASES" not in os.environ, reason="DIRL_TEST_CASES names no directory of cases"
 )
@@ -64,7 +80,13 @@ def grade(
 ) -> Iterator[tuple[dict[str, Any], Verdict]]:
     chosen = [case for case in cases if case.get("profile", Profile.EVAL) == profile]
     items = [
-        Item(str(place), case["gold"], case["answer"], FinishReason.STOP)
+        Item(
+            str(place),
+            case["gold"],
+            case["answer"],
+            FinishReason.STOP,
+            row={"prompt": case.get("prompt", "")},
+        )
         for place, case in enumerate(chosen)
     ]
     verdicts = Verifier(pool, cache_size=1).verify(

@@ -20,7 +20,10 @@ Profile = Literal["eval", "rl"]
 @reward_app.command()
 def check(
     file: Annotated[
-        Path, typer.Argument(help='JSON lines of {"reference_answer", "answer"[, "expected"]}.')
+        Path,
+        typer.Argument(
+            help='JSON lines of {"reference_answer", "answer"[, "expected", "prompt"]}.'
+        ),
     ],
     profile: Annotated[
         Profile,

@@ -5,12 +5,13 @@ Every place is read to its end: the whole quotient `3/4`, without Markdown marks
 that follows. A sentence that only mentions its answer ("the final answer is correct") states none.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from services.common.answers.statements import find_formulas, is_bare, is_prose, join_boxes
+from services.common.answers.statements import Formula, find_formulas, is_bare, is_prose, join_boxes
 from services.common.data.boxed import innermost, outer_boxes
+from services.common.linear_patterns import LinearPattern
 
 _SCORES: Final = {
     "final_answer": 90, "boxed": 85, "answer_tag": 80, "hashes": 75, "phrase": 70, "whole": 65, "last_formula": 50,
@@ -25,17 +26,31 @@ _MAX_SOLUTION_CHARS: Final = 20_000
 _MAX_PHRASES: Final = 8
 _MAX_STATEMENT: Final = 2000
 _MAX_WORDS: Final = 3
+_MAX_WORD: Final = 12
 _MARKS: Final = ("**", "__", "*", "_", "``", "`")
 _MARK_CHARACTERS: Final = "*_`#> \t"
+_ARROWS: Final = "→⇒➡"
+_HTML: Final = LinearPattern(r"</?(?:b|u|i|em|strong|p|br|span|div|center|mark|sub|sup) ?/?>")
 _ASKED: Final = ("answer", "option", "choice")
-_CLAUSES: Final = frozenset(
+_INDEFINITE: Final = frozenset({"each", "every", "any", "no", "another", "other", "one"})
+"""Words before a mention that announces no answer: `Let's check each option:`."""
+_REASONS: Final = frozenset(
     {
-        "because", "since", "as", "which", "where", "when", "so", "thus", "hence", "therefore", "obtained", "given",
-        "found",
-        "using", "by", "after", "if", "but", "not",
+        "because", "since", "as", "which", "where", "when", "obtained", "given", "found", "using", "by", "after", "if",
+        "but", "not",
     }
 )  # fmt: skip
+_CLAUSES: Final = _REASONS | {"so", "thus", "hence", "therefore"}
 """Words that begin a clause about the answer before them."""
+_PREDICATES: Final = frozenset(
+    {
+        "is", "are", "was", "were", "be", "will", "would", "has", "have", "had", "gets", "takes", "took", "needs",
+        "makes", "made", "costs", "earns", "pays", "equal", "equals", "there", "he", "she", "it", "they", "we", "you",
+    }
+)  # fmt: skip
+"""Words of a sentence that says the answer: `There are 109 flowers`."""
+_CONNECTIVES: Final = {",": ",", "or": r"\text{ or }", "and": r"\text{ and }", ", or": r"\text{ or }",
+                       ", and": r"\text{ and }"}  # fmt: skip
 _COMMENTS: Final = frozenset(
     {
         "correct", "right", "wrong", "incorrect", "in", "above", "below", "as", "follows", "not", "verified",
@@ -62,6 +77,7 @@ class Candidate:
 
 def find_candidates(text: str) -> list[Candidate]:
     """Return the candidates, best first."""
+    text = _HTML.sub("", text)
     found = [*_find_tags(text), *_find_hashes(text), *_find_phrases(text)]
     if not found and is_bare(text):
         stripped = strip_marks(text)
@@ -79,7 +95,7 @@ def extract_reference(reference: str) -> str:
     """
     boxes = [box for box in outer_boxes(reference) if box.closed]
     if boxes:
-        return join_boxes(reference, boxes) or innermost(boxes[-1].content)
+        return join_boxes(reference, boxes).joined or innermost(boxes[-1].content)
     if is_bare(reference):
         return reference.strip()
     stated = [
@@ -140,7 +156,9 @@ def _find_mentions(lower: str) -> list[tuple[int, int]]:
             start = lower.rfind(word, 0, end)
             if start < 0:
                 break
-            found.append((start, start + len(word)))
+            before = lower[max(0, start - _MAX_WORD) : start].split()
+            if not before or before[-1].strip(_MARK_CHARACTERS) not in _INDEFINITE:
+                found.append((start, start + len(word)))
             end = start
     return sorted(found)[-_MAX_PHRASES:]
 
@@ -148,6 +166,8 @@ def _find_mentions(lower: str) -> list[tuple[int, int]]:
 def _skip_to_content(text: str, lower: str, start: int, end: int) -> int | None:
     """Return the offset of what is stated after a mention; None if nothing is."""
     place = _skip(text, end, _MARK_CHARACTERS)
+    if text[place : place + 1] in _ARROWS and place < len(text):
+        return _skip(text, place, _MARK_CHARACTERS + _ARROWS)
     says = lower.startswith("is", place) and not lower[place + 2 : place + 3].isalpha()
     if says and lower[place + 2 : place + 3] not in ("'", "’"):
         place = _skip(text, place + 2, " \t")
@@ -163,7 +183,7 @@ def _skip_to_content(text: str, lower: str, start: int, end: int) -> int | None:
         if before.count(mark) % 2 and text.startswith(mark, place):
             place += len(mark)
             break
-    return _skip(text, place, " \t\r\n")
+    return _skip(text, place, " \t\r\n" + _ARROWS)
 
 
 def _is_heading(text: str, start: int, place: int) -> bool:
@@ -185,17 +205,20 @@ def _read_statement(text: str) -> tuple[str, bool] | None:
     text = text.strip()
     formulas = find_formulas(text)
     if formulas and formulas[0].start == 0:
-        return formulas[0].content, False
+        return _join_formulas(text, formulas), False
     for mark in _MARKS:
         if text.startswith(mark) and (end := text.find(mark, len(mark))) > len(mark):
             inside = text[len(mark) : end].strip()
             if inside and "\n" not in inside:
                 value = _read_statement(inside)
                 return (value[0], False) if value else (inside, False)
-    sentence = _cut_clause(text.partition("\n")[0]).strip(" .,;:*_`}")
+    line = text.partition("\n")[0]
+    sentence = _cut_clause(line, _CLAUSES).strip(" .,;:*_`}")
     if not sentence:
         return None
-    words = [word.strip(".,:;'\"!?").lower() for word in sentence.split()]
+    words = _words_of(sentence)
+    if len(words) > 1 and not sentence[0].isdigit() and _PREDICATES.intersection(words):
+        return _read_sentence(_cut_clause(line, _REASONS))
     if not _DIGITS.intersection(sentence) and "\\" not in sentence:
         return (sentence, True) if not _is_comment(words) else None
     if not is_prose(sentence) and not (_COMMENTS | _CLAUSES).intersection(words):
@@ -204,12 +227,42 @@ def _read_statement(text: str) -> tuple[str, bool] | None:
     return (inner[0].text, True) if inner else None
 
 
+def _join_formulas(text: str, formulas: Sequence[Formula]) -> str:
+    """Return the first formula with those that follow it as further values: `$x=3$ or $x=5$`."""
+    joined, end = formulas[0].content, formulas[0].end
+    for formula in formulas[1:]:
+        connective = _CONNECTIVES.get(text[end : formula.start].strip())
+        if connective is None:
+            break
+        joined, end = f"{joined}{connective}{formula.content}", formula.end
+    return joined
+
+
+def _words_of(sentence: str) -> list[str]:
+    return [word.strip(".,:;'\"!?*_`").lower() for word in sentence.split()]
+
+
+def _read_sentence(sentence: str) -> tuple[str, bool] | None:
+    """Return what a sentence states last, in bold type if it has any; None for one without a value."""
+    bold = sentence.split("**")[1::2]
+    values = _find_last_value(bold[-1]) if bold else []
+    values = values or _find_last_value(sentence)
+    if values:
+        return values[0].text, True
+    words = _words_of(sentence)
+    return None if _is_comment(words) else (sentence.strip(" .,;:*_`}"), True)
+
+
 def _is_comment(words: list[str]) -> bool:
     return len(words) > _MAX_WORDS or bool(_COMMENTS.intersection(words))
 
 
-def _cut_clause(line: str) -> str:
-    """Return the line up to the end of its sentence, or to a clause that gives a reason."""
+def _cut_clause(line: str, clauses: frozenset[str]) -> str:
+    """Return the line up to the end of its sentence, or to a clause that begins with one of the words.
+
+    After a value every clause that follows a comma is about it; a sentence may say its value there.
+    """
+    is_value = clauses is _CLAUSES
     place = 0
     while place < len(line):
         after = line[place + 1 : place + 2]
@@ -217,9 +270,9 @@ def _cut_clause(line: str) -> str:
             return line[:place]
         if line[place] in ",;" and after == " ":
             word = _word_at(line, place + 2)
-            if len(word) > 1 and word not in ("and", "or"):
+            if word in clauses or (is_value and len(word) > 1 and word not in ("and", "or")):
                 return line[:place]
-        if line[place] == " " and _word_at(line, place + 1) in _CLAUSES and place:
+        if line[place] == " " and place and _word_at(line, place + 1 + (after == "(")) in clauses:
             return line[:place].removesuffix(" and").removesuffix(" or")
         place += 1
     return line

@@ -45,16 +45,27 @@ class Formula(NamedTuple):
     content: str
 
 
-def join_boxes(text: str, boxes: Sequence[Box]) -> str:
-    r"""Join the last boxes of a list such as `\boxed{3} and \boxed{5}` by commas; "" for one box."""
-    first = len(boxes) - 1
+class BoxRun(NamedTuple):
+    """The last boxes of a text that stand side by side."""
+
+    joined: str
+    """Their contents, joined by commas; "" for one box."""
+    is_connected: bool
+    """Whether `and` or `or` stands between them, so that none is the answer by itself."""
+
+
+def join_boxes(text: str, boxes: Sequence[Box]) -> BoxRun:
+    r"""Join the last boxes of a list such as `\boxed{3} and \boxed{5}`."""
+    first, gaps = len(boxes) - 1, []
     while first > 0:
         gap = text[boxes[first - 1].end : boxes[first].start]
-        if len(gap) > _MAX_BOX_GAP or _GAP.sub("", gap) not in ("", "and", "or"):
+        connective = _GAP.sub("", gap)
+        if len(gap) > _MAX_BOX_GAP or connective not in ("", "and", "or"):
             break
+        gaps.append(connective)
         first -= 1
     run = [innermost(box.content) for box in boxes[max(first, 0) :]]
-    return ",".join(run) if len(run) > 1 else ""
+    return BoxRun(",".join(run) if len(run) > 1 else "", any(gaps) and len(set(run)) > 1)
 
 
 def is_bare(text: str) -> bool:

@@ -59,8 +59,8 @@ FUNCTIONS: Final = frozenset(
     }
 )  # fmt: skip
 _PLAIN_NAMES: Final = tuple(sorted(FUNCTIONS - {"Re", "Im", "arg", "det"}, key=len, reverse=True))
-_MIN_WORD: Final = 5
-_GREEK: Final = frozenset(
+MIN_WORD: Final = 5
+GREEK: Final = frozenset(
     [
         "alpha",
         "beta",
@@ -170,7 +170,7 @@ def _tokenize_command(name: str, tight: bool) -> Token:
     bare = name.removeprefix("\\")
     if bare in FUNCTIONS:
         return Token("function", bare, tight)
-    if bare in _GREEK and name.startswith("\\"):
+    if bare in GREEK and name.startswith("\\"):
         return Token("letter", name, tight)
     return Token("command" if name.startswith("\\") else "sign", name, tight)
 
@@ -204,7 +204,7 @@ def _tokenize_word(word: str, tight: bool) -> list[Token]:
     named = next((name for name in _PLAIN_NAMES if word.startswith(name)), "")
     if named and len(word) == len(named) + 1:  # `sinx`, `lnx`
         return [Token("function", named, tight), *_letters(word[-1], True)]
-    if len(word) >= _MIN_WORD or (len(word) > 1 and len(set(word)) == 1 and word.isupper()):
+    if len(word) >= MIN_WORD or (len(word) > 1 and len(set(word)) == 1 and word.isupper()):
         return [Token("text", word, tight)]
     return _letters(word, tight)
 
