@@ -21,12 +21,13 @@ from services.common.answers.rationals import (
     parse_rational,
 )
 from services.common.answers.sequences import is_same_sequence, parse_sequence
-from services.common.answers.units import canonical, find_factor, has_unit_conflict
+from services.common.answers.units import canonical, has_unit_conflict
 from services.common.linear_patterns import LinearPattern, Match
 from services.common.trajectory import Outcome
 from services.reward.extraction import Extraction
 from services.reward.guard import MAX_CHARS
 from services.reward.letter_case import adopt_case
+from services.reward.unit_conversion import find_conversion
 
 _CHOICE: Final = LinearPattern(r"\(?([A-J])\)?")
 _LETTER: Final = LinearPattern(r"\(?([A-Ja-j])\)?")
@@ -136,17 +137,25 @@ def _guess_unit(side: Normalised, other_unit: str) -> Normalised:
 def _share_unit(pair: Pair) -> Pair:
     """Convert the answer to the unit of the reference answer, if it has another one of its dimension."""
     reference, answer = pair.reference, pair.answer
-    factor = find_factor(answer.unit, reference.unit) if answer.unit != reference.unit else None
-    number = parse_rational(answer.text) if factor is not None else None
-    if factor is None or number is None:
+    if answer.unit == reference.unit or not (answer.unit and reference.unit):
         return pair
-    value = number.value * factor
-    text = (
-        str(value)
-        if value.denominator == 1
-        else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
-    )
+    conversion = find_conversion(answer.unit, reference.unit)
+    if conversion is None:
+        return pair
+    number = parse_rational(answer.text)
+    if number is not None:
+        text = _to_fraction(number.value * conversion.factor + conversion.offset)
+    elif conversion.offset:
+        return pair
+    else:
+        text = rf"{_to_fraction(conversion.factor)}\cdot({answer.text})"
     return Pair(reference, Normalised(text, reference.unit))
+
+
+def _to_fraction(value: Fraction) -> str:
+    if value.denominator == 1:
+        return str(value)
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
 def _compare_units(pair: Pair) -> _Decision | None:

@@ -20,10 +20,11 @@ from services.reward.graders import Grader, score_all
 from services.reward.letter_case import read_problem
 from services.reward.pool import SHUTTING_DOWN, ComparisonResult, Pool
 from services.reward.scores import GradedResponse, GraderFailure, Grades, GradingLimits
+from services.reward.unit_conversion import load_registry
 
 RULES_VERSION: Final = 7
 """Incremented when a change of extraction, normalisation or comparison changes a verdict."""
-_PACKAGES: Final = ("python-flint", "math-verify", "latex2sympy2_extended", "sympy")
+_PACKAGES: Final = ("python-flint", "pint", "math-verify", "latex2sympy2_extended", "sympy")
 _CUT_OFF: Final = {"unclosed_box"}
 
 log = get_logger()
@@ -65,6 +66,7 @@ class Verifier:
         self.pool = pool
         self._metrics = pool.metrics
         self._cache = _Cache(cache_size)
+        load_registry()  # not by the first response with a unit
         self.version = "+".join(
             (f"rules-{RULES_VERSION}", *(f"{package}-{version(package)}" for package in _PACKAGES))
         )

@@ -1,7 +1,6 @@
 r"""Units at the end of answers: `5\text{ cm}`, `9.8\,\mathrm{m/s^2}`, `12 red marbles`, `45\%`."""
 
 from collections import Counter
-from fractions import Fraction
 from typing import Final
 
 from services.common.answers.notation import TEXT
@@ -18,7 +17,13 @@ _NAMES: Final = {
     "rad": "radian", "dollar": "dollar", "usd": "dollar", "cent": "cent", "euro": "euro", "liter": "liter",
     "litre": "liter", "ml": "ml", "joule": "J", "newton": "N", "watt": "W", "volt": "V", "kelvin": "K",
     "pascal": "Pa", "hertz": "Hz", "hz": "Hz", "khz": "kHz", "mhz": "MHz", "mol": "mol", "micro": "micro",
-    "kj": "kJ", "kw": "kW",
+    "kj": "kJ", "kw": "kW", "kilojoule": "kJ", "kilowatt": "kW", "megawatt": "MW", "kwh": "kWh", "calorie": "calorie",
+    "kcal": "kilocalorie", "kilocalorie": "kilocalorie", "ampere": "A", "amp": "A", "ohm": "Omega", "coulomb": "C",
+    "farad": "F", "tesla": "T", "milliliter": "ml", "millilitre": "ml", "centiliter": "centiliter",
+    "centilitre": "centiliter", "gallon": "gallon", "quart": "quart", "acre": "acre", "hectare": "hectare",
+    "decimeter": "decimeter", "decimetre": "decimeter", "micrometer": "micrometer", "nanometer": "nm",
+    "nanometre": "nm", "milligram": "mg", "millisecond": "ms", "microsecond": "microsecond", "nanosecond": "ns",
+    "knot": "knot",
     "ev": "eV", "mev": "MeV", "gev": "GeV", "kpa": "kPa", "atm": "atm", "erg": "erg", "gauss": "gauss",
     "people": "people", "person": "people", "student": "student", "way": "way", "time": "time", "coin": "coin",
     "point": "point", "unit": "unit", "percent": "%", "percentage": "%", "pct": "%",
@@ -61,22 +66,6 @@ _PROPERTIES: Final = frozenset(
     }
 )  # fmt: skip
 """Words that restrict the values of a variable and are not units."""
-
-_SCALES: Final[dict[str, tuple[str, Fraction]]] = {
-    "mm": ("m", Fraction(1, 1000)), "cm": ("m", Fraction(1, 100)), "km": ("m", Fraction(1000)), "nm": ("m",
-    Fraction(1, 10**9)),
-    "foot": ("inch", Fraction(12)), "yard": ("inch", Fraction(36)), "mile": ("inch", Fraction(63360)),
-    "mg": ("g", Fraction(1, 1000)), "kg": ("g", Fraction(1000)), "pound": ("ounce", Fraction(16)),
-    "ms": ("s", Fraction(1, 1000)), "minute": ("s", Fraction(60)), "hour": ("s", Fraction(3600)), "day": ("s",
-    Fraction(86400)),
-    "week": ("s", Fraction(604800)), "month": ("year", Fraction(1, 12)), "cent": ("dollar", Fraction(1, 100)),
-    "ml": ("liter", Fraction(1, 1000)), "kHz": ("Hz", Fraction(1000)), "MHz": ("Hz", Fraction(10**6)),
-    "kJ": ("J", Fraction(1000)), "kW": ("W", Fraction(1000)), "kPa": ("Pa", Fraction(1000)), "MeV": ("eV",
-    Fraction(10**6)),
-    "GeV": ("eV", Fraction(10**9)),
-}  # fmt: skip
-"""Units as exact multiples of others. Metric and customary lengths are not converted: an answer in the other system
-was computed with rounded factors."""
 
 _CONTRADICTIONS: Final = frozenset(
     {
@@ -216,24 +205,6 @@ def _canonical_name(word: str) -> str:
         return _SYMBOLS[word]
     lower = word.lower()
     return _NAMES.get(lower) or _NAMES.get(lower.removesuffix("s")) or lower
-
-
-def find_factor(unit: str, other: str) -> Fraction | None:
-    """Return how many of the other unit one unit is; None if their dimensions differ or are unknown."""
-    (dimension, factor), (wanted, scale) = _to_base(unit), _to_base(other)
-    return factor / scale if dimension and dimension == wanted else None
-
-
-def _to_base(unit: str) -> tuple[dict[str, int], Fraction]:
-    """Return the exponents of the base units, and the factor to them."""
-    exponents: Counter[str] = Counter()
-    factor = Fraction(1)
-    for part in unit.split():
-        name, _, power = part.partition("^")
-        base, scale = _SCALES.get(name, (name, Fraction(1)))
-        exponents[base] += int(power or 1)
-        factor *= scale ** int(power or 1)
-    return {name: power for name, power in exponents.items() if power}, factor
 
 
 def has_unit_conflict(first: str, second: str) -> bool:
