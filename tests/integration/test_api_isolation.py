@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from services.api.adapters.job_files import job_directory
 from services.api.db.access import create_key
 from services.api.domain.access import Scope
 from services.api.http.resources import Resources
@@ -33,6 +34,7 @@ from tests.support.servers import Postgres
 
 CANARY = "canary-of-project-a"
 GRADER = f"def grade(sample, item):\n    return 1.0  # {CANARY}\n"
+STREAMS = (("/v1/jobs/{job_id}/events", {}), ("/v1/jobs/{job_id}/logs", {"follow": "true"}))
 METHODS = {"get", "post", "put", "patch", "delete"}
 
 
@@ -102,7 +104,14 @@ def fill_installation(
     checkpoint = listed[0]["id"]
     export = created(http.post(f"/v1/checkpoints/{checkpoint}/export", headers=mine))["id"]
     trajectories = created(http.get(f"/v1/jobs/{job}/trajectories", headers=mine))["data"]
-    # What the services keep: streams, the last error of this process.
+    # What the services keep: streams, log files, the last error of this process.
+    line = {"timestamp": "2026-12-01T00:00:00Z", "level": "error", "event": CANARY, "job_id": job}
+    for log in (
+        job_directory(resources.data_dir, job) / "logs" / f"attempt-{attempt:04d}.log",
+        resources.data_dir / "logs" / "reward.log",
+    ):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(json.dumps(line) + "\n")
     names = stream_names(job, attempt)
     resources.redis.xadd(names.prompts, {"task": CANARY})
     resources.redis.xadd(names.groups, {"group": CANARY})
@@ -212,17 +221,57 @@ def every_route(made: Installation) -> list[Route]:
             }
             given = {name: value for name, value in query.items() if name in declared}
             routes.append((method, path, given))
-    return routes
+    logs = "/v1/jobs/{job_id}/logs"
+    return [*routes, ("get", logs, {"service": "reward"}), ("get", logs, {"follow": "true"})]
+
+
+def valid_bodies(made: Installation) -> dict[str, dict[str, Any]]:
+    """A body that the schema of each route accepts, with what belongs to project a named in it."""
+    ids = made.ids
+    spec = {"model": ids["model_id"], "training_file": ids["file_id"]}
+    grader = {"type": "python", "name": "mine", "source": "def grade(s, i): return 1.0"}
+    said = [{"role": "user", "content": "?"}]
+    return {
+        "/v1/fine_tuning/jobs": {**spec, "validation_file": ids["file_id"]},
+        "/v1/jobs": {**spec, "method": "sft", "validation_file": ids["file_id"]},
+        "/v1/jobs/{job_id}": {"metadata": {"note": "other"}, "priority": 1},
+        "/v1/jobs/{job_id}/rewind": {"checkpoint": ids["checkpoint_id"]},
+        "/v1/jobs/{job_id}/fork": {"checkpoint": ids["checkpoint_id"], "changes": {}},
+        "/v1/jobs/{job_id}/rescore": {"profile": "rl", "max_groups": 1},
+        "/v1/graders/validate": {"grader": grader},
+        "/v1/graders/run": {"grader": grader, "model_sample": "1", "item": {"prompt": "?"}},
+        "/v1/models": {"path": ids["model_id"]},
+        "/v1/api_keys": {"name": "other", "project": "a", "scopes": ["jobs:read"]},
+        "/v1/webhooks": {"url": "https://other.example/hook", "project": "a"},
+        "/v1/chat/completions": {"model": ids["job_id"], "messages": said},
+        "/v1/completions": {"model": ids["checkpoint_id"], "prompt": "?"},
+    }
 
 
 def ask(made: Installation, route: Route, headers: dict[str, str]) -> tuple[str, str]:
     """Return what was asked for, and all that came back."""
     method, path, query = route
-    body = {} if method == "get" else {"json": {"model": made.ids["model_id"]}}
+    sent: dict[str, Any] = {}
+    if path == "/v1/files" and method == "post":
+        sent = {"files": {"file": ("other.jsonl", b'{"prompt": "?", "answer": "2"}')}}
+    elif method != "get" and path in valid_bodies(made):
+        sent = {"json": valid_bodies(made)[path]}
     response = made.http.request(
-        method, path.format(**made.ids), headers=headers, params=query, **body
+        method, path.format(**made.ids), headers=headers, params=query, **sent
     )
-    return f"{response.url}{body}", f"{response.headers} {response.text}"
+    # A body that is refused for its form would prove nothing of what the route looks up.
+    refused = response.status_code in (400, 422)
+    assert not refused or "No file" in response.text, (route, response.text)
+    return f"{response.url}{sent}", f"{response.headers} {response.text}"
+
+
+def read_stream(made: Installation, path: str, query: dict[str, str]) -> str:
+    """Return the first event that holds text of the owner's stream."""
+    headers = {**made.mine, "accept": "text/event-stream"}
+    url = path.format(**made.ids)
+    with made.http.stream("GET", url, params=query, headers=headers, timeout=30) as response:
+        assert response.headers["content-type"].startswith("text/event-stream"), response.read()
+        return next(line for line in response.iter_lines() if CANARY in line)
 
 
 def leaks(made: Installation, asked: str, answer: str) -> bool:
@@ -243,16 +292,24 @@ def test_no_route_shows_a_key_what_belongs_to_another_project(installation: Inst
         ]
         assert leaking == []
 
+        streams = {**headers, "accept": "text/event-stream"}
+        for path, query in STREAMS:
+            assert not leaks(installation, *ask(installation, ("get", path, query), streams))
+
     # The canary is there, and still is after all that the others tried.
+    for path, query in STREAMS:
+        assert CANARY in read_stream(installation, path, query)
     shown = {
         path
         for method, path, query in routes
         if method == "get"
+        and "follow" not in query
         and CANARY in ask(installation, (method, path, query), installation.mine)[1]
     }
     assert shown >= {
         "/v1/jobs/{job_id}",
         "/v1/jobs/{job_id}/events",
+        "/v1/jobs/{job_id}/logs",
         "/v1/jobs/{job_id}/checkpoints",
         "/v1/jobs/{job_id}/evals",
         "/v1/files/{file_id}",
