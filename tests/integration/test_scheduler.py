@@ -271,6 +271,18 @@ def test_success_comes_after_the_last_journalled_event_and_gives_everything_back
     assert [(a.state, a.events_complete) for a in world.attempts(job_id)] == [("succeeded", True)]
 
 
+def test_the_next_attempt_is_told_how_many_steps_are_recorded(world: World) -> None:
+    job_id = world.run()
+    with world.context.database.begin() as session:
+        session.get_one(Job, job_id).progress = {"step": 7}
+    world.trainer.end("failed", "oom_train", "out of memory", retryable=True)
+    reconcile(world.context, job_id)
+
+    start_next_attempt(world, job_id)
+
+    assert [request.steps_recorded for request in world.trainer.started] == [0, 7]
+
+
 def test_a_retryable_failure_is_followed_by_the_next_attempt_three_times(world: World) -> None:
     job_id = world.run()
 

@@ -148,4 +148,5 @@ def _to_start_request(
         rollout_addresses=attempt.rollout_addresses,
         prompts_stream=names.prompts,
         groups_stream=names.groups,
+        steps_recorded=claimed.job.progress["step"] if claimed.job.progress else 0,
     )

@@ -17,7 +17,7 @@ from services.trainer.learner.curriculum import count_differences, summarize
 from services.trainer.learner.journal import has_event
 from services.trainer.learner.ledger import NOTHING_ISSUED, certify
 from services.trainer.learner.request import LearnerRequest
-from services.trainer.learner.step_log import surviving_records
+from services.trainer.learner.step_log import has_step_log, surviving_records
 
 Moment = Literal["resume", "restart", "end"]
 NOTHING_LOST: Final = {"steps_undone": 0, "skipped_checkpoints": ()}
@@ -32,9 +32,12 @@ def find_undone_steps(
     verify, or are gone. A rewind leaves the one that it names.
     """
     resumed_from = 0 if resume is None else resume.manifest.global_step
-    _, undone = surviving_records(
-        request.job_dir, before_attempt=request.attempt, resumed_from=resumed_from
-    )
+    if _is_directory_lost(request):
+        undone = list(range(resumed_from + 1, request.steps_recorded + 1))
+    else:
+        _, undone = surviving_records(
+            request.job_dir, before_attempt=request.attempt, resumed_from=resumed_from
+        )
     limit = request.spec.checkpoint.undo_limit
     if len(undone) > limit and (skipped or _are_gone(request, resume)):
         raise PlatformError(
@@ -46,10 +49,19 @@ def find_undone_steps(
     return undone
 
 
-def _are_gone(request: LearnerRequest, resume: ResumePoint | None) -> bool:
-    """Whether there is no checkpoint although an earlier attempt wrote one."""
+def _is_directory_lost(request: LearnerRequest) -> bool:
+    """Whether steps were recorded of which the job's directory has no log."""
     earlier = range(1, request.attempt)
-    return resume is None and has_event(request.job_dir, earlier, EventType.CHECKPOINT)
+    return request.steps_recorded > 0 and not any(
+        has_step_log(request.job_dir, attempt) for attempt in earlier
+    )
+
+
+def _are_gone(request: LearnerRequest, resume: ResumePoint | None) -> bool:
+    """Whether there is no checkpoint although an earlier attempt wrote one, or may have."""
+    earlier = range(1, request.attempt)
+    wrote = has_event(request.job_dir, earlier, EventType.CHECKPOINT)
+    return resume is None and (wrote or _is_directory_lost(request))
 
 
 def certify_start(

@@ -37,6 +37,8 @@ class LearnerRequest(Frozen):
     """host:port of each leased replica."""
     prompts_stream: str
     groups_stream: str
+    steps_recorded: int = Field(0, ge=0)
+    """Optimizer steps of earlier attempts that the control plane knows of."""
     redis_url: str
     object_store_url: str | None = None
     """s3://bucket/prefix, or None."""

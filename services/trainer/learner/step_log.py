@@ -95,6 +95,11 @@ def surviving_records(
     ], undone
 
 
+def has_step_log(job_dir: Path, attempt: int) -> bool:
+    """Whether the attempt came as far as its first step."""
+    return _path(job_dir, attempt).exists()
+
+
 def _parent_records(job_dir: Path) -> list[StepRecord]:
     """Steps that the parent of a forked job made up to the checkpoint that the job started from."""
     checkpoints = list_checkpoints(job_dir / ORIGIN / "checkpoints")

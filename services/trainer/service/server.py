@@ -146,6 +146,7 @@ def _learner_request(
         rollout_addresses=tuple(message.rollout_addresses),
         prompts_stream=message.prompts_stream,
         groups_stream=message.groups_stream,
+        steps_recorded=message.steps_recorded,
         redis_url=settings.redis_url,
         object_store_url=settings.object_store_url,
         torch_threads=settings.torch_threads,

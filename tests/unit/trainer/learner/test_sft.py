@@ -332,6 +332,26 @@ def test_checkpoints_that_are_gone_are_as_lost_as_damaged_ones(
     assert (result.error_code, result.retryable) == ("checkpoint_lost", False)
 
 
+def test_a_job_directory_that_is_lost_is_not_taken_for_a_job_that_never_ran(
+    tmp_path: Path, model: Path, rows: Path
+) -> None:
+    def attempt(number: int, **checkpoint: int) -> AttemptResult:
+        changed = spec(rows, checkpoint={"interval_steps": 2, **checkpoint})
+        known = {"attempt": number, "model_path": model, "steps_recorded": STEPS}
+        return run_here(learner_request(tmp_path / "empty", changed, **known), StopSignal())
+
+    lost = attempt(2, max_undone_steps=STEPS - 1)
+
+    assert (lost.error_code, lost.retryable) == ("checkpoint_lost", False)
+    assert f"undo {STEPS} steps, 1 to {STEPS}" in lost.error_message
+
+    begun = attempt(3, max_undone_steps=STEPS)
+
+    assert begun.state == "succeeded", begun.error_message
+    restarted = of_kind(journal_of(tmp_path / "empty", 3), EventType.CERTIFICATE)[0]
+    assert (restarted["moment"], restarted["steps_undone"]) == ("restart", STEPS)
+
+
 def test_a_restart_from_zero_is_stated_with_its_reason_and_the_steps_undone(
     tmp_path: Path, model: Path, rows: Path, uninterrupted: str
 ) -> None:

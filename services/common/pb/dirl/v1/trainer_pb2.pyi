@@ -51,6 +51,7 @@ class StartJobRequest(_message.Message):
     ROLLOUT_ADDRESSES_FIELD_NUMBER: _builtins.int
     PROMPTS_STREAM_FIELD_NUMBER: _builtins.int
     GROUPS_STREAM_FIELD_NUMBER: _builtins.int
+    STEPS_RECORDED_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     attempt: _builtins.int
     spec_json: _builtins.str
@@ -61,6 +62,10 @@ class StartJobRequest(_message.Message):
     """Directory of the job: checkpoints, journal."""
     prompts_stream: _builtins.str
     groups_stream: _builtins.str
+    steps_recorded: _builtins.int
+    """Optimizer steps that the control plane has recorded of earlier attempts: with them a trainer notices that the job's
+    directory was lost, which would look like a job that never ran.
+    """
     @_builtins.property
     def files(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Paths of the spec's files, by file id or the path given in the spec."""
@@ -81,10 +86,11 @@ class StartJobRequest(_message.Message):
         rollout_addresses: _abc.Iterable[_builtins.str] | None = ...,
         prompts_stream: _builtins.str = ...,
         groups_stream: _builtins.str = ...,
+        steps_recorded: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "files", b"files", "groups_stream", b"groups_stream", "job_dir", b"job_dir", "job_id", b"job_id", "model_path", b"model_path", "prompts_stream", b"prompts_stream", "rollout_addresses", b"rollout_addresses", "spec_json", b"spec_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "files", b"files", "groups_stream", b"groups_stream", "job_dir", b"job_dir", "job_id", b"job_id", "model_path", b"model_path", "prompts_stream", b"prompts_stream", "rollout_addresses", b"rollout_addresses", "spec_json", b"spec_json", "steps_recorded", b"steps_recorded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
