@@ -82,10 +82,7 @@ class Playground:
 
 
 def _generate(loaded: LoadedModel, request: PlaygroundRequest) -> Iterator[Piece]:
-    if request.messages:
-        prompt = encode_prompt(loaded.tokenizer, [dict(turn) for turn in request.messages])
-    else:
-        prompt = loaded.tokenizer(request.prompt, add_special_tokens=False)["input_ids"]
+    prompt = _encode(loaded, request)
     generation = to_generation_request(loaded, prompt, request)
     seen: list[DenoisingEvent] = []
     needed = len(prompt) + request.max_new_tokens
@@ -122,6 +119,32 @@ def _generate(loaded: LoadedModel, request: PlaygroundRequest) -> Iterator[Piece
         completion_tokens=visible,
         num_steps=response.num_steps,
     )
+
+
+def _encode(loaded: LoadedModel, request: PlaygroundRequest) -> list[int]:
+    """Encode turns, or a text; raises PlatformError("invalid_request").
+
+    No turn may hold the text of a special token: it would end the turn and speak for another role.
+    A text without a template may, except for the mask.
+    """
+    if not request.messages:
+        ids: list[int] = loaded.tokenizer(request.prompt, add_special_tokens=False)["input_ids"]
+        if loaded.mask_token_id in ids:
+            raise PlatformError(
+                "invalid_request",
+                f"The prompt has the mask token at position {ids.index(loaded.mask_token_id)} of its tokens.",
+                hint="Remove it: a prompt has no position to be filled in.",
+            )
+        return ids
+    special = loaded.special_tokens
+    for number, turn in enumerate(request.messages):
+        if (token := special.find_in(turn["content"])) is not None:
+            raise PlatformError(
+                "invalid_request",
+                f"messages[{number}].content has {token!r}, which the tokenizer reads as one token and not as text.",
+                hint="Remove it; the chat template adds the tokens of a turn.",
+            )
+    return encode_prompt(loaded.tokenizer, [dict(turn) for turn in request.messages])
 
 
 def _make_piece(loaded: LoadedModel, prompt: list[int], event: DenoisingEvent, added: str) -> Piece:

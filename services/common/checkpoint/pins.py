@@ -5,7 +5,7 @@ so that every process on the shared volume sees it, and pins of a crashed proces
 """
 
 import os
-import time
+import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +28,7 @@ def pin(checkpoint: Path, holder: str, seconds: float) -> None:
         )
     file = _pin_file(checkpoint, holder)
     file.parent.mkdir(exist_ok=True)
-    end = time.time() + seconds
+    end = _volume_time(file.parent) + seconds
     if not file.exists() or file.stat().st_mtime < end:
         file.touch()
         os.utime(file, (end, end))
@@ -41,13 +41,25 @@ def unpin(checkpoint: Path, holder: str) -> None:
 
 def list_pinned(directory: Path) -> set[str]:
     """Return the names of pinned checkpoints in `directory`; deletes expired pins."""
+    files = list((directory / _PINS).glob(f"*{_BY}*"))
+    if not files:
+        return set()
+    now = _volume_time(directory / _PINS)
     names = set()
-    for file in (directory / _PINS).glob("*"):
-        if file.stat().st_mtime > time.time():
+    for file in files:
+        if file.stat().st_mtime > now:
             names.add(file.name.partition(_BY)[0])
         else:
             file.unlink(missing_ok=True)
     return names
+
+
+def _volume_time(directory: Path) -> float:
+    """Unix seconds by the clock that stamps new files: one for all hosts that mount the volume, whose own
+    clocks may differ.
+    """
+    with tempfile.TemporaryFile(dir=directory) as file:
+        return os.fstat(file.fileno()).st_mtime
 
 
 def _pin_file(checkpoint: Path, holder: str) -> Path:

@@ -26,6 +26,7 @@ from transformers import (
 from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 
+from services.common.data.special_tokens import SpecialTokens
 from services.common.diffusion.config import DecodingConfig
 from services.common.errors import PlatformError
 from services.common.model.attention import IMPLEMENTATION
@@ -70,6 +71,16 @@ class LoadedModel:
     """
     published_code: ModelCode | None = None
     """Modeling code that the directory came with; None where the platform's own is written."""
+
+    @property
+    def special_tokens(self) -> SpecialTokens:
+        """Tokens that must not stand in a user's text."""
+        texts = (
+            token.content
+            for number, token in self.tokenizer.added_tokens_decoder.items()
+            if token.special or number == self.mask_token_id
+        )
+        return SpecialTokens(frozenset(texts), self.mask_token_id, len(self.sampleable))
 
 
 def load_model(

@@ -12,7 +12,7 @@ import numpy as np
 from services.common.answers.answer_types import AnswerType
 from services.common.checkpoint.format import file_sha256
 from services.common.data.rows import MAX_PROBLEMS_SHOWN, Needs, Row, read_rows
-from services.common.data.special_tokens import SpecialTokens, find_special_tokens
+from services.common.data.special_tokens import find_special_tokens
 from services.common.data.turns import messages_of
 from services.common.errors import PlatformError, ProblemsError
 from services.common.grader_spec import required_fields, row_checks
@@ -142,16 +142,7 @@ def _refuse_special_tokens(
     path: Path, rows: Sequence[Row], loaded: LoadedModel, *, completions: bool, trace: bool
 ) -> None:
     """Checked at submission too; a file on the server may have changed since."""
-    added = loaded.tokenizer.added_tokens_decoder
-    special = SpecialTokens(
-        texts=frozenset(
-            token.content
-            for number, token in added.items()
-            if token.special or number == loaded.mask_token_id
-        ),
-        mask_token_id=loaded.mask_token_id,
-        vocab_size=len(loaded.sampleable),
-    )
+    special = loaded.special_tokens
     problems = list(find_special_tokens(rows, special, completions=completions, trace=trace))
     if problems:
         raise ProblemsError(

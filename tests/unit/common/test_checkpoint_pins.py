@@ -1,6 +1,10 @@
 """Retention leaves a checkpoint that is being read."""
 
+import os
+import time
 from pathlib import Path
+
+import pytest
 
 from services.common.checkpoint.pins import list_pinned, pin, unpin
 from services.common.checkpoint.store import delete_checkpoints, expired_checkpoints
@@ -30,5 +34,16 @@ def test_the_longest_pin_counts(tmp_path: Path) -> None:
     pin(path, "chat", 60)
 
     pin(path, "chat", -60)
+
+    assert list_pinned(tmp_path) == {"step-000001"}
+
+
+def test_the_clock_of_the_host_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, 1)
+    pin(path, "export", 60)
+
+    monkeypatch.setattr(time, "time", lambda: os.stat(path).st_mtime + 3600)
 
     assert list_pinned(tmp_path) == {"step-000001"}
