@@ -1,5 +1,6 @@
 """Clients that hold what others need: connections, memory, threads, streams."""
 
+import json
 import socket
 import threading
 import time
@@ -133,6 +134,38 @@ def test_many_small_headers_are_fine(api: Running) -> None:
     headers = {f"x-{number}": "v" * 100 for number in range(200)}
 
     assert http.get("/healthz", headers=headers).status_code == 200
+
+
+def test_a_client_that_does_not_read_its_response_is_not_waited_for(
+    api: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    http, _ = api
+    content = b"".join(
+        json.dumps({"prompt": str(number) * 4096, "answer": "1"}).encode() + b"\n"
+        for number in range(10, 2010)
+    )
+    uploaded = http.post("/v1/files", files={"file": ("rows.jsonl", content)}, timeout=60)
+    path = f"/v1/files/{uploaded.json()['id']}/content"
+    assert http.get(path).content == content  # a client that reads gets all of it
+    lost: set[int] = set()
+    forget = BoundedHttpProtocol.connection_lost
+
+    def note(self: BoundedHttpProtocol, error: Exception) -> None:
+        lost.add((self.client or ("", 0))[1])
+        forget(self, error)
+
+    monkeypatch.setattr(BoundedHttpProtocol, "connection_lost", note)
+    monkeypatch.setattr(BoundedHttpProtocol, "write_s", 0.5)
+
+    with connection(http) as client:
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert client.recv(1024).startswith(b"HTTP/1.1 200")
+        deadline = time.monotonic() + 20
+        while client.getsockname()[1] not in lost:
+            assert time.monotonic() < deadline, "the connection is held"
+            time.sleep(0.05)
+
+    assert http.get("/healthz").status_code == 200
 
 
 def test_a_body_that_stops_arriving_is_not_waited_for(

@@ -1,6 +1,6 @@
-"""Limits on the head of a request, which uvicorn's protocol over httptools does not have: a client
-that opens connections and sends nothing, sends a byte now and then, or sends headers without end
-must not hold a connection or memory.
+"""Limits on a client, which uvicorn's protocol over httptools does not have: one that opens
+connections and sends nothing, sends a byte now and then, sends headers without end, or does not read
+its response must not hold a connection or memory.
 """
 
 from asyncio import TimerHandle, Transport
@@ -12,6 +12,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 _HEAD_S: Final = 10.0
 _HEAD_BYTES: Final = 64 * 2**10
+_WRITE_S: Final = 60.0
+"""Within it a client must have read what the connection buffers, 64 KiB."""
 _MAX_CONNECTIONS: Final = 1000
 """Requests on further ones get a 503 at once."""
 _DRAIN_S: Final = 5
@@ -32,14 +34,16 @@ def make_server_config(app: FastAPI, host: str, port: int) -> uvicorn.Config:
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """One connection. The limits are those of a request line and its headers."""
+    """One connection, with limits on a request line with its headers and on a response that is not read."""
 
     head_s = _HEAD_S
+    write_s = _WRITE_S
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._head_timer: TimerHandle | None = None
         self._head_bytes = 0
+        self._write_timer: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Wait for the first request."""
@@ -47,8 +51,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the limit."""
+        """Forget the limits."""
         self._end_head()
+        self._end_write()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -72,6 +77,21 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Begin the body, which the application limits."""
         self._end_head()
         super().on_headers_complete()
+
+    def pause_writing(self) -> None:
+        """The buffer is full: the client has to read within the limit."""
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(self.write_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        self._end_write()
+        super().resume_writing()
+
+    def _end_write(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def _begin_head(self) -> None:
         if self._head_timer is None:
