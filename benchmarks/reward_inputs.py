@@ -57,6 +57,27 @@ def realistic_pairs(count: int, seed: int = 0) -> list[Pair]:
     return pairs[:count]
 
 
+def distinct_pairs(seed: int = 0) -> list[Pair]:
+    """Pairs of which no two share a reference answer or a response, half of them right, shuffled."""
+    solutions: dict[str, str] = {}
+    for name in ("math500/test.jsonl", "gsm8k/test.jsonl", "gsm8k/train.jsonl"):
+        for row in iter_rows(data_dir() / name):
+            if row.answer is not None and row.completion is not None:
+                solutions.setdefault(row.answer, row.completion)
+    rng = random.Random(seed)
+    answers = list(solutions)
+    rng.shuffle(answers)
+    middle = len(answers) // 2
+    right, wrong = answers[:middle], answers[middle:]
+    pairs = [(answer, solutions[answer]) for answer in right]
+    pairs += [
+        (answer, solutions[other])
+        for answer, other in zip(wrong, wrong[1:] + wrong[:1], strict=True)
+    ]
+    rng.shuffle(pairs)
+    return pairs
+
+
 def with_hostile(pairs: list[Pair], share: float, seed: int = 0) -> list[Pair]:
     """The pairs, a share of the responses replaced by hostile ones."""
     rng = random.Random(seed)

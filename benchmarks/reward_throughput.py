@@ -6,7 +6,8 @@ Pairs are solutions of MATH-500 and GSM8K with their own reference answer (right
 compared once. Four callers send batches of 64, as rollout replicas do, so that one long comparison
 does not idle the other worker. Lines: `plain`, `ours`, the ratio, `cached` (the same pairs again,
 remembered), 1 % and 5 % hostile responses mixed in as a share of the clean rate, a batch of 1,024
-in one call, latencies of the comparisons that needed a worker, cold start, memory of all processes.
+in one call, latencies of the comparisons that needed a worker, cold start, memory of all processes, and
+both methods on pairs of which no two share a text.
 """
 
 import argparse
@@ -19,8 +20,9 @@ from contextlib import contextmanager
 
 import psutil
 from math_verify import parse, verify
-from reward_inputs import Pair, data_dir, realistic_pairs, with_hostile
+from reward_inputs import Pair, data_dir, distinct_pairs, realistic_pairs, with_hostile
 
+from services.common.answers.normalisation import normalise
 from services.common.telemetry.logs import configure_logging
 from services.common.trajectory import FinishReason, Outcome, Verdict
 from services.reward.extraction import Profile
@@ -100,6 +102,22 @@ def main() -> None:
         accepted=plain_accepted,
     )
     measure(pairs, plain)
+    measure_distinct(distinct_pairs()[:count])
+
+
+def measure_distinct(pairs: Sequence[Pair]) -> None:
+    """Texts that neither method has seen before: no cache of theirs helps."""
+    plain, _ = plain_rate(pairs)
+    with fresh_pool() as pool:
+        normalise.cache_clear()
+        rate, _ = grade(Verifier(pool, cache_size=1), pairs)
+    say(
+        method="ours, all texts distinct",
+        pairs=len(pairs),
+        plain_per_second=round(plain, 1),
+        per_second=round(rate, 1),
+        ratio=round(rate / plain, 2),
+    )
 
 
 @contextmanager

@@ -11,13 +11,14 @@ from typing import Final
 from services.reward import symbolic
 from services.reward.comparison_request import ComparisonRequest
 from services.reward.extraction import Profile
-from services.reward.formulas.comparison import is_equal
+from services.reward.formulas.comparison import count_choices, is_equal
 from services.reward.formulas.echoes import find_operations, has_echo
 from services.reward.formulas.identity import ContradictionError, has_value
 from services.reward.formulas.nodes import (
     EXPRESSIONS,
     Constant,
     Node,
+    Sequence,
     UndecidedError,
     UnreadableError,
     walk,
@@ -78,7 +79,8 @@ def compare(request: ComparisonRequest) -> ComparisonReply:
 
 
 def _compare_formulas(reference: Node, answer: Node, request: ComparisonRequest) -> ComparisonReply:
-    if request.profile is Profile.RL and has_echo(answer, reference):
+    counted = answer if isinstance(reference, Sequence) else count_choices(answer)
+    if request.profile is Profile.RL and has_echo(counted, reference):
         return ComparisonReply(Status.UNEVALUATED)
     if is_equal(reference, answer, request.kind):
         # Equal texts come from the audit of reference answers; equal answers are accepted before.

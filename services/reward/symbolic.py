@@ -7,14 +7,11 @@ off; the worker process is killed at the deadline.
 
 import logging
 from dataclasses import replace
-from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Final
 
 import sympy
 from math_verify import LatexExtractionConfig, parse, verify
-
-from services.common.answers.rationals import Rational, is_same_number, parse_rational
 
 _CONFIG: Final = LatexExtractionConfig(
     boxed_match_priority=0,
@@ -22,7 +19,6 @@ _CONFIG: Final = LatexExtractionConfig(
 )
 _RELATIVE: Final = sympy.Rational(1, 10**6)
 _DIGITS: Final = 30
-_EPSILON: Final = sympy.Rational(1, 10**20)
 
 for _name in ("math_verify", "latex2sympy2_extended"):  # they log complete answers
     logging.getLogger(_name).setLevel(logging.CRITICAL)
@@ -53,7 +49,7 @@ def is_equivalent(reference: str, answer: str) -> bool:
         raise AnswerUnreadableError(f"{type(error).__name__}: {error}") from error
     if not answers:
         raise AnswerUnreadableError(answer)
-    return _verify(references, answers) or _is_rounded(reference, answer, references, answers)
+    return _verify(references, answers)
 
 
 def is_readable(reference: str) -> bool:
@@ -73,11 +69,7 @@ def _verify(references: list[Any], answers: list[Any]) -> bool:
             timeout_seconds=None,
             raise_on_error=True,
         )
-        return (
-            not _numbers_differ(references, answers)
-            if equal
-            else _is_equal_complex(references[0], answers[0])
-        )
+        return equal and not _numbers_differ(references, answers)
     except MemoryError:
         raise
     except Exception as error:
@@ -110,50 +102,6 @@ def _parse(text: str) -> list[Any]:
             raise_on_error=True,
         )
     )
-
-
-def _is_equal_complex(reference: Any, answer: Any) -> bool:
-    """Whether the values are equal if `i`, which math-verify reads as a variable, is the imaginary
-    unit.
-    """
-    values = [_to_complex(value) for value in (reference, answer)]
-    if any(value is None for value in values):
-        return False
-    difference = sympy.expand(values[0] - values[1])
-    if difference == 0:
-        return True
-    # sympy does not simplify every zero, so 20 of 30 digits, relative to the reference, decide.
-    size, rest = (abs(sympy.N(number, _DIGITS)) for number in (values[0], difference))
-    return bool(size.is_number and size.is_finite and rest.is_finite) and bool(
-        rest <= _EPSILON * size
-    )
-
-
-def _to_complex(value: Any) -> Any:
-    """Replace `i` by the imaginary unit; None if other variables are left."""
-    if not isinstance(value, sympy.Expr):
-        return None
-    names = {symbol: sympy.I for symbol in value.free_symbols if symbol.name == "i"}
-    return value.subs(names).doit() if len(names) == len(value.free_symbols) else None
-
-
-def _is_rounded(
-    reference_text: str, answer_text: str, references: list[Any], answers: list[Any]
-) -> bool:
-    """Whether one side is a decimal, and the other an irrational number that rounds to it."""
-    for text, others in ((answer_text, references), (reference_text, answers)):
-        decimal, other = parse_rational(text), others[0]
-        if (
-            decimal is None
-            or not decimal.places
-            or not isinstance(other, sympy.Expr)
-            or not other.is_number
-        ):
-            continue
-        value = sympy.N(other, _DIGITS)
-        if value.is_real and value.is_finite:
-            return is_same_number(Rational(Fraction(str(value))), decimal)
-    return False
 
 
 def _numbers_differ(references: list[Any], answers: list[Any]) -> bool:

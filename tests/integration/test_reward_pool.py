@@ -142,18 +142,6 @@ def test_a_large_answer_costs_no_worker(pool: Pool, answer: str) -> None:
     assert pool.worker_pids == [worker]
 
 
-def test_a_comparison_out_of_memory_is_told_apart_from_a_wrong_answer() -> None:
-    pool = Pool(PoolConfig(workers=1, memory_bytes=128 << 20, min_cpu_share=0.0))
-    pool.start()
-    try:
-        # Its integral is in the reference answer, because an answer with one has less CPU time.
-        (graded,) = grade(pool, (ENDLESS[0], "42"), timeout_s=60.0)
-        assert (graded.outcome, graded.reason) == (Outcome.TOO_COMPLEX, "memory")
-        assert outcomes(grade(pool, EASY)) == [Outcome.CORRECT]
-    finally:
-        pool.close()
-
-
 def test_the_deadline_runs_from_dispatch_so_waiting_costs_nothing(pool: Pool) -> None:
     slow, *rest = grade(pool, SLOW, EASY, WRONG, timeout_s=1.0)
     assert slow.reason == "deadline"

@@ -71,7 +71,7 @@ def is_equal(reference: Node, answer: Node, kind: AnswerType) -> bool:
     if isinstance(reference, Sequence):
         answer = _drop_point_name(answer)
     reference, answer = (
-        scale_matrices(_count_choices(_spread(expand_signs(side)))) for side in (reference, answer)
+        scale_matrices(count_choices(_spread(expand_signs(side)))) for side in (reference, answer)
     )
     if isinstance(reference, Congruence) or isinstance(answer, Congruence):
         return _is_same_residue(reference, answer)
@@ -100,12 +100,12 @@ def _drop_point_name(node: Node) -> Node:
     return node
 
 
-def _count_choices(node: Node) -> Node:
+def count_choices(node: Node) -> Node:
     """Read `C(5,2)` as a number of combinations and `P(5,2)` as one of permutations."""
     parts = children(node)
     if not parts:
         return node
-    node = rebuild(node, tuple(_count_choices(part) for part in parts))
+    node = rebuild(node, tuple(count_choices(part) for part in parts))
     if isinstance(node, Call) and node.name in ("C", "P") and len(node.arguments) == 2:
         above, below = node.arguments
         combinations = Call("binomial", (above, below))

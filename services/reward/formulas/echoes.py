@@ -29,7 +29,7 @@ from services.reward.formulas.parser import OPERATORS
 _FAMILIES: Final = {
     "factorial": "counting", "binomial": "counting", "Gamma": "counting", "gcd": "divisor", "lcm": "divisor",
     "max": "extreme", "min": "extreme", "mod": "remainder", "log": "logarithm", "ln": "logarithm",
-    "det": "determinant",
+    "det": "determinant", "floor": "rounding", "ceil": "rounding",
 }  # fmt: skip
 _MAX_DENOMINATOR: Final = 12
 _PRECISION: Final = 128

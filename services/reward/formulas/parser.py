@@ -313,12 +313,23 @@ class _Parser:
         """Return a node with what follows its `^`: a degree sign, marks of a derivative, an exponent."""
         if self._is_derivative_order(node):
             return _differentiate(node, self._derivative_order())
-        if self._accept("'"):
+        if self._accept_prime():
             return _differentiate(node, 1)
         if self._accept_degree():
             return node
         exponent = self._script()
         return _raise(node, exponent, self._arguments_follow(node))
+
+    def _accept_prime(self) -> bool:
+        r"""Step over the mark of a derivative, also as `^{\prime}`."""
+        if (
+            self._next.text == "{"
+            and self._ahead(1).text in ("'", r"\prime")
+            and self._ahead(2).text == "}"
+        ):
+            self._place += 3
+            return True
+        return self._accept("'", r"\prime")
 
     def _accept_degree(self) -> bool:
         """Step over a degree sign: a number in degrees is compared as its number."""
@@ -435,7 +446,7 @@ class _Parser:
             if not repeated and self._accept("{"):
                 repeated = self._take().text
                 self._expect("}")
-            if not repeated.isdigit() or "." not in text:
+            if not repeated.isdigit() or "." not in text or self._next.kind == "number":
                 raise UnreadableError(r"\overline")
             tail = Fraction(int(repeated), 10 ** len(repeated) - 1)
             return Number((int((whole or "0") + digits) + tail) / 10 ** len(digits))
