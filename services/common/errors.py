@@ -222,8 +222,10 @@ ERROR_KINDS: Final[Mapping[str, ErrorKind]] = {
         "Rewind to a checkpoint before the loss rose, with a lower learning rate.",
     ),
     "no_learning_signal": _INTERNAL(
-        "Fewer groups than `rl.min_groups_per_step` have responses of differing correctness.",
-        "Choose easier or harder prompts, a better initial model, or more `rl.num_generations`.",
+        "Fewer groups than `rl.min_groups_per_step` have responses of differing rewards; the job is paused with a "
+        "checkpoint of its last step.",
+        "If the mean reward is as high as it can get, the job has learnt what its rewards can teach: export the "
+        "checkpoint. Otherwise fork it with easier or harder prompts, or more `rl.num_generations`.",
     ),
     "worker_lost": _UNAVAILABLE(
         "A trainer, a learner or one of its ranks ended without a result.",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from services.common.attempt_result import AttemptResult
+from services.common.checkpoint.format import list_checkpoints, read_manifest
 from services.common.errors import PlatformError
 from services.common.events import EventType
 from services.common.model.tiny import make_tiny_model
@@ -422,6 +423,22 @@ def test_a_job_that_cannot_learn_ends_with_its_reason(
         "no_learning_signal",
         False,
     )
+
+
+def test_a_job_that_has_nothing_more_to_learn_keeps_the_steps_that_it_made(
+    redis_url: str, model: Path, tmp_path: Path
+) -> None:
+    def grade_response(task: PromptTask, trajectory: Trajectory) -> Outcome:
+        first_step = task.min_weight_version == 0
+        return by_index(task, trajectory) if first_step else Outcome.CORRECT
+
+    result = run_with(
+        redis_url, model, grade_response, tmp_path, checkpoint={"interval_steps": 1000}
+    )
+
+    assert (result.state, result.error_code) == ("failed", "no_learning_signal")
+    newest = list_checkpoints(tmp_path / "job" / "checkpoints")[-1]
+    assert read_manifest(newest).global_step == 1
 
 
 def test_a_verifier_that_fails_ends_the_attempt_with_samples_and_a_checkpoint_to_resume_from(

@@ -22,10 +22,16 @@ _MAX_DELAY_S: Final = 60.0
 _JOB_CODES: Final = frozenset({"oom_train", "oom_rollout"})
 """Retryable failures whose cause is the spec; all others are the environment's."""
 PAUSING_CODES: Final = frozenset(
-    {"checkpoint_lost", "disk_full", "parity_violation", "reward_error_rate"}
+    {
+        "checkpoint_lost",
+        "disk_full",
+        "no_learning_signal",
+        "parity_violation",
+        "reward_error_rate",
+    }
 )
-"""Failures that an operator must fix before another attempt can succeed: the job is paused at
-once.
+"""Failures that need somebody's decision before another attempt can succeed: the job is paused at
+once, with a checkpoint of its last step.
 """
 
 

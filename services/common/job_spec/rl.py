@@ -112,7 +112,7 @@ class RlSpec(Frozen):
     max_resample_rounds: int = Field(2, ge=0, json_schema_extra=notes(unit="rounds"))
     """Rounds of replacement prompts per step, after which the step trains on the groups it has."""
     min_groups_per_step: int = Field(1, gt=0, json_schema_extra=notes(unit="groups"))
-    """Fewest groups that a step trains on. With fewer the job fails with `no_learning_signal`."""
+    """Fewest groups that a step trains on. With fewer the job is paused with `no_learning_signal`."""
     parity_tolerance: float | None = Field(None, gt=0)
     """Largest |engine - trainer| / max(1, |trainer|) of a log-probability on the parity probe. A
     replica beyond it does not use the weight version. None takes 1e-4 in fp32, where the two agree

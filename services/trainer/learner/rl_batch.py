@@ -65,6 +65,13 @@ class RlBatch:
         )
 
 
+class NoLearningSignalError(PlatformError):
+    """Too few groups of a step have responses of differing rewards: the prompts are too easy, too hard, or learnt."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__("no_learning_signal", message, hint=hint)
+
+
 def gather_batch(
     admission: Admission, rl: RlSpec, reward: RewardSpec, weights: WeightSnapshot, steps_left: int
 ) -> RlBatch:
@@ -73,8 +80,8 @@ def gather_batch(
 
     Every trajectory of the batch is at most `max_staleness` versions older than `weights`; a staler
     group is dropped and another prompt issued. `steps_left` counts this step. Raises
-    UnverifiableError when too many responses could not be graded, PlatformError `no_learning_signal`
-    when fewer than `min_groups_per_step` groups are left, `stale_weights` when hardly anything but
+    UnverifiableError when too many responses could not be graded, NoLearningSignalError when fewer
+    than `min_groups_per_step` groups are left, PlatformError `stale_weights` when hardly anything but
     stale groups arrives, and what Rollouts.take raises.
     """
     # The last steps issue nothing beyond themselves: those prompts would be decoded for no step.
@@ -106,7 +113,7 @@ def gather_batch(
 
 def _no_signal(
     groups: Sequence[GradedGroup], kept: int, rl: RlSpec, reward: RewardSpec
-) -> PlatformError:
+) -> NoLearningSignalError:
     """The error of a step that has too few groups to train on, with what its responses got."""
     outcomes = [outcome for group in groups for outcome in group.outcomes]
     rewards = [reward for group in groups for reward in group.rewards if reward is not None]
@@ -118,14 +125,13 @@ def _no_signal(
         else "no response has a reward"
     )
     correct = f", {outcomes.count(Outcome.CORRECT)} of {len(outcomes)} responses were correct"
-    return PlatformError(
-        "no_learning_signal",
+    return NoLearningSignalError(
         f"Cannot train: {kept} of {len(groups)} groups have responses of differing {what}, at least "
         f"{rl.min_groups_per_step} are needed; {got}"
         f"{correct if uses_correctness(reward.graders) else ''}.",
-        hint="Choose easier or harder prompts, graders whose scores differ between the responses to a prompt, a better "
-        "initial model, or more rl.num_generations. A mean as high as it can get says that the job has learnt what its "
-        "rewards can teach; fewer rl.steps then end it in time.",
+        hint="A mean as high as it can get says that the job has learnt what its rewards can teach: export its newest "
+        "checkpoint. Otherwise fork it with easier or harder prompts, graders whose scores differ between the "
+        "responses to a prompt, or more rl.num_generations; resuming tries the next prompts.",
     )
 
 

@@ -17,6 +17,7 @@ from services.trainer.learner.evaluation import EvaluationRunner
 from services.trainer.learner.journal import has_event
 from services.trainer.learner.ledger import StepRecord
 from services.trainer.learner.lifecycle import StopRequestedError
+from services.trainer.learner.rl_batch import NoLearningSignalError
 from services.trainer.learner.steering import apply_revisions
 from services.trainer.learner.validation import Validation
 from services.trainer.learner.verifiability import UnverifiableError
@@ -57,8 +58,8 @@ def run_training_stage(
     """Train from the current state to the stage's last step; checkpoints and evaluations as
     they fall due.
 
-    Asked to stop, or stopped by a failing verifier (UnverifiableError), it writes a checkpoint and
-    raises.
+    Asked to stop, or stopped by a failing verifier (UnverifiableError) or by prompts that teach
+    nothing (NoLearningSignalError), it writes a checkpoint and raises.
     """
     context.progress(stage.name)
     if context.state.stage_step and context.state.global_step == context.resumed_from:
@@ -70,9 +71,9 @@ def run_training_stage(
             apply_revisions(context)
             _one_step(context, stage)
             _after_step(context, stage, evaluation)
-    # Both leave the weights between two steps; any other error may not, and the next attempt
+    # All leave the weights between two steps; any other error may not, and the next attempt
     # resumes from the last checkpoint.
-    except (StopRequestedError, UnverifiableError):
+    except (StopRequestedError, UnverifiableError, NoLearningSignalError):
         save_checkpoint(context, stage)
         raise
 

@@ -219,7 +219,8 @@ def test_a_job_that_has_failed_does_not_promise_another_attempt() -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["checkpoint_lost", "disk_full", "parity_violation", "reward_error_rate"]
+    "code",
+    ["checkpoint_lost", "disk_full", "no_learning_signal", "parity_violation", "reward_error_rate"],
 )
 def test_what_an_operator_must_fix_pauses_the_job_at_once(code: str) -> None:
     decision = decide(JobState.RUNNING, AttemptResult(AttemptState.FAILED, code, "x"), 0)
