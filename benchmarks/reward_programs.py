@@ -24,7 +24,7 @@ from services.reward.extraction import Extraction
 from services.reward.graders import make_scorer
 from services.reward.isolation import Isolation
 from services.reward.sandbox import SandboxPool, open_pool, shared_sandboxes
-from services.reward.scores import GradedResponse, GradingLimits
+from services.reward.scores import GradedResponse, GradingLimits, drop_explanation
 
 _BATCH: Final = 64
 _HOSTILE_SHARE: Final = 0.1
@@ -111,7 +111,7 @@ def measure(count: int, pool: SandboxPool) -> dict[str, Any]:
                     [_to_graded(source, row) for source, row, *_ in batch], GradingLimits()
                 )
                 wrong_verdicts += sum(
-                    score != expected
+                    drop_explanation(score) != expected
                     for score, (_, _, expected, _) in zip(scores, batch, strict=True)
                 )
             if is_hostile:

@@ -94,6 +94,7 @@ def verdict_to_pb(verdict: Verdict) -> types_pb2.Verdict:
         outcome=outcome_to_pb(verdict.outcome),
         rewards=verdict.rewards,
         grader_s=verdict.grader_s,
+        explanations=verdict.explanations,
         **fields,
     )
 
@@ -105,6 +106,7 @@ def verdict_from_pb(message: types_pb2.Verdict) -> Verdict:
         outcome=outcome_from_pb(message.outcome),
         rewards=dict(message.rewards),
         grader_s=dict(message.grader_s),
+        explanations=dict(message.explanations),
         **fields,
     )
 
@@ -265,6 +267,7 @@ def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
         "outcome": verdict.outcome.value,
         "rewards": verdict.rewards,
         "grader_s": verdict.grader_s,
+        "explanations": verdict.explanations,
         **fields,
     }
 

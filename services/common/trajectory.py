@@ -74,6 +74,8 @@ class Verdict:
     """The response's share of the wall time of each grader, in seconds, by name."""
     judge_tokens: float = 0.0
     """The response's share of the tokens that judges read and wrote."""
+    explanations: dict[str, str] = field(default_factory=dict)
+    """What graders say about their scores, by name: the result of each test of a program."""
 
 
 @dataclass(frozen=True, kw_only=True)

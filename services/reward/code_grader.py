@@ -23,26 +23,38 @@ from services.reward.sandbox import (
     Setup,
     shared_sandboxes,
 )
-from services.reward.scores import GradedResponse, GraderFailure, GradingLimits, Score, Scorer
+from services.reward.scores import (
+    ExplainedScore,
+    GradedResponse,
+    GraderFailure,
+    GradingLimits,
+    Score,
+    Scorer,
+)
 
 _SETUP: Final = Setup()
 _WALL_PER_CPU: Final = 3.0
 """Wall time of a test, as a multiple of its CPU time: a busy machine must not fail a program."""
 _MAX_LOST: Final = 2
 """Sandboxes that one test may lose before its response cannot be graded."""
+_MAX_TESTS_SHOWN: Final = 20
 
 
 def make_code_scorer(spec: CodeGrader) -> Scorer:
     """Return a scorer that runs programs; a program that fails its tests scores 0, whatever it did."""
 
-    def score(batch: Sequence[GradedResponse], limits: GradingLimits) -> list[Score]:
+    def score(
+        batch: Sequence[GradedResponse], limits: GradingLimits
+    ) -> list[Score | ExplainedScore]:
         with ThreadPoolExecutor(shared_sandboxes.open().size) as threads:
             return list(threads.map(lambda graded: _score_one(spec, graded, limits), batch))
 
     return score
 
 
-def _score_one(spec: CodeGrader, graded: GradedResponse, limits: GradingLimits) -> Score:
+def _score_one(
+    spec: CodeGrader, graded: GradedResponse, limits: GradingLimits
+) -> Score | ExplainedScore:
     item = graded.to_item()
     try:
         tests = read_program_tests(item)[: spec.max_tests]
@@ -50,15 +62,26 @@ def _score_one(spec: CodeGrader, graded: GradedResponse, limits: GradingLimits) 
     except (ValueError, MissingFieldError) as error:
         return GraderFailure("missing_field", f"the row {error}")
     program = complete_program(program, item)
-    passed = 0
+    results: list[str] = []
     for test in tests:
         result = run_test(spec, program, test, limits)
         if isinstance(result, GraderFailure):
             return result
-        passed += not result
+        results.append(result)
         if result and spec.score == "all":
-            return 0.0
-    return passed / len(tests)
+            return ExplainedScore(0.0, _explain(results, len(tests)))
+    return ExplainedScore(results.count("") / len(tests), _explain(results, len(tests)))
+
+
+def _explain(results: Sequence[str], count: int) -> str:
+    """Return a line for each test, bounded: it is recorded with the response."""
+    lines = [f"test {number}: {result or 'passed'}" for number, result in enumerate(results, 1)]
+    if len(results) < count:
+        lines.append(f"{count - len(results)} more were not run")
+    shown = lines[:_MAX_TESTS_SHOWN]
+    if len(lines) > len(shown):
+        shown.append(f"… and {len(lines) - len(shown)} more lines")
+    return "\n".join(shown)
 
 
 def run_test(

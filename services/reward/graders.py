@@ -28,6 +28,7 @@ from services.reward.environment_grader import make_environment_scorer
 from services.reward.judges import make_endpoint_scorer, make_judge_scorer
 from services.reward.python_grader import make_python_scorer
 from services.reward.scores import (
+    ExplainedScore,
     GradedResponse,
     GraderFailure,
     Grades,
@@ -35,6 +36,7 @@ from services.reward.scores import (
     Meter,
     Score,
     Scorer,
+    drop_explanation,
 )
 from services.reward.shaping import (
     score_accuracy,
@@ -93,7 +95,9 @@ def _make_multi_scorer(spec: MultiGrader, installation: Installation) -> Scorer:
     parts = {key: make_scorer(part, installation) for key, part in spec.graders.items()}
 
     def score(batch: Sequence[GradedResponse], limits: GradingLimits) -> list[Score]:
-        columns = [part(batch, limits) for part in parts.values()]
+        columns = [
+            [drop_explanation(each) for each in part(batch, limits)] for part in parts.values()
+        ]
         return [
             _combine(formula, dict(zip(parts, row, strict=True)))
             for row in zip(*columns, strict=True)
@@ -190,7 +194,7 @@ def score_all(
     """
     if not batch:
         return []
-    columns: dict[str, list[Score]] = {}
+    columns: dict[str, Sequence[Score | ExplainedScore]] = {}
     seconds: dict[str, float] = {}
     meter = Meter()
     for grader in graders:
@@ -199,7 +203,15 @@ def score_all(
         seconds[grader.name] = (time.monotonic() - started) / len(batch)
     return [
         Grades(
-            scores={name: _require_finite(column[place]) for name, column in columns.items()},
+            scores={
+                name: _require_finite(drop_explanation(column[place]))
+                for name, column in columns.items()
+            },
+            explanations={
+                name: explained.explanation
+                for name, column in columns.items()
+                if isinstance(explained := column[place], ExplainedScore)
+            },
             seconds=seconds,
             judge_tokens=meter.judge_tokens / len(batch),
         )
@@ -209,7 +221,7 @@ def score_all(
 
 def _score_batch(
     grader: Grader, batch: Sequence[GradedResponse], limits: GradingLimits
-) -> list[Score]:
+) -> Sequence[Score | ExplainedScore]:
     try:
         scores = grader.score(batch, limits)
     except Exception as error:  # a defect of the grader, whatever it is

@@ -78,6 +78,19 @@ class GraderFailure:
 Score = float | GraderFailure
 
 
+@dataclass(frozen=True)
+class ExplainedScore:
+    """A score and why the response got it."""
+
+    score: float
+    explanation: str
+
+
+def drop_explanation(score: Score | ExplainedScore) -> Score:
+    """Return the score alone."""
+    return score.score if isinstance(score, ExplainedScore) else score
+
+
 class Meter:
     """Counts what a grader used for a batch. Thread-safe."""
 
@@ -107,11 +120,13 @@ class Grades:
 
     scores: dict[str, Score]
     """By grader."""
+    explanations: dict[str, str]
+    """What graders say about their scores, by grader; only of those that say something."""
     seconds: dict[str, float]
     """The response's share of the wall time of its batch, by grader."""
     judge_tokens: float
     """The response's share of the tokens that judges read and wrote."""
 
 
-Scorer = Callable[[Sequence[GradedResponse], GradingLimits], list[Score]]
+Scorer = Callable[[Sequence[GradedResponse], GradingLimits], Sequence[Score | ExplainedScore]]
 """Scores of a batch, in order."""

@@ -207,7 +207,12 @@ class Verifier:
 
 def _add_grades(verdict: Verdict, grades: Grades) -> Verdict:
     scores = grades.scores
-    verdict = replace(verdict, grader_s=grades.seconds, judge_tokens=grades.judge_tokens)
+    verdict = replace(
+        verdict,
+        grader_s=grades.seconds,
+        judge_tokens=grades.judge_tokens,
+        explanations=grades.explanations,
+    )
     failed = next(
         ((name, score) for name, score in scores.items() if isinstance(score, GraderFailure)), None
     )

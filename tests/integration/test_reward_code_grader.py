@@ -14,7 +14,14 @@ from services.common.trajectory import Outcome
 from services.reward.extraction import Extraction
 from services.reward.graders import make_scorer
 from services.reward.sandbox import SandboxPool
-from services.reward.scores import GradedResponse, GraderFailure, GradingLimits, Score
+from services.reward.scores import (
+    ExplainedScore,
+    GradedResponse,
+    GraderFailure,
+    GradingLimits,
+    Score,
+    drop_explanation,
+)
 from tests.support.sandboxes import MODES, shared
 
 HUMANEVAL = {
@@ -48,6 +55,12 @@ def sandboxes(request: pytest.FixtureRequest) -> Iterator[SandboxPool]:
 def grade(
     response: str, item: Mapping[str, Any], limits: GradingLimits | None = None, **options: Any
 ) -> Score:
+    return drop_explanation(grade_explained(response, item, limits, **options))
+
+
+def grade_explained(
+    response: str, item: Mapping[str, Any], limits: GradingLimits | None = None, **options: Any
+) -> Score | ExplainedScore:
     spec = parse_grader({"name": "code", "timeout_s": 1.0, **options})
     graded = GradedResponse(
         response=response, extraction=Extraction(), outcome=Outcome.SCORED, row=item
@@ -115,6 +128,18 @@ def test_the_share_of_passed_tests_and_a_limit_on_their_number() -> None:
     assert grade(response, STDIN) == 0.0
     assert grade(response, STDIN, score="share") == 0.5
     assert grade(response, STDIN, max_tests=1) == 1.0
+
+
+def test_the_result_of_each_test_is_said() -> None:
+    response = "a, b = map(int, input().split())\nprint(3)"
+    share = grade_explained(response, STDIN, score="share")
+    every = grade_explained("print(4)", STDIN)
+    many = grade_explained("print(3)", {"tests": [{"output": "3"}] * 30})
+
+    assert share == ExplainedScore(0.5, "test 1: passed\ntest 2: it gave '3\\n', not '11'")
+    assert every == ExplainedScore(0.0, "test 1: it gave '4\\n', not '3\\n'\n1 more were not run")
+    assert isinstance(many, ExplainedScore)
+    assert many.explanation.splitlines()[-1] == "… and 10 more lines"
 
 
 def test_a_template_wraps_an_expression() -> None:

@@ -65,6 +65,7 @@ VERDICTS = st.builds(
     rewards=st.dictionaries(_TEXT, _FINITE, max_size=3),
     grader_s=st.dictionaries(_TEXT, _FINITE, max_size=3),
     judge_tokens=_FINITE,
+    explanations=st.dictionaries(_TEXT, _TEXT, max_size=3),
 )
 TASKS = st.builds(
     PromptTask,

@@ -235,6 +235,26 @@ class Verdict(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ExplanationsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     OUTCOME_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     EXTRACTED_FIELD_NUMBER: _builtins.int
@@ -249,6 +269,7 @@ class Verdict(_message.Message):
     REWARDS_FIELD_NUMBER: _builtins.int
     GRADER_S_FIELD_NUMBER: _builtins.int
     JUDGE_TOKENS_FIELD_NUMBER: _builtins.int
+    EXPLANATIONS_FIELD_NUMBER: _builtins.int
     outcome: Global___Outcome.ValueType
     reason: _builtins.str
     """Machine-readable cause, e.g. "deadline", "unclosed_box"; empty when the outcome says all."""
@@ -277,6 +298,10 @@ class Verdict(_message.Message):
     def grader_s(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """The response's share of the wall time of each grader, seconds, by name."""
 
+    @_builtins.property
+    def explanations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What graders say about their scores, by name: the result of each test of a program."""
+
     def __init__(
         self,
         *,
@@ -294,10 +319,11 @@ class Verdict(_message.Message):
         rewards: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         grader_s: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         judge_tokens: _builtins.float = ...,
+        explanations: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare_path", b"compare_path", "cpu_ms", b"cpu_ms", "extracted", b"extracted", "extraction_method", b"extraction_method", "grader_s", b"grader_s", "judge_tokens", b"judge_tokens", "normalized_answer", b"normalized_answer", "normalized_reference_answer", b"normalized_reference_answer", "outcome", b"outcome", "queue_ms", b"queue_ms", "reason", b"reason", "rewards", b"rewards", "verifier_version", b"verifier_version", "wall_ms", b"wall_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare_path", b"compare_path", "cpu_ms", b"cpu_ms", "explanations", b"explanations", "extracted", b"extracted", "extraction_method", b"extraction_method", "grader_s", b"grader_s", "judge_tokens", b"judge_tokens", "normalized_answer", b"normalized_answer", "normalized_reference_answer", b"normalized_reference_answer", "outcome", b"outcome", "queue_ms", b"queue_ms", "reason", b"reason", "rewards", b"rewards", "verifier_version", b"verifier_version", "wall_ms", b"wall_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

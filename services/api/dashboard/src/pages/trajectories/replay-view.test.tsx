@@ -92,6 +92,15 @@ test("an ungraded response shows the reason and no reward", () => {
   expect(screen.getByText("overloaded")).toBeTruthy();
 });
 
+test("what a grader says about its score is shown beside it", () => {
+  const verdict = { explanations: { code: "test 1: passed\ntest 2: it gave '3', not '30'" } };
+  render(<ReplayView detail={exampleTrajectory({ outcome: "scored", reward: 0.5, rewards: { code: 0.5, speed: 1 }, verdict })} onSibling={vi.fn()} />);
+
+  const card = screen.getByRole("region", { name: "Reward" });
+  expect(within(card).getByText("code").nextElementSibling?.textContent).toContain("test 2: it gave '3', not '30'");
+  expect(within(card).getByText("speed").nextElementSibling?.textContent).toBe("1");
+});
+
 test("a response that was not compared shows its reward and no reference answer", () => {
   render(<ReplayView detail={exampleTrajectory({ outcome: "scored", reward: 0.5, rewards: { own: 0.5 }, reference_answer: "" })} onSibling={vi.fn()} />);
   expect(document.querySelector(".note")?.textContent).toContain("Reward 0.5");

@@ -171,11 +171,17 @@ function TokenCard({ token, at }: { token: ReplayToken | undefined; at: number }
 
 function VerdictCard({ detail }: { detail: TrajectoryDetail }) {
   const verdict = (detail.verdict ?? {}) as Record<string, string | number | undefined>;
+  const explanations = (detail.verdict?.["explanations"] ?? {}) as Record<string, string>;
   return (
     <section className="card" aria-label="Reward">
       <h3>Reward</h3>
       <dl className="definitions small">
-        {Object.entries(detail.rewards).map(([name, value]) => <Definition key={name} name={name}>{number(value)}</Definition>)}
+        {Object.entries(detail.rewards).map(([name, value]) => (
+          <Definition key={name} name={name}>
+            {number(value)}
+            {explanations[name] && <pre className="small">{explanations[name]}</pre>}
+          </Definition>
+        ))}
         <Definition name="Total"><strong>{number(detail.reward)}</strong></Definition>
         <Definition name="Advantage">{detail.advantage === null ? "–" : formatSigned(detail.advantage)}</Definition>
         {isCompared(detail) && <>
