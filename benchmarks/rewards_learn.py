@@ -109,8 +109,8 @@ def make_environment_spec(directory: Path) -> Json:
         training_file=f"{words}&seed=1&size=4096",
         validation_file=f"{words}&seed=500000&size=300",
         sampling={"max_new_tokens": 8},
-        sft=_sft(160, 2e-3),
-        rl={"steps": 40, "prompts_per_step": 32, "num_generations": 8, "optim": {"lr": 1e-3}},
+        sft=_sft(120, 2e-3),
+        rl={"steps": 60, "prompts_per_step": 32, "num_generations": 8, "optim": {"lr": 1e-3}},
     )
 
 

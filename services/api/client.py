@@ -4,6 +4,7 @@ with the server's message.
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
@@ -13,9 +14,15 @@ from pydantic import BaseModel, ValidationError
 from services.api.schemas.access import KeyView, NewKeyView
 from services.api.schemas.envelope import Page
 from services.api.schemas.estimates import JobEstimate
-from services.api.schemas.files import FileView
+from services.api.schemas.files import DeletedFile, FileView
 from services.api.schemas.graders import RescoreReport
-from services.api.schemas.jobs import DeletedJob, DiagnosisView, JobView, LogLineView
+from services.api.schemas.jobs import (
+    CheckpointRequest,
+    DeletedJob,
+    DiagnosisView,
+    JobView,
+    LogLineView,
+)
 from services.api.schemas.models import ExportView, ModelView, UsageView
 from services.api.schemas.records import (
     AttemptView,
@@ -26,7 +33,8 @@ from services.api.schemas.records import (
     EventView,
 )
 from services.api.schemas.system import Readiness
-from services.api.schemas.webhooks import NewWebhookView
+from services.api.schemas.trajectories import TrajectoryExport, TrajectoryQuery, TrajectoryView
+from services.api.schemas.webhooks import DeletedWebhook, NewWebhookView, WebhookView
 
 _TIMEOUT_S: Final = 60.0
 _PAGE: Final = 1000
@@ -121,13 +129,15 @@ class ApiClient:
             JobView, "POST", f"/v1/jobs/{job_id}/rewind", json={"checkpoint": checkpoint}
         )
 
-    def fork(self, job_id: str, checkpoint: str | None, changes: Json) -> JobView:
+    def fork(
+        self, job_id: str, checkpoint: str | None, changes: Json, *, suffix: str | None = None
+    ) -> JobView:
         """Create a job that starts from a checkpoint, the newest by default, with another spec."""
         return self._send(
             JobView,
             "POST",
             f"/v1/jobs/{job_id}/fork",
-            json={"checkpoint": checkpoint, "changes": changes},
+            json={"checkpoint": checkpoint, "changes": changes, "suffix": suffix},
         )
 
     def change(self, job_id: str, hyperparameters: Json) -> JobView:
@@ -138,6 +148,30 @@ class ApiClient:
             f"/v1/jobs/{job_id}",
             json={"hyperparameters": hyperparameters},
         )
+
+    def request_checkpoint(self, job_id: str) -> CheckpointRequest:
+        """Have a running job write a checkpoint after its current step."""
+        return self._send(CheckpointRequest, "POST", f"/v1/jobs/{job_id}/checkpoints")
+
+    def trajectories(self, job_id: str, query: TrajectoryQuery) -> list[TrajectoryView]:
+        """A page of the responses that a job kept."""
+        wanted = query.model_dump(mode="json", exclude_none=True)
+        return self._page(TrajectoryView, f"/v1/jobs/{job_id}/trajectories", **wanted).data
+
+    def export_trajectories(self, job_id: str, selection: TrajectoryExport, path: Path) -> int:
+        """Write the responses that a job kept to a new data file; its size in bytes."""
+        wanted = selection.model_dump(mode="json", exclude_none=True)
+        url = f"/v1/jobs/{job_id}/trajectories/export"
+        partial = path.with_name(f"{path.name}.partial")
+        try:
+            with partial.open("wb") as file, self._stream("GET", url, params=wanted) as response:
+                for part in response.iter_bytes():
+                    file.write(part)
+            return partial.rename(path).stat().st_size  # complete or absent
+        except OSError as error:
+            raise ClientError(f"Cannot write {path}: {error.strerror}.") from None
+        finally:
+            partial.unlink(missing_ok=True)
 
     def delete_checkpoint(self, job_id: str, checkpoint_id: str) -> DeletedCheckpoint:
         """Delete a checkpoint of a job that does not run."""
@@ -154,6 +188,22 @@ class ApiClient:
         return self._send(
             NewWebhookView, "POST", "/v1/webhooks", json={"url": url, "events": events}
         )
+
+    def webhooks(self) -> list[WebhookView]:
+        """All webhooks."""
+        return list(self._pages(WebhookView, "/v1/webhooks"))
+
+    def delete_webhook(self, webhook_id: str) -> DeletedWebhook:
+        """Delete a webhook."""
+        return self._send(DeletedWebhook, "DELETE", f"/v1/webhooks/{webhook_id}")
+
+    def files(self) -> list[FileView]:
+        """All uploaded files."""
+        return list(self._pages(FileView, "/v1/files"))
+
+    def delete_file(self, file_id: str) -> DeletedFile:
+        """Delete an uploaded file."""
+        return self._send(DeletedFile, "DELETE", f"/v1/files/{file_id}")
 
     def delete(self, job_id: str) -> DeletedJob:
         """Delete a job with its data."""
@@ -237,17 +287,25 @@ class ApiClient:
     def _page(self, kind: type[Response], path: str, **params: str | int) -> Page[Response]:
         return self._send(Page[kind], "GET", path, params=params)  # type: ignore[valid-type]
 
-    def _send(self, kind: type[Response], method: str, path: str, **arguments: Any) -> Response:
-        """The response, read as `kind`; raises ClientError."""
+    @contextmanager
+    def _stream(self, method: str, path: str, **arguments: Any) -> Iterator[httpx.Response]:
+        """A response that is still to be read; raises ClientError."""
         try:
-            response = self._http.request(method, path, **arguments)
+            with self._http.stream(method, path, **arguments) as response:
+                if not response.is_success:
+                    response.read()
+                    raise _to_client_error(response)
+                yield response
         except httpx.TransportError as error:
             raise ClientError(
                 f"The API at {self.url} does not answer ({error}). Is the platform running? Start it with `dirl up`.",
                 code="unreachable",
             ) from None
-        if not response.is_success:
-            raise _to_client_error(response)
+
+    def _send(self, kind: type[Response], method: str, path: str, **arguments: Any) -> Response:
+        """The response, read as `kind`; raises ClientError."""
+        with self._stream(method, path, **arguments) as response:
+            response.read()
         try:
             return kind.model_validate_json(response.content)
         except ValidationError as error:

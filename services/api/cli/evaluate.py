@@ -48,7 +48,7 @@ Results = dict[tuple[str, str], Json]
 """Evaluation results by decoding and benchmark."""
 
 
-def evaluate(  # noqa: PLR0913 - one for each option of the command
+def evaluate(
     model: Annotated[
         str,
         typer.Argument(metavar="MODEL", help="Directory, registered model, or name on the hub."),

@@ -4,24 +4,29 @@ from collections.abc import Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
 
 from services.api.cli.connection import connect
+from services.api.cli.failure import CommandError
 from services.api.cli.mirroring import mirror_job
 from services.api.cli.options import DEFAULT_DATA_DIR, ApiUrlOption, DataDirOption, JsonOption
-from services.api.cli.output import notes, out, print_json, print_table, size
+from services.api.cli.output import duration, notes, out, print_json, print_table, size
 from services.api.cli.submission import read_spec, upload_files
 from services.api.cli.trackers import open_tracker
 from services.api.cli.watching import failure_of, format_metrics, headline, watch_job
 from services.api.client import ApiClient
+from services.api.schemas.estimates import JobEstimate
 from services.api.schemas.jobs import JobView
 from services.api.schemas.records import (
     AttemptView,
     CertificateView,
     EvaluationView,
 )
+from services.api.schemas.trajectories import TrajectoryExport
+from services.common.trajectory import Purpose
 
 jobs_app = typer.Typer(help="Submit, list, show, watch and control jobs.", no_args_is_help=True)
 
@@ -39,19 +44,43 @@ def submit(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print an estimate as JSON without submitting.")
     ] = False,
+    preflight: Annotated[
+        bool,
+        typer.Option(
+            help="Estimate the job first, and refuse one that cannot fit or cannot learn."
+        ),
+    ] = True,
+    trajectories: Annotated[
+        str | None,
+        typer.Option(metavar="JOB", help="Train on the responses that this job kept."),
+    ] = None,
+    min_reward: Annotated[
+        float, typer.Option(help="With --trajectories: the least reward of a response.")
+    ] = 1.0,
     data_dir: DataDirOption = DEFAULT_DATA_DIR,
     api_url: ApiUrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Submit a job and upload its local data files."""
-    spec = read_spec(spec_file, assignments or [])
-    with connect(api_url, data_dir) as api:
+    own = [] if trajectories is None else [f"training_file={trajectories}.jsonl"]
+    spec = read_spec(spec_file, [*(assignments or []), *own])
+    with connect(api_url, data_dir) as api, TemporaryDirectory() as scratch:
+        if trajectories is not None:
+            kept = Path(scratch) / spec["training_file"]
+            selection = TrajectoryExport(purpose=Purpose.TRAIN, min_reward=min_reward)
+            if not api.export_trajectories(trajectories, selection, kept):
+                raise CommandError(
+                    f"{trajectories} kept no response with a reward of at least {min_reward:g}."
+                )
+            spec["training_file"] = str(kept)
         uploaded = upload_files(
             spec, api, spec_file.parent, lambda line: notes.print(line, markup=False)
         )
         if dry_run:
             print_json(api.estimate(uploaded))
             return
+        if preflight:
+            _require_acceptable(api.estimate(uploaded))
         job = api.create_job(uploaded)
         if watch:
             notes.print(f"{job.id} submitted", markup=False)
@@ -61,6 +90,27 @@ def submit(
         print_json(job)
     else:
         out.print(job.id, markup=False)
+
+
+def _require_acceptable(estimate: JobEstimate) -> None:
+    """Print a forecast; raises CommandError for a job that cannot fit or cannot learn."""
+    if not estimate.accepted:
+        problems = "\n".join(
+            f"  {problem.path}: {problem.message}" for problem in estimate.problems
+        )
+        raise CommandError(
+            f"The job was not submitted:\n{problems}\nChange the spec, or submit it with --no-preflight.",
+            code="preflight_failed",
+        )
+    facts = [
+        f"{sum(estimate.steps.values())} steps",
+        "duration unknown" if estimate.seconds is None else f"about {duration(estimate.seconds)}",
+        f"memory at least {size(estimate.memory_bytes)}",
+        f"checkpoints {size(estimate.disk_bytes)}",
+    ]
+    notes.print(f"forecast: {', '.join(facts)}", markup=False)
+    for problem in estimate.problems:
+        notes.print(f"  {problem.path}: {problem.message}", markup=False)
 
 
 @jobs_app.command("list")
@@ -121,7 +171,7 @@ def show(
     if job.error is not None:
         out.print(f"error {job.error.code}: {job.error.message}", markup=False)
     _print_attempts(attempts, certificates)
-    _print_evals(evals)
+    print_evals(evals)
     existing = [item for item in checkpoints if item.deleted_at is None]
     if existing:
         rows = ((item.id, item.step, item.stage, size(item.bytes), item.path) for item in existing)
@@ -149,7 +199,7 @@ def cancel(
 ) -> None:
     """Cancel a job; it saves a checkpoint first."""
     with connect(api_url, data_dir) as api:
-        _print_state(api.cancel(job_id), as_json)
+        print_state(api.cancel(job_id), as_json)
 
 
 @jobs_app.command()
@@ -161,7 +211,7 @@ def pause(
 ) -> None:
     """Pause a job; it saves a checkpoint first."""
     with connect(api_url, data_dir) as api:
-        _print_state(api.pause(job_id), as_json)
+        print_state(api.pause(job_id), as_json)
 
 
 @jobs_app.command()
@@ -173,7 +223,7 @@ def resume(
 ) -> None:
     """Queue a paused job; it resumes from its newest checkpoint."""
     with connect(api_url, data_dir) as api:
-        _print_state(api.resume(job_id), as_json)
+        print_state(api.resume(job_id), as_json)
 
 
 @jobs_app.command()
@@ -185,7 +235,7 @@ def rerun(
 ) -> None:
     """Retry a failed or cancelled job from its newest checkpoint."""
     with connect(api_url, data_dir) as api:
-        _print_state(api.rerun(job_id), as_json)
+        print_state(api.rerun(job_id), as_json)
 
 
 @jobs_app.command()
@@ -225,7 +275,8 @@ def logs(
                 out.print(f"{line.level:<8}{line.message}", markup=False)
 
 
-def _print_state(job: JobView, as_json: bool) -> None:
+def print_state(job: JobView, as_json: bool) -> None:
+    """Print a job's id and state."""
     if as_json:
         print_json(job)
     else:
@@ -271,10 +322,11 @@ def _follow(api: ApiClient, job_id: str, as_json: bool) -> None:
     if failure is not None:
         raise failure
     if not as_json:
-        _print_evals(api.evals(job_id))
+        print_evals(api.evals(job_id))
 
 
-def _print_evals(evals: list[EvaluationView]) -> None:
+def print_evals(evals: list[EvaluationView]) -> None:
+    """Print a table of evaluations."""
     if evals:
         rows = []
         for item in evals:
@@ -322,10 +374,6 @@ def _print_attempts(attempts: list[AttemptView], certificates: list[CertificateV
         for item in attempts
     )
     print_table(("ATTEMPT", "STATE", "RESUMED FROM", "PROMPTS"), rows)
-
-
-def _fraction(job: JobView) -> str | None:
-    return None if job.progress is None else f"{job.progress.fraction:.0%}"
 
 
 def _format_time(seconds: int) -> str:

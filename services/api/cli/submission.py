@@ -82,13 +82,20 @@ def _model_on_disk(spec: Spec, base: Path) -> Spec:
     }
 
 
-def assign(spec: Spec, assignment: str) -> None:
-    """Apply an assignment `key.key=value`; raises CommandError if it is invalid."""
+def parse_assignment(assignment: str) -> tuple[str, Any]:
+    """Return key and value of `key.key=value`; raises CommandError if it is none."""
     key, separator, text = assignment.partition("=")
     if not separator or not key:
-        raise CommandError(
-            f"--set {assignment!r} is not an assignment; use key=value, e.g. --set rl.steps=20"
-        )
+        raise CommandError(f"{assignment!r} is not an assignment; use key=value, e.g. rl.steps=20")
+    try:
+        return key, tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, text  # a string may be given without quotes, which a shell removes
+
+
+def assign(spec: Spec, assignment: str) -> None:
+    """Apply an assignment `key.key=value`; raises CommandError if it is invalid."""
+    key, value = parse_assignment(assignment)
     *parents, last = key.split(".")
     place: Any = spec
     for parent in parents:
@@ -97,10 +104,7 @@ def assign(spec: Spec, assignment: str) -> None:
             raise CommandError(
                 f"--set {assignment!r}: {parent!r} is {place!r} in the spec, not a table."
             )
-    try:
-        place[last] = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        place[last] = text  # a string may be given without quotes, which a shell removes
+    place[last] = value
 
 
 def _file_places(spec: Spec) -> Iterator[tuple[Spec, str]]:

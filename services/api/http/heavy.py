@@ -41,7 +41,7 @@ class HeavyWork:
         """Call in a thread; the request must hold a slot."""
         return await run_sync(partial(work, *args, **options), limiter=self._threads)
 
-    async def iterate(self, frames: Iterator[str]) -> AsyncIterator[str]:
+    async def iterate(self, frames: Iterator[T]) -> AsyncIterator[T]:
         """Take each item in a thread; the request must hold a slot until the end."""
         while (frame := await self.run(lambda: next(frames, None))) is not None:
             yield frame

@@ -103,7 +103,7 @@ class TrajectoryDetail(TrajectoryView):
     verdict: dict[str, Any] | None
 
 
-class TrajectoryQuery(RequestBody):
+class TrajectorySelection(RequestBody):
     """Which trajectories are wanted."""
 
     step: int | None = Field(None, ge=0)
@@ -111,5 +111,16 @@ class TrajectoryQuery(RequestBody):
     purpose: Purpose | None = None
     outcome: Outcome | None = None
     min_reward: float | None = None
+
+
+class TrajectoryExport(TrajectorySelection):
+    """Which trajectories are wanted, and in which format."""
+
+    format: Literal["jsonl", "parquet"] = "jsonl"
+
+
+class TrajectoryQuery(TrajectorySelection):
+    """A page of trajectories."""
+
     after: str | None = Field(None, description="Id of the last item of the previous page.")
     limit: int = Field(20, ge=1, le=1000, description="Items of a page.")

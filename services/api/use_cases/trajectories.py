@@ -17,6 +17,7 @@ from services.api.schemas.trajectories import (
     GroupView,
     TrajectoryDetail,
     TrajectoryQuery,
+    TrajectorySelection,
     TrajectoryView,
 )
 from services.api.use_cases.control_plane import ControlPlane
@@ -29,7 +30,7 @@ _GROUPS_PER_READ = 10
 def list_groups(plane: ControlPlane, job_id: str, query: GroupQuery) -> list[GroupView]:
     """Groups that were kept, newest step first; one more than the limit when there are more."""
     place = tuple_(TrajectoryGroup.step, TrajectoryGroup.group_id)
-    statement = _select_groups(job_id, query)
+    statement = select_groups(select(TrajectoryGroup), job_id, query)
     if query.mixed:
         outcomes = TrajectoryGroup.outcomes
         others = func.array_remove(outcomes, outcomes[1])
@@ -56,22 +57,12 @@ def list_trajectories(
     """Trajectories that were kept, by step, group and index; one more than the limit when there are
     more.
     """
-    statement = _select_groups(job_id, query)
-    if query.min_reward is not None:
-        statement = statement.where(TrajectoryGroup.max_reward >= query.min_reward)
+    statement = select_groups(select(TrajectoryGroup), job_id, query)
     with plane.database.begin() as session:
         get_job(session, job_id)
         with closing(_iter_views(session, statement, query.after)) as views:
             # A group is selected when one of its trajectories matches; the others are left out here.
-            matching = (
-                view
-                for view in views
-                if (
-                    query.min_reward is None
-                    or (view.reward is not None and view.reward >= query.min_reward)
-                )
-                and (query.outcome is None or view.outcome == query.outcome)
-            )
+            matching = (view for view in views if is_selected(view.model_dump(), query))
             return list(islice(matching, query.limit + 1))
 
 
@@ -89,13 +80,15 @@ def read_trajectory(plane: ControlPlane, trajectory_id: str) -> TrajectoryDetail
         "prompt": None if prompt is None else "".join(prompt),
         "tokens": token_texts(model_path, trajectory["token_ids"]),
     }
-    return TrajectoryDetail(**{**trajectory, **context, **texts, **_summarize(row, index)})
+    return TrajectoryDetail(**{**trajectory, **context, **texts, **summarize(row, index)})
 
 
-def _select_groups(job_id: str, query: GroupQuery | TrajectoryQuery) -> Select[TrajectoryGroup]:
-    """Groups of a job that have what the query wants."""
+def select_groups(
+    statement: Select[TrajectoryGroup], job_id: str, query: GroupQuery | TrajectorySelection
+) -> Select[TrajectoryGroup]:
+    """Groups of a job in which some trajectory has what the query wants."""
     table = TrajectoryGroup
-    statement = select(table).where(table.job_id == job_id)
+    statement = statement.where(table.job_id == job_id)
     if query.step is not None:
         statement = statement.where(table.step == query.step)
     if query.group_id is not None:
@@ -104,7 +97,17 @@ def _select_groups(job_id: str, query: GroupQuery | TrajectoryQuery) -> Select[T
         statement = statement.where(table.purpose == query.purpose)
     if query.outcome is not None:
         statement = statement.where(literal(query.outcome.value) == any_(table.outcomes))
+    if isinstance(query, TrajectorySelection) and query.min_reward is not None:
+        statement = statement.where(table.max_reward >= query.min_reward)
     return statement
+
+
+def is_selected(summary: Mapping[str, Any], selection: TrajectorySelection) -> bool:
+    """Whether one trajectory of a selected group has what the query wants."""
+    reward = summary["reward"]
+    return (
+        selection.min_reward is None or (reward is not None and reward >= selection.min_reward)
+    ) and (selection.outcome is None or summary["outcome"] == selection.outcome)
 
 
 def _iter_views(
@@ -124,8 +127,7 @@ def _iter_views(
         for row in rows:
             first = skip_until + 1 if row.group_id == cursor_group else 0
             yield from (
-                TrajectoryView(**_summarize(row, index))
-                for index in range(first, len(row.outcomes))
+                TrajectoryView(**summarize(row, index)) for index in range(first, len(row.outcomes))
             )
 
 
@@ -142,7 +144,8 @@ def _find_group(session: Session, trajectory_id: str) -> tuple[TrajectoryGroup, 
     return row, int(index)
 
 
-def _summarize(row: GroupRow, index: int) -> dict[str, Any]:
+def summarize(row: GroupRow, index: int) -> dict[str, Any]:
+    """The fields of a TrajectoryView."""
     group = row.payload["group"]
     trajectory = group["trajectories"][index]
     verdict = trajectory.get("verdict") or {}

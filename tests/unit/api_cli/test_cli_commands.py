@@ -79,6 +79,12 @@ def test_every_command_describes_itself_and_offers_json() -> None:
             for name in ("submit", "list", "show", "watch", "cancel", "pause", "resume")
         ),
         *(["jobs", name] for name in ("rerun", "diagnose", "logs")),
+        *(["jobs", name] for name in ("fork", "rewind", "set", "checkpoint", "delete")),
+        *(["jobs", name] for name in ("evals", "certificates", "trajectories")),
+        ["jobs", "export-trajectories"],
+        ["usage"],
+        *(["files", name] for name in ("upload", "list", "delete")),
+        *(["webhooks", name] for name in ("create", "list", "delete")),
         *(["keys", name] for name in ("create", "list", "revoke")),
         *(["models", name] for name in ("make", "convert", "list", "export")),
         ["data", "check"],
