@@ -6,8 +6,8 @@ Pairs are solutions of MATH-500 and GSM8K with their own reference answer (right
 compared once. Four callers send batches of 64, as rollout replicas do, so that one long comparison
 does not idle the other worker. Lines: `plain`, `ours`, the ratio, `cached` (the same pairs again,
 remembered), 1 % and 5 % hostile responses mixed in as a share of the clean rate, a batch of 1,024
-in one call, latencies of the comparisons that needed a worker, cold start, memory of all processes, and
-both methods on pairs of which no two share a text.
+in one call, latencies of the comparisons that needed a worker, cold start, memory of all processes, the
+rate when every answer goes to a worker, and both methods on pairs of which no two share a text.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import psutil
 from math_verify import parse, verify
@@ -25,6 +26,7 @@ from reward_inputs import Pair, data_dir, distinct_pairs, realistic_pairs, with_
 from services.common.answers.normalisation import normalise
 from services.common.telemetry.logs import configure_logging
 from services.common.trajectory import FinishReason, Outcome, Verdict
+from services.reward import equivalence
 from services.reward.extraction import Profile
 from services.reward.pool import Pool, PoolConfig
 from services.reward.verifier import Item, Verifier
@@ -102,7 +104,24 @@ def main() -> None:
         accepted=plain_accepted,
     )
     measure(pairs, plain)
+    measure_workers_alone(pairs, plain)
     measure_distinct(distinct_pairs()[:count])
+
+
+def measure_workers_alone(pairs: Sequence[Pair], plain: float) -> None:
+    """Every answer that was found is compared by a worker: what the rules in the service save."""
+    with (
+        fresh_pool() as pool,
+        patch.object(equivalence, "_FIRST", ()),
+        patch.object(equivalence, "_ANY_TYPE", ()),
+        patch.object(equivalence, "_BY_TYPE", {}),
+    ):
+        rate, _ = grade(Verifier(pool, cache_size=1), pairs)
+    say(
+        method="ours, every answer to a worker",
+        per_second=round(rate, 1),
+        ratio=round(rate / plain, 2),
+    )
 
 
 def measure_distinct(pairs: Sequence[Pair]) -> None:

@@ -10,7 +10,9 @@ from enum import StrEnum
 from typing import Final
 
 from services.common.answers.candidates import BOX_SCORE, Candidate, find_candidates
-from services.common.answers.statements import join_boxes
+from services.common.answers.normalisation import normalise
+from services.common.answers.rationals import parse_rational
+from services.common.answers.statements import BoxRun, join_boxes
 from services.common.data.boxed import innermost, outer_boxes
 from services.common.linear_patterns import LinearPattern
 
@@ -43,6 +45,16 @@ class Extraction:
     """All boxes of a last run such as `\\boxed{3} and \\boxed{5}`, joined by commas; for answers that are lists."""
 
 
+def _states_several(run: BoxRun) -> bool:
+    r"""Whether no box is the answer by itself; `\boxed{1.5} or \boxed{\frac{3}{2}}` is one value."""
+    if not run.is_connected:
+        return False
+    numbers = [parse_rational(normalise(content).text) for content in run.contents]
+    if all(numbers):
+        return len({number.value for number in numbers if number}) > 1
+    return len(set(run.contents)) > 1
+
+
 def final_part(response: str) -> str | None:
     """Return the text after the last `</think>`; None if a later `<think>` is not closed."""
     after = response.rpartition("</think>")[2]
@@ -68,7 +80,7 @@ def extract(response: str, profile: Profile) -> Extraction:
             return Extraction(failure="unclosed_box")
         if not candidates or candidates[0].score < BOX_SCORE:
             run = join_boxes(final, boxes)
-            text = run.joined if run.is_connected else innermost(boxes[-1].content)
+            text = run.joined if _states_several(run) else innermost(boxes[-1].content)
             if not text:
                 return Extraction(failure="empty_box")
             return Extraction(text=text, method="boxed", listed=run.joined)

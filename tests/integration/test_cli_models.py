@@ -1,11 +1,14 @@
 """Models by the command line: made, asked, converted, without a platform."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,3 +66,23 @@ def test_a_directory_that_is_no_model_is_refused_without_a_traceback(
     assert done.returncode == 1
     assert done.stderr.startswith("dirl: ")
     assert "Traceback" not in done.stderr
+
+
+def test_a_conversion_whose_result_cannot_train_or_decode_is_removed(
+    model: Path, tmp_path: Path
+) -> None:
+    """A model with a norm that is not a number loads, but decodes and learns nothing."""
+    source, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(model, source)
+    weights = load_file(source / "model.safetensors")
+    weights["model.norm.weight"][:] = torch.nan
+    save_file(weights, source / "model.safetensors", {"format": "pt"})
+
+    broken = _dirl("models", "convert", "--source", str(source), "--out", str(out))
+    assert broken.returncode == 1
+    assert "The converted model does not work" in broken.stderr
+    assert not out.exists()
+
+    works = _dirl("models", "convert", "--source", str(model), "--out", str(out))
+    assert works.returncode == 0
+    assert (out / "model.safetensors").is_file()

@@ -4,8 +4,11 @@ import math
 from typing import Any
 
 from transformers import (
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
+    Phi3Config,
     PreTrainedConfig,
     Qwen2Config,
     Qwen3Config,
@@ -42,4 +45,13 @@ FAMILY_CONFIGS: dict[str, PreTrainedConfig] = {
     "qwen3_moe": Qwen3MoeConfig(**SHAPE, **EXPERTS),
     "llama": LlamaConfig(**SHAPE),
     "mistral": MistralConfig(**{**SHAPE, "sliding_window": None}),
+    "phi3": Phi3Config(**{**SHAPE, "sliding_window": None}),
+    "olmo2": Olmo2Config(**SHAPE),
+    "granite": GraniteConfig(
+        **SHAPE,
+        embedding_multiplier=3.0,
+        attention_multiplier=0.4,
+        residual_multiplier=0.5,
+        logits_scaling=4.0,
+    ),
 }

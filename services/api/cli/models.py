@@ -16,6 +16,7 @@ from services.api.cli.programs import run_module
 models_app = typer.Typer(help="Create, convert, list and export models.", no_args_is_help=True)
 
 _MODULE: Final = "services.common.model"
+_CHECKS: Final = ("services.rollout.try_model", "services.trainer.training.try_step")
 _POLL_S: Final = 0.5
 
 OutOption = Annotated[Path, typer.Option("--out", help="Directory to write; must not exist yet.")]
@@ -60,10 +61,15 @@ def convert(
     ],
     directory: OutOption,
     block_size: BlockSizeOption = 4,
+    check: Annotated[
+        bool, typer.Option(help="Load the result, decode eight tokens and train one step with it.")
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Convert a decoder to a block-diffusion model, which needs SFT afterwards."""
     _write_model(directory, "convert", "--source", str(source), "--block-size", str(block_size))
+    if check:
+        _check_model(directory)
     _print_path(directory, as_json)
 
 
@@ -109,6 +115,18 @@ def export(
 def _write_model(directory: Path, *arguments: str) -> None:
     _require_new(directory)
     run_module(_MODULE, *arguments, "--out", str(directory))
+
+
+def _check_model(directory: Path) -> None:
+    """Decode and train with a new model; removes one that cannot."""
+    try:
+        for module in _CHECKS:
+            run_module(module, str(directory))
+    except CommandError as error:
+        shutil.rmtree(directory)
+        raise CommandError(
+            f"The converted model does not work: {error}\n{directory} was removed; --no-check keeps it."
+        ) from None
 
 
 def _require_new(directory: Path) -> None:

@@ -62,6 +62,9 @@ _COMMENTS: Final = frozenset(
 )  # fmt: skip
 """Words of a sentence that speaks about the answer without stating it."""
 _LINKS: Final = frozenset("+-*/^×÷·")
+_ALIGNED: Final = tuple(
+    rf"\begin{{{name}}}" for name in ("aligned", "align", "align*", "gathered", "gather*", "split")
+)
 _DIGITS: Final = frozenset("0123456789")
 
 
@@ -287,13 +290,33 @@ def _word_at(line: str, place: int) -> str:
 
 def _find_last_value(text: str) -> list[Candidate]:
     """Return the last formula, or the calculation or number after it."""
-    formulas = [formula for formula in find_formulas(text) if not is_prose(formula.content)]
+    formulas = [
+        formula._replace(content=_last_row(formula.content))
+        for formula in find_formulas(text)
+        if not is_prose(formula.content)
+    ]
     values = list(_find_calculations(text, formulas[-1].end if formulas else 0))
     if values:
         return [Candidate(values[-1], "last_number", _SCORES["last_number"])]
     if formulas:
-        return [Candidate(formulas[-1].content, "last_formula", _SCORES["last_formula"])]
+        first = len(formulas) - 1
+        while (
+            first and text[formulas[first - 1].end : formulas[first].start].strip() in _CONNECTIVES
+        ):
+            first -= 1
+        joined = _join_formulas(text, formulas[first:])
+        return [Candidate(joined, "last_formula", _SCORES["last_formula"])]
     return []
+
+
+def _last_row(formula: str) -> str:
+    r"""Return what follows the last equals sign of an `aligned` calculation; other formulas whole."""
+    begun = formula.rfind(r"\begin{")
+    if begun < 0 or not formula.startswith(_ALIGNED, begun):
+        return formula
+    rows = formula[begun:].partition("}")[2].rpartition(r"\end{")[0].split(r"\\")
+    row = next((row for row in reversed(rows) if row.strip()), "").replace("&", " ")
+    return row.rpartition("=")[2].strip(" .,\n") or formula
 
 
 def _find_calculations(text: str, start: int) -> Iterator[str]:

@@ -35,6 +35,8 @@ _GAP: Final = LinearPattern(
     r"\\q?quad|\\text|(?<![a-z])[a-z]+ (?=(?:and|or) )|(?<![a-z])[a-z] ?=|[\s,;$\\(){}\[\]]"
 )
 _MAX_BOX_GAP: Final = 40
+_MAX_LISTED: Final = 64
+"""Boxes that are joined."""
 
 
 class Formula(NamedTuple):
@@ -48,16 +50,20 @@ class Formula(NamedTuple):
 class BoxRun(NamedTuple):
     """The last boxes of a text that stand side by side."""
 
-    joined: str
-    """Their contents, joined by commas; "" for one box."""
+    contents: list[str]
     is_connected: bool
-    """Whether `and` or `or` stands between them, so that none is the answer by itself."""
+    """Whether `and` or `or` stands between them."""
+
+    @property
+    def joined(self) -> str:
+        """The contents, joined by commas; "" for one box."""
+        return ",".join(self.contents) if len(self.contents) > 1 else ""
 
 
 def join_boxes(text: str, boxes: Sequence[Box]) -> BoxRun:
     r"""Join the last boxes of a list such as `\boxed{3} and \boxed{5}`."""
     first, gaps = len(boxes) - 1, []
-    while first > 0:
+    while first > max(0, len(boxes) - _MAX_LISTED):
         gap = text[boxes[first - 1].end : boxes[first].start]
         connective = _GAP.sub("", gap)
         if len(gap) > _MAX_BOX_GAP or connective not in ("", "and", "or"):
@@ -65,7 +71,7 @@ def join_boxes(text: str, boxes: Sequence[Box]) -> BoxRun:
         gaps.append(connective)
         first -= 1
     run = [innermost(box.content) for box in boxes[max(first, 0) :]]
-    return BoxRun(",".join(run) if len(run) > 1 else "", any(gaps) and len(set(run)) > 1)
+    return BoxRun(run, any(gaps))
 
 
 def is_bare(text: str) -> bool:

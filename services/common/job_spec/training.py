@@ -16,7 +16,7 @@ class OptimSpec(Frozen):
     )
     """Peak learning rate."""
     weight_decay: float = Field(0.0, ge=0, json_schema_extra=notes(source=PAPER))
-    """Decoupled weight decay of AdamW."""
+    """Decoupled weight decay of AdamW; norms and biases do not decay."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
         (0.9, 0.999), json_schema_extra=notes(source=CONFIGURATION)
     )

@@ -36,6 +36,8 @@ def token_logits(loaded: LoadedModel, hidden: Tensor) -> Tensor:
     logits: Tensor = loaded.model.get_output_embeddings()(hidden)
     # bf16 has 8 bits of precision, too few for log-probabilities that are compared and subtracted.
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    # Granite divides its logits, in the head of the causal model that is not called here.
+    logits = logits / getattr(loaded.model.config, "logits_scaling", 1.0)
     return logits.masked_fill(~loaded.sampleable, -torch.inf)
 
 

@@ -43,6 +43,7 @@ DTYPES: Final[Mapping[str, torch.dtype]] = {
 }
 
 
+_LENGTH_DEPENDENT_ROPE: Final = ("dynamic", "longrope")
 _READ_ERRORS: Final = (
     OSError,
     ValueError,
@@ -291,7 +292,17 @@ def _check_family(path: Path | str) -> None:
 
 
 def _check_attention(path: Path | str, config: PreTrainedConfig) -> None:
-    """Reject sliding windows and dropout, which block-diffusion attention does not reproduce."""
+    """Reject what block-diffusion attention does not reproduce: sliding windows, dropout, and rotary
+    frequencies that change with the length of the text.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in _LENGTH_DEPENDENT_ROPE:
+        raise PlatformError(
+            "model_invalid",
+            f"{path} has rotary embeddings of type {rope['rope_type']!r}, whose frequencies change with the length of "
+            "the text: cached keys of a rollout would not be those of training.",
+            hint="Use a checkpoint with constant frequencies (default, linear, llama3, yarn).",
+        )
     window, dropout = (
         getattr(config, "sliding_window", None),
         getattr(config, "attention_dropout", 0.0),

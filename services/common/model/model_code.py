@@ -16,6 +16,9 @@ _CLASSES: Final[Mapping[str, str]] = {
     "qwen2": "BlockDiffusionQwen2",
     "llama": "BlockDiffusionLlama",
     "mistral": "BlockDiffusionMistral",
+    "phi3": "BlockDiffusionPhi3",
+    "olmo2": "BlockDiffusionOlmo2",
+    "granite": "BlockDiffusionGranite",
 }
 """First part of the names of the classes in services/common/model/remote_code, by model type."""
 

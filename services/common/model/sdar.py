@@ -45,7 +45,9 @@ AutoModelForCausalLM.register(SDARMoeConfig, SDARMoeForCausalLM)
 # Transformers fuses the experts in memory; checkpoints and pushed weights have one tensor per expert.
 register_checkpoint_conversion_mapping("sdar_moe", get_checkpoint_conversion_mapping("qwen3_moe"))
 
-FAMILIES: Final = ("sdar", "sdar_moe", "qwen3", "qwen3_moe", "qwen2", "llama", "mistral")
+FAMILIES: Final = (
+    "sdar", "sdar_moe", "qwen3", "qwen3_moe", "qwen2", "llama", "mistral", "phi3", "olmo2", "granite"
+)  # fmt: skip
 """Model types for which a forward with block length 1 was verified to equal the causal forward."""
 
 _SDAR_CONFIGS: Final[Mapping[str, type[PreTrainedConfig]]] = {

@@ -3,6 +3,7 @@ itself.
 """
 
 import math
+from typing import Any
 
 import torch
 
@@ -10,10 +11,18 @@ from services.common.job_spec import OptimSpec
 
 
 def make_optimizer(model: torch.nn.Module, config: OptimSpec) -> torch.optim.AdamW:
-    """AdamW over all trainable parameters; the learning rate is set before every step."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """AdamW over all trainable parameters; the learning rate is set before every step.
+
+    Norms and biases, the parameters of one dimension, do not decay: pulled towards 0 they would
+    scale their layers down instead of regularising them.
+    """
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [one for one in trainable if one.dim() > 1]},
+        {"params": [one for one in trainable if one.dim() <= 1], "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(
-        parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, foreach=True
+        groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, foreach=True
     )
 
 

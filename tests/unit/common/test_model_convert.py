@@ -9,8 +9,11 @@ from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
+    Phi3Config,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen3Config,
@@ -75,7 +78,14 @@ def _without_mask(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast
 
 @pytest.mark.parametrize(
     ("kind", "model_type"),
-    [(Qwen3Config, "sdar"), (Qwen3MoeConfig, "sdar_moe"), (LlamaConfig, "llama")],
+    [
+        (Qwen3Config, "sdar"),
+        (Qwen3MoeConfig, "sdar_moe"),
+        (LlamaConfig, "llama"),
+        (Phi3Config, "phi3"),
+        (Olmo2Config, "olmo2"),
+        (GraniteConfig, "granite"),
+    ],
 )
 def test_a_decoder_keeps_its_weights_and_gets_a_mask_and_a_block_length(
     tmp_path: Path, kind: type[PreTrainedConfig], model_type: str

@@ -251,6 +251,15 @@ def test_a_sliding_window_is_refused(tmp_path: Path) -> None:
     _refused(tmp_path, "sliding window 128")
 
 
+def test_rotary_frequencies_that_change_with_the_length_are_refused(tmp_path: Path) -> None:
+    _edit_config(
+        _written(FAMILY_CONFIGS["llama"], tmp_path),
+        rope_parameters={"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0},
+    )
+
+    _refused(tmp_path, "rotary embeddings of type 'dynamic'")
+
+
 @torch.no_grad()
 def test_logprobs_are_fp32_of_half_precision_models_and_fp64_of_double_ones(tmp_path: Path) -> None:
     _tiny(tmp_path)

@@ -114,6 +114,11 @@ def test_boxes_side_by_side_are_a_list_and_none_of_connected_ones_is_the_answer(
     assert (found.text, found.listed) == (text, listed)
 
 
+def test_no_more_than_64_boxes_are_joined() -> None:
+    found = extract(r"\boxed{1} " * 100, Profile.RL)
+    assert (found.text, found.listed.count("1")) == ("1", 64)
+
+
 def test_hostile_responses_cost_linear_time() -> None:
     for text in (
         r"\boxed{1} " * 50_000,

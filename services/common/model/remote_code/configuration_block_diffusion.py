@@ -4,7 +4,16 @@ Each is the configuration of a decoder with two more fields: `block_size`, the t
 denoised together, and `mask_token_id`, the token of a position that is not decoded yet.
 """
 
-from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config, Qwen3MoeConfig
+from transformers import (
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 
 class SDARConfig(Qwen3Config):
@@ -59,6 +68,30 @@ class BlockDiffusionLlamaConfig(LlamaConfig):
 
 class BlockDiffusionMistralConfig(MistralConfig):
     """Configuration of a converted Mistral model."""
+
+    block_size: int | None = None
+    mask_token_id: int | None = None
+    tokenizer_length: int | None = None
+
+
+class BlockDiffusionPhi3Config(Phi3Config):
+    """Configuration of a converted Phi-3 or Phi-4 model."""
+
+    block_size: int | None = None
+    mask_token_id: int | None = None
+    tokenizer_length: int | None = None
+
+
+class BlockDiffusionOlmo2Config(Olmo2Config):
+    """Configuration of a converted OLMo 2 model."""
+
+    block_size: int | None = None
+    mask_token_id: int | None = None
+    tokenizer_length: int | None = None
+
+
+class BlockDiffusionGraniteConfig(GraniteConfig):
+    """Configuration of a converted Granite model."""
 
     block_size: int | None = None
     mask_token_id: int | None = None

@@ -34,16 +34,22 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import (
     DynamicCache,
+    GraniteForCausalLM,
     LlamaForCausalLM,
     MistralForCausalLM,
+    Olmo2ForCausalLM,
+    Phi3ForCausalLM,
     Qwen2ForCausalLM,
     Qwen3ForCausalLM,
     Qwen3MoeForCausalLM,
 )
 
 from .configuration_block_diffusion import (
+    BlockDiffusionGraniteConfig,
     BlockDiffusionLlamaConfig,
     BlockDiffusionMistralConfig,
+    BlockDiffusionOlmo2Config,
+    BlockDiffusionPhi3Config,
     BlockDiffusionQwen2Config,
     BlockDiffusionQwen3Config,
     BlockDiffusionQwen3MoeConfig,
@@ -453,3 +459,21 @@ class BlockDiffusionMistralForCausalLM(BlockDiffusionMixin, MistralForCausalLM):
     """Converted Mistral model."""
 
     config_class = BlockDiffusionMistralConfig
+
+
+class BlockDiffusionPhi3ForCausalLM(BlockDiffusionMixin, Phi3ForCausalLM):  # type: ignore[misc]
+    """Converted Phi-3 or Phi-4 model."""
+
+    config_class = BlockDiffusionPhi3Config
+
+
+class BlockDiffusionOlmo2ForCausalLM(BlockDiffusionMixin, Olmo2ForCausalLM):  # type: ignore[misc]
+    """Converted OLMo 2 model."""
+
+    config_class = BlockDiffusionOlmo2Config
+
+
+class BlockDiffusionGraniteForCausalLM(BlockDiffusionMixin, GraniteForCausalLM):  # type: ignore[misc]
+    """Converted Granite model."""
+
+    config_class = BlockDiffusionGraniteConfig

@@ -35,12 +35,28 @@ def test_a_step_outside_the_stage_is_refused(step: int) -> None:
 
 
 def test_the_optimizer_takes_the_specs_settings_and_the_rate_of_each_step() -> None:
-    model = torch.nn.Linear(2, 2)
-    model.bias.requires_grad_(False)
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LayerNorm(2))
+    linear, norm = model
+    linear.bias.requires_grad_(False)
 
     optimizer = make_optimizer(model, OptimSpec(lr=0.5, betas=(0.8, 0.9), weight_decay=0.1))
     set_learning_rate(optimizer, 0.25)
 
-    (group,) = optimizer.param_groups
-    assert (group["lr"], group["betas"], group["weight_decay"]) == (0.25, (0.8, 0.9), 0.1)
-    assert [parameter is model.weight for parameter in group["params"]] == [True]
+    matrices, vectors = optimizer.param_groups
+    for group, decay in ((matrices, 0.1), (vectors, 0.0)):
+        assert (group["lr"], group["betas"], group["weight_decay"]) == (0.25, (0.8, 0.9), decay)
+    assert [id(one) for one in matrices["params"]] == [id(linear.weight)]
+    assert [id(one) for one in vectors["params"]] == [id(norm.weight), id(norm.bias)]
+
+
+def test_norms_and_biases_do_not_decay() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LayerNorm(2))
+    optimizer = make_optimizer(model, OptimSpec(lr=0.5, weight_decay=0.1))
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+
+    optimizer.step()
+
+    moved = {name for name, value in model.named_parameters() if not value.equal(before[name])}
+    assert moved == {"0.weight"}
