@@ -48,6 +48,7 @@ from services.trainer.learner.parity import PROMPTS, TOLERANCES, ParityGate, mak
 from services.trainer.learner.replicas import Replicas
 from services.trainer.learner.request import LearnerRequest
 from services.trainer.learner.rollouts import Rollouts
+from services.trainer.learner.setting_warnings import warn_about_experts
 from services.trainer.learner.sft_stage import count_sft_steps
 from services.trainer.learner.stage import report_checkpoint
 from services.trainer.learner.state import RunState, StoredRows
@@ -111,6 +112,8 @@ def prepare(
     ranks.broadcast(resumed_path)
     policy_model = PolicyModel.load(request.model_path, spec, resumed_path, ranks)
     loaded = policy_model.loaded
+    if spec.lora is not None:
+        warn_about_experts(report.journal, loaded.model)
     train_decoding, eval_decoding = (
         resolve_decoding(
             spec,

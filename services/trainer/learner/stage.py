@@ -18,6 +18,7 @@ from services.trainer.learner.journal import has_event
 from services.trainer.learner.ledger import StepRecord
 from services.trainer.learner.lifecycle import StopRequestedError
 from services.trainer.learner.rl_batch import NoLearningSignalError
+from services.trainer.learner.setting_warnings import warn_about_warmup
 from services.trainer.learner.steering import apply_revisions
 from services.trainer.learner.validation import Validation
 from services.trainer.learner.verifiability import UnverifiableError
@@ -62,6 +63,8 @@ def run_training_stage(
     nothing (NoLearningSignalError), it writes a checkpoint and raises.
     """
     context.progress(stage.name)
+    optim = context.spec.optim_of(stage.name)
+    warn_about_warmup(context.report.journal, optim, stage.name, stage.num_steps)
     if context.state.stage_step and context.state.global_step == context.resumed_from:
         _finish_step(context, stage, evaluation)
     try:
