@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from services.common.job_spec import JobSpec, parse_spec
 from services.common.model.convert import convert_model
 from services.common.model.loading import load_model
 from services.trainer.learner.attempt_context import peak_memory_gib
-from services.trainer.learner.datasets import TokenBudget, load_examples
+from services.trainer.learner.datasets import DataFile, TokenBudget, load_examples
 from services.trainer.training.policy_model import PolicyModel
 from services.trainer.training.sft import SftExample
 
@@ -52,7 +53,7 @@ def measure(
 
     training, held_out = (
         load_examples(
-            _first_rows(data / name, count, model_dir.parent),
+            DataFile(_first_rows(data / name, count, model_dir.parent)),
             loaded,
             policy_model.spec.prompt,
             LIMITS,
@@ -90,7 +91,7 @@ def _first_rows(file: Path, count: int, directory: Path) -> Path:
 
 
 def _train(
-    policy_model: PolicyModel, examples: tuple[SftExample, ...], steps: int, batch_size: int
+    policy_model: PolicyModel, examples: Sequence[SftExample], steps: int, batch_size: int
 ) -> list[float]:
     policy_model.begin_stage("sft", None, None)
     lr = policy_model.spec.optim.lr

@@ -37,6 +37,8 @@ from services.api.schemas.trajectories import TrajectoryExport, TrajectoryQuery,
 from services.api.schemas.webhooks import DeletedWebhook, NewWebhookView, WebhookView
 
 _TIMEOUT_S: Final = 60.0
+_SUBMISSION_TIMEOUT_S: Final = 3600.0
+"""A submission reads every row of its files, and may download them."""
 _PAGE: Final = 1000
 
 Json = dict[str, Any]
@@ -93,7 +95,14 @@ class ApiClient:
 
     def create_job(self, spec: Json, *, preflight: bool = False) -> JobView:
         """Submit a job spec; with `preflight` a job whose estimate finds problems is refused."""
-        return self._send(JobView, "POST", "/v1/jobs", params={"preflight": preflight}, json=spec)
+        return self._send(
+            JobView,
+            "POST",
+            "/v1/jobs",
+            params={"preflight": preflight},
+            json=spec,
+            timeout=httpx.Timeout(_TIMEOUT_S, read=_SUBMISSION_TIMEOUT_S),
+        )
 
     def job(self, job_id: str) -> JobView:
         """One job."""

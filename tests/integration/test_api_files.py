@@ -222,3 +222,16 @@ def test_a_registered_model_can_be_named_by_its_id(http: httpx.Client, tmp_path:
 @pytest.mark.parametrize("path", ["relative", "/nowhere/at/all", ""])
 def test_only_a_model_directory_is_registered(http: httpx.Client, path: str) -> None:
     assert http.post("/v1/models", json={"path": path}).status_code == 400
+
+
+def test_rows_that_no_layout_fits_are_kept_for_a_mapping(http: httpx.Client) -> None:
+    rows = b'{"q": "1+1?", "a": "2"}\n{"q": "1+2?", "a": "3"}\n'
+    file = upload(http, rows).json()
+    assert file["rows"] == 2
+    assert [problem[:25] for problem in file["layout_problems"]] == [
+        "row 1: has no prompt that",
+        "row 2: has no prompt that",
+    ]
+    assert http.get(f"/v1/files/{file['id']}").json() == file
+    # A row that cannot be read at all is refused as ever.
+    assert upload(http, rows + b"no\n").status_code == 400

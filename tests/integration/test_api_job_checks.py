@@ -12,6 +12,7 @@ from services.api.domain.job_state import JobState
 from services.common.model.tiny import make_tiny_model
 from services.common.model_card import read_model_card
 from tests.support.control_plane import job_body, write_rows
+from tests.support.hub import COMMIT, run_hub
 from tests.support.job_api import Api, job_api
 from tests.support.servers import Postgres
 
@@ -333,3 +334,71 @@ def test_a_special_token_in_the_prompt_template_is_refused(api: Api) -> None:
     body = job_body(api.directory, model=tiny_model(api), prompt=template)
 
     assert problem_paths(api.http.post("/v1/jobs", json=body)) == ["prompt.template"]
+
+
+def test_a_mapping_reads_an_upload_that_no_layout_fits(api: Api) -> None:
+    rows = [{"q": f"{n}+1?", "a": str(n + 1), "s": "by hand", "level": n} for n in range(9)]
+    content = "".join(json.dumps(row) + "\n" for row in rows)
+    file = api.http.post("/v1/files", files={"file": ("rows.jsonl", content.encode())}).json()
+    body = job_body(api.directory, training_file=file["id"], validation_file=file["id"])
+
+    refused = api.http.post("/v1/jobs", json=body)
+    assert set(problem_paths(refused)) == {"training_file", "validation_file"}
+    assert "data.fields = " in refused.text
+
+    data = {"fields": {"prompt": "q", "reference": "a", "completion": "s"}, "filter": "level >= 5"}
+    accepted = api.http.post("/v1/jobs", json={**body, "data": data})
+    assert accepted.status_code == 201, accepted.text
+    estimate = api.http.post("/v1/jobs?dry_run=true", json={**body, "data": data}).json()
+    assert estimate["files"][file["id"]]["rows"] == 4
+
+    data["filter"] = "levl >= 5"
+    refused = api.http.post("/v1/jobs", json={**body, "data": data})
+    assert "reads levl, which none of the rows has" in refused.text
+
+
+def test_a_split_and_a_directory_of_shards_are_checked_as_files(api: Api) -> None:
+    shards = api.directory / "shards"
+    shards.mkdir()
+    for shard in range(2):
+        rows = [{"question": f"{n}?", "answer": "1", "solution": "1"} for n in range(50)]
+        content = "".join(json.dumps({**row, "shard": shard}) + "\n" for row in rows)
+        (shards / f"{shard}.jsonl").write_text(content)
+    body = job_body(api.directory, training_file=str(shards))
+    body.pop("validation_file", None)
+    data = {"split_validation": 0.3, "fields": {"completion": "solution"}}
+
+    accepted = api.http.post("/v1/jobs", json={**body, "method": "rl", "data": data})
+
+    assert accepted.status_code == 201, accepted.text
+    assert accepted.json()["spec"]["validation_file"] == str(shards)
+    (shards / "1.jsonl").write_text("\nno\n")
+    refused = api.http.post("/v1/jobs", json={**body, "method": "rl", "data": data})
+    assert "1.jsonl row 2: is not JSON" in refused.text
+
+
+def test_a_data_set_of_the_hub_is_a_file_by_name(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = "".join(json.dumps({"question": f"{n}?", "answer": "#### 1"}) + "\n" for n in range(9))
+    with run_hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        hub.files["openai/gsm8k"] = {"main/train.jsonl": rows.encode()}
+        body = job_body(
+            api.directory,
+            training_mixture=[{"file": "openai/gsm8k:main/train"}],
+            validation_file="openai/gsm8k:main/train",
+        )
+        del body["training_file"]
+
+        accepted = api.http.post("/v1/jobs", json=body)
+        assert accepted.status_code == 201, accepted.text
+        pinned = f"openai/gsm8k@{COMMIT}:main/train"
+        spec = accepted.json()["spec"]
+        assert (spec["validation_file"], spec["training_mixture"][0]["file"]) == (pinned, pinned)
+
+        body["validation_file"] = "openai/absent:main/train"
+        refused = api.http.post("/v1/jobs", json=body)
+        assert problem_paths(refused) == ["validation_file"]
+        assert "no such data set" in refused.text
+    # The hub is gone; the pinned name stays usable.
+    body = {**spec, "method": spec["method"]["type"]}
+    assert api.http.post("/v1/jobs", json=body).status_code == 201

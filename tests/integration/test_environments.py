@@ -52,7 +52,7 @@ def test_a_file_is_made_once_and_its_rows_are_scored(
         == path
     )
     assert os.listdir(path.parent) == [path.name]
-    rows = read_rows(path, "rl", {}, row_checks([parse_grader("environment")]))
+    rows = list(read_rows(path, "rl", {}, row_checks([parse_grader("environment")])))
     assert len(rows) == 4
     for row in rows:
         assert score(row.item, f"<think>9</think>The answer: \\boxed{{{row.answer}}}") == 1.0

@@ -1,6 +1,7 @@
 """Uploaded files: copied, hashed, and every row checked before jobs may use them."""
 
 import hashlib
+import json
 import re
 import shutil
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from services.common.data.rows import check_file
 from services.common.errors import ProblemsError
 from services.common.ids import new_id
 
+LAYOUT_PROBLEMS: Final = ".layout_problems.json"
+"""An upload never has a name with a leading dot, so it cannot have this one."""
 _CHUNK_BYTES: Final = 1 << 20
 _UNSAFE: Final = re.compile(r"[^\w.-]")
 _MAX_NAME: Final = 100
@@ -40,7 +43,8 @@ def keep_upload(source: IO[bytes], filename: str, files_dir: Path) -> KeptUpload
     try:
         digest, num_bytes = _copy_and_hash(source, path)
         report = check_file(path)
-        if report.num_problems:
+        # What no layout fits may be read by the `data.fields` of a job.
+        if report.num_problems > report.num_layout_problems:
             raise ProblemsError(
                 "dataset_invalid",
                 f"The file {filename!r} cannot be used",
@@ -50,7 +54,17 @@ def keep_upload(source: IO[bytes], filename: str, files_dir: Path) -> KeptUpload
     except BaseException:
         shutil.rmtree(directory)
         raise
-    return KeptUpload(file_id, path, num_bytes, report.rows, digest)
+    if report.problems:
+        problems = [str(problem) for problem in report.problems]
+        (directory / LAYOUT_PROBLEMS).write_text(json.dumps(problems), encoding="utf-8")
+    num_rows = report.rows + report.num_layout_problems
+    return KeptUpload(file_id, path, num_bytes, num_rows, digest)
+
+
+def read_layout_problems(path: Path) -> tuple[str, ...]:
+    """Return why rows of an upload cannot be used without `data.fields`; the first ones."""
+    stored = path.parent / LAYOUT_PROBLEMS
+    return tuple(json.loads(stored.read_bytes())) if stored.exists() else ()
 
 
 def _copy_and_hash(source: IO[bytes], path: Path) -> tuple[str, int]:

@@ -2,26 +2,22 @@
 
 import json
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from glob import glob, has_magic
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from services.api.cli.failure import CommandError
 from services.api.client import ApiClient
+from services.common.data.records import merge_shards
 from services.common.environments.names import is_environment_name
-from services.common.job_spec import parse_spec, read_spec_file
+from services.common.hub_names import is_hub_name
+from services.common.job_spec import list_file_places, parse_spec, read_spec_file
 from services.common.model_source import resolve_model
 
 _UPLOADED_PREFIX: Final = "file_"
 _REGISTERED_PREFIX: Final = "model_"
-_FILE_KEYS: Final = (
-    ("training_file",),
-    ("validation_file",),
-    ("sft", "training_file"),
-    ("sft", "validation_file"),
-    ("rl", "training_file"),
-)
-
 Spec = dict[str, Any]
 
 
@@ -44,9 +40,12 @@ def upload_files(spec: Spec, api: ApiClient, base: Path, tell: Callable[[str], N
     """
     spec = json.loads(json.dumps(spec))
     uploaded: dict[str, str] = {}
-    for parent, key in _file_places(spec):
+    for parent, key in list_file_places(spec):
         name = parent[key]
-        if is_environment_name(name):
+        if name.startswith(_UPLOADED_PREFIX) or is_environment_name(name):
+            continue
+        if is_hub_name(name):
+            tell(f"the platform downloads {name}, unless it did before")
             continue
         if name not in uploaded:
             path = _find_path(name, base)
@@ -54,10 +53,20 @@ def upload_files(spec: Spec, api: ApiClient, base: Path, tell: Callable[[str], N
                 raise CommandError(
                     f"The file {name} is neither in the directory of the spec nor in {Path.cwd()}."
                 )
-            tell(f"uploading {path}")
-            uploaded[name] = api.upload(path).id
+            uploaded[name] = _upload_file(path, api, tell)
         parent[key] = uploaded[name]
     return {**spec, **_model_on_disk(spec, base)}
+
+
+def _upload_file(path: Path, api: ApiClient, tell: Callable[[str], None]) -> str:
+    """Send a file, or the shards that a directory or a glob stands for as one; return its id."""
+    if path.is_file():
+        tell(f"uploading {path}")
+        return api.upload(path).id
+    with TemporaryDirectory() as directory:
+        merged = Path(directory) / "merged.jsonl.gz"
+        tell(f"uploading {merge_shards(path, merged)} rows of {path}")
+        return api.upload(merged).id
 
 
 def _model_on_disk(spec: Spec, base: Path) -> Spec:
@@ -107,19 +116,13 @@ def assign(spec: Spec, assignment: str) -> None:
     place[last] = value
 
 
-def _file_places(spec: Spec) -> Iterator[tuple[Spec, str]]:
-    places: list[tuple[Spec, str]] = []
-    for *parents, last in _FILE_KEYS:
-        section = spec
-        for parent in parents:
-            section = section.get(parent, {})
-        places.append((section, last))
-    places += [(part, "file") for part in spec.get("training_mixture", ())]
-    for place, key in places:
-        name = place.get(key)
-        if isinstance(name, str) and not name.startswith(_UPLOADED_PREFIX):
-            yield place, key
-
-
 def _find_path(name: str, base: Path) -> Path | None:
-    return next((found.resolve() for found in (base / name, Path(name)) if found.exists()), None)
+    candidates = (base / name, Path(name))
+    return next(
+        (
+            found.absolute() if has_magic(str(found)) else found.resolve()
+            for found in candidates
+            if found.exists() or (has_magic(str(found)) and glob(str(found), recursive=True))
+        ),
+        None,
+    )

@@ -1,5 +1,6 @@
 """/v1/files"""
 
+from mimetypes import guess_type
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,7 +18,7 @@ from services.api.schemas.envelope import Page
 from services.api.schemas.files import DeletedFile, FileView
 from services.api.use_cases import deletion, files
 from services.api.use_cases.files import to_file_view
-from services.common.data.parquet import is_parquet
+from services.common.data.tables import is_parquet, is_table
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
@@ -32,8 +33,9 @@ async def upload_file(
         Literal["fine-tune", "eval"], Form(description="As OpenAI asks for; kept, not interpreted.")
     ] = ("fine-tune"),
 ) -> FileView:
-    """Upload JSON lines or Parquet. Every row is checked; a file with faulty rows is refused with
-    their numbers.
+    """Upload JSON lines, a JSON array, CSV, Parquet or Arrow; text may be compressed with gzip or
+    Zstandard. Every row is checked; a file with faulty rows is refused with their numbers. Rows that
+    no layout fits are kept: a job reads them with `data.fields`.
 
     Reference answers are typed, and verified against themselves when the reward service is up.
     """
@@ -67,8 +69,18 @@ def get_file(resources: Res, file_id: str) -> FileView:
 def get_file_content(resources: Res, file_id: str) -> FileResponse:
     """The file as it was uploaded."""
     row = _find_file(resources, file_id)
-    kind = "application/vnd.apache.parquet" if is_parquet(Path(row.path)) else "application/jsonl"
-    return FileResponse(row.path, filename=row.filename, media_type=kind)
+    return FileResponse(row.path, filename=row.filename, media_type=_media_type(Path(row.path)))
+
+
+def _media_type(path: Path) -> str:
+    if is_parquet(path):
+        return "application/vnd.apache.parquet"
+    if is_table(path):
+        return "application/vnd.apache.arrow.file"
+    guessed, encoding = guess_type(path.name)
+    if encoding is not None:
+        return f"application/{encoding}"
+    return guessed or "application/jsonl"
 
 
 @router.delete("/{file_id}")

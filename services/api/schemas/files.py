@@ -50,6 +50,10 @@ class FileView(View):
     sha256: str
     reference_answers: ReferenceAnswerSummary | None = None
     """Its reference answers by type, and which cannot be used; null without any."""
+    layout_problems: tuple[str, ...] = ()
+    """The first rows whose fields are not recognised, or are ambiguous. A job reads them with
+    `data.fields`.
+    """
 
 
 class DeletedFile(View):

@@ -44,6 +44,8 @@ from services.common.rewards import compute_rewards, compute_signals, has_signal
 from services.common.rpc.security import is_loopback
 from services.common.trajectory import Outcome, Verdict
 
+UseKey = tuple[str, str]
+"""Key of the spec, and the file that it names."""
 _GPU: Final = Path("/dev/nvidiactl")
 _PROBED_PROMPTS: Final = 4
 _MOST_GENERATIONS: Final = 4
@@ -58,13 +60,9 @@ def estimate_submission(plane: ControlPlane, caller: Caller, body: Any) -> JobEs
 def estimate_job(plane: ControlPlane, caller: Caller, checked: CheckedSpec) -> JobEstimate:
     """Estimate a job whose spec was checked."""
     spec = checked.spec
-    reports = {use.file: check_file(use.path) for use in checked.uses}
-    lengths = {
-        use.file: measure_lengths(
-            use.path, checked.model_path, spec, learns_completions=use.needs == "sft"
-        )
-        for use in checked.uses
-    }
+    uses = {(use.param, use.file): use for use in checked.uses}
+    reports = {key: check_file(use.path, use.reading) for key, use in uses.items()}
+    lengths = {key: measure_lengths(use, checked.model_path, spec) for key, use in uses.items()}
     needed = _estimate_resources(plane, checked, lengths.values())
     probe, skipped = _probe_prompts(plane, checked)
     problems = [
@@ -72,7 +70,7 @@ def estimate_job(plane: ControlPlane, caller: Caller, checked: CheckedSpec) -> J
         *_find_length_problems(checked, reports, lengths),
     ]
     steps = count_steps(
-        spec, sum(reports[use.file].sft_rows for use in checked.uses if use.needs == "sft")
+        spec, sum(reports[key].sft_examples for key, use in uses.items() if use.needs == "sft")
     )
     pace = _find_pace(plane, caller, checked, needed.parameters) if any(steps.values()) else None
     seconds = None
@@ -83,7 +81,8 @@ def estimate_job(plane: ControlPlane, caller: Caller, checked: CheckedSpec) -> J
         accepted=not problems,
         problems=[ProblemBody(path=problem.path, message=problem.message) for problem in problems],
         spec=spec.model_dump(mode="json"),
-        files={name: _to_file_estimate(report, lengths[name]) for name, report in reports.items()},
+        # The first use of a file counts: a split is reported by its training rows.
+        files={key[1]: _to_file_estimate(reports[key], lengths[key]) for key in reversed(reports)},
         steps=steps,
         parameters=needed.parameters,
         memory_bytes=needed.memory_bytes,
@@ -136,12 +135,14 @@ def _estimate_resources(
 
 
 def _find_length_problems(
-    checked: CheckedSpec, reports: Mapping[str, FileReport], lengths: Mapping[str, Lengths | None]
+    checked: CheckedSpec,
+    reports: Mapping[UseKey, FileReport],
+    lengths: Mapping[UseKey, Lengths | None],
 ) -> Iterator[Problem]:
     for use in checked.uses:
-        found = lengths[use.file]
-        if found is not None:
-            yield from find_length_problems(use.param, found, reports[use.file].rows)
+        key = (use.param, use.file)
+        if (found := lengths[key]) is not None:
+            yield from find_length_problems(use.param, found, reports[key].rows)
 
 
 def _find_pace(
@@ -202,7 +203,7 @@ def _probe_prompts(plane: ControlPlane, checked: CheckedSpec) -> tuple[Probe | N
         )
     try:
         # By turns from every file that the stage trains on, so that no file of a mixture is left out.
-        files = [iter_rows(use.path) for use in checked.uses if use.needs == "rl"]
+        files = [iter_rows(use.path, use.reading) for use in checked.uses if use.needs == "rl"]
         turns = (row for turn in zip_longest(*files) for row in turn if row is not None)
         rows = list(islice(turns, _PROBED_PROMPTS))
         replica = find_free_replica(plane)
@@ -294,7 +295,7 @@ def _grade_responses(
 
 def _to_request(checked: CheckedSpec, row: Row, seed: int) -> rollout_pb2.GenerateRequest:
     spec: JobSpec = checked.spec
-    turns = messages_of(row, spec.prompt)
+    turns = messages_of(row.messages, spec.prompt)
     return rollout_pb2.GenerateRequest(
         model_path=str(checked.model_path),
         messages=[

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import IO
 
-from services.api.adapters.uploads import keep_upload
+from services.api.adapters.uploads import keep_upload, read_layout_problems
 from services.api.db.record_tables import StoredFile
 from services.api.domain.access import Caller
 from services.api.domain.storable import storable
@@ -38,6 +38,10 @@ def upload_file(
 
 
 def to_file_view(row: StoredFile) -> FileView:
-    """A file with the summary of its reference answers, which is kept beside its content."""
-    view = FileView.model_validate(row)
-    return view.model_copy(update={"reference_answers": read_summary(Path(row.path))})
+    """A file with what its check found, which is kept beside its content."""
+    view, path = FileView.model_validate(row), Path(row.path)
+    kept = {
+        "reference_answers": read_summary(path),
+        "layout_problems": read_layout_problems(path),
+    }
+    return view.model_copy(update=kept)

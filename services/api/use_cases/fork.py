@@ -21,6 +21,8 @@ _FIXED_IN_A_FORK: Final = (
     "validation_file",
     "sft.training_file",
     "rl.training_file",
+    "data",
+    "validation_data",
     "prompt",
     "diffusion",
     "trainer.seq_len",

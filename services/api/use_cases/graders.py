@@ -8,7 +8,8 @@ from typing import Any, Final
 from services.api.schemas.graders import GraderErrors, RunBody, RunMetadata, RunResult
 from services.api.use_cases.control_plane import ControlPlane
 from services.common.codec import verdict_from_pb, verdict_to_json
-from services.common.data.fields import FieldError, render_reference_answer
+from services.common.data.fields import render_reference_answer
+from services.common.data.row_errors import FieldError
 from services.common.grader_spec import (
     MultiGrader,
     grader_text,

@@ -4,20 +4,21 @@ once, before the job is queued.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from services.api.adapters.environment_files import make_environment_file
+from services.api.adapters.hub_files import find_hub_file
 from services.api.db.job_tables import Job
 from services.api.db.record_tables import RegisteredModel, StoredFile
 from services.api.domain.access import Caller
 from services.api.use_cases.control_plane import ControlPlane
 from services.api.use_cases.reference_audit import find_reference_answer_problems
+from services.common.data.reading import Reading
 from services.common.data.rows import MAX_PROBLEMS_SHOWN, Needs, read_rows
 from services.common.data.special_tokens import (
     SpecialTokens,
-    find_special_tokens,
+    find_special_token,
     read_special_tokens,
 )
 from services.common.environments.names import is_environment_name
@@ -28,6 +29,7 @@ from services.common.grader_spec import (
     row_checks,
     uses_correctness,
 )
+from services.common.hub_names import is_hub_name
 from services.common.job_decoding import resolve_decoding
 from services.common.job_spec import JobSpec, parse_spec
 from services.common.model_card import ModelCard, read_model_card
@@ -51,6 +53,7 @@ class FileUse:
     """As the spec names it."""
     path: Path
     needs: Needs
+    reading: Reading
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class CheckedSpec:
     def uses(self) -> list[FileUse]:
         """Every use of a file by a stage."""
         return [
-            FileUse(param, name, Path(self.files[name]), needs)
+            FileUse(param, name, Path(self.files[name]), needs, _reading_of(self.spec, param, name))
             for param, name, needs in _list_uses(self.spec)
         ]
 
@@ -97,8 +100,11 @@ def check_spec(
     known = _KnownNames(caller, accepted)
     if paths := list(_find_server_paths(spec, known)):
         raise ProblemsError("permission_denied", "The job cannot be accepted", paths)
+    problems: list[Problem] = []
+    spec, downloaded = _pin_hub_files(plane, spec, known, problems)
     files, model_path = _look_up(plane, spec, known)
-    problems = list(_make_environment_files(plane, spec, files))
+    files |= downloaded
+    problems.extend(_make_environment_files(plane, spec, files))
     problems.extend(_find_missing(spec, files, model_path))
     card = None if model_path is None else _read_card(model_path, problems)
     special = None
@@ -106,7 +112,7 @@ def check_spec(
         special = read_special_tokens(model_path, card.mask_token_id, card.vocab_size)
         problems.extend(_find_contradictions(spec, card))
         problems.extend(_find_special_tokens_of_prompt(spec, special))
-    problems.extend(_find_row_problems(spec, files, special))
+    problems.extend(_find_row_problems(plane, spec, files, special))
     problems.extend(_find_missing_replicas(spec, len(plane.settings.rollout_addresses)))
     problems.extend(_find_grader_problems(plane, spec))
     if problems or card is None or model_path is None:
@@ -154,6 +160,7 @@ def _find_server_paths(spec: JobSpec, known: _KnownNames) -> Iterator[Problem]:
             not name.startswith(prefix)
             and not known.includes(name)
             and not is_environment_name(name)
+            and not is_hub_name(name)
         ):
             yield Problem(param, f"{name!r} {rule}")
 
@@ -166,7 +173,7 @@ def _look_up(
     model: Path | None = Path(spec.model)
     with plane.database.begin() as session:
         for name in spec.files():
-            if is_environment_name(name):
+            if is_environment_name(name) or is_hub_name(name):
                 files[name] = None
                 continue
             if not name.startswith(_FILE_ID):
@@ -178,6 +185,25 @@ def _look_up(
             row = session.get(RegisteredModel, spec.model)
             model = Path(row.path) if row and known.may_use(spec.model, row) else None
     return files, model
+
+
+def _pin_hub_files(
+    plane: ControlPlane, spec: JobSpec, known: _KnownNames, problems: list[Problem]
+) -> tuple[JobSpec, dict[str, Path | None]]:
+    """Download the data sets of the hub; return the spec with their commits, and their paths."""
+    names: dict[str, str] = {}
+    paths: dict[str, Path | None] = {}
+    for name in filter(is_hub_name, spec.files()):
+        may_use_token = known.caller.is_admin or known.includes(name)
+        try:
+            file = find_hub_file(plane.data_dir / "hub", name, may_use_token=may_use_token)
+        except ValueError as error:
+            params = [param for param, used, _ in _list_uses(spec) if used == name]
+            problems.append(Problem(params[0] if params else "training_file", str(error)))
+            continue
+        names[name] = str(file.name)
+        paths[names[name]] = file.path
+    return (spec.with_files(names) if names else spec), paths
 
 
 def _make_environment_files(
@@ -203,8 +229,8 @@ def _find_missing(
         )
     for param, name, _ in _list_uses(spec):
         path = files[name]
-        if is_environment_name(name):
-            continue
+        if is_environment_name(name) or is_hub_name(name):
+            continue  # a problem was reported
         if path is None:
             yield Problem(param, f"No file with id {name}; GET /v1/files lists them")
         elif not path.is_absolute():
@@ -239,31 +265,50 @@ def _find_special_tokens_of_prompt(spec: JobSpec, special: SpecialTokens) -> Ite
 
 
 def _find_row_problems(
-    spec: JobSpec, files: Mapping[str, Path | None], special: SpecialTokens | None
+    plane: ControlPlane,
+    spec: JobSpec,
+    files: Mapping[str, Path | None],
+    special: SpecialTokens | None,
 ) -> Iterator[Problem]:
     for param, name, needs in _list_uses(spec):
         path = files[name]
         if path is None or not path.is_absolute():
             continue
+        reading = _reading_of(spec, param, name)
         try:
-            rows = read_rows(
-                path, needs, required_fields(spec.reward.graders), row_checks(spec.reward.graders)
+            yield from _find_problems_of_rows(
+                spec, FileUse(param, name, path, needs, reading), special
             )
-            if special is not None:
-                # The loss of a supervised stage is also measured on the validation file.
-                completions = needs == "sft" or (needs == "eval" and "sft" in spec.method.stages)
-                trace = spec.sft.noise == "trace"
-                found = find_special_tokens(rows, special, completions=completions, trace=trace)
-                yield from (
-                    Problem(param, str(problem)) for problem in islice(found, MAX_PROBLEMS_SHOWN)
-                )
             audited = uses_correctness(spec.reward.graders) and name.startswith(_FILE_ID)
             if needs != "sft" and audited:
-                yield from (
-                    Problem(param, str(problem)) for problem in find_reference_answer_problems(path)
-                )
+                found = find_reference_answer_problems(plane.fleet, path, reading)
+                yield from (Problem(param, str(problem)) for problem in found)
         except ProblemsError as error:
             yield from (Problem(param, str(problem)) for problem in error.problems)
+
+
+def _find_problems_of_rows(
+    spec: JobSpec, use: FileUse, special: SpecialTokens | None
+) -> Iterator[Problem]:
+    """Read the whole file, one row at a time; raises ProblemsError after the last one."""
+    # The loss of a supervised stage is also measured on the validation file.
+    completions = use.needs == "sft" or (use.needs == "eval" and "sft" in spec.method.stages)
+    trace = spec.sft.noise == "trace"
+    graders = spec.reward.graders
+    num_found = 0
+    for row in read_rows(
+        use.path, use.needs, required_fields(graders), row_checks(graders), use.reading
+    ):
+        if special is None or num_found == MAX_PROBLEMS_SHOWN:
+            continue
+        reason = find_special_token(row, special, completions=completions, trace=trace)
+        if reason is not None:
+            num_found += 1
+            yield Problem(use.param, f"{row.place}: {reason}")
+
+
+def _reading_of(spec: JobSpec, param: str, name: str) -> Reading:
+    return spec.reading_of(name, validates=param.endswith("validation_file"))
 
 
 def _find_grader_problems(plane: ControlPlane, spec: JobSpec) -> Iterator[Problem]:

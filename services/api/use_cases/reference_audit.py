@@ -8,11 +8,13 @@ audited, which the summary shows.
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from services.api.adapters.fleet import Fleet
 from services.api.schemas.files import ReferenceAnswerProblem, ReferenceAnswerSummary
+from services.common.data.reading import AS_IT_IS, Reading
 from services.common.data.rows import Row, iter_rows
 from services.common.errors import PlatformError, Problem
 from services.common.pb.dirl.v1 import reward_pb2
@@ -35,26 +37,42 @@ ReferenceAnswer = tuple[str, str]
 
 def audit_file(fleet: Fleet, path: Path) -> None:
     """Audit the reference answers of a valid file, if it has any, and store rows and summary."""
-    reference_answers = {
-        (row.answer or "", row.answer_type or "") for row in _iter_rows_with_reference_answer(path)
-    }
+    with (path.parent / ROWS).open("w", encoding="utf-8") as file:
+        summary = audit_reference_answers(fleet, path, AS_IT_IS, file)
+    if summary is None:
+        (path.parent / ROWS).unlink()
+    else:
+        (path.parent / SUMMARY).write_text(summary.model_dump_json(), encoding="utf-8")
+
+
+def audit_reference_answers(
+    fleet: Fleet, path: Path, reading: Reading, lines: TextIO | None = None
+) -> ReferenceAnswerSummary | None:
+    """Audit the reference answers of the rows that are taken, and write a line for each; None for a file
+    without any.
+    """
+    reference_answers: set[ReferenceAnswer] = set()
+    for row in _iter_rows_with_reference_answer(path, reading):
+        reference_answers.add((row.answer or "", row.answer_type or ""))
+        if len(reference_answers) == _MAX_AUDITED:
+            break
     if not reference_answers:
-        return
-    audits = _request_audits(fleet, sorted(reference_answers)[:_MAX_AUDITED])
+        return None
+    audits = _request_audits(fleet, sorted(reference_answers))
     summary = ReferenceAnswerSummary(
         types={}, audited=0, num_invalid=0, num_flagged=0, invalid=[], flagged=[]
     )
     types: Counter[str] = Counter()
-    with (path.parent / ROWS).open("w", encoding="utf-8") as file:
-        for row in _iter_rows_with_reference_answer(path):
-            audit = audits.get((row.answer or "", row.answer_type or ""))
-            types[str(row.answer_type)] += 1
-            status, reason = ("unknown", "") if audit is None else (audit.status, audit.reason)
-            _count_problem(summary, row, status, reason)
+    for row in _iter_rows_with_reference_answer(path, reading):
+        audit = audits.get((row.answer or "", row.answer_type or ""))
+        types[str(row.answer_type)] += 1
+        status, reason = ("unknown", "") if audit is None else (audit.status, audit.reason)
+        _count_problem(summary, row, status, reason)
+        if lines is not None:
             line = {"row": row.number, "type": row.answer_type, "status": status, "reason": reason}
-            file.write(json.dumps(line) + "\n")
+            lines.write(json.dumps(line) + "\n")
     summary.types = dict(types)
-    (path.parent / SUMMARY).write_text(summary.model_dump_json(), encoding="utf-8")
+    return summary
 
 
 def read_summary(path: Path) -> ReferenceAnswerSummary | None:
@@ -78,9 +96,12 @@ def _rename_former_summary(directory: Path) -> None:
     former.unlink(missing_ok=True)
 
 
-def find_reference_answer_problems(path: Path) -> Iterator[Problem]:
-    """What keeps the file's reference answers from being used by reinforcement and evaluation."""
-    summary = read_summary(path)
+def find_reference_answer_problems(fleet: Fleet, path: Path, reading: Reading) -> Iterator[Problem]:
+    """What keeps the file's reference answers from being used by reinforcement and evaluation: by the
+    stored audit, or by one of the rows and references that the job's `data` selects.
+    """
+    is_stored = replace(reading, split=None) == AS_IT_IS
+    summary = read_summary(path) if is_stored else audit_reference_answers(fleet, path, reading)
     if summary is None or summary.num_invalid == 0:
         return
     for problem in summary.invalid:
@@ -96,8 +117,8 @@ def find_reference_answer_problems(path: Path) -> Iterator[Problem]:
         )
 
 
-def _iter_rows_with_reference_answer(path: Path) -> Iterable[Row]:
-    return (row for row in iter_rows(path) if row.answer is not None)
+def _iter_rows_with_reference_answer(path: Path, reading: Reading) -> Iterable[Row]:
+    return (row for row in iter_rows(path, reading) if row.answer is not None)
 
 
 def _request_audits(

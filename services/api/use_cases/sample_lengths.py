@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from services.api.adapters.tokenizers import count_tokens
+from services.api.use_cases.job_checks import FileUse
 from services.common.data.rows import iter_rows
 from services.common.data.turns import messages_of
 from services.common.errors import Problem
@@ -35,17 +36,17 @@ class Lengths:
     """
 
 
-def measure_lengths(
-    path: Path, model: Path, spec: JobSpec, *, learns_completions: bool
-) -> Lengths | None:
+def measure_lengths(use: FileUse, model: Path, spec: JobSpec) -> Lengths | None:
     """Lengths of a file's longest rows; None when the model has no tokenizer to measure with."""
     rows = heapq.nlargest(
-        _MEASURED, iter_rows(path), key=lambda row: row.prompt_chars + len(row.completion or "")
+        _MEASURED,
+        iter_rows(use.path, use.reading),
+        key=lambda row: row.prompt_chars + len(row.completion or ""),
     )
-    turns = (messages_of(row, spec.prompt) for row in rows)
+    turns = (messages_of(row.messages, spec.prompt) for row in rows)
     prompts = count_tokens(model, ["\n".join(turn["content"] for turn in each) for each in turns])
     completions = (
-        count_tokens(model, [row.completion or "" for row in rows]) if learns_completions else None
+        count_tokens(model, [row.completion or "" for row in rows]) if use.needs == "sft" else None
     )
     if prompts is None:
         return None

@@ -6,6 +6,7 @@ The type is inferred once per data file, from the text. A row with an ambiguous 
 
 from collections.abc import Callable
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from services.common.answers.candidates import extract_reference
@@ -56,6 +57,7 @@ _MEMBER: Final = LinearPattern(r"[a-z] ?\\in |[a-z] ?\\in(?![a-z])")
 _HALF_OPEN: Final = LinearPattern(r"\\infty|\\cup|\\cap")
 
 
+@lru_cache(4096)  # many rows have the same answer, and several readers infer its type
 def infer_answer_type(reference: str) -> AnswerType:
     """Infer the type from the text of the reference answer."""
     normal = normalise(extract_reference(reference))

@@ -3,13 +3,12 @@ characters: it would end a turn, mask a position or stand for an image. Imports 
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from services.common.data.rows import Row
-from services.common.errors import Problem
 
 _RULE: Final = "which the tokenizer of the model reads as one token and not as text; remove it, or write it otherwise"
 
@@ -45,23 +44,13 @@ def read_special_tokens(model: Path, mask_token_id: int, vocab_size: int) -> Spe
     return SpecialTokens(frozenset(texts), mask_token_id, vocab_size)
 
 
-def find_special_tokens(
-    rows: Iterable[Row], special: SpecialTokens, *, completions: bool, trace: bool
-) -> Iterator[Problem]:
-    """Yield a problem for each row with a special token in a turn of its prompt, with `completions`
-    in its completion, or with `trace` an impossible id in its recorded `token_ids`.
-    """
-    for row in rows:
-        if (
-            reason := _find_problem(row, special, completions=completions, trace=trace)
-        ) is not None:
-            yield Problem(f"row {row.number}", reason)
-
-
-def _find_problem(
+def find_special_token(
     row: Row, special: SpecialTokens, *, completions: bool, trace: bool
 ) -> str | None:
-    parts = [(f"the {message.role} turn", message.content) for message in row.messages]
+    """Return what is wrong with a row that has a special token in a turn of its prompt, with `completions`
+    in its completion, or with `trace` an impossible id in its recorded `token_ids`.
+    """
+    parts = [(f"the {message.role} turn", message.target) for message in row.messages]
     # The completion of a recorded response is not encoded: its ids are given.
     if completions and not trace and row.completion is not None:
         parts.append(("the completion", row.completion))

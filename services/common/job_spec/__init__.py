@@ -5,11 +5,13 @@ Defaults are practical ones for a small model; docs/algorithm.md says which of t
 gradient.
 """
 
+from services.common.job_spec.data import DataSpec, FieldsSpec
 from services.common.job_spec.decoding import DiffusionSpec, PromptSpec, SamplingSpec
 from services.common.job_spec.grading import EvalSpec, RewardSpec
 from services.common.job_spec.job import (
     JobSpec,
     MixturePart,
+    list_file_places,
     load_spec,
     parse_spec,
     read_spec_file,
@@ -23,8 +25,10 @@ from services.common.job_spec.training import LoraSpec, OptimSpec, SftSpec
 __all__ = [
     "CheckpointSpec",
     "CurriculumSpec",
+    "DataSpec",
     "DiffusionSpec",
     "EvalSpec",
+    "FieldsSpec",
     "JobSpec",
     "LoraSpec",
     "Method",
@@ -39,6 +43,7 @@ __all__ = [
     "SftSpec",
     "Stage",
     "TrainerSpec",
+    "list_file_places",
     "load_spec",
     "parse_spec",
     "read_spec_file",

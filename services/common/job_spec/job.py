@@ -3,19 +3,21 @@
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from services.common.data.reading import Reading, Split
 from services.common.diffusion.config import Frozen, UnmaskingStrategy
 from services.common.environments.names import is_environment_name
 from services.common.errors import Problem, ProblemsError
 from services.common.exactness import require_exact_estimator, require_policy_sampling
 from services.common.grader_spec import uses_correctness
 from services.common.job_metrics import is_evaluated
+from services.common.job_spec.data import DataSpec
 from services.common.job_spec.decoding import DiffusionSpec, PromptSpec, SamplingSpec
 from services.common.job_spec.grading import EvalSpec, RewardSpec
 from services.common.job_spec.method import Method, method_object
@@ -25,6 +27,13 @@ from services.common.job_spec.training import LoraSpec, OptimSpec, SftSpec
 
 _MAX_METADATA = 16
 _MAX_MIXED = 32
+_FILE_KEYS = (
+    ("training_file",),
+    ("validation_file",),
+    ("sft", "training_file"),
+    ("sft", "validation_file"),
+    ("rl", "training_file"),
+)
 _PROSE = frozenset({"title", "description", "unit", "source"})
 """Keywords of the JSON schema that say nothing about which specs are valid."""
 
@@ -52,7 +61,8 @@ class JobSpec(Frozen):
     string, or an object with `type`.
     """
     training_file: str | None = None
-    """Rows to train on: file id (`file_…`) or path. Required by a method that trains, unless
+    """Rows to train on: file id (`file_…`), path, or a split of a data set on the Hugging Face hub
+    (`openai/gsm8k:main/train`, `OWNER/NAME@REVISION:SPLIT`). Required by a method that trains, unless
     `training_mixture` or the stage's own `training_file` is given.
     """
     training_mixture: tuple[MixturePart, ...] = Field((), max_length=_MAX_MIXED)
@@ -73,6 +83,11 @@ class JobSpec(Frozen):
     """Order of waiting jobs: the scheduler starts jobs of higher priority first."""
     metadata: dict[str, str] = Field(default_factory=dict, max_length=_MAX_METADATA)
     """Labels of the job, free text. The platform stores and searches them."""
+    data: DataSpec = DataSpec()
+    validation_data: DataSpec | None = None
+    """How the rows of validation files are read, in place of `data`. None reads them like training
+    files.
+    """
     diffusion: DiffusionSpec = DiffusionSpec()
     sampling: SamplingSpec = SamplingSpec()
     prompt: PromptSpec = PromptSpec()
@@ -101,6 +116,29 @@ class JobSpec(Frozen):
         if not names or not all(map(is_environment_name, names)):
             return data
         return {**data, "reward": {**reward, "graders": ["environment"]}}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_validates(cls, data: Any) -> Any:
+        """The validation file of a split is the training file."""
+        if not isinstance(data, Mapping) or not isinstance(reading := data.get("data"), Mapping):
+            return data
+        if reading.get("split_validation") is None or data.get("validation_file") is not None:
+            return data
+        return {**data, "validation_file": data.get("training_file")}
+
+    @model_validator(mode="after")
+    def _split_is_of_one_file(self) -> Self:
+        if self.data.split_validation is None:
+            return self
+        if self.training_file is None:
+            raise ValueError("data.split_validation divides training_file, which is missing")
+        if self.validation_file != self.training_file or self.validation_data is not None:
+            raise ValueError(
+                "data.split_validation takes validation rows from training_file; remove it, or validation_file and "
+                "validation_data"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_file_or_a_mixture(self) -> Self:
@@ -189,6 +227,16 @@ class JobSpec(Frozen):
         single = own or self.training_file
         return self.training_mixture if single is None else (MixturePart(file=single),)
 
+    def reading_of(self, file: str, *, validates: bool) -> Reading:
+        """How the rows of a file are read to train or to validate on."""
+        data = self.data
+        if validates and self.validation_data is not None:
+            data = self.validation_data
+        share, split = self.data.split_validation, None
+        if share is not None and file == self.training_file:
+            split = Split("validation" if validates else "train", share, self.seed)
+        return data.reading(split)
+
     def sft_validation_file(self) -> str | None:
         """The supervised stage's own validation file, else the job's."""
         return self.sft.validation_file or self.validation_file
@@ -207,6 +255,13 @@ class JobSpec(Frozen):
     def needs_rollout(self) -> bool:
         """Whether any stage decodes."""
         return self.method.type != "sft" or self.validation_file is not None
+
+    def with_files(self, names: Mapping[str, str]) -> Self:
+        """Return the spec with other names of its files."""
+        data = self.model_dump(mode="json")
+        for section, key in list_file_places(data):
+            section[key] = names.get(section[key], section[key])
+        return self.model_validate(data)
 
     def canonical_json(self) -> str:
         """The spec with all defaults, keys sorted; what is hashed, stored and sent."""
@@ -262,6 +317,18 @@ def _problem(location: tuple[int | str, ...], message: str, value: Any) -> Probl
         return Problem(path, "unknown key")
     shown = "" if isinstance(value, dict | list) else f" (got {value!r})"
     return Problem(path, message.removeprefix("Value error, ") + shown)
+
+
+def list_file_places(spec: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield (section, key) of every name of a file in a spec that is not parsed."""
+    for *parents, last in _FILE_KEYS:
+        section: Any = spec
+        for parent in parents:
+            section = section.get(parent) or {}
+        if isinstance(section.get(last), str):
+            yield section, last
+    for part in spec.get("training_mixture") or ():
+        yield part, "file"
 
 
 def load_spec(path: Path) -> JobSpec:

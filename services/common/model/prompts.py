@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from services.common.errors import PlatformError
@@ -14,14 +15,33 @@ END_OF_TURN_TOKENS: Final = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
 def encode_prompt(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]
 ) -> list[int]:
-    """Encode the turns, followed by the generation prompt; raises PlatformError("model_invalid")."""
+    """Encode the turns, followed by the generation prompt; raises as render_prompt."""
+    return encode_text(tokenizer, render_prompt(tokenizer, messages))
+
+
+def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> str:
+    """Return the text of the turns, followed by the generation prompt.
+
+    Raises PlatformError("model_invalid") without a template, and ValueError with what a template says of
+    turns that it refuses.
+    """
     if tokenizer.chat_template is None:
         raise PlatformError(
             "model_invalid",
             "Cannot encode a prompt: the tokenizer of the model has no chat template.",
             hint="Add chat_template.jinja to the model directory.",
         )
-    text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+    try:
+        text = tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, tokenize=False
+        )
+    except TemplateError as error:
+        raise ValueError(f"the chat template of the model refuses the turns: {error}") from None
+    return str(text)
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Encode a rendered text, whose special tokens are read as such."""
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Generic, TypeVar
@@ -11,18 +11,29 @@ import numpy as np
 
 from services.common.answers.answer_types import AnswerType
 from services.common.checkpoint.format import file_sha256
+from services.common.data.reading import AS_IT_IS, Reading
+from services.common.data.records import list_shards
 from services.common.data.rows import MAX_PROBLEMS_SHOWN, Needs, Row, read_rows
-from services.common.data.special_tokens import find_special_tokens
+from services.common.data.special_tokens import SpecialTokens, find_special_token
 from services.common.data.turns import messages_of
-from services.common.errors import PlatformError, ProblemsError
+from services.common.errors import PlatformError, Problem, ProblemsError
 from services.common.grader_spec import required_fields, row_checks
 from services.common.job_spec import JobSpec, PromptSpec
 from services.common.model.loading import LoadedModel
 from services.common.model.prompts import encode_prompt
 from services.common.trajectory import Int32s
+from services.trainer.learner.spool import SpooledItems
 from services.trainer.training.sft import SftExample, encode_example, encode_trace
 
 _EXCERPT_CHARS: Final = 80
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of the job, and how it is read."""
+
+    path: Path
+    reading: Reading = AS_IT_IS
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,7 @@ Item = TypeVar("Item", EncodedPrompt, SftExample)
 class Dataset(Generic[Item]):
     """Encoded rows of a stage's file, or of its mixture."""
 
-    items: tuple[Item, ...]
+    items: Sequence[Item]
     too_long: int
     """Rows left out because they exceed prompt.max_prompt_tokens, trainer.seq_len or the model's
     positions.
@@ -73,35 +84,40 @@ def to_token_budget(spec: JobSpec, max_positions: int) -> TokenBudget:
 
 
 def load_examples(
-    path: Path, loaded: LoadedModel, prompt: PromptSpec, limits: TokenBudget, *, trace: bool = False
+    file: DataFile,
+    loaded: LoadedModel,
+    prompt: PromptSpec,
+    limits: TokenBudget,
+    *,
+    trace: bool = False,
 ) -> Dataset[SftExample]:
-    """Load examples for supervised fine-tuning; raises `dataset_invalid` when none can be used."""
-    rows = read_rows(path, "sft")
-    _refuse_special_tokens(path, rows, loaded, completions=True, trace=trace)
-    examples = [_encode_example(row, loaded, prompt, trace) for row in rows]
+    """Load examples for supervised fine-tuning, one for each assistant turn that is trained; raises
+    `dataset_invalid` when none can be used.
+    """
     return _make_dataset(
-        path, examples, [example for example in examples if _example_fits(example, limits)], limits
+        file,
+        _encode_examples(file, "sft", loaded, prompt, trace),
+        lambda example: _example_fits(example, limits),
+        limits,
     )
 
 
 def load_held_out(
-    path: Path,
+    file: DataFile,
     needs: Needs,
     loaded: LoadedModel,
     prompt: PromptSpec,
     limits: TokenBudget,
     *,
     trace: bool = False,
-) -> tuple[SftExample, ...]:
-    """Load the rows of a validation file that have a completion and fit; may be none."""
-    rows = [row for row in read_rows(path, needs) if row.completion is not None]
-    _refuse_special_tokens(path, rows, loaded, completions=True, trace=trace)
-    examples = [_encode_example(row, loaded, prompt, trace) for row in rows]
-    return tuple(example for example in examples if _example_fits(example, limits))
+) -> Sequence[SftExample]:
+    """Load the examples of a validation file that fit; may be none."""
+    examples = _encode_examples(file, needs, loaded, prompt, trace)
+    return SpooledItems(example for example in examples if _example_fits(example, limits))
 
 
 def load_prompts(
-    path: Path,
+    file: DataFile,
     needs: Needs,
     loaded: LoadedModel,
     spec: JobSpec,
@@ -112,13 +128,21 @@ def load_prompts(
     can be used.
     """
     graders = spec.reward.graders
-    rows = read_rows(path, needs, required_fields(graders), row_checks(graders))
-    _refuse_special_tokens(path, rows, loaded, completions=False, trace=False)
-    prompts = [_encode_prompt(row, loaded, spec.prompt) for row in rows]
-    kept = [
-        item for item in prompts if _prompt_fits(item, limits, max_new_tokens, loaded.block_size)
-    ]
-    return _make_dataset(path, prompts, kept, limits)
+    rows = read_rows(
+        file.path, needs, required_fields(graders), row_checks(graders), reading=file.reading
+    )
+    special = loaded.special_tokens
+
+    def encode(row: Row) -> list[EncodedPrompt]:
+        _refuse_special_tokens(row, special, completions=False, trace=False)
+        return [_encode_prompt(row, loaded, spec.prompt)]
+
+    return _make_dataset(
+        file,
+        _encode_rows(file, rows, encode),
+        lambda item: _prompt_fits(item, limits, max_new_tokens, loaded.block_size),
+        limits,
+    )
 
 
 def mix_datasets(parts: Sequence[tuple[Dataset[Item], float]]) -> Dataset[Item]:
@@ -131,34 +155,57 @@ def mix_datasets(parts: Sequence[tuple[Dataset[Item], float]]) -> Dataset[Item]:
     # One digest over all files in order: a resumed ledger numbers rows through all of them.
     digests = "".join(dataset.file_sha256 for dataset in datasets)
     return Dataset(
-        items=tuple(item for dataset in datasets for item in dataset.items),
+        items=SpooledItems(item for dataset in datasets for item in dataset.items),
         too_long=sum(dataset.too_long for dataset in datasets),
         file_sha256=hashlib.sha256(digests.encode()).hexdigest(),
         mixture=tuple((len(dataset.items), weight) for dataset, weight in parts),
     )
 
 
-def _refuse_special_tokens(
-    path: Path, rows: Sequence[Row], loaded: LoadedModel, *, completions: bool, trace: bool
-) -> None:
-    """Checked at submission too; a file on the server may have changed since."""
+def _encode_examples(
+    file: DataFile, needs: Needs, loaded: LoadedModel, prompt: PromptSpec, trace: bool
+) -> Iterator[SftExample]:
     special = loaded.special_tokens
-    problems = list(find_special_tokens(rows, special, completions=completions, trace=trace))
+
+    def encode(row: Row) -> list[SftExample]:
+        if not row.targets:
+            return []  # of a validation file
+        _refuse_special_tokens(row, special, completions=True, trace=trace)
+        if trace:
+            tokens, steps = (_read_recorded(row, name) for name in ("token_ids", "unmask_step"))
+            return [encode_trace(loaded, messages_of(row.messages, prompt), tokens, steps)]
+        return [
+            encode_example(loaded, messages_of(target.messages, prompt), target.text, target.weight)
+            for target in row.targets
+        ]
+
+    return _encode_rows(file, read_rows(file.path, needs, reading=file.reading), encode)
+
+
+def _encode_rows(
+    file: DataFile, rows: Iterable[Row], encode: Callable[[Row], list[Item]]
+) -> Iterator[Item]:
+    """Yield the encoded rows; raises ProblemsError after the last one if any cannot be encoded."""
+    problems: list[Problem] = []
+    num_problems = 0
+    for row in rows:
+        try:
+            yield from encode(row)
+        except ValueError as error:
+            num_problems += 1
+            problems += [Problem(row.place, str(error))] * (len(problems) < MAX_PROBLEMS_SHOWN)
     if problems:
-        raise ProblemsError(
-            "dataset_invalid",
-            f"The data file {path} cannot be used",
-            problems[:MAX_PROBLEMS_SHOWN],
-            total=len(problems),
-        )
+        what = f"The data file {file.path} cannot be used"
+        raise ProblemsError("dataset_invalid", what, problems, total=num_problems)
 
 
-def _encode_example(row: Row, loaded: LoadedModel, prompt: PromptSpec, trace: bool) -> SftExample:
-    assert row.completion is not None  # read_rows refuses rows without one
-    if trace:
-        tokens, steps = (_read_recorded(row, name) for name in ("token_ids", "unmask_step"))
-        return encode_trace(loaded, messages_of(row, prompt), tokens, steps)
-    return encode_example(loaded, messages_of(row, prompt), row.completion)
+def _refuse_special_tokens(
+    row: Row, special: SpecialTokens, *, completions: bool, trace: bool
+) -> None:
+    """Raise ValueError. Checked at submission too; a file on the server may have changed since."""
+    reason = find_special_token(row, special, completions=completions, trace=trace)
+    if reason is not None:
+        raise ValueError(reason)
 
 
 def _read_recorded(row: Row, name: str) -> list[int]:
@@ -167,7 +214,7 @@ def _read_recorded(row: Row, name: str) -> list[int]:
     if not isinstance(values, list) or not all(type(value) is int for value in values):
         raise PlatformError(
             "dataset_invalid",
-            f"Cannot follow the recorded order of row {row.number}: its {name} is {str(values)[:80]}; a list of "
+            f"Cannot follow the recorded order of {row.place}: its {name} is {str(values)[:80]}; a list of "
             "integers is needed for sft.noise = 'trace'.",
             hint="Export trajectories with their token_ids and unmask_step, or choose another noise.",
             param="sft.noise",
@@ -176,7 +223,7 @@ def _read_recorded(row: Row, name: str) -> list[int]:
 
 
 def _encode_prompt(row: Row, loaded: LoadedModel, prompt: PromptSpec) -> EncodedPrompt:
-    ids = encode_prompt(loaded.tokenizer, messages_of(row, prompt))
+    ids = encode_prompt(loaded.tokenizer, messages_of(row.messages, prompt))
     return EncodedPrompt(
         prompt_ids=np.array(ids, dtype=np.int32),
         reference_answer=row.answer or "",
@@ -201,13 +248,31 @@ def _prompt_fits(
 
 
 def _make_dataset(
-    path: Path, encoded: Sequence[Item], kept: Sequence[Item], limits: TokenBudget
+    file: DataFile, encoded: Iterable[Item], fits: Callable[[Item], bool], limits: TokenBudget
 ) -> Dataset[Item]:
+    num_encoded = 0
+
+    def keep_fitting() -> Iterator[Item]:
+        nonlocal num_encoded
+        for item in encoded:
+            num_encoded += 1
+            if fits(item):
+                yield item
+
+    kept = SpooledItems(keep_fitting())
     if not kept:
         raise PlatformError(
             "dataset_invalid",
-            f"Cannot use {path}: none of its {len(encoded)} rows fits into {limits.max_prompt_tokens} prompt tokens "
-            f"and {limits.max_sequence_tokens} tokens of prompt and response.",
+            f"Cannot use {file.path}: none of its {num_encoded} rows fits into {limits.max_prompt_tokens} "
+            f"prompt tokens and {limits.max_sequence_tokens} tokens of prompt and response.",
             hint="Raise prompt.max_prompt_tokens or trainer.seq_len, or lower sampling.max_new_tokens.",
         )
-    return Dataset(tuple(kept), len(encoded) - len(kept), file_sha256(path))
+    return Dataset(kept, num_encoded - len(kept), _hash_file(file))
+
+
+def _hash_file(file: DataFile) -> str:
+    """Return a digest of the content of all shards, and of which rows are taken."""
+    digests = [file_sha256(shard) for shard in list_shards(file.path)]
+    if len(digests) == 1 and file.reading == AS_IT_IS:
+        return digests[0]
+    return hashlib.sha256(f"{digests} {file.reading}".encode()).hexdigest()

@@ -33,6 +33,7 @@ from services.trainer.learner.checkpointing import (
     find_resume_point,
 )
 from services.trainer.learner.datasets import (
+    DataFile,
     Dataset,
     EncodedPrompt,
     Item,
@@ -227,7 +228,7 @@ def _load_data(
             request,
             "sft",
             report,
-            lambda p: load_examples(p, loaded, spec.prompt, limits, trace=trace),
+            lambda file: load_examples(file, loaded, spec.prompt, limits, trace=trace),
         )
     if "rl" in stages:
         longest = spec.sampling.max_new_tokens
@@ -235,20 +236,25 @@ def _load_data(
             request,
             "rl",
             report,
-            lambda p: load_prompts(p, "rl", loaded, spec, limits, longest),
+            lambda file: load_prompts(file, "rl", loaded, spec, limits, longest),
         )
     if spec.validation_file is not None:
-        path = _path_of_file(request, spec.validation_file)
-        validation = load_prompts(path, "eval", loaded, spec, limits, eval_new_tokens)
-        _report_dropped(report, path, validation)
-        evaluation = validation.items[: spec.eval.num_samples]
+        file = _find_file(request, spec.validation_file, validates=True)
+        validation = load_prompts(file, "eval", loaded, spec, limits, eval_new_tokens)
+        _report_dropped(report, file.path, validation)
+        evaluation = tuple(validation.items[: spec.eval.num_samples])
     held_out_file = spec.sft_validation_file() if "sft" in stages else None
     if held_out_file is not None:
-        path, trace = _path_of_file(request, held_out_file), spec.sft.noise == "trace"
+        file, trace = (
+            _find_file(request, held_out_file, validates=True),
+            spec.sft.noise == "trace",
+        )
         needs: Needs = "eval" if held_out_file == spec.validation_file else "sft"
-        held_out = load_held_out(path, needs, loaded, spec.prompt, limits, trace=trace)[
-            : spec.eval.num_samples
-        ]
+        held_out = tuple(
+            load_held_out(file, needs, loaded, spec.prompt, limits, trace=trace)[
+                : spec.eval.num_samples
+            ]
+        )
         if spec.sft.validation_interval_steps is not None and not held_out:
             raise PlatformError(
                 "dataset_invalid",
@@ -264,26 +270,26 @@ def _load_mixture(
     request: LearnerRequest,
     stage: Literal["sft", "rl"],
     report: Reporter,
-    load: Callable[[Path], Dataset[Item]],
+    load: Callable[[DataFile], Dataset[Item]],
 ) -> Dataset[Item]:
     """Load the stage's files as one data set."""
     parts = []
     for part in request.spec.training_files_of(stage):
-        path = _path_of_file(request, part.file)
-        dataset = load(path)
-        _report_dropped(report, path, dataset)
+        file = _find_file(request, part.file, validates=False)
+        dataset = load(file)
+        _report_dropped(report, file.path, dataset)
         parts.append((dataset, part.weight))
     return mix_datasets(parts)
 
 
-def _path_of_file(request: LearnerRequest, name: str) -> Path:
+def _find_file(request: LearnerRequest, name: str, *, validates: bool) -> DataFile:
     if name not in request.files:
         raise PlatformError(
             "dataset_invalid",
             f"Cannot read the file {name!r} of {request.job_id}: the request gives paths for {sorted(request.files)}.",
             hint="Submit the job again; its files are resolved at submission.",
         )
-    return request.files[name]
+    return DataFile(request.files[name], request.spec.reading_of(name, validates=validates))
 
 
 def _report_dropped(report: Reporter, path: Path, dataset: Dataset[Item]) -> None:

@@ -14,10 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from services.common.data.turns import continue_prompt
 from services.common.errors import PlatformError
 from services.common.job_spec import SftSpec
 from services.common.model.loading import LoadedModel
-from services.common.model.prompts import encode_completion, encode_prompt
+from services.common.model.prompts import (
+    encode_completion,
+    encode_prompt,
+    encode_text,
+    render_prompt,
+)
 from services.common.trajectory import Int32s
 
 
@@ -31,6 +37,8 @@ class SftExample:
     """[R] answer, end of turn, and padding to the end of the block; all of them are learnt."""
     unmask_step: Int32s | None = None
     """[R] recorded step of each token's commitment, from 1; None where none was recorded."""
+    weight: float = 1.0
+    """Weight of the answer in the loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +54,11 @@ class NoisyExample:
     masks.
     """
     weight: NDArray[np.float64]
-    """[R] 1/t; 1 for a recorded order."""
+    """[R] 1/t, or 1 for a recorded order, times the weight of the example."""
 
 
 def encode_example(
-    loaded: LoadedModel, messages: list[dict[str, str]], completion: str
+    loaded: LoadedModel, messages: list[dict[str, str]], completion: str, weight: float = 1.0
 ) -> SftExample:
     """Encode a conversation and its answer; the block after the end of the turn is filled with the
     pad token.
@@ -58,13 +66,15 @@ def encode_example(
     The padding carries labels, as in SDAR's own training (`<|im_end|>` is followed by `<|endoftext|>` to the block's
     end), so that the model learns what a finished block looks like. Raises PlatformError("model_invalid").
     """
-    prompt_ids = encode_prompt(loaded.tokenizer, messages)
-    answer_ids = encode_completion(loaded.tokenizer, completion)
+    text = render_prompt(loaded.tokenizer, messages)
+    prompt_ids = encode_text(loaded.tokenizer, text)
+    answer_ids = encode_completion(loaded.tokenizer, continue_prompt(text, completion))
     # The grid starts at the prompt's first token, as in decoding, not at the answer.
     padding = -(len(prompt_ids) + len(answer_ids)) % loaded.block_size
     return SftExample(
         prompt_ids=np.array(prompt_ids, dtype=np.int32),
         token_ids=np.array(answer_ids + [_pad_token_id(loaded)] * padding, dtype=np.int32),
+        weight=weight,
     )
 
 
@@ -136,7 +146,7 @@ def _follow_recorded_order(example: SftExample) -> NoisyExample:
         token_ids=example.token_ids,
         state=example.unmask_step,
         # Every token is learnt exactly once, from one state: nothing to correct for.
-        weight=np.ones(len(example.token_ids)),
+        weight=np.full(len(example.token_ids), example.weight),
     )
 
 
@@ -157,7 +167,7 @@ def _mask_at_random(
         token_ids=example.token_ids,
         state=(generator.random(length) < rate).astype(np.int32),
         # 1/t makes the expectation over draws the bound on the likelihood; rate >= min_noise bounds it.
-        weight=1.0 / rate,
+        weight=example.weight / rate,
     )
 
 

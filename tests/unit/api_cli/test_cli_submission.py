@@ -8,6 +8,7 @@ import pytest
 from services.api.cli.failure import CommandError
 from services.api.cli.submission import read_spec, upload_files
 from services.api.schemas.files import FileView
+from services.common.data.records import iter_records
 from services.common.errors import PlatformError, ProblemsError
 from tests.support.views import make_file_view
 
@@ -122,3 +123,33 @@ def test_a_registered_model_is_left_as_it_is(spec_file: Path) -> None:
     (spec_file.parent / "train.jsonl").write_text("{}\n")
 
     assert _upload(read_spec(spec_file, []), spec_file.parent, RecordingApi())["model"] == "model_1"
+
+
+@pytest.mark.parametrize("name", ["data", "data/*.jsonl"])
+def test_shards_are_uploaded_as_one_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / "data").mkdir()
+    for number in range(3):
+        (tmp_path / "data" / f"{number}.jsonl").write_text(f'{{"prompt": "{number}"}}\n')
+    sent: list[Any] = []
+
+    class ReadingApi(RecordingApi):
+        def upload(self, path: Path) -> FileView:
+            sent.extend(record.content for record in iter_records(path))
+            return super().upload(path)
+
+    api = ReadingApi()
+    spec = _upload({"model": "model_1", "training_file": name}, tmp_path, api)
+
+    assert spec["training_file"] == "file_1"
+    assert sent == [{"prompt": str(number)} for number in range(3)]
+    assert not api.uploads[0].exists()
+
+
+def test_a_shard_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.jsonl").write_text('{"prompt": "1"}\n')
+    (tmp_path / "data" / "b.jsonl").write_text('{"prompt": "1"}\n\n{"prompt"\n')
+    api = RecordingApi()
+    with pytest.raises(ProblemsError, match=r"b\.jsonl row 3: is truncated JSON"):
+        _upload({"model": "model_1", "training_file": "data"}, tmp_path, api)
+    assert not api.uploads

@@ -15,7 +15,7 @@ def operands(row: Row) -> frozenset[int]:
 
 def test_train_and_test_share_no_pair_of_operands(tmp_path: Path) -> None:
     files = make_arithmetic(tmp_path, seed=3, num_train=6000, num_test=400)
-    train, test = read_rows(files.train, "rl"), read_rows(files.test, "rl")
+    train, test = list(read_rows(files.train, "rl")), list(read_rows(files.test, "rl"))
     assert (len(train), len(test)) == (6000, 400)
     assert not {operands(row) for row in train} & {operands(row) for row in test}
 
@@ -51,7 +51,8 @@ def test_equal_seeds_give_equal_bytes_and_others_do_not(tmp_path: Path) -> None:
 
 
 def test_ids_are_unique_even_when_pairs_repeat(tmp_path: Path) -> None:
-    rows = read_rows(make_arithmetic(tmp_path, seed=0, num_train=5000, num_test=1).train, "rl")
+    files = make_arithmetic(tmp_path, seed=0, num_train=5000, num_test=1)
+    rows = list(read_rows(files.train, "rl"))
     assert len({row.row_id for row in rows}) == 5000
 
 

@@ -3,7 +3,9 @@ bound.
 """
 
 import datetime
+import decimal
 import json
+import math
 import resource
 from pathlib import Path
 from typing import Any
@@ -13,15 +15,20 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from services.common.data import parquet as reader
-from services.common.data.fields import FieldError
-from services.common.data.rows import check_file, iter_rows, read_rows
+from services.common.data import rows as data_rows
+from services.common.data import tables as reader
+from services.common.data.row_errors import FieldError
+from services.common.data.rows import Row, check_file, iter_rows
 from services.common.errors import ProblemsError
 
 ROWS: list[dict[str, Any]] = [
     {"prompt": "1+1?", "answer": "2", "metadata": {"level": 1}},
     {"prompt": "2+2?", "answer": "4", "id": "mine", "completion": r"\boxed{4}"},
 ]
+
+
+def read_rows(path: Path, needs: data_rows.Needs) -> list[Row]:
+    return list(data_rows.read_rows(path, needs))
 
 
 def write(path: Path, rows: list[dict[str, Any]], **options: Any) -> Path:
@@ -57,11 +64,41 @@ def test_a_faulty_row_is_named_by_its_number_across_batches(tmp_path: Path) -> N
         read_rows(write(tmp_path / "rows.parquet", rows, row_group_size=700), "rl")
 
 
-def test_a_value_that_json_does_not_have_is_refused(tmp_path: Path) -> None:
-    day = datetime.date(2026, 1, 1)
-    path = write(tmp_path / "rows.parquet", [{"prompt": "q", "answer": "1", "day": day}])
-    with pytest.raises(ProblemsError, match="row 1: has a value that JSON does not support"):
-        read_rows(path, "rl")
+def test_columns_of_any_type_are_ignored_or_read_as_text(tmp_path: Path) -> None:
+    nanoseconds = pyarrow.array([1_700_000_000_000_000_001], pyarrow.timestamp("ns"))
+    columns = {
+        "prompt": ["q"],
+        "answer": [decimal.Decimal("1.50")],
+        "day": [datetime.date(2026, 1, 1)],
+        "at": nanoseconds,
+        "lasting": pyarrow.array([5], pyarrow.duration("ns")),
+        "image": [b"\xff\xd8"],
+        "picture": [{"bytes": b"\xff", "path": "a.png"}],
+        "score": [math.nan],
+        "map": pyarrow.array([[("k", 1)]], pyarrow.map_(pyarrow.string(), pyarrow.int64())),
+        "code": pyarrow.array(["x"]).dictionary_encode(),
+        "half": pyarrow.array([1.5], pyarrow.float16()),
+        "nothing": pyarrow.nulls(1),
+        "year 20000": pyarrow.array([600_000_000_000], pyarrow.timestamp("s")),
+    }
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pyarrow.table(columns), path)
+
+    (row,) = read_rows(path, "rl")
+
+    assert (row.messages[0].content, row.answer) == ("q", "1.50")
+    assert row.metadata["day"] == "2026-01-01"
+    assert row.metadata["at"].startswith("2023-11-14")
+    assert row.metadata["picture"] == {"path": "a.png"}
+    assert not {"image", "score", "nothing"} & row.metadata.keys()
+    assert row.metadata["code"] == "x"
+
+
+def test_a_table_of_unreadable_columns_has_rows_without_fields(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pyarrow.table({"image": [b"\xff", b"\xfe"]}), path)
+    with pytest.raises(ProblemsError, match="row 2: has no prompt"):
+        read_rows(path, "sft")
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
@@ -90,7 +127,7 @@ def test_a_file_of_kilobytes_that_unfolds_to_a_gigabyte_is_refused(tmp_path: Pat
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     with pytest.raises(FieldError, match="more than 67108864 bytes when unfolded"):
-        for _ in reader.iter_parquet(path):
+        for _ in reader.iter_table(path):
             pass
 
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
@@ -113,7 +150,7 @@ def test_a_reader_that_takes_too_long_is_killed(
     monkeypatch.setattr(reader, "_MIN_CPU_S", 1)
     monkeypatch.setattr(reader, "_CPU_S_PER_MIB", 0)
     with pytest.raises(FieldError, match="cannot be read as Parquet within 1 s"):
-        list(reader.iter_parquet(path))
+        list(reader.iter_table(path))
 
 
 def test_no_process_is_left_when_the_caller_stops_early(tmp_path: Path) -> None:

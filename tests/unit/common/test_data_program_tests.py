@@ -158,7 +158,7 @@ def test_a_file_is_refused_with_the_row_that_has_no_tests(tmp_path: Path) -> Non
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     checks = row_checks(parse_graders(["code"]))
     with pytest.raises(ProblemsError) as refused:
-        read_rows(path, "rl", {}, checks)
+        list(read_rows(path, "rl", {}, checks))
     (problem,) = refused.value.problems
     assert problem.path == "row 2"
     assert problem.message.startswith("has no tests;")

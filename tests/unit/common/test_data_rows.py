@@ -7,12 +7,17 @@ from typing import Any
 import pytest
 
 from services.common.answers.answer_types import AnswerType
-from services.common.data.rows import MAX_PROBLEMS_SHOWN, Message, Row, check_file, read_rows
+from services.common.data import rows as data_rows
+from services.common.data.rows import MAX_PROBLEMS_SHOWN, Message, Row, check_file
 from services.common.errors import ProblemsError
 
 Write = Callable[..., Path]
 COMPARED = {"reference_answer": "accuracy"}
 """What an accuracy grader reads."""
+
+
+def read_rows(*args: Any) -> list[Row]:
+    return list(data_rows.read_rows(*args))
 
 
 @pytest.fixture
@@ -176,13 +181,9 @@ def test_fields_that_are_not_read_are_kept_as_metadata(write: Write) -> None:
             "have different reference answers",
         ),
         (b'{"prompt": [{"role": "bot", "content": "q"}], "answer": "1"}', "role is 'bot'"),
-        (
-            b'{"prompt": [{"from": "user", "value": "q"}], "answer": "1"}',
-            "exactly the fields role and content",
-        ),
+        (b'{"prompt": [{"content": "q"}], "answer": "1"}', "prompt[0] has no role"),
         (b'{"messages": [{"role": "assistant", "content": "q"}], "answer": "1"}', "no user turn"),
         (b'{"messages": [], "answer": "1"}', "no user turn"),
-        (b'{"prompt": "q", "answer": "1", "metadata": 3}', "the field metadata is 3"),
         (b"[" * 100_000, "not readable JSON"),
         (b'{"prompt": "q", "answer": ' + b"9" * 5000 + b"}", "not readable JSON"),
     ],
@@ -200,14 +201,15 @@ def test_a_row_that_cannot_be_used_is_named_with_its_reason(
     assert reason in problem.message
 
 
-def test_a_blank_line_between_rows_is_reported_and_one_at_the_end_is_not(tmp_path: Path) -> None:
+def test_blank_lines_are_skipped_and_the_numbers_are_those_of_lines(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     row = '{"prompt": "q", "answer": "1"}\n'
-    path.write_text(row + "\n" + row + "\n  \n")
-    with pytest.raises(ProblemsError, match="row 2: is empty"):
+    path.write_text("\n" + row + "\n  \n" + row + '{"answer": "1"}\n' + "\n")
+    with pytest.raises(ProblemsError, match="row 6: has no prompt") as caught:
         read_rows(path, "rl")
-    path.write_text(row + row + "\n  \n")
-    assert len(read_rows(path, "rl")) == 2
+    assert len(caught.value.problems) == 1
+    path.write_text("\n" + row + "\n  \n" + row)
+    assert [read.number for read in read_rows(path, "rl")] == [2, 5]
 
 
 def test_windows_line_ends_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
@@ -246,21 +248,17 @@ def test_an_empty_file_is_refused(tmp_path: Path, content: bytes) -> None:
     assert not check_file(path).usable_for("sft")
 
 
-@pytest.mark.parametrize(
-    ("magic", "kind"),
-    [(b"\x1f\x8b\x08", "a gzip archive"), (b"PK\x03\x04", "a zip archive")],
-)
-def test_other_file_formats_are_named(tmp_path: Path, magic: bytes, kind: str) -> None:
+def test_a_zip_archive_is_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(magic + b"\n\xff\xfe\n")
-    with pytest.raises(ProblemsError, match=f"the file is {kind}"):
+    path.write_bytes(b"PK\x03\x04\n\xff\xfe\n")
+    with pytest.raises(ProblemsError, match="the file is a zip archive"):
         read_rows(path, "rl")
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ProblemsError, match="No such file"):
         read_rows(tmp_path / "absent.jsonl", "rl")
-    with pytest.raises(ProblemsError, match="Is a directory"):
+    with pytest.raises(ProblemsError, match="the directory has no file named"):
         check_file(tmp_path)
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -201,3 +202,22 @@ def test_a_record_that_is_not_a_whole_trajectory_is_refused(
 
 def _prompt(loaded: LoadedModel, content: str) -> list[int]:
     return encode_prompt(loaded.tokenizer, [{"role": "user", "content": content}])
+
+
+@pytest.mark.parametrize("noise", ["document", "trace"])
+def test_the_weight_of_an_example_scales_its_loss(noise: Literal["document", "trace"]) -> None:
+    ids = np.arange(8, dtype=np.int32)
+    examples = [
+        SftExample(
+            prompt_ids=ids[:4],
+            token_ids=ids[4:],
+            unmask_step=np.ones(4, np.int32),
+            weight=weight,
+        )
+        for weight in (1.0, 0.25)
+    ]
+    noisy = [
+        add_noise([example], SftSpec(noise=noise), 4, make_noise_generator(0, 0))[0]
+        for example in examples
+    ]
+    assert noisy[1].weight == pytest.approx(0.25 * noisy[0].weight)

@@ -41,7 +41,7 @@ export function FileField({ label, hint, value, problem, onChange }: Props) {
         <input id={id} className="grow mono" list={`${id}-files`} value={value} placeholder="file_… or a path on the server" aria-invalid={problem !== undefined} onChange={(event) => onChange(event.target.value)} />
         <datalist id={`${id}-files`}>{files.data?.data.map((file) => <option key={file.id} value={file.id}>{file.filename}</option>)}</datalist>
         <button type="button" className="button" disabled={isSending} onClick={() => picker.current?.click()}>{isSending ? "Validating …" : "Upload …"}</button>
-        <input ref={picker} type="file" accept=".jsonl,.json,.parquet" hidden aria-label={`Upload ${label}`} onChange={(event) => void send(event.target.files?.[0])} />
+        <input ref={picker} type="file" accept=".jsonl,.ndjson,.json,.csv,.tsv,.parquet,.arrow,.gz,.zst" hidden aria-label={`Upload ${label}`} onChange={(event) => void send(event.target.files?.[0])} />
       </div>
       <span className="hint">{chosen ? describe(chosen) : <InlineCode text={hint} />}</span>
       {problem && <span className="problem">{problem}</span>}
@@ -51,7 +51,7 @@ export function FileField({ label, hint, value, problem, onChange }: Props) {
 }
 
 function describe(file: StoredFile): string {
-  return `${file.filename}: ${number(file.rows)} rows, ${bytes(file.bytes)}, all rows valid`;
+  return `${file.filename}: ${number(file.rows)} rows, ${bytes(file.bytes)}, ${file.layout_problems.length === 0 ? "all rows valid" : "rows need data.fields"}`;
 }
 
 async function upload(file: File): Promise<StoredFile> {
