@@ -81,6 +81,7 @@ def test_every_package_that_is_imported_is_declared() -> None:
         for path in (ROOT / folder).rglob("*.py")
         for name in _imported(path)
         - sys.stdlib_module_names
+        - {"compression"}  # of Python 3.14
         - {"services", "tests", "benchmarks", "scripts"}
         if not (path.parent / f"{name}.py").is_file()  # a script's neighbour
         and not declared & {_canonical(distribution) for distribution in known.get(name, (name,))}

@@ -7,9 +7,9 @@ from services.api.cli.failure import CommandError
 from services.api.embedded.modules import module_command, module_environment
 
 
-def run_module(module: str, *arguments: str) -> str:
-    """Run `python -m module …`; see `run_program`."""
-    return run_program(module_command(module, *arguments))
+def run_module(module: str, *arguments: str, stdin: str = "") -> str:
+    """Run `python -m module …` with a text as its standard input; see `run_program`."""
+    return _run(module_command(module, *arguments), subprocess.PIPE, stdin)
 
 
 def run_program(command: Sequence[str]) -> str:
@@ -25,11 +25,11 @@ def show_module(module: str, *arguments: str) -> None:
     _run(module_command(module, *arguments), None)
 
 
-def _run(command: Sequence[str], output: int | None) -> str:
+def _run(command: Sequence[str], output: int | None, stdin: str = "") -> str:
     done = subprocess.run(
         command,
         env=module_environment(),
-        stdin=subprocess.DEVNULL,
+        input=stdin,
         stdout=output,
         stderr=subprocess.PIPE,
         text=True,

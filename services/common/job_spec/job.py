@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
@@ -25,6 +25,7 @@ from services.common.job_spec.resources import CheckpointSpec, ResourcesSpec, Tr
 from services.common.job_spec.rl import RlSpec
 from services.common.job_spec.training import LoraSpec, OptimSpec, SftSpec
 
+Section = TypeVar("Section", bound=Frozen)
 _MAX_METADATA = 16
 _MAX_MIXED = 32
 _FILE_KEYS = (
@@ -302,11 +303,18 @@ def strip_prose(schema: Any) -> Any:
 
 def parse_spec(data: Any) -> JobSpec:
     """Validate a mapping; raises ProblemsError naming every problem with its path."""
+    return parse_section(JobSpec, data)
+
+
+def parse_section(kind: type[Section], data: Any, path: str = "") -> Section:
+    """Validate the section of a spec at a path; raises ProblemsError naming every problem."""
     try:
-        return JobSpec.model_validate(data)
+        return kind.model_validate(data)
     except ValidationError as error:
+        parents = (path,) if path else ()
         problems = [
-            _problem(item["loc"], item["msg"], item.get("input")) for item in error.errors()
+            _problem((*parents, *item["loc"]), item["msg"], item.get("input"))
+            for item in error.errors()
         ]
         raise ProblemsError("spec_invalid", "The job spec cannot be used", problems) from None
 
