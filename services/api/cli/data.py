@@ -69,7 +69,7 @@ def arithmetic(
 
 
 @data_app.command()
-def check(  # noqa: PLR0913 - one for each option of the command
+def check(
     file: Annotated[
         str,
         typer.Argument(
