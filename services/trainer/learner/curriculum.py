@@ -2,7 +2,7 @@
 
 A position has a few candidates, the next rows of the seeded order, and the sampler chooses one. The
 choice is a function of the seed, the position and the results of the steps before, so a repetition
-makes the same choices and a resumed attempt goes on with them.
+makes the same choices, and so does a resumed attempt.
 """
 
 import random
