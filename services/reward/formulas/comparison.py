@@ -52,6 +52,7 @@ from services.reward.formulas.relations import is_same_relation
 _MAX_SIGNS: Final = 4
 _CONDITIONS: Final = (Relation, Junction, SetOperation, Builder, NamedSet)
 _ORDERED: Final = ("()", "[]")
+_NEAR: Final = Fraction(1, 10)
 _PRECISION: Final = 192
 
 
@@ -222,16 +223,31 @@ def _compare_statements(reference: Statement, answer: Node, kind: AnswerType) ->
 
 
 def _compare_approximation(reference: Node, answer: Relation, kind: AnswerType) -> bool:
-    r"""Take one side of `\\frac{11}{18} \\approx 0.611`: the decimal if the reference answer is one."""
+    r"""Take one side of `\\frac{11}{18} \\approx 0.611`: the decimal if the reference answer is one.
+
+    `7 \\approx 8` states two answers.
+    """
     is_decimal = isinstance(reference, Number) and reference.places
     place = answer.signs.index("~")
     exact = answer.sides[: place + 1]
+    if not _is_near(answer.sides[place], answer.sides[place + 1]):
+        return False
     if is_decimal or all(is_name(side) for side in exact):
         chosen: tuple[Node, ...] = answer.sides[place + 1 :]
     else:
         chosen = exact
     node = chosen[0] if len(chosen) == 1 else Relation(chosen, ("=",) * (len(chosen) - 1))
     return is_equal(reference, node, kind)
+
+
+def _is_near(one: Node, other: Node) -> bool:
+    """Whether two constants differ by a tenth at most; whatever is no constant may be near."""
+    if symbols_of(one) or symbols_of(other):
+        return True
+    values = _approximate(one), _approximate(other)
+    if values[0] is None or values[1] is None:
+        return True
+    return abs(values[0] - values[1]) <= _NEAR * max(abs(values[0]), abs(values[1]))
 
 
 def _is_same_name(one: Node | None, other: Node | None) -> bool:
