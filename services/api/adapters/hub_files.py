@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -36,6 +37,8 @@ _TIMEOUT_S: Final = 20.0
 _PROGRESS_S: Final = 5.0
 _COMMIT_CHARS: Final = 40
 _FREE_BYTES: Final = 2**30
+_PARTIAL: Final = ".partial-"
+_ABANDONED_S: Final = 86_400.0
 _ORIGIN: Final = ".origin.json"
 """In the directory of a split, written last: what it was downloaded from."""
 _SYNONYMS: Final = {"validation": ("validation", "valid", "val", "dev"), "test": ("test", "eval")}
@@ -133,12 +136,13 @@ def _download(directory: Path, name: HubName, info: DatasetInfo, token: bool | N
     num_bytes = sum(sizes[file] for file in files)
     target = _directory_of(directory, name)
     target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(directory)
     free = shutil.disk_usage(target.parent).free
     if num_bytes + _FREE_BYTES > free:
         raise ValueError(f"{str(name)!r} has {num_bytes} bytes; {free} are free in {directory}")
     log.info("downloading a data set", name=str(name), files=len(files), bytes=num_bytes)
     # Downloaded next to its place, so that a download that is cut off is not taken for the data set.
-    partial = Path(mkdtemp(prefix=".partial-", dir=target.parent))
+    partial = Path(mkdtemp(prefix=_PARTIAL, dir=target.parent))
     try:
         snapshot_download(
             name.repository,
@@ -160,6 +164,13 @@ def _download(directory: Path, name: HubName, info: DatasetInfo, token: bool | N
         shutil.rmtree(partial, ignore_errors=True)
     log.info("downloaded a data set", name=str(name), bytes=num_bytes)
     return HubFile(target, name)
+
+
+def _remove_abandoned(directory: Path) -> None:
+    """Remove what downloads left whose process was killed."""
+    for partial in directory.glob(f"*/*/{_PARTIAL}*"):
+        if time.time() - partial.stat().st_mtime > _ABANDONED_S:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _put_in_place(partial: Path, target: Path) -> None:

@@ -1,6 +1,7 @@
 # ruff: noqa: E501
 """Data sets by name: which files a split is, one download for a commit, and refusals."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,6 +78,18 @@ def test_a_split_is_downloaded_once_with_its_commit(hub: Hub, tmp_path: Path) ->
     hub.requests.clear()
     assert find_hub_file(tmp_path, str(file.name), may_use_token=False) == file
     assert not hub.requests
+
+
+def test_a_download_that_was_killed_is_removed_by_a_later_one(hub: Hub, tmp_path: Path) -> None:
+    old, new = (tmp_path / "a--b" / COMMIT / f".partial-{name}" for name in ("old", "new"))
+    for left in (old, new):
+        left.mkdir(parents=True)
+        (left / "train.jsonl").touch()
+    os.utime(old, (0, 0))
+
+    find_hub_file(tmp_path, "openai/gsm8k:main/train", may_use_token=False)
+
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_a_new_commit_of_a_branch_is_another_download(hub: Hub, tmp_path: Path) -> None:
