@@ -228,7 +228,9 @@ def _to_text(report: FileReport) -> str:
         f"  longest prompt {report.longest_prompt_chars}, completion {report.longest_completion_chars} characters",
     ]
     if report.num_problems:
-        lines.append(f"{report.num_problems} invalid rows:")
+        lines.append(
+            "1 problem:" if report.num_problems == 1 else f"{report.num_problems} problems:"
+        )
         lines += [f"  {problem}" for problem in report.problems]
     if report.num_problems > len(report.problems):
         lines.append(f"  … and {report.num_problems - len(report.problems)} more")

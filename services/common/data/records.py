@@ -30,6 +30,8 @@ _BOM: Final = b"\xef\xbb\xbf"
 _GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _ZIP: Final = b"PK\x03\x04"
+_LFS: Final = b"version https://git-lfs"
+_TABLES: Final = (".parquet", ".arrow", ".feather")
 _FORMATS: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 _COMPRESSIONS: Final = ("", ".gz", ".zst")
 SHARD_SUFFIXES: Final = (
@@ -142,6 +144,18 @@ def _iter_format(path: Path) -> Iterator[Numbered]:
         beginning = _first_line(file)
         if beginning.startswith(_ZIP):
             raise FieldError("the file is a zip archive; unpack it, or compress it with gzip")
+        if beginning.startswith(_LFS):
+            raise FieldError(
+                "the file is a pointer of Git LFS; download the data, e.g. `git lfs pull`"
+            )
+        if beginning.startswith(b"<"):
+            raise FieldError(
+                "the file is HTML or XML, such as a page about an error; download it again"
+            )
+        if suffix in _TABLES:
+            raise FieldError(
+                f"the file is named {suffix}, but does not begin as one; download it again"
+            )
         if suffix in (".csv", ".tsv"):
             with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
                 yield from _iter_csv(text, _DELIMITERS.get(suffix))

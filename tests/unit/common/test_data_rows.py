@@ -324,3 +324,21 @@ def test_public_data_sets_are_read_whole() -> None:
         "aime24/test": 30, "aime25/test": 30, "amc23/test": 40, "gsm8k/test": 1319, "gsm8k/train": 7473,
         "math500/test": 500, "olympiadbench/test": 675, "svamp/test": 1000,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("rows.parquet", b"\x00\xff\xfe", "is named .parquet, but does not begin as one"),
+        ("rows.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
+        ("rows.parquet", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
+        ("rows.csv", b"<!doctype html>\n<html></html>", "HTML or XML"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_named_for_what_it_is(
+    tmp_path: Path, name: str, content: bytes, reason: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(ProblemsError, match=reason):
+        read_rows(tmp_path / name, "rl")
