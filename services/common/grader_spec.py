@@ -643,9 +643,10 @@ def require_gates(graders: Sequence[_Kind]) -> None:
 
 def grader_text(grader: _Kind) -> str:
     """Encode a grader for the reward service, which scores and does not combine: the name of its kind
-    if there are no other fields, else JSON without `weight` and `only_if`.
+    if there are no other fields, else JSON without `weight`. Whether it has a gate stays: speed is
+    compared with no reference answer where a gate says what success is.
     """
-    fields = grader.model_dump(mode="json", exclude_defaults=True, exclude={"weight", "only_if"})
+    fields = grader.model_dump(mode="json", exclude_defaults=True, exclude={"weight"})
     if set(fields) == {"name", "type"} and fields["name"] == fields["type"]:
         return grader.type
     return json.dumps(fields, sort_keys=True, separators=(",", ":"))

@@ -9,10 +9,11 @@ import psutil
 import pytest
 
 from benchmarks.reward_programs import HOSTILE, measure
-from services.common.grader_spec import parse_grader
+from services.common.grader_spec import grader_text, parse_grader
+from services.common.job_spec.grading import RewardSpec
 from services.common.trajectory import Outcome
 from services.reward.extraction import Extraction
-from services.reward.graders import make_scorer
+from services.reward.graders import make_graders, make_scorer, score_all
 from services.reward.sandbox import SandboxPool
 from services.reward.scores import (
     ExplainedScore,
@@ -177,3 +178,22 @@ def test_hostile_programs_among_right_and_wrong_ones_change_nothing(sandboxes: S
         len({child.pid for child in psutil.Process().children(recursive=True)} - before)
         <= 2 * sandboxes.size
     )
+
+
+def test_speed_behind_another_grader_needs_no_reference_answer() -> None:
+    """As a job sends the graders, and a service scores them."""
+    spec = RewardSpec.model_validate(
+        {"graders": [{"name": "code"}, {"name": "speed", "only_if": "code", "weight": 0.5}]}
+    )
+    graders = make_graders([grader_text(grader) for grader in spec.graders])
+    graded = GradedResponse(
+        response=SCRIPT,
+        extraction=Extraction(),
+        outcome=Outcome.SCORED,
+        row=STDIN,
+        num_tokens=12,
+        num_steps=6,
+    )
+    (grades,) = score_all(graders, [graded], GradingLimits())
+
+    assert grades.scores == {"code": 1.0, "speed": 0.5}

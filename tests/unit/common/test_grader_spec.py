@@ -32,6 +32,8 @@ PARTS = {"a": {"type": "accuracy"}, "b": {"type": "boxed"}}
         "accuracy",
         {"name": "format", "weight": 0.1},
         {"name": "short", "type": "cosine", "exceeded": -1},
+        {"name": "speed", "only_if": "s"},
+        {"name": "speed", "only_if": "s", "target": 8, "weight": 0.5},
         PYTHON,
         CHECK,
         {"name": "m", "type": "multi", "graders": PARTS, "calculate_output": "a + 0.5 * b"},
@@ -39,7 +41,9 @@ PARTS = {"a": {"type": "accuracy"}, "b": {"type": "boxed"}}
 )
 def test_a_grader_survives_its_travel_but_for_its_weight(grader: Any) -> None:
     spec = parse_grader(grader)
-    assert parse_grader(grader_text(spec)) == spec.model_copy(update={"weight": 1.0})
+    arrived = parse_grader(grader_text(spec))
+    assert arrived == spec.model_copy(update={"weight": 1.0})
+    assert arrived.uses_correctness == spec.uses_correctness
 
 
 @pytest.mark.parametrize(
