@@ -71,9 +71,9 @@ def test_cases_of_other_projects_are_graded_as_they_expect(pool: Pool, data: Pat
     wrong = disagreements(pool, cases)
     assert len(cases) == 225
     assert list(wrong.values()).count("accepted") == 0
-    # Five contradict the policy: equations whose sides differ, and reference answers with doubled
-    # backslashes.
-    assert len(wrong) <= 5, wrong
+    # Six contradict the policy: equations whose sides differ, `1/3 \\approx 1.3`, and reference answers with
+    # doubled backslashes.
+    assert len(wrong) <= 6, wrong
 
 
 def test_every_reference_answer_is_correct_against_itself(pool: Pool, data: Path) -> None:
