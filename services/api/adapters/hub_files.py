@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from glob import escape
@@ -169,8 +170,9 @@ def _download(directory: Path, name: HubName, info: DatasetInfo, token: bool | N
 def _remove_abandoned(directory: Path) -> None:
     """Remove what downloads left whose process was killed."""
     for partial in directory.glob(f"*/*/{_PARTIAL}*"):
-        if time.time() - partial.stat().st_mtime > _ABANDONED_S:
-            shutil.rmtree(partial, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another download has just ended
+            if time.time() - partial.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def _put_in_place(partial: Path, target: Path) -> None:
