@@ -66,14 +66,28 @@ def disagreements(pool: Pool, cases: list[dict[str, Any]]) -> dict[str, str]:
     }
 
 
+CONTRADICTIONS = {
+    f"{reference!r} | {response!r}"
+    for reference, response in (
+        # The sides of an equation, or of an approximation, differ.
+        ("$x = 11$", "$x = 5+5+1 = 7 =11$"),
+        ("$x = 1/3$", r"$x = 5+5+1 = 1/3 \approx 11$"),
+        ("$10/9$", r"Answer $ \frac{1}{2} \$ = \frac{10}{9} $"),
+        ("$1/3$", r"$x=1/3\approx1.3$"),
+        # A reference answer with doubled backslashes.
+        (r"$\\boxed{35 cm} ++++++ \\boxed{4}$", "${35 cm,4}$"),
+        (r"\\boxed{W(n) = 1 \\text{ and } W(n) = -1", "W(x)=1orW(x)=-1"),
+    )
+}
+"""Cases of other projects that the policy contradicts: all of them are refused."""
+
+
 def test_cases_of_other_projects_are_graded_as_they_expect(pool: Pool, data: Path) -> None:
     cases = [json.loads(line) for line in (data / "verifier_cases.jsonl").read_text().splitlines()]
     wrong = disagreements(pool, cases)
     assert len(cases) == 225
     assert list(wrong.values()).count("accepted") == 0
-    # Six contradict the policy: equations whose sides differ, `1/3 \\approx 1.3`, and reference answers with
-    # doubled backslashes.
-    assert len(wrong) <= 6, wrong
+    assert wrong.keys() == CONTRADICTIONS
 
 
 def test_every_reference_answer_is_correct_against_itself(pool: Pool, data: Path) -> None:
