@@ -1,6 +1,5 @@
 """`dirl files` and `dirl usage`: what a project stores."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +7,7 @@ import typer
 
 from services.api.cli.connection import connect
 from services.api.cli.options import DEFAULT_DATA_DIR, ApiUrlOption, DataDirOption, JsonOption
-from services.api.cli.output import out, print_json, print_table, size
+from services.api.cli.output import format_time, print_json, print_result, print_table, size
 
 files_app = typer.Typer(help="Upload, list and delete data files.", no_args_is_help=True)
 
@@ -23,10 +22,7 @@ def upload(
     """Upload a data file and print its id."""
     with connect(api_url, data_dir) as api:
         file = api.upload(path)
-    if as_json:
-        print_json(file)
-    else:
-        out.print(file.id, markup=False)
+    print_result(file, file.id, as_json)
 
 
 @files_app.command("list")
@@ -42,7 +38,7 @@ def list_files(
         print_json({"data": files})
         return
     rows = (
-        (file.id, file.filename, file.rows, size(file.bytes), _format_day(file.created_at))
+        (file.id, file.filename, file.rows, size(file.bytes), format_time(file.created_at))
         for file in files
     )
     print_table(("ID", "NAME", "ROWS", "SIZE", "UPLOADED"), rows)
@@ -58,10 +54,7 @@ def delete(
     """Delete a file that no job waits for."""
     with connect(api_url, data_dir) as api:
         deleted = api.delete_file(file_id)
-    if as_json:
-        print_json(deleted)
-    else:
-        out.print(f"{deleted.id}  deleted", markup=False)
+    print_result(deleted, f"{deleted.id}  deleted", as_json)
 
 
 def usage(
@@ -84,7 +77,3 @@ def usage(
         ("disk, free", size(found.disk_free_bytes)),
     ]
     print_table(("PROJECT", found.project), rows)
-
-
-def _format_day(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M")

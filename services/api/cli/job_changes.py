@@ -7,7 +7,7 @@ import typer
 from services.api.cli.connection import connect
 from services.api.cli.jobs import JobArgument, jobs_app, print_state
 from services.api.cli.options import DEFAULT_DATA_DIR, ApiUrlOption, DataDirOption, JsonOption
-from services.api.cli.output import out, print_json
+from services.api.cli.output import print_result
 from services.api.cli.submission import parse_assignment
 
 CheckpointArgument = Annotated[
@@ -77,10 +77,8 @@ def checkpoint(
     """Have a running job write a checkpoint after its current step."""
     with connect(api_url, data_dir) as api:
         requested = api.request_checkpoint(job_id)
-    if as_json:
-        print_json(requested)
-    else:
-        out.print(f"{job_id}  a checkpoint follows step {requested.after_step}", markup=False)
+    line = f"{job_id}  a checkpoint follows step {requested.after_step}"
+    print_result(requested, line, as_json)
 
 
 @jobs_app.command()
@@ -99,10 +97,7 @@ def delete(
         deleted = (
             api.delete(job_id) if checkpoint is None else api.delete_checkpoint(job_id, checkpoint)
         )
-    if as_json:
-        print_json(deleted)
-    else:
-        out.print(f"{deleted.id}  deleted", markup=False)
+    print_result(deleted, f"{deleted.id}  deleted", as_json)
 
 
 def _read_assignments(assignments: list[str]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -13,7 +12,16 @@ from services.api.cli.connection import connect
 from services.api.cli.failure import CommandError
 from services.api.cli.mirroring import mirror_job
 from services.api.cli.options import DEFAULT_DATA_DIR, ApiUrlOption, DataDirOption, JsonOption
-from services.api.cli.output import duration, notes, out, print_json, print_table, size
+from services.api.cli.output import (
+    duration,
+    format_time,
+    notes,
+    out,
+    print_json,
+    print_result,
+    print_table,
+    size,
+)
 from services.api.cli.submission import read_spec, upload_files
 from services.api.cli.trackers import open_tracker
 from services.api.cli.watching import failure_of, format_metrics, headline, watch_job
@@ -86,10 +94,7 @@ def submit(
             notes.print(f"{job.id} submitted", markup=False)
             _follow(api, job.id, as_json)
             return
-    if as_json:
-        print_json(job)
-    else:
-        out.print(job.id, markup=False)
+    print_result(job, job.id, as_json)
 
 
 def _require_acceptable(estimate: JobEstimate) -> None:
@@ -136,7 +141,7 @@ def list_jobs(
             job.method,
             None if job.progress is None else f"{job.progress.fraction:.0%}",
             job.suffix,
-            _format_time(job.created_at),
+            format_time(job.created_at),
         )
         for job in jobs
     )
@@ -165,7 +170,7 @@ def show(
         return
     out.print(f"{job.id}  {headline(job)}  {format_metrics(job)}".rstrip(), markup=False)
     out.print(
-        f"model {job.model}  method {job.method}  created {_format_time(job.created_at)}",
+        f"model {job.model}  method {job.method}  created {format_time(job.created_at)}",
         markup=False,
     )
     if job.error is not None:
@@ -277,10 +282,7 @@ def logs(
 
 def print_state(job: JobView, as_json: bool) -> None:
     """Print a job's id and state."""
-    if as_json:
-        print_json(job)
-    else:
-        out.print(f"{job.id}  {job.state}", markup=False)
+    print_result(job, f"{job.id}  {job.state}", as_json)
 
 
 @jobs_app.command()
@@ -304,10 +306,8 @@ def mirror(
         closing(open_tracker(target, api.job(job_id))) as tracker,
     ):
         logged = mirror_job(api, job_id, tracker)
-    if as_json:
-        print_json({"job_id": job_id, "target": target, "steps": logged})
-    else:
-        out.print(f"copied {logged} steps of {job_id} to {target}", markup=False)
+    copied = {"job_id": job_id, "target": target, "steps": logged}
+    print_result(copied, f"copied {logged} steps of {job_id} to {target}", as_json)
 
 
 def _follow(api: ApiClient, job_id: str, as_json: bool) -> None:
@@ -374,7 +374,3 @@ def _print_attempts(attempts: list[AttemptView], certificates: list[CertificateV
         for item in attempts
     )
     print_table(("ATTEMPT", "STATE", "RESUMED FROM", "PROMPTS"), rows)
-
-
-def _format_time(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M")

@@ -7,7 +7,7 @@ import typer
 
 from services.api.cli.connection import connect
 from services.api.cli.options import DEFAULT_DATA_DIR, ApiUrlOption, DataDirOption, JsonOption
-from services.api.cli.output import notes, out, print_json, print_table
+from services.api.cli.output import notes, out, print_json, print_result, print_table
 from services.api.domain.access import DEFAULT_PROJECT, Scope
 
 keys_app = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
@@ -83,7 +83,4 @@ def revoke(
     """Revoke a key; its next request is rejected."""
     with connect(api_url, data_dir) as api:
         key = api.revoke_key(key_id)
-    if as_json:
-        print_json(key)
-    else:
-        out.print(f"{key.id}  revoked", markup=False)
+    print_result(key, f"{key.id}  revoked", as_json)

@@ -4,6 +4,7 @@ error.
 
 import json
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import typer
@@ -38,6 +39,19 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     for line in lines:
         text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         out.print(text.rstrip(), markup=False, no_wrap=True, overflow="ignore", crop=False)
+
+
+def print_result(value: Any, line: str, as_json: bool) -> None:
+    """Print a result as JSON, or as one line."""
+    if as_json:
+        print_json(value)
+    else:
+        out.print(line, markup=False)
+
+
+def format_time(seconds: int) -> str:
+    """Format Unix seconds in the time zone of this machine, e.g. `2026-01-31 12:00`."""
+    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def size(num_bytes: float) -> str:

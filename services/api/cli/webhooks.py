@@ -6,7 +6,7 @@ import typer
 
 from services.api.cli.connection import connect
 from services.api.cli.options import DEFAULT_DATA_DIR, ApiUrlOption, DataDirOption, JsonOption
-from services.api.cli.output import notes, out, print_json, print_table
+from services.api.cli.output import notes, out, print_json, print_result, print_table
 from services.api.domain.webhooks import WebhookEvent
 
 webhooks_app = typer.Typer(help="Create, list and delete webhooks.", no_args_is_help=True)
@@ -58,7 +58,4 @@ def delete(
     """Delete a webhook; messages that wait are not sent."""
     with connect(api_url, data_dir) as api:
         deleted = api.delete_webhook(webhook_id)
-    if as_json:
-        print_json(deleted)
-    else:
-        out.print(f"{deleted.id}  deleted", markup=False)
+    print_result(deleted, f"{deleted.id}  deleted", as_json)

@@ -30,7 +30,7 @@ PAUSING_CODES: Final = frozenset(
         "reward_error_rate",
     }
 )
-"""Failures that need somebody's decision before another attempt can succeed: the job is paused at
+"""Failures that need a user's decision before another attempt can succeed: the job is paused at
 once, with a checkpoint of its last step.
 """
 

@@ -241,7 +241,7 @@ def _compare_approximation(reference: Node, answer: Relation, kind: AnswerType) 
 
 
 def _is_near(one: Node, other: Node) -> bool:
-    """Whether two constants differ by a tenth at most; whatever is no constant may be near."""
+    """Whether two constants differ by a tenth at most; other expressions may be near."""
     if symbols_of(one) or symbols_of(other):
         return True
     values = _approximate(one), _approximate(other)

@@ -326,7 +326,7 @@ def _stricter(
     one: Node | None, one_closed: bool, other: Node | None, other_closed: bool, *, direction: int
 ) -> tuple[Node | None, bool]:
     """Return the bound that excludes more: the greater one for direction 1, the lesser one for -1;
-    None is no bound.
+    None stands for infinity.
     """
     if one is None or other is None:
         return (other, other_closed) if one is None else (one, one_closed)
